@@ -1,0 +1,410 @@
+"""What a user declares: plain data, checked when it is made.
+
+Every class refuses values that cannot work with one `ConfigError` that names the field and the fault; its `faults`
+hold all of them, for the configuration file. Durations are seconds, sizes are bytes.
+"""
+
+from __future__ import annotations
+
+import enum
+import inspect
+import math
+import re
+import ssl as ssl_module
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, TypedDict
+from urllib.parse import urlsplit
+
+from wsfleet import policy
+from wsfleet.errors import ConfigError
+from wsfleet.message import Message
+from wsfleet.redact import redact_headers, redact_uri
+
+__all__ = [
+    "Buffer",
+    "Endpoint",
+    "EndpointOptions",
+    "Limits",
+    "Liveness",
+    "Overflow",
+    "ProcessorOptions",
+    "Reconnect",
+    "Retry",
+    "check_name",
+    "check_uri",
+]
+
+Fault = tuple[str, str]
+Payload = str | bytes
+
+_NAME = re.compile(r"[^\s.*>$\x00-\x1f\x7f][^\s.*>\x00-\x1f\x7f]*")
+# RFC 9110, section 5.6.2 (token) and 5.5 (field values): nothing that could end the header line.
+_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
+_OWN_HEADERS = frozenset(
+    {"host", "upgrade", "connection", "sec-websocket-key", "sec-websocket-version", "sec-websocket-extensions"}
+)
+
+
+class Overflow(enum.StrEnum):
+    """What a full mailbox does with the next message."""
+
+    PAUSE = "pause"
+    DROP_OLDEST = "drop_oldest"
+    DROP_NEWEST = "drop_newest"
+    LATEST = "latest"
+    FAIL = "fail"
+
+
+def check_name(name: object) -> str | None:
+    """Return what is wrong with `name` as the name of an endpoint or subscription, or None."""
+    if not isinstance(name, str):
+        return f"must be a str, not {type(name).__name__}"
+    if not _NAME.fullmatch(name):
+        return f"must be one token without dot, '*', '>', space or leading '$', not {name!r}"
+    return None
+
+
+def check_uri(uri: str) -> str | None:
+    """Return what is wrong with `uri` as a WebSocket URI (RFC 6455, section 3), or None."""
+    if re.search(r"[\s\x00-\x1f\x7f]", uri):
+        return "contains white space or control characters"
+    try:
+        parts = urlsplit(uri)
+        port = parts.port
+    except ValueError as exc:
+        return f"is not a URI: {exc}"
+    if parts.scheme not in ("ws", "wss"):
+        return "must begin with ws:// or wss://"
+    if not parts.hostname:
+        return "names no host"
+    if port == 0:
+        return "has port 0"
+    if parts.fragment or uri.endswith("#"):
+        return "has a fragment (#), which means nothing to a WebSocket server"
+    if parts.username is not None and parts.password is None:
+        return "has a user without a password"
+    return None
+
+
+def check_headers(headers: Mapping[str, str]) -> Iterator[str]:
+    """Yield what is wrong with request headers: what could forge other headers, and what is the handshake's own."""
+    for name, value in headers.items():
+        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
+            yield f"{name!r} is not a header name"
+        elif name.lower() in _OWN_HEADERS:
+            yield f"{name} belongs to the handshake itself"
+        elif not isinstance(value, str) or not _HEADER_VALUE.fullmatch(value):
+            yield f"the value of {name} must be a str without line breaks or control characters"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _seconds(value: object, *, zero: bool = False, none: bool = False) -> str | None:
+    if none and value is None:
+        return None
+    if _is_number(value) and (value > 0 or (zero and value == 0)):  # type: ignore[operator]
+        return None
+    return f"must be a number of seconds{' from 0' if zero else ' above 0'}{' or None' if none else ''}, not {value!r}"
+
+
+def _count(value: object, least: int = 1, *, none: bool = False) -> str | None:
+    if none and value is None:
+        return None
+    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+        return None
+    return f"must be a whole number from {least}{' or None' if none else ''}, not {value!r}"
+
+
+class _Checked:
+    """Raises one ConfigError with all faults of a declaration; subclasses yield them as `(field, text)`."""
+
+    __slots__ = ()
+
+    def __post_init__(self) -> None:
+        faults = tuple((name, text) for name, text in self._faults() if text)
+        if faults:
+            raise ConfigError("; ".join(f"{type(self).__name__}: {name} {text}" for name, text in faults), faults)
+
+    def _faults(self) -> Iterator[tuple[str, str | None]]:
+        return iter(())
+
+
+@dataclass(frozen=True, slots=True)
+class Reconnect(_Checked):
+    """How a lost connection comes back.
+
+    The n-th wait is drawn below a bound that grows by `factor` from `initial_s` to `max_s`; `jitter=1.0` draws from
+    the whole range (full jitter), 0 always waits the bound. The bound starts afresh only after the connection was
+    open for `stable_s` and the peer sent any frame, so that accepting and closing at once meets a growing wait.
+    More than `max_restarts` restarts in `window_s` seconds, or an error for which `fatal(error)` is true, make the
+    endpoint FAILED.
+    """
+
+    initial_s: float = 0.5
+    max_s: float = 60.0
+    factor: float = 2.0
+    jitter: float = 1.0
+    stable_s: float = 30.0
+    max_restarts: int | None = None
+    window_s: float = 60.0
+    fatal: Callable[[Exception], bool] = policy.is_fatal
+
+    def _faults(self) -> Iterator[tuple[str, str | None]]:
+        yield "initial_s", _seconds(self.initial_s, zero=True)
+        yield "max_s", _seconds(self.max_s, zero=True)
+        yield "factor", None if _is_number(self.factor) and self.factor >= 1 else f"must be from 1, not {self.factor!r}"
+        good = _is_number(self.jitter) and 0 <= self.jitter <= 1
+        yield "jitter", None if good else f"must be from 0 to 1, not {self.jitter!r}"
+        yield "stable_s", _seconds(self.stable_s, zero=True)
+        yield "max_restarts", _count(self.max_restarts, 0, none=True)
+        yield "window_s", _seconds(self.window_s)
+        yield "fatal", None if callable(self.fatal) else "must be a function of the error"
+
+
+@dataclass(frozen=True, slots=True)
+class Liveness(_Checked):
+    """Whether the peer is there, whether data is coming, and what the application must send to be kept.
+
+    A ping every `ping_s` (None: none); no frame at all for `pong_s` after it: reconnect (RFC 6455, section 5.5.2).
+    No data message for `stale_s`: reconnect. `heartbeat` (a payload, or a function that returns one) is sent every
+    `heartbeat_s`. While reading is paused, both deadlines stand still.
+    """
+
+    ping_s: float | None = 20.0
+    pong_s: float | None = 20.0
+    stale_s: float | None = None
+    heartbeat: str | bytes | Callable[[], str | bytes] | None = None
+    heartbeat_s: float | None = None
+
+    def _faults(self) -> Iterator[tuple[str, str | None]]:
+        for name in ("ping_s", "pong_s", "stale_s", "heartbeat_s"):
+            yield name, _seconds(getattr(self, name), none=True)
+        if not (self.heartbeat is None or isinstance(self.heartbeat, str | bytes) or callable(self.heartbeat)):
+            yield "heartbeat", "must be str, bytes, or a function that returns one"
+        if (self.heartbeat is None) != (self.heartbeat_s is None):
+            yield "heartbeat", "and heartbeat_s go together"
+
+
+@dataclass(frozen=True, slots=True)
+class Buffer(_Checked):
+    """The bounds of a subscription's mailbox, in messages and in bytes, and what happens past them."""
+
+    messages: int = 1000
+    bytes: int = 16 * 2**20
+    overflow: Overflow = Overflow.PAUSE
+    key: Callable[[Message[Any]], Any] | None = None
+
+    def _faults(self) -> Iterator[tuple[str, str | None]]:
+        yield "messages", _count(self.messages)
+        yield "bytes", _count(self.bytes)
+        if not isinstance(self.overflow, Overflow):
+            yield "overflow", f"must be one of Overflow, not {self.overflow!r}"
+        elif self.key is not None and self.overflow is not Overflow.LATEST:
+            yield "key", "goes with Overflow.LATEST alone"
+        if self.key is not None and not callable(self.key):
+            yield "key", "must be a function of the message"
+
+
+@dataclass(frozen=True, slots=True)
+class Retry(_Checked):
+    """How often a failing call is repeated: `attempts` calls in all, waiting with jitter between them."""
+
+    attempts: int = 3
+    initial_s: float = 0.1
+    max_s: float = 5.0
+
+    def _faults(self) -> Iterator[tuple[str, str | None]]:
+        yield "attempts", _count(self.attempts)
+        yield "initial_s", _seconds(self.initial_s, zero=True)
+        yield "max_s", _seconds(self.max_s, zero=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Limits(_Checked):
+    """What one host is asked for at a time: handshakes in flight, and new connections per second.
+
+    `hosts` holds other limits for single hosts, one level deep.
+    """
+
+    handshakes: int = 64
+    connects_per_s: float | None = None
+    hosts: Mapping[str, Limits] = field(default_factory=dict)
+
+    def _faults(self) -> Iterator[tuple[str, str | None]]:
+        yield "handshakes", _count(self.handshakes)
+        rate = self.connects_per_s
+        good = rate is None or (_is_number(rate) and rate > 0)
+        yield "connects_per_s", None if good else f"must be a number above 0 or None, not {rate!r}"
+        if not isinstance(self.hosts, Mapping):
+            yield "hosts", "must map host names to Limits"
+            return
+        for host, limits in self.hosts.items():
+            if not isinstance(host, str) or not isinstance(limits, Limits):
+                yield "hosts", f"must map host names to Limits, not {host!r} to {limits!r}"
+            elif limits.hosts:
+                yield "hosts", f"{host}: limits of a host have no hosts of their own"
+
+
+def _unsafe_topic(topic: str) -> str | None:
+    from wsfleet.topics import compile_topic  # the parser of these strings lives with the topics
+
+    try:
+        compile_topic(topic)
+    except ConfigError as exc:
+        return str(exc)
+    return None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Endpoint(_Checked):
+    """One server to stay connected to, and how.
+
+    `uri` and `headers` may be async functions, called afresh for every attempt: a token that expires belongs there.
+    `open_s` is one deadline for the whole of an attempt, `on_open` included; `close_s` for the closing handshake.
+    `max_size` bounds one message after decompression. `on_open(session)` logs in and subscribes, on every connect,
+    before the endpoint is OPEN. `decode` is "text", "bytes", "json", a type for msgspec, or a function of the payload.
+    `topic` is a format string over the decoded data, or a function of it. A `required` endpoint that fails for good
+    ends the fleet.
+    """
+
+    uri: str | Callable[[], Awaitable[str]] = field(repr=False)
+    name: str | None = None
+    headers: Mapping[str, str] | Callable[[], Awaitable[Mapping[str, str]]] | None = field(default=None, repr=False)
+    subprotocols: Sequence[str] = ()
+    compression: Literal["deflate"] | None = None
+    ssl: ssl_module.SSLContext | None = None
+    proxy: str | Literal[False] | None = field(default=None, repr=False)
+    open_s: float = 15.0
+    close_s: float = 2.0
+    max_size: int = 2**20
+    on_open: Callable[[Any], Awaitable[Any]] | None = None
+    decode: Any = "text"
+    topic: str | Callable[[Any], str] | None = None
+    keep_last: int = 0
+    sends_per_s: float | None = None
+    reconnect: Reconnect = field(default_factory=Reconnect)
+    liveness: Liveness = field(default_factory=Liveness)
+    required: bool = False
+
+    def __repr__(self) -> str:
+        uri = redact_uri(self.uri) if isinstance(self.uri, str) else f"<{getattr(self.uri, '__name__', 'function')}>"
+        shown = [repr(uri)]
+        if isinstance(self.headers, Mapping):
+            shown.append(f"headers={redact_headers(self.headers.items())!r}")
+        if self.proxy is not None:
+            shown.append(f"proxy={redact_uri(self.proxy)!r}" if self.proxy else "proxy=False")
+        for each in fields(self):
+            if each.repr and getattr(self, each.name) not in (None, each.default):
+                shown.append(f"{each.name}={getattr(self, each.name)!r}")
+        return f"Endpoint({', '.join(shown)})"
+
+    def _faults(self) -> Iterator[tuple[str, str | None]]:
+        yield "uri", self._uri_fault()
+        if self.name is not None:
+            yield "name", check_name(self.name)
+        yield from self._handshake_faults()
+        for name in ("open_s", "close_s"):
+            yield name, _seconds(getattr(self, name))
+        yield "max_size", _count(self.max_size)
+        yield "on_open", None if self.on_open is None or callable(self.on_open) else "must be an async function"
+        yield from self._data_faults()
+        rate = self.sends_per_s
+        good = rate is None or (_is_number(rate) and rate > 0)
+        yield "sends_per_s", None if good else f"must be a number above 0 or None, not {rate!r}"
+        for name, kind in (("reconnect", Reconnect), ("liveness", Liveness), ("required", bool)):
+            if not isinstance(getattr(self, name), kind):
+                yield name, f"must be {kind.__name__}, not {getattr(self, name)!r}"
+
+    def _uri_fault(self) -> str | None:
+        if isinstance(self.uri, str):
+            return check_uri(self.uri)
+        if not callable(self.uri):
+            return "must be a str or an async function"
+        return None if self.name is not None else "is a function, so a name must be given"
+
+    def _handshake_faults(self) -> Iterator[tuple[str, str | None]]:
+        if isinstance(self.headers, Mapping):
+            for text in check_headers(self.headers):
+                yield "headers", text
+        elif self.headers is not None and not callable(self.headers):
+            yield "headers", "must be a mapping or an async function"
+        tokens = not isinstance(self.subprotocols, str) and all(
+            isinstance(s, str) and _HEADER_NAME.fullmatch(s) for s in self.subprotocols
+        )
+        yield "subprotocols", None if tokens else "must be a sequence of names (RFC 6455, section 4.1)"
+        good = self.compression in (None, "deflate")
+        yield "compression", None if good else f"must be None or 'deflate', not {self.compression!r}"
+        if self.ssl is not None:
+            if not isinstance(self.ssl, ssl_module.SSLContext):
+                yield "ssl", "must be an ssl.SSLContext"
+            elif isinstance(self.uri, str) and self.uri.startswith("ws://"):
+                yield "ssl", "is given, but the uri begins with ws://"
+        if self.proxy is not None and self.proxy is not False:
+            yield "proxy", self._proxy_fault()
+
+    def _proxy_fault(self) -> str | None:
+        if not isinstance(self.proxy, str):
+            return "must be a URL, False for none, or None for the environment's"
+        try:
+            parts = urlsplit(self.proxy)
+        except ValueError as exc:
+            return f"is not a URL: {exc}"
+        if parts.scheme not in ("http", "https", "socks4", "socks4a", "socks5", "socks5h") or not parts.hostname:
+            return "must be an http://, https://, socks4://, socks4a://, socks5:// or socks5h:// URL with a host"
+        return None
+
+    def _data_faults(self) -> Iterator[tuple[str, str | None]]:
+        named = self.decode in ("text", "bytes", "json") if isinstance(self.decode, str) else False
+        if isinstance(self.decode, str) and not named:
+            yield "decode", f"must be 'text', 'bytes', 'json', a type or a function, not {self.decode!r}"
+        elif self.decode is None or inspect.iscoroutinefunction(self.decode):
+            yield "decode", "must be 'text', 'bytes', 'json', a type or a plain function"
+        if isinstance(self.topic, str):
+            yield "topic", _unsafe_topic(self.topic)
+            if "{" in self.topic and self.decode in ("text", "bytes"):
+                yield "topic", f"is a format over the decoded data, which decode={self.decode!r} does not give"
+        elif self.topic is not None and not callable(self.topic):
+            yield "topic", "must be a format string or a function of the data"
+        yield "keep_last", _count(self.keep_last, 0)
+
+
+class EndpointOptions(TypedDict, total=False):
+    """The fields of `Endpoint`, as keywords of `Fleet.connect` and `Fleet.pool`."""
+
+    name: str | None
+    headers: Mapping[str, str] | Callable[[], Awaitable[Mapping[str, str]]] | None
+    subprotocols: Sequence[str]
+    compression: Literal["deflate"] | None
+    ssl: ssl_module.SSLContext | None
+    proxy: str | Literal[False] | None
+    open_s: float
+    close_s: float
+    max_size: int
+    on_open: Callable[[Any], Awaitable[Any]] | None
+    decode: Any
+    topic: str | Callable[[Any], str] | None
+    keep_last: int
+    sends_per_s: float | None
+    reconnect: Reconnect
+    liveness: Liveness
+    required: bool
+
+
+class ProcessorOptions(TypedDict, total=False):
+    """The keywords of `Fleet.process`."""
+
+    buffer: Buffer
+    concurrency: int
+    key: Callable[[Message[Any]], Any] | None
+    batch: int | None
+    retry: Retry | None
+    timeout_s: float | None
+    offload: Literal["process"] | None
+
+
+class ConnectOptions(EndpointOptions, ProcessorOptions, total=False):
+    """Everything that `Fleet.connect` takes as a keyword: the endpoint's fields and the processor's."""

@@ -1,0 +1,98 @@
+"""Counters and their immutable snapshots; the balance that every message must keep."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+__all__ = ["EndpointStats", "FleetStats", "HubStats", "SubscriptionStats", "is_balanced"]
+
+RETIRED = "$retired"
+"""The name of the rows that sum up what was removed while the fleet ran."""
+
+
+@dataclass(frozen=True, slots=True)
+class HubStats:
+    """What went through the hub."""
+
+    published: int = 0
+    injected: int = 0
+    routed: int = 0
+    unrouted: int = 0
+    deliveries: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EndpointStats:
+    """One endpoint. `latency_s` is the round trip of the last answered ping, None before the first."""
+
+    name: str
+    uri: str
+    state: str
+    connects: int
+    losses: int
+    received: int
+    received_bytes: int
+    sent: int
+    malformed: int
+    answered: int
+    published: int
+    held: int
+    discarded: int
+    paused_by: tuple[str, ...]
+    paused_s: float
+    last_error: str | None
+    latency_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class SubscriptionStats:
+    """One subscription's mailbox. `pending` is what waits plus what is in hand."""
+
+    name: str
+    pattern: str
+    offered: int
+    processed: int
+    failed: int
+    dropped: int
+    pending: int
+    pending_bytes: int
+    overflow: str
+    pausing_s: float
+
+
+def is_balanced(
+    hub: HubStats, endpoints: tuple[EndpointStats, ...], subscriptions: tuple[SubscriptionStats, ...]
+) -> bool:
+    """Tell whether every message is accounted for: at the endpoints, in the hub, in every subscription."""
+    return (
+        all(e.received == e.malformed + e.answered + e.published + e.held + e.discarded for e in endpoints)
+        and hub.published == sum(e.published for e in endpoints) + hub.injected
+        and hub.published == hub.unrouted + hub.routed
+        and hub.deliveries == sum(s.offered for s in subscriptions)
+        and all(s.offered == s.processed + s.failed + s.dropped + s.pending for s in subscriptions)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class FleetStats:
+    """A snapshot of a fleet. Nothing in it changes afterwards; `balanced` says that no message is unaccounted for."""
+
+    name: str
+    uptime_s: float
+    balanced: bool
+    accelerated: bool
+    loop_lag_s: float
+    hub: HubStats
+    endpoints: tuple[EndpointStats, ...]
+    subscriptions: tuple[SubscriptionStats, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the snapshot as plain data, ready for JSON."""
+        shown = asdict(self)
+        for rows in ("endpoints", "subscriptions"):
+            shown[rows] = [
+                {key: list(value) if isinstance(value, tuple) else value for key, value in row.items()}
+                for row in shown[rows]
+            ]
+        return shown

@@ -1,0 +1,162 @@
+"""Topics: tokens joined by dots; matching patterns, and making safe topics out of a peer's data."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import enum
+import re
+import string
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from wsfleet.errors import ConfigError
+
+__all__ = ["Topic", "check_pattern", "check_topic", "compile_pattern", "compile_topic", "safe_token", "safe_topic"]
+
+Topic = Callable[[Any], str | None]
+"""Makes a topic out of decoded data; None where the data does not have what the topic needs."""
+
+# What would change a topic's shape, or what a terminal or log could stumble over. \s and control characters
+# overlap; lone surrogates are in because they cannot be written out as UTF-8.
+_UNSAFE = re.compile(r"[.*>\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_UNSAFE_BUT_DOTS = re.compile(r"[*>\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+_SCALARS = (str, int, float, decimal.Decimal, datetime.date, datetime.time, uuid.UUID)
+
+
+def check_topic(topic: str) -> str | None:
+    """Return what is wrong with `topic` for publishing, or None."""
+    if not isinstance(topic, str) or not topic:
+        return "a topic is a str of tokens joined by dots"
+    if topic.startswith("$"):
+        return f"{topic!r}: topics that begin with '$' are the fleet's own"
+    for token in topic.split("."):
+        if not token:
+            return f"{topic!r} has an empty token"
+        if _UNSAFE.search(token):
+            return f"{topic!r}: no '*', '>', white space or control characters in a topic"
+    return None
+
+
+def check_pattern(pattern: str) -> str | None:
+    """Return what is wrong with `pattern`, or None. `*` stands for one token, `>` at the end for one or more."""
+    if not isinstance(pattern, str) or not pattern:
+        return "a pattern is a str of tokens joined by dots"
+    tokens = pattern.split(".")
+    for place, token in enumerate(tokens):
+        if not token:
+            return f"{pattern!r} has an empty token"
+        if token == ">" and place != len(tokens) - 1:
+            return f"{pattern!r}: '>' stands for the rest, so it can only be the last token"
+        if token not in ("*", ">") and _UNSAFE.search(token):
+            return f"{pattern!r}: '*' and '>' stand for whole tokens, and no token has white space"
+    return None
+
+
+def compile_pattern(pattern: str) -> Callable[[str], bool]:
+    """Return a function that tells whether a topic matches `pattern`, which must be a good one.
+
+    A wildcard as the first token does not match a first token that begins with `$`.
+    """
+    if pattern == ">":
+        return lambda topic: not topic.startswith("$")
+    tokens = pattern.split(".")
+    if "*" not in tokens and ">" not in tokens:
+        return pattern.__eq__
+    parts = [r".+" if t == ">" else r"[^.]+" if t == "*" else re.escape(t) for t in tokens]
+    guard = r"(?!\$)" if tokens[0] in ("*", ">") else ""
+    matches = re.compile(guard + r"\.".join(parts), re.DOTALL).fullmatch
+    return lambda topic: matches(topic) is not None
+
+
+def safe_token(value: str) -> str:
+    """Return `value` as one token of a topic: what would change the topic's shape becomes `_`."""
+    return _UNSAFE.sub("_", value) if value else "_"
+
+
+def safe_topic(topic: str) -> str:
+    """Return the result of a user's topic function as a topic: its dots stay, nothing else can forge one."""
+    topic = _UNSAFE_BUT_DOTS.sub("_", topic)
+    if not topic or ".." in topic or topic[0] == "." or topic[-1] == ".":
+        topic = ".".join(token or "_" for token in topic.split("."))
+    return topic
+
+
+def _scalar(value: Any) -> str | None:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, enum.Enum):
+        return _scalar(value.value)
+    return str(value) if isinstance(value, _SCALARS) else None
+
+
+def _getter(path: str, whole: str) -> Callable[[Any], Any]:
+    """Return a function that follows `path` ("symbol", "3", "data.s") through items, indexes and public attributes."""
+    steps: list[str | int] = []
+    for step in path.split("."):
+        if step.isascii() and step.isdigit():
+            steps.append(int(step))
+        elif step.isidentifier() and not step.startswith("_"):
+            steps.append(step)
+        else:
+            raise ConfigError(f"{whole!r}: {{{path}}} must be a field, an index, or several joined by dots")
+
+    def get(data: Any) -> Any:
+        for step in steps:
+            if isinstance(data, Mapping):
+                data = data[step] if step in data else data[str(step)]
+            elif isinstance(step, str):
+                data = getattr(data, step)
+            elif isinstance(data, Sequence) and not isinstance(data, str | bytes):
+                data = data[step]
+            else:
+                return None
+        return data
+
+    return get
+
+
+def compile_topic(template: str) -> Topic:
+    """Return the function that a topic format string stands for: `"trades.{symbol}"`, `"{data.s}"`, `"{3}"`.
+
+    Raises ConfigError where the string is not a topic, or uses conversions or format specs.
+    """
+    parts: list[str | Callable[[Any], Any]] = []
+    sample = ""
+    try:
+        parsed = list(string.Formatter().parse(template))
+    except ValueError as exc:
+        raise ConfigError(f"{template!r}: {exc}") from None
+    for literal, name, spec, conversion in parsed:
+        parts.append(literal)
+        sample += literal
+        if name is None:
+            continue
+        if spec or conversion:
+            raise ConfigError(f"{template!r}: no conversions or format specs in a topic")
+        parts.append(_getter(name, template))
+        sample += "x"
+    fault = check_topic(sample)
+    if fault:
+        raise ConfigError(f"{template!r} does not make a topic: {fault}")
+    if len(parts) == 1:
+        return lambda data: template
+
+    def topic(data: Any) -> str | None:
+        made = ""
+        try:
+            for part in parts:
+                if isinstance(part, str):
+                    made += part
+                    continue
+                text = _scalar(part(data))
+                if text is None:
+                    return None
+                made += safe_token(text)
+        except Exception:
+            # A missing item, an index out of range, or a property of the user's type that raises.
+            return None
+        return made
+
+    return topic

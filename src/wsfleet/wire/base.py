@@ -1,0 +1,105 @@
+"""Who may call what across the seam to the wire library.
+
+A `Transport` opens sockets; an open one is a `Wire`; what comes in goes to a `Receiver`, in batches. Everything
+happens on the loop's thread. A receiver's methods are called from the loop's callbacks: they return soon and do
+not raise. After `lost` nothing more is called.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from wsfleet.errors import ConnectionLost
+
+__all__ = ["Payload", "Receiver", "Target", "Transport", "Wire"]
+
+Payload = str | bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where one attempt goes, with the functions of an `Endpoint` already called."""
+
+    name: str
+    uri: str
+    headers: Mapping[str, str]
+    subprotocols: Sequence[str] = ()
+    compression: Literal["deflate"] | None = None
+    ssl: ssl.SSLContext | None = None
+    proxy: str | Literal[False] | None = None
+    max_size: int = 2**20
+    close_s: float = 2.0
+
+
+class Receiver(Protocol):
+    """What a wire hands its messages to: the session."""
+
+    as_text: bool
+    """Whether text frames are to be handed over as str; else as bytes that are valid UTF-8."""
+
+    chunk: int
+    """At most so many messages in one call of `received`: the wire looks at the clock between calls."""
+
+    def received(self, payloads: list[Payload], at: float) -> None:
+        """Take whole messages in their order; `at` is the wall clock of the read that brought them."""
+
+    def lost(self, error: ConnectionLost) -> None:
+        """The socket is gone. Called once, after everything that had been read was handed over."""
+
+
+class Wire(Protocol):
+    """One open socket.
+
+    `last_frame` is `loop.time()` of the last read that brought anything from the peer, `connected_at` that of the
+    handshake's end, `latency_s` the last ping's round trip or None. `ping_sent` is when the ping that still waits
+    for its pong was sent, or None.
+    """
+
+    request_headers: Mapping[str, str]
+    response_headers: Mapping[str, str]
+    subprotocol: str | None
+    connected_at: float
+    last_frame: float
+    ping_sent: float | None
+    latency_s: float | None
+
+    def start(self, receiver: Receiver) -> None:
+        """Begin to hand over; what came since the handshake is handed over first."""
+
+    def pause(self) -> None:
+        """Stop reading the socket, so that the sender's TCP window closes. What has been read is still handed over."""
+
+    def resume(self) -> None:
+        """Read again."""
+
+    @property
+    def writable(self) -> bool:
+        """Whether the write buffer has room."""
+
+    async def wait_writable(self) -> None:
+        """Wait for room in the write buffer, or until the socket is gone. Safe to cancel."""
+
+    def write(self, payload: Payload) -> None:
+        """Send one message, str as text and bytes as binary; raises NotOpen once the close began."""
+
+    def ping(self) -> None:
+        """Send a ping; its answer sets `latency_s`. Does nothing once the close began."""
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Begin the closing handshake (RFC 6455, section 7.1.2); `lost` follows within `close_s`. Reads and discards."""
+
+    def abort(self, reason: str = "") -> None:
+        """Drop the socket at once; `lost` follows, with `reason` where the peer gave none."""
+
+
+class Transport(Protocol):
+    """Opens sockets. One for a fleet."""
+
+    async def open(self, target: Target) -> Wire:
+        """Connect and shake hands. Raises ConnectFailed with the stage; cancelling leaves nothing open."""
+
+    async def aclose(self) -> None:
+        """Release what opening needed: resolver threads and the like."""
