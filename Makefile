@@ -1,0 +1,66 @@
+# Every target sets up what it needs. `make help` lists them.
+
+VENV ?= .venv
+# Which Python the venv is made from: by default the first that tools/find-python finds.
+PYTHON ?=
+# More arguments for the program that a target runs: make test ARGS="-k nats -x"
+ARGS ?=
+
+run := $(VENV)/bin
+pip := $(VENV)/bin/python -m pip --disable-pip-version-check --no-input -q
+
+.PHONY: help demo test check test-all bench docs servers clean
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+demo: $(VENV)/.library ## 1,000 connections to a local server that misbehaves, for 15 seconds
+	@$(run)/wsfleet demo $(ARGS)
+
+test: $(VENV)/.dev servers ## the whole test suite
+	PYTHONASYNCIODEBUG=1 $(run)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev ## format, lint, types, and who may import whom
+	$(run)/ruff format --check
+	$(run)/ruff check
+	$(run)/mypy
+	$(run)/lint-imports
+
+test-all: servers ## the test suite on every Python of 3.11 to 3.14 that is found
+	@set -e; IFS='$(newline)'; for python in $$(tools/find-python --all); do \
+	    version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
+	    echo "== Python $$version =="; \
+	    $(MAKE) --no-print-directory test VENV=".venv-$$version" PYTHON="$$python"; \
+	done
+
+bench: $(VENV)/.dev ## the pipeline beside the loops that people write by hand
+	$(run)/python benchmarks/pipeline.py $(ARGS)
+
+docs: $(VENV)/.dev ## the documents' links, and their Python code
+	$(run)/python tools/check_docs.py
+
+servers:
+	@tools/install-servers
+
+clean: ## remove what the other targets made
+	rm -rf .venv .venv-* build dist src/*.egg-info tests/servers/node/node_modules
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+define newline
+
+
+endef
+
+# The build tools are pinned like everything else, so the build must not fetch its own.
+$(VENV)/.library: pyproject.toml constraints.txt
+	@python='$(PYTHON)'; python=$${python:-$$(tools/find-python)} && \
+	    rm -rf $(VENV) && echo "making $(VENV)" && "$$python" -m venv $(VENV)
+	@$(pip) install -c constraints.txt pip setuptools
+	@$(pip) install -c constraints.txt --no-build-isolation -e '.[fast]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.library
+	@$(pip) install -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
