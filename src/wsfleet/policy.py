@@ -5,6 +5,8 @@ Pure: no asyncio, no clock, no global randomness. Time and random numbers are pa
 
 from __future__ import annotations
 
+import datetime
+import email.utils
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -13,7 +15,7 @@ from typing import Protocol
 
 from wsfleet.errors import ConfigError, ConnectFailed, Fatal, HandshakeRejected
 
-__all__ = ["Backoff", "BackoffPlan", "RestartBudget", "Verdict", "classify", "is_fatal"]
+__all__ = ["Backoff", "BackoffPlan", "RestartBudget", "Verdict", "classify", "is_fatal", "retry_after_s"]
 
 FATAL_STATUS = frozenset({401, 403, 404, 410})
 """Answers that will not change by asking again: the credentials, or the address, are wrong (RFC 9110, section 15.5)."""
@@ -116,3 +118,19 @@ def classify(
         if error.status in (429, 503) and error.retry_after_s is not None and not fatal(error):
             return Verdict(fatal=False, hold_s=min(max(error.retry_after_s, 0.0), MAX_HOLD_S))
     return Verdict(fatal=fatal(error))
+
+
+def retry_after_s(value: str | None, now: float) -> float | None:
+    """Return a Retry-After header's wait in seconds, at wall clock `now`: a number or a date (RFC 9110, section 10.2.3)."""
+    if value is None:
+        return None
+    value = value.strip()
+    if value.isascii() and value.isdigit():
+        return float(value[:10])
+    try:
+        when = email.utils.parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if when.tzinfo is None:
+        when = when.replace(tzinfo=datetime.UTC)
+    return max(0.0, when.timestamp() - now)

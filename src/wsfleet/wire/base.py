@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 
 from wsfleet.errors import ConnectionLost
 
-__all__ = ["Payload", "Receiver", "Target", "Transport", "Wire"]
+__all__ = ["Payload", "Progress", "Receiver", "Target", "Transport", "Wire"]
 
 Payload = str | bytes
 
@@ -58,13 +58,20 @@ class Wire(Protocol):
     for its pong was sent, or None.
     """
 
-    request_headers: Mapping[str, str]
-    response_headers: Mapping[str, str]
-    subprotocol: str | None
-    connected_at: float
-    last_frame: float
-    ping_sent: float | None
-    latency_s: float | None
+    @property
+    def request_headers(self) -> Mapping[str, str]: ...
+    @property
+    def response_headers(self) -> Mapping[str, str]: ...
+    @property
+    def subprotocol(self) -> str | None: ...
+    @property
+    def connected_at(self) -> float: ...
+    @property
+    def last_frame(self) -> float: ...
+    @property
+    def ping_sent(self) -> float | None: ...
+    @property
+    def latency_s(self) -> float | None: ...
 
     def start(self, receiver: Receiver) -> None:
         """Begin to hand over; what came since the handshake is handed over first."""
@@ -95,10 +102,19 @@ class Wire(Protocol):
         """Drop the socket at once; `lost` follows, with `reason` where the peer gave none."""
 
 
+class Progress:
+    """How far an attempt has come, for the one who has to say at what stage its deadline passed."""
+
+    __slots__ = ("stage",)
+
+    def __init__(self) -> None:
+        self.stage = "uri"
+
+
 class Transport(Protocol):
     """Opens sockets. One for a fleet."""
 
-    async def open(self, target: Target) -> Wire:
+    async def open(self, target: Target, progress: Progress) -> Wire:
         """Connect and shake hands. Raises ConnectFailed with the stage; cancelling leaves nothing open."""
 
     async def aclose(self) -> None:
