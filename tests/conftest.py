@@ -1,0 +1,99 @@
+"""What holds for every test: asyncio's debug mode, and nothing of ours left open afterwards."""
+
+import asyncio
+import gc
+import inspect
+import os
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+# For loops that tests start themselves, and for the processes they start.
+os.environ.setdefault("PYTHONASYNCIODEBUG", "1")
+
+# How long what is closing may take to be gone. A bound on waiting, not on speed: it is used up by leaks only.
+SETTLE_S = 5.0
+
+_FDS = Path("/proc/self/fd")
+
+
+def open_fds() -> dict[str, str]:
+    """This process's file descriptors and what they stand for; nothing where the system does not tell."""
+    found = {}
+    try:
+        names = os.listdir(_FDS)
+    except OSError:
+        return found
+    for name in names:
+        try:
+            target = os.readlink(_FDS / name)
+        except OSError:  # the one that listed the folder
+            continue
+        found[f"{name} -> {target}"] = target
+    return found
+
+
+def live_threads() -> set[threading.Thread]:
+    """All threads but those of a loop's default executor, which asyncio itself ends with the loop."""
+    return {thread for thread in threading.enumerate() if not thread.name.startswith("asyncio_")}
+
+
+class Opened:
+    """What a test has opened and not closed again."""
+
+    def __init__(self) -> None:
+        self._fds = set(open_fds())
+        self._threads = live_threads()
+        self._tasks = self._all_tasks()
+
+    @staticmethod
+    def _all_tasks() -> set[asyncio.Task[object]]:
+        try:
+            return asyncio.all_tasks() - {asyncio.current_task()}  # type: ignore[arg-type]
+        except RuntimeError:  # a test without a loop
+            return set()
+
+    def left(self) -> list[str]:
+        tasks = [f"task {task!r}" for task in self._all_tasks() - self._tasks if not task.done()]
+        threads = [f"thread {thread!r}" for thread in live_threads() - self._threads]
+        fds = [f"file descriptor {name}" for name in sorted(set(open_fds()) - self._fds)]
+        return tasks + threads + fds
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_open(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After each test no task, thread or file descriptor is left, unless it is marked `leaves_open`.
+
+    Set up before the test's own fixtures, so it looks when they have ended too.
+    """
+    if request.node.get_closest_marker("leaves_open"):
+        yield
+    elif inspect.iscoroutinefunction(request.function):
+        request.getfixturevalue("_nothing_left_open_in_the_loop")
+        yield
+    else:
+        opened = Opened()
+        yield
+        gc.collect()
+        deadline = time.monotonic() + SETTLE_S
+        while (left := opened.left()) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        if left:
+            pytest.fail("left open:\n" + "\n".join(left), pytrace=False)
+
+
+@pytest.fixture
+async def _nothing_left_open_in_the_loop() -> AsyncIterator[None]:
+    """The same inside the test's loop, whose own descriptors were there before and stay until after."""
+    opened = Opened()
+    yield
+    gc.collect()
+    # A closed transport gives back its socket in one of the loop's next turns.
+    deadline = time.monotonic() + SETTLE_S
+    while (left := opened.left()) and time.monotonic() < deadline:
+        await asyncio.sleep(0.01)
+    if left:
+        pytest.fail("left open:\n" + "\n".join(left), pytrace=False)

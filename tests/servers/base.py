@@ -1,0 +1,194 @@
+"""A foreign server in a process of its own, on a free loopback port, that tests may kill and start again."""
+
+import asyncio
+import atexit
+import os
+import random
+import shutil
+import signal
+import socket
+import subprocess
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import pytest
+
+HOST = "127.0.0.1"
+READY_S = 30.0
+STOP_S = 15.0
+PORT_TRIES = 10
+
+# Debian keeps servers in sbin, which is not on everybody's PATH.
+_SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
+
+
+# Process groups not yet known to be gone: should the tests themselves be broken off, these still end.
+_groups: set[int] = set()
+
+
+@atexit.register
+def _kill_groups() -> None:
+    for group in _groups:
+        try:
+            os.killpg(group, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+class StartFailed(Exception):
+    """The server ended before it took a connection."""
+
+
+def missing(what: str) -> None:
+    """Ends the test: skipped, or failed where all servers are required."""
+    if os.environ.get("WSFLEET_REQUIRE_SERVERS"):
+        pytest.fail(f"{what} is not installed", pytrace=False)
+    pytest.skip(f"{what} is not installed")
+
+
+def require(program: str) -> str:
+    """The path of an installed program."""
+    path = shutil.which(program, path=_SEARCH)
+    if path is None:
+        missing(program)
+    assert path is not None
+    return path
+
+
+def free_port() -> int:
+    """A port that nothing listens on, from below the ephemeral range.
+
+    A port of that range could be given, while the server is down, to somebody's outgoing connection: to one that dials
+    this very port, even, which then talks to itself.
+    """
+    for _ in range(1000):
+        port = random.randrange(20000, 32768)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError("no free port found")
+
+
+class Server:
+    """One server. A subclass says which command runs it, and what the command's files hold.
+
+    `start`, `stop` and `restart` return when the server takes connections, or when its processes are gone.
+    """
+
+    program = ""
+    scheme = "ws"
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / f"{type(self).__name__}-{id(self):x}"
+        self.folder.mkdir()
+        self.log = self.folder / "log"
+        self.port = 0
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def uri(self) -> str:
+        return f"{self.scheme}://{HOST}:{self.port}"
+
+    def command(self) -> list[str]:
+        """Writes the server's files for the present `port` and returns the command, which stays in the foreground."""
+        raise NotImplementedError
+
+    async def start(self) -> None:
+        """On the port it had before; the first time on a free one, or on another where somebody was quicker."""
+        fresh = not self.port
+        for last in range(PORT_TRIES - 1, -1, -1):
+            if fresh:
+                self.port = free_port()
+            try:
+                await self._launch()
+                return
+            except StartFailed:
+                if not last:
+                    raise
+                await asyncio.sleep(0.1)
+
+    async def _launch(self) -> None:
+        assert self._process is None, "already started"
+        command = self.command()
+        with self.log.open("ab") as log:
+            # A group of its own, so that no worker process outlives a kill, and Ctrl-C reaches the tests alone.
+            self._process = subprocess.Popen(
+                command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
+        _groups.add(self._process.pid)
+        try:
+            async with asyncio.timeout(READY_S):
+                while not await self._accepts():
+                    if self._process.poll() is not None:
+                        raise StartFailed(f"{command} ended with {self._process.returncode}:\n{self.log_text()}")
+                    await asyncio.sleep(0.02)
+        except BaseException:
+            await self.kill()
+            raise
+        # Somebody else's server may have answered on the port.
+        if self._process.poll() is not None:
+            await self.kill()
+            raise StartFailed(f"{command} ended at once:\n{self.log_text()}")
+
+    async def _accepts(self) -> bool:
+        try:
+            _, writer = await asyncio.open_connection(HOST, self.port)
+        except OSError:
+            return False
+        writer.close()
+        try:
+            await writer.wait_closed()
+        except OSError:
+            pass
+        return True
+
+    async def stop(self) -> None:
+        """Politely: the server may end its connections as it sees fit. Past `STOP_S` it is killed."""
+        if self._process is None:
+            return
+        self._process.terminate()
+        try:
+            await self._gone()
+        except TimeoutError:
+            pass
+        await self.kill()
+
+    async def kill(self) -> None:
+        """With SIGKILL, its worker processes too: no goodbye on any connection."""
+        if self._process is None:
+            return
+        try:
+            os.killpg(self._process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+        await self._gone()
+        _groups.discard(self._process.pid)
+        self._process = None
+
+    async def restart(self) -> None:
+        """Killed, then started again on the same port."""
+        await self.kill()
+        await self.start()
+
+    async def _gone(self) -> None:
+        assert self._process is not None
+        async with asyncio.timeout(STOP_S):
+            while self._process.poll() is None:
+                await asyncio.sleep(0.01)
+
+    def log_text(self) -> str:
+        return self.log.read_text("utf-8", "replace") if self.log.exists() else ""
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stop()
