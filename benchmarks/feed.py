@@ -1,0 +1,165 @@
+"""A WebSocket server that does nothing but send, in a process of its own.
+
+    python -m benchmarks.feed MESSAGES SIZE [PORT]
+
+Every connection gets MESSAGES text frames of SIZE bytes of JSON. They are encoded before the first connection and
+written in blocks, so that the server costs a small part of what any client does. Nothing is sent before one of the
+clients says a word, which begins the flow on all that are connected: what connecting costs stays outside the
+measurement. The address is printed first; at the end of stdin, so also when the parent dies, the server prints what
+the flow cost it, and ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import json
+import re
+import sys
+import time
+from functools import partial
+
+import uvloop
+
+BLOCK = 64 * 1024
+_MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+_SYMBOLS = ("AAPL", "MSFT", "GOOG", "AMZN", "NVDA", "META", "TSLA", "INTC")
+
+
+def payloads(size: int) -> list[bytes]:
+    """Return the messages of one block: JSON of exactly `size` bytes each, no two the same."""
+    made = []
+    for number in range(max(1, BLOCK // (size + 4))):
+        trade: dict[str, str | int | float] = {
+            "symbol": _SYMBOLS[number % len(_SYMBOLS)],
+            "id": 10**9 + number,
+            "price": 1000 + number / 8,
+            "size": 1 + number % 100,
+            "time": 1700000000.125 + number,
+            "note": "",
+        }
+        room = size - len(json.dumps(trade))
+        if room < 0:
+            raise ValueError(f"a message has at least {size - room} bytes")
+        made.append(json.dumps(trade | {"note": "n" * room}).encode())
+    return made
+
+
+def expected_total(messages: int, size: int) -> int:
+    """Return the sum of the field "size" over what one connection receives."""
+    sizes: list[int] = [json.loads(payload)["size"] for payload in payloads(size)]
+    whole, rest = divmod(messages, len(sizes))
+    return whole * sum(sizes) + sum(sizes[:rest])
+
+
+def frame(opcode: int, payload: bytes) -> bytes:
+    """Return a whole frame from a server, so without a mask (RFC 6455, section 5.2)."""
+    size = len(payload)
+    if size < 126:
+        length = bytes([size])
+    elif size < 2**16:
+        length = b"\x7e" + size.to_bytes(2, "big")
+    else:
+        length = b"\x7f" + size.to_bytes(8, "big")
+    return bytes([0x80 | opcode]) + length + payload
+
+
+class Feed:
+    """What all connections share: the encoded blocks, who waits for the first word, and the clock."""
+
+    def __init__(self, messages: int, size: int) -> None:
+        frames = [frame(1, payload) for payload in payloads(size)]
+        whole, rest = divmod(messages, len(frames))
+        self.block = b"".join(frames)
+        self.whole = whole
+        self.rest = b"".join(frames[:rest])
+        self.waiting: list[Sender] = []
+        self.began = self.ended = 0.0
+
+    def go(self) -> None:
+        self.began = self.began or time.process_time()
+        senders, self.waiting = self.waiting, []
+        for sender in senders:
+            sender.send()
+
+
+class Sender(asyncio.Protocol):
+    """One connection. What a client sends is short, so every read of it is taken to hold whole frames."""
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed = feed
+        self.request = b""
+        self.blocks = feed.whole
+        self.rest = feed.rest
+        self.open = self.started = self.paused = False
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        self.transport = transport
+        transport.set_write_buffer_limits(high=16 * BLOCK)
+
+    def data_received(self, data: bytes) -> None:
+        if not self.open:
+            self.request += data
+            if b"\r\n\r\n" in self.request:
+                self.accept()
+            return
+        while data:
+            opcode, size = data[0] & 0x0F, data[1] & 0x7F
+            payload = bytes(byte ^ data[2 + at % 4] for at, byte in enumerate(data[6 : 6 + size]))
+            data = data[6 + size :]
+            if opcode == 8:  # closing: echo the code, then it is the server who closes the socket (section 7.1.1)
+                self.transport.write(frame(8, payload[:2]))
+                self.transport.close()
+            elif opcode == 9:
+                self.transport.write(frame(10, payload))
+            elif opcode in (1, 2):
+                self.feed.go()
+
+    def accept(self) -> None:
+        key = re.search(rb"(?i)\r\nsec-websocket-key: *(\S+)", self.request)
+        assert key is not None
+        accept = base64.b64encode(hashlib.sha1(key[1] + _MAGIC, usedforsecurity=False).digest())
+        self.transport.write(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
+        )
+        self.open = True
+        self.feed.waiting.append(self)
+
+    def send(self) -> None:
+        self.started = True
+        while self.blocks and not self.paused:
+            self.blocks -= 1
+            self.transport.write(self.feed.block)
+        if self.rest and not self.blocks and not self.paused:
+            self.transport.write(self.rest)
+            self.rest = b""
+
+    def pause_writing(self) -> None:
+        self.paused = True
+
+    def resume_writing(self) -> None:
+        self.paused = False
+        if self.started:
+            self.send()
+        self.feed.ended = time.process_time()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.paused = True
+        self.feed.ended = time.process_time()
+        if self in self.feed.waiting:
+            self.feed.waiting.remove(self)
+
+
+async def main(messages: int, size: int, port: int = 0) -> None:
+    feed = Feed(messages, size)
+    server = await asyncio.get_running_loop().create_server(partial(Sender, feed), "127.0.0.1", port, backlog=4096)
+    print(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/", flush=True)
+    await asyncio.to_thread(sys.stdin.read)
+    print(json.dumps({"cpu_s": feed.ended - feed.began}))
+    server.close()
+
+
+if __name__ == "__main__":
+    uvloop.run(main(*map(int, sys.argv[1:])))
