@@ -1,0 +1,5 @@
+"""For testing programs that are built on wsfleet: a server to connect to, and a transport without a network."""
+
+from wsfleet.testing.feed_server import FeedServer
+
+__all__ = ["FeedServer"]

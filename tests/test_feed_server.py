@@ -1,0 +1,274 @@
+"""The feed server of the test kit, with websockets' own client on the other side."""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import AsyncIterator
+
+import pytest
+import trustme
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed, InvalidStatus, ProtocolError
+
+from wsfleet.testing import FeedServer
+
+
+@contextlib.asynccontextmanager
+async def client_of(server: FeedServer, **options: object) -> AsyncIterator[ClientConnection]:
+    async with connect(server.uri, proxy=None, **options) as client:
+        yield client
+
+
+async def close_code(client: ClientConnection) -> int | None:
+    with pytest.raises(ConnectionClosed):
+        await client.recv()
+    return client.close_code
+
+
+async def test_sends_to_all_clients_and_keeps_the_kinds_apart() -> None:
+    """What is sent reaches every client in order: str as text, bytes as binary, anything else as JSON text."""
+    async with FeedServer() as server, client_of(server) as one, client_of(server) as other:
+        await server.wait_clients(2)
+        assert await server.send("text", b"binary", {"price": 1.5}) == 2
+        for client in one, other:
+            assert [await client.recv() for _ in range(3)] == ["text", b"binary", '{"price":1.5}']
+
+
+async def test_sending_to_nobody_says_so() -> None:
+    """Without clients nothing is sent and nothing is kept for later."""
+    async with FeedServer() as server:
+        assert await server.send("lost") == 0
+
+
+async def test_notes_what_it_receives() -> None:
+    """Messages of clients are in `received` as they came, and their handshakes in `requests`."""
+    async with FeedServer() as server:
+        async with connect(f"{server.uri}/feed?x=1", proxy=None, additional_headers={"X-Token": "abc"}) as client:
+            await client.send("hello")
+            await client.send(b"\x00")
+        await server.wait_clients(0)
+        assert server.received == ["hello", b"\x00"]
+        assert [(request.path, request.headers["X-Token"]) for request in server.requests] == [("/feed?x=1", "abc")]
+
+
+async def test_wait_clients_waits_for_enough_and_for_none() -> None:
+    """`wait_clients(n)` returns when n or more are there, `wait_clients(0)` when all are gone."""
+    async with FeedServer() as server:
+        waiting = asyncio.create_task(server.wait_clients(2))
+        async with client_of(server):
+            await server.wait_clients(1)
+            assert not waiting.done()
+            async with client_of(server):
+                await waiting
+                await server.wait_clients(1)
+                assert len(server.clients) == 2
+        await server.wait_clients(0)
+        assert server.clients == ()
+
+
+async def test_drop_cuts_without_a_close_frame() -> None:
+    """After `drop` clients see 1006, are no longer counted, and may come back at once."""
+    async with FeedServer() as server:
+        async with client_of(server) as client:
+            await server.wait_clients(1)
+            server.drop()
+            assert server.clients == ()
+            assert await close_code(client) == 1006
+        async with client_of(server):
+            await server.wait_clients(1)
+
+
+async def test_close_sends_the_code_and_the_reason() -> None:
+    """`close` closes every client with the given code and goes on listening."""
+    async with FeedServer() as server:
+        async with client_of(server) as client:
+            await server.wait_clients(1)
+            server.close(1012, "restarting")
+            assert server.clients == ()
+            assert await close_code(client) == 1012
+            assert client.close_reason == "restarting"
+        async with client_of(server):
+            await server.wait_clients(1)
+
+
+async def test_close_refuses_codes_that_cannot_be_sent() -> None:
+    """1006 and the like stand for no frame at all, so they cannot be asked for (RFC 6455, section 7.4.1)."""
+    async with FeedServer() as server, client_of(server):
+        await server.wait_clients(1)
+        with pytest.raises(ProtocolError):
+            server.close(1006)
+
+
+async def test_refuses_until_told_to_accept() -> None:
+    """`refuse` answers handshakes with status and headers, spares connected clients, and ends with `accept`."""
+    async with FeedServer() as server, client_of(server) as before:
+        await server.wait_clients(1)
+        server.refuse(429, {"Retry-After": "7"})
+        for _ in range(2):
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(server.uri, proxy=None)
+            assert refused.value.response.status_code == 429
+            assert refused.value.response.headers["Retry-After"] == "7"
+        server.accept()
+        async with client_of(server):
+            await server.wait_clients(2)
+        await server.send("still there")
+        assert await before.recv() == "still there"
+
+
+async def test_refuses_so_many_times() -> None:
+    """With `times` the refusal ends by itself; statuses outside the standard are sent too."""
+    async with FeedServer() as server:
+        server.refuse(520, times=1)
+        with pytest.raises(InvalidStatus) as refused:
+            await connect(server.uri, proxy=None)
+        assert refused.value.response.status_code == 520
+        async with client_of(server):
+            await server.wait_clients(1)
+        assert len(server.requests) == 2
+
+
+def test_refuse_wants_an_answer() -> None:
+    """101 and other interim statuses do not refuse anything."""
+    with pytest.raises(ValueError, match="101"):
+        FeedServer().refuse(101)
+
+
+async def test_stops_and_starts_on_the_same_port() -> None:
+    """While stopped, connecting is refused by the system; afterwards the same `uri` works again."""
+    async with FeedServer() as server:
+        uri = server.uri
+        async with client_of(server) as client:
+            await server.wait_clients(1)
+            await server.stop()
+            assert await close_code(client) == 1001
+        with pytest.raises(ConnectionRefusedError):
+            await connect(uri, proxy=None)
+        await server.stop()
+        await server.start()
+        await server.start()
+        assert server.uri == uri
+        async with client_of(server):
+            await server.wait_clients(1)
+
+
+async def test_a_stop_after_a_drop_sends_no_close_frame() -> None:
+    """`drop` just before `stop` is a server that was killed: 1006, then nobody listens."""
+    async with FeedServer() as server, client_of(server) as client:
+        await server.wait_clients(1)
+        server.drop()
+        await server.stop()
+        assert await close_code(client) == 1006
+
+
+async def test_nobody_else_gets_the_port_while_stopped() -> None:
+    """The port of a stopped server stays its own, so that starting again cannot fail."""
+    async with FeedServer() as server:
+        await server.stop()
+        with socket.socket() as other, pytest.raises(OSError, match="in use"):
+            other.bind((server.host, server.port))
+
+
+async def test_stops_although_clients_misbehave() -> None:
+    """A client that never shakes hands, and one that never answers the close frame, do not hold up the end."""
+    async with FeedServer() as server:
+        mute = socket.create_connection((server.host, server.port))
+        stubborn = await connect(server.uri, proxy=None, close_timeout=0.1)
+        await server.wait_clients(1)
+        stubborn.transport.pause_reading()
+        await server.stop()
+        assert mute.recv(1) == b""
+        mute.close()
+        await stubborn.close()
+
+
+async def test_on_client_logs_the_client_in() -> None:
+    """`on_client` may read and write before the server reads on by itself, and what it read is in `received`."""
+
+    async def login(client: ServerConnection) -> None:
+        token = await client.recv()
+        await client.send(f"welcome {token}")
+
+    async with FeedServer(on_client=login) as server:
+        async with client_of(server) as client:
+            await client.send("me")
+            assert await client.recv() == "welcome me"
+            await client.send("more")
+        await server.wait_clients(0)
+        assert server.received == ["me", "more"]
+
+
+async def test_on_client_ends_with_its_connection() -> None:
+    """An `on_client` that streams for ever is cancelled when its client is lost, and holds up no stop."""
+    ended = 0
+
+    async def stream(client: ServerConnection) -> None:
+        nonlocal ended
+        try:
+            await client.send("tick")
+            await asyncio.Event().wait()
+        finally:
+            ended += 1
+
+    async with FeedServer(on_client=stream) as server:
+        async with client_of(server) as client:
+            assert await client.recv() == "tick"
+        await server.wait_clients(0)
+        assert ended == 1
+        async with client_of(server) as client:
+            assert await client.recv() == "tick"
+            await server.stop()
+    assert ended == 2
+
+
+async def test_sending_waits_for_a_client_that_does_not_read() -> None:
+    """`send` stands still while the TCP window is closed, goes on when the client reads, and ends with a drop."""
+    payload = b"x" * 2**20
+    async with FeedServer() as server, client_of(server, max_size=None) as client:
+        await server.wait_clients(1)
+        client.transport.pause_reading()
+        sending = asyncio.create_task(server.send(*[payload] * 64))
+        while not server.clients[0].transport.get_write_buffer_size():
+            await asyncio.sleep(0.01)
+        assert not sending.done()
+        client.transport.resume_reading()
+        assert await client.recv() == payload
+        client.transport.pause_reading()
+        server.drop()
+        await sending
+        client.transport.resume_reading()
+
+
+async def test_serves_tls_and_subprotocols() -> None:
+    """With an SSL context the uri is wss, and the certificate is the one in the context; subprotocols are agreed on."""
+    ca = trustme.CA()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    ca.issue_cert("localhost").configure_cert(context)
+    trust = ssl.create_default_context()
+    ca.configure_trust(trust)
+    async with FeedServer(host="localhost", ssl=context, subprotocols=["feed.v2", "feed.v1"]) as server:
+        assert server.uri.startswith("wss://localhost:")
+        async with client_of(server, ssl=trust, subprotocols=["feed.v1"]) as client:
+            assert client.subprotocol == "feed.v1"
+            await server.wait_clients(1)
+            await server.send("sealed")
+            assert await client.recv() == "sealed"
+        async with client_of(server, ssl=trust):
+            await server.wait_clients(1)
+            server.drop()
+
+
+async def test_serves_ipv6() -> None:
+    """An IPv6 host stands in brackets in the uri."""
+    try:
+        server = await FeedServer(host="::1").__aenter__()
+    except OSError as exc:
+        pytest.skip(f"no IPv6 on loopback: {exc}")
+    try:
+        assert server.uri.startswith("ws://[::1]:")
+        async with client_of(server):
+            await server.wait_clients(1)
+    finally:
+        await server.__aexit__(None, None, None)
