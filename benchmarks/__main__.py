@@ -66,9 +66,9 @@ def run(name: str, load: Load, total: int) -> Run:
             cwd=ROOT,
             env=environment,
         )
-        if client.returncode:
-            raise SystemExit(f"{name} failed")
         report, _ = server.communicate()
+    if client.returncode:
+        raise SystemExit(f"{name} failed")
     got, server_cpu = json.loads(client.stdout), json.loads(report)["cpu_s"]
     count = load.connections * load.messages
     if (got["count"], got["total"]) != (count, total):
