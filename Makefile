@@ -35,7 +35,7 @@ test-all: servers ## the test suite on every Python of 3.11 to 3.14 that is foun
 	done
 
 bench: $(VENV)/.dev ## the pipeline beside the loops that people write by hand
-	$(run)/python benchmarks/pipeline.py $(ARGS)
+	$(run)/python -m benchmarks $(ARGS)
 
 docs: $(VENV)/.dev ## the documents' links, and their Python code
 	$(run)/python tools/check_docs.py

@@ -42,19 +42,20 @@ http {{
 
 
 class NginxTls(Server):
-    """A TLS front for `upstream`, with a certificate for localhost and 127.0.0.1 by a CA of its own."""
+    """A TLS front for `upstream`, with a certificate by a CA of its own for `names`."""
 
     scheme = "wss"
 
-    def __init__(self, folder: Path, upstream: Server) -> None:
+    def __init__(self, folder: Path, upstream: Server, names: tuple[str, ...] = ("localhost", HOST)) -> None:
         super().__init__(folder)
         self._program = require("nginx")
         self._upstream = upstream
+        self._names = names
         self.authority = trustme.CA()
         self._write_certificate()
 
     def _write_certificate(self) -> None:
-        certificate = self.authority.issue_cert("localhost", HOST)
+        certificate = self.authority.issue_cert(*self._names)
         (self.folder / "key.pem").write_bytes(certificate.private_key_pem.bytes())
         chain = b"".join(pem.bytes() for pem in certificate.cert_chain_pems)
         (self.folder / "chain.pem").write_bytes(chain)

@@ -1,5 +1,5 @@
-// A WebSocket server on the npm package ws. Its options come as JSON in the first argument; it tells what happens to it
-// as one JSON object a line on standard output.
+// A WebSocket server on the npm package ws. Its options come as JSON in the first argument; on standard output it tells
+// what happens to it, one JSON object a line, with `at` in milliseconds.
 //
 //   /feed?n=&rate=&size=&fragments=  n numbered JSON messages (0: without end), rate a second (0: as fast as they are
 //                                    taken), padded to size characters, each in so many fragments
@@ -14,7 +14,7 @@ const {WebSocketServer} = require('ws');
 
 const {host, port, deflate = false, subprotocol = null} = JSON.parse(process.argv[2]);
 const refused = new Map();
-const tell = (event) => process.stdout.write(JSON.stringify(event) + '\n');
+const tell = (event) => process.stdout.write(JSON.stringify({at: Date.now(), ...event}) + '\n');
 
 const sockets = new WebSocketServer({
   noServer: true,
