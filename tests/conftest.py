@@ -75,12 +75,18 @@ def nothing_left_open(request: pytest.FixtureRequest) -> Iterator[None]:
         request.getfixturevalue("_nothing_left_open_in_the_loop")
         yield
     else:
+        # looptime's plugin asks for the current loop around plain tests too; where there is none, one is made for it
+        # that nobody would close.
+        loop = asyncio.new_event_loop()
+        asyncio.set_event_loop(loop)
         opened = Opened()
         yield
         gc.collect()
         deadline = time.monotonic() + SETTLE_S
         while (left := opened.left()) and time.monotonic() < deadline:
             time.sleep(0.01)
+        asyncio.set_event_loop(None)
+        loop.close()
         if left:
             pytest.fail("left open:\n" + "\n".join(left), pytrace=False)
 

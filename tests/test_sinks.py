@@ -1,0 +1,308 @@
+"""Sinks: every message becomes one line, whatever is in it, and nothing is left open."""
+
+import asyncio
+import base64
+import errno
+import json
+import os
+import select
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsfleet import sinks
+from wsfleet.errors import ConfigError, ConnectionLost
+from wsfleet.message import DeadLetter, Malformed, Message, State, StateChange
+from wsfleet.sinks import lines
+from wsfleet.sinks.lines import line
+
+
+def shown(data: Any) -> Any:
+    """The data of a message, as its line has it."""
+    return json.loads(line(Message(data)))["data"]
+
+
+def test_a_line_has_the_seven_keys_of_the_contract() -> None:
+    """A line is the message with its data last, and ends with its only newline."""
+    made = line(Message({"price": 1.5}, "trades.X", "trades", 7, 2, 1700000000.25, 13))
+    assert json.loads(made) == {
+        "topic": "trades.X",
+        "endpoint": "trades",
+        "index": 7,
+        "session": 2,
+        "received_at": 1700000000.25,
+        "size": 13,
+        "data": {"price": 1.5},
+    }
+    assert list(json.loads(made)) == ["topic", "endpoint", "index", "session", "received_at", "size", "data"]
+    assert made.endswith(b"\n")
+    assert made.count(b"\n") == 1
+
+
+TEXT = st.text(st.characters(codec="utf-8"))
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT
+
+
+@given(st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner)))
+def test_json_comes_back_as_it_was(data: Any) -> None:
+    """What came as JSON is the same when the line is read again."""
+    assert shown(data) == data
+
+
+@given(st.binary())
+def test_bytes_are_marked_wherever_they_stand(data: bytes) -> None:
+    """Bytes become {"base64": ...}, on their own and inside other data."""
+    marked = {"base64": base64.b64encode(data).decode()}
+    assert shown(data) == marked
+    assert shown(bytearray(data)) == marked
+    assert shown({"a": [data, 1], "b": "x"}) == {"a": [marked, 1], "b": "x"}
+
+
+class Trade(msgspec.Struct, rename={"symbol": "s"}):
+    symbol: str
+    raw: bytes = b""
+
+
+@dataclass
+class Odd:
+    inner: object
+
+
+class Mute:
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
+def test_typed_data_is_written_as_msgspec_writes_it() -> None:
+    """Structs keep the names that they have on the wire."""
+    assert shown(Trade("X", b"\0")) == {"s": "X", "raw": {"base64": "AA=="}}
+
+
+def test_the_records_of_the_dollar_topics_are_readable() -> None:
+    """States by value, errors with type and text, the message in hand with its own fields, secrets hidden."""
+    change = StateChange("a", State.OPEN, State.BACKOFF, ConnectionLost(1006, "wss://u:pw@h/?token=abc"), 1, 0.5)
+    assert shown(change) == {
+        "endpoint": "a",
+        "previous": "OPEN",
+        "state": "BACKOFF",
+        "error": "ConnectionLost: connection lost: 1006 wss://***@h/?token=***",
+        "attempt": 1,
+        "delay_s": 0.5,
+    }
+    assert shown(Malformed("a", 1, 1, b"\xff", ValueError("bad")))["raw"] == {"base64": "/w=="}
+    letter = shown(DeadLetter(Message(b"x", "t"), KeyError("k"), 3))
+    assert letter["message"]["data"] == {"base64": "eA=="}
+    assert letter["error"] == "KeyError: 'k'"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        object(),
+        Odd(Odd(object())),
+        Mute(),
+        {(1, 2): 3},
+        "\ud800",
+        {"a": "\ud800"},
+        2**300,
+        float("nan"),
+        {1, 2},
+        (x for x in "ab"),
+        Exception("\udfff"),
+    ],
+    ids=lambda data: type(data).__name__,
+)
+def test_no_data_breaks_a_line(data: Any) -> None:
+    """What JSON cannot hold is shown in some way, on one line."""
+    made = line(Message(data, "t\ud800"))
+    assert made.count(b"\n") == 1
+    assert json.loads(made)["topic"] == "t\\ud800"
+
+
+def test_data_that_holds_itself_does_not_break_a_line() -> None:
+    """A cycle is shown, not followed."""
+    loop: list[Any] = []
+    loop.append(loop)
+    assert isinstance(shown(loop), str)
+
+
+async def test_jsonl_appends_a_line_for_each_message(tmp_path: Path) -> None:
+    """What stood in the file stays, each batch is in it when write returns."""
+    path = tmp_path / "out.jsonl"
+    for run in range(2):
+        sink = sinks.open(f"jsonl:{path}")
+        assert sink.name == "jsonl"
+        await sink.open()
+        for number in range(3):
+            await sink.write([Message(f"{run}.{number}.{n}") for n in range(2)])
+            assert path.read_bytes().count(b"\n") == run * 6 + (number + 1) * 2
+        await sink.close()
+        await sink.close()
+    data = [json.loads(text)["data"] for text in path.read_text().splitlines()]
+    assert data == [f"{run}.{number}.{n}" for run in range(2) for number in range(3) for n in range(2)]
+
+
+async def test_nothing_is_touched_before_the_start(tmp_path: Path) -> None:
+    """Declaring a sink makes no file and no thread."""
+    threads = threading.active_count()
+    sinks.open("jsonl:out.jsonl", folder=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert threading.active_count() == threads
+
+
+async def test_half_a_line_of_a_crash_stays_alone(tmp_path: Path) -> None:
+    """After a crash in the middle of a line the next one begins on a line of its own."""
+    path = tmp_path / "out.jsonl"
+    path.write_bytes(b'{"data":1}\n{"da')
+    sink = sinks.open(f"jsonl:{path}")
+    await sink.open()
+    await sink.write([Message(2)])
+    await sink.close()
+    first, torn, second = path.read_text().splitlines()
+    assert (first, torn, json.loads(second)["data"]) == ('{"data":1}', '{"da', 2)
+
+
+async def test_a_failed_write_raises_and_the_next_one_begins_a_line(tmp_path: Path) -> None:
+    """A disk that is full in the middle of a batch fails the batch; what comes later is readable again."""
+    path = tmp_path / "out.jsonl"
+    sink = sinks.open(f"jsonl:{path}")
+    await sink.open()
+    assert isinstance(sink, lines.LineSink)
+    real = sink._file
+    assert real is not None
+
+    class Full:
+        def __init__(self, room: int) -> None:
+            self.room = room
+
+        def write(self, data: memoryview) -> int:
+            if not self.room:
+                raise OSError(errno.ENOSPC, "full")
+            written = real.write(data[: self.room])
+            self.room -= written or 0
+            return written or 0
+
+    for room in (10, 0):
+        sink._file = Full(room)  # type: ignore[assignment]
+        with pytest.raises(OSError, match="full"):
+            await sink.write([Message("lost")])
+    sink._file = real
+    await sink.write([Message("kept")])
+    await sink.close()
+    torn, kept = path.read_text().splitlines()
+    assert (len(torn), json.loads(kept)["data"]) == (10, "kept")
+
+
+async def test_a_file_that_cannot_be_opened_raises_and_leaves_nothing(tmp_path: Path) -> None:
+    """A failed open is an OSError, and no thread stays behind."""
+    (tmp_path / "sub").mkdir()
+    sink = sinks.open("jsonl:sub/out.jsonl", folder=tmp_path)
+    (tmp_path / "sub").rmdir()
+    with pytest.raises(FileNotFoundError):
+        await sink.open()
+
+
+async def test_a_pipe_that_nobody_reads_does_not_hold_up_the_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Closing waits for a hanging write only so long, says so, and goes on."""
+    monkeypatch.setattr(lines, "GRACE_S", 0.05)
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        sink = sinks.open(f"jsonl:{path}")
+        await sink.open()
+        writing = asyncio.create_task(sink.write([Message("x" * 2**20)]))
+        while not select.select([reader], [], [], 0)[0]:
+            await asyncio.sleep(0.01)
+        writing.cancel()
+        await sink.close()
+        assert "left behind" in caplog.text
+    finally:
+        os.close(reader)  # the hanging write fails, and the thread ends
+
+
+async def test_stdout_where_it_is_no_file(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where sys.stdout was replaced, the lines go to what stands there."""
+    sink = sinks.open("stdout")
+    await sink.open()
+    await sink.write([Message("ü")])
+    await sink.close()
+    assert json.loads(capsys.readouterr().out)["data"] == "ü"
+
+
+async def test_stdout_keeps_the_programs_own_output_in_order(capfd: pytest.CaptureFixture[str]) -> None:
+    """What the program printed before stands before the lines, and it can print after the sink is closed."""
+    print("before")
+    sink = sinks.open("stdout")
+    await sink.open()
+    await sink.write([Message(1)])
+    await sink.close()
+    print("after", flush=True)
+    before, made, after = capfd.readouterr().out.splitlines()
+    assert (before, json.loads(made)["data"], after) == ("before", 1, "after")
+
+
+def test_stdout_whose_reader_is_gone() -> None:
+    """A closed pipe fails the batch with a text that says so, and does not spoil the program's own end."""
+    program = """
+import asyncio, sys
+from wsfleet import sinks
+from wsfleet.message import Message
+
+async def main():
+    sink = sinks.open("stdout")
+    await sink.open()
+    sys.stdin.read()
+    for _ in range(2):
+        try:
+            await sink.write([Message("x")])
+        except BrokenPipeError as exc:
+            print(exc, file=sys.stderr)
+    await sink.close()
+
+asyncio.run(main())
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        process.stdin.close()
+        errors = process.stderr.read()
+    assert errors.count("nobody reads the standard output any more") == 2
+    assert process.returncode == 0, errors
+
+
+@pytest.mark.parametrize(
+    ("spec", "fault"),
+    [
+        ("jsnol:x", "did you mean 'jsonl'?"),
+        ("kafka:x", "there are jsonl, stdout"),
+        ("", "no sink is named ''"),
+        ("jsonl", "a path is missing"),
+        ("jsonl:", "a path is missing"),
+        ("jsonl:nowhere/x.jsonl", "there is no folder"),
+        ("jsonl:.", "is a folder"),
+        ("stdout:x", "takes nothing"),
+    ],
+)
+def test_a_sink_that_cannot_work_is_refused_at_once(spec: str, fault: str, tmp_path: Path) -> None:
+    """A wrong sink is a ConfigError that says what would be right."""
+    with pytest.raises(ConfigError, match=fault.replace("?", r"\?")):
+        sinks.open(spec, folder=tmp_path)
