@@ -28,10 +28,11 @@ check: $(VENV)/.dev ## format, lint, types, and who may import whom
 	$(run)/lint-imports
 
 test-all: servers ## the test suite on every Python of 3.11 to 3.14 that is found
-	@set -e; IFS='$(newline)'; for python in $$(tools/find-python --all); do \
-	    version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])'); \
-	    echo "== Python $$version =="; \
-	    $(MAKE) --no-print-directory test VENV=".venv-$$version" PYTHON="$$python"; \
+	@tools/find-python >/dev/null
+	@tools/find-python --all | while read -r python; do \
+	    version=$$("$$python" -c 'import sys; print("%d.%d" % sys.version_info[:2])') && \
+	    echo "== Python $$version ==" && \
+	    $(MAKE) --no-print-directory test VENV=".venv-$$version" PYTHON="$$python" </dev/null || exit 1; \
 	done
 
 bench: $(VENV)/.dev ## the pipeline beside the loops that people write by hand
@@ -47,11 +48,6 @@ clean: ## remove what the other targets made
 	rm -rf .venv .venv-* build dist src/*.egg-info tests/servers/node/node_modules
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
-
-define newline
-
-
-endef
 
 # The build tools are pinned like everything else, so the build must not fetch its own.
 $(VENV)/.library: pyproject.toml constraints.txt
