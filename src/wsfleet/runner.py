@@ -1,10 +1,12 @@
-"""Runs a fleet for a command: signals, duration, report, exit code."""
+"""Runs a fleet for a command: loop, signals, duration, log, report, summary, exit code."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
+import select
 import signal
 import sys
 import threading
@@ -14,7 +16,8 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from wsfleet.errors import EndpointFailed
+from wsfleet.errors import FleetError
+from wsfleet.message import Message, State, StateChange
 from wsfleet.stats import RETIRED, FleetStats
 
 if TYPE_CHECKING:
@@ -25,10 +28,13 @@ __all__ = [
     "FAILED",
     "INTERRUPTED",
     "MISUSED",
+    "check_report",
+    "log_to_stderr",
     "raise_open_files",
     "run_fleet",
     "run_loop",
     "stop_signals",
+    "summary",
 ]
 
 ENDED_WELL = 0
@@ -36,8 +42,10 @@ FAILED = 1
 MISUSED = 2
 INTERRUPTED = 130
 
-LEAVE_S = 2.0
+LEAVE_S = 3.0
 """So long after a second signal the process ends even if the loop does not: user code may be holding it."""
+
+logger = logging.getLogger("wsfleet.run")
 
 T = TypeVar("T")
 
@@ -74,7 +82,8 @@ def raise_open_files(wanted: int) -> int:
 def stop_signals(first: Callable[[], object], second: Callable[[], object]) -> Iterator[None]:
     """Call `first`, then `second`, on the running loop, for SIGINT and SIGTERM; the main thread's loop alone.
 
-    After the second the process ends by itself, with 130, should the loop be held up.
+    After the second the process ends by itself, with 130, should the loop be held up; after a third at once. `first`
+    is also called, perhaps again, when nobody reads the standard output any more.
     """
     loop = asyncio.get_running_loop()
     steps = iter((first, second))
@@ -83,85 +92,178 @@ def stop_signals(first: Callable[[], object], second: Callable[[], object]) -> I
 
     def stop(number: int, frame: FrameType | None) -> None:
         step = next(steps, None)
-        if step is not None:
-            loop.call_soon_threadsafe(step)
+        if step is None:
+            os._exit(INTERRUPTED)
+        loop.call_soon_threadsafe(step)
         if step is second:
             leaving.start()
 
+    def broken_pipe(number: int, frame: FrameType | None) -> None:
+        # `wsfleet run feeds.toml | head`. Writing to a socket that the peer has closed raises the same signal.
+        if _nobody_reads(1):
+            loop.call_soon_threadsafe(first)
+
+    handlers = {signal.SIGINT: stop, signal.SIGTERM: stop}
+    if hasattr(signal, "SIGPIPE"):  # not on Windows
+        handlers[signal.SIGPIPE] = broken_pipe
     # Not loop.add_signal_handler: that one would stay silent while a processor holds the loop.
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
         leaving.cancel()
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)
+
+
+def _nobody_reads(fd: int) -> bool:
+    poll = select.poll()
+    poll.register(fd, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 def run_fleet(
     fleet: Fleet,
     *,
     duration: float | None = None,
-    report: str | None = None,
+    report: str | Path | None = None,
     watch: Callable[[Fleet], Awaitable[None]] | None = None,
 ) -> int:
     """Run `fleet` until its endpoints have ended, `duration` seconds are over, or a signal came; return the exit code.
 
     The first SIGINT or SIGTERM drains, the second stops at once. `watch(fleet)` runs beside it: it is cancelled when
-    the fleet has ended, and when it ends first the fleet drains. `report` is the file for the last snapshot as JSON;
-    raises OSError where it cannot be written.
+    the fleet has ended, and when it ends first the fleet drains. `report` is the file for the last snapshot as JSON,
+    written whichever way the run ended; raises OSError where it cannot be written.
     """
-    if report is not None:
-        Path(report).touch()  # better known before the run than after it
-    code = run_loop(_run(fleet, duration, watch))
-    stats = fleet.stats()
-    if report is not None:
-        Path(report).write_text(json.dumps(stats.to_dict(), indent=2) + "\n", encoding="utf-8")
-    return code if code != ENDED_WELL else _exit_code(stats)
+    run = _Run(fleet, duration, watch)
+    try:
+        run_loop(run.serve())
+    finally:
+        if report is not None and run.stats is not None:
+            _write_report(Path(report), run.stats)
+    return run.code()
 
 
-async def _run(fleet: Fleet, duration: float | None, watch: Callable[[Fleet], Awaitable[None]] | None) -> int:
-    loop = asyncio.get_running_loop()
-    serving = loop.create_task(fleet.serve())
-    helpers: set[asyncio.Future[None]] = set()
-    interrupted = False
+class _Run:
+    """One run of a fleet, from its start to the exit code."""
 
-    def drain() -> None:
-        helpers.add(loop.create_task(fleet.close()))
+    def __init__(self, fleet: Fleet, duration: float | None, watch: Callable[[Fleet], Awaitable[None]] | None) -> None:
+        self.stats: FleetStats | None = None
+        self._fleet = fleet
+        self._duration = duration
+        self._watch = watch
+        self._interrupted = False
+        self._serving: asyncio.Task[None] | None = None
+        self._helpers: set[asyncio.Future[None]] = set()
+        self._errors: list[BaseException] = []
 
-    def interrupt() -> None:
-        nonlocal interrupted
-        interrupted = True
-        serving.cancel()
+    async def serve(self) -> None:
+        """Serve until the fleet has ended and nothing of the run is left."""
+        loop = asyncio.get_running_loop()
+        serving = self._serving = loop.create_task(self._fleet.serve())
+        if self._watch is not None:
+            self._helpers.add(asyncio.ensure_future(self._watch(self._fleet)))
+        timer = None if self._duration is None else loop.call_later(self._duration, self._drain)
+        with stop_signals(self._drain_and_tell, self._interrupt):
+            try:
+                await asyncio.wait({serving, *self._helpers}, return_when=asyncio.FIRST_COMPLETED)
+                if not serving.done():
+                    self._drain()
+                await asyncio.wait({serving})
+            finally:
+                if timer is not None:
+                    timer.cancel()
+                for task in (serving, *self._helpers):
+                    task.cancel()
+                ended = await asyncio.gather(serving, *self._helpers, return_exceptions=True)
+                self._errors = [error for error in ended if isinstance(error, Exception)]
+                self.stats = self._fleet.stats()
 
-    timer = loop.call_later(duration, drain) if duration is not None else None
-    if watch is not None:
-        helpers.add(asyncio.ensure_future(watch(fleet)))
-    with stop_signals(drain, interrupt):
-        try:
-            await asyncio.wait({serving, *helpers}, return_when=asyncio.FIRST_COMPLETED)
-            if not serving.done():
-                drain()
-            await asyncio.wait({serving})
-        finally:
-            if timer is not None:
-                timer.cancel()
-            for task in (serving, *helpers):
-                task.cancel()
-            ended = await asyncio.gather(serving, *helpers, return_exceptions=True)
-    if interrupted:
-        return INTERRUPTED
-    for error in ended:
-        if isinstance(error, EndpointFailed):
-            print(f"wsfleet: {error}", file=sys.stderr)
+    def _drain(self) -> None:
+        self._helpers.add(asyncio.get_running_loop().create_task(self._fleet.close()))
+
+    def _drain_and_tell(self) -> None:
+        logger.info("ending: what came in is processed first; once more to stop at once")
+        self._drain()
+
+    def _interrupt(self) -> None:
+        self._interrupted = True
+        if self._serving is not None:
+            self._serving.cancel()
+
+    def code(self) -> int:
+        """Return the exit code, having logged what went wrong."""
+        for error in self._errors:
+            expected = isinstance(error, FleetError | OSError)
+            logger.error("%s", error if expected else type(error).__name__, exc_info=None if expected else error)
+        if self._interrupted:
+            return INTERRUPTED
+        if self._errors or self.stats is None or not self.stats.balanced:
             return FAILED
-        if isinstance(error, Exception):
-            raise error
-    return ENDED_WELL
+        states = [row.state for row in self.stats.endpoints if row.name != RETIRED]
+        return FAILED if states and all(state == State.FAILED for state in states) else ENDED_WELL
 
 
-def _exit_code(stats: FleetStats) -> int:
-    states = [row.state for row in stats.endpoints if row.name != RETIRED]
-    if states and all(state == "FAILED" for state in states):
-        return FAILED
-    return ENDED_WELL if stats.balanced else FAILED
+def check_report(path: Path) -> str | None:
+    """Return why no report can be written to `path`, or None: better known before the run than after it."""
+    if path.is_dir():
+        return f"{path} is a folder; name a file"
+    if not path.parent.is_dir():
+        return f"there is no folder {path.parent}; make it first"
+    if not os.access(path.parent, os.W_OK):
+        return f"the folder {path.parent} cannot be written to; name another"
+    return None
+
+
+def _write_report(path: Path, stats: FleetStats) -> None:
+    # Whoever waits for the report never sees half of it.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.write_text(json.dumps(stats.to_dict(), indent=2) + "\n", encoding="utf-8")
+        temporary.replace(path)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def log_to_stderr(fleet: Fleet | None = None, *, level: int = logging.INFO) -> None:
+    """Set up a command's log: readable lines on the standard error, with what becomes of `fleet`'s endpoints."""
+    logging.basicConfig(
+        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S"
+    )
+    if fleet is not None:
+        fleet.process("$state.*")(log_state)
+
+
+async def log_state(message: Message[StateChange]) -> None:
+    """Log what became of an endpoint: a subscriber like any other."""
+    change = message.data
+    why = "" if change.error is None else f": {change.error}"
+    if change.state is State.FAILED:
+        logger.error("%s failed%s", change.endpoint, why)
+    elif change.state is State.BACKOFF:
+        logger.warning("%s%s; next attempt in %.1f s", change.endpoint, why or " lost", change.delay_s)
+    elif change.state is State.OPEN:
+        logger.info("%s is open", change.endpoint)
+    else:
+        logger.debug("%s: %s", change.endpoint, change.state)
+
+
+def summary(stats: FleetStats) -> Iterator[str]:
+    """Yield what a person wants to know at the end of a run, line by line."""
+    endpoints = [row for row in stats.endpoints if row.name != RETIRED]
+    counts = {
+        "received": sum(row.received for row in stats.endpoints),
+        "processed": sum(row.processed for row in stats.subscriptions),
+        "failed": sum(row.failed for row in stats.subscriptions),
+        "dropped": sum(row.dropped for row in stats.subscriptions),
+        "malformed": sum(row.malformed for row in stats.endpoints),
+        "unrouted": stats.hub.unrouted,
+    }
+    again = sum(max(row.connects - 1, 0) for row in endpoints)
+    failed = [row.name for row in endpoints if row.state == State.FAILED]
+    names = f" ({', '.join(failed[:5])}{', ...' if len(failed) > 5 else ''})" if failed else ""
+    yield f"{stats.name} ran for {stats.uptime_s:.1f} s"
+    yield "  messages   " + ", ".join(f"{count:,} {what}" for what, count in counts.items())
+    yield f"  endpoints  {len(endpoints):,}, {again:,} reconnects, {len(failed):,} failed{names}"
+    yield "  balance    " + ("holds: every message is accounted for" if stats.balanced else "DOES NOT HOLD")
