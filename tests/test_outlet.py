@@ -1,0 +1,116 @@
+"""How `wsfleet tap` shows messages, and to whom."""
+
+import asyncio
+import io
+import json
+import os
+import pty
+import threading
+
+import pytest
+
+from wsfleet.outlet import Outlet, lines_for
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+PIPE, TERMINAL = io.StringIO(), Terminal()
+
+
+def test_a_pipe_gets_text_as_it_came_and_binary_as_base64() -> None:
+    """In a pipe nothing is lost: text is untouched, binary is one line that can be decoded."""
+    render = lines_for(PIPE, pretty=False)
+    assert render("a\x1b[1m") == "a\x1b[1m\n"
+    assert render(b"\x00\xff") == "AP8=\n"
+
+
+@pytest.mark.parametrize(
+    ("message", "means"),
+    [
+        ('{"b": 1.10, "a": [1]}', {"b": 1.1, "a": [1]}),
+        (b'{"a": 1}', {"a": 1}),
+        ("no JSON", "no JSON"),
+        ("[" * 100_000, "[" * 100_000),
+        (b"\x00\xff", {"base64": "AP8="}),
+        ("", ""),
+    ],
+)
+def test_a_pipe_gets_json_whatever_comes(message: str | bytes, means: object) -> None:
+    """With --json every message leaves as JSON, also one that was none."""
+    assert json.loads(lines_for(PIPE, pretty=True)(message)) == means
+
+
+def test_pretty_json_keeps_numbers_and_order() -> None:
+    """Pretty-printing changes white space alone: no number loses a digit, no key its place."""
+    shown = lines_for(PIPE, pretty=True)('{"z":1.10,"a":12345678901234567890123}')
+    assert shown == '{\n  "z": 1.10,\n  "a": 12345678901234567890123\n}\n'
+
+
+@pytest.mark.parametrize("pretty", [False, True])
+@pytest.mark.parametrize("message", ["x\x1b]0;title\x07", '{"x": "\x9b2J"}', b"\x1b[2J", b'{"x": "\xc2\x9b2J"}'])
+def test_a_terminal_gets_no_controls_of_the_peer(message: str | bytes, pretty: bool) -> None:
+    """On a terminal a peer's control characters are shown, never sent."""
+    shown = lines_for(TERMINAL, pretty)(message)
+    for own in ("\x1b[0m", "\x1b[1m", "\x1b[32m", "\x1b[1;34m"):  # the colours of --json
+        shown = shown.replace(own, "")
+    assert "\x1b" not in shown
+    assert "\x9b" not in shown
+    assert "\x07" not in shown
+
+
+def test_a_terminal_gets_the_beginning_of_binary_messages() -> None:
+    """Binary is shown by its size, its first bytes, and what can be read of them."""
+    shown = lines_for(TERMINAL, pretty=False)(b"GIF89a\x00" + bytes(100))
+    assert shown.startswith("<107 bytes> 47 49 46 38 39 61 00 00")
+    assert "... " in shown
+    assert "|GIF89a." in shown
+
+
+async def test_a_reader_who_stands_still_does_not_hold_the_loop() -> None:
+    """While nobody reads, `write` waits and the loop goes on; what was written arrives whole and in order."""
+    reading, writing = os.pipe()
+    text = "x" * 2**20
+    with Outlet(writing, lines_for(PIPE, pretty=False)) as outlet:
+        task = asyncio.create_task(outlet.write([text, "end"]))
+        for _ in range(10):
+            await asyncio.sleep(0.001)
+        assert not task.done()
+        got = b""
+        while len(got) < len(text) + 5:
+            got += await asyncio.to_thread(os.read, reading, 2**16)
+        await task
+        assert got == f"{text}\nend\n".encode()
+    os.close(reading)
+    os.close(writing)
+
+
+async def test_a_reader_who_left_is_told() -> None:
+    """Writing to a pipe that nobody reads raises BrokenPipeError."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with Outlet(writing, lines_for(PIPE, pretty=False)) as outlet, pytest.raises(BrokenPipeError):
+        await outlet.write(["gone"])
+    os.close(writing)
+
+
+async def test_leaving_a_stuck_thread_behind_ends_with_its_reader() -> None:
+    """A cancelled write that is stuck does not hold up leaving the outlet, and its thread ends when the reader does."""
+    reading, writing = os.pipe()
+    with Outlet(writing, lines_for(PIPE, pretty=False)) as outlet, pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.05):
+            await outlet.write(["x" * 2**20])
+    os.close(reading)
+    while any(thread.name == "wsfleet-outlet" for thread in threading.enumerate()):
+        await asyncio.sleep(0.01)
+    os.close(writing)
+
+
+def test_a_pseudo_terminal_is_a_terminal() -> None:
+    """What is shown depends on the stream itself."""
+    main, side = pty.openpty()
+    with os.fdopen(side, "w") as stream:
+        assert lines_for(stream, pretty=False)(b"\x00").startswith("<1 bytes>")
+    os.close(main)
