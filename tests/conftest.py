@@ -6,6 +6,7 @@ import inspect
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -20,19 +21,23 @@ SETTLE_S = 5.0
 _FDS = Path("/proc/self/fd")
 
 
-def open_fds() -> dict[str, str]:
-    """This process's file descriptors and what they stand for; nothing where the system does not tell."""
-    found = {}
+def open_fds() -> Counter[str]:
+    """What this process's file descriptors stand for; nothing where the system does not tell.
+
+    Sockets and pipes are only counted, since uvloop makes its own ones afresh each time it runs; /dev/null is not,
+    since uvloop opens it with its first connection and keeps it.
+    """
+    found: Counter[str] = Counter()
     try:
         names = os.listdir(_FDS)
     except OSError:
         return found
     for name in names:
         try:
-            target = os.readlink(_FDS / name)
+            found[os.readlink(_FDS / name).partition(":[")[0]] += 1
         except OSError:  # the one that listed the folder
             continue
-        found[f"{name} -> {target}"] = target
+    del found[os.devnull]
     return found
 
 
@@ -42,10 +47,10 @@ def live_threads() -> set[threading.Thread]:
 
 
 class Opened:
-    """What a test has opened and not closed again."""
+    """What has been opened since this object was made, and not closed again."""
 
     def __init__(self) -> None:
-        self._fds = set(open_fds())
+        self._fds = open_fds()
         self._threads = live_threads()
         self._tasks = self._all_tasks()
 
@@ -59,7 +64,7 @@ class Opened:
     def left(self) -> list[str]:
         tasks = [f"task {task!r}" for task in self._all_tasks() - self._tasks if not task.done()]
         threads = [f"thread {thread!r}" for thread in live_threads() - self._threads]
-        fds = [f"file descriptor {name}" for name in sorted(set(open_fds()) - self._fds)]
+        fds = [f"file descriptor: {kind}" for kind in (open_fds() - self._fds).elements()]
         return tasks + threads + fds
 
 
