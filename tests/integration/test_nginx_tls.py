@@ -8,7 +8,8 @@ import pytest
 from tests.integration.helpers import QUICK, Numbers, endpoint, until
 from tests.servers.nginx import NginxTls
 from tests.servers.node_ws import NodeWs
-from wsfleet import Endpoint, EndpointFailed, Fleet, State
+from wsfleet import Endpoint, Fleet, State
+from wsfleet.errors import EndpointFailed
 
 pytestmark = pytest.mark.integration
 

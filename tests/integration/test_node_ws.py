@@ -10,8 +10,8 @@ import pytest
 
 from tests.integration.helpers import QUICK, Numbers, endpoint, subscription, until
 from tests.servers.node_ws import NodeWs
-from wsfleet import Buffer, Endpoint, EndpointFailed, Fleet, Liveness, Message, Session, State
-from wsfleet.errors import HandshakeRejected
+from wsfleet import Buffer, Endpoint, Fleet, Liveness, Message, Session, State
+from wsfleet.errors import EndpointFailed, HandshakeRejected
 
 pytestmark = pytest.mark.integration
 
