@@ -58,7 +58,9 @@ class HandshakeRejected(ConnectFailed):
     (RFC 9110, section 10.2.3), or None.
     """
 
-    def __init__(self, status: int, headers: Mapping[str, str] | None = None, retry_after_s: float | None = None) -> None:
+    def __init__(
+        self, status: int, headers: Mapping[str, str] | None = None, retry_after_s: float | None = None
+    ) -> None:
         super().__init__("http")
         self.status = status
         self.headers: Mapping[str, str] = dict(headers or {})
@@ -70,7 +72,7 @@ class HandshakeRejected(ConnectFailed):
 
 
 class ConnectionLost(FleetError):
-    """An open connection ended. `code` and `reason` are the close frame's (RFC 6455, section 7.4), 1006 where none came."""
+    """An open connection ended. `code` and `reason` are the close frame's (RFC 6455, section 7.4); 1006 without one."""
 
     def __init__(self, code: int, reason: str = "") -> None:
         self.code = code

@@ -43,7 +43,7 @@ class State(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StateChange:
-    """On `$state.<endpoint>`. `attempt` counts attempts since the last stable time; `delay_s` is the wait before the next."""
+    """On `$state.<endpoint>`. `attempt` counts attempts since the last stable time, `delay_s` waits for the next."""
 
     endpoint: str
     previous: State

@@ -121,7 +121,7 @@ def classify(
 
 
 def retry_after_s(value: str | None, now: float) -> float | None:
-    """Return a Retry-After header's wait in seconds, at wall clock `now`: a number or a date (RFC 9110, section 10.2.3)."""
+    """Return a Retry-After's wait in seconds at wall clock `now`: a number or a date (RFC 9110, section 10.2.3)."""
     if value is None:
         return None
     value = value.strip()

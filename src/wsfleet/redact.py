@@ -7,14 +7,17 @@ host. What a person needs to recognise an endpoint (host, port, short path parts
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from urllib.parse import parse_qsl, urlsplit
 
-__all__ = ["HIDDEN", "redact_headers", "redact_text", "redact_uri"]
+__all__ = ["HIDDEN", "redact_headers", "redact_text", "redact_uri", "secrets_of"]
 
 HIDDEN = "***"
 
 # Query values are hidden unless the name is clearly harmless: a list of dangerous names is never complete.
-_SECRET_NAME = r"[\w.\-]*(?:token|key|sign|secret|passw|pwd|auth|credential|session|jwt|ticket|code|nonce|access|sig)[\w.\-]*"
+_SECRET_NAME = (
+    r"[\w.\-]*(?:token|key|sign|secret|passw|pwd|auth|credential|session|jwt|ticket|code|nonce|access|sig)[\w.\-]*"
+)
 _QUERY = re.compile(rf"(?i)([?&;\s\"'{{,]|^)({_SECRET_NAME})(=|\"?\s*:\s*\"?)([^&#;\s\"',}}]+)")
 _USERINFO = re.compile(r"(?i)\b([a-z][a-z0-9+.\-]*://)[^/?#\s@]*@")
 _KEY_SEGMENT = re.compile(r"(?<=/)([A-Za-z0-9_\-~.%+=]{20,})(?=[/?#\s\"',]|$)")
@@ -47,3 +50,12 @@ def redact_uri(uri: str) -> str:
 def redact_headers(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Return headers as they may be shown: the values of credential headers hidden."""
     return {name: HIDDEN if _SECRET_HEADER.search(name) else redact_text(value) for name, value in headers}
+
+
+def secrets_of(uri: str, headers: Mapping[str, str]) -> list[str]:
+    """Return what must not be seen of one attempt's URI and headers, to be taken out of other people's error texts."""
+    parts = urlsplit(uri)
+    found = [value for _, value in parse_qsl(parts.query) if value and value not in redact_uri(uri)]
+    found += [part for part in (parts.username, parts.password) if part]
+    found += [value for name, value in headers.items() if _SECRET_HEADER.search(name)]
+    return found

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, TypeVar
 
-__all__ = ["EndpointStats", "FleetStats", "HubStats", "SubscriptionStats", "is_balanced"]
+__all__ = ["EndpointStats", "FleetStats", "HubStats", "SubscriptionStats", "add_rows", "is_balanced"]
 
 RETIRED = "$retired"
 """The name of the rows that sum up what was removed while the fleet ran."""
@@ -59,6 +59,25 @@ class SubscriptionStats:
     pending_bytes: int
     overflow: str
     pausing_s: float
+
+
+Row = TypeVar("Row", EndpointStats, SubscriptionStats)
+
+
+def add_rows(total: Row | None, row: Row) -> Row:
+    """Return `row` added to the sum of the rows that were removed, which says nothing but numbers."""
+    summed: dict[str, Any] = {}
+    for each in fields(row):
+        mine = getattr(row, each.name)
+        if each.name == "name":
+            summed["name"] = RETIRED
+        elif isinstance(mine, int | float):
+            summed[each.name] = mine + (getattr(total, each.name) if total is not None else 0)
+        else:
+            summed[each.name] = () if isinstance(mine, tuple) else "" if isinstance(mine, str) else None
+    if "latency_s" in summed:
+        summed["latency_s"] = summed["last_error"] = None
+    return replace(row, **summed)
 
 
 def is_balanced(

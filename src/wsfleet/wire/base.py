@@ -96,7 +96,7 @@ class Wire(Protocol):
         """Send a ping; its answer sets `latency_s`. Does nothing once the close began."""
 
     def close(self, code: int, reason: str = "") -> None:
-        """Begin the closing handshake (RFC 6455, section 7.1.2); `lost` follows within `close_s`. Reads and discards."""
+        """Begin the closing handshake (RFC 6455, section 7.1.2), reading and discarding; `lost` within `close_s`."""
 
     def abort(self, reason: str = "") -> None:
         """Drop the socket at once; `lost` follows, with `reason` where the peer gave none."""

@@ -1,0 +1,106 @@
+"""The user's handle on one endpoint. It outlives the sockets."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from wsfleet.errors import NotOpen
+from wsfleet.mailbox import Mailbox
+from wsfleet.message import State
+from wsfleet.stats import EndpointStats
+from wsfleet.subscription import Loop, LoopGuard
+from wsfleet.supervisor import Supervisor
+
+__all__ = ["Connection"]
+
+
+class Keeper(Protocol):
+    """What a connection asks of its fleet."""
+
+    def check_thread(self) -> None: ...
+    def open_loop(self, supervisor: Supervisor) -> Mailbox: ...
+    def endpoint_ended(self, supervisor: Supervisor) -> None: ...
+    def restart_endpoint(self, supervisor: Supervisor) -> None: ...
+    async def close_endpoint(self, supervisor: Supervisor) -> None: ...
+
+
+class Connection:
+    """One endpoint of a fleet: send, wait, restart, close; and `async for message in connection`."""
+
+    def __init__(self, supervisor: Supervisor, keeper: Keeper) -> None:
+        self._supervisor = supervisor
+        self._keeper = keeper
+        self._guard = LoopGuard()
+        self._mailbox: Mailbox | None = None
+
+    def __repr__(self) -> str:
+        s = self._supervisor
+        return f"<Connection {s.name!r} {s.state.value}, session {s.session_count}, {s.feed.received} received>"
+
+    @property
+    def name(self) -> str:
+        """The endpoint's name."""
+        return self._supervisor.name
+
+    @property
+    def state(self) -> State:
+        """Where the endpoint stands now."""
+        return self._supervisor.state
+
+    @property
+    def session_count(self) -> int:
+        """How many times it has connected."""
+        return self._supervisor.session_count
+
+    def stats(self) -> EndpointStats:
+        """Return its row of the fleet's stats: an immutable snapshot."""
+        return self._supervisor.stats()
+
+    async def send(self, data: Any) -> None:
+        """Send one message: str as text, bytes as binary, anything else as JSON text.
+
+        Waits for room in the write buffer, and for its turn where the endpoint has `sends_per_s`. Raises NotOpen at
+        once where the endpoint is not OPEN; ConnectionLost where the connection is lost while waiting: whether the
+        message arrived is then unknown. Cancelling it while it waits means that nothing was sent.
+        """
+        self._keeper.check_thread()
+        session = self._supervisor.session
+        if session is None or self._supervisor.state is not State.OPEN:
+            raise NotOpen(f"{self.name} is {self.state.value}")
+        await session.send(data)
+
+    async def wait_open(self) -> None:
+        """Wait until the endpoint is OPEN. Safe to cancel. Raises EndpointFailed when FAILED, NotOpen when CLOSED."""
+        self._keeper.check_thread()
+        await self._supervisor.wait_open()
+
+    def restart(self) -> None:
+        """Connect afresh at once, whatever the state: out of OPEN, a wait, an attempt, or FAILED.
+
+        Raises NotOpen when the endpoint is CLOSED.
+        """
+        self._keeper.check_thread()
+        self._keeper.restart_endpoint(self._supervisor)
+
+    async def close(self) -> None:
+        """Close the connection and let it go: its name is free again.
+
+        Its own processor finishes what is pending, for at most the fleet's `drain_s`; then its subscription is
+        removed. Idempotent. Called by its own processor or `on_open`, it only asks and returns.
+        """
+        self._keeper.check_thread()
+        await self._keeper.close_endpoint(self._supervisor)
+
+    def __aiter__(self) -> Loop:
+        """Loop over what comes from this endpoint, from the first such loop on.
+
+        Raises Busy where another loop over it is running. After CLOSED it hands out what is pending and ends; after
+        FAILED it does the same and raises EndpointFailed.
+        """
+        self._keeper.check_thread()
+        if self._mailbox is None or (self._mailbox.closed and self.state is not State.CLOSED):
+            self._mailbox = self._keeper.open_loop(self._supervisor)
+        return self._guard.enter(Loop(self._mailbox, self._failure), self.name)
+
+    def _failure(self) -> BaseException | None:
+        return self._supervisor.failure() if self._supervisor.state is State.FAILED else None

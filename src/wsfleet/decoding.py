@@ -1,0 +1,104 @@
+"""Payloads to data, and data to topics: what an `Endpoint` declares, compiled once."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from wsfleet.errors import ConfigError
+from wsfleet.message import Message
+from wsfleet.options import Endpoint
+from wsfleet.topics import Topic, compile_topic, safe_topic
+
+__all__ = ["CHUNK", "Intake", "compile_decoder", "compile_intake", "payload_size"]
+
+CHUNK = 256
+"""Messages handed over in one go where their cost is known to be small: well below a millisecond's worth."""
+
+Decoder = Callable[[Any], Any]
+
+
+def payload_size(payload: str | bytes) -> int:
+    """Return the size of a payload in bytes, as it was on the wire."""
+    return len(payload) if isinstance(payload, bytes) or payload.isascii() else len(payload.encode())
+
+
+def _is_type(value: object) -> bool:
+    return isinstance(value, type | types.UnionType) or typing.get_origin(value) is not None or value is Any
+
+
+def compile_decoder(decode: Any) -> tuple[Decoder | None, bool, bool]:
+    """Return the function for `Endpoint.decode`, whether it wants text frames as str, and whether it is user code.
+
+    No function means that the payload is the data. Raises ConfigError for a type that msgspec cannot decode.
+    """
+    if decode == "text":
+        return None, True, False
+    if decode == "bytes":
+        return None, False, False
+    if decode == "json":
+        return msgspec.json.Decoder().decode, False, False
+    if _is_type(decode):
+        try:
+            return msgspec.json.Decoder(decode).decode, False, False
+        except (TypeError, NameError) as exc:
+            raise ConfigError(f"Endpoint: decode {decode!r}: {exc}", (("decode", str(exc)),)) from exc
+    return decode, True, not inspect.isbuiltin(decode)
+
+
+def _from_function(function: Callable[[Any], str]) -> Topic:
+    def topic(data: Any) -> str:
+        made = function(data)
+        if not isinstance(made, str):
+            raise TypeError(f"the topic function returned {type(made).__name__}, not str")
+        return safe_topic(made)
+
+    return topic
+
+
+@dataclass(frozen=True, slots=True)
+class Intake:
+    """How one endpoint's payloads become messages.
+
+    `topic` is the topic of all, or the default; `make_topic` finds it from the data where the endpoint says how.
+    """
+
+    name: str
+    topic: str
+    decode: Decoder | None
+    make_topic: Topic | None
+    as_text: bool
+    chunk: int
+
+    def message(self, payload: str | bytes, index: int, session: int, at: float) -> Message[Any]:
+        """Return the message that `payload` is. Raises whatever decoding it, or making its topic, raises."""
+        data = payload if self.decode is None else self.decode(payload)
+        topic = self.topic
+        if self.make_topic is not None:
+            made = self.make_topic(data)
+            if made is not None and not made.startswith("$"):
+                topic = made
+        return Message(data, topic, self.name, index, session, at, payload_size(payload))
+
+
+def compile_intake(endpoint: Endpoint, name: str, topic: str | None = None) -> Intake:
+    """Return the intake of `endpoint` under `name`; `topic` stands for an undeclared one, by default the name."""
+    decode, as_text, user_code = compile_decoder(endpoint.decode)
+    default = topic or name
+    make_topic: Topic | None = None
+    if isinstance(endpoint.topic, str):
+        if "{" in endpoint.topic:
+            make_topic = compile_topic(endpoint.topic)
+        else:
+            default = endpoint.topic
+    elif endpoint.topic is not None:
+        make_topic = _from_function(endpoint.topic)
+        user_code = True
+    # After each call of user code the wire looks at the clock, so that a slow one cannot hold the loop for a batch.
+    return Intake(name, default, decode, make_topic, as_text, 1 if user_code else CHUNK)

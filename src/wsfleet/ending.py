@@ -1,0 +1,125 @@
+"""How a fleet ends, in five steps, so that nothing is cut off that could still be done, and nothing is left."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+from wsfleet.hub import Hub
+from wsfleet.mailbox import Mailbox
+from wsfleet.processor import Processor
+from wsfleet.supervisor import Supervisor
+
+__all__ = ["Ending", "close_sessions", "finish_processor"]
+
+log = logging.getLogger("wsfleet")
+
+STUBBORN_S = 1.0
+"""A call that was cancelled and goes on is cancelled again, and named, after so long."""
+
+
+class Ending:
+    """The five steps. `hurry` skips what is left of the waiting for processors."""
+
+    def __init__(self, drain_s: float) -> None:
+        self._drain_s = drain_s
+        self._hurried = False
+        self._scope: asyncio.Timeout | None = None
+
+    def hurry(self) -> None:
+        """Do not wait for processors any longer."""
+        self._hurried = True
+        if self._scope is not None and not self._scope.expired():
+            self._scope.reschedule(asyncio.get_running_loop().time())
+
+    async def run(
+        self,
+        supervisors: Iterable[Supervisor],
+        processors: Callable[[], list[Processor]],
+        pulled: Iterable[Mailbox],
+        hub: Hub,
+    ) -> None:
+        """End everything. Not to be cancelled: its waits are bounded."""
+        supervisors = list(supervisors)
+        # 1. No new attempts.
+        for supervisor in supervisors:
+            supervisor.stop()
+        # 2. Reading stops, sending still works.
+        for supervisor in supervisors:
+            if supervisor.session is not None:
+                supervisor.session.stop_reading()
+        # 3. Processors finish; pull subscriptions end.
+        for mailbox in pulled:
+            mailbox.close()
+        if not self._hurried:
+            await self._drain(processors)
+        # 4. Calls in progress are cancelled, the rest is dropped.
+        hub.close()
+        await cancel_processors(processors())
+        # 5. Close frames, reading and discarding.
+        await close_sessions(supervisors, 1001)
+
+    async def _drain(self, processors: Callable[[], list[Processor]]) -> None:
+        try:
+            async with asyncio.timeout(self._drain_s) as self._scope:
+                # One processor's last message may be another's next: until all are idle at the same time.
+                while busy := [p for p in processors() if p.mailbox.pending and not _over(p)]:
+                    for processor in busy:
+                        await processor.mailbox.idle()
+        except TimeoutError:
+            if not self._hurried:
+                names = ", ".join(p.mailbox.name for p in processors() if p.mailbox.pending)
+                log.warning("drain_s = %g s are over; dropping what waits for %s", self._drain_s, names)
+        finally:
+            self._scope = None
+
+
+def _over(processor: Processor) -> bool:
+    return processor.task is None or processor.task.done()
+
+
+async def cancel_processors(processors: list[Processor]) -> None:
+    """Cancel all workers, and again as long as one of them goes on regardless."""
+    await _cancel({p.task: p.mailbox.name for p in processors if p.task is not None})
+
+
+async def _cancel(tasks: dict[asyncio.Task[None], str]) -> None:
+    left = {task: name for task, name in tasks.items() if not task.done()}
+    while left:
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=STUBBORN_S)
+        left = {task: name for task, name in left.items() if not task.done()}
+        for name in left.values():
+            log.warning("%s: was cancelled and goes on; cancelling it again", name)
+
+
+async def close_sessions(supervisors: Iterable[Supervisor], code: int) -> None:
+    """Begin all closing handshakes at once; after the largest `close_s` drop the sockets that are left."""
+    sessions = [s.session for s in supervisors if s.session is not None]
+    close_s = max((s.endpoint.close_s for s in supervisors), default=0.0)
+    for session in sessions:
+        session.close(code)
+    ended = [session.ended for session in sessions if not session.ended.done()]
+    if ended:
+        await asyncio.wait(ended, timeout=close_s)
+    for session in sessions:
+        if not session.ended.done():
+            session.abort("the closing handshake took too long")
+    tasks = {s.task: s.name for s in supervisors if s.task is not None and not s.task.done()}
+    if tasks:
+        await asyncio.wait(tasks, timeout=STUBBORN_S)
+        await _cancel(tasks)
+
+
+async def finish_processor(processor: Processor, drain_s: float) -> None:
+    """Let one processor finish what is pending, for at most `drain_s`, and then cancel it."""
+    try:
+        async with asyncio.timeout(drain_s):
+            if not _over(processor):
+                await processor.mailbox.idle()
+    except TimeoutError:
+        pass
+    processor.mailbox.close()
+    await cancel_processors([processor])

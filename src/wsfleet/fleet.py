@@ -1,0 +1,193 @@
+"""The front door: declare connections and processors, run them, look at them."""
+
+from __future__ import annotations
+
+import asyncio
+import types
+from collections.abc import Callable, Mapping
+from types import TracebackType
+from typing import Any, Literal, TypeVar, Unpack
+
+from wsfleet import declare
+from wsfleet.connection import Connection
+from wsfleet.declare import Declarations
+from wsfleet.guests import Guests
+from wsfleet.lifetime import Lifetime
+from wsfleet.message import Message
+from wsfleet.options import Buffer, ConnectOptions, Endpoint, Limits, Retry
+from wsfleet.pool import Pool
+from wsfleet.processor import Function, Sink
+from wsfleet.stats import FleetStats
+from wsfleet.subscription import Subscription
+from wsfleet.wire.base import Transport
+
+__all__ = ["Fleet"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+
+_LIMITS = Limits()
+_BUFFER = Buffer()
+
+
+class Fleet:
+    """Many WebSocket connections, kept alive in one event loop, and every message accounted for.
+
+    Declare with `connect`, `process` and `subscribe`, before it starts or while it runs; run it with `run()`, with
+    `await serve()`, or as `async with fleet:`. A fleet runs once, and belongs to the thread of its loop.
+
+    `limits` bounds what one host is asked for; `drain_s` is how long processors may go on at the end; `transport`
+    stands in for the network in tests (`wsfleet.testing.FakeTransport`).
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str = "fleet",
+        limits: Limits = _LIMITS,
+        drain_s: float = 10.0,
+        transport: Transport | None = None,
+    ) -> None:
+        declare.check_fleet(name, limits, drain_s)
+        self.name = name
+        self._declared = Declarations(limits, transport)
+        self._lifetime = Lifetime(name, self._declared, drain_s)
+        self._guests = Guests(self._lifetime)
+        self.connections: Mapping[str, Connection] = types.MappingProxyType(self._declared.connections)
+        self.subscriptions: Mapping[str, Subscription] = self._declared.subscriptions
+
+    def __repr__(self) -> str:
+        return f"<Fleet {self.name!r} {self._lifetime.phase}, {len(self.connections)} connections>"
+
+    # Declaring
+
+    def connect(
+        self,
+        endpoint: Endpoint | str,
+        processor: Function | Sink | None = None,
+        **options: Unpack[ConnectOptions],
+    ) -> Connection:
+        """Keep a connection to `endpoint`; with a processor, give it all that comes from there.
+
+        `options` are fields of `Endpoint` where a plain URI was given, and with a processor the keywords of
+        `process`. Raises ConfigError for what cannot work, TypeError for options that do not belong, FleetError
+        once the fleet has ended.
+        """
+        self._lifetime.check_declaring()
+        return self._lifetime.added(*self._declared.connect(endpoint, processor, dict(options)))
+
+    def pool(
+        self,
+        endpoint: Endpoint | str,
+        size: int,
+        processor: Function | Sink | None = None,
+        *,
+        identify: Callable[[Any], tuple[Any, Any]] | None = None,
+        match: Callable[[Any], Any] | None = None,
+        **options: Unpack[ConnectOptions],
+    ) -> Pool:
+        """Keep `size` connections to one endpoint. Not there yet: raises ConfigError."""
+        self._lifetime.check_declaring()
+        raise declare.not_yet("pool")
+
+    def process(
+        self,
+        pattern: str,
+        *,
+        name: str | None = None,
+        buffer: Buffer = _BUFFER,
+        concurrency: int = 1,
+        key: Callable[[Message[Any]], Any] | None = None,
+        batch: int | None = None,
+        retry: Retry | None = None,
+        timeout_s: float | None = None,
+        offload: Literal["process"] | None = None,
+    ) -> Callable[[F], F]:
+        """Give every message whose topic matches `pattern` to the decorated async function, or to a sink.
+
+        The function is returned unchanged; `fleet.subscriptions[name].close()` removes it. One message at a time, in
+        order. A call that raises is counted failed, and tells `$dead.<name>`. Raises ConfigError as `connect` does.
+        """
+        self._lifetime.check_declaring()
+        options: dict[str, Any] = {
+            "buffer": buffer,
+            "concurrency": concurrency,
+            "key": key,
+            "batch": batch,
+            "retry": retry,
+            "timeout_s": timeout_s,
+            "offload": offload,
+        }
+        declare.check_process_options(options)
+
+        def decorate(function: F) -> F:
+            self._lifetime.check_declaring()
+            self._lifetime.started_processor(self._declared.process(pattern, function, name, options))
+            return function
+
+        return decorate
+
+    def subscribe(
+        self, pattern: str, *, name: str | None = None, buffer: Buffer = _BUFFER, replay: Literal["last"] | None = None
+    ) -> Subscription:
+        """Return a subscription to `pattern`; it takes messages from now on. Raises ConfigError as `connect` does."""
+        self._lifetime.check_declaring()
+        return self._declared.subscribe(pattern, name, buffer, replay)
+
+    def publish(self, topic: str, data: Any) -> int:
+        """Publish `data` under `topic`; return how many subscriptions took it.
+
+        Raises ValueError for a topic with `$`, `*`, `>` or empty tokens, and FleetError once the fleet has ended.
+        """
+        self._lifetime.check_open()
+        return self._declared.publish(topic, data)
+
+    # Running
+
+    async def __aenter__(self) -> Fleet:
+        await self._lifetime.start(body=asyncio.current_task())
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._guests.until(self._lifetime.leave(error))
+
+    def run(self) -> None:
+        """Run until every endpoint has ended, `close()`, or a signal; blocking, on uvloop where it is installed.
+
+        SIGINT and SIGTERM drain; a second one stops at once and raises KeyboardInterrupt. Raises EndpointFailed when
+        a `required` endpoint fails.
+        """
+        self._lifetime.run_blocking(self.serve)
+
+    async def serve(self) -> None:
+        """The same inside a running loop, for a TaskGroup or gather; signals are left alone.
+
+        Cancelling it ends the fleet without waiting for processors.
+        """
+        await self._lifetime.start(body=None)
+        await self._guests.until(self._lifetime.serve())
+
+    async def wait(self) -> None:
+        """Wait until every endpoint has ended, or for `close()`. Raises EndpointFailed as `run`. Safe to cancel."""
+        self._lifetime.check_thread()
+        await self._lifetime.wait()
+
+    async def close(self) -> None:
+        """Drain and end the fleet, and wait for that; a processor or `on_open` only asks, and returns. Idempotent."""
+        self._lifetime.check_thread()
+        await self._lifetime.close()
+
+    def from_thread(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call `function(*args)` on the fleet's loop from another thread, await what it returns if that is awaitable,
+        and return its result or raise its exception. Raises FleetError once the fleet has ended, or in its own thread.
+        """
+        return self._guests.call(function, args)
+
+    # Looking
+
+    def stats(self) -> FleetStats:
+        """Return an immutable snapshot of everything that is counted."""
+        self._lifetime.check_thread()
+        return self._lifetime.stats()

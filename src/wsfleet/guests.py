@@ -1,0 +1,87 @@
+"""Calls from other threads: run on the fleet's loop, waited for in the thread that asks."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import inspect
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from wsfleet.errors import FleetError
+from wsfleet.lifetime import Lifetime
+
+__all__ = ["Guests"]
+
+T = TypeVar("T")
+
+Answer = concurrent.futures.Future[Any]
+
+
+class Guests:
+    """The calls that other threads have under way."""
+
+    def __init__(self, lifetime: Lifetime) -> None:
+        self._lifetime = lifetime
+        self._waiting: dict[Answer, asyncio.Task[None]] = {}
+
+    def call(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Call `function(*args)` on the loop and give back what comes of it; blocks the calling thread."""
+        loop = self._lifetime.loop
+        if loop is None or self._lifetime.ended:
+            raise FleetError("the fleet is not running")
+        if threading.get_ident() == self._lifetime.thread:
+            raise FleetError("from_thread is for other threads; in the fleet's own, call the function directly")
+        answer: Answer = concurrent.futures.Future()
+        try:
+            loop.call_soon_threadsafe(self._begin, function, args, answer)
+        except RuntimeError as exc:
+            raise FleetError("the fleet has ended") from exc
+        while True:
+            try:
+                return answer.result(timeout=1.0)
+            except TimeoutError:
+                # A loop that was stopped for good between the call and now will never answer.
+                if answer.done():
+                    raise
+                if loop.is_closed():
+                    raise FleetError("the fleet has ended") from None
+
+    def _begin(self, function: Callable[..., Any], args: tuple[Any, ...], answer: Answer) -> None:
+        if self._lifetime.ended:
+            answer.set_exception(FleetError("the fleet has ended"))
+            return
+        try:
+            result = function(*args)
+        except BaseException as exc:
+            answer.set_exception(exc)
+            return
+        if not inspect.isawaitable(result):
+            answer.set_result(result)
+            return
+        task = asyncio.get_running_loop().create_task(self._finish(result, answer), name="wsfleet-from-thread")
+        self._waiting[answer] = task
+
+    async def _finish(self, result: Awaitable[Any], answer: Answer) -> None:
+        try:
+            answer.set_result(await result)
+        except asyncio.CancelledError:
+            answer.set_exception(FleetError("the fleet has ended"))
+        except BaseException as exc:
+            answer.set_exception(exc)
+        finally:
+            self._waiting.pop(answer, None)
+
+    async def until(self, end: Coroutine[Any, Any, T]) -> T:
+        """Await the fleet's end, and then leave none of the calls behind."""
+        try:
+            return await end
+        finally:
+            # One turn of the loop for those that were waiting for this very end.
+            await asyncio.sleep(0)
+            tasks = list(self._waiting.values())
+            for task in tasks:
+                task.cancel()
+            if tasks:
+                await asyncio.wait(tasks)

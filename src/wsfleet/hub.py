@@ -1,0 +1,190 @@
+"""Topics to subscriptions. Publishing is synchronous: match the topic, append to each subscription's mailbox."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from wsfleet.mailbox import Mailbox, Source
+from wsfleet.message import Message, Slow
+from wsfleet.options import Buffer
+from wsfleet.stats import HubStats, SubscriptionStats, add_rows
+from wsfleet.topics import compile_pattern
+
+__all__ = ["Hub", "Routes"]
+
+Route = tuple[Mailbox, ...]
+Routes = dict[str, Route]
+
+MAX_ROUTES = 10_000
+"""Topics whose routes are remembered, for each endpoint. Past it they are forgotten and found afresh."""
+
+
+class Hub:
+    """Where messages meet mailboxes. Counts every message once, where it happens."""
+
+    def __init__(self) -> None:
+        self._published = self._injected = self._routed = self._unrouted = self._deliveries = 0
+        self._mailboxes: dict[Mailbox, Callable[[str], bool]] = {}
+        self._own: dict[str, list[Mailbox]] = {}
+        self._owner: dict[Mailbox, str] = {}
+        self._routes: dict[str, Routes] = {}
+        # Equal routes are the same tuple, so that runs of messages are found by identity.
+        self._shared: dict[Route, Route] = {}
+        self._leaving: list[Mailbox] = []
+        self._retired: SubscriptionStats | None = None
+
+    # Mailboxes
+
+    def add(self, name: str, pattern: str, buffer: Buffer, endpoint: str | None = None) -> Mailbox:
+        """Return a new mailbox for `pattern`; with `endpoint`, for all that comes from there, and nothing else."""
+        mailbox = Mailbox(name, pattern, buffer, self._full)
+        if endpoint is None:
+            self._mailboxes[mailbox] = compile_pattern(pattern)
+        else:
+            self._mailboxes[mailbox] = _never
+            self._own.setdefault(endpoint, []).append(mailbox)
+            self._owner[mailbox] = endpoint
+        self._forget_routes()
+        return mailbox
+
+    def remove(self, mailbox: Mailbox, *, drop: bool = True) -> None:
+        """Take a mailbox out, and drop what waits in it, or let it be finished.
+
+        Its counts stay, summed with those of others that were removed.
+        """
+        if mailbox not in self._mailboxes:
+            return
+        if drop:
+            mailbox.close()
+        else:
+            mailbox.finish()
+        del self._mailboxes[mailbox]
+        endpoint = self._owner.pop(mailbox, None)
+        if endpoint is not None:
+            self._own[endpoint].remove(mailbox)
+            if not self._own[endpoint]:
+                del self._own[endpoint]
+        self._forget_routes()
+        self._leaving.append(mailbox)
+
+    def mailboxes(self) -> tuple[Mailbox, ...]:
+        """Return those that messages are routed to."""
+        return tuple(self._mailboxes)
+
+    def close(self) -> None:
+        """The fleet has ended: drop whatever still waits, wherever it does."""
+        for mailbox in (*self._mailboxes, *self._leaving):
+            mailbox.close()
+
+    def _forget_routes(self) -> None:
+        for routes in self._routes.values():
+            routes.clear()
+        self._shared.clear()
+
+    def forget_endpoint(self, endpoint: str) -> None:
+        """An endpoint is gone, and its name is free again."""
+        self._routes.pop(endpoint, None)
+
+    # Messages
+
+    def routes_of(self, endpoint: str) -> Routes:
+        """Return the remembered routes of one endpoint: a dict that stays the same object."""
+        return self._routes.setdefault(endpoint, {})
+
+    def _find(self, topic: str, endpoint: str, routes: Routes) -> Route:
+        found = tuple(self._own.get(endpoint, ())) + tuple(m for m, match in self._mailboxes.items() if match(topic))
+        if len(routes) >= MAX_ROUTES:
+            routes.clear()
+        route = routes[topic] = self._shared.setdefault(found, found)
+        return route
+
+    def publish(self, messages: list[Message[Any]], nbytes: int, endpoint: str, routes: Routes, source: Source) -> None:
+        """Hand messages of one topic, from one endpoint, to whoever subscribed; `nbytes` is the sum of their sizes."""
+        topic = messages[0].topic
+        route = routes.get(topic)
+        if route is None:
+            route = self._find(topic, endpoint, routes)
+        self._deliver(route, messages, nbytes, source)
+
+    def publish_mixed(self, messages: list[Message[Any]], endpoint: str, routes: Routes, source: Source) -> None:
+        """The same for messages of several topics: neighbours that go the same way go together, in their order."""
+        run: list[Message[Any]] = []
+        nbytes = 0
+        way: Route | None = None
+        for message in messages:
+            route = routes.get(message.topic)
+            if route is None:
+                route = self._find(message.topic, endpoint, routes)
+            if route is not way and run:
+                self._deliver(way or (), run, nbytes, source)
+                run, nbytes = [], 0
+            way = route
+            run.append(message)
+            nbytes += message.size
+        if run:
+            self._deliver(way or (), run, nbytes, source)
+
+    def _deliver(self, route: Route, messages: list[Message[Any]], nbytes: int, source: Source) -> None:
+        count = len(messages)
+        self._published += count
+        if not route:
+            self._unrouted += count
+            return
+        self._routed += count
+        self._deliveries += count * len(route)
+        for mailbox in route:
+            mailbox.put(messages, nbytes, source)
+
+    def wants(self, topic: str) -> bool:
+        """Whether any subscription matches `topic`, so that a `$` record is worth making."""
+        routes = self.routes_of("")
+        return bool(routes.get(topic) or self._find(topic, "", routes))
+
+    def inject(self, topic: str, data: Any) -> int:
+        """Publish what came over no socket; return how many subscriptions took it."""
+        routes = self.routes_of("")
+        route = routes.get(topic)
+        if route is None:
+            route = self._find(topic, "", routes)
+        self._injected += 1
+        self._published += 1
+        if not route:
+            self._unrouted += 1
+            return 0
+        self._routed += 1
+        self._deliveries += len(route)
+        size = (
+            len(data) if isinstance(data, bytes) else len(data.encode(errors="replace")) if isinstance(data, str) else 0
+        )
+        message = Message(data, topic, received_at=time.time(), size=size)
+        return sum(mailbox.inject(message) for mailbox in route)
+
+    def _full(self, mailbox: Mailbox, message: Message[Any]) -> None:
+        # What a $ message does never makes another.
+        topic = f"$slow.{mailbox.name}"
+        if not message.topic.startswith("$") and self.wants(topic):
+            self.inject(
+                topic, Slow(mailbox.name, mailbox.pending, mailbox.pending_bytes, mailbox.buffer.overflow.value)
+            )
+
+    # Counts
+
+    def stats(self) -> HubStats:
+        return HubStats(self._published, self._injected, self._routed, self._unrouted, self._deliveries)
+
+    def subscription_stats(self) -> tuple[SubscriptionStats, ...]:
+        """Return a row for each mailbox, and a last one for those removed, once there are any."""
+        for mailbox in [m for m in self._leaving if not m.pending]:
+            self._leaving.remove(mailbox)
+            self._retired = add_rows(self._retired, mailbox.stats())
+        retired = self._retired
+        for mailbox in self._leaving:
+            retired = add_rows(retired, mailbox.stats())
+        rows = tuple(mailbox.stats() for mailbox in self._mailboxes)
+        return rows if retired is None else (*rows, retired)
+
+
+def _never(topic: str) -> bool:
+    return False

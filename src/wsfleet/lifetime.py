@@ -1,0 +1,372 @@
+"""From start to end: the root task under which every task of a fleet lives, and who waits for what."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import signal
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from wsfleet.connection import Connection
+from wsfleet.declare import Declarations
+from wsfleet.ending import Ending, close_sessions, finish_processor
+from wsfleet.errors import EndpointFailed, FleetError, NotOpen
+from wsfleet.mailbox import Mailbox
+from wsfleet.message import State
+from wsfleet.processor import Processor
+from wsfleet.stats import FleetStats, is_balanced
+from wsfleet.supervisor import Supervisor
+from wsfleet.wire import accelerated
+
+__all__ = ["Lifetime"]
+
+_OVER = (State.CLOSED, State.FAILED)
+
+
+class Lifetime:
+    """One run of one fleet. All of its tasks are children of one TaskGroup, which lives in one root task.
+
+    So the fleet can be entered in one task and left in another, and whoever waits for it can be cancelled without
+    tearing it apart.
+    """
+
+    def __init__(self, name: str, declared: Declarations, drain_s: float) -> None:
+        self.phase = "declared"
+        self.loop: asyncio.AbstractEventLoop | None = None
+        self.thread: int | None = None
+        self.ended = False
+        self._name = name
+        self._declared = declared
+        declared.keeper = self
+        self._drain_s = drain_s
+        self._ending = Ending(drain_s)
+        self._tasks: asyncio.TaskGroup | None = None
+        self._root: asyncio.Task[None] | None = None
+        self._began_at = 0.0
+        self._ended_at: float | None = None
+        self._had_endpoints = False
+        # Set when the fleet is to end, or when there may be no endpoint left to wait for.
+        self._close = asyncio.Event()
+        self._news = asyncio.Event()
+        self._failure: EndpointFailed | None = None
+        self._body: asyncio.Task[Any] | None = None
+        self._body_cancelled = False
+        self._waiting: set[asyncio.Task[Any] | None] = set()
+        self._closings: dict[Supervisor, asyncio.Task[None]] = {}
+
+    # What may be done when
+
+    def check_thread(self) -> None:
+        if self.thread is not None and threading.get_ident() != self.thread:
+            raise FleetError("a fleet belongs to the thread of its loop; elsewhere use Fleet.from_thread")
+
+    def check_open(self) -> None:
+        self.check_thread()
+        if self.ended:
+            raise FleetError("the fleet has ended")
+
+    def check_declaring(self) -> None:
+        self.check_open()
+        if self._close.is_set():
+            raise FleetError("the fleet is ending")
+
+    # Start
+
+    async def start(self, body: asyncio.Task[Any] | None) -> None:
+        """Start the root task, and wait until everything runs. Raises what opening a sink raises."""
+        if self._root is not None or self.ended:
+            raise FleetError("a fleet runs once")
+        self.loop = asyncio.get_running_loop()
+        self.thread = threading.get_ident()
+        self._body = body
+        self.phase = "starting"
+        started: asyncio.Future[None] = self.loop.create_future()
+        self._root = self.loop.create_task(self._run(started), name=f"wsfleet-{self._name}")
+        try:
+            await asyncio.shield(started)
+        except BaseException:
+            await self._finish(drain=False)
+            raise
+
+    async def _run(self, started: asyncio.Future[None]) -> None:
+        declared = self._declared
+        loop = asyncio.get_running_loop()
+        try:
+            if not declared.has_transport:
+                # The adapter is a leaf, loaded by name.
+                declared.transport = importlib.import_module("wsfleet.wire.websockets").WebSocketTransport()
+            for processor in list(declared.processors.values()):
+                await processor.open()
+            async with asyncio.TaskGroup() as self._tasks:
+                sweep = self._tasks.create_task(declared.sweep.run(), name="wsfleet-sweep")
+                self._began_at = loop.time()
+                self.phase = "running"
+                for processor in list(declared.processors.values()):
+                    declared.start_worker(processor, self._tasks)
+                for supervisor in list(declared.supervisors.values()):
+                    self._had_endpoints = True
+                    supervisor.start(self._tasks)
+                started.set_result(None)
+                await self._close.wait()
+                self.phase = "ending"
+                await self._ending.run(
+                    list(declared.supervisors.values()), lambda: list(declared.workers), declared.pulled(), declared.hub
+                )
+                sweep.cancel()
+                for closing in self._closings.values():
+                    closing.cancel()
+        except Exception as exc:
+            if started.done():
+                raise
+            started.set_exception(exc)
+        finally:
+            await self._clean_up(loop)
+
+    async def _clean_up(self, loop: asyncio.AbstractEventLoop) -> None:
+        declared = self._declared
+        self._tasks = None
+        self.ended = True
+        self.phase = "ended"
+        self._ended_at = loop.time()
+        self._close.set()
+        self._news.set()
+        declared.hub.close()
+        for processor in list(declared.processors.values()):
+            await processor.close()
+        if hasattr(declared, "transport"):
+            await declared.transport.aclose()
+        # Transports close their sockets in the loop's next turn.
+        await asyncio.sleep(0)
+
+    def added(self, connection: Connection, supervisor: Supervisor, processor: Processor | None) -> Connection:
+        """Start what was declared while the fleet runs."""
+        if self._tasks is not None:
+            if processor is not None:
+                self._declared.start_worker(processor, self._tasks)
+            self._had_endpoints = True
+            supervisor.start(self._tasks)
+        return connection
+
+    def started_processor(self, processor: Processor) -> None:
+        """The same for a processor."""
+        if self._tasks is not None:
+            self._declared.start_worker(processor, self._tasks)
+
+    # Waiting and ending
+
+    async def serve(self) -> None:
+        try:
+            await self._until_over()
+        except BaseException:
+            await self._finish(drain=False)
+            raise
+        await self._finish(drain=True)
+        self._raise_failure()
+
+    async def leave(self, error: BaseException | None) -> None:
+        """The context's end: drains, or ends at once on an exception, which goes its way as it is."""
+        if self._body_cancelled and self._body is not None:
+            # We cancelled the body to get here; a cancellation that somebody else asked for still counts.
+            self._body_cancelled = False
+            ours = self._body.uncancel() == 0 and isinstance(error, asyncio.CancelledError)
+            await self._finish(drain=False)
+            if ours or error is None:
+                self._raise_failure()
+            return
+        await self._finish(drain=error is None)
+        if error is None:
+            self._raise_failure()
+
+    async def wait(self) -> None:
+        if self._root is None:
+            raise FleetError("the fleet has not started")
+        task = asyncio.current_task()
+        self._waiting.add(task)
+        try:
+            await self._until_over()
+        finally:
+            self._waiting.discard(task)
+        self._raise_failure()
+
+    async def close(self) -> None:
+        if self._root is None:
+            self.ended = True
+            self.phase = "ended"
+            return
+        self._close.set()
+        self._news.set()
+        if not self._is_own(asyncio.current_task()):
+            await asyncio.wait({self._root})
+
+    def _is_own(self, task: asyncio.Task[Any] | None) -> bool:
+        """Whether `task` is one that the fleet itself waits for at its end."""
+        supervisors = (s.task for s in self._declared.supervisors.values())
+        return task in {*supervisors, *(p.task for p in self._declared.workers)}
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+
+    async def _until_over(self) -> None:
+        """Wait until the fleet is to end, or every endpoint has ended."""
+        while not self._close.is_set():
+            states = [s.state for s in self._declared.supervisors.values()]
+            if self._had_endpoints and all(state in _OVER for state in states) and not self._closings:
+                return
+            self._news.clear()
+            await self._news.wait()
+
+    async def _finish(self, *, drain: bool) -> None:
+        """End the fleet and wait for the root task, come what may; a cancellation meanwhile only makes it hurry."""
+        if not drain:
+            self._ending.hurry()
+        self._close.set()
+        self._news.set()
+        cancelled: asyncio.CancelledError | None = None
+        root = self._root
+        if root is None:
+            return
+        while not root.done():
+            try:
+                await asyncio.wait({root})
+            except asyncio.CancelledError as exc:
+                cancelled = exc
+                self._ending.hurry()
+        if cancelled is not None:
+            raise cancelled
+        if not root.cancelled():
+            root.result()
+
+    # What endpoints and connections ask
+
+    def endpoint_ended(self, supervisor: Supervisor) -> None:
+        if supervisor.state is State.FAILED and supervisor.endpoint.required and not self._close.is_set():
+            self._failure = supervisor.failure()
+            self._ending.hurry()
+            self._close.set()
+            if self._body is not None and not self._body.done() and self._body not in self._waiting:
+                self._body_cancelled = True
+                self._body.cancel()
+        self._news.set()
+
+    def open_loop(self, supervisor: Supervisor) -> Mailbox:
+        mailbox = self._declared.open_loop(supervisor)
+        if supervisor.state in _OVER:
+            mailbox.finish()
+        return mailbox
+
+    def restart_endpoint(self, supervisor: Supervisor) -> None:
+        if self._close.is_set() or supervisor.state is State.CLOSED or supervisor in self._closings:
+            raise NotOpen(f"{supervisor.name} is closed")
+        if supervisor.state is not State.FAILED:
+            supervisor.restart()
+            return
+        supervisor.forgive()
+        for mailbox in self._declared.own[supervisor]:
+            mailbox.reopen()
+        if self._tasks is not None:
+            supervisor.start(self._tasks)
+
+    async def close_endpoint(self, supervisor: Supervisor) -> None:
+        if self._tasks is None or self._close.is_set():
+            if self._root is None:
+                supervisor.state = State.CLOSED
+                self._declared.forget(supervisor)
+            elif not self._is_own(asyncio.current_task()):
+                await asyncio.wait({self._root})
+            return
+        closing = self._closings.get(supervisor)
+        if closing is None:
+            if self._declared.supervisors.get(supervisor.name) is not supervisor:
+                return
+            closing = self._tasks.create_task(self._close_endpoint(supervisor), name=f"wsfleet-{supervisor.name}-close")
+            self._closings[supervisor] = closing
+        if not self._is_own(asyncio.current_task()):
+            await asyncio.wait({closing})
+
+    async def _close_endpoint(self, supervisor: Supervisor) -> None:
+        declared = self._declared
+        try:
+            supervisor.stop()
+            if supervisor.session is not None:
+                supervisor.session.stop_reading()
+            for mailbox in declared.own[supervisor]:
+                processor = declared.processors.get(mailbox)
+                if processor is not None:
+                    await finish_processor(processor, self._drain_s)
+                    await processor.close()
+            await close_sessions([supervisor], 1000)
+        finally:
+            if not self._close.is_set():
+                declared.forget(supervisor)
+            self._closings.pop(supervisor, None)
+            self._news.set()
+
+    # Looking
+
+    def stats(self) -> FleetStats:
+        declared = self._declared
+        endpoints = tuple(s.stats() for s in declared.supervisors.values())
+        if declared.retired_endpoints is not None:
+            endpoints = (*endpoints, declared.retired_endpoints)
+        hub, subscriptions = declared.hub.stats(), declared.hub.subscription_stats()
+        now = self._ended_at
+        if now is None:
+            now = self.loop.time() if self.loop is not None else 0.0
+        return FleetStats(
+            name=self._name,
+            uptime_s=now - self._began_at if self._began_at else 0.0,
+            balanced=is_balanced(hub, endpoints, subscriptions),
+            accelerated=accelerated,
+            loop_lag_s=declared.sweep.lag_s,
+            hub=hub,
+            endpoints=endpoints,
+            subscriptions=subscriptions,
+        )
+
+    # Blocking
+
+    def run_blocking(self, serve: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        """Run `serve` in a loop of its own: uvloop's where it is installed. Signals drain."""
+        try:
+            import uvloop
+
+            factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
+        except ImportError:
+            factory = None
+        with asyncio.Runner(loop_factory=factory) as runner:
+            runner.run(self._serve_until_signal(serve))
+
+    async def _serve_until_signal(self, serve: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        with self._signals(asyncio.current_task()) as stopped:
+            try:
+                await serve()
+            except asyncio.CancelledError:
+                if stopped:
+                    raise KeyboardInterrupt from None
+                raise
+
+    @contextmanager
+    def _signals(self, task: asyncio.Task[Any] | None) -> Iterator[list[int]]:
+        loop = asyncio.get_running_loop()
+        twice: list[int] = []
+
+        def on_signal(number: int) -> None:
+            if not self._close.is_set():
+                self._close.set()
+                self._news.set()
+            elif task is not None:
+                twice.append(number)
+                task.cancel()
+
+        signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        for number in signals:
+            loop.add_signal_handler(number, on_signal, number)
+        try:
+            yield twice
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)

@@ -1,0 +1,134 @@
+"""Pings, silence and heartbeats of all connections, by one task: a heap of who is due when.
+
+A task or timer for each of ten thousand connections would cost more than all their checks together.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+import logging
+import time
+
+from wsfleet.feed import Feed
+from wsfleet.options import Liveness
+from wsfleet.session import Session
+
+__all__ = ["Pulse", "Sweep"]
+
+log = logging.getLogger("wsfleet")
+
+LATE_S = 0.1
+"""A sweep this late means that the loop was blocked: frames may lie unread in the sockets, so deadlines wait for it."""
+
+
+class Pulse:
+    """What one open session owes and is owed, and when."""
+
+    def __init__(self, session: Session, feed: Feed, liveness: Liveness, now: float) -> None:
+        self.session = session
+        self._feed = feed
+        self._plan = liveness
+        self._ping_at = now + liveness.ping_s if liveness.ping_s is not None else None
+        self._beat_at = now + liveness.heartbeat_s if liveness.heartbeat_s is not None else None
+
+    def check(self, now: float, late_s: float) -> float | None:
+        """Do what is due; return when to look again, or None when there is nothing more to look after."""
+        if self.session.ended.done():
+            return None
+        why = self._overdue(now)
+        if why is not None:
+            if late_s >= LATE_S:
+                return now + late_s
+            self.session.abort(why)
+            return None
+        self._do_due(now)
+        return self.due(now)
+
+    def _silence(self, now: float) -> float | None:
+        """Return for how long a ping has been waiting without any frame from the peer, a pong or another."""
+        sent = self.session.wire.ping_sent
+        if sent is None:
+            return None
+        return min(self._feed.running_since(sent, now), self._feed.running_since(self.session.wire.last_frame, now))
+
+    def _overdue(self, now: float) -> str | None:
+        plan, silence = self._plan, self._silence(now)
+        if plan.pong_s is not None and silence is not None and silence >= plan.pong_s:
+            return f"no answer to a ping for {plan.pong_s:g} s"
+        if plan.stale_s is not None and self._feed.running_since(self.session.last_data, now) >= plan.stale_s:
+            return f"no data for {plan.stale_s:g} s"
+        return None
+
+    def _do_due(self, now: float) -> None:
+        plan = self._plan
+        if self._ping_at is not None and now >= self._ping_at and plan.ping_s is not None:
+            self._ping_at = now + plan.ping_s
+            self.session.wire.ping()
+        if self._beat_at is not None and now >= self._beat_at and plan.heartbeat_s is not None:
+            self._beat_at = now + plan.heartbeat_s
+            payload = plan.heartbeat() if callable(plan.heartbeat) else plan.heartbeat
+            if payload is not None:
+                self.session.beat(payload)
+
+    def due(self, now: float) -> float:
+        """Return when something is due next, as things stand now."""
+        plan, silence = self._plan, self._silence(now)
+        times = [t for t in (self._ping_at, self._beat_at) if t is not None]
+        if plan.pong_s is not None and silence is not None:
+            times.append(now + plan.pong_s - silence)
+        if plan.stale_s is not None:
+            times.append(now + plan.stale_s - self._feed.running_since(self.session.last_data, now))
+        # A deadline that stands still is looked at again after the shortest time in which it could pass.
+        return min(times, default=now + 3600.0)
+
+
+class Sweep:
+    """The one task that looks after all open sessions; it also measures how late the loop is."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Pulse]] = []
+        self._count = itertools.count()
+        self._sooner: asyncio.Future[None] | None = None
+        self.lag_s = 0.0
+
+    def watch(self, session: Session, feed: Feed, liveness: Liveness) -> None:
+        """Look after `session` until it ends."""
+        now = asyncio.get_running_loop().time()
+        pulse = Pulse(session, feed, liveness, now)
+        due = pulse.due(now)
+        heapq.heappush(self._heap, (due, next(self._count), pulse))
+        if self._heap[0][2] is pulse and self._sooner is not None and not self._sooner.done():
+            self._sooner.set_result(None)
+
+    async def run(self) -> None:
+        """Check whoever is due, for ever; look at the loop's lateness at least every half second."""
+        loop = asyncio.get_running_loop()
+        while True:
+            now = loop.time()
+            wake_at = min(self._heap[0][0], now + 0.5) if self._heap else now + 0.5
+            self._sooner = loop.create_future()
+            try:
+                async with asyncio.timeout_at(wake_at):
+                    await self._sooner
+            except TimeoutError:
+                self.lag_s = max(0.0, loop.time() - wake_at)
+            await self._sweep(loop)
+
+    async def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
+        now = loop.time()
+        until = time.perf_counter() + 0.001
+        while self._heap and self._heap[0][0] <= now:
+            pulse = heapq.heappop(self._heap)[2]
+            try:
+                due = pulse.check(now, self.lag_s)
+            except Exception:
+                # A user's heartbeat function; its endpoint goes on without this beat.
+                log.exception("%s: the heartbeat failed", pulse.session.endpoint)
+                due = now + 1.0
+            if due is not None:
+                heapq.heappush(self._heap, (max(due, now + 0.001), next(self._count), pulse))
+            if time.perf_counter() > until:
+                await asyncio.sleep(0)
+                until = time.perf_counter() + 0.001

@@ -1,0 +1,45 @@
+"""The names in use in one fleet: endpoints, pool members and subscriptions share one namespace."""
+
+from __future__ import annotations
+
+import re
+
+from wsfleet.errors import ConfigError
+from wsfleet.options import check_name
+
+__all__ = ["Names"]
+
+
+class Names:
+    """Hands out names, each to one at a time."""
+
+    def __init__(self) -> None:
+        self._taken: set[str] = set()
+
+    def take(self, name: str | None, default: str) -> str:
+        """Take `name`, or one made of `default` that nobody has. Raises ConfigError where `name` is bad or in use."""
+        if name is not None:
+            fault = check_name(name)
+            if fault:
+                raise ConfigError(f"the name {fault}", (("name", fault),))
+            if name in self._taken:
+                raise ConfigError(f"the name {name!r} is in use", (("name", f"{name!r} is in use"),))
+        else:
+            base = re.sub(r"[\s.*>\x00-\x1f\x7f]+", "-", default).lstrip("$") or "x"
+            name, number = base, 1
+            while name in self._taken:
+                number += 1
+                name = f"{base}-{number}"
+        self._taken.add(name)
+        return name
+
+    def number(self, base: str) -> str:
+        """Take the first free name of `base-1`, `base-2` and so on."""
+        number = 1
+        while f"{base}-{number}" in self._taken:
+            number += 1
+        return self.take(f"{base}-{number}", base)
+
+    def free(self, name: str) -> None:
+        """Give a name back."""
+        self._taken.discard(name)

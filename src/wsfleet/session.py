@@ -1,0 +1,284 @@
+"""One socket's life: open, log in, receive, close. It never retries."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from wsfleet.decoding import CHUNK, compile_decoder, payload_size
+from wsfleet.errors import ConnectionLost, FleetError, NotOpen
+from wsfleet.feed import Feed
+from wsfleet.message import Message
+from wsfleet.options import Buffer, Endpoint
+from wsfleet.wire.base import Wire
+
+__all__ = ["Session"]
+
+_BOUND = Buffer()
+_SLICE = 256
+
+
+class _Held:
+    """A payload that came while `on_open` runs; decoded when somebody looks, for `recv` may decode differently."""
+
+    __slots__ = ("at", "index", "payload", "size")
+
+    def __init__(self, payload: str | bytes, index: int, at: float) -> None:
+        self.payload = payload
+        self.index = index
+        self.at = at
+        self.size = payload_size(payload)
+
+
+class Session:
+    """One open connection, as `on_open` gets it: to log in, subscribe, and wait for the answers.
+
+    Valid until `on_open` returns; afterwards the `Connection` is the way to send.
+    """
+
+    def __init__(self, endpoint: Endpoint, feed: Feed, wire: Wire, number: int) -> None:
+        self.number = number
+        self._options = endpoint
+        self._feed = feed
+        self._wire = wire
+        self._loop = asyncio.get_running_loop()
+        self._holding = True
+        self._reading = True
+        self._held: list[_Held] = []
+        self._held_bytes = 0
+        self._removed = 0
+        self._changed: asyncio.Future[None] | None = None
+        self._error: ConnectionLost | None = None
+        self._send_lock: asyncio.Lock | None = None
+        self._next_send = 0.0
+        self.on_lost: Callable[[], None] | None = None
+        self.ended: asyncio.Future[ConnectionLost] = self._loop.create_future()
+        self.last_data = wire.connected_at
+        # What the wire needs to know of its receiver. While on_open runs, text and binary must be told apart.
+        self.as_text = True
+        self.chunk = CHUNK
+
+    def __repr__(self) -> str:
+        return f"<Session {self.number} of {self.endpoint!r}>"
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint's name; in a pool the member's."""
+        return self._feed.intake.name
+
+    @property
+    def request_headers(self) -> Mapping[str, str]:
+        """The headers of the handshake as they were sent."""
+        return self._wire.request_headers
+
+    @property
+    def response_headers(self) -> Mapping[str, str]:
+        """The headers of the server's answer."""
+        return self._wire.response_headers
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that the server chose, or None."""
+        return self._wire.subprotocol
+
+    @property
+    def wire(self) -> Wire:
+        return self._wire
+
+    @property
+    def lost_error(self) -> ConnectionLost | None:
+        return self._error
+
+    # Sending
+
+    async def send(self, data: Any) -> None:
+        """Send one message: str as text, bytes as binary, anything else as JSON text.
+
+        Waits for room in the write buffer, and for its turn where the endpoint has `sends_per_s`. Raises NotOpen at
+        once where the connection is not open, and ConnectionLost where it is lost while waiting. Cancelling it while
+        it waits means that nothing was sent.
+        """
+        payload: str | bytes
+        if isinstance(data, str | bytes):
+            payload = data
+        elif isinstance(data, bytearray | memoryview):
+            payload = bytes(data)
+        else:
+            payload = msgspec.json.encode(data).decode()
+        if self._error is not None:
+            raise NotOpen(f"{self.endpoint}: the connection is lost")
+        if self._send_lock is None and self._options.sends_per_s is None and self._wire.writable:
+            self._write(payload)
+            return
+        if self._send_lock is None:
+            self._send_lock = asyncio.Lock()
+        # The lock is fair, so that messages go out in the order of their calls.
+        async with self._send_lock:
+            await self._wait_turn()
+            while not self._wire.writable and self._error is None:
+                await self._wire.wait_writable()
+            if self._error is not None:
+                raise ConnectionLost(self._error.code, self._error.reason) from self._error
+            self._write(payload)
+
+    def _write(self, payload: str | bytes) -> None:
+        self._wire.write(payload)
+        self._feed.sent += 1
+
+    async def _wait_turn(self) -> None:
+        rate = self._options.sends_per_s
+        if rate is None:
+            return
+        now = self._loop.time()
+        mine = max(self._next_send, now)
+        self._next_send = mine + 1.0 / rate
+        if mine > now:
+            await asyncio.wait([self.ended], timeout=mine - now)
+
+    def beat(self, payload: str | bytes) -> None:
+        """Send a heartbeat, without waiting: one that has no room now is late anyway."""
+        if self._wire.writable and self._error is None:
+            if self._options.sends_per_s is not None:
+                self._next_send = max(self._next_send, self._loop.time()) + 1.0 / self._options.sends_per_s
+            self._write(payload)
+
+    # Receiving while on_open runs
+
+    async def recv(self, match: Callable[[Message[Any]], bool] | None = None, decode: Any = None) -> Message[Any]:
+        """Return the next message for which `match(message)` is true; what it passes over stays, in its order.
+
+        `decode` stands in for the endpoint's, for this call. What cannot be decoded is passed over. Raises
+        ConnectionLost when the connection ends first. Safe to cancel: nothing is lost. Only inside `on_open`.
+        """
+        decoder = compile_decoder(decode)[0] if decode is not None else self._feed.intake.decode
+        place = 0
+        removed = self._removed
+        while True:
+            if not self._holding:
+                raise FleetError("recv() belongs to on_open; afterwards messages go to the subscriptions")
+            if removed != self._removed:  # another recv() took something: look at all again
+                place, removed = 0, self._removed
+            while place < len(self._held):
+                held = self._held[place]
+                message = self._message(held, decoder, decode == "bytes")
+                if message is not None and (match is None or match(message)):
+                    self._take(place)
+                    self._feed.answered += 1
+                    return message
+                place += 1
+            if self._error is not None:
+                raise ConnectionLost(self._error.code, self._error.reason) from self._error
+            if self._changed is None:
+                self._changed = self._loop.create_future()
+            await asyncio.shield(self._changed)
+
+    def _message(self, held: _Held, decoder: Callable[[Any], Any] | None, as_bytes: bool) -> Message[Any] | None:
+        data: Any = held.payload
+        try:
+            if decoder is not None:
+                data = decoder(data)
+            elif as_bytes and isinstance(data, str):
+                data = data.encode()
+        except Exception:
+            return None
+        intake = self._feed.intake
+        return Message(data, intake.topic, intake.name, held.index, self.number, held.at, held.size)
+
+    def _take(self, place: int) -> _Held:
+        held = self._held.pop(place)
+        self._held_bytes -= held.size
+        self._removed += 1
+        self._feed.held -= 1
+        return held
+
+    def _hold(self, payloads: list[str | bytes], at: float) -> None:
+        feed = self._feed
+        for payload in payloads:
+            feed.received += 1
+            feed.held += 1
+            held = _Held(payload, feed.received, at)
+            feed.received_bytes += held.size
+            self._held.append(held)
+            self._held_bytes += held.size
+        if len(self._held) > _BOUND.messages or self._held_bytes > _BOUND.bytes:
+            self._reading = False
+            self._wire.abort(
+                f"more than {_BOUND.messages} messages or {_BOUND.bytes} bytes came before on_open was done"
+            )
+        self._notify()
+
+    def _notify(self) -> None:
+        if self._changed is not None:
+            self._changed.set_result(None)
+            self._changed = None
+
+    async def release(self) -> None:
+        """`on_open` is done: publish what was held, then hand over directly."""
+        feed = self._feed
+        while self._held:
+            messages = []
+            for _ in range(min(len(self._held), _SLICE)):
+                held = self._take(0)
+                feed.received_bytes -= held.size  # read() counts it
+                message = feed.read(self._raw(held), held.index, self.number, held.at)
+                if message is not None:
+                    messages.append(message)
+            feed.published += len(messages)
+            if messages:
+                feed.hub.publish_mixed(messages, self.endpoint, feed.routes, feed)
+            if self._held:
+                await asyncio.sleep(0)
+        self._holding = False
+        self.as_text, self.chunk = feed.intake.as_text, feed.intake.chunk
+        self._notify()
+        feed.attach(self._wire)
+
+    def _raw(self, held: _Held) -> str | bytes:
+        # decode="bytes" wants text frames as bytes too; while on_open ran they were held as str.
+        wants_bytes = self._feed.intake.decode is None and not self._feed.intake.as_text
+        return held.payload.encode() if wants_bytes and isinstance(held.payload, str) else held.payload
+
+    def discard(self) -> None:
+        """`on_open` failed: what was held goes nowhere."""
+        while self._held:
+            self._take(len(self._held) - 1)
+            self._feed.discarded += 1
+
+    # The wire's receiver
+
+    def received(self, payloads: list[str | bytes], at: float) -> None:
+        if not self._reading:
+            return
+        self.last_data = self._loop.time()
+        if self._holding:
+            self._hold(payloads, at)
+        else:
+            self._feed.publish(payloads, self.number, at)
+
+    def lost(self, error: ConnectionLost) -> None:
+        self._error = error
+        self._feed.detach()
+        self._notify()
+        if not self.ended.done():
+            self.ended.set_result(error)
+        if self.on_lost is not None:
+            self.on_lost()
+
+    # Ending
+
+    def stop_reading(self) -> None:
+        """Hand over nothing more; sending still works."""
+        self._reading = False
+        self._wire.pause()
+
+    def close(self, code: int, reason: str = "") -> None:
+        """Begin the closing handshake; `ended` is done within `close_s`."""
+        self._reading = False
+        self._wire.close(code, reason)
+
+    def abort(self, reason: str = "") -> None:
+        self._reading = False
+        self._wire.abort(reason)

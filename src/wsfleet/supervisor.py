@@ -1,0 +1,393 @@
+"""Keeps one endpoint alive: connect, run until closed, classify, take from the budget, wait, again.
+
+The position of `Supervisor.run` *is* the state; the enum only reports it. `Connection` is the user's handle on it;
+it outlives the sockets.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Mapping
+from typing import Protocol
+
+from wsfleet import policy
+from wsfleet.decoding import Intake
+from wsfleet.errors import ConfigError, ConnectFailed, ConnectionLost, EndpointFailed, Fatal, FleetError, NotOpen
+from wsfleet.feed import Feed
+from wsfleet.governor import Governor, host_of
+from wsfleet.hub import Hub
+from wsfleet.liveness import Sweep
+from wsfleet.message import Gap, State, StateChange
+from wsfleet.options import Endpoint, check_headers, check_uri
+from wsfleet.redact import redact_text, redact_uri, secrets_of
+from wsfleet.session import Session
+from wsfleet.stats import EndpointStats
+from wsfleet.wire.base import Progress, Target, Transport
+
+__all__ = ["Services", "Supervisor"]
+
+log = logging.getLogger("wsfleet")
+
+
+class Services(Protocol):
+    """What a supervisor needs of its fleet."""
+
+    hub: Hub
+    governor: Governor
+    sweep: Sweep
+    transport: Transport
+
+    def endpoint_ended(self, supervisor: Supervisor) -> None:
+        """`supervisor` has come to its end, CLOSED or FAILED."""
+
+
+class Supervisor:
+    """One endpoint, from its declaration to its end."""
+
+    def __init__(self, endpoint: Endpoint, intake: Intake, services: Services) -> None:
+        self.endpoint = endpoint
+        self.name = intake.name
+        self.feed = Feed(intake, services.hub)
+        self.state = State.CONNECTING
+        self.session: Session | None = None
+        self.session_count = 0
+        self.losses = 0
+        self.last_error: Exception | None = None
+        self.stopping = False
+        self.task: asyncio.Task[None] | None = None
+        self._services = services
+        self._shown_uri = redact_uri(endpoint.uri) if isinstance(endpoint.uri, str) else ""
+        self._host = ""
+        self._secrets: list[str] = []
+        self._backoff = policy.Backoff(endpoint.reconnect, random.random)
+        self._budget = policy.RestartBudget(endpoint.reconnect.max_restarts, endpoint.reconnect.window_s)
+        self._attempt = 0
+        self._rejections = 0
+        self._restarting = False
+        self._scope: asyncio.Timeout | None = None
+        self._last: tuple[int, int, float] | None = None  # the last open session, its last index, when it was lost
+        self._open_waiters: list[asyncio.Future[None]] = []
+
+    # The loop
+
+    async def run(self) -> None:
+        """Keep the endpoint alive until it fails for good or is told to stop."""
+        try:
+            while not self.stopping:
+                error = await self._live_once()
+                if self.stopping:
+                    break
+                if self._restarting:
+                    self._restarting = False
+                    continue
+                error, delay_s = self._verdict(error)
+                if delay_s is None:
+                    self._fail(error)
+                    return
+                self._set_state(State.BACKOFF, error, delay_s)
+                await self._wait(delay_s)
+                self._restarting = False
+            self._end(State.CLOSED, None)
+        except asyncio.CancelledError:
+            self._drop_session()
+            self._end(State.CLOSED, None)
+            raise
+        except Exception as exc:
+            # A fault of ours, or of the user's `fatal`: it ends this endpoint, never the fleet.
+            log.exception("%s: the supervisor failed", self.name)
+            self._drop_session()
+            error = FleetError(redact_text(f"unexpected {type(exc).__name__}: {exc}", self._secrets))
+            error.__cause__ = exc
+            self._fail(error)
+
+    def _verdict(self, error: Exception) -> tuple[Exception, float | None]:
+        """Return the error, and how long to wait before the next attempt, or None to give up."""
+        now = asyncio.get_running_loop().time()
+        plan, endpoint = self.endpoint.reconnect, self.endpoint
+        rejected = getattr(error, "status", None) in (401, 403)
+        self._rejections = self._rejections + 1 if rejected else 0
+        verdict = policy.classify(
+            error,
+            plan.fatal,
+            fresh_credentials=callable(endpoint.uri) or callable(endpoint.headers),
+            rejections=self._rejections,
+        )
+        if verdict.fatal:
+            return error, None
+        if not self._budget.spend(now):
+            spent = FleetError(f"restarted more than {plan.max_restarts} times in {plan.window_s:g} s; last: {error}")
+            spent.__cause__ = error
+            return spent, None
+        if verdict.hold_s:
+            self._services.governor.hold(self._host, verdict.hold_s)
+        return error, max(self._backoff.next(), verdict.hold_s)
+
+    async def _live_once(self) -> Exception:
+        """Connect, and stay until the connection is lost; return the error of either."""
+        loop = asyncio.get_running_loop()
+        self._attempt += 1
+        self._set_state(State.CONNECTING, None, 0.0)
+        progress = Progress()
+        try:
+            async with asyncio.timeout(self.endpoint.open_s) as self._scope:
+                session = await self._open(progress, self._scope)
+        except TimeoutError as exc:
+            return self._attempt_failed(exc, progress)
+        except Exception as exc:
+            return self._attempt_failed(exc, progress)
+        finally:
+            self._scope = None
+        opened_at = loop.time()
+        self._opened(session, opened_at)
+        await session.release()
+        self._services.sweep.watch(session, self.feed, self.endpoint.liveness)
+        error = self._explain(await session.ended)
+        lost_at = loop.time()
+        self._last = (session.number, self.feed.received, lost_at)
+        heard = session.wire.last_frame > session.wire.connected_at
+        if heard and lost_at - opened_at >= self.endpoint.reconnect.stable_s:
+            self._backoff.reset()
+            self._attempt = 0
+        self._drop_session()
+        if not self.stopping and not self._restarting:
+            self.losses += 1
+            self.last_error = error
+        return error
+
+    async def _open(self, progress: Progress, scope: asyncio.Timeout) -> Session:
+        """Open a session and log in. The deadline stands still while the governor makes us wait."""
+        loop = asyncio.get_running_loop()
+        target = await self._target()
+        left = (scope.when() or 0.0) - loop.time()
+        scope.reschedule(None)
+        async with self._services.governor.slot(self._host):
+            scope.reschedule(loop.time() + left)
+            wire = await self._services.transport.open(target, progress)
+        self.session_count += 1
+        session = self.session = Session(self.endpoint, self.feed, wire, self.session_count)
+        wire.start(session)
+        if self.endpoint.on_open is not None:
+            progress.stage = "on_open"
+            # A socket lost while on_open waits for something else would go unnoticed until the deadline.
+            session.on_lost = lambda: _expire(scope)
+            try:
+                if session.lost_error is None:
+                    await self.endpoint.on_open(session)
+            finally:
+                session.on_lost = None
+            if session.lost_error is not None:
+                raise session.lost_error
+        return session
+
+    async def _target(self) -> Target:
+        endpoint = self.endpoint
+        uri, headers = endpoint.uri, endpoint.headers
+        try:
+            if not isinstance(uri, str):
+                uri = await uri()
+                fault = check_uri(uri) if isinstance(uri, str) else "is not a str"
+                if fault:
+                    raise ConfigError(f"the uri function returned a uri that {fault}")
+            if headers is None:
+                headers = {}
+            elif not isinstance(headers, Mapping):
+                headers = await headers()
+                faults = list(check_headers(headers))
+                if faults:
+                    raise ConfigError(f"the headers function: {'; '.join(faults)}")
+        except ConfigError as exc:
+            raise ConnectFailed("uri", str(exc)) from exc
+        self._secrets = secrets_of(uri, headers)
+        self._shown_uri = redact_uri(uri)
+        self._host = host_of(uri)
+        return Target(
+            name=self.name,
+            uri=uri,
+            headers=headers,
+            subprotocols=endpoint.subprotocols,
+            compression=endpoint.compression,
+            ssl=endpoint.ssl,
+            proxy=endpoint.proxy,
+            max_size=endpoint.max_size,
+            close_s=endpoint.close_s,
+        )
+
+    # What an attempt or a session came to
+
+    def _opened(self, session: Session, now: float) -> None:
+        self._rejections = 0
+        self._set_state(State.OPEN, None, 0.0)
+        topic = f"$gap.{self.name}"
+        if self._last is not None and self._services.hub.wants(topic):
+            previous, last_index, lost_at = self._last
+            self._services.hub.inject(topic, Gap(self.name, previous, session.number, last_index, now - lost_at))
+        self._wake_open_waiters()
+
+    def _attempt_failed(self, exc: Exception, progress: Progress) -> Exception:
+        lost = self.session.lost_error if self.session is not None else None
+        self._drop_session()
+        error: Exception
+        if isinstance(exc, ConnectFailed) and progress.stage != "on_open":
+            error = exc
+        elif lost is not None and not isinstance(exc, Fatal):
+            error = ConnectFailed("on_open", redact_text(str(lost), self._secrets))
+            error.__cause__ = lost
+        elif isinstance(exc, TimeoutError) and self._scope is not None and self._scope.expired():
+            error = ConnectFailed(progress.stage, f"not done within open_s = {self.endpoint.open_s:g} s")
+            error.__cause__ = exc
+        else:
+            text = redact_text(f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__, self._secrets)
+            error = ConnectFailed(progress.stage, text)
+            error.__cause__ = exc
+        if not self._restarting and not self.stopping:
+            self.last_error = error
+        return error
+
+    def _explain(self, lost: ConnectionLost) -> ConnectionLost:
+        """Return the loss as it may be shown; where we had stopped reading, that is why."""
+        reason = redact_text(lost.reason, self._secrets)
+        paused_s = self.feed.paused_for()
+        if paused_s and not self.stopping:
+            names = ", ".join(mailbox.name for mailbox in self.feed.paused_by)
+            reason = f"closed by the peer after {paused_s:.0f} s paused by {names}" + (f" ({reason})" if reason else "")
+        if reason == lost.reason:
+            return lost
+        error = ConnectionLost(lost.code, reason)
+        error.__cause__ = lost
+        return error
+
+    def _drop_session(self) -> None:
+        """Leave nothing of a session behind, whatever state it is in."""
+        session, self.session = self.session, None
+        if session is not None:
+            session.discard()
+            if not session.ended.done():
+                session.abort("given up")
+            self.feed.detach()
+
+    def _fail(self, error: Exception) -> None:
+        self.last_error = error
+        self._end(State.FAILED, error)
+
+    def _end(self, state: State, error: Exception | None) -> None:
+        self._set_state(state, error, 0.0)
+        self._wake_open_waiters()
+        self._services.endpoint_ended(self)
+
+    def _set_state(self, state: State, error: Exception | None, delay_s: float) -> None:
+        previous, self.state = self.state, state
+        if state is previous:
+            return
+        if state is State.OPEN:
+            log.info("%s: open (%s)", self.name, self._shown_uri)
+        elif state is State.FAILED:
+            log.error("%s: failed for good: %s", self.name, error)
+        elif state is State.BACKOFF:
+            # A dead endpoint that retries all night is one line, not one for each attempt.
+            level = logging.WARNING if self._attempt <= 1 or isinstance(error, ConnectionLost) else logging.DEBUG
+            log.log(level, "%s: %s; next attempt in %.1f s", self.name, error, delay_s)
+        topic = f"$state.{self.name}"
+        if self._services.hub.wants(topic):
+            record = StateChange(self.name, previous, state, error, self._attempt, delay_s)
+            self._services.hub.inject(topic, record)
+
+    # Waiting and being told
+
+    async def _wait(self, delay_s: float) -> None:
+        try:
+            async with asyncio.timeout(delay_s) as self._scope:
+                await asyncio.get_running_loop().create_future()
+        except TimeoutError:
+            pass
+        finally:
+            self._scope = None
+
+    async def wait_open(self) -> None:
+        while self.state is not State.OPEN:
+            if self.state is State.FAILED:
+                raise self.failure()
+            if self.state is State.CLOSED:
+                raise NotOpen(f"{self.name} is closed")
+            waiter = asyncio.get_running_loop().create_future()
+            self._open_waiters.append(waiter)
+            await waiter
+
+    def _wake_open_waiters(self) -> None:
+        for waiter in self._open_waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._open_waiters.clear()
+
+    def failure(self) -> EndpointFailed:
+        """Return the error that says that this endpoint is FAILED, and why."""
+        error = EndpointFailed(self.name, str(self.last_error or ""))
+        error.__cause__ = self.last_error
+        return error
+
+    def restart(self) -> None:
+        """Give up the current attempt, wait or socket, and connect afresh at once."""
+        self._restarting = True
+        self._backoff.reset()
+        self._attempt = 0
+        if self._scope is not None:
+            _expire(self._scope)
+        elif self.session is not None:
+            self.session.close(1000)
+
+    def forgive(self) -> None:
+        """Out of FAILED: begin as if nothing had happened."""
+        reconnect = self.endpoint.reconnect
+        self._restarting = False
+        self._rejections = self._attempt = 0
+        self._backoff.reset()
+        self._budget = policy.RestartBudget(reconnect.max_restarts, reconnect.window_s)
+        self._set_state(State.CONNECTING, None, 0.0)
+
+    def start(self, tasks: asyncio.TaskGroup) -> None:
+        """Begin, as a task of `tasks`."""
+        self.stopping = False
+        self.task = tasks.create_task(self.run(), name=f"wsfleet-{self.name}")
+        self.task.add_done_callback(self._never_began)
+
+    def _never_began(self, task: asyncio.Task[None]) -> None:
+        # A task that is cancelled before its first step runs no line of its coroutine.
+        if task is self.task and self.state not in (State.CLOSED, State.FAILED):
+            self._end(State.CLOSED, None)
+
+    def stop(self) -> None:
+        """Make no new attempts; an open session goes on until it is closed."""
+        self.stopping = True
+        if self.state is not State.OPEN and self.task is not None:
+            self.task.cancel()
+
+    def stats(self) -> EndpointStats:
+        feed, session = self.feed, self.session
+        return EndpointStats(
+            name=self.name,
+            uri=self._shown_uri,
+            state=self.state.value,
+            connects=self.session_count,
+            losses=self.losses,
+            received=feed.received,
+            received_bytes=feed.received_bytes,
+            sent=feed.sent,
+            malformed=feed.malformed,
+            answered=feed.answered,
+            published=feed.published,
+            held=feed.held,
+            discarded=feed.discarded,
+            paused_by=tuple(mailbox.name for mailbox in feed.paused_by),
+            paused_s=feed.paused_s,
+            last_error=None if self.last_error is None else redact_text(str(self.last_error), self._secrets),
+            latency_s=session.wire.latency_s if session is not None else None,
+        )
+
+
+def _expire(scope: asyncio.Timeout) -> None:
+    """Let a deadline pass now; one that has passed, or was left, needs nothing."""
+    try:
+        scope.reschedule(asyncio.get_running_loop().time())
+    except RuntimeError:
+        pass

@@ -1,0 +1,245 @@
+"""A network that does what the test says: no sockets, no threads, no real time.
+
+transport = FakeTransport()
+fleet = Fleet(transport=transport)
+connection = fleet.connect("ws://feed.test/", name="feed")
+async with fleet:
+    socket = await transport.accept("feed")
+    await socket.feed('{"n": 1}')
+    socket.lose()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Mapping
+from typing import Any, cast
+
+from wsfleet.errors import ConnectionLost, NotOpen
+from wsfleet.wire.base import Payload, Progress, Receiver, Target, Wire
+
+__all__ = ["FakeSocket", "FakeTransport"]
+
+READ_BYTES = 2**16
+
+
+class FakeSocket:
+    """The server's end of one accepted connection. `sent` lists what the fleet sent over it."""
+
+    def __init__(self, target: Target) -> None:
+        self.uri = target.uri
+        self.headers: Mapping[str, str] = dict(target.headers)
+        self.sent: list[Payload] = []
+        self.pings = 0
+        self.paused = False
+        self._target = target
+        self._loop = asyncio.get_running_loop()
+        self._taken = 0
+        self._news: asyncio.Future[None] = self._loop.create_future()
+        self._receiver: Receiver | None = None
+        self._waiting: deque[Payload] = deque()
+        self._closing: ConnectionLost | None = None
+        self._gone = False
+        self._pinged_at: float | None = None
+        # What the fleet sees as the wire.
+        self.request_headers = self.headers
+        self.response_headers: Mapping[str, str] = {}
+        self.subprotocol = target.subprotocols[0] if target.subprotocols else None
+        self.connected_at = self.last_frame = self._loop.time()
+        self.latency_s: float | None = None
+
+    def __repr__(self) -> str:
+        return f"<FakeSocket of {self._target.name!r}{', gone' if self._gone else ''}>"
+
+    # The test's side
+
+    async def feed(self, *payloads: Payload) -> None:
+        """Let these messages arrive; returns when they are published, or held for `on_open`.
+
+        While the fleet has paused reading, that is when it reads again, as with a closed TCP window. Raises
+        ConnectionLost when the socket is gone.
+        """
+        self._waiting.extend(payloads)
+        while True:
+            self._deliver()
+            if not self._waiting:
+                return
+            if self._gone or self._closing is not None:
+                self._waiting.clear()
+                raise ConnectionLost(1006, "the fleet has closed this socket")
+            await self._next_news()
+
+    async def next_sent(self) -> Payload:
+        """Return the next message that the fleet sends, or has sent and nobody asked for yet. Safe to cancel."""
+        while self._taken >= len(self.sent):
+            if self._gone:
+                raise ConnectionLost(1006, "the socket is gone, and nothing more was sent")
+            await self._next_news()
+        self._taken += 1
+        return self.sent[self._taken - 1]
+
+    def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close the connection as a server does, with a close frame."""
+        self._lose(ConnectionLost(code, reason))
+
+    def lose(self) -> None:
+        """Cut the connection without a close frame."""
+        self._lose(ConnectionLost(1006, "the peer closed the connection without a close frame"))
+
+    def pong(self) -> None:
+        """Answer the pings so far."""
+        self.last_frame = self._loop.time()
+        if self._pinged_at is not None:
+            self.latency_s = self.last_frame - self._pinged_at
+            self._pinged_at = None
+
+    async def _next_news(self) -> None:
+        await asyncio.shield(self._news)
+
+    def _tell(self) -> None:
+        self._news.set_result(None)
+        self._news = self._loop.create_future()
+
+    def _deliver(self) -> None:
+        while self._waiting and self._receiver is not None and not (self.paused or self._gone or self._closing):
+            self._read(self._receiver)
+
+    def _read(self, receiver: Receiver) -> None:
+        """One read of the socket: at most 64 KiB, handed over whole, as by the real wire."""
+        self.last_frame, at = self._loop.time(), time.time()
+        room = READ_BYTES
+        while self._waiting and room > 0 and not (self._gone or self._closing):
+            batch: list[Payload] = []
+            while self._waiting and room > 0 and len(batch) < receiver.chunk:
+                payload = self._waiting.popleft()
+                room -= len(payload)
+                batch.append(payload.encode() if isinstance(payload, str) and not receiver.as_text else payload)
+            receiver.received(batch, at)
+
+    def _lose(self, error: ConnectionLost) -> None:
+        if self._gone:
+            return
+        self._gone = True
+        if self._receiver is not None:
+            self._receiver.lost(error)
+        self._tell()
+
+    # The fleet's side: see wsfleet.wire.base.Wire
+
+    @property
+    def ping_sent(self) -> float | None:
+        return self._pinged_at
+
+    @property
+    def writable(self) -> bool:
+        return True
+
+    async def wait_writable(self) -> None:
+        return
+
+    def start(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        if self._gone:
+            self._loop.call_soon(receiver.lost, ConnectionLost(1006, "lost before it began"))
+        self._tell()
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+        if not self._gone:
+            # As with a real socket, what waits is not read inside the call that allows it.
+            self._loop.call_soon(self._resumed)
+
+    def _resumed(self) -> None:
+        self._deliver()
+        self._tell()
+
+    def write(self, payload: Payload) -> None:
+        if self._gone or self._closing is not None:
+            raise NotOpen("the connection is closing")
+        self.sent.append(payload)
+        self._tell()
+
+    def ping(self) -> None:
+        self.pings += 1
+        if self._pinged_at is None:
+            self._pinged_at = self._loop.time()
+
+    def abort(self, reason: str = "") -> None:
+        self._end(ConnectionLost(1006, reason))
+
+    def _end(self, error: ConnectionLost) -> None:
+        # The loss is told in the loop's next turn, as by a real transport.
+        if self._closing is None and not self._gone:
+            self._closing = error
+            self._loop.call_soon(self._lose, error)
+            self._tell()
+
+
+class _Wire:
+    """The fleet's end: the socket itself, but for `close`, which here is the fleet's."""
+
+    def __init__(self, socket: FakeSocket) -> None:
+        self._socket = socket
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._socket, name)
+
+    def close(self, code: int, reason: str = "") -> None:
+        self._socket._end(ConnectionLost(code, reason))
+
+
+class FakeTransport:
+    """Given as `Fleet(transport=...)`: attempts wait until the test accepts or refuses them."""
+
+    def __init__(self) -> None:
+        self._attempts: list[tuple[str, Target, asyncio.Future[FakeSocket]]] = []
+        self._refusals: deque[BaseException] = deque()
+        self._waiters: list[asyncio.Future[None]] = []
+
+    async def accept(self, name: str | None = None) -> FakeSocket:
+        """Wait for the next attempt of the endpoint `name`, or of any, let it succeed, and return its socket."""
+        while True:
+            for place, (who, target, answer) in enumerate(self._attempts):
+                if name in (None, who) and not answer.done():
+                    del self._attempts[place]
+                    socket = FakeSocket(target)
+                    answer.set_result(socket)
+                    return socket
+            waiter = asyncio.get_running_loop().create_future()
+            self._waiters.append(waiter)
+            await waiter
+
+    def refuse(self, error: BaseException) -> None:
+        """Let the next attempt fail with `error`: one that waits now, or else the next one to come."""
+        for place, (_, _, answer) in enumerate(self._attempts):
+            if not answer.done():
+                del self._attempts[place]
+                answer.set_exception(error)
+                return
+        self._refusals.append(error)
+
+    async def open(self, target: Target, progress: Progress) -> Wire:
+        """See `wsfleet.wire.base.Transport`."""
+        progress.stage = "tcp"
+        if self._refusals:
+            raise self._refusals.popleft()
+        answer: asyncio.Future[FakeSocket] = asyncio.get_running_loop().create_future()
+        attempt = (target.name, target, answer)
+        self._attempts.append(attempt)
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._waiters.clear()
+        try:
+            return cast(Wire, _Wire(await answer))
+        finally:
+            if attempt in self._attempts:
+                self._attempts.remove(attempt)
+
+    async def aclose(self) -> None:
+        """Nothing to release."""
