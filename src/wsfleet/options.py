@@ -20,6 +20,7 @@ from wsfleet import policy
 from wsfleet.errors import ConfigError
 from wsfleet.message import Message
 from wsfleet.redact import redact_headers, redact_uri
+from wsfleet.topics import compile_topic
 
 __all__ = [
     "Buffer",
@@ -250,8 +251,6 @@ class Limits(_Checked):
 
 
 def _unsafe_topic(topic: str) -> str | None:
-    from wsfleet.topics import compile_topic  # the parser of these strings lives with the topics
-
     try:
         compile_topic(topic)
     except ConfigError as exc:
