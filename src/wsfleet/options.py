@@ -74,8 +74,8 @@ def check_uri(uri: str) -> str | None:
     try:
         parts = urlsplit(uri)
         port = parts.port
-    except ValueError as exc:
-        return f"is not a URI: {exc}"
+    except ValueError:  # its text quotes what may be a part of the password
+        return "has a host or a port that cannot be read; in a password '/', '?' and '#' are %2F, %3F and %23"
     if parts.scheme not in ("ws", "wss"):
         return "must begin with ws:// or wss://"
     if not parts.hostname:
@@ -350,8 +350,8 @@ class Endpoint(_Checked):
             return "must be a URL, False for none, or None for the environment's"
         try:
             parts = urlsplit(self.proxy)
-        except ValueError as exc:
-            return f"is not a URL: {exc}"
+        except ValueError:
+            return "has a host that cannot be read"
         if parts.scheme not in ("http", "https", "socks4", "socks4a", "socks5", "socks5h") or not parts.hostname:
             return "must be an http://, https://, socks4://, socks4a://, socks5:// or socks5h:// URL with a host"
         return None

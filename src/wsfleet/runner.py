@@ -17,7 +17,8 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from wsfleet.errors import FleetError
-from wsfleet.message import Message, State, StateChange
+from wsfleet.message import State
+from wsfleet.printable import printable
 from wsfleet.stats import RETIRED, FleetStats
 
 if TYPE_CHECKING:
@@ -152,6 +153,7 @@ class _Run:
         self._fleet = fleet
         self._duration = duration
         self._watch = watch
+        self._draining = False
         self._interrupted = False
         self._serving: asyncio.Task[None] | None = None
         self._helpers: set[asyncio.Future[None]] = set()
@@ -180,7 +182,9 @@ class _Run:
                 self.stats = self._fleet.stats()
 
     def _drain(self) -> None:
-        self._helpers.add(asyncio.get_running_loop().create_task(self._fleet.close()))
+        if not self._draining:
+            self._draining = True
+            self._helpers.add(asyncio.get_running_loop().create_task(self._fleet.close()))
 
     def _drain_and_tell(self) -> None:
         logger.info("ending: what came in is processed first; once more to stop at once")
@@ -226,37 +230,33 @@ def _write_report(path: Path, stats: FleetStats) -> None:
         raise
 
 
-def log_to_stderr(fleet: Fleet | None = None, *, level: int = logging.INFO) -> None:
-    """Set up a command's log: readable lines on the standard error, with what becomes of `fleet`'s endpoints."""
-    logging.basicConfig(
-        level=level, stream=sys.stderr, format="%(asctime)s %(levelname)-7s %(message)s", datefmt="%H:%M:%S"
-    )
-    if fleet is not None:
-        fleet.process("$state.*")(log_state)
+def log_to_stderr(level: int = logging.INFO) -> None:
+    """Set up a command's log: readable lines on the standard error. A library leaves this to the program."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Lines("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+    logging.basicConfig(level=level, handlers=[handler])
 
 
-async def log_state(message: Message[StateChange]) -> None:
-    """Log what became of an endpoint: a subscriber like any other."""
-    change = message.data
-    why = "" if change.error is None else f": {change.error}"
-    if change.state is State.FAILED:
-        logger.error("%s failed%s", change.endpoint, why)
-    elif change.state is State.BACKOFF:
-        logger.warning("%s%s; next attempt in %.1f s", change.endpoint, why or " lost", change.delay_s)
-    elif change.state is State.OPEN:
-        logger.info("%s is open", change.endpoint)
-    else:
-        logger.debug("%s: %s", change.endpoint, change.state)
+class _Lines(logging.Formatter):
+    """Shows what a peer wrote, and does not let the terminal obey it."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return super().formatMessage(record).replace("\n", "\\n")  # nor forge a line
 
 
 def summary(stats: FleetStats) -> Iterator[str]:
     """Yield what a person wants to know at the end of a run, line by line."""
     endpoints = [row for row in stats.endpoints if row.name != RETIRED]
+    # Those of `$` topics would only blur what became of the feed.
+    subscriptions = [row for row in stats.subscriptions if not row.pattern.startswith("$")]
     counts = {
         "received": sum(row.received for row in stats.endpoints),
-        "processed": sum(row.processed for row in stats.subscriptions),
-        "failed": sum(row.failed for row in stats.subscriptions),
-        "dropped": sum(row.dropped for row in stats.subscriptions),
+        "processed": sum(row.processed for row in subscriptions),
+        "failed": sum(row.failed for row in subscriptions),
+        "dropped": sum(row.dropped for row in subscriptions),
         "malformed": sum(row.malformed for row in stats.endpoints),
         "unrouted": stats.hub.unrouted,
     }

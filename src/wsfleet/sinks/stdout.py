@@ -34,7 +34,7 @@ class StandardOutput(LineSink):
         try:
             super()._append(lines)
         except BrokenPipeError as exc:
-            raise BrokenPipeError(exc.errno, "nobody reads the standard output any more") from exc
+            raise BrokenPipeError(exc.errno, "nobody reads the standard output any more") from None
 
 
 class _Replaced(RawIOBase):

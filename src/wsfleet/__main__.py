@@ -1,0 +1,8 @@
+"""`python -m wsfleet` is the command `wsfleet`."""
+
+import sys
+
+from wsfleet.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""A fleet from a TOML file: the same options as in a program, under the same names.
+
+```toml
+[fleet]
+name = "demo"
+
+[[connect]]
+uri = "wss://feed.example/trades?token=${FEED_TOKEN}"
+name = "trades"
+decode = "json"
+topic = "trades.{symbol}"
+on_open = "handlers:subscribe"
+reconnect = { max_s = "10 s" }
+
+[[process]]
+pattern = "trades.*"
+handler = "handlers:on_trade"
+```
+
+- `[[connect]]` has the fields of `Endpoint`, `[[pool]]` also `size`; both take a `handler` or a `sink` with the
+  keywords of `[[process]]`. Relative paths, and the modules of functions, are looked for in the file's folder.
+- A function is `"module:function"`. Where text may stand as well (`uri`, `topic`, `decode`, `heartbeat`), a string of
+  that shape is a function; `{ text = "a:b" }` says that it is not, `{ function = "a:b" }` that it is.
+- `on_open` may be a list of payloads to send: strings as text, tables and lists as JSON.
+- Numbers are in the field's unit, or text with one: "500 ms", "10 s", "2 min", "1 h", "64 KB", "16 MiB". `false` is
+  none, as in `ping_s = false`.
+- `${NAME}` in a string is the environment's value, `${file:PATH}` a file's content without the newline at its end,
+  `$$` a `$`. What is filled in is shown nowhere.
+- `ssl = { ca = "ca.pem", cert = "client.pem", key = "client.key" }`: `ca` in place of the system's authorities;
+  certificates are always verified.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsfleet.config.declare import Declaring
+from wsfleet.config.faults import Fault, Place, show_place
+from wsfleet.config.filling import Filler
+from wsfleet.config.lines import find_lines, line_of
+from wsfleet.config.values import Reader
+from wsfleet.errors import ConfigError
+
+if TYPE_CHECKING:
+    from wsfleet.fleet import Fleet
+
+__all__ = ["Fault", "Report", "check", "load"]
+
+_TOML_PLACE = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What was found in a file. `fleet` is there where nothing is wrong; it is declared, not started."""
+
+    faults: tuple[Fault, ...] = ()
+    warnings: tuple[Fault, ...] = ()
+    fleet: Fleet | None = None
+
+
+def check(path: str | os.PathLike[str], *, environ: Mapping[str, str] = os.environ) -> Report:
+    """Read the file at `path`, and report everything that is wrong with it in one go.
+
+    The modules of its handlers are imported; no file is written, no connection opened.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        document = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        return Report((_syntax_fault(path, text, exc),))
+    except UnicodeDecodeError as exc:
+        return Report((Fault(str(path), f"is not UTF-8 (byte {exc.start}); TOML is written in UTF-8"),))
+    except OSError as exc:
+        return Report((Fault(str(path), f"cannot be read: {exc.strerror}; name a TOML file"),))
+    return _check(path, text, document, environ)
+
+
+def _check(path: Path, text: str, document: dict[str, Any], environ: Mapping[str, str]) -> Report:
+    filler = Filler(path.parent, environ)
+    reader = Reader(path.parent, filler)
+    declaring = Declaring(reader)
+    filled = filler.fill_all(document, (), reader.faults)
+    fleet = declaring.declare(filled)
+    if not reader.faults and not declaring.warnings:
+        return Report(fleet=fleet)
+
+    lines = find_lines(text)
+
+    def located(found: list[tuple[Place, str]]) -> tuple[Fault, ...]:
+        placed = sorted(((line_of(place, lines) or 0, show_place(place, filled), said) for place, said in found))
+        faults = (
+            Fault(": ".join(filter(None, (f"{path}:{line}" if line else str(path), place))), said)
+            for line, place, said in placed
+        )
+        return tuple(dict.fromkeys(faults))
+
+    faults = located(reader.faults)
+    return Report(faults, located(declaring.warnings), None if faults else fleet)
+
+
+def load(path: str | os.PathLike[str], *, environ: Mapping[str, str] = os.environ) -> Fleet:
+    """Return the fleet that the file at `path` describes, ready to start.
+
+    Raises ConfigError with every fault of the file: one line each in its text, and as `(place, text)` in `faults`.
+    """
+    report = check(path, environ=environ)
+    if report.fleet is None:
+        faults = report.faults
+        raise ConfigError("\n".join(map(str, faults)), tuple((fault.where, fault.text) for fault in faults))
+    return report.fleet
+
+
+def _syntax_fault(path: Path, text: str, error: tomllib.TOMLDecodeError) -> Fault:
+    found = _TOML_PLACE.fullmatch(str(error))
+    if found is None:
+        return Fault(str(path), str(error))
+    line, column = (found[2], found[3]) if found[2] else (text.count("\n") + 1, len(text.rpartition("\n")[2]) + 1)
+    what = found[1][:1].lower() + found[1][1:]
+    return Fault(f"{path}:{line}:{column}", f"not TOML: {what}; mend this first, the rest is read afterwards")

@@ -1,0 +1,143 @@
+"""Declares a fleet as the sections of a file say. Nothing is opened or started by that."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from typing import Any, get_type_hints
+
+from wsfleet import sinks
+from wsfleet.config.faults import Place, did_you_mean
+from wsfleet.config.matching import can_match, fleet_topics
+from wsfleet.config.values import Reader, Skip
+from wsfleet.errors import ConfigError
+from wsfleet.fleet import Fleet
+from wsfleet.options import Endpoint, Limits, ProcessorOptions
+
+__all__ = ["Declaring"]
+
+_FLEET = {"name": str, "drain_s": float, "limits": Limits}
+_TARGET = {"handler": Callable[..., Any], "sink": str}
+_OPTIONS = get_type_hints(ProcessorOptions)
+_ENDPOINT = get_type_hints(Endpoint)
+_CONNECT = _ENDPOINT | _TARGET | _OPTIONS
+_POOL = _CONNECT | {"size": int}
+_PROCESS = {"pattern": str, "name": str} | _TARGET | _OPTIONS
+
+# Stand in for what is faulty, so that everything else about the entry is still looked at.
+_URI = "wss://stand-in.invalid"
+
+
+async def _handler(message: Any) -> None:
+    """Stand in for a handler that could not be found; such a fleet is never started."""
+
+
+class Declaring:
+    """Goes through the sections once; afterwards there is a fleet, and the reader has the faults."""
+
+    def __init__(self, reader: Reader) -> None:
+        self.warnings: list[tuple[Place, str]] = []
+        self._reader = reader
+        self._patterns: list[tuple[str, Place]] = []
+        self._topics: list[str] | None = []  # None: not all are known
+
+    def declare(self, document: Mapping[str, Any]) -> Fleet:
+        """Return the fleet that `document` describes, without what is faulty."""
+        reader = self._reader
+        sections = {"connect": self._connect, "pool": self._pool, "process": self._process}
+        for key in document:
+            if key != "fleet" and key not in sections:
+                reader.note((key,), f"unknown section; {did_you_mean(key, ['fleet', *sections])}")
+        fleet = reader.build(Fleet, *reader.table(document.get("fleet", {}), _FLEET, ("fleet",)), ("fleet",))
+        for section, declare in sections.items():
+            entries = document.get(section, [])
+            if not isinstance(entries, list):
+                reader.note((section,), f"there may be several of them; write [[{section}]]")
+                entries = []
+            for number, entry in enumerate(entries):
+                declare(fleet, entry, (section, number))
+        if not document.get("connect") and not document.get("pool"):
+            reader.note((), "there is no endpoint; add a [[connect]] with a uri")
+        self._warn(fleet)
+        return fleet
+
+    def _connect(self, fleet: Fleet, table: Any, place: Place) -> None:
+        def connect(target: Any = None, **values: Any) -> Any:
+            endpoint = Endpoint(**{key: values.pop(key) for key in list(values) if key in _ENDPOINT})
+            return fleet.connect(endpoint, target, **values), endpoint
+
+        self._declare_endpoint(connect, *self._reader.table(table, _CONNECT, place), place)
+
+    def _pool(self, fleet: Fleet, table: Any, place: Place) -> None:
+        def pool(size: int, target: Any = None, **values: Any) -> Any:
+            endpoint = Endpoint(**{key: values.pop(key) for key in list(values) if key in _ENDPOINT})
+            return fleet.pool(endpoint, size, target, **values), endpoint
+
+        values, faulty = self._reader.table(table, _POOL, place)
+        if not {"size"} & (values.keys() | faulty):
+            self._reader.note(place, "has no size; say how many connections")
+        self._declare_endpoint(pool, {"decode": "json"} | values, faulty, place, size=1)
+
+    def _declare_endpoint(
+        self, declare: Callable[..., Any], values: dict[str, Any], faulty: set[str], place: Place, **stand_ins: Any
+    ) -> None:
+        reader = self._reader
+        known = len(reader.faults)
+        if not {"uri"} & (values.keys() | faulty):
+            reader.note(place, 'has no uri; write uri = "wss://..."')
+        self._take_target(values, faulty, place)
+        if "target" not in values:
+            for key in [key for key in values if key in _OPTIONS]:
+                del values[key]
+                reader.note((*place, key), "goes with a handler or a sink; name one")
+        try:
+            declared, endpoint = reader.build(declare, values, faulty, place, uri=_URI, **stand_ins)
+        except Skip:
+            self._topics = None
+            return
+        if len(reader.faults) > known or faulty or callable(endpoint.topic):
+            self._topics = None
+        if self._topics is not None:
+            self._topics += [declared.name, endpoint.topic or declared.name]
+
+    def _process(self, fleet: Fleet, table: Any, place: Place) -> None:
+        def process(pattern: str, target: Any, **values: Any) -> Any:
+            return fleet.process(pattern, **values)(target)
+
+        values, faulty = self._reader.table(table, _PROCESS, place)
+        given = values.keys() | faulty
+        if "pattern" not in given:
+            self._reader.note(place, "has no pattern; say which topics")
+        if not {"handler", "sink"} & given:
+            self._reader.note(place, "has no handler; name one, or a sink")
+        self._take_target(values, faulty, place)
+        known = len(self._reader.faults)
+        self._reader.build(process, values, faulty, place, pattern=">", target=_handler)
+        if "pattern" in values and len(self._reader.faults) == known:
+            self._patterns.append((values["pattern"], (*place, "pattern")))
+
+    def _take_target(self, values: dict[str, Any], faulty: set[str], place: Place) -> None:
+        """Put the handler or the sink into `values`, as "target"."""
+        handler, sink = values.pop("handler", None), values.pop("sink", None)
+        if handler is not None and sink is not None:
+            self._reader.note(place, "has a handler and a sink; name one of them")
+        if handler is not None:
+            values["target"] = handler
+        elif sink is not None:
+            try:
+                values["target"] = sinks.open(sink, folder=self._reader.folder)
+            except ConfigError as exc:
+                self._reader.note((*place, "sink"), str(exc))
+                values["target"] = _handler
+        elif {"handler", "sink"} & faulty:
+            values["target"] = _handler
+
+    def _warn(self, fleet: Fleet) -> None:
+        if self._topics is None:
+            return
+        topics = self._topics + fleet_topics(fleet.connections, fleet.subscriptions)
+        for pattern, place in self._patterns:
+            if not any(can_match(pattern, topic) for topic in topics):
+                like = topics if pattern.startswith("$") else sorted(set(self._topics))
+                known = get_close_matches(pattern, like, n=3, cutoff=0.5) or like[:3]
+                self.warnings.append((place, f"no topic can match {pattern!r}; there are {', '.join(known)}"))

@@ -1,0 +1,67 @@
+"""What is wrong with a configuration file, and where."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+__all__ = ["Fault", "Place", "Wrong", "closest", "did_you_mean", "show_place"]
+
+Place = tuple[str | int, ...]
+"""The way to a value from the top of the file: `("connect", 1, "reconnect", "max_s")`. Indexes are from 0."""
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+
+
+class Wrong(Exception):
+    """A value cannot stand as it is; the text says what would be right."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One fault: `where` for a person ("feeds.toml:12: [[connect]] 2"), and what is wrong there."""
+
+    where: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.text}"
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """Return what of `known` was probably meant by `word`, or None."""
+    by_lower = {each.lower(): each for each in known}
+    close = get_close_matches(word.lower(), by_lower, n=1)
+    return by_lower[close[0]] if close else None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a hint at what may stand instead of `word`: the closest of `known`, or all of them."""
+    known = list(known)
+    close = closest(word, known)
+    return f"did you mean {close!r}?" if close else f"there are {', '.join(known)}"
+
+
+def show_place(place: Place, document: Mapping[str, Any]) -> str:
+    """Return `place` for a person: `[[connect]] 2 "trades" reconnect.max_s`."""
+    if not place:
+        return ""
+    section, rest = document.get(str(place[0])), place[1:]
+    if isinstance(section, list) and rest and isinstance(rest[0], int):
+        number, rest = rest[0], rest[1:]
+        shown = f"[[{place[0]}]] {number + 1}"
+        name = section[number].get("name") if isinstance(section[number], dict) else None
+        if type(name) is str:  # not one that was filled in from the environment
+            shown += f' "{name}"'
+    else:
+        shown = f"[{place[0]}]" if isinstance(section, dict) else str(place[0])
+    keys = ""
+    for part in rest:
+        if isinstance(part, int):
+            keys += f"[{part + 1}]"
+        else:
+            keys += "." * bool(keys) + (part if _BARE_KEY.fullmatch(part) else f'"{part}"')
+    return f"{shown} {keys}".rstrip()

@@ -1,0 +1,100 @@
+"""Finds `module:function`, with the file's folder as the first place to look for modules."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from wsfleet.config.faults import Wrong, did_you_mean
+from wsfleet.redact import redact_text
+
+__all__ = ["References", "is_reference"]
+
+_DOTTED = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
+_REFERENCE = re.compile(rf"({_DOTTED}):({_DOTTED})")
+
+# Modules by top name, and the folder that they were imported from for a file. Another file in another folder may
+# have a `handlers` of its own; it must not get the first one's.
+_homes: dict[str, Path] = {}
+
+
+def is_reference(text: str) -> bool:
+    """Tell whether `text` has the shape `module:function`."""
+    return _REFERENCE.fullmatch(text) is not None
+
+
+class References:
+    """Finds what references mean. Every module is imported once, also one that fails."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder.resolve()
+        self._modules: dict[str, ModuleType | Wrong] = {}
+
+    def find(self, reference: str) -> Any:
+        """Return what `module:function` names; dots on both sides go deeper. Raises Wrong."""
+        parts = _REFERENCE.fullmatch(reference)
+        if parts is None:
+            raise Wrong(f'{reference!r} is not a function; write "module:function"')
+        name = parts[1]
+        if name not in self._modules:
+            self._modules[name] = self._import(name)
+        found: Any = self._modules[name]
+        if isinstance(found, Wrong):
+            raise found
+        for step in parts[2].split("."):
+            if not hasattr(found, step):
+                own = [
+                    each
+                    for each, value in getattr(found, "__dict__", {}).items()
+                    if callable(value) and not each.startswith("_")
+                ]
+                hint = did_you_mean(step, own) if 0 < len(own) <= 20 else "define it there"
+                raise Wrong(f"{self._shown(found)} has no {step!r}; {hint}")
+            found = getattr(found, step)
+        return found
+
+    def _shown(self, found: Any) -> str:
+        if not isinstance(found, ModuleType):
+            return str(getattr(found, "__name__", type(found).__name__))
+        return str(getattr(found, "__file__", None) or found.__name__)
+
+    def _import(self, name: str) -> ModuleType | Wrong:
+        top = name.partition(".")[0]
+        self._look_here_first(top)
+        try:
+            module = importlib.import_module(name)
+        except ModuleNotFoundError as exc:
+            if exc.name is None or not f"{name}.".startswith(f"{exc.name}."):
+                return self._failed(name, exc)
+            there = [path.stem for path in self._folder.glob("*.py")]
+            hint = did_you_mean(name, there) if there else f"make {name.replace('.', '/')}.py"
+            return Wrong(f"there is no module {name!r} in {self._folder}; {hint}")
+        except (Exception, SystemExit) as exc:
+            return self._failed(name, exc)
+        if Path(getattr(sys.modules[top], "__file__", None) or "/").is_relative_to(self._folder):
+            _homes[top] = self._folder
+        return module
+
+    def _look_here_first(self, top: str) -> None:
+        folder = str(self._folder)
+        if folder in sys.path:
+            sys.path.remove(folder)
+        sys.path.insert(0, folder)
+        importlib.invalidate_caches()  # the file may be younger than the last look into its folder
+        if _homes.get(top, self._folder) != self._folder:
+            for module in [each for each in sys.modules if each == top or each.startswith(f"{top}.")]:
+                del sys.modules[module]
+
+    def _failed(self, name: str, error: BaseException) -> Wrong:
+        # Where in the user's own code it happened; the frames of the import machinery say nothing.
+        where = ""
+        for frame in traceback.extract_tb(error.__traceback__):
+            if Path(frame.filename).is_relative_to(self._folder):
+                where = f" ({Path(frame.filename).name}, line {frame.lineno})"
+        text = redact_text(" ".join(f"{type(error).__name__}: {error}".split()))
+        return Wrong(f"importing {name!r} failed: {text}{where}; it must be importable without running anything")

@@ -1,0 +1,50 @@
+"""Amounts with a unit: "500 ms", "16 MiB"."""
+
+from __future__ import annotations
+
+import re
+from fractions import Fraction
+
+from wsfleet.config.faults import Wrong, did_you_mean
+
+__all__ = ["SIZES", "TIMES", "read_seconds", "read_size"]
+
+TIMES = {"ms": Fraction(1, 1000), "s": Fraction(1), "min": Fraction(60), "h": Fraction(3600)}
+SIZES = {
+    "B": Fraction(1),
+    "KB": Fraction(10**3),
+    "MB": Fraction(10**6),
+    "GB": Fraction(10**9),
+    "KiB": Fraction(2**10),
+    "MiB": Fraction(2**20),
+    "GiB": Fraction(2**30),
+}
+
+_AMOUNT = re.compile(r"([+-]?[0-9_]{1,40}(?:\.[0-9]{1,40})?)\s*([^\s\d.][^\d]*)?", re.ASCII)
+
+
+def read_seconds(text: str) -> float:
+    """Return a duration in seconds; without a unit it is in seconds already. Raises Wrong."""
+    return float(_read(text, TIMES, "10 s"))
+
+
+def read_size(text: str) -> int:
+    """Return a size in bytes; without a unit it is in bytes already. Raises Wrong, also for parts of a byte."""
+    size = _read(text, SIZES, "16 MiB")
+    if size.denominator != 1:
+        raise Wrong(f"{text!r} is not a whole number of bytes")
+    return int(size)
+
+
+def _read(text: str, units: dict[str, Fraction], example: str) -> Fraction:
+    found = _AMOUNT.fullmatch(text.strip())
+    try:
+        number = Fraction(found[1]) if found else None
+    except ValueError:  # underscores in the wrong places
+        number = None
+    if found is None or number is None:
+        raise Wrong(f'{text!r} is not an amount; write a number, or a number with a unit as in "{example}"')
+    unit = (found[2] or "").strip()
+    if unit and unit not in units:
+        raise Wrong(f"{text!r}: unknown unit {unit!r}; {did_you_mean(unit, units)}")
+    return number * (units[unit] if unit else 1)

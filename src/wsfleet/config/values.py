@@ -1,0 +1,293 @@
+"""Reads the values of a file as what the options' own annotations ask for: no second list of keys and types."""
+
+from __future__ import annotations
+
+import enum
+import functools
+import re
+import ssl
+import types
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from wsfleet.config.faults import Place, Wrong, closest, did_you_mean
+from wsfleet.config.filling import BROKEN, Filled, Filler
+from wsfleet.config.references import References, is_reference
+from wsfleet.config.units import SIZES, TIMES, read_seconds, read_size
+from wsfleet.errors import ConfigError
+
+__all__ = ["Reader", "Skip"]
+
+T = TypeVar("T")
+
+_SIZES = frozenset({"bytes", "max_size"})
+_TLS_FILES = {"ca": str, "cert": str, "key": str}
+
+
+class Skip(Exception):
+    """The value cannot be used, and why is noted."""
+
+
+class Reader:
+    """Reads one file's values, and notes in `faults` every one that cannot stand."""
+
+    def __init__(self, folder: Path, filler: Filler) -> None:
+        self.folder = folder
+        self.faults: list[tuple[Place, str]] = []
+        self._filler = filler
+        self._references = References(folder)
+        self._contexts: dict[tuple[str | None, ...], ssl.SSLContext] = {}
+
+    def note(self, place: Place, text: str) -> None:
+        """Note a fault, with what was filled into the file hidden."""
+        self.faults.append((place, self._filler.hide(text)))
+
+    def table(self, table: Any, kinds: Mapping[str, Any], place: Place) -> tuple[dict[str, Any], set[str]]:
+        """Return the good values of `table`, each as its kind tells, and the keys of the others."""
+        values: dict[str, Any] = {}
+        faulty: set[str] = set()
+        if not isinstance(table, dict):
+            self.note(place, f"must be a table, not {_shown(table)}")
+            return values, faulty
+        for key, value in table.items():
+            if key not in kinds:
+                self.note((*place, key), f"unknown key; {did_you_mean(key, kinds)}")
+                faulty.add(closest(key, kinds) or key)  # so that what was meant is not missed as well
+                continue
+            try:
+                values[key] = self.value(key, kinds[key], value, (*place, key))
+            except Skip:
+                faulty.add(key)
+        return values, faulty
+
+    def build(
+        self, make: Callable[..., T], values: dict[str, Any], faulty: set[str], place: Place, **stand_ins: Any
+    ) -> T:
+        """Return `make(**values)`; what it refuses is noted and left out, with `stand_ins` for what it cannot miss.
+
+        Raises Skip where it refuses even these.
+        """
+        try:
+            return make(**(stand_ins | values))
+        except ConfigError as exc:
+            found = exc.faults or (("", str(exc)),)
+        for field, text in found:
+            # Not where it is about two keys, and the other one is noted already.
+            whole = f"{field} {text}".lstrip()
+            if any(re.search(rf"\b{re.escape(key)}\b", whole) for key in faulty):
+                continue
+            self.note(*((*place, field), text) if field in values else (place, whole))
+        refused = {field for field, _ in found}
+        kept = {key: value for key, value in values.items() if key not in refused}
+        if not values:
+            raise Skip
+        if len(kept) == len(values):  # it does not say which
+            kept = {}
+        return self.build(make, kept, refused, place, **stand_ins)
+
+    def value(self, field: str, hint: Any, value: Any, place: Place) -> Any:
+        """Return `value` as what `hint` asks for. Raises Skip, with the fault noted."""
+        kinds = _alternatives(hint)
+        if value is BROKEN:
+            raise Skip  # filling noted it
+        try:
+            return self._convert(field, kinds, value, place)
+        except Wrong as exc:
+            self.note(place, str(exc))
+            raise Skip from None
+
+    def _convert(self, field: str, kinds: tuple[Any, ...], value: Any, place: Place) -> Any:
+        match value:
+            case bool():
+                if bool in kinds:
+                    return value
+                if value is False and (False in kinds or type(None) in kinds):
+                    return False if False in kinds else None
+            case int() | float():
+                if float in kinds or (int in kinds and isinstance(value, int)):
+                    return value
+            case str():
+                return self._text(field, kinds, value)
+            case dict():
+                return self._table(field, kinds, value, place)
+            case list():
+                return self._list(field, kinds, value, place)
+        raise _not_a(field, kinds, value)
+
+    def _text(self, field: str, kinds: tuple[Any, ...], value: str) -> Any:
+        if _FUNCTION in kinds and (is_reference(value) or not _takes_text(kinds)):
+            return self._references.find(value)
+        if int in kinds or float in kinds:
+            return _number(field, kinds, value)
+        if bool in kinds and isinstance(value, Filled) and value in ("true", "false"):
+            return value == "true"
+        named = {str(kind.value): kind for each in kinds if _is_enum(each) for kind in each}
+        named |= {kind: kind for kind in kinds if isinstance(kind, str)}
+        if value in named:
+            return named[value]
+        if named:
+            raise Wrong(f"{value!r} is unknown; {did_you_mean(value, named)}")
+        if _takes_text(kinds):
+            return str(value)
+        raise _not_a(field, kinds, value)
+
+    def _table(self, field: str, kinds: tuple[Any, ...], value: dict[str, Any], place: Place) -> Any:
+        for kind in kinds:
+            if isinstance(kind, type) and is_dataclass(kind):
+                return self.build(kind, *self.table(value, _hints(kind), place), place)
+            if kind is ssl.SSLContext:
+                return self._context(*self.table(value, _TLS_FILES, place), place)
+            if get_origin(kind) is Mapping:
+                inner = get_args(kind)[1]
+                return self.table(value, dict.fromkeys(value, inner), place)[0]
+        if _takes_text(kinds) and len(value) == 1:
+            ((key, item),) = value.items()
+            if key == "function" and _FUNCTION in kinds:
+                return self.value(field, Callable[..., Any], item, (*place, key))
+            if key == "text":
+                return self.value(field, str, item, (*place, key))
+        raise _not_a(field, kinds, value)
+
+    def _list(self, field: str, kinds: tuple[Any, ...], value: list[Any], place: Place) -> Any:
+        if field == "on_open":
+            return _sending(_plain(value))
+        for kind in kinds:
+            if get_origin(kind) is Sequence:
+                inner = get_args(kind)[0]
+                return tuple(self.value(field, inner, item, (*place, index)) for index, item in enumerate(value))
+        raise _not_a(field, kinds, value)
+
+    def _context(self, files: dict[str, str], faulty: set[str], place: Place) -> ssl.SSLContext:
+        paths = {}
+        for key, name in files.items():
+            path = self.folder / Path(name).expanduser()
+            if path.is_file():
+                paths[key] = str(path)
+            else:
+                self.note((*place, key), f"there is no file {path}; name one in PEM format")
+        if "key" in files and "cert" not in files | dict.fromkeys(faulty):
+            self.note(place, "has a key without a cert; name the certificate too")
+        elif len(paths) == len(files) and not faulty:
+            wanted = (paths.get("ca"), paths.get("cert"), paths.get("key"))
+            if wanted not in self._contexts:  # endpoints that ask for the same share one: it is large
+                self._contexts[wanted] = _make_context(*wanted)
+            return self._contexts[wanted]
+        raise Skip
+
+
+def _make_context(ca: str | None, cert: str | None, key: str | None) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=ca)
+        if cert is not None:
+            # A password would be asked for in the terminal, and again at every restart.
+            context.load_cert_chain(cert, key, password="")
+    except (ssl.SSLError, OSError, ValueError) as exc:
+        raise Wrong(f"cannot be used: {exc}; certificates and a key without a password, in PEM format") from None
+    return context
+
+
+def _sending(payloads: list[Any]) -> Callable[[Any], Awaitable[None]]:
+    async def on_open(session: Any) -> None:
+        for payload in payloads:
+            await session.send(payload)
+
+    return on_open
+
+
+def _plain(value: Any) -> Any:
+    # The exact types of TOML again: what is filled in is a str of its own kind.
+    if value is BROKEN:
+        raise Skip
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, str) else value
+
+
+def _number(field: str, kinds: tuple[Any, ...], text: str) -> int | float:
+    if _is_time(field, kinds):
+        return read_seconds(text)
+    if field in _SIZES:
+        return read_size(text)
+    if isinstance(text, Filled):  # the environment has nothing but text
+        try:
+            return int(text) if int in kinds else float(text)
+        except ValueError:
+            pass
+    raise _not_a(field, kinds, text)
+
+
+# ---- what annotations mean here ----
+
+_FUNCTION: Any = object()  # every Callable[...], whatever its arguments
+_hints = functools.cache(get_type_hints)
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return tuple(each for arg in get_args(hint) for each in _alternatives(arg))
+    if origin is Literal:
+        return get_args(hint)
+    return (_FUNCTION,) if origin is Callable else (Any, _FUNCTION) if hint is Any else (hint,)
+
+
+def _is_enum(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, enum.Enum)
+
+
+def _is_time(field: str, kinds: tuple[Any, ...]) -> bool:
+    return float in kinds and field.endswith("_s") and not field.endswith("_per_s")
+
+
+def _takes_text(kinds: tuple[Any, ...]) -> bool:
+    return str in kinds or Any in kinds
+
+
+def _not_a(field: str, kinds: tuple[Any, ...], value: Any) -> Wrong:
+    return Wrong(f"must be {_described(field, kinds)}, not {_shown(value)}")
+
+
+def _described(field: str, kinds: tuple[Any, ...]) -> str:
+    texts: list[str] = []
+    if _is_time(field, kinds):
+        texts.append(f'a number of seconds or text with a unit ({", ".join(TIMES)}) as in "10 s"')
+    elif field in _SIZES:
+        texts.append(f'a number of bytes or text with a unit ({", ".join(SIZES)}) as in "16 MiB"')
+    elif float in kinds:
+        texts.append("a number")
+    elif int in kinds:
+        texts.append("a whole number")
+    for kind in kinds:
+        if _is_enum(kind):
+            texts.append(f"one of {', '.join(repr(each.value) for each in kind)}")
+        elif isinstance(kind, str):
+            texts.append(repr(kind))
+        elif isinstance(kind, type) and is_dataclass(kind):
+            texts.append(f"a table of {', '.join(_hints(kind))}")
+        elif kind is ssl.SSLContext:
+            texts.append(f"a table of {', '.join(_TLS_FILES)}")
+        elif get_origin(kind) is Mapping:
+            texts.append("a table")
+        elif get_origin(kind) is Sequence:
+            texts.append("a list of texts")
+    if _takes_text(kinds):
+        texts.append("text")
+    if _FUNCTION in kinds:
+        texts.append('"module:function"')
+    if field == "on_open":
+        texts.append("a list of payloads")
+    if bool in kinds:
+        texts.append("true or false")
+    elif False in kinds or (type(None) in kinds and _is_time(field, kinds)):
+        texts.append("false for none")
+    return " or ".join(texts)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "a table" if isinstance(value, dict) else "a list" if isinstance(value, list) else repr(value)
