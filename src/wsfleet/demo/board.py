@@ -1,0 +1,163 @@
+"""What the demo shows of a fleet: a live table, one line a second where there is no terminal, and the summary."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from wsfleet.demo.plan import Fault
+from wsfleet.message import Message, State, StateChange
+from wsfleet.stats import FleetStats, SubscriptionStats
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["Board", "Recoveries"]
+
+RATE_S = 2.0  # a rate is the mean over so many of the last seconds
+PLAN = "What the server does wrong, to how many connections:"
+BAR = 30  # characters
+
+_STATES = ((State.OPEN, "green"), (State.CONNECTING, "yellow"), (State.BACKOFF, "red"), (State.FAILED, "magenta"))
+
+
+class Recoveries:
+    """How long endpoints were away: from leaving OPEN until OPEN again, by the `$state` records."""
+
+    def __init__(self) -> None:
+        self.times_s: list[float] = []
+        self._left_at: dict[str, float] = {}
+
+    async def note(self, message: Message[StateChange]) -> None:
+        """Take one record; a processor."""
+        change = message.data
+        if change.state is State.OPEN:
+            left_at = self._left_at.pop(change.endpoint, None)
+            if left_at is not None:
+                self.times_s.append(message.received_at - left_at)
+        elif change.state is State.CLOSED:  # on purpose: it need not come back
+            self._left_at.pop(change.endpoint, None)
+        elif change.previous is State.OPEN:
+            self._left_at[change.endpoint] = message.received_at
+
+    @property
+    def missing(self) -> int:
+        """How many endpoints have not come back."""
+        return len(self._left_at)
+
+    def __str__(self) -> str:
+        if not self.times_s:
+            return "nothing to recover from" if not self.missing else "none came back"
+        missing = f"; {self.missing:,} not back at the end" if self.missing else ""
+        return f"median {statistics.median(self.times_s):.2f} s, worst {max(self.times_s):.2f} s{missing}"
+
+
+class Board:
+    """Turns snapshots into text; `shown` are the subscriptions that it tells about, the first one taking everything."""
+
+    def __init__(
+        self, title: str, plan: Sequence[Fault], duration_s: float, shown: Sequence[str], recoveries: Recoveries
+    ) -> None:
+        self._title = title
+        self._plan = plan
+        self._duration_s = duration_s
+        self._shown = shown
+        self._recoveries = recoveries
+        self._received: deque[tuple[float, int]] = deque([(0.0, 0)])
+
+    def _rate(self, stats: FleetStats) -> float:
+        now, received = stats.uptime_s, _received(stats)
+        self._received.append((now, received))
+        while len(self._received) > 2 and self._received[1][0] <= now - RATE_S:
+            self._received.popleft()
+        then, before = self._received[0]
+        return (received - before) / (now - then) if now > then else 0.0
+
+    def _rows(self, stats: FleetStats) -> Iterator[SubscriptionStats]:
+        return (row for row in stats.subscriptions if row.name in self._shown)
+
+    def announcement(self) -> str:
+        """What is about to happen, for the beginning."""
+        planned = [f"  about {fault.at_s:4.1f} s  {fault}" for fault in self._plan]
+        return "\n".join([PLAN, *planned])
+
+    def line(self, stats: FleetStats) -> str:
+        """The fleet in one line."""
+        states = _states(stats)
+        counts = "  ".join(f"{state.value.lower()} {states[state]:,}" for state, _ in _STATES[:3])
+        processed = next((row.processed for row in self._rows(stats)), 0)
+        dropped = sum(row.dropped for row in self._rows(stats))
+        return (
+            f"{stats.uptime_s:5.1f} s  {counts}  in {_received(stats):,} ({self._rate(stats):,.0f}/s)  "
+            f"processed {processed:,}  dropped {dropped:,}  reconnects {_reconnects(stats):,}  "
+            f"{'balanced' if stats.balanced else 'NOT BALANCED'}"
+        )
+
+    def table(self, stats: FleetStats) -> RenderableType:
+        """The fleet as a table for a terminal of 80 columns and 24 lines."""
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        head = Text.assemble(
+            ("wsfleet demo", "bold"),
+            f"  {len(stats.endpoints):,} connections {self._title}\n",
+            f"{stats.uptime_s:.1f} of {self._duration_s:g} s",
+        )
+        numbers = Table.grid(padding=(0, 2))
+        numbers.add_column(style="bold")
+        numbers.add_column(justify="right")
+        numbers.add_column()
+        states = _states(stats)
+        for state, colour in _STATES:
+            bar = round(BAR * states[state] / max(1, len(stats.endpoints)))
+            numbers.add_row(state.value, f"{states[state]:,}", Text("#" * (bar or bool(states[state])), colour))
+        numbers.add_row("messages in", f"{_received(stats):,}", f"{self._rate(stats):,.0f} a second")
+        recovered = f"time to recover: {self._recoveries}" if self._recoveries.times_s else ""
+        numbers.add_row("reconnects", f"{_reconnects(stats):,}", recovered)
+        kept = Text("holds", "green") if stats.balanced else Text("DOES NOT HOLD", "bold red")
+        numbers.add_row("the balance", "", kept)
+        mailboxes = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+        mailboxes.add_column("processor", style="bold")
+        for name in ("takes", "processed", "pending", "dropped"):
+            mailboxes.add_column(name, justify="left" if name == "takes" else "right")
+        for row in self._rows(stats):
+            mailboxes.add_row(row.name, row.pattern, f"{row.processed:,}", f"{row.pending:,}", f"{row.dropped:,}")
+        return Group(head, "", numbers, "", mailboxes, "", self._progress(stats.uptime_s))
+
+    def _progress(self, now: float) -> RenderableType:
+        from rich.text import Text
+
+        text = Text(f"{PLAN}\n")
+        for fault in self._plan:
+            text.append(f"{fault.at_s:4.1f} s  {fault}\n", "dim" if now < fault.at_s else "")
+        return text
+
+    def summary(self, stats: FleetStats) -> str:
+        """The end: what came, where it went, how the fleet recovered, and whether it all adds up."""
+        received, rows = _received(stats), list(self._rows(stats))
+        lines = [
+            ("ran", f"{stats.uptime_s:.1f} s, {len(stats.endpoints):,} connections {self._title}"),
+            ("messages in", f"{received:,} ({received / max(stats.uptime_s, 1e-9):,.0f} a second)"),
+            *(("processed", f"{row.processed:,} by {row.name!r} on {row.pattern}") for row in rows),
+            *(("dropped", f"{row.dropped:,} by {row.name!r} ({row.overflow})") for row in rows if row.dropped),
+            *(() if any(row.dropped for row in rows) else (("dropped", "0"),)),
+            ("reconnects", f"{_reconnects(stats):,}"),
+            ("to recover", str(self._recoveries)),
+            ("balance", "holds: every message is accounted for" if stats.balanced else "DOES NOT HOLD"),
+        ]
+        return "\n".join(f"{name:<12} {text}" for name, text in lines)
+
+
+def _received(stats: FleetStats) -> int:
+    return sum(row.received for row in stats.endpoints)
+
+
+def _reconnects(stats: FleetStats) -> int:
+    return sum(max(0, row.connects - 1) for row in stats.endpoints)
+
+
+def _states(stats: FleetStats) -> Counter[str]:
+    return Counter(row.state for row in stats.endpoints)

@@ -1,0 +1,158 @@
+"""`wsfleet demo`: a fleet against a feed server that misbehaves by plan."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from wsfleet import Buffer, Endpoint, Fleet, Liveness, Message, Overflow, Reconnect
+from wsfleet.arguments import count, seconds
+from wsfleet.demo.board import Board, Recoveries
+from wsfleet.demo.plan import make_plan
+from wsfleet.demo.prices import Price
+from wsfleet.runner import FAILED, INTERRUPTED, MISUSED, check_report, raise_open_files, run_fleet
+
+__all__ = ["add_arguments", "main"]
+
+SPARE_FILES = 64  # open files for everything but the connections
+REFRESH_S = 0.25
+LINE_S = 1.0
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `wsfleet demo` to `parser`."""
+    add = parser.add_argument
+    add("--connections", type=count, default=1000, metavar="N", help="how many (default: %(default)s)")
+    add("--duration", type=seconds, default=15.0, metavar="SECONDS", help='also "1 min" (default: %(default)g)')
+    add("--report", type=Path, metavar="FILE.json", help="write the last snapshot to this file, as JSON")
+    add("--seed", type=int, default=1, help="another number, other misfortunes (default: %(default)s)")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Run the demo as `add_arguments` declares it; return the exit code."""
+    fault = check_report(args.report) if args.report else None
+    if fault:
+        print(f"wsfleet demo: --report: {fault}", file=sys.stderr)
+        return MISUSED
+    wanted = args.connections + SPARE_FILES
+    limit = raise_open_files(wanted)
+    if limit < wanted:
+        print(
+            f"wsfleet demo: {args.connections:,} connections need {wanted:,} open files, this system allows {limit:,}; "
+            f"use --connections {max(1, limit - SPARE_FILES)}, or raise the limit (ulimit -n)",
+            file=sys.stderr,
+        )
+        return MISUSED
+    try:
+        with feed_server(args.connections, args.duration, args.seed) as port:
+            return _run(args, port)
+    except BrokenPipeError:  # whoever read our lines has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except RuntimeError as exc:
+        print(f"wsfleet demo: {exc}", file=sys.stderr)
+        return FAILED
+
+
+def _run(args: argparse.Namespace, port: int) -> int:
+    # Hundreds of losses are the plan here; the board tells about them.
+    logging.getLogger("wsfleet").setLevel(logging.ERROR)
+    recoveries = Recoveries()
+    uri = f"ws://127.0.0.1:{port}"
+    fleet = make_fleet(uri, args.connections, args.duration, recoveries)
+    plan = make_plan(args.connections, args.duration, args.seed)
+    title = f"to {uri}, seed {args.seed}"
+    board = Board(title, plan, args.duration, ("prices", "slow-chart"), recoveries)
+    show = _show_table if sys.stdout.isatty() and os.environ.get("TERM") != "dumb" else _show_lines
+    code = run_fleet(fleet, duration=args.duration, report=args.report, watch=partial(show, board))
+    if code != INTERRUPTED:
+        print(board.summary(fleet.stats()), flush=True)
+    return code
+
+
+@contextmanager
+def feed_server(connections: int, duration_s: float, seed: int) -> Iterator[int]:
+    """Run the feed server in a process of its own, and give its port; raises RuntimeError where it does not start."""
+    # It imports what we import, from wherever that is; its end is the end of its standard input, so it outlives
+    # neither this block nor this process. In a session of its own Ctrl-C does not reach it.
+    command = [sys.executable, "-P", "-m", "wsfleet.demo.server", str(connections), str(duration_s), str(seed)]
+    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
+    server = subprocess.Popen(  # noqa: S603 - our own interpreter, and three numbers
+        command,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": path},
+        start_new_session=True,
+    )
+    with server:
+        assert server.stdin is not None and server.stdout is not None  # noqa: S101, PT018 - both are pipes
+        try:
+            port = server.stdout.readline()
+            if not port:
+                raise RuntimeError("the feed server did not start")
+            yield int(port)
+        finally:
+            server.stdin.close()
+            try:
+                server.wait(timeout=5.0)
+            except subprocess.TimeoutExpired:
+                server.kill()
+
+
+def make_fleet(uri: str, connections: int, duration_s: float, recoveries: Recoveries) -> Fleet:
+    """Return the demo's fleet: `connections` endpoints, a fast processor, a slow one, and the watch on the states."""
+    fleet = Fleet(name="demo", drain_s=2.0)
+
+    @fleet.process("prices.*", name="prices", buffer=Buffer(messages=20_000))
+    async def prices(message: Message[Price]) -> None:
+        """Keeps up. Being counted is all that happens to a price here."""
+
+    @fleet.process("prices.AMBER", name="slow-chart", buffer=Buffer(messages=20, overflow=Overflow.DROP_OLDEST))
+    async def slow_chart(message: Message[Price]) -> None:
+        """Takes its time, and rather misses prices than shows old ones. Nobody else is held up by it."""
+        await asyncio.sleep(0.02)
+
+    fleet.process("$state.*", name="recoveries", buffer=Buffer(messages=max(10_000, 10 * connections)))(recoveries.note)
+    # Silence must be found, and recovered from, within the time that is left: two seconds by two in the usual 15.
+    ping_s = max(0.5, min(2.0, duration_s / 8))
+    for number in range(1, connections + 1):
+        fleet.connect(
+            Endpoint(
+                f"{uri}/{number}",
+                name=f"feed-{number}",
+                proxy=False,
+                decode=Price,
+                topic="prices.{symbol}",
+                close_s=0.5,
+                reconnect=Reconnect(initial_s=0.1, max_s=2.0, stable_s=2.0),
+                liveness=Liveness(ping_s=ping_s, pong_s=0.75 * ping_s),
+            )
+        )
+    return fleet
+
+
+async def _show_lines(board: Board, fleet: Fleet) -> None:
+    try:
+        print(board.announcement(), flush=True)
+        while True:
+            await asyncio.sleep(LINE_S)
+            print(board.line(fleet.stats()), flush=True)
+    except BrokenPipeError:
+        return  # `wsfleet demo | head`: the end of the watch is the end of the run
+
+
+async def _show_table(board: Board, fleet: Fleet) -> None:
+    from rich.live import Live
+
+    with Live(board.table(fleet.stats()), auto_refresh=False, transient=True) as live:
+        while True:
+            await asyncio.sleep(REFRESH_S)
+            live.update(board.table(fleet.stats()), refresh=True)

@@ -1,0 +1,55 @@
+"""What the demo's feed server will do wrong, and when: the same for the same seed.
+
+Pure: made by the command, which announces it, and again by the server's process, which carries it out.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Fault", "make_plan"]
+
+Kind = Literal["silence", "drop", "flap"]
+
+# When (as a share of the duration), what, and to how many of the connections. The last one leaves a third of the
+# time for coming back, and silence comes first, because it takes longest to be noticed.
+_OUTLINE: tuple[tuple[float, Kind, float], ...] = (
+    (0.20, "silence", 0.02),
+    (0.30, "drop", 0.05),
+    (0.42, "flap", 0.02),
+    (0.60, "drop", 0.25),
+)
+_FLAPPING = 0.1  # how long flapping lasts, as a share of the duration
+_EARLIER = 0.04  # each begins up to this share of the duration earlier
+
+_TEXTS: dict[Kind, str] = {
+    "silence": "silent: nothing is sent, no ping answered, the socket stays open",
+    "drop": "cut without a close frame",
+    "flap": "cut, and for {lasting_s:.1f} s accepted only to be closed at once",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """`kind` happens to the connections of the numbers `members`, `at_s` seconds after the first one connected."""
+
+    kind: Kind
+    at_s: float
+    lasting_s: float
+    members: frozenset[int]
+
+    def __str__(self) -> str:
+        return f"{len(self.members):,} {_TEXTS[self.kind].format(lasting_s=self.lasting_s)}"
+
+
+def make_plan(connections: int, duration_s: float, seed: int) -> tuple[Fault, ...]:
+    """Return the faults of a demo in the order of their beginning."""
+    chance = random.Random(seed)
+    plan = []
+    for share_of_time, kind, share in _OUTLINE:
+        at_s = duration_s * (share_of_time - _EARLIER * chance.random())
+        members = chance.sample(range(1, connections + 1), max(1, round(connections * share)))
+        plan.append(Fault(kind, at_s, duration_s * _FLAPPING if kind == "flap" else 0.0, frozenset(members)))
+    return tuple(plan)

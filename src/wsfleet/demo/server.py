@@ -1,0 +1,137 @@
+"""The demo's feed server, in a process of its own: `python -m wsfleet.demo.server CONNECTIONS DURATION SEED`.
+
+It sends numbered prices to every client and misbehaves by the plan. It prints its port as the first line, and ends
+when its standard input does, which happens whichever way the process that started it ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import time
+
+from websockets.asyncio.server import ServerConnection, serve
+from websockets.protocol import State
+
+from wsfleet.demo.plan import Fault, make_plan
+from wsfleet.demo.prices import Prices
+from wsfleet.runner import raise_open_files, run_loop
+
+MESSAGES_PER_S = 5000  # in all; more would measure this server rather than the fleet
+MESSAGES_PER_CONNECTION_S = 5
+
+SLICE_S = 0.02  # connections take turns in slices of this length, so that the load is even
+MAX_UNSENT = 2**18  # bytes; a client that does not read misses messages, as with a feed that protects itself
+
+
+def _rate(connections: int) -> float:
+    """Return how many messages a second each of so many connections gets."""
+    return min(MESSAGES_PER_CONNECTION_S, MESSAGES_PER_S / connections)
+
+
+class DemoServer:
+    """Prices for whoever connects to `/<number>`, and the faults of `plan`."""
+
+    def __init__(self, plan: tuple[Fault, ...], slices: int, seed: int) -> None:
+        self._plan = plan
+        self._prices = Prices(seed)
+        self._healthy: list[dict[int, ServerConnection]] = [{} for _ in range(slices)]  # by slice, then by number
+        self._flapping: frozenset[int] = frozenset()
+        self._begun = asyncio.Event()
+
+    async def handle(self, client: ServerConnection) -> None:
+        """Serve one client until it is gone."""
+        self._begun.set()
+        path = client.request.path if client.request else ""
+        number = int(path[1:]) if path[1:].isdecimal() else 0
+        if number in self._flapping:
+            await client.close(1013, "try again later")
+            return
+        turn = self._healthy[number % len(self._healthy)]
+        turn[number] = client
+        await client.wait_closed()
+        if turn.get(number) is client:
+            del turn[number]
+
+    async def send_prices(self) -> None:
+        """Send for ever: in each round, of as many slices as there are, every healthy connection gets one message."""
+        started, slices = time.monotonic(), 0
+        while True:
+            turn, n = slices % len(self._healthy), slices // len(self._healthy) + 1
+            frames = self._prices.frames(n)
+            for number, client in self._healthy[turn].items():
+                if client.state is State.OPEN and client.transport.get_write_buffer_size() < MAX_UNSENT:
+                    client.transport.write(frames[number % len(frames)])
+            slices += 1
+            behind = time.monotonic() - started - slices * SLICE_S
+            if behind > 1.0:  # the machine was asleep or too busy; what was missed is not sent in one burst
+                started += behind
+            await asyncio.sleep(max(0.0, -behind))
+
+    async def misbehave(self) -> None:
+        """Carry out the plan, beginning with the first client."""
+        await self._begun.wait()
+        began = time.monotonic()
+        async with asyncio.TaskGroup() as tasks:
+            for fault in self._plan:
+                await asyncio.sleep(began + fault.at_s - time.monotonic())
+                tasks.create_task(self._strike(fault))
+
+    async def _strike(self, fault: Fault) -> None:
+        victims = [turn.pop(number) for turn in self._healthy for number in fault.members & turn.keys()]
+        for client in victims:
+            if fault.kind == "silence":
+                client.transport.pause_reading()
+            else:
+                client.transport.abort()
+        if fault.kind == "flap":
+            self._flapping = fault.members
+            await asyncio.sleep(fault.lasting_s)
+            self._flapping = frozenset()
+
+
+async def serve_demo(connections: int, duration_s: float, seed: int) -> None:
+    """Serve until standard input ends."""
+    slices = max(1, round(1 / _rate(connections) / SLICE_S))
+    demo = DemoServer(make_plan(connections, duration_s, seed), slices, seed)
+    server = serve(
+        demo.handle,
+        "127.0.0.1",
+        0,
+        compression=None,
+        ping_interval=None,
+        open_timeout=None,
+        logger=logging.getLogger("wsfleet.demo"),
+        backlog=4096,
+    )
+    loop = asyncio.get_running_loop()
+    parent_gone = asyncio.Event()
+    loop.add_reader(sys.stdin, parent_gone.set)  # nothing is ever written there: readable means ended
+    listening = await server
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            print(next(iter(listening.sockets)).getsockname()[1], flush=True)
+            work = [tasks.create_task(demo.send_prices()), tasks.create_task(demo.misbehave())]
+            await parent_gone.wait()
+            for task in work:
+                task.cancel()
+    finally:
+        loop.remove_reader(sys.stdin)
+        listening.close(close_connections=False)
+        for client in listening.connections:
+            client.transport.abort()
+
+
+def main() -> None:
+    """Read the three arguments and serve."""
+    connections, duration_s, seed = sys.argv[1:]
+    # Ctrl-C is the command's to handle: this process ends with it.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise_open_files(int(connections) + 64)
+    run_loop(serve_demo(int(connections), float(duration_s), int(seed)))
+
+
+if __name__ == "__main__":
+    main()
