@@ -112,7 +112,7 @@ def _coloured(message: str | bytes) -> str:
     if formatted is None:
         return _shown(message)
     from rich.console import Console
-    from rich.json import JSONHighlighter
+    from rich.highlighter import JSONHighlighter
 
     console = Console(force_terminal=True)
     with console.capture() as captured:
