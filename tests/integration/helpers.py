@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
-from wsfleet import Fleet, Message, Reconnect
+from wsfleet import Connection, Fleet, Message, Reconnect
 
 # Quick enough for tests; the bound still grows.
 QUICK = Reconnect(initial_s=0.05, max_s=0.5)
@@ -22,6 +22,12 @@ async def until(holds: Callable[[], Any], what: str) -> None:
                 await asyncio.sleep(0.01)
     except TimeoutError:
         raise AssertionError(f"waited in vain: {what}") from None
+
+
+async def opened(connection: Connection) -> None:
+    """Waits until the connection is open; raises what `wait_open` does."""
+    async with asyncio.timeout(PATIENCE_S):
+        await connection.wait_open()
 
 
 def endpoint(fleet: Fleet, name: str) -> Any:

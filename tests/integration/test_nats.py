@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.helpers import QUICK, Numbers, endpoint, subscription, until
+from tests.integration.helpers import QUICK, Numbers, endpoint, opened, subscription, until
 from tests.servers.nats import NatsServer
 from tests.servers.node_ws import NodeWs
 from wsfleet import Endpoint, Fleet, Message, Session, State
@@ -87,7 +87,7 @@ async def test_killed_in_mid_flow_the_fleet_logs_in_again(tmp_path: Path, end: s
         )
         fleet.connect(Endpoint(f"{node.uri}/feed?rate=200", name="other", decode="json"), numbers.take)
         async with fleet, asyncio.TaskGroup() as tasks:
-            await ticks.wait_open()
+            await opened(ticks)
             publisher = tasks.create_task(publish_for_ever(nats, "ticks"))
             await until(lambda: len(reader.payloads[1]) >= 500, "500 messages before the server dies")
 
@@ -166,7 +166,7 @@ async def test_a_processor_that_raises_loses_its_message_alone(tmp_path: Path) -
             dead.append(message.data.message.data)
 
         async with fleet:
-            await ticks.wait_open()
+            await opened(ticks)
             # One at a time, so that each has a frame of its own.
             for number in range(1, 31):
                 await nats.publish("ticks", [b"bad" if number % 3 == 0 else b"%d" % number])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.helpers import QUICK, Numbers, endpoint, until
+from tests.integration.helpers import QUICK, Numbers, endpoint, opened, until
 from tests.servers.nginx import NginxTls
 from tests.servers.node_ws import NodeWs
 from wsfleet import Endpoint, Fleet, State
@@ -61,7 +61,7 @@ async def test_a_certificate_that_cannot_be_trusted_is_fatal_for_its_endpoint_al
         fleet.connect(good, numbers.take)
         async with fleet:
             with pytest.raises(EndpointFailed) as failed:
-                await bad.wait_open()
+                await opened(bad)
             assert isinstance(failed.value.__cause__, Exception)
             assert isinstance(failed.value.__cause__.__cause__, ssl.SSLCertVerificationError)
             assert bad.state is State.FAILED

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.helpers import QUICK, Numbers, endpoint, subscription, until
+from tests.integration.helpers import QUICK, Numbers, endpoint, opened, subscription, until
 from tests.servers.node_ws import NodeWs
 from wsfleet import Buffer, Endpoint, Fleet, Liveness, Message, Session, State
 from wsfleet.errors import EndpointFailed, HandshakeRejected
@@ -111,7 +111,7 @@ async def test_a_subprotocol_and_headers_are_negotiated(tmp_path: Path) -> None:
             )
         )
         async with fleet:
-            await feed.wait_open()
+            await opened(feed)
         assert picked == ["v2.feed"]
         (seen,) = server.events("open")
         assert seen["protocol"] == "v2.feed"
@@ -130,7 +130,7 @@ async def test_what_was_sent_comes_back_as_it_was(tmp_path: Path) -> None:
         fleet = Fleet()
         echo = fleet.connect(Endpoint(f"{server.uri}/echo", name="echo"), collect)
         async with fleet:
-            await echo.wait_open()
+            await opened(echo)
             for data in sent:
                 await echo.send(data)
             await until(lambda: len(got) == len(sent), "all echoes")
@@ -151,7 +151,7 @@ async def test_401_is_fatal_for_its_endpoint_alone(tmp_path: Path) -> None:
         fleet.connect(Endpoint(f"{server.uri}/feed?rate=100", name="feed", decode="json"), numbers.take)
         async with fleet:
             with pytest.raises(EndpointFailed) as failed:
-                await shut.wait_open()
+                await opened(shut)
             assert failed.value.name == "shut"
             assert isinstance(failed.value.__cause__, HandshakeRejected)
             assert failed.value.__cause__.status == 401
