@@ -129,18 +129,38 @@ class Mailbox:
             self.dropped += 1
             return False
         if self.buffer.overflow is Overflow.PAUSE and not self._fits(message):
-            # Nobody can be paused for it, and what came over a socket is not given up for it.
-            oldest = next((m for m in self.waiting if m.session == 0), None)
-            if oldest is not None:
-                self.waiting.remove(oldest)
-                self._drop(oldest)
-            if not self._fits(message):
+            self._became_full(message)
+            if not self._replace(message):
                 self.dropped += 1
                 return False
-        taken = self._make_room_and_add(message)
+        elif not self._make_room_and_add(message):
+            return False
         if self._waiters:
             self._wake()
-        return taken
+        return True
+
+    def _replace(self, message: Message[Any]) -> bool:
+        """Put `message` in the place of the oldest ones behind which no socket stands either; return whether it went.
+
+        Nobody can be paused for it, and what came over a socket is not given up for it. Nothing is given up in vain.
+        """
+        freed, places = 0, []
+        for place, waiting in enumerate(self.waiting):
+            if waiting.session == 0:
+                places.append(place)
+                freed += waiting.size
+                if freed >= message.size or self.pending_bytes - freed + message.size <= self._most_bytes:
+                    break
+        else:
+            if len(places) < self.pending:
+                return False
+        # By place, not by value: what a user's data says to == is nobody's business here.
+        for place in reversed(places):
+            self._drop(self.waiting[place])
+            del self.waiting[place]
+        self.waiting.append(message)
+        self.pending_bytes += message.size
+        return True
 
     def _fits(self, message: Message[Any]) -> bool:
         pending = len(self.waiting) + self.in_hand
