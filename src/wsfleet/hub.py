@@ -26,7 +26,9 @@ class Hub:
 
     def __init__(self) -> None:
         self._published = self._injected = self._routed = self._unrouted = self._deliveries = 0
-        self._mailboxes: dict[Mailbox, Callable[[str], bool]] = {}
+        # An insertion-ordered set; those with a pattern are looked through for a new topic, the others are not.
+        self._mailboxes: dict[Mailbox, None] = {}
+        self._patterns: dict[Mailbox, Callable[[str], bool]] = {}
         self._own: dict[str, list[Mailbox]] = {}
         self._owner: dict[Mailbox, str] = {}
         self._routes: dict[str, Routes] = {}
@@ -40,34 +42,41 @@ class Hub:
     def add(self, name: str, pattern: str, buffer: Buffer, endpoint: str | None = None) -> Mailbox:
         """Return a new mailbox for `pattern`; with `endpoint`, for all that comes from there, and nothing else."""
         mailbox = Mailbox(name, pattern, buffer, self._full)
+        self._mailboxes[mailbox] = None
         if endpoint is None:
-            self._mailboxes[mailbox] = compile_pattern(pattern)
+            self._patterns[mailbox] = compile_pattern(pattern)
         else:
-            self._mailboxes[mailbox] = _never
             self._own.setdefault(endpoint, []).append(mailbox)
             self._owner[mailbox] = endpoint
-        self._forget_routes()
+        self._forget_routes(endpoint)
         return mailbox
 
-    def remove(self, mailbox: Mailbox, *, drop: bool = True) -> None:
-        """Take a mailbox out, and drop what waits in it, or let it be finished.
+    def remove(self, mailbox: Mailbox, *, drop: bool = True) -> bool:
+        """Take a mailbox out, and drop what waits in it, or let it be finished; return whether it was there.
 
         Its counts stay, summed with those of others that were removed.
         """
-        if mailbox not in self._mailboxes:
-            return
         if drop:
             mailbox.close()
         else:
             mailbox.finish()
+        if mailbox not in self._mailboxes:
+            return False
         del self._mailboxes[mailbox]
+        self._patterns.pop(mailbox, None)
         endpoint = self._owner.pop(mailbox, None)
         if endpoint is not None:
             self._own[endpoint].remove(mailbox)
             if not self._own[endpoint]:
                 del self._own[endpoint]
-        self._forget_routes()
+        self._forget_routes(endpoint)
         self._leaving.append(mailbox)
+        self._retire()
+        return True
+
+    def owner(self, mailbox: Mailbox) -> str | None:
+        """Return the endpoint whose messages `mailbox` takes; None where it has a pattern, or was removed."""
+        return self._owner.get(mailbox)
 
     def mailboxes(self) -> tuple[Mailbox, ...]:
         """Return those that messages are routed to."""
@@ -78,7 +87,11 @@ class Hub:
         for mailbox in (*self._mailboxes, *self._leaving):
             mailbox.close()
 
-    def _forget_routes(self) -> None:
+    def _forget_routes(self, endpoint: str | None) -> None:
+        """What was remembered may be wrong now: for one endpoint alone, or for all."""
+        if endpoint is not None:
+            self._routes.get(endpoint, {}).clear()
+            return
         for routes in self._routes.values():
             routes.clear()
         self._shared.clear()
@@ -94,9 +107,11 @@ class Hub:
         return self._routes.setdefault(endpoint, {})
 
     def _find(self, topic: str, endpoint: str, routes: Routes) -> Route:
-        found = tuple(self._own.get(endpoint, ())) + tuple(m for m, match in self._mailboxes.items() if match(topic))
+        found = tuple(self._own.get(endpoint, ())) + tuple(m for m, match in self._patterns.items() if match(topic))
         if len(routes) >= MAX_ROUTES:
             routes.clear()
+        if len(self._shared) >= MAX_ROUTES:
+            self._shared.clear()
         route = routes[topic] = self._shared.setdefault(found, found)
         return route
 
@@ -140,7 +155,10 @@ class Hub:
     def wants(self, topic: str) -> bool:
         """Whether any subscription matches `topic`, so that a `$` record is worth making."""
         routes = self.routes_of("")
-        return bool(routes.get(topic) or self._find(topic, "", routes))
+        route = routes.get(topic)
+        if route is None:
+            route = self._find(topic, "", routes)
+        return bool(route)
 
     def inject(self, topic: str, data: Any) -> int:
         """Publish what came over no socket; return how many subscriptions took it."""
@@ -176,15 +194,15 @@ class Hub:
 
     def subscription_stats(self) -> tuple[SubscriptionStats, ...]:
         """Return a row for each mailbox, and a last one for those removed, once there are any."""
-        for mailbox in [m for m in self._leaving if not m.pending]:
-            self._leaving.remove(mailbox)
-            self._retired = add_rows(self._retired, mailbox.stats())
+        self._retire()
         retired = self._retired
         for mailbox in self._leaving:
             retired = add_rows(retired, mailbox.stats())
         rows = tuple(mailbox.stats() for mailbox in self._mailboxes)
         return rows if retired is None else (*rows, retired)
 
-
-def _never(topic: str) -> bool:
-    return False
+    def _retire(self) -> None:
+        """Sum up those that were removed and have nothing pending any more: their counts are final."""
+        for mailbox in [m for m in self._leaving if not m.pending]:
+            self._leaving.remove(mailbox)
+            self._retired = add_rows(self._retired, mailbox.stats())
