@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from wsfleet.errors import NotOpen
@@ -18,10 +19,12 @@ class Keeper(Protocol):
     """What a connection asks of its fleet."""
 
     def check_thread(self) -> None: ...
+    def call_soon(self, function: Callable[[], None]) -> None: ...
     def open_loop(self, supervisor: Supervisor) -> Mailbox: ...
     def endpoint_ended(self, supervisor: Supervisor) -> None: ...
     def restart_endpoint(self, supervisor: Supervisor) -> None: ...
     async def close_endpoint(self, supervisor: Supervisor) -> None: ...
+    def abandon(self, mailbox: Mailbox) -> None: ...
 
 
 class Connection:
@@ -30,7 +33,7 @@ class Connection:
     def __init__(self, supervisor: Supervisor, keeper: Keeper) -> None:
         self._supervisor = supervisor
         self._keeper = keeper
-        self._guard = LoopGuard()
+        self._guard = LoopGuard(supervisor.name)
         self._mailbox: Mailbox | None = None
 
     def __repr__(self) -> str:
@@ -54,6 +57,7 @@ class Connection:
 
     def stats(self) -> EndpointStats:
         """Return its row of the fleet's stats: an immutable snapshot."""
+        self._keeper.check_thread()
         return self._supervisor.stats()
 
     async def send(self, data: Any) -> None:
@@ -100,7 +104,12 @@ class Connection:
         self._keeper.check_thread()
         if self._mailbox is None or (self._mailbox.closed and self.state is not State.CLOSED):
             self._mailbox = self._keeper.open_loop(self._supervisor)
-        return self._guard.enter(Loop(self._mailbox, self._failure), self.name)
+        return Loop(self._mailbox, self._failure, self._guard)
+
+    def __del__(self) -> None:
+        # A closed connection that nobody holds: what waits for its next loop will never be asked for.
+        if self._mailbox is not None:
+            self._keeper.abandon(self._mailbox)
 
     def _failure(self) -> BaseException | None:
         return self._supervisor.failure() if self._supervisor.state is State.FAILED else None

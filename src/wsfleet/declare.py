@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import weakref
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,7 +19,7 @@ from wsfleet.liveness import Sweep
 from wsfleet.mailbox import Mailbox
 from wsfleet.names import Names
 from wsfleet.options import Buffer, Endpoint, EndpointOptions, Limits, Overflow, ProcessorOptions
-from wsfleet.processor import Function, Processor, Sink, check_processor
+from wsfleet.processor import Function, Processor, Sink, check_processor, default_name, is_sink
 from wsfleet.stats import EndpointStats, add_rows
 from wsfleet.subscription import Subscription
 from wsfleet.supervisor import Services, Supervisor
@@ -25,6 +27,8 @@ from wsfleet.topics import check_pattern, check_topic
 from wsfleet.wire.base import Transport
 
 __all__ = ["Declarations", "check_fleet", "check_process_options", "not_yet"]
+
+log = logging.getLogger("wsfleet")
 
 _DEFAULTS: dict[str, Any] = {
     "concurrency": 1,
@@ -98,12 +102,14 @@ class Declarations(Services):
         self.names = Names()
         self.keeper: Keeper
         self.workers: set[Processor] = set()
+        self.unclosed: set[Processor] = set()
         self.connections: dict[str, Connection] = {}
         self.subscriptions = _Subscriptions()
         self.supervisors: dict[str, Supervisor] = {}
         self.processors: dict[Mailbox, Processor] = {}
         self.own: dict[Supervisor, list[Mailbox]] = {}
         self.retired_endpoints: EndpointStats | None = None
+        self.abandoned: deque[Mailbox] = deque()
 
     # Endpoints
 
@@ -115,7 +121,7 @@ class Declarations(Services):
         if endpoint.keep_last:
             raise not_yet("keep_last")
         if target is not None:
-            check_processor(target)
+            self._check_target(target)
             check_process_options(process)
         compile_intake(endpoint, "x")  # so that a fault costs no name
         default = host_of(endpoint.uri) if isinstance(endpoint.uri, str) else "endpoint"
@@ -142,7 +148,7 @@ class Declarations(Services):
             return ended
         mailbox = self.hub.add(name, ">", Buffer(), endpoint=supervisor.name)
         self.own[supervisor].append(mailbox)
-        self.subscriptions.kept[name] = Subscription(mailbox, self.remove, pull=True)
+        self.subscriptions.kept[name] = Subscription(mailbox, self, kept=True)
         return mailbox
 
     def forget(self, supervisor: Supervisor) -> None:
@@ -163,9 +169,8 @@ class Declarations(Services):
     def process(self, pattern: str, target: Any, name: str | None, options: dict[str, Any]) -> Processor:
         """Declare a processor over a pattern."""
         _check_pattern(pattern)
-        check_processor(target)
-        default = target.name if isinstance(target, Sink) else getattr(target, "__name__", type(target).__name__)
-        name = self.names.take(name, default)
+        self._check_target(target)
+        name = self.names.take(name, default_name(target))
         return self._processor(self.hub.add(name, pattern, options["buffer"]), target)
 
     def subscribe(self, pattern: str, name: str | None, buffer: Buffer, replay: str | None) -> Subscription:
@@ -175,25 +180,53 @@ class Declarations(Services):
         if replay is not None:
             raise not_yet("replay")
         name = self.names.number("sub") if name is None else self.names.take(name, name)
-        subscription = Subscription(self.hub.add(name, pattern, buffer), self.remove, pull=True)
+        subscription = Subscription(self.hub.add(name, pattern, buffer), self)
         self.subscriptions.pulled[name] = subscription
         return subscription
 
+    def _check_target(self, target: Any) -> None:
+        check_processor(target)
+        if is_sink(target) and any(processor.sink is target for processor in self.processors.values()):
+            raise ConfigError(f"{target!r} has a subscription already; open another sink for this one")
+
     def _processor(self, mailbox: Mailbox, target: Function | Sink) -> Processor:
-        processor = self.processors[mailbox] = Processor(mailbox, target, self.hub)
-        self.subscriptions.kept[mailbox.name] = Subscription(mailbox, self.remove, pull=False)
+        processor = self.processors[mailbox] = Processor(mailbox, target, self.hub, self.remove)
+        self.subscriptions.kept[mailbox.name] = Subscription(mailbox, self, pull=False, kept=True)
         return processor
 
     def remove(self, mailbox: Mailbox, *, drop: bool = True) -> None:
-        """Take a subscription out. Idempotent."""
+        """Take a subscription out. Idempotent; after the fleet's end there is nothing to take out."""
         if mailbox.closed:
             return
-        self.hub.remove(mailbox, drop=drop)
-        kept = self.subscriptions.kept.pop(mailbox.name, None)
+        endpoint = self.hub.owner(mailbox)
+        if not self.hub.remove(mailbox, drop=drop):
+            return
+        self.subscriptions.kept.pop(mailbox.name, None)
         self.subscriptions.pulled.pop(mailbox.name, None)
         self.processors.pop(mailbox, None)
-        if kept is None or mailbox.name not in self.supervisors:
+        supervisor = self.supervisors.get(endpoint or "")
+        if supervisor in self.own:
+            self.own[supervisor].remove(mailbox)
+        # An endpoint's own processor has its name.
+        if mailbox.name != endpoint:
             self.names.free(mailbox.name)
+
+    def abandon(self, mailbox: Mailbox) -> None:
+        """Take out a subscription that nobody holds any more.
+
+        The garbage collector calls this: in whatever thread, and in the middle of whatever that is doing. So it is
+        put off, to the loop's next turn or to whoever looks before.
+        """
+        self.abandoned.append(mailbox)
+        self.keeper.call_soon(self.reap)
+
+    def reap(self) -> None:
+        """Take out what was abandoned."""
+        while self.abandoned:
+            self.remove(self.abandoned.popleft())
+
+    def check_thread(self) -> None:
+        self.keeper.check_thread()
 
     def endpoint_ended(self, supervisor: Supervisor) -> None:
         """An endpoint is CLOSED or FAILED: loops over it end when they have had what is pending."""
@@ -204,9 +237,23 @@ class Declarations(Services):
 
     def start_worker(self, processor: Processor, tasks: asyncio.TaskGroup) -> None:
         """Set a processor to work. It is known until its last call is done, even when its subscription is gone."""
-        processor.task = tasks.create_task(processor.run(), name=f"wsfleet-{processor.mailbox.name}-processor")
+        run = processor.run()
+        try:
+            processor.task = tasks.create_task(run, name=f"wsfleet-{processor.mailbox.name}-processor")
+        except RuntimeError:  # everything is being cancelled
+            run.close()
+            return
         self.workers.add(processor)
-        processor.task.add_done_callback(lambda task: self.workers.discard(processor))
+        processor.task.add_done_callback(lambda task: self._worker_ended(processor, task, tasks))
+
+    def _worker_ended(self, processor: Processor, task: asyncio.Task[None], tasks: asyncio.TaskGroup) -> None:
+        self.workers.discard(processor)
+        if task.cancelled() and not processor.mailbox.closed:
+            # Not by the fleet, which closes the mailbox first. Without a worker it would be full for ever.
+            log.warning("%s: its task was cancelled from outside; it goes on in another", processor.mailbox.name)
+            self.start_worker(processor, tasks)
+        elif processor.opened:
+            self.unclosed.add(processor)
 
     def pulled(self) -> list[Mailbox]:
         """Return the mailboxes that no processor empties."""

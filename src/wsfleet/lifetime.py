@@ -45,7 +45,7 @@ class Lifetime:
         self._ending = Ending(drain_s)
         self._tasks: asyncio.TaskGroup | None = None
         self._root: asyncio.Task[None] | None = None
-        self._began_at = 0.0
+        self._began_at: float | None = None
         self._ended_at: float | None = None
         self._had_endpoints = False
         # Set when the fleet is to end, or when there may be no endpoint left to wait for.
@@ -67,6 +67,15 @@ class Lifetime:
         self.check_thread()
         if self.ended:
             raise FleetError("the fleet has ended")
+        self._declared.reap()
+
+    def call_soon(self, function: Callable[[], None]) -> None:
+        """Call `function` in the loop's next turn, from any thread; never, where no loop runs."""
+        try:
+            if self.loop is not None:
+                self.loop.call_soon_threadsafe(function)
+        except RuntimeError:  # it is closed
+            pass
 
     def check_declaring(self) -> None:
         self.check_open()
@@ -134,7 +143,7 @@ class Lifetime:
         self._close.set()
         self._news.set()
         declared.hub.close()
-        for processor in list(declared.processors.values()):
+        for processor in {**dict.fromkeys(declared.processors.values()), **dict.fromkeys(declared.unclosed)}:
             await processor.close()
         if hasattr(declared, "transport"):
             await declared.transport.aclose()
@@ -258,6 +267,9 @@ class Lifetime:
             mailbox.finish()
         return mailbox
 
+    def abandon(self, mailbox: Mailbox) -> None:
+        self._declared.abandon(mailbox)
+
     def restart_endpoint(self, supervisor: Supervisor) -> None:
         if self._close.is_set() or supervisor.state is State.CLOSED or supervisor in self._closings:
             raise NotOpen(f"{supervisor.name} is closed")
@@ -309,6 +321,7 @@ class Lifetime:
 
     def stats(self) -> FleetStats:
         declared = self._declared
+        declared.reap()
         endpoints = tuple(s.stats() for s in declared.supervisors.values())
         if declared.retired_endpoints is not None:
             endpoints = (*endpoints, declared.retired_endpoints)
@@ -318,7 +331,7 @@ class Lifetime:
             now = self.loop.time() if self.loop is not None else 0.0
         return FleetStats(
             name=self._name,
-            uptime_s=now - self._began_at if self._began_at else 0.0,
+            uptime_s=now - self._began_at if self._began_at is not None else 0.0,
             balanced=is_balanced(hub, endpoints, subscriptions),
             accelerated=accelerated,
             loop_lag_s=declared.sweep.lag_s,

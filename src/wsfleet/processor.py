@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from wsfleet.errors import ConfigError
 from wsfleet.hub import Hub
 from wsfleet.mailbox import Mailbox
 from wsfleet.message import DeadLetter, Message
 
-__all__ = ["Function", "Processor", "Sink", "check_processor"]
+if TYPE_CHECKING:
+    from typing_extensions import TypeIs
+
+__all__ = ["Function", "Processor", "Sink", "check_processor", "default_name", "is_sink"]
 
 log = logging.getLogger("wsfleet")
 
@@ -44,16 +48,36 @@ class Sink(Protocol):
         """Called once, after the drain."""
 
 
+def is_sink(target: object) -> TypeIs[Sink]:
+    """Tell a sink from a function. A mock has every attribute, so the kinds of two are looked at."""
+    return isinstance(target, Sink) and isinstance(target.name, str) and isinstance(target.batch, int)
+
+
+def _unwrapped(target: Any) -> Any:
+    while isinstance(target, functools.partial):
+        target = target.func
+    return target
+
+
+def default_name(target: Any) -> str:
+    """Return what a processor without a given name is called after: the function, or the sink."""
+    if is_sink(target):
+        return target.name
+    target = _unwrapped(target)
+    name = getattr(target, "__name__", None)
+    return name if isinstance(name, str) else type(target).__name__
+
+
 def check_processor(processor: object) -> None:
     """Raise ConfigError where `processor` is neither an async function nor a sink."""
-    if isinstance(processor, Sink):
+    if is_sink(processor):
         return
-    if not callable(processor):
+    target = _unwrapped(processor)
+    if not callable(target) or isinstance(target, type):
         raise ConfigError(f"a processor is an async function or a sink, not {processor!r}")
-    call = processor if inspect.isroutine(processor) else getattr(processor, "func", processor.__call__)
-    if not inspect.iscoroutinefunction(call):
+    if not (inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(type(target).__call__)):
         raise ConfigError(
-            f"{getattr(processor, '__qualname__', processor)!s} is not an async function; "
+            f"{getattr(target, '__qualname__', target)!s} is not an async function; "
             "plain functions, which need threads, are not supported yet"
         )
 
@@ -61,30 +85,31 @@ def check_processor(processor: object) -> None:
 class Processor:
     """One worker over one mailbox: in order, one message at a time; a sink gets batches."""
 
-    def __init__(self, mailbox: Mailbox, target: Function | Sink, hub: Hub) -> None:
+    def __init__(self, mailbox: Mailbox, target: Function | Sink, hub: Hub, remove: Callable[[Mailbox], None]) -> None:
         self.mailbox = mailbox
         self.task: asyncio.Task[None] | None = None
-        self._sink = target if isinstance(target, Sink) else None
-        self._function = None if isinstance(target, Sink) else target
-        self._opened = False
+        self.sink = target if is_sink(target) else None
+        self.opened = False
+        self._function = None if is_sink(target) else target
         self._hub = hub
+        self._remove = remove
         self._logged_at = float("-inf")
         self._unlogged = 0
 
     async def open(self) -> None:
         """Open the sink, if it is one. Raises what the sink raises."""
-        if self._sink is not None and not self._opened:
-            await self._sink.open()
-            self._opened = True
+        if self.sink is not None and not self.opened:
+            await self.sink.open()
+            self.opened = True
 
     async def close(self) -> None:
         """Close the sink, after the last message."""
-        if self._sink is not None and self._opened:
-            self._opened = False
+        if self.sink is not None and self.opened:
             try:
-                await self._sink.close()
+                await self.sink.close()
             except Exception:
                 log.exception("%s: closing the sink failed", self.mailbox.name)
+            self.opened = False
 
     async def run(self) -> None:
         """Work until the mailbox ends. Cancelling it fails the call in progress; what waits goes on waiting."""
@@ -92,10 +117,12 @@ class Processor:
             await self.open()
         except Exception:
             log.exception("%s: the sink could not be opened; its messages are dropped", self.mailbox.name)
-            self._hub.remove(self.mailbox)
+            self._remove(self.mailbox)
             return
-        if self._sink is not None:
-            await self._write_batches(self._sink)
+        if self.sink is not None:
+            await self._write_batches(self.sink)
+            # Its subscription was closed. At the fleet's end it is closed after the drain instead.
+            await self.close()
         elif self._function is not None:
             await self._call_one_by_one(self._function)
 
@@ -112,7 +139,7 @@ class Processor:
                     await function(message)
                 except BaseException as exc:
                     self._failed([message], exc)
-                    if not isinstance(exc, Exception) and not self._is_users_own(exc):
+                    if self._is_for_us(exc):
                         raise
                 else:
                     mailbox.processed += 1
@@ -131,7 +158,7 @@ class Processor:
                 await sink.write(batch)
             except BaseException as exc:
                 self._failed(batch, exc)
-                if not isinstance(exc, Exception) and not self._is_users_own(exc):
+                if self._is_for_us(exc):
                     raise
             else:
                 mailbox.processed += len(batch)
@@ -140,10 +167,13 @@ class Processor:
             await asyncio.sleep(0)
 
     @staticmethod
-    def _is_users_own(exc: BaseException) -> bool:
-        # A CancelledError that nobody asked this task for comes from the user's code: a failure like any other.
-        task = asyncio.current_task()
-        return isinstance(exc, asyncio.CancelledError) and task is not None and not task.cancelling()
+    def _is_for_us(exc: BaseException) -> bool:
+        """Whether `exc` is to end this worker, or the program, and not just a failure of the user's code."""
+        if isinstance(exc, asyncio.CancelledError):
+            # One that nobody asked this task for comes from the user's code.
+            task = asyncio.current_task()
+            return task is None or task.cancelling() > 0
+        return isinstance(exc, KeyboardInterrupt | SystemExit | GeneratorExit)
 
     def _failed(self, messages: list[Message[Any]], error: BaseException) -> None:
         mailbox = self.mailbox

@@ -3,40 +3,73 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 import warnings
 import weakref
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
-from wsfleet.errors import Busy, FleetError
+from wsfleet.errors import Busy
 from wsfleet.mailbox import Mailbox
 from wsfleet.message import Message
 from wsfleet.stats import SubscriptionStats
 
-__all__ = ["Loop", "Subscription"]
+__all__ = ["Loop", "LoopGuard", "Owner", "Subscription"]
 
 SLICE_S = 0.001
+
+BATCH = 1000
+"""The most that `Subscription.batches()` gives at a time: taking them all out at once would hold the loop."""
+
+
+class Owner(Protocol):
+    """What a subscription asks of its fleet."""
+
+    def check_thread(self) -> None: ...
+
+    def remove(self, mailbox: Mailbox) -> None:
+        """Take `mailbox` out. Idempotent."""
+
+    def abandon(self, mailbox: Mailbox) -> None:
+        """The same, soon; from any thread, and in the middle of anything."""
 
 
 class Loop:
     """Hands out one mailbox's messages, and lets the event loop have its turn when there are many of them."""
 
-    __slots__ = ("__weakref__", "_failure", "_mailbox", "_until")
+    __slots__ = ("__weakref__", "_failure", "_guard", "_left", "_mailbox", "_until")
 
-    def __init__(self, mailbox: Mailbox, failure: Callable[[], BaseException | None]) -> None:
+    def __init__(
+        self, mailbox: Mailbox, failure: Callable[[], BaseException | None], guard: LoopGuard | None = None
+    ) -> None:
         self._mailbox = mailbox
         self._failure = failure
+        self._guard = guard
+        self._left = True
         self._until = 0.0
+        self._enter()
 
     def __aiter__(self) -> Loop:
         return self
 
     async def __anext__(self) -> Message[Any]:
-        await self._turn()
+        if self._left:
+            self._enter()
+        try:
+            await self._turn()
+        except BaseException:
+            # It is over, or was cancelled. Whoever keeps the exception keeps this loop alive, and no other out.
+            self._left = True
+            if self._guard is not None:
+                self._guard.leave(self)
+            raise
         return self._mailbox.hand_out()
+
+    def _enter(self) -> None:
+        if self._guard is not None:
+            self._guard.enter(self)
+        self._left = False
 
     async def _turn(self) -> None:
         """Wait until there is something. Nothing has been taken yet, so cancelling loses nothing."""
@@ -63,12 +96,11 @@ class Subscription:
     was handed counts as processed. A subscription that nobody holds any more is detached, with a ResourceWarning.
     """
 
-    def __init__(self, mailbox: Mailbox, close: Callable[[Mailbox], None], *, pull: bool) -> None:
+    def __init__(self, mailbox: Mailbox, owner: Owner, *, pull: bool = True, kept: bool = False) -> None:
         self._mailbox = mailbox
-        self._close = close
+        self._owner = owner
         self._pull = pull
-        self._thread = threading.get_ident()
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._kept = kept  # by the fleet, so that nobody needs to hold it
         self._messages = Loop(mailbox, lambda: None)
 
     def __repr__(self) -> str:
@@ -88,13 +120,13 @@ class Subscription:
 
     def stats(self) -> SubscriptionStats:
         """Return its row of the fleet's stats."""
+        self._owner.check_thread()
         return self._mailbox.stats()
 
     def close(self) -> None:
         """Take no more: what waits is dropped, calls in progress finish, loops end. Idempotent."""
-        if threading.get_ident() != self._thread:
-            raise FleetError("a subscription belongs to its fleet's thread; elsewhere use Fleet.from_thread")
-        self._close(self._mailbox)
+        self._owner.check_thread()
+        self._owner.remove(self._mailbox)
 
     async def __aenter__(self) -> Subscription:
         return self
@@ -110,30 +142,29 @@ class Subscription:
 
     async def __anext__(self) -> Message[Any]:
         """Return the next message. Safe to cancel: nothing is lost."""
-        self._loop = self._loop or asyncio.get_running_loop()
+        if not self._mailbox.waiting:
+            self._pullable()
         return await self._messages.__anext__()
 
     def batches(self) -> AsyncIterator[list[Message[Any]]]:
-        """Iterate over lists of all that waits at the time, at least one message each. Safe to cancel."""
+        """Iterate over lists of what waits at the time, 1 to 1,000 messages each. Safe to cancel."""
         self._pullable()
         return _Batches(self, self._mailbox, self._messages)
 
     def _pullable(self) -> None:
+        self._owner.check_thread()
         if not self._pull:
             raise Busy(f"{self.name} is a processor's; subscribe to its pattern to have a loop of your own")
 
     def __del__(self) -> None:
         mailbox = self._mailbox
-        if not self._pull or mailbox.closed:
+        if self._kept or mailbox.closed:
             return
+        self._owner.abandon(mailbox)
+        # Last, as a warning may be an error.
         warnings.warn(
             f"{self!r} was left without close(); its messages are dropped", ResourceWarning, stacklevel=2, source=self
         )
-        if threading.get_ident() == self._thread:
-            self._close(mailbox)
-        elif self._loop is not None and not self._loop.is_closed():
-            # The garbage collector runs in whatever thread it likes.
-            self._loop.call_soon_threadsafe(self._close, mailbox)
 
 
 class _Batches:
@@ -150,17 +181,22 @@ class _Batches:
     async def __anext__(self) -> list[Message[Any]]:
         await self._messages._turn()
         mailbox = self._mailbox
-        return [mailbox.hand_out() for _ in range(len(mailbox.waiting))]
+        return [mailbox.hand_out() for _ in range(min(len(mailbox.waiting), BATCH))]
 
 
 class LoopGuard:
     """Lets one loop at a time over a connection's messages; one that was left behind does not count."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str) -> None:
+        self._name = name
         self._current: weakref.ref[Loop] | None = None
 
-    def enter(self, loop: Loop, name: str) -> Loop:
-        if self._current is not None and self._current() is not None:
-            raise Busy(f"another loop over {name} is running")
+    def enter(self, loop: Loop) -> None:
+        current = self._current() if self._current is not None else None
+        if current is not None and current is not loop:
+            raise Busy(f"another loop over {self._name} is running")
         self._current = weakref.ref(loop)
-        return loop
+
+    def leave(self, loop: Loop) -> None:
+        if self._current is not None and self._current() is loop:
+            self._current = None
