@@ -101,8 +101,9 @@ class Feed:
         """The same one by one, where a payload may be malformed or its topic depends on the data."""
         messages: list[Message[Any]] = []
         for payload, at in payloads:
+            # Counted afterwards: the user's code that it calls may look at the stats.
+            message = self.read(payload, self.received + 1, session, at)
             self.received += 1
-            message = self.read(payload, self.received, session, at)
             if message is not None:
                 messages.append(message)
         self.published += len(messages)
@@ -113,8 +114,9 @@ class Feed:
         """Return the message of one payload; None where it is malformed, which is counted and told."""
         try:
             message = self.intake.message(payload, index, session, at)
-        except Exception as exc:
-            self.received_bytes += len(payload)
+        except (Exception, asyncio.CancelledError) as exc:
+            # Nothing is awaited here: a CancelledError can only be the user's own, and no more than another failure.
+            self.received_bytes += payload_size(payload)
             self.malformed += 1
             topic = f"$malformed.{self.intake.name}"
             if self.hub.wants(topic):

@@ -61,7 +61,7 @@ class Malformed:
     index: int
     session: int
     raw: str | bytes
-    error: Exception
+    error: BaseException
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -18,7 +19,9 @@ from wsfleet.wire.base import Wire
 __all__ = ["Session"]
 
 _BOUND = Buffer()
-_SLICE = 256
+
+SLICE_S = 0.001
+"""How long what was held is published without giving the loop its turn."""
 
 
 class _Held:
@@ -46,6 +49,7 @@ class Session:
         self._wire = wire
         self._loop = asyncio.get_running_loop()
         self._holding = True
+        self._bounded = True
         self._reading = True
         self._held: list[_Held] = []
         self._held_bytes = 0
@@ -203,7 +207,7 @@ class Session:
             feed.received_bytes += held.size
             self._held.append(held)
             self._held_bytes += held.size
-        if len(self._held) > _BOUND.messages or self._held_bytes > _BOUND.bytes:
+        if self._bounded and (len(self._held) > _BOUND.messages or self._held_bytes > _BOUND.bytes):
             self._reading = False
             self._wire.abort(
                 f"more than {_BOUND.messages} messages or {_BOUND.bytes} bytes came before on_open was done"
@@ -218,27 +222,38 @@ class Session:
     async def release(self) -> None:
         """`on_open` is done: publish what was held, then hand over directly."""
         feed = self._feed
+        if self._held:
+            # What comes meanwhile waits behind it, and is no fault of on_open's.
+            self._bounded = False
+            self._wire.pause()
+        until = time.perf_counter() + SLICE_S
         while self._held:
-            messages = []
-            for _ in range(min(len(self._held), _SLICE)):
-                held = self._take(0)
-                feed.received_bytes -= held.size  # read() counts it
-                message = feed.read(self._raw(held), held.index, self.number, held.at)
-                if message is not None:
-                    messages.append(message)
-            feed.published += len(messages)
-            if messages:
-                feed.hub.publish_mixed(messages, self.endpoint, feed.routes, feed)
-            if self._held:
+            self._publish_held(feed)
+            if time.perf_counter() > until:
                 await asyncio.sleep(0)
+                until = time.perf_counter() + SLICE_S
         self._holding = False
         self.as_text, self.chunk = feed.intake.as_text, feed.intake.chunk
         self._notify()
         feed.attach(self._wire)
+        if self._reading and not self._bounded and not feed.paused_by:
+            self._wire.resume()
+
+    def _publish_held(self, feed: Feed) -> None:
+        messages = []
+        for held in self._held[: feed.intake.chunk]:
+            feed.received_bytes -= held.size  # read() counts it
+            message = feed.read(self._raw(held), held.index, self.number, held.at)
+            self._take(0)
+            if message is not None:
+                messages.append(message)
+        feed.published += len(messages)
+        if messages:
+            feed.hub.publish_mixed(messages, self.endpoint, feed.routes, feed)
 
     def _raw(self, held: _Held) -> str | bytes:
-        # decode="bytes" wants text frames as bytes too; while on_open ran they were held as str.
-        wants_bytes = self._feed.intake.decode is None and not self._feed.intake.as_text
+        # While on_open ran, text was held as str; afterwards it comes as the endpoint's decoder wants it.
+        wants_bytes = not self._feed.intake.as_text
         return held.payload.encode() if wants_bytes and isinstance(held.payload, str) else held.payload
 
     def discard(self) -> None:
