@@ -21,8 +21,8 @@ from hypothesis import strategies as st
 from wsfleet import sinks
 from wsfleet.errors import ConfigError, ConnectionLost
 from wsfleet.message import DeadLetter, Malformed, Message, State, StateChange
-from wsfleet.sinks import lines
-from wsfleet.sinks.lines import line
+from wsfleet.sinks import base
+from wsfleet.sinks.base import line
 
 
 def shown(data: Any) -> Any:
@@ -175,7 +175,7 @@ async def test_a_failed_write_raises_and_the_next_one_begins_a_line(tmp_path: Pa
     path = tmp_path / "out.jsonl"
     sink = sinks.open(f"jsonl:{path}")
     await sink.open()
-    assert isinstance(sink, lines.LineSink)
+    assert isinstance(sink, base.LineSink)
     real = sink._file
     assert real is not None
 
@@ -214,7 +214,7 @@ async def test_a_pipe_that_nobody_reads_does_not_hold_up_the_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Closing waits for a hanging write only so long, says so, and goes on."""
-    monkeypatch.setattr(lines, "GRACE_S", 0.05)
+    monkeypatch.setattr(base, "GRACE_S", 0.05)
     path = tmp_path / "pipe"
     os.mkfifo(path)
     reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)

@@ -25,7 +25,7 @@ handler = "handlers:on_trade"
 - Numbers are in the field's unit, or text with one: "500 ms", "10 s", "2 min", "1 h", "64 KB", "16 MiB". `false` is
   none, as in `ping_s = false`.
 - `${NAME}` in a string is the environment's value, `${file:PATH}` a file's content without the newline at its end,
-  `$$` a `$`. What is filled in is shown nowhere.
+  `$$` a `$`. No fault shows what was filled in.
 - `ssl = { ca = "ca.pem", cert = "client.pem", key = "client.key" }`: `ca` in place of the system's authorities;
   certificates are always verified.
 """

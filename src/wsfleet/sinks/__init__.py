@@ -1,7 +1,8 @@
 """Where messages can go without a function: `wsfleet.sinks.open("jsonl:trades.jsonl")`.
 
 A sink is taken wherever a processor is. It is opened when the fleet starts, appended to, flushed for every batch,
-and closed after the drain. One more sink is one more module here with a `from_argument`, and its line below.
+and closed after the drain. One more sink is one more module here with a `from_argument`, and its line below; what it
+has to do is the `Sink` of `wsfleet.processor`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from wsfleet.errors import ConfigError
-from wsfleet.sinks.base import Sink
+from wsfleet.processor import Sink
 
 __all__ = ["Sink", "open"]
 

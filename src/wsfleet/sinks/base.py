@@ -1,33 +1,197 @@
-"""What a sink is: somewhere for messages to go where a processor's function could stand."""
+"""What the sinks share: a line of JSON for each message, written from a thread of their own."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+import asyncio
+import logging
+import queue
+import select
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from io import RawIOBase
+from typing import Any
+
+import msgspec
 
 from wsfleet.message import Message
+from wsfleet.redact import redact_text
 
-__all__ = ["Sink"]
+__all__ = ["LineSink", "line"]
+
+logger = logging.getLogger("wsfleet.sinks")
+
+GRACE_S = 2.0
+"""How long `close` waits for a thread that hangs in a write: a full pipe that nobody reads, a dead network disk."""
+
+_BYTES = (bytes, bytearray, memoryview)
+_encode = msgspec.json.Encoder().encode
 
 
-@runtime_checkable
-class Sink(Protocol):
-    """Takes batches of messages out of one mailbox. The fleet opens it at its start and closes it after the drain.
+def line(message: Message[Any]) -> bytes:
+    """Return the message as one line of JSON. Never fails: data that JSON cannot hold is shown by its repr."""
+    try:
+        return _line(message, _plain(message.data))
+    except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
+        return _line(message, _text(_foreign(message.data)))
 
-    `open` comes first, `write` is called by one task at a time, `close` comes last; a failed `open`
-    leaves nothing to close. None of them may block the loop.
+
+def _line(message: Message[Any], data: Any) -> bytes:
+    shown = {
+        "topic": _text(message.topic),
+        "endpoint": _text(message.endpoint),
+        "index": message.index,
+        "session": message.session,
+        "received_at": message.received_at,
+        "size": message.size,
+        "data": data,
+    }
+    return _encode(shown) + b"\n"
+
+
+def _text(text: str) -> str:
+    # JSON on a disk is UTF-8, which has no lone surrogates; a name or a repr may.
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
+
+
+def _plain(data: Any) -> Any:
+    if type(data) is str:
+        return data
+    data = msgspec.to_builtins(data, builtin_types=_BYTES, enc_hook=_foreign)
+    return _mark_bytes(data) if _has_bytes(data) else data
+
+
+def _foreign(value: Any) -> str:
+    # Exceptions of the `$` topics, and objects that a user's decode function made.
+    try:
+        if isinstance(value, BaseException):
+            return redact_text(f"{type(value).__name__}: {value}")
+        return redact_text(repr(value))
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
+def _has_bytes(value: Any) -> bool:
+    # Looked for first, because almost no message has any and a copy of each would cost more than its encoding.
+    if isinstance(value, dict):
+        return any(_has_bytes(item) for item in value.values())
+    if isinstance(value, list | tuple):
+        return any(_has_bytes(item) for item in value)
+    return isinstance(value, _BYTES)
+
+
+def _mark_bytes(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _mark_bytes(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_mark_bytes(item) for item in value]
+    return {"base64": value} if isinstance(value, _BYTES) else value
+
+
+class _Thread:
+    """A daemon thread that makes calls one after another, and `last` as its last.
+
+    Not a ThreadPoolExecutor: the interpreter would wait for its threads at exit, and one that hangs in a write to
+    a pipe which nobody reads would never let the program end.
     """
 
-    name: str
-    """The default name of its subscription: one token."""
+    def __init__(self, name: str, last: Callable[[], None]) -> None:
+        self._calls: queue.SimpleQueue[tuple[Future[None], Callable[[], None]]] = queue.SimpleQueue()
+        self._last = last
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._thread.start()
 
-    batch: int
-    """How many messages it wants in one call at most."""
+    def call(self, function: Callable[[], None]) -> Future[None]:
+        future: Future[None] = Future()
+        self._calls.put((future, function))
+        return future
+
+    def stop(self) -> Future[None]:
+        return self.call(self._last)
+
+    def join(self) -> None:
+        self._thread.join(GRACE_S)
+
+    def _run(self) -> None:
+        function = None
+        while function is not self._last:
+            future, function = self._calls.get()
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                function()
+            except BaseException as exc:
+                future.set_exception(exc)
+            else:
+                future.set_result(None)
+
+
+class LineSink:
+    """Writes lines to a file of whatever kind; subclasses say how it is opened.
+
+    A batch is one write where the system allows, so that several writers to one file keep their lines whole. When a
+    write fails in the middle, the next line begins on a line of its own.
+    """
+
+    name = "lines"
+    batch = 1000
+
+    def __init__(self) -> None:
+        self._file: RawIOBase | None = None
+        self._thread: _Thread | None = None
+        self._torn = False
+
+    def _open_file(self) -> tuple[RawIOBase, bool]:
+        """Return the open file, and whether it ends within a line. Called in the thread."""
+        raise NotImplementedError
 
     async def open(self) -> None:
-        """Get ready to write. Nothing outside the process is touched before."""
+        """Open the file. Raises OSError. Safe to cancel; nothing is left open where it raises."""
+        self._thread = _Thread(f"wsfleet-{self.name}", self._close_file)
+        try:
+            await asyncio.wrap_future(self._thread.call(self._open))
+        except BaseException:
+            await self.close()
+            raise
 
     async def write(self, messages: list[Message[Any]]) -> None:
-        """Return when all of them are written and flushed; otherwise raise, and all of them count as failed."""
+        """Append a line for each message and flush. Raises OSError; cancelled, a write in progress still goes on."""
+        if self._thread is None:
+            raise ValueError(f"{self.name}: not open")
+        await asyncio.wrap_future(self._thread.call(lambda: self._append(b"".join(map(line, messages)))))
 
     async def close(self) -> None:
-        """Release everything. Safe to call twice."""
+        """Close the file, after what is being written. A thread that hangs is named and left behind."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        stopped = thread.stop()
+        try:
+            async with asyncio.timeout(GRACE_S):
+                await asyncio.shield(asyncio.wrap_future(stopped))
+        except TimeoutError:
+            logger.warning("%s: still writing after %g s; its thread is left behind", self.name, GRACE_S)
+        else:
+            thread.join()  # it has nothing left to do but to return
+
+    def _open(self) -> None:
+        self._file, self._torn = self._open_file()
+
+    def _close_file(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _append(self, lines: bytes) -> None:
+        assert self._file is not None, "open comes first"  # noqa: S101
+        view = memoryview(b"\n" + lines if self._torn else lines)
+        done = 0
+        try:
+            while done < len(view):
+                written = self._file.write(view[done:])
+                if written is None:  # somebody made our standard output non-blocking
+                    select.select([], [self._file], [])
+                else:
+                    done += written
+        finally:
+            if done:
+                self._torn = view[done - 1] != 0x0A

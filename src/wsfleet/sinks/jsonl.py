@@ -7,7 +7,7 @@ from io import RawIOBase
 from pathlib import Path
 
 from wsfleet.errors import ConfigError
-from wsfleet.sinks.lines import LineSink
+from wsfleet.sinks.base import LineSink
 
 __all__ = ["JsonLines", "from_argument"]
 
