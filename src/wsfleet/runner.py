@@ -43,8 +43,11 @@ FAILED = 1
 MISUSED = 2
 INTERRUPTED = 130
 
-LEAVE_S = 3.0
-"""So long after a second signal the process ends even if the loop does not: user code may be holding it."""
+LEAVE_S = 4.0
+"""So long after a second signal the process ends even if the loop does not: user code may be holding it.
+
+Longer than closing handshakes and a hanging sink take by default, so that the report is written after these.
+"""
 
 logger = logging.getLogger("wsfleet.run")
 
@@ -187,7 +190,8 @@ class _Run:
             self._helpers.add(asyncio.get_running_loop().create_task(self._fleet.close()))
 
     def _drain_and_tell(self) -> None:
-        logger.info("ending: what came in is processed first; once more to stop at once")
+        if not self._draining:
+            logger.info("ending: what came in is processed first; once more to stop at once")
         self._drain()
 
     def _interrupt(self) -> None:

@@ -21,7 +21,7 @@ __all__ = ["LineSink", "line"]
 
 logger = logging.getLogger("wsfleet.sinks")
 
-GRACE_S = 2.0
+GRACE_S = 1.0
 """How long `close` waits for a thread that hangs in a write: a full pipe that nobody reads, a dead network disk."""
 
 _BYTES = (bytes, bytearray, memoryview)
