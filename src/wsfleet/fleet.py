@@ -23,7 +23,7 @@ from wsfleet.wire.base import Transport
 
 __all__ = ["Fleet"]
 
-F = TypeVar("F", bound=Callable[..., Any])
+F = TypeVar("F", bound=Callable[..., Any] | Sink)
 T = TypeVar("T")
 
 _LIMITS = Limits()
