@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from wsfleet.demo.plan import Fault
+from wsfleet.demo.plan import LATEST_START, Fault
 from wsfleet.message import Message, State, StateChange
 from wsfleet.stats import FleetStats, SubscriptionStats
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["Board", "Recoveries"]
 
 RATE_S = 2.0  # a rate is the mean over so many of the last seconds
-PLAN = "What the server does wrong, to how many connections:"
+PLAN = "What the server does wrong, when all are connected, and to how many:"
 BAR = 30  # characters
 
 _STATES = ((State.OPEN, "green"), (State.CONNECTING, "yellow"), (State.BACKOFF, "red"), (State.FAILED, "magenta"))
@@ -65,6 +65,7 @@ class Board:
         self._duration_s = duration_s
         self._shown = shown
         self._recoveries = recoveries
+        self._began_at: float | None = None  # the plan
         self._received: deque[tuple[float, int]] = deque([(0.0, 0)])
 
     def _rate(self, stats: FleetStats) -> float:
@@ -80,8 +81,7 @@ class Board:
 
     def announcement(self) -> str:
         """What is about to happen, for the beginning."""
-        planned = [f"  about {fault.at_s:4.1f} s  {fault}" for fault in self._plan]
-        return "\n".join([PLAN, *planned])
+        return "\n".join([PLAN, *(f"  {_when(fault)}  {fault}" for fault in self._plan)])
 
     def line(self, stats: FleetStats) -> str:
         """The fleet in one line."""
@@ -98,7 +98,6 @@ class Board:
     def table(self, stats: FleetStats) -> RenderableType:
         """The fleet as a table for a terminal of 80 columns and 24 lines."""
         from rich.console import Group
-        from rich.table import Table
         from rich.text import Text
 
         head = Text.assemble(
@@ -106,33 +105,52 @@ class Board:
             f"  {len(stats.endpoints):,} connections {self._title}\n",
             f"{stats.uptime_s:.1f} of {self._duration_s:g} s",
         )
-        numbers = Table.grid(padding=(0, 2))
-        numbers.add_column(style="bold")
-        numbers.add_column(justify="right")
-        numbers.add_column()
+        return Group(head, "", self._numbers(stats), "", self._mailboxes(stats), "", self._progress(stats))
+
+    def _numbers(self, stats: FleetStats) -> RenderableType:
+        from rich.table import Table
+        from rich.text import Text
+
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="bold")
+        table.add_column(justify="right")
+        table.add_column()
         states = _states(stats)
         for state, colour in _STATES:
             bar = round(BAR * states[state] / max(1, len(stats.endpoints)))
-            numbers.add_row(state.value, f"{states[state]:,}", Text("#" * (bar or bool(states[state])), colour))
-        numbers.add_row("messages in", f"{_received(stats):,}", f"{self._rate(stats):,.0f} a second")
+            table.add_row(state.value, f"{states[state]:,}", Text("#" * (bar or bool(states[state])), colour))
+        table.add_row("messages in", f"{_received(stats):,}", f"{self._rate(stats):,.0f} a second")
         recovered = f"time to recover: {self._recoveries}" if self._recoveries.times_s else ""
-        numbers.add_row("reconnects", f"{_reconnects(stats):,}", recovered)
+        table.add_row("reconnects", f"{_reconnects(stats):,}", recovered)
         kept = Text("holds", "green") if stats.balanced else Text("DOES NOT HOLD", "bold red")
-        numbers.add_row("the balance", "", kept)
-        mailboxes = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-        mailboxes.add_column("processor", style="bold")
-        for name in ("takes", "processed", "pending", "dropped"):
-            mailboxes.add_column(name, justify="left" if name == "takes" else "right")
-        for row in self._rows(stats):
-            mailboxes.add_row(row.name, row.pattern, f"{row.processed:,}", f"{row.pending:,}", f"{row.dropped:,}")
-        return Group(head, "", numbers, "", mailboxes, "", self._progress(stats.uptime_s))
+        table.add_row("the balance", "", kept)
+        return table
 
-    def _progress(self, now: float) -> RenderableType:
+    def _mailboxes(self, stats: FleetStats) -> RenderableType:
+        from rich.table import Table
+
+        table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+        table.add_column("processor", style="bold")
+        table.add_column("takes")
+        for name in ("processed", "pending", "dropped"):
+            table.add_column(name, justify="right")
+        for row in self._rows(stats):
+            table.add_row(row.name, row.pattern, f"{row.processed:,}", f"{row.pending:,}", f"{row.dropped:,}")
+        return table
+
+    def _progress(self, stats: FleetStats) -> RenderableType:
         from rich.text import Text
 
+        # The server begins by the same rule, by its own clock, so this is about right.
+        now = stats.uptime_s
+        if self._began_at is None and (
+            _states(stats)[State.OPEN] == len(stats.endpoints) or now >= self._duration_s * LATEST_START
+        ):
+            self._began_at = now
         text = Text(f"{PLAN}\n")
         for fault in self._plan:
-            text.append(f"{fault.at_s:4.1f} s  {fault}\n", "dim" if now < fault.at_s else "")
+            begun = self._began_at is not None and now - self._began_at >= fault.at_s
+            text.append(f"{_when(fault)}  {fault}\n", "" if begun else "dim")
         return text
 
     def summary(self, stats: FleetStats) -> str:
@@ -149,6 +167,10 @@ class Board:
             ("balance", "holds: every message is accounted for" if stats.balanced else "DOES NOT HOLD"),
         ]
         return "\n".join(f"{name:<12} {text}" for name, text in lines)
+
+
+def _when(fault: Fault) -> str:
+    return f"+{fault.at_s:4.1f} s"
 
 
 def _received(stats: FleetStats) -> int:

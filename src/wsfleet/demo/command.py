@@ -152,7 +152,11 @@ async def _show_lines(board: Board, fleet: Fleet) -> None:
 async def _show_table(board: Board, fleet: Fleet) -> None:
     from rich.live import Live
 
+    loop = asyncio.get_running_loop()
     with Live(board.table(fleet.stats()), auto_refresh=False, transient=True) as live:
+        took_s = 0.0
         while True:
-            await asyncio.sleep(REFRESH_S)
+            await asyncio.sleep(max(REFRESH_S, 20 * took_s))  # looking at many connections costs little of their time
+            began = loop.time()
             live.update(board.table(fleet.stats()), refresh=True)
+            took_s = loop.time() - began

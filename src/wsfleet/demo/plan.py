@@ -9,17 +9,20 @@ import random
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Fault", "make_plan"]
+__all__ = ["LATEST_START", "Fault", "make_plan"]
 
 Kind = Literal["silence", "drop", "flap"]
 
-# When (as a share of the duration), what, and to how many of the connections. The last one leaves a third of the
-# time for coming back, and silence comes first, because it takes longest to be noticed.
+LATEST_START = 1 / 3
+"""The plan begins when all are connected, but no later than after this share of the duration."""
+
+# When (as a share of the duration), what, and to how many of the connections. Even when it begins late, a fifth of
+# the time is left for coming back from the last one. Silence comes first, because it takes longest to be noticed.
 _OUTLINE: tuple[tuple[float, Kind, float], ...] = (
-    (0.20, "silence", 0.02),
-    (0.30, "drop", 0.05),
-    (0.42, "flap", 0.02),
-    (0.60, "drop", 0.25),
+    (0.10, "silence", 0.02),
+    (0.18, "drop", 0.05),
+    (0.28, "flap", 0.02),
+    (0.45, "drop", 0.25),
 )
 _FLAPPING = 0.1  # how long flapping lasts, as a share of the duration
 _EARLIER = 0.04  # each begins up to this share of the duration earlier
@@ -33,7 +36,7 @@ _TEXTS: dict[Kind, str] = {
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`kind` happens to the connections of the numbers `members`, `at_s` seconds after the first one connected."""
+    """`kind` happens to the connections of the numbers `members`, `at_s` seconds after all were connected."""
 
     kind: Kind
     at_s: float

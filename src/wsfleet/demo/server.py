@@ -15,7 +15,7 @@ import time
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.protocol import State
 
-from wsfleet.demo.plan import Fault, make_plan
+from wsfleet.demo.plan import LATEST_START, Fault, make_plan
 from wsfleet.demo.prices import Prices
 from wsfleet.runner import raise_open_files, run_loop
 
@@ -34,16 +34,18 @@ def _rate(connections: int) -> float:
 class DemoServer:
     """Prices for whoever connects to `/<number>`, and the faults of `plan`."""
 
-    def __init__(self, plan: tuple[Fault, ...], slices: int, seed: int) -> None:
-        self._plan = plan
+    def __init__(self, connections: int, duration_s: float, seed: int) -> None:
+        self._connections = connections
+        self._patience_s = duration_s * LATEST_START
+        self._plan = make_plan(connections, duration_s, seed)
         self._prices = Prices(seed)
+        slices = max(1, round(1 / _rate(connections) / SLICE_S))
         self._healthy: list[dict[int, ServerConnection]] = [{} for _ in range(slices)]  # by slice, then by number
         self._flapping: frozenset[int] = frozenset()
-        self._begun = asyncio.Event()
+        self._all_connected = asyncio.Event()
 
     async def handle(self, client: ServerConnection) -> None:
         """Serve one client until it is gone."""
-        self._begun.set()
         path = client.request.path if client.request else ""
         number = int(path[1:]) if path[1:].isdecimal() else 0
         if number in self._flapping:
@@ -51,6 +53,8 @@ class DemoServer:
             return
         turn = self._healthy[number % len(self._healthy)]
         turn[number] = client
+        if sum(map(len, self._healthy)) == self._connections:
+            self._all_connected.set()
         await client.wait_closed()
         if turn.get(number) is client:
             del turn[number]
@@ -71,8 +75,12 @@ class DemoServer:
             await asyncio.sleep(max(0.0, -behind))
 
     async def misbehave(self) -> None:
-        """Carry out the plan, beginning with the first client."""
-        await self._begun.wait()
+        """Carry out the plan once all are connected, or it is high time."""
+        try:
+            async with asyncio.timeout(self._patience_s):
+                await self._all_connected.wait()
+        except TimeoutError:
+            pass
         began = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
             for fault in self._plan:
@@ -94,8 +102,7 @@ class DemoServer:
 
 async def serve_demo(connections: int, duration_s: float, seed: int) -> None:
     """Serve until standard input ends."""
-    slices = max(1, round(1 / _rate(connections) / SLICE_S))
-    demo = DemoServer(make_plan(connections, duration_s, seed), slices, seed)
+    demo = DemoServer(connections, duration_s, seed)
     server = serve(
         demo.handle,
         "127.0.0.1",
