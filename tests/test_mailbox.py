@@ -591,9 +591,7 @@ class Bounded(RuleBasedStateMachine):
         assert taken == [message in self.box.waiting]
         assert taken == [True] or self.box.dropped > before
         if self.overflow is PAUSE:
-            assert [m for m in self.box.waiting if m.session] == sockets, (
-                "a published message drove out one of a socket"
-            )
+            assert [m for m in self.box.waiting if m.session] == sockets, "one that came over a socket was driven out"
         self.put_in.append(message)
 
     @precondition(lambda self: self.box.waiting)

@@ -142,7 +142,7 @@ class Subscription:
 
     async def __anext__(self) -> Message[Any]:
         """Return the next message. Safe to cancel: nothing is lost."""
-        if not self._mailbox.waiting:
+        if not (self._pull and self._mailbox.waiting):
             self._pullable()
         return await self._messages.__anext__()
 
