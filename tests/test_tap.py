@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import pty
@@ -18,8 +19,8 @@ from pathlib import Path
 import pytest
 import trustme
 
-from wsfleet.errors import ConfigError, ConnectFailed, HandshakeRejected
-from wsfleet.tap import explain, parse_headers, suggest
+from wsfleet.errors import ConfigError, ConnectFailed, ConnectionLost, FleetError, HandshakeRejected
+from wsfleet.tap import describe, explain, parse_headers, suggest
 from wsfleet.testing import FeedServer
 
 
@@ -312,6 +313,34 @@ def test_headers_are_names_and_values() -> None:
     for wrong in ("nothing", ": value", " : value"):
         with pytest.raises(ConfigError):
             parse_headers([wrong])
+
+
+def caused(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "uri", "text"),
+    [
+        (ConnectionLost(1006, ""), "ws://a", "lost: the connection was cut"),
+        (ConnectionLost(4000, "bye"), "ws://a", "lost: the server closed with 4000 bye"),
+        (ConnectionLost(1001), "ws://a", "lost: the server closed with 1001"),
+        (HandshakeRejected(200), "ws://a", "the server answered 200 (no WebSocket at this path?)"),
+        (HandshakeRejected(429, {}, 7.0), "ws://a", "the server answered 429, retry after 7 s"),
+        (HandshakeRejected(503), "ws://a", "the server answered 503"),
+        (ConnectFailed("dns", "no such host"), "ws://a", "cannot find the host: no such host"),
+        (caused(ConnectFailed("tcp"), OSError(errno.ECONNREFUSED, "")), "ws://a", "cannot connect: Connection refused"),
+        (caused(ConnectFailed("tls"), ConnectionResetError()), "wss://a", "no TLS is spoken there (a ws:// server?)"),
+        (ConnectFailed("http", "closed"), "ws://a", "no WebSocket handshake: closed (a wss:// server?)"),
+        (ConnectFailed("http", "closed"), "wss://a", "http: closed"),
+        (ConnectFailed("on_open", "odd"), "ws://a", "on_open: odd"),
+        (FleetError("odd"), "ws://a", "odd"),
+    ],
+)
+def test_describes_a_failure_in_plain_words(error: Exception, uri: str, text: str) -> None:
+    """Why there is no connection is said so that a person knows where to look."""
+    assert describe(error, uri) == text
 
 
 def test_explains_what_it_does_not_know_by_its_text() -> None:

@@ -59,9 +59,9 @@ def main(args: argparse.Namespace) -> int:
         advice = suggest(args.uri)
         _complain(f"{redact_uri(args.uri)!r} {fault}" + (f"; did you mean {redact_uri(advice)} ?" if advice else ""))
         return MISUSED
-    tap = Tap(args.count)
+    tap = Tap(args.uri, args.count)
     try:
-        fleet = tap.fleet(args.uri, parse_headers(args.header), args.send)
+        fleet = tap.fleet(parse_headers(args.header), args.send)
     except ConfigError as exc:
         _complain("; ".join(text for _, text in exc.faults) or str(exc))
         return MISUSED
@@ -82,13 +82,14 @@ def main(args: argparse.Namespace) -> int:
 class Tap:
     """One endpoint, its messages printed and its changes of state told."""
 
-    def __init__(self, limit: int | None) -> None:
+    def __init__(self, uri: str, limit: int | None) -> None:
         self.fatal: Exception | None = None
         self.shown = 0
+        self._uri = uri
         self._limit = limit
         self._subscription: Subscription | None = None
 
-    def fleet(self, uri: str, headers: dict[str, str], payloads: Sequence[str]) -> Fleet:
+    def fleet(self, headers: dict[str, str], payloads: Sequence[str]) -> Fleet:
         """Return the fleet to run; raises ConfigError for headers that cannot be sent."""
 
         async def send(session: Session) -> None:
@@ -100,7 +101,7 @@ class Tap:
         fleet.process("$state.*", name="states")(self.tell)
         fleet.connect(
             Endpoint(
-                uri,
+                self._uri,
                 name=NAME,
                 headers=headers or None,
                 on_open=send if payloads else None,
@@ -108,7 +109,7 @@ class Tap:
                 reconnect=Reconnect(max_s=PATIENCE_S),
             )
         )
-        _note(f"connecting to {redact_uri(uri)}")
+        _note(f"connecting to {redact_uri(self._uri)}")
         return fleet
 
     async def show(self, render: Render, fleet: Fleet) -> None:
@@ -136,7 +137,7 @@ class Tap:
         elif change.state is State.FAILED:
             self.fatal = change.error or FleetError("the connection failed")
         elif change.state is State.BACKOFF:
-            _note(f"{describe(change.error)}; next attempt in {change.delay_s:.1f} s")
+            _note(f"{describe(change.error, self._uri)}; next attempt in {change.delay_s:.1f} s")
 
 
 def parse_headers(texts: Sequence[str]) -> dict[str, str]:
@@ -183,23 +184,28 @@ def explain(error: Exception) -> str:
     return str(error)
 
 
-def describe(error: Exception | None) -> str:
-    """Say in a person's words why there is no connection at the moment."""
+def describe(error: Exception | None, uri: str) -> str:
+    """Say in a person's words why there is no connection to `uri` at the moment."""
     if isinstance(error, ConnectionLost):
         if error.code == 1006:  # no close frame came (RFC 6455, section 7.1.5)
             return f"lost: {error.reason or 'the connection was cut'}"
         return f"lost: the server closed with {error.code} {error.reason}".rstrip()
+    if isinstance(error, HandshakeRejected):
+        later = "" if error.retry_after_s is None else f", retry after {error.retry_after_s:g} s"
+        odd = "" if later or error.status == 429 or error.status >= 500 else " (no WebSocket at this path?)"
+        return f"the server answered {error.status}{later}{odd}"
     if not isinstance(error, ConnectFailed):
         return str(error)
     cause = error.__cause__
-    reason = cause.strerror if isinstance(cause, OSError) else None
     if error.stage == "dns":
-        return f"cannot find the host: {reason or error.message}"
+        return f"cannot find the host: {getattr(cause, 'strerror', None) or error.message}"
     if error.stage == "tcp" and isinstance(cause, OSError) and cause.errno:
         return f"cannot connect: {os.strerror(cause.errno)}"
     no_tls = isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER"
     if error.stage == "tls" and (no_tls or isinstance(cause, ConnectionError)):
-        return "no TLS is spoken there; is it a ws:// server rather than wss:// ?"
+        return "no TLS is spoken there (a ws:// server?)"
+    if error.stage == "http" and uri.startswith("ws:"):
+        return f"no WebSocket handshake: {error.message} (a wss:// server?)"
     return str(error)
 
 
