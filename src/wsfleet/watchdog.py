@@ -1,0 +1,116 @@
+"""Notices when something blocks the loop, while it does, and says who and where.
+
+A thread asks the loop for a sign of life a few times a second. Where none comes, the thread looks at what the loop's
+thread is doing: the innermost line, and, walking outwards, whose call it is. Nothing is paid for in the calls
+themselves; an idle or busy loop answers a few wake-ups a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from types import CodeType, FrameType
+
+__all__ = ["Block", "Watchdog"]
+
+log = logging.getLogger("wsfleet")
+
+ASK_S = 0.25
+"""How often the loop is asked."""
+
+BLOCKED_S = 0.5
+"""So long without an answer, and the loop counts as blocked."""
+
+RECENT_S = 60.0
+"""For so long a block is worth mentioning beside what it may have caused."""
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One time that the loop was blocked: by whom, at which line, for how long, until when (`time.monotonic`)."""
+
+    by: str
+    where: str
+    seconds: float
+    until: float
+
+    def __str__(self) -> str:
+        return f"the loop was blocked for {self.seconds:.1f} s by {self.by} at {self.where}"
+
+
+class Watchdog:
+    """One for a fleet. `names` finds whose call a frame is: code object to the local variable that knows the name."""
+
+    def __init__(self) -> None:
+        self.last: Block | None = None
+        self._owners: dict[CodeType, str] = {}
+        self._answered = threading.Event()
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def knows(self, code: CodeType, variable: str) -> None:
+        """Where a frame of `code` is found, its local `variable` has the name of who called, as `.name`."""
+        self._owners[code] = variable
+
+    def start(self) -> None:
+        """Begin to watch the running loop."""
+        loop, thread = asyncio.get_running_loop(), threading.get_ident()
+        self._thread = threading.Thread(target=self._watch, args=(loop, thread), name="wsfleet-watchdog", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End watching; the thread is gone on return."""
+        self._stopping.set()
+        self._answered.set()
+        if self._thread is not None:
+            self._thread.join()
+            self._thread = None
+
+    def recent(self) -> Block | None:
+        """Return the last block, where it is recent enough to be the cause of something now."""
+        last = self.last
+        return last if last is not None and time.monotonic() - last.until < RECENT_S else None
+
+    # In the thread
+
+    def _watch(self, loop: asyncio.AbstractEventLoop, thread: int) -> None:
+        while not self._stopping.wait(ASK_S):
+            self._answered.clear()
+            asked = time.monotonic()
+            try:
+                loop.call_soon_threadsafe(self._answered.set)
+            except RuntimeError:
+                return  # the loop is closed
+            if self._answered.wait(BLOCKED_S):
+                continue
+            by, where = self._look(thread)
+            log.warning("the loop is blocked by %s at %s", by, where)
+            self.last = Block(by, where, time.monotonic() - asked, time.monotonic())
+            while not self._answered.wait(BLOCKED_S):
+                now = time.monotonic()
+                self.last = Block(by, where, now - asked, now)
+            now = time.monotonic()
+            self.last = Block(by, where, now - asked, now)
+            if not self._stopping.is_set():
+                log.warning("%s", self.last)
+
+    def _look(self, thread: int) -> tuple[str, str]:
+        frame = sys._current_frames().get(thread)
+        if frame is None:
+            return "something", "an unknown place"
+        where = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno} in {frame.f_code.co_qualname}"
+        return self._owner(frame), where
+
+    def _owner(self, frame: FrameType | None) -> str:
+        while frame is not None:
+            variable = self._owners.get(frame.f_code)
+            if variable is not None:
+                owner = frame.f_locals.get(variable)
+                return str(getattr(owner, "name", owner))
+            frame = frame.f_back
+        return "something outside of wsfleet"
