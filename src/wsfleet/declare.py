@@ -8,41 +8,36 @@ import math
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Protocol
 
+from wsfleet.calls import Plan, check_plan
 from wsfleet.connection import Connection, Keeper
 from wsfleet.decoding import compile_intake
 from wsfleet.errors import ConfigError
+from wsfleet.feed import CALLERS as FEED_CALLERS
 from wsfleet.governor import Governor, host_of
 from wsfleet.hub import Hub
 from wsfleet.liveness import Sweep
 from wsfleet.mailbox import Mailbox
 from wsfleet.names import Names
-from wsfleet.options import Buffer, Endpoint, EndpointOptions, Limits, Overflow, ProcessorOptions
+from wsfleet.options import Buffer, Endpoint, EndpointOptions, Limits, ProcessorOptions
+from wsfleet.pool import Identify, Pool, PoolKeeper, check_pool
+from wsfleet.processor import CALLERS as PROCESSOR_CALLERS
 from wsfleet.processor import Function, Processor, Sink, check_processor, default_name, is_sink
+from wsfleet.replies import Match
 from wsfleet.stats import EndpointStats, add_rows
 from wsfleet.subscription import Subscription
+from wsfleet.supervisor import CALLERS as SUPERVISOR_CALLERS
 from wsfleet.supervisor import Services, Supervisor
-from wsfleet.topics import check_pattern, check_topic
+from wsfleet.topics import check_pattern, check_topic, compile_pattern
+from wsfleet.watchdog import Watchdog
 from wsfleet.wire.base import Transport
 
-__all__ = ["Declarations", "check_fleet", "check_process_options", "not_yet"]
+__all__ = ["Declarations", "check_fleet"]
 
 log = logging.getLogger("wsfleet")
 
-_DEFAULTS: dict[str, Any] = {
-    "concurrency": 1,
-    "key": None,
-    "batch": None,
-    "retry": None,
-    "timeout_s": None,
-    "offload": None,
-}
-
-
-def not_yet(what: str) -> ConfigError:
-    """Return the error for what the contract names and this version does not do."""
-    return ConfigError(f"{what} is not supported yet", ((what, "is not supported yet"),))
+_CALLERS = {**FEED_CALLERS, **PROCESSOR_CALLERS, **SUPERVISOR_CALLERS}
 
 
 def check_fleet(name: str, limits: Limits, drain_s: float) -> None:
@@ -57,19 +52,9 @@ def check_fleet(name: str, limits: Limits, drain_s: float) -> None:
         raise ConfigError(f"Fleet: drain_s {fault}", (("drain_s", fault),))
 
 
-def check_process_options(options: dict[str, Any]) -> None:
-    """Raise ConfigError for a processor's options that cannot work, or not yet."""
-    _check_buffer(options.get("buffer", Buffer()))
-    for name, default in _DEFAULTS.items():
-        if options.get(name, default) != default:
-            raise not_yet(name)
-
-
 def _check_buffer(buffer: Buffer) -> None:
     if not isinstance(buffer, Buffer):
         raise ConfigError(f"buffer must be a Buffer, not {buffer!r}", (("buffer", "must be a Buffer"),))
-    if buffer.overflow not in (Overflow.PAUSE, Overflow.DROP_OLDEST):
-        raise not_yet(f"overflow = {buffer.overflow.value!r}")
 
 
 class _Subscriptions(Mapping[str, Subscription]):
@@ -89,6 +74,10 @@ class _Subscriptions(Mapping[str, Subscription]):
         return len(self.kept) + len(self.pulled)
 
 
+class Keepers(Keeper, PoolKeeper, Protocol):
+    """What connections and pools ask of their fleet."""
+
+
 class Declarations(Services):
     """The parts of a fleet, and how they come and go. Nothing here runs anything."""
 
@@ -96,11 +85,12 @@ class Declarations(Services):
         self.hub = Hub()
         self.governor = Governor(limits)
         self.sweep = Sweep()
+        self.watchdog = Watchdog(_CALLERS)
         if transport is not None:
             self.transport = transport
         self.has_transport = transport is not None
         self.names = Names()
-        self.keeper: Keeper
+        self.keeper: Keepers
         self.workers: set[Processor] = set()
         self.unclosed: set[Processor] = set()
         self.connections: dict[str, Connection] = {}
@@ -108,6 +98,7 @@ class Declarations(Services):
         self.supervisors: dict[str, Supervisor] = {}
         self.processors: dict[Mailbox, Processor] = {}
         self.own: dict[Supervisor, list[Mailbox]] = {}
+        self.pools: dict[str, Pool] = {}
         self.retired_endpoints: EndpointStats | None = None
         self.abandoned: deque[Mailbox] = deque()
 
@@ -118,25 +109,59 @@ class Declarations(Services):
     ) -> tuple[Connection, Supervisor, Processor | None]:
         """Declare an endpoint, and its own processor where there is one."""
         endpoint, process = _split(endpoint, target, options)
-        if endpoint.keep_last:
-            raise not_yet("keep_last")
-        if target is not None:
-            self._check_target(target)
-            check_process_options(process)
+        buffer, plan = self._checked(target, process)
         compile_intake(endpoint, "x")  # so that a fault costs no name
-        default = host_of(endpoint.uri) if isinstance(endpoint.uri, str) else "endpoint"
-        name = self.names.take(endpoint.name, default)
-        supervisor = Supervisor(endpoint, compile_intake(endpoint, name), self)
-        connection = Connection(supervisor, self.keeper)
-        self.supervisors[name] = supervisor
-        self.connections[name] = connection
-        self.own[supervisor] = []
+        name = self.names.take(endpoint.name, _default_name(endpoint))
+        connection, supervisor = self._endpoint(endpoint, name, None)
         processor = None
         if target is not None:
-            mailbox = self.hub.add(name, ">", process.get("buffer", Buffer()), endpoint=name)
-            self.own[supervisor].append(mailbox)
-            processor = self._processor(mailbox, target)
+            processor = self._processor(self._own_mailbox((supervisor,), name, buffer), target, plan)
         return connection, supervisor, processor
+
+    def pool(
+        self,
+        endpoint: Endpoint | str,
+        size: int,
+        target: Function | Sink | None,
+        identify: Identify | None,
+        match: Match | None,
+        options: dict[str, Any],
+    ) -> tuple[Pool, Processor | None]:
+        """Declare a pool: its members, and the one processor for all of them."""
+        if not isinstance(endpoint, Endpoint):
+            options.setdefault("decode", "json")
+        endpoint, process = _split(endpoint, target, options)
+        check_pool(endpoint, size, identify, match)
+        buffer, plan = self._checked(target, process)
+        compile_intake(endpoint, "x")
+        name = self.names.take_group(endpoint.name, _default_name(endpoint), size)
+        members = [self._endpoint(endpoint, f"{name}-{number}", name) for number in range(1, size + 1)]
+        pool = self.pools[name] = Pool(name, members, self.keeper, identify, match)
+        processor = None
+        if target is not None:
+            processor = self._processor(self._own_mailbox(tuple(pool.supervisors), name, buffer), target, plan)
+        return pool, processor
+
+    def _checked(self, target: Any, process: dict[str, Any]) -> tuple[Buffer, Plan]:
+        buffer = process.pop("buffer", Buffer())
+        plan = Plan(**process)
+        check_plan(plan, buffer)
+        if target is not None:
+            self._check_target(target, plan)
+        return buffer, plan
+
+    def _endpoint(self, endpoint: Endpoint, name: str, topic: str | None) -> tuple[Connection, Supervisor]:
+        supervisor = self.supervisors[name] = Supervisor(endpoint, compile_intake(endpoint, name, topic), self)
+        connection = self.connections[name] = Connection(supervisor, self.keeper)
+        self.own[supervisor] = []
+        return connection, supervisor
+
+    def _own_mailbox(self, supervisors: tuple[Supervisor, ...], name: str, buffer: Buffer) -> Mailbox:
+        mailbox = self.hub.add(name, ">", buffer, tuple(s.name for s in supervisors))
+        mailbox.on_overflow = self.remove
+        if len(supervisors) == 1:
+            self.own[supervisors[0]].append(mailbox)
+        return mailbox
 
     def open_loop(self, supervisor: Supervisor) -> Mailbox:
         """Return a new mailbox for loops over one endpoint's messages."""
@@ -146,10 +171,17 @@ class Declarations(Services):
             ended = Mailbox(name, ">", Buffer(), lambda mailbox, message: None)
             ended.finish()
             return ended
-        mailbox = self.hub.add(name, ">", Buffer(), endpoint=supervisor.name)
-        self.own[supervisor].append(mailbox)
+        mailbox = self._own_mailbox((supervisor,), name, Buffer())
         self.subscriptions.kept[name] = Subscription(mailbox, self, kept=True)
         return mailbox
+
+    def forget_pool(self, pool: Pool) -> None:
+        """A pool was closed while the fleet runs: all its names are free again."""
+        for supervisor in pool.supervisors:
+            self.forget(supervisor)
+        if self.pools.get(pool.name) is pool:
+            del self.pools[pool.name]
+            self.names.free(pool.name)
 
     def forget(self, supervisor: Supervisor) -> None:
         """An endpoint was closed while the fleet runs: its name is free again, its counts stay."""
@@ -169,46 +201,59 @@ class Declarations(Services):
     def process(self, pattern: str, target: Any, name: str | None, options: dict[str, Any]) -> Processor:
         """Declare a processor over a pattern."""
         _check_pattern(pattern)
-        self._check_target(target)
+        buffer, plan = self._checked(target, dict(options))
         name = self.names.take(name, default_name(target))
-        return self._processor(self.hub.add(name, pattern, options["buffer"]), target)
+        return self._processor(self._mailbox(name, pattern, buffer), target, plan)
+
+    def _mailbox(self, name: str, pattern: str, buffer: Buffer) -> Mailbox:
+        mailbox = self.hub.add(name, pattern, buffer)
+        mailbox.on_overflow = self.remove
+        return mailbox
 
     def subscribe(self, pattern: str, name: str | None, buffer: Buffer, replay: str | None) -> Subscription:
         """Declare a subscription that the user loops over."""
         _check_pattern(pattern)
         _check_buffer(buffer)
-        if replay is not None:
-            raise not_yet("replay")
+        if replay not in (None, "last"):
+            raise ConfigError(f"replay must be None or 'last', not {replay!r}", (("replay", "must be None or 'last'"),))
         name = self.names.number("sub") if name is None else self.names.take(name, name)
-        subscription = Subscription(self.hub.add(name, pattern, buffer), self)
+        mailbox = self._mailbox(name, pattern, buffer)
+        subscription = Subscription(mailbox, self)
         self.subscriptions.pulled[name] = subscription
+        if replay == "last":
+            matches = compile_pattern(pattern)
+            kept = [m for s in self.supervisors.values() for m in s.feed.kept.values() if matches(m.topic)]
+            self.hub.replay(mailbox, sorted(kept, key=lambda message: message.received_at))
         return subscription
 
-    def _check_target(self, target: Any) -> None:
-        check_processor(target)
+    def _check_target(self, target: Any, plan: Plan) -> None:
+        check_processor(target, plan)
         if is_sink(target) and any(processor.sink is target for processor in self.processors.values()):
             raise ConfigError(f"{target!r} has a subscription already; open another sink for this one")
 
-    def _processor(self, mailbox: Mailbox, target: Function | Sink) -> Processor:
-        processor = self.processors[mailbox] = Processor(mailbox, target, self.hub, self.remove)
+    def _processor(self, mailbox: Mailbox, target: Function | Sink, plan: Plan) -> Processor:
+        processor = self.processors[mailbox] = Processor(mailbox, target, plan, self.hub, self.remove)
         self.subscriptions.kept[mailbox.name] = Subscription(mailbox, self, pull=False, kept=True)
         return processor
 
     def remove(self, mailbox: Mailbox, *, drop: bool = True) -> None:
         """Take a subscription out. Idempotent; after the fleet's end there is nothing to take out."""
-        if mailbox.closed:
+        if mailbox.closed and mailbox.error is None:
             return
-        endpoint = self.hub.owner(mailbox)
+        owners = self.hub.owners(mailbox)
         if not self.hub.remove(mailbox, drop=drop):
             return
+        if mailbox.error is not None and mailbox in self.processors:
+            log.error("%s", mailbox.error)
         self.subscriptions.kept.pop(mailbox.name, None)
         self.subscriptions.pulled.pop(mailbox.name, None)
         self.processors.pop(mailbox, None)
-        supervisor = self.supervisors.get(endpoint or "")
-        if supervisor in self.own:
-            self.own[supervisor].remove(mailbox)
-        # An endpoint's own processor has its name.
-        if mailbox.name != endpoint:
+        for name in owners:
+            supervisor = self.supervisors.get(name)
+            if supervisor in self.own and mailbox in self.own[supervisor]:
+                self.own[supervisor].remove(mailbox)
+        # An endpoint's own processor has its name, and a pool's the pool's.
+        if mailbox.name not in owners and mailbox.name not in self.pools:
             self.names.free(mailbox.name)
 
     def abandon(self, mailbox: Mailbox) -> None:
@@ -237,16 +282,20 @@ class Declarations(Services):
 
     def start_worker(self, processor: Processor, tasks: asyncio.TaskGroup) -> None:
         """Set a processor to work. It is known until its last call is done, even when its subscription is gone."""
-        run = processor.run()
-        try:
-            processor.task = tasks.create_task(run, name=f"wsfleet-{processor.mailbox.name}-processor")
-        except RuntimeError:  # everything is being cancelled
-            run.close()
-            return
-        self.workers.add(processor)
-        processor.task.add_done_callback(lambda task: self._worker_ended(processor, task, tasks))
+        for work in processor.work():
+            try:
+                task = tasks.create_task(work, name=f"wsfleet-{processor.mailbox.name}-processor")
+            except RuntimeError:  # everything is being cancelled
+                work.close()
+                continue
+            processor.tasks.add(task)
+            self.workers.add(processor)
+            task.add_done_callback(lambda done: self._worker_ended(processor, done, tasks))
 
     def _worker_ended(self, processor: Processor, task: asyncio.Task[None], tasks: asyncio.TaskGroup) -> None:
+        processor.tasks.discard(task)
+        if processor.tasks:
+            return
         self.workers.discard(processor)
         if task.cancelled() and not processor.mailbox.closed:
             # Not by the fleet, which closes the mailbox first. Without a worker it would be full for ever.
@@ -265,6 +314,10 @@ class Declarations(Services):
         if fault:
             raise ValueError(fault)
         return self.hub.inject(topic, data)
+
+
+def _default_name(endpoint: Endpoint) -> str:
+    return host_of(endpoint.uri) if isinstance(endpoint.uri, str) else "endpoint"
 
 
 def _check_pattern(pattern: str) -> None:

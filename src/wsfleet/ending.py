@@ -64,7 +64,7 @@ class Ending:
         try:
             async with asyncio.timeout(self._drain_s) as self._scope:
                 # One processor's last message may be another's next: until all are idle at the same time.
-                while busy := [p for p in processors() if p.mailbox.pending and not _over(p)]:
+                while busy := [p for p in processors() if p.mailbox.pending and not p.over]:
                     for processor in busy:
                         await processor.mailbox.idle()
         except TimeoutError:
@@ -75,13 +75,9 @@ class Ending:
             self._scope = None
 
 
-def _over(processor: Processor) -> bool:
-    return processor.task is None or processor.task.done()
-
-
 async def cancel_processors(processors: list[Processor]) -> None:
     """Cancel all workers, and again as long as one of them goes on regardless."""
-    await _cancel({p.task: p.mailbox.name for p in processors if p.task is not None})
+    await _cancel({task: p.mailbox.name for p in processors for task in p.tasks})
 
 
 async def _cancel(tasks: dict[asyncio.Task[None], str]) -> None:
@@ -117,7 +113,7 @@ async def finish_processor(processor: Processor, drain_s: float) -> None:
     """Let one processor finish what is pending, for at most `drain_s`, and then cancel it."""
     try:
         async with asyncio.timeout(drain_s):
-            if not _over(processor):
+            if not processor.over:
                 await processor.mailbox.idle()
     except TimeoutError:
         pass

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
+from types import CodeType
 from typing import Any
 
 from wsfleet.decoding import Intake, payload_size
 from wsfleet.hub import Hub
 from wsfleet.mailbox import Mailbox
 from wsfleet.message import Malformed, Message
+from wsfleet.replies import Replies
 from wsfleet.wire.base import Wire
 
-__all__ = ["Feed"]
+__all__ = ["CALLERS", "Feed"]
 
 
 class Feed:
     """Publishes one endpoint's messages, and is the `Source` that full mailboxes hold."""
 
-    def __init__(self, intake: Intake, hub: Hub) -> None:
+    def __init__(self, intake: Intake, hub: Hub, keep_last: int = 0) -> None:
         self.intake = intake
         self.hub = hub
         self.routes = hub.routes_of(intake.name)
@@ -27,41 +30,74 @@ class Feed:
         self._paused_s = 0.0
         self._paused_since = self._resumed_at = 0.0
         self._wire: Wire | None = None
+        self._reading = True
+        self.replies: Replies | None = None
+        # By topic, the longest unheard first; for subscriptions that want the last of each replayed.
+        self.kept: OrderedDict[str, Message[Any]] = OrderedDict()
+        self._keep = keep_last
 
     # Pausing
 
     def hold(self, mailbox: Mailbox) -> None:
-        if not self.paused_by:
-            self._paused_since = asyncio.get_running_loop().time()
-            if self._wire is not None:
-                self._wire.pause()
         self.paused_by[mailbox] = None
+        self.set_reading()
+
+    def overfull(self, mailbox: Mailbox) -> None:
+        # It was patient with our replies, and got too much of the rest.
+        if self.replies is not None:
+            self.replies.lose(f"{self.intake.name} had to stop reading: {mailbox.name} is full", socket_gone=False)
 
     def release(self, mailbox: Mailbox) -> None:
         self.paused_by.pop(mailbox, None)
-        if not self.paused_by:
-            self._resumed_at = asyncio.get_running_loop().time()
-            self._paused_s += self._resumed_at - self._paused_since
-            if self._wire is not None:
+        self.set_reading()
+
+    @property
+    def name(self) -> str:
+        """The endpoint's name."""
+        return self.intake.name
+
+    @property
+    def reading(self) -> bool:
+        """Whether the socket may be read."""
+        return self._reading
+
+    def set_reading(self) -> None:
+        """Read unless a mailbox is full; and even so while replies are awaited, which never pass through one."""
+        reading = not self.paused_by or bool(self.replies)
+        if reading == self._reading:
+            return
+        self._reading = reading
+        now = asyncio.get_running_loop().time()
+        if reading:
+            self._resumed_at = now
+            self._paused_s += now - self._paused_since
+        else:
+            self._paused_since = now
+        if self._wire is not None:
+            if reading:
                 self._wire.resume()
+            else:
+                self._wire.pause()
 
     def attach(self, wire: Wire) -> None:
         """From now on `wire` is the one that pausing stops; a feed that is paused stops it at once."""
         self._wire = wire
-        if self.paused_by:
+        if not self._reading:
             wire.pause()
 
     def detach(self) -> None:
         """The socket is gone. Whoever paused the feed still does, and so finds the next one paused."""
         self._wire = None
+        if self.replies is not None:
+            self.replies.lose(f"{self.intake.name}: the connection was lost before the reply came", socket_gone=True)
 
     def paused_for(self) -> float:
         """Return for how many seconds the feed has been paused now; 0 where it isn't."""
-        return asyncio.get_running_loop().time() - self._paused_since if self.paused_by else 0.0
+        return asyncio.get_running_loop().time() - self._paused_since if not self._reading else 0.0
 
     def running_since(self, when: float, now: float) -> float:
         """Return the seconds from `when` to `now`, without the last pause: what lies unread is nobody's silence."""
-        if self.paused_by:
+        if not self._reading:
             return max(0.0, self._paused_since - when)
         if when >= self._resumed_at:
             return now - when
@@ -76,7 +112,7 @@ class Feed:
     def publish(self, payloads: list[str | bytes], session: int, at: float) -> None:
         """Make messages of payloads that came in one read, and hand them to the hub."""
         intake = self.intake
-        if intake.make_topic is not None or intake.chunk == 1:
+        if intake.make_topic is not None or intake.chunk == 1 or self.replies is not None:
             self.publish_each([(payload, at) for payload in payloads], session)
             return
         # The length of a str is its size on the wire only where it is ASCII.
@@ -95,6 +131,8 @@ class Feed:
         self.received += count
         self.received_bytes += nbytes
         self.published += count
+        if self._keep:
+            self._keep_last(messages[-1:])
         self.hub.publish(messages, nbytes, name, self.routes, self)
 
     def publish_each(self, payloads: list[tuple[str | bytes, float]], session: int) -> None:
@@ -104,9 +142,19 @@ class Feed:
             # Counted afterwards: the user's code that it calls may look at the stats.
             message = self.read(payload, self.received + 1, session, at)
             self.received += 1
-            if message is not None:
+            if message is None:
+                continue
+            if self.replies is not None and self.replies.take(message):
+                self.answered += 1
+            else:
                 messages.append(message)
+        self.hand_over(messages)
+
+    def hand_over(self, messages: list[Message[Any]]) -> None:
+        """Publish messages of any topics."""
         self.published += len(messages)
+        if self._keep:
+            self._keep_last(messages)
         if messages:
             self.hub.publish_mixed(messages, self.intake.name, self.routes, self)
 
@@ -124,3 +172,14 @@ class Feed:
             return None
         self.received_bytes += message.size
         return message
+
+    def _keep_last(self, messages: list[Message[Any]]) -> None:
+        for message in messages:
+            self.kept.pop(message.topic, None)
+            self.kept[message.topic] = message
+        while len(self.kept) > self._keep:
+            self.kept.popitem(last=False)
+
+
+CALLERS: dict[CodeType, str] = {Feed.read.__code__: "self"}
+"""Where user code is called: the local variable there says for whom. For the watchdog."""

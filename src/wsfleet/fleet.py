@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Literal, TypeVar, Unpack
 
-from wsfleet import declare
+from wsfleet.calls import Plan, check_plan
 from wsfleet.connection import Connection
-from wsfleet.declare import Declarations
+from wsfleet.declare import Declarations, check_fleet
 from wsfleet.guests import Guests
 from wsfleet.lifetime import Lifetime
 from wsfleet.message import Message
@@ -48,7 +48,7 @@ class Fleet:
         drain_s: float = 10.0,
         transport: Transport | None = None,
     ) -> None:
-        declare.check_fleet(name, limits, drain_s)
+        check_fleet(name, limits, drain_s)
         self.name = name
         self._declared = Declarations(limits, transport)
         self._lifetime = Lifetime(name, self._declared, drain_s)
@@ -86,9 +86,16 @@ class Fleet:
         match: Callable[[Any], Any] | None = None,
         **options: Unpack[ConnectOptions],
     ) -> Pool:
-        """Keep `size` connections to one endpoint. Not there yet: raises ConfigError."""
+        """Keep `size` connections to one endpoint, named `name-1` and so on; send, or ask and get the reply.
+
+        A message's topic is the pool's name by default, and a processor is one for all members. `identify(data)`
+        returns a request's id and what to send; `match(data)` the id that a message replies to, or None. By default
+        both speak JSON-RPC 2.0, and a pool given a URI decodes "json". Raises as `connect` does.
+        """
         self._lifetime.check_declaring()
-        raise declare.not_yet("pool")
+        return self._lifetime.added_pool(
+            *self._declared.pool(endpoint, size, processor, identify, match, dict(options))
+        )
 
     def process(
         self,
@@ -103,10 +110,15 @@ class Fleet:
         timeout_s: float | None = None,
         offload: Literal["process"] | None = None,
     ) -> Callable[[F], F]:
-        """Give every message whose topic matches `pattern` to the decorated async function, or to a sink.
+        """Give every message whose topic matches `pattern` to the decorated function, or to a sink.
 
-        The function is returned unchanged; `fleet.subscriptions[name].close()` removes it. One message at a time, in
-        order. A call that raises is counted failed, and tells `$dead.<name>`. Raises ConfigError as `connect` does.
+        The function is returned unchanged; `fleet.subscriptions[name].close()` removes it. A plain function runs in
+        `concurrency` daemon threads of its own, or with `offload="process"` in as many processes.
+
+        `concurrency` calls at a time, in order where it is 1; `key(message)` keeps the order for each key where it is
+        more. With `batch` the function gets a list of up to so many. `timeout_s` seconds bound each attempt, `retry`
+        repeats a failed one; what fails for good is counted, and told on `$dead.<name>`. Raises ConfigError as
+        `connect` does.
         """
         self._lifetime.check_declaring()
         options: dict[str, Any] = {
@@ -118,7 +130,7 @@ class Fleet:
             "timeout_s": timeout_s,
             "offload": offload,
         }
-        declare.check_process_options(options)
+        check_plan(Plan(**{key: value for key, value in options.items() if key != "buffer"}), buffer)
 
         def decorate(function: F) -> F:
             self._lifetime.check_declaring()

@@ -6,9 +6,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from wsfleet.mailbox import Mailbox, Source
+from wsfleet.mailbox import Mailbox
 from wsfleet.message import Message, Slow
 from wsfleet.options import Buffer
+from wsfleet.pausing import Source
 from wsfleet.stats import HubStats, SubscriptionStats, add_rows
 from wsfleet.topics import compile_pattern
 
@@ -16,6 +17,7 @@ __all__ = ["Hub", "Routes"]
 
 Route = tuple[Mailbox, ...]
 Routes = dict[str, Route]
+Feeding = Source[Mailbox]
 
 MAX_ROUTES = 10_000
 """Topics whose routes are remembered, for each endpoint. Past it they are forgotten and found afresh."""
@@ -30,7 +32,7 @@ class Hub:
         self._mailboxes: dict[Mailbox, None] = {}
         self._patterns: dict[Mailbox, Callable[[str], bool]] = {}
         self._own: dict[str, list[Mailbox]] = {}
-        self._owner: dict[Mailbox, str] = {}
+        self._owners: dict[Mailbox, tuple[str, ...]] = {}
         self._routes: dict[str, Routes] = {}
         # Equal routes are the same tuple, so that runs of messages are found by identity.
         self._shared: dict[Route, Route] = {}
@@ -39,16 +41,16 @@ class Hub:
 
     # Mailboxes
 
-    def add(self, name: str, pattern: str, buffer: Buffer, endpoint: str | None = None) -> Mailbox:
-        """Return a new mailbox for `pattern`; with `endpoint`, for all that comes from there, and nothing else."""
+    def add(self, name: str, pattern: str, buffer: Buffer, endpoints: tuple[str, ...] = ()) -> Mailbox:
+        """Return a new mailbox for `pattern`; with `endpoints`, for all that comes from there, and nothing else."""
         mailbox = Mailbox(name, pattern, buffer, self._full)
         self._mailboxes[mailbox] = None
-        if endpoint is None:
+        if not endpoints:
             self._patterns[mailbox] = compile_pattern(pattern)
-        else:
+        for endpoint in endpoints:
             self._own.setdefault(endpoint, []).append(mailbox)
-            self._owner[mailbox] = endpoint
-        self._forget_routes(endpoint)
+        self._owners[mailbox] = endpoints
+        self._forget_routes(endpoints)
         return mailbox
 
     def remove(self, mailbox: Mailbox, *, drop: bool = True) -> bool:
@@ -64,19 +66,19 @@ class Hub:
             return False
         del self._mailboxes[mailbox]
         self._patterns.pop(mailbox, None)
-        endpoint = self._owner.pop(mailbox, None)
-        if endpoint is not None:
+        endpoints = self._owners.pop(mailbox)
+        for endpoint in endpoints:
             self._own[endpoint].remove(mailbox)
             if not self._own[endpoint]:
                 del self._own[endpoint]
-        self._forget_routes(endpoint)
+        self._forget_routes(endpoints)
         self._leaving.append(mailbox)
         self._retire()
         return True
 
-    def owner(self, mailbox: Mailbox) -> str | None:
-        """Return the endpoint whose messages `mailbox` takes; None where it has a pattern, or was removed."""
-        return self._owner.get(mailbox)
+    def owners(self, mailbox: Mailbox) -> tuple[str, ...]:
+        """Return the endpoints whose messages `mailbox` takes; none where it has a pattern, or was removed."""
+        return self._owners.get(mailbox, ())
 
     def mailboxes(self) -> tuple[Mailbox, ...]:
         """Return those that messages are routed to."""
@@ -87,10 +89,11 @@ class Hub:
         for mailbox in (*self._mailboxes, *self._leaving):
             mailbox.close()
 
-    def _forget_routes(self, endpoint: str | None) -> None:
-        """What was remembered may be wrong now: for one endpoint alone, or for all."""
-        if endpoint is not None:
-            self._routes.get(endpoint, {}).clear()
+    def _forget_routes(self, endpoints: tuple[str, ...]) -> None:
+        """What was remembered may be wrong now: for some endpoints alone, or for all."""
+        if endpoints:
+            for endpoint in endpoints:
+                self._routes.get(endpoint, {}).clear()
             return
         for routes in self._routes.values():
             routes.clear()
@@ -115,7 +118,9 @@ class Hub:
         route = routes[topic] = self._shared.setdefault(found, found)
         return route
 
-    def publish(self, messages: list[Message[Any]], nbytes: int, endpoint: str, routes: Routes, source: Source) -> None:
+    def publish(
+        self, messages: list[Message[Any]], nbytes: int, endpoint: str, routes: Routes, source: Feeding
+    ) -> None:
         """Hand messages of one topic, from one endpoint, to whoever subscribed; `nbytes` is the sum of their sizes."""
         topic = messages[0].topic
         route = routes.get(topic)
@@ -123,7 +128,7 @@ class Hub:
             route = self._find(topic, endpoint, routes)
         self._deliver(route, messages, nbytes, source)
 
-    def publish_mixed(self, messages: list[Message[Any]], endpoint: str, routes: Routes, source: Source) -> None:
+    def publish_mixed(self, messages: list[Message[Any]], endpoint: str, routes: Routes, source: Feeding) -> None:
         """The same for messages of several topics: neighbours that go the same way go together, in their order."""
         run: list[Message[Any]] = []
         nbytes = 0
@@ -141,7 +146,7 @@ class Hub:
         if run:
             self._deliver(way or (), run, nbytes, source)
 
-    def _deliver(self, route: Route, messages: list[Message[Any]], nbytes: int, source: Source) -> None:
+    def _deliver(self, route: Route, messages: list[Message[Any]], nbytes: int, source: Feeding) -> None:
         count = len(messages)
         self._published += count
         if not route:
@@ -151,6 +156,11 @@ class Hub:
         self._deliveries += count * len(route)
         for mailbox in route:
             mailbox.put(messages, nbytes, source)
+
+    def replay(self, mailbox: Mailbox, messages: list[Message[Any]]) -> None:
+        """Hand kept messages to a new mailbox: deliveries, but not published again."""
+        self._deliveries += len(messages)
+        mailbox.replay(messages)
 
     def wants(self, topic: str) -> bool:
         """Whether any subscription matches `topic`, so that a `$` record is worth making."""

@@ -16,8 +16,9 @@ from wsfleet.ending import Ending, close_sessions, finish_processor
 from wsfleet.errors import EndpointFailed, FleetError, NotOpen
 from wsfleet.mailbox import Mailbox
 from wsfleet.message import State
+from wsfleet.pool import Pool
 from wsfleet.processor import Processor
-from wsfleet.stats import FleetStats, is_balanced
+from wsfleet.stats import BlockStats, FleetStats, is_balanced
 from wsfleet.supervisor import Supervisor
 from wsfleet.wire import accelerated
 
@@ -55,7 +56,7 @@ class Lifetime:
         self._body: asyncio.Task[Any] | None = None
         self._body_cancelled = False
         self._waiting: set[asyncio.Task[Any] | None] = set()
-        self._closings: dict[Supervisor, asyncio.Task[None]] = {}
+        self._closings: dict[Supervisor | Pool, asyncio.Task[None]] = {}
 
     # What may be done when
 
@@ -113,6 +114,7 @@ class Lifetime:
                 sweep = self._tasks.create_task(declared.sweep.run(), name="wsfleet-sweep")
                 self._began_at = loop.time()
                 self.phase = "running"
+                declared.watchdog.start()
                 for processor in list(declared.processors.values()):
                     declared.start_worker(processor, self._tasks)
                 for supervisor in list(declared.supervisors.values()):
@@ -142,9 +144,10 @@ class Lifetime:
         self._ended_at = loop.time()
         self._close.set()
         self._news.set()
+        declared.watchdog.stop()
         declared.hub.close()
-        for processor in {**dict.fromkeys(declared.processors.values()), **dict.fromkeys(declared.unclosed)}:
-            await processor.close()
+        for each in {**dict.fromkeys(declared.processors.values()), **dict.fromkeys(declared.unclosed)}:
+            await each.close()
         if hasattr(declared, "transport"):
             await declared.transport.aclose()
         # Transports close their sockets in the loop's next turn.
@@ -158,6 +161,14 @@ class Lifetime:
             self._had_endpoints = True
             supervisor.start(self._tasks)
         return connection
+
+    def added_pool(self, pool: Pool, processor: Processor | None) -> Pool:
+        """The same for a pool."""
+        if processor is not None:
+            self.started_processor(processor)
+        for connection, supervisor in zip(pool.connections, pool.supervisors, strict=True):
+            self.added(connection, supervisor, None)
+        return pool
 
     def started_processor(self, processor: Processor) -> None:
         """The same for a processor."""
@@ -213,7 +224,7 @@ class Lifetime:
     def _is_own(self, task: asyncio.Task[Any] | None) -> bool:
         """Whether `task` is one that the fleet itself waits for at its end."""
         supervisors = (s.task for s in self._declared.supervisors.values())
-        return task in {*supervisors, *(p.task for p in self._declared.workers)}
+        return task in {*supervisors, *(task for p in self._declared.workers for task in p.tasks)}
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
@@ -283,38 +294,73 @@ class Lifetime:
             supervisor.start(self._tasks)
 
     async def close_endpoint(self, supervisor: Supervisor) -> None:
-        if self._tasks is None or self._close.is_set():
-            if self._root is None:
-                supervisor.state = State.CLOSED
-                self._declared.forget(supervisor)
-            elif not self._is_own(asyncio.current_task()):
-                await asyncio.wait({self._root})
+        declared = self._declared
+        if declared.supervisors.get(supervisor.name) is not supervisor:
             return
-        closing = self._closings.get(supervisor)
-        if closing is None:
-            if self._declared.supervisors.get(supervisor.name) is not supervisor:
-                return
-            closing = self._tasks.create_task(self._close_endpoint(supervisor), name=f"wsfleet-{supervisor.name}-close")
-            self._closings[supervisor] = closing
-        if not self._is_own(asyncio.current_task()):
-            await asyncio.wait({closing})
+        await self._close_part(
+            supervisor, [supervisor], lambda: declared.own[supervisor], lambda: declared.forget(supervisor)
+        )
 
-    async def _close_endpoint(self, supervisor: Supervisor) -> None:
+    async def close_pool(self, pool: Pool) -> None:
+        declared = self._declared
+        if declared.pools.get(pool.name) is not pool:
+            return
+        own = [m for m in declared.hub.mailboxes() if m.name == pool.name and declared.hub.owners(m)]
+        await self._close_part(pool, pool.supervisors, lambda: own, lambda: self._forget_pool(pool, own))
+
+    def _forget_pool(self, pool: Pool, own: list[Mailbox]) -> None:
+        for mailbox in own:
+            self._declared.remove(mailbox)
+        self._declared.forget_pool(pool)
+
+    async def _close_part(
+        self,
+        part: Supervisor | Pool,
+        supervisors: list[Supervisor],
+        own: Callable[[], list[Mailbox]],
+        forget: Callable[[], None],
+    ) -> None:
+        """Close endpoints while the fleet goes on, and wait for it; whoever the fleet waits for only asks."""
+        if self._root is None:
+            for supervisor in supervisors:
+                supervisor.state = State.CLOSED
+            forget()
+            return
+        if self._tasks is None or self._close.is_set():
+            ending: asyncio.Task[None] = self._root
+        elif part in self._closings:
+            ending = self._closings[part]
+        else:
+            ending = self._tasks.create_task(
+                self._closing(part, supervisors, own, forget), name=f"wsfleet-{part.name}-close"
+            )
+            self._closings[part] = ending
+        if not self._is_own(asyncio.current_task()):
+            await asyncio.wait({ending})
+
+    async def _closing(
+        self,
+        part: Supervisor | Pool,
+        supervisors: list[Supervisor],
+        own: Callable[[], list[Mailbox]],
+        forget: Callable[[], None],
+    ) -> None:
         declared = self._declared
         try:
-            supervisor.stop()
-            if supervisor.session is not None:
-                supervisor.session.stop_reading()
-            for mailbox in declared.own[supervisor]:
+            for supervisor in supervisors:
+                supervisor.stop()
+                if supervisor.session is not None:
+                    supervisor.session.stop_reading()
+            for mailbox in own():
                 processor = declared.processors.get(mailbox)
                 if processor is not None:
                     await finish_processor(processor, self._drain_s)
                     await processor.close()
-            await close_sessions([supervisor], 1000)
+            await close_sessions(supervisors, 1000)
         finally:
             if not self._close.is_set():
-                declared.forget(supervisor)
-            self._closings.pop(supervisor, None)
+                forget()
+            self._closings.pop(part, None)
             self._news.set()
 
     # Looking
@@ -335,10 +381,15 @@ class Lifetime:
             balanced=is_balanced(hub, endpoints, subscriptions),
             accelerated=accelerated,
             loop_lag_s=declared.sweep.lag_s,
+            blocked=self._blocked(),
             hub=hub,
             endpoints=endpoints,
             subscriptions=subscriptions,
         )
+
+    def _blocked(self) -> BlockStats | None:
+        last = self._declared.watchdog.last
+        return BlockStats(last.by, last.where, last.seconds) if last is not None else None
 
     # Blocking
 

@@ -1,34 +1,71 @@
 """The only queue in the program: bounded in messages and in bytes, closable, with a policy for when it is full.
 
-What is `pending` either waits, or is in hand: from the beginning of its first call until it is counted. The bounds
-are on both together. A mailbox knows nothing of topics or functions; it is fed by `Source`s, which it may pause.
+What is `pending` waits, or is in hand: from the beginning of its first call until it is counted. The bounds are on
+both together, and until its call begins a message can still be dropped or replaced. A mailbox knows nothing of topics
+or functions; it is fed by `Source`s, which it may pause.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
+from wsfleet.errors import Overflowed
 from wsfleet.message import Message
 from wsfleet.options import Buffer, Overflow
+from wsfleet.pausing import Pausers, Source
 from wsfleet.stats import SubscriptionStats
 
-__all__ = ["Mailbox", "Source"]
+__all__ = ["Aside", "Latest", "Mailbox"]
 
-READ_BYTES = 2**16
-"""What a released endpoint may bring with its next read, and so the room that it needs."""
+log = logging.getLogger("wsfleet")
 
 
-class Source(Protocol):
-    """What stands behind messages and can be told to wait: an endpoint."""
+class Aside(Protocol):
+    """Messages that a processor has taken out of the queue although their call has not begun."""
 
-    def hold(self, mailbox: Mailbox) -> None:
-        """Bring nothing more on behalf of `mailbox`, beyond what has been read already."""
+    @property
+    def age(self) -> float:
+        """Rises in the order in which messages were set aside; infinity where there is nothing to give up."""
 
-    def release(self, mailbox: Mailbox) -> None:
-        """`mailbox` has room again."""
+    def lose(self) -> Message[Any] | None:
+        """Give up the oldest message, unless its call has begun; None where there is none to give up."""
+
+
+class Latest:
+    """The queue of `Overflow.LATEST`: one message for each key, in the order in which the keys came.
+
+    A newer message takes the place of the older one: were it sent to the end, a busy key would never have its turn.
+    """
+
+    def __init__(self) -> None:
+        self._messages: dict[Any, Message[Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def __iter__(self) -> Iterator[Message[Any]]:
+        return iter(self._messages.values())
+
+    def replace(self, key: Any, message: Message[Any]) -> Message[Any] | None:
+        """Put `message` under `key`; return the one that was there."""
+        old = self._messages.get(key)
+        self._messages[key] = message
+        return old
+
+    def get(self, key: Any) -> Message[Any] | None:
+        return self._messages.get(key)
+
+    def popleft(self) -> Message[Any]:
+        return self._messages.pop(next(iter(self._messages)))
+
+    def remove(self, message: Message[Any]) -> None:
+        key = next(key for key, mine in self._messages.items() if mine is message)
+        del self._messages[key]
 
 
 class Mailbox:
@@ -37,34 +74,6 @@ class Mailbox:
     Hot paths read and write `waiting`, `in_hand`, `pending_bytes` and the counters directly; the rules are here.
     """
 
-    __slots__ = (
-        "_half",
-        "_half_bytes",
-        "_idle_waiters",
-        "_most",
-        "_most_bytes",
-        "_paused",
-        "_pausing_s",
-        "_pausing_since",
-        "_retrying",
-        "_waiters",
-        "buffer",
-        "closed",
-        "dropped",
-        "failed",
-        "finishing",
-        "full",
-        "in_hand",
-        "name",
-        "offered",
-        "on_full",
-        "pattern",
-        "pending_bytes",
-        "processed",
-        "waiting",
-        "watched",
-    )
-
     def __init__(
         self, name: str, pattern: str, buffer: Buffer, on_full: Callable[[Mailbox, Message[Any]], None]
     ) -> None:
@@ -72,7 +81,10 @@ class Mailbox:
         self.pattern = pattern
         self.buffer = buffer
         self.on_full = on_full
-        self.waiting: deque[Message[Any]] = deque()
+        self.on_overflow: Callable[[Mailbox], None] | None = None
+        self.waiting: Any = Latest() if buffer.overflow is Overflow.LATEST else deque()
+        self.aside: dict[Aside, None] = {}
+        self.set_aside = 0
         self.in_hand = 0
         self.pending_bytes = 0
         self.offered = self.processed = self.failed = self.dropped = 0
@@ -80,66 +92,70 @@ class Mailbox:
         self.finishing = False
         self.full = False
         self.watched = False
+        self.error: Overflowed | None = None
+        self._overflow = buffer.overflow
         self._most, self._most_bytes = buffer.messages, buffer.bytes
         self._half, self._half_bytes = buffer.messages // 2, buffer.bytes // 2
-        # An insertion-ordered set: sources are released in the order in which they were paused.
-        self._paused: dict[Source, None] = {}
-        self._pausing_s = 0.0
-        self._pausing_since: float | None = None
+        self._pausers: Pausers[Mailbox] = Pausers(self)
         self._retrying = False
         self._waiters: list[asyncio.Future[None]] = []
         self._idle_waiters: list[asyncio.Future[None]] = []
+        self._key_failed = False
 
     @property
     def pending(self) -> int:
-        return len(self.waiting) + self.in_hand
+        return len(self.waiting) + self.set_aside + self.in_hand
+
+    @property
+    def may_replace(self) -> bool:
+        """Whether a message may be replaced as long as its call has not begun."""
+        return self._overflow is Overflow.LATEST
 
     # Putting in
 
-    def put(self, messages: list[Message[Any]], nbytes: int, source: Source) -> None:
+    def put(self, messages: list[Message[Any]], nbytes: int, source: Source[Mailbox]) -> None:
         """Take messages that came over a socket of `source`; `nbytes` is the sum of their sizes."""
         self.offered += len(messages)
         waiting = self.waiting
         if (
-            len(waiting) + self.in_hand + len(messages) < self._most
+            len(waiting) + self.set_aside + self.in_hand + len(messages) < self._most
             and self.pending_bytes + nbytes < self._most_bytes
+            and self._overflow is not Overflow.LATEST
             and not self.closed
         ):
             waiting.extend(messages)
             self.pending_bytes += nbytes
-        elif self.closed:
-            self.dropped += len(messages)
-            return
-        elif self.buffer.overflow is Overflow.PAUSE:
+        elif self._overflow is Overflow.PAUSE and not self.closed:
             # What has been read cannot be unread: the bound is soft by one read for each source.
             waiting.extend(messages)
             self.pending_bytes += nbytes
-            self._hold(source)
+            self._pausers.hold(source)
+            if self.pending >= 2 * self._most or self.pending_bytes >= 2 * self._most_bytes:
+                source.overfull(self)
             self._became_full(messages[-1])
         else:
             for message in messages:
-                self._make_room_and_add(message)
+                self._offer(message)
+            self._tell_overflow()
         if self._waiters:
-            self._wake()
+            self.wake()
 
     def inject(self, message: Message[Any]) -> bool:
         """Take a message behind which no socket stands; return whether it was taken."""
         self.offered += 1
-        if self.closed:
-            self.dropped += 1
-            return False
-        if self.buffer.overflow is Overflow.PAUSE and not self._fits(message):
+        if self._overflow is Overflow.PAUSE and not self.closed and not self._fits(message):
             self._became_full(message)
-            if not self._replace(message):
+            if not self._stand_in(message):
                 self.dropped += 1
                 return False
-        elif not self._make_room_and_add(message):
+        elif not self._offer(message):
+            self._tell_overflow()
             return False
         if self._waiters:
-            self._wake()
+            self.wake()
         return True
 
-    def _replace(self, message: Message[Any]) -> bool:
+    def _stand_in(self, message: Message[Any]) -> bool:
         """Put `message` in the place of the oldest ones behind which no socket stands either; return whether it went.
 
         Nobody can be paused for it, and what came over a socket is not given up for it. Nothing is given up in vain.
@@ -162,28 +178,106 @@ class Mailbox:
         self.pending_bytes += message.size
         return True
 
+    def replay(self, messages: list[Message[Any]]) -> None:
+        """Take kept messages, oldest first, into a new mailbox; of too many, the oldest go, whatever the policy."""
+        kept, nbytes = 0, 0
+        for message in reversed(messages):
+            if kept and (kept >= self._most or nbytes + message.size > self._most_bytes):
+                break
+            kept, nbytes = kept + 1, nbytes + message.size
+        self.offered += len(messages)
+        self.dropped += len(messages) - kept
+        for message in messages[len(messages) - kept :]:
+            self._add(message)
+
     def _fits(self, message: Message[Any]) -> bool:
-        pending = len(self.waiting) + self.in_hand
+        pending = self.pending
         return pending == 0 or (pending < self._most and self.pending_bytes + message.size <= self._most_bytes)
 
-    def _make_room_and_add(self, message: Message[Any]) -> bool:
-        # DROP_OLDEST. What is in hand stays; a message over the bound of bytes is taken when it is alone.
-        while self.waiting and not self._fits(message):
-            self._drop(self.waiting.popleft())
+    def _offer(self, message: Message[Any]) -> bool:
+        """Take one message as the policy has it; return whether it was taken."""
+        if not self.closed:
+            if self._overflow is Overflow.LATEST and self._replace(message):
+                return True
+            if self._overflow is Overflow.FAIL and not self._fits(message):
+                self._fail()
+            if self._overflow is not Overflow.DROP_NEWEST:
+                while not self.closed and not self._fits(message) and self._drop_oldest():
+                    self._became_full(message)
+            if not self.closed and self._fits(message):
+                self._add(message)
+                return True
             self._became_full(message)
-        if not self._fits(message):
-            self.dropped += 1
-            self._became_full(message)
+        self.dropped += 1
+        return False
+
+    def _replace(self, message: Message[Any]) -> bool:
+        """LATEST: let `message` stand in for the waiting one of its key; return whether that was all it needed."""
+        key = self._key(message)
+        old = self.waiting.get(key)
+        if old is None:
             return False
-        self.waiting.append(message)
+        self._drop(old)
+        if self.pending > 1 and self.pending_bytes + message.size > self._most_bytes:
+            self.waiting.remove(old)
+            return False
+        self.waiting.replace(key, message)
         self.pending_bytes += message.size
-        if len(self.waiting) + self.in_hand >= self._most or self.pending_bytes >= self._most_bytes:
-            self._became_full(message)
         return True
+
+    def _add(self, message: Message[Any]) -> None:
+        if self._overflow is Overflow.LATEST:
+            self.waiting.replace(self._key(message), message)
+        else:
+            self.waiting.append(message)
+        self.pending_bytes += message.size
+        if self.pending >= self._most or self.pending_bytes >= self._most_bytes:
+            self._became_full(message)
+
+    def _key(self, message: Message[Any]) -> Any:
+        key = self.buffer.key
+        if key is None:
+            return message.topic
+        try:
+            made = key(message)
+            hash(made)
+        except Exception:
+            if not self._key_failed:
+                self._key_failed = True
+                log.exception("%s: the key function of its buffer failed; the topic stands in", self.name)
+            return message.topic
+        return made
+
+    def _drop_oldest(self) -> bool:
+        """Drop the oldest message whose call has not begun; return whether there was one."""
+        while self.set_aside:
+            oldest = min(self.aside, key=lambda entry: entry.age)
+            if oldest.age == math.inf:
+                break
+            lost = oldest.lose()
+            if lost is not None:
+                self.set_aside -= 1
+                self._drop(lost)
+                return True
+        if self.waiting:
+            self._drop(self.waiting.popleft())
+            return True
+        return False
 
     def _drop(self, message: Message[Any]) -> None:
         self.pending_bytes -= message.size
         self.dropped += 1
+
+    def _fail(self) -> None:
+        most = f"{self._most} messages or {self._most_bytes} bytes"
+        self.error = Overflowed(f"subscription {self.name!r} received more than its buffer holds ({most})")
+        self.close()
+
+    def _tell_overflow(self) -> None:
+        # Only when all that was offered is counted: whoever is told takes the counts away.
+        if self.error is not None and self.on_overflow is not None:
+            tell, self.on_overflow = self.on_overflow, None
+            tell(self)
 
     def _became_full(self, message: Message[Any]) -> None:
         """Begin an episode of being full, which ends at half; it is reported once."""
@@ -199,36 +293,49 @@ class Mailbox:
         while not self.waiting:
             if self.closed or self.finishing:
                 return False
-            waiter = asyncio.get_running_loop().create_future()
-            self._waiters.append(waiter)
-            try:
-                await waiter
-            finally:
-                if waiter in self._waiters:
-                    self._waiters.remove(waiter)
+            await self.news()
         return True
+
+    async def news(self) -> None:
+        """Wait until something was put in, or the mailbox ends. Safe to cancel."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        try:
+            await waiter
+        finally:
+            if waiter in self._waiters:
+                self._waiters.remove(waiter)
 
     def hand_out(self) -> Message[Any]:
         """Take the next waiting message and count it processed: what a loop gets is its own."""
-        message = self.waiting.popleft()
+        message: Message[Any] = self.waiting.popleft()
         self.pending_bytes -= message.size
         self.processed += 1
-        if self.watched:
-            self.check_half()
+        self._left()
         return message
 
     def settled(self, message: Message[Any]) -> None:
         """A message that was in hand has been counted processed or failed."""
         self.in_hand -= 1
         self.pending_bytes -= message.size
+        if self.watched or self._idle_waiters:
+            self._left()
+
+    def settled_aside(self, message: Message[Any]) -> None:
+        """The same for one that was set aside, and whose call was made elsewhere."""
+        self.set_aside -= 1
+        self.pending_bytes -= message.size
+        self._left()
+
+    def _left(self) -> None:
         if self.watched:
             self.check_half()
-        if self._idle_waiters and not self.waiting and not self.in_hand:
+        if self._idle_waiters and not self.pending:
             self._resolve(self._idle_waiters)
 
     async def idle(self) -> None:
         """Wait until nothing is pending. Safe to cancel."""
-        while self.waiting or self.in_hand:
+        while self.pending:
             waiter = asyncio.get_running_loop().create_future()
             self._idle_waiters.append(waiter)
             await waiter
@@ -236,7 +343,7 @@ class Mailbox:
     def finish(self) -> None:
         """Nothing more will come: whoever takes out gets what waits, and then the end."""
         self.finishing = True
-        self._wake()
+        self.wake()
 
     def reopen(self) -> None:
         """More will come after all."""
@@ -247,15 +354,15 @@ class Mailbox:
         if self.closed:
             return
         self.closed = True
-        while self.waiting:
-            self._drop(self.waiting.popleft())
-        for source in list(self._paused):
-            self._release(source)
-        self._wake()
-        if not self.in_hand:
+        while self._drop_oldest():
+            pass
+        self._pausers.release_all()
+        self.wake()
+        if not self.pending:
             self._resolve(self._idle_waiters)
 
-    def _wake(self) -> None:
+    def wake(self) -> None:
+        """Let whoever waits for news look again."""
         self._resolve(self._waiters)
 
     @staticmethod
@@ -267,45 +374,22 @@ class Mailbox:
 
     # Pausing
 
-    def _hold(self, source: Source) -> None:
-        if source not in self._paused:
-            self._paused[source] = None
-            source.hold(self)
-            if self._pausing_since is None:
-                self._pausing_since = asyncio.get_running_loop().time()
-
-    def _release(self, source: Source) -> None:
-        del self._paused[source]
-        if not self._paused and self._pausing_since is not None:
-            self._pausing_s += asyncio.get_running_loop().time() - self._pausing_since
-            self._pausing_since = None
-        source.release(self)
-
-    def forget(self, source: Source) -> None:
+    def forget(self, source: Source[Mailbox]) -> None:
         """`source` is gone: hold it no longer."""
-        if source in self._paused:
-            self._release(source)
+        self._pausers.release(source)
 
     def check_half(self) -> None:
-        """Called when something left while `watched`: end the episode at half, and release sources in turn.
-
-        As many at a step as the free room holds reads, at least one: released all at once, a thousand sources would
-        fill the mailbox a thousand times over.
-        """
-        if len(self.waiting) + self.in_hand > self._half or self.pending_bytes > self._half_bytes:
+        """Called when something left while `watched`: end the episode at half, and release sources in turn."""
+        if self.pending > self._half or self.pending_bytes > self._half_bytes:
             return
         self.full = False
-        self.watched = bool(self._paused)
-        if not self._paused or self._retrying:
-            return
-        room = max(1, (self._most_bytes - self.pending_bytes) // READ_BYTES)
-        for source in list(self._paused)[:room]:
-            self._release(source)
-        self.watched = bool(self._paused)
-        if self._paused:
-            # The released may have nothing to say; whoever still waits gets its turn all the same.
-            self._retrying = True
-            asyncio.get_running_loop().call_soon(self._next_step)
+        if self._pausers and not self._retrying:
+            self._pausers.release_some(self._most_bytes - self.pending_bytes)
+            if self._pausers:
+                # The released may have nothing to say; whoever still waits gets its turn all the same.
+                self._retrying = True
+                asyncio.get_running_loop().call_soon(self._next_step)
+        self.watched = bool(self._pausers)
 
     def _next_step(self) -> None:
         self._retrying = False
@@ -313,9 +397,6 @@ class Mailbox:
             self.check_half()
 
     def stats(self) -> SubscriptionStats:
-        pausing_s = self._pausing_s
-        if self._pausing_since is not None:
-            pausing_s += asyncio.get_running_loop().time() - self._pausing_since
         return SubscriptionStats(
             name=self.name,
             pattern=self.pattern,
@@ -326,5 +407,5 @@ class Mailbox:
             pending=self.pending,
             pending_bytes=self.pending_bytes,
             overflow=self.buffer.overflow.value,
-            pausing_s=pausing_s,
+            pausing_s=self._pausers.seconds(),
         )

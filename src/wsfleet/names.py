@@ -33,6 +33,26 @@ class Names:
         self._taken.add(name)
         return name
 
+    def take_group(self, name: str | None, default: str, size: int) -> str:
+        """The same for a name and its members' names, `name-1` to `name-size`, all at once."""
+        if name is None:
+            base = self.take(None, default)
+            self.free(base)
+            name, number = base, 1
+            while not self._is_free(name, size):
+                number += 1
+                name = f"{base}-{number}"
+        elif check_name(name) is None and name not in self._taken:
+            taken = next((member for member in _members(name, size) if member in self._taken), None)
+            if taken is not None:
+                raise ConfigError(f"the name {taken!r} is in use", (("name", f"{taken!r} is in use"),))
+        self.take(name, name)
+        self._taken.update(_members(name, size))
+        return name
+
+    def _is_free(self, name: str, size: int) -> bool:
+        return name not in self._taken and not self._taken.intersection(_members(name, size))
+
     def number(self, base: str) -> str:
         """Take the first free name of `base-1`, `base-2` and so on."""
         number = 1
@@ -43,3 +63,7 @@ class Names:
     def free(self, name: str) -> None:
         """Give a name back."""
         self._taken.discard(name)
+
+
+def _members(name: str, size: int) -> list[str]:
+    return [f"{name}-{number}" for number in range(1, size + 1)]

@@ -1,16 +1,179 @@
-"""A fixed number of connections to one endpoint. Declared by the contract; it comes with a later version."""
+"""A fixed number of connections to one endpoint: send on the least busy, ask and get the reply."""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import itertools
+import random
+from collections.abc import Callable, Hashable, Mapping
+from typing import Any, Protocol
 
-from wsfleet.errors import ConfigError
+import msgspec
 
-__all__ = ["Pool"]
+from wsfleet.connection import Connection
+from wsfleet.errors import ConfigError, ConnectionLost, EndpointFailed, NotOpen, RequestLost, RequestTimeout
+from wsfleet.message import State
+from wsfleet.options import Endpoint
+from wsfleet.replies import Match, Replies
+from wsfleet.supervisor import Supervisor
+
+__all__ = ["Identify", "Pool", "check_pool", "match_json_rpc"]
+
+Identify = Callable[[Any], tuple[Hashable, Any]]
+
+
+class PoolKeeper(Protocol):
+    """What a pool asks of its fleet."""
+
+    def check_thread(self) -> None: ...
+    async def close_pool(self, pool: Pool) -> None: ...
+
+
+def match_json_rpc(data: Any) -> Hashable:
+    """Return the id of a JSON-RPC 2.0 response (https://www.jsonrpc.org/specification, section 5), or None."""
+    number = data.get("id") if isinstance(data, Mapping) else getattr(data, "id", None)
+    return number if isinstance(number, int) and not isinstance(number, bool) else None
+
+
+def check_pool(endpoint: Endpoint, size: object, identify: object, match: object) -> None:
+    """Raise ConfigError where a pool cannot work."""
+    faults: list[tuple[str, str]] = []
+    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
+        faults.append(("size", f"must be a whole number from 1, not {size!r}"))
+    if identify is not None and not callable(identify):
+        faults.append(("identify", "must be a function of the data that returns (id, data)"))
+    if match is not None and not callable(match):
+        faults.append(("match", "must be a function of the data that returns an id or None"))
+    if match is None and endpoint.decode in ("text", "bytes"):
+        faults.append(("decode", f"= {endpoint.decode!r} gives no ids to match replies by; use 'json', or give match"))
+    if faults:
+        raise ConfigError("; ".join(f"pool: {name} {text}" for name, text in faults), tuple(faults))
 
 
 class Pool:
-    """A fixed number of connections to one endpoint. Not there yet: `Fleet.pool` refuses."""
+    """`size` connections to one endpoint, each supervised by itself.
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        raise ConfigError("pools are not supported yet")
+    The members also stand in `Fleet.connections`, as `name-1` and so on. `connections` is a tuple of them.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        members: list[tuple[Connection, Supervisor]],
+        keeper: PoolKeeper,
+        identify: Identify | None,
+        match: Match | None,
+    ) -> None:
+        self.name = name
+        self.size = len(members)
+        self.connections: tuple[Connection, ...] = tuple(connection for connection, _ in members)
+        self.supervisors = [supervisor for _, supervisor in members]
+        self._keeper = keeper
+        self._identify = identify or self._json_rpc
+        self._restores = identify is None
+        self._turn = 0
+        # Far from what servers and callers number their own messages with, and exact as a double (RFC 8259, section 6).
+        self._ids = itertools.count(random.randrange(2**32 + 1, 2**52))
+        self._replies: dict[Supervisor, Replies] = {}
+        for supervisor in self.supervisors:
+            replies = Replies(match or match_json_rpc, supervisor.feed.set_reading)
+            self._replies[supervisor] = supervisor.feed.replies = replies
+
+    def __repr__(self) -> str:
+        is_open = sum(s.state is State.OPEN for s in self.supervisors)
+        return f"<Pool {self.name!r} {is_open} of {self.size} open>"
+
+    async def wait_open(self) -> None:
+        """Wait until a member is OPEN. Safe to cancel. Raises EndpointFailed or NotOpen when none can be any more."""
+        self._keeper.check_thread()
+        while not any(s.state is State.OPEN for s in self.supervisors):
+            await self._some_member_changes()
+
+    async def close(self) -> None:
+        """Close all members. The pool's own processor finishes what is pending, for at most `drain_s`. Idempotent."""
+        self._keeper.check_thread()
+        await self._keeper.close_pool(self)
+
+    async def send(self, data: Any) -> None:
+        """Send one message on the least busy open member. Raises as `Connection.send` does."""
+        self._keeper.check_thread()
+        await self._connection(self._least_busy()).send(data)
+
+    async def request(self, data: Any, timeout_s: float = 10.0, wait: bool = True) -> Any:
+        """Send `data` as a request on the least busy open member, and return the reply's decoded data.
+
+        Error replies are returned like others. Waits for a member to open within `timeout_s`; with `wait=False`
+        raises NotOpen where none is. Raises RequestTimeout after `timeout_s` seconds, and RequestLost where the
+        connection was lost before the reply: whether the server acted is unknown. Safe to cancel: a reply that comes
+        later is counted `answered` and dropped.
+        """
+        self._keeper.check_thread()
+        scope = asyncio.timeout(timeout_s)
+        try:
+            async with scope:
+                return await self._request(data, wait)
+        except TimeoutError:
+            if scope.expired():
+                raise RequestTimeout(f"{self.name}: no reply within {timeout_s:g} s") from None
+            raise
+
+    async def _request(self, data: Any, wait: bool) -> Any:
+        while True:
+            if wait:
+                await self.wait_open()
+            member = self._least_busy()
+            number, payload = self._identify(data)
+            replies = self._replies[member]
+            reply = replies.issue(number)
+            try:
+                await self._connection(member).send(payload)
+                return self._restored(await reply, data)
+            except NotOpen:
+                # Lost since we looked. Nothing was sent, so another member may have it.
+                if not wait:
+                    raise
+            except ConnectionLost as exc:
+                raise RequestLost(f"{member.name}: {exc}") from exc
+            finally:
+                replies.forget(number, reply)
+                if reply.done() and not reply.cancelled():
+                    reply.exception()  # read, also where send() failed first
+
+    def _least_busy(self) -> Supervisor:
+        members = [s for s in self.supervisors if s.state is State.OPEN]
+        if not members:
+            raise NotOpen(f"{self.name}: no member is open")
+        # Of equally busy ones each in its turn.
+        self._turn += 1
+        turn, size = self._turn, self.size
+        order = {s: (place - turn) % size for place, s in enumerate(self.supervisors)}
+        return min(members, key=lambda s: (bool(s.feed.paused_by), len(self._replies[s]), order[s]))
+
+    def _connection(self, supervisor: Supervisor) -> Connection:
+        return self.connections[self.supervisors.index(supervisor)]
+
+    async def _some_member_changes(self) -> None:
+        going = [s for s in self.supervisors if s.state not in (State.CLOSED, State.FAILED)]
+        if not going:
+            failed = next((s for s in self.supervisors if s.state is State.FAILED), None)
+            if failed is not None:
+                raise EndpointFailed(self.name, str(failed.last_error)) from failed.last_error
+            raise NotOpen(f"{self.name} is closed")
+        news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        for supervisor in going:
+            supervisor.tell_open(news)
+        await news
+
+    def _json_rpc(self, data: Any) -> tuple[Hashable, Any]:
+        if not isinstance(data, Mapping):
+            raise TypeError(f"a request is a JSON object, not {type(data).__name__}; or give the pool `identify`")
+        number = next(self._ids)
+        return number, {"jsonrpc": "2.0", **data, "id": number}
+
+    def _restored(self, reply: Any, data: Any) -> Any:
+        """Give the reply the id that the caller's own request had."""
+        if not self._restores or "id" not in data:
+            return reply
+        if isinstance(reply, dict):
+            return {**reply, "id": data["id"]}
+        return msgspec.structs.replace(reply, id=data["id"]) if isinstance(reply, msgspec.Struct) else reply

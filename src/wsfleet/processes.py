@@ -70,10 +70,20 @@ class ProcessCall:
         with self._lock:
             self._pipe, self._process = ours, process
             closed = self._closed
+        if not closed:
+            self._await_ready(ours)
         if closed:
             self._kill()
             raise FleetError("the fleet has ended")
         return ours
+
+    def _await_ready(self, pipe: Connection) -> None:
+        """Wait until the process has imported what it needs: that time is not the call's."""
+        try:
+            pipe.recv()
+        except (EOFError, OSError):
+            code = self._kill()
+            raise FleetError(f"the process died before its first call (exit code {code})") from None
 
     def _kill(self) -> int | None:
         with self._lock:
@@ -105,6 +115,7 @@ def _serve(pipe: Connection, function: Callable[..., Any]) -> None:
     """The process: one call after the other, until its parent is gone."""
     # Ctrl-C goes to the whole group; when to stop is the parent's to say.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pipe.send(None)  # ready
     with asyncio.Runner() as runner:
         while True:
             try:

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import inspect
 import logging
+import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from dataclasses import replace
+from functools import partial
+from types import CodeType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from wsfleet.calls import Plan, RetryDelays
 from wsfleet.errors import ConfigError
 from wsfleet.hub import Hub
+from wsfleet.lanes import Lanes
 from wsfleet.mailbox import Mailbox
 from wsfleet.message import DeadLetter, Message
+from wsfleet.policy import Backoff
+from wsfleet.processes import ProcessCall, check_picklable
+from wsfleet.threads import AHEAD, Call, Crew, Slot, ThreadCall
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
-__all__ = ["Function", "Processor", "Sink", "check_processor", "default_name", "is_sink"]
+__all__ = ["CALLERS", "Function", "Processor", "Sink", "check_processor", "default_name", "is_async", "is_sink"]
 
 log = logging.getLogger("wsfleet")
 
-Function = Callable[[Message[Any]], Awaitable[Any]]
+Function = Callable[[Any], Awaitable[Any] | Any]
 
 SLICE_S = 0.001
 """How long a worker goes on without giving the loop its turn, when no call of the user's does."""
@@ -54,7 +62,7 @@ def is_sink(target: object) -> TypeIs[Sink]:
 
 
 def _unwrapped(target: Any) -> Any:
-    while isinstance(target, functools.partial):
+    while isinstance(target, partial):
         target = target.func
     return target
 
@@ -68,33 +76,46 @@ def default_name(target: Any) -> str:
     return name if isinstance(name, str) else type(target).__name__
 
 
-def check_processor(processor: object) -> None:
-    """Raise ConfigError where `processor` is neither an async function nor a sink."""
+def is_async(target: Any) -> bool:
+    """Tell an async function, or an object with an async `__call__`, from a plain one."""
+    target = _unwrapped(target)
+    return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(type(target).__call__)
+
+
+def check_processor(processor: Any, plan: Plan) -> None:
+    """Raise ConfigError where `processor` is neither a function nor a sink, or does not go with `plan`."""
     if is_sink(processor):
+        if plan.key is not None or plan.concurrency != 1 or plan.offload is not None:
+            raise ConfigError("a sink writes its batches in order: concurrency, key and offload are not for it")
         return
     target = _unwrapped(processor)
     if not callable(target) or isinstance(target, type):
-        raise ConfigError(f"a processor is an async function or a sink, not {processor!r}")
-    if not (inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(type(target).__call__)):
-        raise ConfigError(
-            f"{getattr(target, '__qualname__', target)!s} is not an async function; "
-            "plain functions, which need threads, are not supported yet"
-        )
+        raise ConfigError(f"a processor is a function or a sink, not {processor!r}")
+    if plan.offload == "process":
+        check_picklable(processor)
 
 
 class Processor:
-    """One worker over one mailbox: in order, one message at a time; a sink gets batches."""
+    """The workers over one mailbox: tasks for an async function or a sink, threads for a plain one, or processes."""
 
-    def __init__(self, mailbox: Mailbox, target: Function | Sink, hub: Hub, remove: Callable[[Mailbox], None]) -> None:
+    def __init__(
+        self, mailbox: Mailbox, target: Function | Sink, plan: Plan, hub: Hub, remove: Callable[[Mailbox], None]
+    ) -> None:
         self.mailbox = mailbox
-        self.task: asyncio.Task[None] | None = None
-        self.sink = target if is_sink(target) else None
+        self.tasks: set[asyncio.Task[None]] = set()
         self.opened = False
-        self._function = None if is_sink(target) else target
+        self.sink = target if is_sink(target) else None
+        self._function: Function = target.write if is_sink(target) else target
+        self._plan = plan
+        if self.sink is not None and plan.batch is None:
+            self._plan = replace(plan, batch=min(self.sink.batch, mailbox.buffer.messages))
         self._hub = hub
         self._remove = remove
+        self._lanes = Lanes(mailbox, plan.key)
         self._logged_at = float("-inf")
         self._unlogged = 0
+
+    # Its life
 
     async def open(self) -> None:
         """Open the sink, if it is one. Raises what the sink raises."""
@@ -111,22 +132,40 @@ class Processor:
                 log.exception("%s: closing the sink failed", self.mailbox.name)
             self.opened = False
 
-    async def run(self) -> None:
-        """Work until the mailbox ends. Cancelling it fails the call in progress; what waits goes on waiting."""
+    def work(self) -> list[Coroutine[Any, Any, None]]:
+        """Return the workers, one coroutine for each. Cancelling one fails its call; what waits goes on waiting."""
+        if self._plan.offload is not None or not is_async(self._function):
+            return [self._feed_crew()]
+        return [self._work() for _ in range(self._plan.concurrency)]
+
+    @property
+    def name(self) -> str:
+        """The subscription's name."""
+        return self.mailbox.name
+
+    @property
+    def over(self) -> bool:
+        """Whether nobody works here, not yet or no longer."""
+        return not self.tasks
+
+    # Async functions and sinks
+
+    async def _work(self) -> None:
         try:
             await self.open()
         except Exception:
             log.exception("%s: the sink could not be opened; its messages are dropped", self.mailbox.name)
             self._remove(self.mailbox)
             return
-        if self.sink is not None:
-            await self._write_batches(self.sink)
-            # Its subscription was closed. At the fleet's end it is closed after the drain instead.
-            await self.close()
-        elif self._function is not None:
-            await self._call_one_by_one(self._function)
+        if self._plan.is_plain:
+            await self._one_by_one(self._function)
+        else:
+            await self._as_planned()
+        # Its subscription was closed. At the fleet's end a sink is closed after the drain instead.
+        await self.close()
 
-    async def _call_one_by_one(self, function: Function) -> None:
+    async def _one_by_one(self, function: Function) -> None:
+        """The short path: one worker, one attempt, one message at a time."""
         mailbox = self.mailbox
         waiting = mailbox.waiting
         clock = time.perf_counter
@@ -138,8 +177,8 @@ class Processor:
                 try:
                     await function(message)
                 except BaseException as exc:
-                    self._failed([message], exc)
-                    if self._is_for_us(exc):
+                    self._failed([message], exc, 1)
+                    if _is_ours(exc):
                         raise
                 else:
                     mailbox.processed += 1
@@ -148,44 +187,129 @@ class Processor:
                     await asyncio.sleep(0)
                     until = clock() + SLICE_S
 
-    async def _write_batches(self, sink: Sink) -> None:
+    async def _as_planned(self) -> None:
         mailbox = self.mailbox
-        waiting = mailbox.waiting
-        while await mailbox.ready():
-            batch = [waiting.popleft() for _ in range(min(len(waiting), sink.batch))]
-            mailbox.in_hand += len(batch)
+        until = time.perf_counter() + SLICE_S
+        while True:
+            taken, keys = self._lanes.take(self._plan.batch or 1)
+            if not taken:
+                if self._is_over():
+                    return
+                await mailbox.news()
+                until = time.perf_counter() + SLICE_S
+                continue
+            mailbox.in_hand += len(taken)
             try:
-                await sink.write(batch)
-            except BaseException as exc:
-                self._failed(batch, exc)
-                if self._is_for_us(exc):
-                    raise
-            else:
-                mailbox.processed += len(batch)
-                for message in batch:
-                    mailbox.settled(message)
-            await asyncio.sleep(0)
+                await self._attempts(taken)
+            finally:
+                self._lanes.free(keys)
+                if keys:
+                    mailbox.wake()  # whoever found this key busy
+            if time.perf_counter() > until:
+                await asyncio.sleep(0)
+                until = time.perf_counter() + SLICE_S
 
-    @staticmethod
-    def _is_for_us(exc: BaseException) -> bool:
-        """Whether `exc` is to end this worker, or the program, and not just a failure of the user's code."""
-        if isinstance(exc, asyncio.CancelledError):
-            # One that nobody asked this task for comes from the user's code.
-            task = asyncio.current_task()
-            return task is None or task.cancelling() > 0
-        return isinstance(exc, KeyboardInterrupt | SystemExit | GeneratorExit)
+    def _is_over(self) -> bool:
+        mailbox = self.mailbox
+        return mailbox.closed or (mailbox.finishing and not mailbox.waiting and not mailbox.set_aside)
 
-    def _failed(self, messages: list[Message[Any]], error: BaseException) -> None:
+    async def _attempts(self, messages: list[Message[Any]]) -> None:
+        """Call the function for `messages`, which are in hand, until it succeeds or has had all its attempts."""
+        plan, mailbox = self._plan, self.mailbox
+        payload = messages if plan.batch is not None else messages[0]
+        delays = Backoff(RetryDelays(plan.retry.initial_s, plan.retry.max_s), random.random) if plan.retry else None
+        attempt = 0
+        try:
+            while True:
+                attempt += 1
+                try:
+                    await self._call(payload)
+                except BaseException as exc:
+                    if _is_ours(exc) or delays is None or attempt >= plan.attempts:
+                        raise
+                    await asyncio.sleep(delays.next())
+                else:
+                    break
+        except BaseException as exc:
+            self._failed(messages, exc, attempt)
+            if _is_ours(exc):
+                raise
+        else:
+            mailbox.processed += len(messages)
+            for message in messages:
+                mailbox.settled(message)
+
+    async def _call(self, payload: Any) -> None:
+        timeout_s = self._plan.timeout_s
+        try:
+            async with asyncio.timeout(timeout_s) as scope:
+                await self._function(payload)
+        except TimeoutError as exc:
+            if scope.expired():
+                raise TimeoutError(f"no end within timeout_s = {timeout_s:g} s") from exc
+            raise
+
+    # Threads and processes
+
+    async def _feed_crew(self) -> None:
+        """Hand what waits to threads, as far as they have room for it."""
+        mailbox, plan = self.mailbox, self._plan
+        if plan.offload == "process":
+            call: Callable[[], Call] = partial(ProcessCall, self._function, plan.timeout_s)
+            crew = Crew(mailbox.name, plan, call, self._settled_by_crew, None)
+        else:
+            crew = Crew(mailbox.name, plan, partial(ThreadCall, self._function), self._settled_by_crew, plan.timeout_s)
+        # A message that LATEST may still replace is not handed over before a thread can begin with it.
+        ahead = 1 if plan.batch is not None or mailbox.may_replace else AHEAD
+        crew.start()
+        try:
+            while True:
+                taken, keys = self._lanes.take(plan.batch or 1) if crew.room(ahead) else ([], set[Hashable]())
+                if taken:
+                    mailbox.set_aside += len(taken)
+                    mailbox.aside[crew.give(taken, keys)] = None
+                elif self._is_over() and not mailbox.set_aside:
+                    return
+                else:
+                    await mailbox.news()
+        except BaseException:
+            mailbox.close()
+            crew.abandon()
+            raise
+        finally:
+            await crew.stop()
+
+    def _settled_by_crew(self, slot: Slot, error: BaseException | None) -> None:
+        mailbox = self.mailbox
+        del mailbox.aside[slot]
+        messages = list(slot.messages)
+        if error is None:
+            mailbox.processed += len(messages)
+        else:
+            mailbox.failed += len(messages)
+        for message in messages:
+            mailbox.settled_aside(message)
+        if error is not None:
+            self._tell(messages, error, slot.attempts)
+        self._lanes.free(slot.keys)
+        mailbox.wake()
+
+    # Failures
+
+    def _failed(self, messages: list[Message[Any]], error: BaseException, attempts: int) -> None:
         mailbox = self.mailbox
         mailbox.failed += len(messages)
         for message in messages:
             mailbox.settled(message)
+        self._tell(messages, error, attempts)
+
+    def _tell(self, messages: list[Message[Any]], error: BaseException, attempts: int) -> None:
         self._log(error)
-        topic = f"$dead.{mailbox.name}"
+        topic = f"$dead.{self.mailbox.name}"
         for message in messages:
             # What a $ message does never makes another.
             if not message.topic.startswith("$") and self._hub.wants(topic):
-                self._hub.inject(topic, DeadLetter(message, error, 1))
+                self._hub.inject(topic, DeadLetter(message, error, attempts))
 
     def _log(self, error: BaseException) -> None:
         now = asyncio.get_running_loop().time()
@@ -198,3 +322,19 @@ class Processor:
             log.warning("%s: a call was cancelled%s", self.mailbox.name, more)
         else:
             log.error("%s: a message failed%s", self.mailbox.name, more, exc_info=error)
+
+
+def _is_ours(exc: BaseException) -> bool:
+    """Whether `exc` is to end this worker, or the program, and not just a failure of the user's code."""
+    if isinstance(exc, asyncio.CancelledError):
+        # One that nobody asked this task for comes from the user's code.
+        task = asyncio.current_task()
+        return task is None or task.cancelling() > 0
+    return isinstance(exc, KeyboardInterrupt | SystemExit | GeneratorExit)
+
+
+CALLERS: dict[CodeType, str] = {
+    Processor._one_by_one.__code__: "self",
+    Processor._call.__code__: "self",
+}
+"""Where user code is called: the local variable there says for whom. For the watchdog."""

@@ -236,7 +236,7 @@ class Session:
         self.as_text, self.chunk = feed.intake.as_text, feed.intake.chunk
         self._notify()
         feed.attach(self._wire)
-        if self._reading and not self._bounded and not feed.paused_by:
+        if self._reading and not self._bounded and feed.reading:
             self._wire.resume()
 
     def _publish_held(self, feed: Feed) -> None:
@@ -247,9 +247,7 @@ class Session:
             self._take(0)
             if message is not None:
                 messages.append(message)
-        feed.published += len(messages)
-        if messages:
-            feed.hub.publish_mixed(messages, self.endpoint, feed.routes, feed)
+        feed.hand_over(messages)
 
     def _raw(self, held: _Held) -> str | bytes:
         # While on_open ran, text was held as str; afterwards it comes as the endpoint's decoder wants it.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeVar
 
-__all__ = ["EndpointStats", "FleetStats", "HubStats", "SubscriptionStats", "add_rows", "is_balanced"]
+__all__ = ["BlockStats", "EndpointStats", "FleetStats", "HubStats", "SubscriptionStats", "add_rows", "is_balanced"]
 
 RETIRED = "$retired"
 """The name of the rows that sum up what was removed while the fleet ran."""
@@ -94,6 +94,15 @@ def is_balanced(
 
 
 @dataclass(frozen=True, slots=True)
+class BlockStats:
+    """The last time that something blocked the loop: whose call, at which line, for how long."""
+
+    by: str
+    where: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class FleetStats:
     """A snapshot of a fleet. Nothing in it changes afterwards; `balanced` says that no message is unaccounted for."""
 
@@ -102,6 +111,7 @@ class FleetStats:
     balanced: bool
     accelerated: bool
     loop_lag_s: float
+    blocked: BlockStats | None
     hub: HubStats
     endpoints: tuple[EndpointStats, ...]
     subscriptions: tuple[SubscriptionStats, ...]

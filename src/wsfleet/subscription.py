@@ -101,7 +101,7 @@ class Subscription:
         self._owner = owner
         self._pull = pull
         self._kept = kept  # by the fleet, so that nobody needs to hold it
-        self._messages = Loop(mailbox, lambda: None)
+        self._messages = Loop(mailbox, lambda: mailbox.error)
 
     def __repr__(self) -> str:
         m = self._mailbox

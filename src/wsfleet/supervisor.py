@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Mapping
+from types import CodeType
 from typing import Protocol
 
 from wsfleet import policy
@@ -24,9 +25,10 @@ from wsfleet.options import Endpoint, check_headers, check_uri
 from wsfleet.redact import redact_text, redact_uri, secrets_of
 from wsfleet.session import Session
 from wsfleet.stats import EndpointStats
+from wsfleet.watchdog import Watchdog
 from wsfleet.wire.base import Progress, Target, Transport
 
-__all__ = ["Services", "Supervisor"]
+__all__ = ["CALLERS", "Services", "Supervisor"]
 
 log = logging.getLogger("wsfleet")
 
@@ -37,6 +39,7 @@ class Services(Protocol):
     hub: Hub
     governor: Governor
     sweep: Sweep
+    watchdog: Watchdog
     transport: Transport
 
     def endpoint_ended(self, supervisor: Supervisor) -> None:
@@ -49,7 +52,7 @@ class Supervisor:
     def __init__(self, endpoint: Endpoint, intake: Intake, services: Services) -> None:
         self.endpoint = endpoint
         self.name = intake.name
-        self.feed = Feed(intake, services.hub)
+        self.feed = Feed(intake, services.hub, endpoint.keep_last)
         self.state = State.CONNECTING
         self.session: Session | None = None
         self.session_count = 0
@@ -252,6 +255,10 @@ class Supervisor:
         if paused_s and not self.stopping:
             names = ", ".join(mailbox.name for mailbox in self.feed.paused_by)
             reason = f"closed by the peer after {paused_s:.0f} s paused by {names}" + (f" ({reason})" if reason else "")
+        block = self._services.watchdog.recent()
+        if block is not None and not self.stopping:
+            # "1011 keepalive ping timeout" is mostly our own: the ping was not answered because nobody read it.
+            reason = f"{reason}; {block}" if reason else str(block)
         if reason == lost.reason:
             return lost
         error = ConnectionLost(lost.code, reason)
@@ -304,6 +311,11 @@ class Supervisor:
         finally:
             self._scope = None
 
+    def tell_open(self, waiter: asyncio.Future[None]) -> None:
+        """Resolve `waiter` when the endpoint opens or ends."""
+        self._open_waiters = [w for w in self._open_waiters if not w.done()]
+        self._open_waiters.append(waiter)
+
     async def wait_open(self) -> None:
         while self.state is not State.OPEN:
             if self.state is State.FAILED:
@@ -311,7 +323,7 @@ class Supervisor:
             if self.state is State.CLOSED:
                 raise NotOpen(f"{self.name} is closed")
             waiter = asyncio.get_running_loop().create_future()
-            self._open_waiters.append(waiter)
+            self.tell_open(waiter)
             await waiter
 
     def _wake_open_waiters(self) -> None:
@@ -391,3 +403,7 @@ def _expire(scope: asyncio.Timeout) -> None:
         scope.reschedule(asyncio.get_running_loop().time())
     except RuntimeError:
         pass
+
+
+CALLERS: dict[CodeType, str] = {Supervisor._open.__code__: "self", Supervisor._target.__code__: "self"}
+"""Where user code is called: the local variable there says for whom. For the watchdog."""

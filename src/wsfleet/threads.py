@@ -101,12 +101,18 @@ class Crew:
     """The threads of one processor. `settle(slot, error)` is called on the loop, once for each slot given."""
 
     def __init__(
-        self, name: str, plan: Plan, make_call: Callable[[], Call], settle: Callable[[Slot, BaseException | None], None]
+        self,
+        name: str,
+        plan: Plan,
+        make_call: Callable[[], Call],
+        settle: Callable[[Slot, BaseException | None], None],
+        timeout_s: float | None,
     ) -> None:
         self._name = name
         self._plan = plan
         self._make_call = make_call
         self._settle = settle
+        self._timeout_s = timeout_s  # None where the call itself sees to it
         self._lock = threading.Lock()
         self._given: dict[Slot, None] = {}
         self._queue: queue.SimpleQueue[Slot | None] = queue.SimpleQueue()
@@ -138,8 +144,8 @@ class Crew:
         slot = Slot(messages, keys, self._lock)
         self._given[slot] = None
         self._queue.put(slot)
-        if self._plan.timeout_s is not None and self._timer is None:
-            self._timer = self._loop.call_later(self._plan.timeout_s, self._check_time)
+        if self._timeout_s is not None and self._timer is None:
+            self._timer = self._loop.call_later(self._timeout_s, self._check_time)
         return slot
 
     def _collect(self) -> None:
@@ -154,7 +160,7 @@ class Crew:
     def _check_time(self) -> None:
         """Fail the calls whose time is up. A call that begins after this look is not due before the next."""
         self._timer = None
-        timeout_s = self._plan.timeout_s
+        timeout_s = self._timeout_s
         if timeout_s is None or not self._given:
             return
         now, soonest = time.monotonic(), timeout_s

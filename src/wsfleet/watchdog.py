@@ -13,6 +13,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import CodeType, FrameType
 
@@ -44,18 +45,14 @@ class Block:
 
 
 class Watchdog:
-    """One for a fleet. `names` finds whose call a frame is: code object to the local variable that knows the name."""
+    """One for a fleet. `callers` are the places that call user code: there, a local variable has a `name`."""
 
-    def __init__(self) -> None:
+    def __init__(self, callers: Mapping[CodeType, str]) -> None:
         self.last: Block | None = None
-        self._owners: dict[CodeType, str] = {}
+        self._callers = callers
         self._answered = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-
-    def knows(self, code: CodeType, variable: str) -> None:
-        """Where a frame of `code` is found, its local `variable` has the name of who called, as `.name`."""
-        self._owners[code] = variable
 
     def start(self) -> None:
         """Begin to watch the running loop."""
@@ -108,7 +105,7 @@ class Watchdog:
 
     def _owner(self, frame: FrameType | None) -> str:
         while frame is not None:
-            variable = self._owners.get(frame.f_code)
+            variable = self._callers.get(frame.f_code)
             if variable is not None:
                 owner = frame.f_locals.get(variable)
                 return str(getattr(owner, "name", owner))
