@@ -135,11 +135,12 @@ class Hub:
         way: Route | None = None
         for message in messages:
             route = routes.get(message.topic)
-            if route is None:
-                route = self._find(message.topic, endpoint, routes)
-            if route is not way and run:
+            if run and route is not way:
                 self._deliver(way or (), run, nbytes, source)
                 run, nbytes = [], 0
+                route = routes.get(message.topic)  # delivering may have ended a subscription
+            if route is None:
+                route = self._find(message.topic, endpoint, routes)
             way = route
             run.append(message)
             nbytes += message.size
