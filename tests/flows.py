@@ -29,12 +29,17 @@ class Tap:
         self.name = name
         self.paused_by: set[Mailbox] = set()
         self.holds = 0
+        self.overfull_by: list[Mailbox] = []
         self.log = [] if log is None else log
 
     def hold(self, mailbox: Mailbox) -> None:
         assert mailbox not in self.paused_by, "paused twice by the same mailbox"
         self.paused_by.add(mailbox)
         self.holds += 1
+
+    def overfull(self, mailbox: Mailbox) -> None:
+        assert mailbox in self.paused_by, "overfull without being full"
+        self.overfull_by.append(mailbox)
 
     def release(self, mailbox: Mailbox) -> None:
         self.paused_by.remove(mailbox)
@@ -51,9 +56,14 @@ class Reports:
         self.pending.append(mailbox.pending)
 
 
-def mailbox(messages: int = 1000, nbytes: int = 2**24, overflow: Overflow = Overflow.PAUSE) -> tuple[Mailbox, Reports]:
+def mailbox(
+    messages: int = 1000,
+    nbytes: int = 2**24,
+    overflow: Overflow = Overflow.PAUSE,
+    key: Callable[[Message[Any]], Any] | None = None,
+) -> tuple[Mailbox, Reports]:
     reports = Reports()
-    return Mailbox("box", ">", Buffer(messages, nbytes, overflow), reports), reports
+    return Mailbox("box", ">", Buffer(messages, nbytes, overflow, key), reports), reports
 
 
 def put(box: Mailbox, source: Tap, *messages: Message[Any]) -> None:

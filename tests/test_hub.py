@@ -92,7 +92,7 @@ async def test_overlapping_patterns_deliver_once_to_each_subscription() -> None:
 async def test_an_endpoints_own_subscription_takes_from_it_alone() -> None:
     """A mailbox of one endpoint takes whatever topic comes from there, and nothing from elsewhere or from `publish`."""
     hub = Hub()
-    mine = hub.add("feed", ">", Buffer(), endpoint="feed")
+    mine = hub.add("feed", ">", Buffer(), endpoints=("feed",))
     publish(hub, from_socket(1, topic="x.y"))
     publish(hub, from_socket(2, topic="x.y"), endpoint="other")
     hub.inject("x.y", 3)
@@ -130,7 +130,7 @@ async def test_routes_are_found_afresh_when_subscriptions_come_and_go() -> None:
     one = hub.add("one", "a", Buffer())
     publish(hub, from_socket(1, topic="a"))
     two = hub.add("two", "*", Buffer())
-    own = hub.add("own", ">", Buffer(), endpoint="feed")
+    own = hub.add("own", ">", Buffer(), endpoints=("feed",))
     publish(hub, from_socket(2, topic="a"))
     hub.remove(one)
     publish(hub, from_socket(3, topic="a"))
@@ -276,7 +276,7 @@ class Routing(RuleBasedStateMachine):
 
     @rule(target=boxes, endpoint=st.sampled_from(["one", "two"]))
     def connect(self, endpoint: str) -> Mailbox:
-        box = self.hub.add(endpoint, ">", Buffer(10**6), endpoint=endpoint)
+        box = self.hub.add(endpoint, ">", Buffer(10**6), endpoints=(endpoint,))
         self.expected[box] = []
         self.own[box] = endpoint
         return box

@@ -10,7 +10,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from tests.flows import DROP_OLDEST, Tap, data, from_socket, injected, mailbox, put, turns
 from wsfleet import Message, Overflow
-from wsfleet.mailbox import READ_BYTES, Mailbox
+from wsfleet.mailbox import Mailbox
+from wsfleet.pausing import READ_BYTES
 
 PAUSE = Overflow.PAUSE
 

@@ -8,21 +8,20 @@ or functions; it is fed by `Source`s, which it may pause.
 from __future__ import annotations
 
 import asyncio
-import logging
 import math
 from collections import deque
 from collections.abc import Callable, Iterator
+from heapq import merge
 from typing import Any, Protocol
 
 from wsfleet.errors import Overflowed
+from wsfleet.latest import Latest
 from wsfleet.message import Message
 from wsfleet.options import Buffer, Overflow
 from wsfleet.pausing import Pausers, Source
 from wsfleet.stats import SubscriptionStats
 
-__all__ = ["Aside", "Latest", "Mailbox"]
-
-log = logging.getLogger("wsfleet")
+__all__ = ["Aside", "Mailbox"]
 
 
 class Aside(Protocol):
@@ -35,37 +34,11 @@ class Aside(Protocol):
     def lose(self) -> Message[Any] | None:
         """Give up the oldest message, unless its call has begun; None where there is none to give up."""
 
+    def could_go(self) -> Iterator[tuple[int, Message[Any]]]:
+        """What can be given up, oldest first, each with the number that tells its age."""
 
-class Latest:
-    """The queue of `Overflow.LATEST`: one message for each key, in the order in which the keys came.
-
-    A newer message takes the place of the older one: were it sent to the end, a busy key would never have its turn.
-    """
-
-    def __init__(self) -> None:
-        self._messages: dict[Any, Message[Any]] = {}
-
-    def __len__(self) -> int:
-        return len(self._messages)
-
-    def __iter__(self) -> Iterator[Message[Any]]:
-        return iter(self._messages.values())
-
-    def replace(self, key: Any, message: Message[Any]) -> Message[Any] | None:
-        """Put `message` under `key`; return the one that was there."""
-        old = self._messages.get(key)
-        self._messages[key] = message
-        return old
-
-    def get(self, key: Any) -> Message[Any] | None:
-        return self._messages.get(key)
-
-    def popleft(self) -> Message[Any]:
-        return self._messages.pop(next(iter(self._messages)))
-
-    def remove(self, message: Message[Any]) -> None:
-        key = next(key for key, mine in self._messages.items() if mine is message)
-        del self._messages[key]
+    def give_up(self, message: Message[Any]) -> bool:
+        """Give up this one, unless its call has begun; return whether it went."""
 
 
 class Mailbox:
@@ -82,7 +55,7 @@ class Mailbox:
         self.buffer = buffer
         self.on_full = on_full
         self.on_overflow: Callable[[Mailbox], None] | None = None
-        self.waiting: Any = Latest() if buffer.overflow is Overflow.LATEST else deque()
+        self.waiting: Any = Latest(name, buffer.key) if buffer.overflow is Overflow.LATEST else deque()
         self.aside: dict[Aside, None] = {}
         self.set_aside = 0
         self.in_hand = 0
@@ -100,7 +73,6 @@ class Mailbox:
         self._retrying = False
         self._waiters: list[asyncio.Future[None]] = []
         self._idle_waiters: list[asyncio.Future[None]] = []
-        self._key_failed = False
 
     @property
     def pending(self) -> int:
@@ -148,6 +120,8 @@ class Mailbox:
             if not self._stand_in(message):
                 self.dropped += 1
                 return False
+            if self.watched:
+                self.check_half()
         elif not self._offer(message):
             self._tell_overflow()
             return False
@@ -160,35 +134,49 @@ class Mailbox:
 
         Nobody can be paused for it, and what came over a socket is not given up for it. Nothing is given up in vain.
         """
-        freed, places = 0, []
-        for place, waiting in enumerate(self.waiting):
-            if waiting.session == 0:
-                places.append(place)
-                freed += waiting.size
+        freed, found = 0, []
+        for place, aside, old in self._could_go():
+            if old.session == 0:
+                found.append((place, aside, old))
+                freed += old.size
                 if freed >= message.size or self.pending_bytes - freed + message.size <= self._most_bytes:
                     break
         else:
-            if len(places) < self.pending:
+            if len(found) < self.pending:
                 return False
-        # By place, not by value: what a user's data says to == is nobody's business here.
-        for place in reversed(places):
-            self._drop(self.waiting[place])
-            del self.waiting[place]
+        # From the last to the first, as places shift.
+        for place, aside, old in reversed(found):
+            if aside is None:
+                # By place, not by value: what a user's data says to == is nobody's business here.
+                del self.waiting[place]
+            elif aside.give_up(old):
+                self.set_aside -= 1
+            else:
+                return False  # its call has begun meanwhile, in a thread; enough time has passed for room, too
+            self._drop(old)
         self.waiting.append(message)
         self.pending_bytes += message.size
         return True
 
+    def _could_go(self) -> Iterator[tuple[int, Aside | None, Message[Any]]]:
+        """Go through what is pending and has not begun, oldest first: what was set aside is older than what waits."""
+        if self.set_aside:
+            each = [[(age, aside, old) for age, old in aside.could_go()] for aside in self.aside]
+            yield from merge(*each, key=lambda entry: entry[0])
+        for place, old in enumerate(self.waiting):
+            yield place, None, old
+
     def replay(self, messages: list[Message[Any]]) -> None:
-        """Take kept messages, oldest first, into a new mailbox; of too many, the oldest go, whatever the policy."""
-        kept, nbytes = 0, 0
-        for message in reversed(messages):
-            if kept and (kept >= self._most or nbytes + message.size > self._most_bytes):
-                break
-            kept, nbytes = kept + 1, nbytes + message.size
+        """Take kept messages, oldest first, into a new mailbox, as its policy has it.
+
+        No socket stands behind them any more, so PAUSE lets the oldest go.
+        """
         self.offered += len(messages)
-        self.dropped += len(messages) - kept
-        for message in messages[len(messages) - kept :]:
-            self._add(message)
+        for message in messages:
+            while self._overflow is Overflow.PAUSE and not self._fits(message) and self._drop_oldest():
+                pass
+            self._offer(message)
+        self._tell_overflow()
 
     def _fits(self, message: Message[Any]) -> bool:
         pending = self.pending
@@ -196,24 +184,31 @@ class Mailbox:
 
     def _offer(self, message: Message[Any]) -> bool:
         """Take one message as the policy has it; return whether it was taken."""
-        if not self.closed:
-            if self._overflow is Overflow.LATEST and self._replace(message):
+        key = None
+        if self._overflow is Overflow.LATEST:
+            # The user's function, which may do anything, so before anything is looked at.
+            key = self.waiting.key_of(message)
+            if not self.closed and self._replace(key, message):
                 return True
-            if self._overflow is Overflow.FAIL and not self._fits(message):
-                self._fail()
-            if self._overflow is not Overflow.DROP_NEWEST:
-                while not self.closed and not self._fits(message) and self._drop_oldest():
-                    self._became_full(message)
-            if not self.closed and self._fits(message):
-                self._add(message)
-                return True
+        if not (self.closed or self._fits(message)):
             self._became_full(message)
-        self.dropped += 1
-        return False
+            if self._overflow is Overflow.FAIL:
+                self._fail()
+            elif self._overflow is not Overflow.DROP_NEWEST:
+                while not self._fits(message) and self._drop_oldest():
+                    pass
+        if self.closed or not self._fits(message):
+            self.dropped += 1
+            return False
+        if self._overflow is Overflow.LATEST:
+            self.waiting.put(key, message)
+        else:
+            self.waiting.append(message)
+        self._added(message)
+        return True
 
-    def _replace(self, message: Message[Any]) -> bool:
+    def _replace(self, key: Any, message: Message[Any]) -> bool:
         """LATEST: let `message` stand in for the waiting one of its key; return whether that was all it needed."""
-        key = self._key(message)
         old = self.waiting.get(key)
         if old is None:
             return False
@@ -221,32 +216,14 @@ class Mailbox:
         if self.pending > 1 and self.pending_bytes + message.size > self._most_bytes:
             self.waiting.remove(old)
             return False
-        self.waiting.replace(key, message)
-        self.pending_bytes += message.size
+        self.waiting.put(key, message)
+        self._added(message)
         return True
 
-    def _add(self, message: Message[Any]) -> None:
-        if self._overflow is Overflow.LATEST:
-            self.waiting.replace(self._key(message), message)
-        else:
-            self.waiting.append(message)
+    def _added(self, message: Message[Any]) -> None:
         self.pending_bytes += message.size
         if self.pending >= self._most or self.pending_bytes >= self._most_bytes:
             self._became_full(message)
-
-    def _key(self, message: Message[Any]) -> Any:
-        key = self.buffer.key
-        if key is None:
-            return message.topic
-        try:
-            made = key(message)
-            hash(made)
-        except Exception:
-            if not self._key_failed:
-                self._key_failed = True
-                log.exception("%s: the key function of its buffer failed; the topic stands in", self.name)
-            return message.topic
-        return made
 
     def _drop_oldest(self) -> bool:
         """Drop the oldest message whose call has not begun; return whether there was one."""

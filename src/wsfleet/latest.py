@@ -1,0 +1,61 @@
+"""The queue of `Overflow.LATEST`: of what waits, the latest message for each key."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Hashable, Iterator
+from typing import Any
+
+from wsfleet.message import Message
+
+__all__ = ["Latest"]
+
+log = logging.getLogger("wsfleet")
+
+
+class Latest:
+    """One message for each key, in the order in which the keys came.
+
+    A newer message takes the place of the older one: were it sent to the end, a busy key would never have its turn.
+    """
+
+    def __init__(self, name: str, key: Callable[[Message[Any]], Any] | None) -> None:
+        self._name = name
+        self._key = key
+        self._messages: dict[Hashable, Message[Any]] = {}
+        self._failed = False
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def __iter__(self) -> Iterator[Message[Any]]:
+        return iter(self._messages.values())
+
+    def key_of(self, message: Message[Any]) -> Hashable:
+        """Return what the user's function says; where that is no good, the topic, as without a function."""
+        if self._key is None:
+            return message.topic
+        try:
+            key: Hashable = self._key(message)
+            _ = key in self._messages  # its hash and its == are the user's code, too
+        except (Exception, asyncio.CancelledError):
+            # Nothing is awaited here: a CancelledError can only be the user's own.
+            if not self._failed:
+                self._failed = True
+                log.exception("%s: the key function of its buffer failed; the topic stands in", self._name)
+            return message.topic
+        return key
+
+    def get(self, key: Hashable) -> Message[Any] | None:
+        return self._messages.get(key)
+
+    def put(self, key: Hashable, message: Message[Any]) -> None:
+        """Put `message` under `key`, in the place of the one that is there."""
+        self._messages[key] = message
+
+    def remove(self, message: Message[Any]) -> None:
+        del self._messages[next(key for key, mine in self._messages.items() if mine is message)]
+
+    def popleft(self) -> Message[Any]:
+        return self._messages.pop(next(iter(self._messages)))
