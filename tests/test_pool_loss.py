@@ -1,12 +1,15 @@
-"""A pool in the moment in which a member's socket is lost and its supervisor does not know yet."""
+"""What cannot send any more although its state still says OPEN: a socket that is closing, or just lost."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 import pytest
+from websockets.asyncio.server import ServerConnection
 
-from wsfleet import Fleet, Reconnect
+from wsfleet import Fleet, Reconnect, State
 from wsfleet.errors import NotOpen, RequestLost
-from wsfleet.testing import FakeTransport
+from wsfleet.testing import FakeTransport, FeedServer
 
 
 async def test_asking_again_at_once_waits_for_the_next_socket() -> None:
@@ -41,3 +44,62 @@ async def test_no_member_is_open_once_its_socket_is_lost() -> None:
         socket.lose()
         with pytest.raises(NotOpen):
             await pool.request({"method": "price"}, wait=False)
+
+
+class Closing:
+    """A server that begins to close, and keeps the socket open until it is told to let go."""
+
+    def __init__(self) -> None:
+        self.let_go = asyncio.Event()
+
+    async def __call__(self, client: ServerConnection) -> None:
+        if self.let_go.is_set():
+            return
+        client.protocol.send_close(1001)
+        client.transport.write(b"".join(client.protocol.data_to_send()))
+        client.transport.pause_reading()  # so that it does not see the answer, after which it would let go
+        await self.let_go.wait()
+        client.transport.abort()
+
+
+async def test_waiting_for_a_closing_connection() -> None:
+    """Who was refused by a connection that is closing waits for the next one, and lets the loop go on."""
+    async with FeedServer(on_client=(closing := Closing())) as server, Fleet() as fleet:
+        feed = fleet.connect(server.uri, name="feed", close_s=30.0, reconnect=Reconnect(initial_s=0))
+        await refused(feed.send, "x")
+        waiting = asyncio.ensure_future(feed.wait_open())
+        await asyncio.sleep(0)
+        assert feed.state is State.OPEN and not waiting.done()
+        closing.let_go.set()
+        await waiting
+        await feed.send("x")
+        assert feed.session_count == 2
+
+
+async def test_asking_while_a_member_closes() -> None:
+    """A request that finds its member closing goes over another connection."""
+    async with FeedServer(on_client=(closing := Closing())) as server, Fleet() as fleet:
+        pool = fleet.pool(server.uri, 1, name="node", close_s=30.0, reconnect=Reconnect(initial_s=0))
+        await refused(pool.send, "x")
+        asking = asyncio.ensure_future(pool.request({"method": "price"}))
+        await asyncio.sleep(0)
+        closing.let_go.set()
+        await wait_received(server, 1)
+        await server.send(str(server.received[0]).replace('"method":"price"', '"result":7'))
+        assert (await asking)["result"] == 7
+
+
+async def refused(send: Callable[[Any], Awaitable[None]], data: Any) -> None:
+    """Send until it is refused by a connection that was open."""
+    while True:
+        try:
+            await send(data)
+        except NotOpen as error:
+            if "closing" in str(error):
+                return
+        await asyncio.sleep(0.01)
+
+
+async def wait_received(server: FeedServer, count: int) -> None:
+    while len(server.received) < count:
+        await asyncio.sleep(0.01)

@@ -35,12 +35,6 @@ def match_json_rpc(data: Any) -> Hashable:
     return number if isinstance(number, int) and not isinstance(number, bool) else None
 
 
-def _is_open(supervisor: Supervisor) -> bool:
-    """Whether it can send. Between the loss of a socket and the supervisor's turn the state still says OPEN."""
-    session = supervisor.session
-    return supervisor.state is State.OPEN and session is not None and session.lost_error is None
-
-
 def check_pool(endpoint: Endpoint, size: object, identify: object, match: object) -> None:
     """Raise ConfigError where a pool cannot work."""
     faults: list[tuple[str, str]] = []
@@ -86,13 +80,13 @@ class Pool:
             self._replies[supervisor] = supervisor.feed.replies = replies
 
     def __repr__(self) -> str:
-        is_open = sum(map(_is_open, self.supervisors))
+        is_open = sum(s.can_send for s in self.supervisors)
         return f"<Pool {self.name!r} {is_open} of {self.size} open>"
 
     async def wait_open(self) -> None:
         """Wait until a member is OPEN. Safe to cancel. Raises EndpointFailed or NotOpen when none can be any more."""
         self._keeper.check_thread()
-        while not any(map(_is_open, self.supervisors)):
+        while not any(s.can_send for s in self.supervisors):
             await self._some_member_changes()
 
     async def close(self) -> None:
@@ -146,7 +140,7 @@ class Pool:
                     reply.exception()  # read, also where send() failed first
 
     def _least_busy(self) -> Supervisor:
-        members = [s for s in self.supervisors if _is_open(s)]
+        members = [s for s in self.supervisors if s.can_send]
         if not members:
             raise NotOpen(f"{self.name}: no member is open")
         # Of equally busy ones each in its turn.

@@ -56,9 +56,11 @@ class Session:
         self._removed = 0
         self._changed: asyncio.Future[None] | None = None
         self._error: ConnectionLost | None = None
+        self._refused = False
         self._send_lock: asyncio.Lock | None = None
         self._next_send = 0.0
         self.on_lost: Callable[[], None] | None = None
+        self.closed_by_us = False
         self.ended: asyncio.Future[ConnectionLost] = self._loop.create_future()
         self.last_data = wire.connected_at
         # What the wire needs to know of its receiver. While on_open runs, text and binary must be told apart.
@@ -96,6 +98,11 @@ class Session:
     def lost_error(self) -> ConnectionLost | None:
         return self._error
 
+    @property
+    def can_send(self) -> bool:
+        """False once it is known that nothing will be sent any more: a close that has begun shows when one tries."""
+        return self._error is None and not self._refused
+
     # Sending
 
     async def send(self, data: Any) -> None:
@@ -129,7 +136,11 @@ class Session:
             self._write(payload)
 
     def _write(self, payload: str | bytes) -> None:
-        self._wire.write(payload)
+        try:
+            self._wire.write(payload)
+        except NotOpen:
+            self._refused = True
+            raise
         self._feed.sent += 1
 
     async def _wait_turn(self) -> None:
@@ -290,8 +301,10 @@ class Session:
     def close(self, code: int, reason: str = "") -> None:
         """Begin the closing handshake; `ended` is done within `close_s`."""
         self._reading = False
+        self.closed_by_us = True
         self._wire.close(code, reason)
 
     def abort(self, reason: str = "") -> None:
         self._reading = False
+        self.closed_by_us = True
         self._wire.abort(reason)

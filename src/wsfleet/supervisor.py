@@ -251,9 +251,10 @@ class Supervisor:
     def _explain(self, lost: ConnectionLost) -> ConnectionLost:
         """Return the loss as it may be shown; where we had stopped reading, that is why."""
         reason = redact_text(lost.reason, self._secrets)
-        paused_s = self.feed.paused_for()
-        if paused_s and not self.stopping:
-            names = ", ".join(mailbox.name for mailbox in self.feed.paused_by)
+        paused_s, names = self.feed.lag()
+        ours = self.stopping or (self.session is not None and self.session.closed_by_us)
+        # Below half a second nobody's patience came to an end.
+        if paused_s >= 0.5 and not ours and (not self.feed.reading or policy.is_impatience(lost.code)):
             reason = f"closed by the peer after {paused_s:.0f} s paused by {names}" + (f" ({reason})" if reason else "")
         block = self._services.watchdog.recent()
         if block is not None and not self.stopping:
@@ -316,8 +317,14 @@ class Supervisor:
         self._open_waiters = [w for w in self._open_waiters if not w.done()]
         self._open_waiters.append(waiter)
 
+    @property
+    def can_send(self) -> bool:
+        """Whether it is OPEN, and not closing. The state tells that only when the socket is gone."""
+        return self.state is State.OPEN and self.session is not None and self.session.can_send
+
     async def wait_open(self) -> None:
-        while self.state is not State.OPEN:
+        # Whoever was refused and waits must not be told at once to try again: nobody else would have a turn.
+        while not self.can_send:
             if self.state is State.FAILED:
                 raise self.failure()
             if self.state is State.CLOSED:
