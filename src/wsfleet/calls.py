@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -63,7 +64,8 @@ def check_plan(plan: Plan, buffer: Buffer) -> None:
     if plan.retry is not None and not isinstance(plan.retry, Retry):
         faults.append(("retry", f"must be a Retry or None, not {plan.retry!r}"))
     timeout = plan.timeout_s
-    if timeout is not None and (isinstance(timeout, bool) or not isinstance(timeout, int | float) or not timeout > 0):
+    number = isinstance(timeout, int | float) and not isinstance(timeout, bool) and math.isfinite(timeout)
+    if timeout is not None and not (number and timeout > 0):
         faults.append(("timeout_s", f"must be a number of seconds above 0 or None, not {timeout!r}"))
     if plan.offload not in (None, "process"):
         faults.append(("offload", f"must be None or 'process', not {plan.offload!r}"))

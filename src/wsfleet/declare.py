@@ -7,7 +7,7 @@ import logging
 import math
 import weakref
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping
 from typing import Any, Protocol
 
 from wsfleet.calls import Plan, check_plan
@@ -229,7 +229,8 @@ class Declarations(Services):
     def _check_target(self, target: Any, plan: Plan) -> None:
         check_processor(target, plan)
         if is_sink(target) and any(processor.sink is target for processor in self.processors.values()):
-            raise ConfigError(f"{target!r} has a subscription already; open another sink for this one")
+            fault = "has a subscription already; open another sink for this one"
+            raise ConfigError(f"{target!r} {fault}", (("processor", fault),))
 
     def _processor(self, mailbox: Mailbox, target: Function | Sink, plan: Plan) -> Processor:
         processor = self.processors[mailbox] = Processor(mailbox, target, plan, self.hub, self.remove)
@@ -238,7 +239,7 @@ class Declarations(Services):
 
     def remove(self, mailbox: Mailbox, *, drop: bool = True) -> None:
         """Take a subscription out. Idempotent; after the fleet's end there is nothing to take out."""
-        if mailbox.closed and mailbox.error is None:
+        if self.hub.closed:
             return
         owners = self.hub.owners(mailbox)
         if not self.hub.remove(mailbox, drop=drop):
@@ -283,26 +284,29 @@ class Declarations(Services):
     def start_worker(self, processor: Processor, tasks: asyncio.TaskGroup) -> None:
         """Set a processor to work. It is known until its last call is done, even when its subscription is gone."""
         for work in processor.work():
-            try:
-                task = tasks.create_task(work, name=f"wsfleet-{processor.mailbox.name}-processor")
-            except RuntimeError:  # everything is being cancelled
-                work.close()
-                continue
-            processor.tasks.add(task)
-            self.workers.add(processor)
-            task.add_done_callback(lambda done: self._worker_ended(processor, done, tasks))
+            self._start_work(processor, work, tasks)
+
+    def _start_work(self, processor: Processor, work: Coroutine[Any, Any, None], tasks: asyncio.TaskGroup) -> None:
+        try:
+            task = tasks.create_task(work, name=f"wsfleet-{processor.mailbox.name}-processor")
+        except RuntimeError:  # everything is being cancelled
+            work.close()
+            processor.give_up()
+            return
+        processor.tasks.add(task)
+        self.workers.add(processor)
+        task.add_done_callback(lambda done: self._worker_ended(processor, done, tasks))
 
     def _worker_ended(self, processor: Processor, task: asyncio.Task[None], tasks: asyncio.TaskGroup) -> None:
         processor.tasks.discard(task)
-        if processor.tasks:
-            return
-        self.workers.discard(processor)
         if task.cancelled() and not processor.mailbox.closed:
             # Not by the fleet, which closes the mailbox first. Without a worker it would be full for ever.
             log.warning("%s: its task was cancelled from outside; it goes on in another", processor.mailbox.name)
-            self.start_worker(processor, tasks)
-        elif processor.opened:
-            self.unclosed.add(processor)
+            self._start_work(processor, processor.another(), tasks)
+        if not processor.tasks:
+            self.workers.discard(processor)
+            if processor.opened:
+                self.unclosed.add(processor)
 
     def pulled(self) -> list[Mailbox]:
         """Return the mailboxes that no processor empties."""

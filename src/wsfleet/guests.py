@@ -35,7 +35,7 @@ class Guests:
             raise FleetError("from_thread is for other threads; in the fleet's own, call the function directly")
         answer: Answer = concurrent.futures.Future()
         try:
-            loop.call_soon_threadsafe(self._begin, function, args, answer)
+            loop.call_soon_threadsafe(self._begin, function, args, answer, threading.current_thread())
         except RuntimeError as exc:
             raise FleetError("the fleet has ended") from exc
         while True:
@@ -48,7 +48,9 @@ class Guests:
                 if loop.is_closed():
                     raise FleetError("the fleet has ended") from None
 
-    def _begin(self, function: Callable[..., Any], args: tuple[Any, ...], answer: Answer) -> None:
+    def _begin(
+        self, function: Callable[..., Any], args: tuple[Any, ...], answer: Answer, thread: threading.Thread
+    ) -> None:
         if self._lifetime.ended:
             answer.set_exception(FleetError("the fleet has ended"))
             return
@@ -62,6 +64,9 @@ class Guests:
             return
         task = asyncio.get_running_loop().create_task(self._finish(result, answer), name="wsfleet-from-thread")
         self._waiting[answer] = task
+        if self._lifetime.is_own_thread(thread):
+            self._lifetime.own_guests.add(task)
+            task.add_done_callback(self._lifetime.own_guests.discard)
 
     async def _finish(self, result: Awaitable[Any], answer: Answer) -> None:
         try:

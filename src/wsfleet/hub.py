@@ -22,11 +22,15 @@ Feeding = Source[Mailbox]
 MAX_ROUTES = 10_000
 """Topics whose routes are remembered, for each endpoint. Past it they are forgotten and found afresh."""
 
+MAX_ROUTES_IN_ALL = 100_000
+"""The same over all endpoints: thousands of them, each with thousands of topics, are remembered for none."""
+
 
 class Hub:
     """Where messages meet mailboxes. Counts every message once, where it happens."""
 
     def __init__(self) -> None:
+        self.closed = False
         self._published = self._injected = self._routed = self._unrouted = self._deliveries = 0
         # An insertion-ordered set; those with a pattern are looked through for a new topic, the others are not.
         self._mailboxes: dict[Mailbox, None] = {}
@@ -36,6 +40,8 @@ class Hub:
         self._routes: dict[str, Routes] = {}
         # Equal routes are the same tuple, so that runs of messages are found by identity.
         self._shared: dict[Route, Route] = {}
+        self._remembered = 0
+        self._delivering = False
         self._leaving: list[Mailbox] = []
         self._retired: SubscriptionStats | None = None
 
@@ -43,6 +49,7 @@ class Hub:
 
     def add(self, name: str, pattern: str, buffer: Buffer, endpoints: tuple[str, ...] = ()) -> Mailbox:
         """Return a new mailbox for `pattern`; with `endpoints`, for all that comes from there, and nothing else."""
+        self._retire()
         mailbox = Mailbox(name, pattern, buffer, self._full)
         self._mailboxes[mailbox] = None
         if not endpoints:
@@ -86,6 +93,7 @@ class Hub:
 
     def close(self) -> None:
         """The fleet has ended: drop whatever still waits, wherever it does."""
+        self.closed = True
         for mailbox in (*self._mailboxes, *self._leaving):
             mailbox.close()
 
@@ -93,15 +101,20 @@ class Hub:
         """What was remembered may be wrong now: for some endpoints alone, or for all."""
         if endpoints:
             for endpoint in endpoints:
-                self._routes.get(endpoint, {}).clear()
+                self._clear(self._routes.get(endpoint, {}))
             return
         for routes in self._routes.values():
             routes.clear()
+        self._remembered = 0
         self._shared.clear()
+
+    def _clear(self, routes: Routes) -> None:
+        self._remembered -= len(routes)
+        routes.clear()
 
     def forget_endpoint(self, endpoint: str) -> None:
         """An endpoint is gone, and its name is free again."""
-        self._routes.pop(endpoint, None)
+        self._clear(self._routes.pop(endpoint, {}))
 
     # Messages
 
@@ -111,11 +124,14 @@ class Hub:
 
     def _find(self, topic: str, endpoint: str, routes: Routes) -> Route:
         found = tuple(self._own.get(endpoint, ())) + tuple(m for m, match in self._patterns.items() if match(topic))
+        if self._remembered >= MAX_ROUTES_IN_ALL:
+            self._forget_routes(())
         if len(routes) >= MAX_ROUTES:
-            routes.clear()
+            self._clear(routes)
         if len(self._shared) >= MAX_ROUTES:
             self._shared.clear()
         route = routes[topic] = self._shared.setdefault(found, found)
+        self._remembered += 1
         return route
 
     def publish(
@@ -155,8 +171,12 @@ class Hub:
             return
         self._routed += count
         self._deliveries += count * len(route)
-        for mailbox in route:
-            mailbox.put(messages, nbytes, source)
+        outer, self._delivering = self._delivering, True
+        try:
+            for mailbox in route:
+                mailbox.put(messages, nbytes, source)
+        finally:
+            self._delivering = outer
 
     def replay(self, mailbox: Mailbox, messages: list[Message[Any]]) -> None:
         """Hand kept messages to a new mailbox: deliveries, but not published again."""
@@ -188,7 +208,11 @@ class Hub:
             len(data) if isinstance(data, bytes) else len(data.encode(errors="replace")) if isinstance(data, str) else 0
         )
         message = Message(data, topic, received_at=time.time(), size=size)
-        return sum(mailbox.inject(message) for mailbox in route)
+        outer, self._delivering = self._delivering, True
+        try:
+            return sum([mailbox.inject(message) for mailbox in route])
+        finally:
+            self._delivering = outer
 
     def _full(self, mailbox: Mailbox, message: Message[Any]) -> None:
         # What a $ message does never makes another.
@@ -213,7 +237,13 @@ class Hub:
         return rows if retired is None else (*rows, retired)
 
     def _retire(self) -> None:
-        """Sum up those that were removed and have nothing pending any more: their counts are final."""
+        """Sum up those that were removed and have nothing pending any more: their counts are final.
+
+        Not while messages are delivered. A user's key function that closed a subscription has not closed it for what
+        is under way to it: that is still offered there, and dropped.
+        """
+        if self._delivering:
+            return
         for mailbox in [m for m in self._leaving if not m.pending]:
             self._leaving.remove(mailbox)
             self._retired = add_rows(self._retired, mailbox.stats())

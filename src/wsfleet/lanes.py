@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Hashable
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator
+from operator import itemgetter
+from types import CodeType
+from typing import Any, NamedTuple
 
 from wsfleet.mailbox import Mailbox
 from wsfleet.message import Message
 
-__all__ = ["Lanes"]
+__all__ = ["CALLERS", "Lanes", "Taken"]
 
 log = logging.getLogger("wsfleet")
+
+LOOK = 1000
+"""So many messages of busy keys are set aside in one go; taking aside a flood of them would hold the loop."""
+
+Entry = tuple[int, Message[Any]]
+_age_of = itemgetter(0)
+
+
+class Taken(NamedTuple):
+    """Messages for one call, oldest first; their keys, which are busy until they are freed; the first one's age."""
+
+    messages: list[Message[Any]]
+    keys: set[Hashable]
+    age: int
 
 
 class _Lane:
     """Messages of one busy key, taken out of the queue to let others by; still to be dropped like any that wait."""
 
     def __init__(self) -> None:
-        self.messages: deque[tuple[int, Message[Any]]] = deque()
+        self.messages: deque[Entry] = deque()
 
     @property
     def age(self) -> float:
@@ -29,15 +46,24 @@ class _Lane:
     def lose(self) -> Message[Any] | None:
         return self.messages.popleft()[1] if self.messages else None
 
+    def could_go(self) -> Iterator[Entry]:
+        return iter(self.messages)
+
+    def give_up(self, message: Message[Any]) -> bool:
+        place = next(place for place, (_, mine) in enumerate(self.messages) if mine is message)
+        del self.messages[place]
+        return True
+
 
 class Lanes:
     """Hands out messages so that those of one key are worked on one after the other.
 
     A message whose key is busy is set aside in the lane of that key. What is set aside is older than what waits, so
-    a lane whose key is free again goes first.
+    a lane whose key is free again goes first. Ages rise in the order in which messages left the queue.
     """
 
     def __init__(self, mailbox: Mailbox, key: Callable[[Message[Any]], Hashable] | None) -> None:
+        self.more = False  # whether take() stopped looking before it had seen all
         self._mailbox = mailbox
         self._key = key
         self._busy: set[Hashable] = set()
@@ -46,21 +72,30 @@ class Lanes:
         self._failed = False
         self._count = 0
 
-    def take(self, most: int) -> tuple[list[Message[Any]], set[Hashable]]:
+    @property
+    def name(self) -> str:
+        return self._mailbox.name
+
+    def take(self, most: int) -> Taken:
         """Take up to `most` messages out, and keep their keys busy until `free` is called with them.
 
         The caller counts what it took, in hand or set aside.
         """
-        mailbox = self._mailbox
-        taken: list[Message[Any]] = []
+        waiting = self._mailbox.waiting
         keys: set[Hashable] = set()
         if self._key is None:
-            while len(taken) < most and mailbox.waiting:
-                taken.append(mailbox.waiting.popleft())
+            self._count += 1
+            return Taken([waiting.popleft() for _ in range(min(most, len(waiting)))], keys, self._count)
+        entries: list[Entry] = []
+        self.more = False
+        if self._mailbox.may_replace:
+            self._from_latest(entries, keys, most)
         else:
-            self._from_lanes(taken, keys, most)
-            self._from_queue(taken, keys, most)
-        return taken, keys
+            self._from_lanes(entries, keys, most)
+            self._from_queue(entries, keys, most)
+            # Out of several lanes; within each key they are in order already.
+            entries.sort(key=_age_of)
+        return Taken([message for _, message in entries], keys, entries[0][0] if entries else 0)
 
     def free(self, keys: set[Hashable]) -> None:
         """These keys' messages are done with."""
@@ -69,12 +104,12 @@ class Lanes:
             if key in self._lanes:
                 self._free.append(key)
 
-    def _from_lanes(self, taken: list[Message[Any]], keys: set[Hashable], most: int) -> None:
-        while self._free and len(taken) < most:
+    def _from_lanes(self, entries: list[Entry], keys: set[Hashable], most: int) -> None:
+        while self._free and len(entries) < most:
             key = self._free.popleft()
             lane = self._lanes[key]
-            while lane.messages and len(taken) < most:
-                taken.append(lane.messages.popleft()[1])
+            while lane.messages and len(entries) < most:
+                entries.append(lane.messages.popleft())
                 self._mailbox.set_aside -= 1
                 keys.add(key)
             if key in keys:
@@ -82,31 +117,56 @@ class Lanes:
             if not lane.messages:
                 del self._lanes[key], self._mailbox.aside[lane]
 
-    def _from_queue(self, taken: list[Message[Any]], keys: set[Hashable], most: int) -> None:
+    def _from_queue(self, entries: list[Entry], keys: set[Hashable], most: int) -> None:
         mailbox = self._mailbox
-        while mailbox.waiting and len(taken) < most:
+        passed = 0
+        while mailbox.waiting and len(entries) < most:
+            if passed == LOOK:
+                self.more = True
+                return
             message = mailbox.waiting.popleft()
             key = self._key_of(message)
+            self._count += 1
             if key in self._lanes or (key in self._busy and key not in keys):
                 lane = self._lanes.get(key)
                 if lane is None:
                     lane = self._lanes[key] = _Lane()
                     mailbox.aside[lane] = None
-                self._count += 1
                 lane.messages.append((self._count, message))
                 mailbox.set_aside += 1
+                passed += 1
                 continue
             self._busy.add(key)
             keys.add(key)
-            taken.append(message)
+            entries.append((self._count, message))
+
+    def _from_latest(self, entries: list[Entry], keys: set[Hashable], most: int) -> None:
+        """Take around those whose key is busy: set aside, a newer message could not take their place."""
+        waiting = self._mailbox.waiting
+        for message in waiting:
+            key = self._key_of(message)
+            if key in self._busy and key not in keys:
+                continue
+            self._busy.add(key)
+            keys.add(key)
+            self._count += 1
+            entries.append((self._count, message))
+            if len(entries) == most:
+                break
+        for _, message in entries:
+            waiting.remove(message)
 
     def _key_of(self, message: Message[Any]) -> Hashable:
         try:
             key = self._key(message) if self._key is not None else None
             hash(key)
-        except Exception:
+        except (Exception, asyncio.CancelledError):  # nothing is awaited here: it can only be the user's own
             if not self._failed:
                 self._failed = True
                 log.exception("%s: the key function failed; such messages share one lane", self._mailbox.name)
             return None
         return key
+
+
+CALLERS: dict[CodeType, str] = {Lanes._key_of.__code__: "self"}
+"""Where user code is called: the local variable there says for whom. For the watchdog."""

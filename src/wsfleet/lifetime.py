@@ -57,6 +57,8 @@ class Lifetime:
         self._body_cancelled = False
         self._waiting: set[asyncio.Task[Any] | None] = set()
         self._closings: dict[Supervisor | Pool, asyncio.Task[None]] = {}
+        # What the processors' own threads have called: they cannot wait for the end, which waits for them.
+        self.own_guests: set[asyncio.Task[None]] = set()
 
     # What may be done when
 
@@ -224,7 +226,11 @@ class Lifetime:
     def _is_own(self, task: asyncio.Task[Any] | None) -> bool:
         """Whether `task` is one that the fleet itself waits for at its end."""
         supervisors = (s.task for s in self._declared.supervisors.values())
-        return task in {*supervisors, *(task for p in self._declared.workers for task in p.tasks)}
+        return task in {*supervisors, *self.own_guests, *(task for p in self._declared.workers for task in p.tasks)}
+
+    def is_own_thread(self, thread: threading.Thread) -> bool:
+        """Whether `thread` is one that makes a processor's calls."""
+        return any(thread in p.threads for p in self._declared.workers)
 
     def _raise_failure(self) -> None:
         if self._failure is not None:

@@ -3,28 +3,71 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import inspect
 import multiprocessing
 import pickle
 import signal
+import sys
 import threading
-from collections.abc import Callable
+import traceback
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
 from wsfleet.errors import ConfigError, FleetError
 
-__all__ = ["ProcessCall", "check_picklable"]
+__all__ = ["ProcessCall", "check_not_importing", "check_picklable"]
+
+_LEFT_TO_PARENT = (signal.SIGINT, signal.SIGTERM)
+"""Signals that a terminal or a service manager sends to a whole group: the parent drains first."""
+
+LEAVE_S = 0.3
+"""How long an idle process has to end by itself, so that what it opened is closed in order."""
 
 
-def check_picklable(function: Callable[..., Any]) -> None:
-    """Raise ConfigError where `function` cannot be sent to another process."""
+def check_picklable(function: Callable[..., Any], *, declaring: bool = True) -> None:
+    """Raise ConfigError where `function` cannot be sent to another process.
+
+    While it is declared with a decorator, a function of a module is not yet found there under its name.
+    """
+    name = getattr(function, "__qualname__", None) or repr(function)
     try:
+        if _is_interactive(getattr(function, "__module__", None)):
+            raise TypeError("it was typed in, and no file has it")
         pickle.dumps(function)
     except Exception as exc:
-        name = getattr(function, "__qualname__", repr(function))
+        if declaring and _will_be_found(function):
+            return
         text = f"{name} cannot be sent to another process ({exc}); offload='process' wants a function of a module"
-        raise ConfigError(text, (("offload", text),)) from exc
+        raise ConfigError(f"processor: offload: {text}", (("offload", text),)) from exc
+
+
+def _is_interactive(module: str | None) -> bool:
+    """Whether a spawned process could not import `module`: what came over stdin, or in a shell."""
+    main = sys.modules.get("__main__")
+    return module == "__main__" and main is not None and main.__spec__ is None and not hasattr(main, "__file__")
+
+
+def _will_be_found(function: Callable[..., Any]) -> bool:
+    if not isinstance(function, types.FunctionType) or "<" in function.__qualname__:
+        return False  # a lambda, or a function's local one
+    module = sys.modules.get(function.__module__)
+    return (
+        module is not None
+        and not _is_interactive(function.__module__)
+        and module.__dict__ is function.__globals__
+        and getattr(module, function.__qualname__, None) is not function
+    )
+
+
+def check_not_importing() -> None:
+    """Raise RuntimeError in a process that was spawned to make calls, and now starts the program a second time."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError("a spawned process imports the main module: start the fleet under if __name__ == '__main__'")
 
 
 class ProcessCall:
@@ -35,101 +78,171 @@ class ProcessCall:
         self._timeout_s = timeout_s
         self._process: multiprocessing.process.BaseProcess | None = None
         self._pipe: Connection | None = None
+        self._calling = False
         self._closed = False
         self._lock = threading.Lock()
 
     def __call__(self, payload: Any) -> None:
         """Send `payload` over, and wait. Raises what the function raised, TimeoutError, or FleetError for a death."""
-        pipe = self._start()
         data = pickle.dumps(payload)
         try:
-            pipe.send_bytes(data)
-            if not pipe.poll(self._timeout_s):
-                raise TimeoutError(f"no end within timeout_s = {self._timeout_s:g} s; the process was killed")
-            error = pipe.recv()
-        except (EOFError, OSError) as exc:
-            code = self._kill()
-            if isinstance(exc, TimeoutError):
-                raise
-            raise FleetError(f"the process died during the call (exit code {code})") from None
+            answer = self._ask(self._start(), data)
+        finally:
+            with self._lock:
+                self._calling = False
+        error = pickle.loads(answer)  # noqa: S301 - from our child, over a private pipe
         if error is not None:
             raise error
 
+    def _ask(self, pipe: Connection, data: bytes) -> bytes:
+        try:
+            pipe.send_bytes(data)
+            if pipe.poll(self._timeout_s):
+                return pipe.recv_bytes()
+        except (EOFError, OSError):
+            raise FleetError(f"the process died during the call (exit code {self._kill()})") from None
+        self._kill()
+        raise TimeoutError(f"no end within timeout_s = {self._timeout_s:g} s; the process was killed")
+
     def _start(self) -> Connection:
+        """Return the pipe of a process that is ready for a call. `_calling` until that call is over."""
         with self._lock:
-            if self._closed:
-                raise FleetError("the fleet has ended")
+            self._check_open()
+            self._calling = True
             if self._pipe is not None and self._process is not None and self._process.is_alive():
                 return self._pipe
         self._kill()
-        context = multiprocessing.get_context("spawn")  # a fork would inherit the loop, its sockets and locks
-        ours, theirs = context.Pipe()
-        process = context.Process(target=_serve, args=(theirs, self._function), daemon=True)
-        process.start()
-        theirs.close()
+        ours, process = _spawn(self._function)
         with self._lock:
             self._pipe, self._process = ours, process
             closed = self._closed
-        if not closed:
-            self._await_ready(ours)
-        if closed:
+        try:
+            if closed:
+                self._check_open()
+            # Until it has imported what it needs: that time is not the call's.
+            ours.recv_bytes()
+        except FleetError:
             self._kill()
-            raise FleetError("the fleet has ended")
+            raise
+        except (EOFError, OSError):
+            raise FleetError(f"the process died before its first call (exit code {self._kill()})") from None
         return ours
 
-    def _await_ready(self, pipe: Connection) -> None:
-        """Wait until the process has imported what it needs: that time is not the call's."""
-        try:
-            pipe.recv()
-        except (EOFError, OSError):
-            code = self._kill()
-            raise FleetError(f"the process died before its first call (exit code {code})") from None
+    def _check_open(self) -> None:
+        if self._closed:
+            raise FleetError("the fleet has ended")
 
     def _kill(self) -> int | None:
         with self._lock:
             process, pipe = self._process, self._pipe
             self._process = self._pipe = None
         code = None
+        if pipe is not None:
+            pipe.close()
         if process is not None:
             process.kill()
             process.join()
             code = process.exitcode
+            _running.discard(process)
             process.close()
-        if pipe is not None:
-            pipe.close()
         return code
 
     def stop(self) -> None:
-        """End the process; a call under way fails. From any thread."""
+        """Make no more calls; one that is under way fails. From any thread."""
         with self._lock:
             self._closed = True
-            if self._process is not None:
+            if self._process is not None and self._calling:
                 self._process.kill()
 
     def close(self) -> None:
         """Leave nothing behind. From the thread that makes the calls."""
+        with self._lock:
+            process, pipe = self._process, self._pipe
+        if process is not None and pipe is not None:
+            pipe.close()
+            process.join(LEAVE_S)
         self._kill()
+
+
+def _spawn(function: Callable[..., Any]) -> tuple[Connection, multiprocessing.process.BaseProcess]:
+    """Start a process, and return our end of the pipe to it."""
+    check_picklable(function, declaring=False)
+    context = multiprocessing.get_context("spawn")  # a fork would inherit the loop, its sockets and locks
+    ours, theirs = context.Pipe()
+    try:
+        process = context.Process(target=_serve, args=(theirs, function), daemon=True)
+        with _signals_blocked():
+            process.start()
+        _running.add(process)
+    except BaseException:
+        ours.close()
+        raise
+    finally:
+        theirs.close()
+    return ours, process
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """Let a process inherit that it is not interrupted: Ctrl-C goes to the whole group, also while one starts."""
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    # Starting this helper of multiprocessing's would unblock the signals again.
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_PARENT)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _kill_running() -> None:
+    for process in list(_running):
+        process.kill()
+
+
+# Where a loop is left without ending its fleet: multiprocessing waits, at the end, for processes that ignore SIGTERM.
+_running: set[multiprocessing.process.BaseProcess] = set()
+atexit.register(_kill_running)
 
 
 def _serve(pipe: Connection, function: Callable[..., Any]) -> None:
     """The process: one call after the other, until its parent is gone."""
-    # Ctrl-C goes to the whole group; when to stop is the parent's to say.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    pipe.send(None)  # ready
+    # When to stop is the parent's to say. Handlers that do nothing, unlike SIG_IGN, are not inherited by programs
+    # that the function may start.
+    for each in _LEFT_TO_PARENT:
+        signal.signal(each, lambda number, frame: None)
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _LEFT_TO_PARENT)
     with asyncio.Runner() as runner:
-        while True:
-            try:
-                payload = pickle.loads(pipe.recv_bytes())  # noqa: S301 - from our parent, over a private pipe
-            except EOFError:
-                return
-            error: BaseException | None = None
-            try:
-                result = function(payload)
-                if inspect.iscoroutine(result):
-                    runner.run(result)
-            except BaseException as exc:
-                error = exc
-            try:
-                pipe.send(error)
-            except Exception:
-                pipe.send(FleetError(f"{type(error).__name__}: {error}"))
+        try:
+            pipe.send_bytes(b"ready")
+            while True:
+                data = pipe.recv_bytes()
+                pipe.send_bytes(_answer(_made(function, data, runner)))
+        except (EOFError, OSError):
+            return  # our parent closed the pipe, or is gone
+
+
+def _made(function: Callable[..., Any], data: bytes, runner: asyncio.Runner) -> BaseException | None:
+    """Make one call, and return what it raised."""
+    try:
+        result = function(pickle.loads(data))  # noqa: S301 - from our parent, over a private pipe
+        if inspect.iscoroutine(result):
+            runner.run(result)
+    except BaseException as exc:  # whatever it is, it must not end the process
+        exc.add_note("in the process:\n" + "".join(traceback.format_exception(exc)).rstrip())
+        return exc
+    return None
+
+
+def _answer(error: BaseException | None) -> bytes:
+    """Return `error` pickled; where it would not come out again as it was, its text."""
+    try:
+        data = pickle.dumps(error)
+        pickle.loads(data)  # noqa: S301 - our own
+    except Exception:
+        text = "".join(traceback.format_exception_only(type(error), error)).rstrip()
+        data = pickle.dumps(FleetError(text))
+    return data

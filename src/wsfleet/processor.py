@@ -6,8 +6,9 @@ import asyncio
 import inspect
 import logging
 import random
+import threading
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Hashable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from functools import partial
 from types import CodeType
@@ -16,11 +17,12 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from wsfleet.calls import Plan, RetryDelays
 from wsfleet.errors import ConfigError
 from wsfleet.hub import Hub
+from wsfleet.lanes import CALLERS as LANES_CALLERS
 from wsfleet.lanes import Lanes
 from wsfleet.mailbox import Mailbox
 from wsfleet.message import DeadLetter, Message
 from wsfleet.policy import Backoff
-from wsfleet.processes import ProcessCall, check_picklable
+from wsfleet.processes import ProcessCall, check_not_importing, check_picklable
 from wsfleet.threads import AHEAD, Call, Crew, Slot, ThreadCall
 
 if TYPE_CHECKING:
@@ -82,15 +84,25 @@ def is_async(target: Any) -> bool:
     return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(type(target).__call__)
 
 
+_GENERATORS = (inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+
+
 def check_processor(processor: Any, plan: Plan) -> None:
     """Raise ConfigError where `processor` is neither a function nor a sink, or does not go with `plan`."""
     if is_sink(processor):
-        if plan.key is not None or plan.concurrency != 1 or plan.offload is not None:
-            raise ConfigError("a sink writes its batches in order: concurrency, key and offload are not for it")
+        given = {"concurrency": plan.concurrency != 1, "key": plan.key is not None, "offload": plan.offload is not None}
+        faults = tuple((name, "is not for a sink, which writes its batches in order") for name in given if given[name])
+        if faults:
+            raise ConfigError("; ".join(f"processor: {name} {text}" for name, text in faults), faults)
         return
     target = _unwrapped(processor)
+    fault = None
     if not callable(target) or isinstance(target, type):
-        raise ConfigError(f"a processor is a function or a sink, not {processor!r}")
+        fault = f"is a function or a sink, not {processor!r}"
+    elif any(is_generator(each) for each in (target, target.__call__) for is_generator in _GENERATORS):
+        fault = "yields instead of doing its work: write a function without yield"
+    if fault is not None:
+        raise ConfigError(f"a processor {fault}", (("processor", fault),))
     if plan.offload == "process":
         check_picklable(processor)
 
@@ -112,13 +124,17 @@ class Processor:
         self._hub = hub
         self._remove = remove
         self._lanes = Lanes(mailbox, plan.key)
+        self._has_crew = plan.offload is not None or not is_async(self._function)
+        self._crew: Crew | None = None
         self._logged_at = float("-inf")
         self._unlogged = 0
 
     # Its life
 
     async def open(self) -> None:
-        """Open the sink, if it is one. Raises what the sink raises."""
+        """Open the sink, if it is one, or look whether the function can be sent. Raises what the sink raises."""
+        if self._plan.offload == "process":
+            check_picklable(self._function, declaring=False)
         if self.sink is not None and not self.opened:
             await self.sink.open()
             self.opened = True
@@ -134,14 +150,38 @@ class Processor:
 
     def work(self) -> list[Coroutine[Any, Any, None]]:
         """Return the workers, one coroutine for each. Cancelling one fails its call; what waits goes on waiting."""
-        if self._plan.offload is not None or not is_async(self._function):
-            return [self._feed_crew()]
-        return [self._work() for _ in range(self._plan.concurrency)]
+        if self._plan.offload == "process":
+            check_not_importing()
+        return [self.another() for _ in range(1 if self._has_crew else self._plan.concurrency)]
+
+    def another(self) -> Coroutine[Any, Any, None]:
+        """Return one worker, to go on where one was cancelled."""
+        return self._work(self._feed_crew if self._has_crew else self._call_for_each)
+
+    def give_up(self) -> None:
+        """There will be no other worker: leave nothing behind."""
+        self.mailbox.close()
+        if self._crew is not None:
+            self._crew.abandon()
+            self._crew.dismiss()
+
+    async def _work(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except Exception:
+            # A fault of ours: it ends this subscription, never the fleet.
+            log.exception("%s: its worker failed; it gets no more messages", self.name)
+            self._remove(self.mailbox)
 
     @property
     def name(self) -> str:
         """The subscription's name."""
         return self.mailbox.name
+
+    @property
+    def threads(self) -> list[threading.Thread]:
+        """The threads that make its calls."""
+        return self._crew.threads if self._crew is not None else []
 
     @property
     def over(self) -> bool:
@@ -150,7 +190,7 @@ class Processor:
 
     # Async functions and sinks
 
-    async def _work(self) -> None:
+    async def _call_for_each(self) -> None:
         try:
             await self.open()
         except Exception:
@@ -191,11 +231,14 @@ class Processor:
         mailbox = self.mailbox
         until = time.perf_counter() + SLICE_S
         while True:
-            taken, keys = self._lanes.take(self._plan.batch or 1)
+            taken, keys, _ = self._lanes.take(self._plan.batch or 1)
             if not taken:
-                if self._is_over():
+                if self._lanes.more:
+                    await asyncio.sleep(0)
+                elif self._is_over():
                     return
-                await mailbox.news()
+                else:
+                    await mailbox.news()
                 until = time.perf_counter() + SLICE_S
                 continue
             mailbox.in_hand += len(taken)
@@ -241,43 +284,65 @@ class Processor:
 
     async def _call(self, payload: Any) -> None:
         timeout_s = self._plan.timeout_s
+        if timeout_s is None:
+            await self._function(payload)
+            return
+        late = f"no end within timeout_s = {timeout_s:g} s"
         try:
             async with asyncio.timeout(timeout_s) as scope:
                 await self._function(payload)
         except TimeoutError as exc:
             if scope.expired():
-                raise TimeoutError(f"no end within timeout_s = {timeout_s:g} s") from exc
+                raise TimeoutError(late) from exc
             raise
+        if scope.expired():  # it kept the cancellation to itself; what it did after its time does not count
+            raise TimeoutError(late)
 
     # Threads and processes
 
     async def _feed_crew(self) -> None:
         """Hand what waits to threads, as far as they have room for it."""
-        mailbox, plan = self.mailbox, self._plan
-        if plan.offload == "process":
-            call: Callable[[], Call] = partial(ProcessCall, self._function, plan.timeout_s)
-            crew = Crew(mailbox.name, plan, call, self._settled_by_crew, None)
-        else:
-            crew = Crew(mailbox.name, plan, partial(ThreadCall, self._function), self._settled_by_crew, plan.timeout_s)
+        mailbox, plan, lanes = self.mailbox, self._plan, self._lanes
         # A message that LATEST may still replace is not handed over before a thread can begin with it.
         ahead = 1 if plan.batch is not None or mailbox.may_replace else AHEAD
-        crew.start()
         try:
+            crew = self._crew or self._start_crew()
             while True:
-                taken, keys = self._lanes.take(plan.batch or 1) if crew.room(ahead) else ([], set[Hashable]())
-                if taken:
-                    mailbox.set_aside += len(taken)
-                    mailbox.aside[crew.give(taken, keys)] = None
+                taken = lanes.take(plan.batch or 1) if crew.room(ahead) else None
+                if taken is not None and taken.messages:
+                    mailbox.set_aside += len(taken.messages)
+                    mailbox.aside[crew.give(taken)] = None
+                elif taken is not None and lanes.more:
+                    await asyncio.sleep(0)
                 elif self._is_over() and not mailbox.set_aside:
-                    return
+                    break
                 else:
                     await mailbox.news()
-        except BaseException:
-            mailbox.close()
-            crew.abandon()
+        except asyncio.CancelledError:
+            # By the fleet, which closes the mailbox first; or else another worker goes on with the same crew.
+            if mailbox.closed:
+                self.give_up()
+                await self._crew_gone()
             raise
-        finally:
-            await crew.stop()
+        except BaseException:
+            self.give_up()
+            raise
+        await self._crew_gone()
+
+    def _start_crew(self) -> Crew:
+        plan = self._plan
+        if plan.offload == "process":
+            call: Callable[[], Call] = partial(ProcessCall, self._function, plan.timeout_s)
+            timeout_s = None  # the call sees to it
+        else:
+            call, timeout_s = partial(ThreadCall, self._function), plan.timeout_s
+        crew = self._crew = Crew(self.name, plan, call, self._settled_by_crew, self._crew_returned, timeout_s)
+        crew.start()
+        return crew
+
+    async def _crew_gone(self) -> None:
+        if self._crew is not None:
+            await self._crew.stop()
 
     def _settled_by_crew(self, slot: Slot, error: BaseException | None) -> None:
         mailbox = self.mailbox
@@ -291,8 +356,12 @@ class Processor:
             mailbox.settled_aside(message)
         if error is not None:
             self._tell(messages, error, slot.attempts)
-        self._lanes.free(slot.keys)
         mailbox.wake()
+
+    def _crew_returned(self, slot: Slot) -> None:
+        # Not before: two calls for one key at the same time would not be in order, whatever became of the first.
+        self._lanes.free(slot.keys)
+        self.mailbox.wake()
 
     # Failures
 
@@ -334,6 +403,7 @@ def _is_ours(exc: BaseException) -> bool:
 
 
 CALLERS: dict[CodeType, str] = {
+    **LANES_CALLERS,
     Processor._one_by_one.__code__: "self",
     Processor._call.__code__: "self",
 }

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-import itertools
 import logging
 import math
 import queue
@@ -16,10 +15,11 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from wsfleet.calls import Plan, RetryDelays
+from wsfleet.lanes import Taken
 from wsfleet.message import Message
 from wsfleet.policy import Backoff
 
@@ -56,9 +56,10 @@ class ThreadCall:
 
     def __call__(self, payload: Payload) -> None:
         result = self._function(payload)
-        if inspect.iscoroutine(result):
-            result.close()
-            raise TypeError("the function returned a coroutine: declare it with async def")
+        if inspect.isawaitable(result):
+            if inspect.iscoroutine(result):
+                result.close()
+            raise TypeError(f"the function returned {type(result).__name__} to await: declare it with async def")
 
     def stop(self) -> None:
         """A thread cannot be stopped from outside."""
@@ -70,25 +71,36 @@ class ThreadCall:
 class Slot:
     """One call to be made."""
 
-    _ages = itertools.count()
-
-    def __init__(self, messages: list[Message[Any]], keys: set[Hashable], lock: threading.Lock) -> None:
-        self.messages = deque(messages)
-        self.keys = keys
+    def __init__(self, taken: Taken, lock: threading.Lock) -> None:
+        self.messages = deque(taken.messages)
+        self.keys = taken.keys
         self.claimed = False
         self.over = False  # settled already: what the thread says later counts no more
         self.started: float | None = None
         self.attempts = 0
         self._lock = lock
-        self._age = next(self._ages)
+        self._age = taken.age
 
     @property
     def age(self) -> float:
         return math.inf if self.claimed or not self.messages else self._age
 
     def lose(self) -> Message[Any] | None:
+        """Give up the oldest message, unless the call has begun."""
         with self._lock:
             return None if self.claimed or not self.messages else self.messages.popleft()
+
+    def could_go(self) -> Iterator[tuple[int, Message[Any]]]:
+        """What may be given up, as long as the call has not begun."""
+        return iter([] if self.claimed else [(self._age, message) for message in self.messages])
+
+    def give_up(self, message: Message[Any]) -> bool:
+        """Give up this message, unless the call has begun."""
+        with self._lock:
+            if self.claimed:
+                return False
+            del self.messages[next(place for place, mine in enumerate(self.messages) if mine is message)]
+            return True
 
     def claim(self) -> bool:
         """Begin the call; False where nothing is left of it."""
@@ -98,7 +110,11 @@ class Slot:
 
 
 class Crew:
-    """The threads of one processor. `settle(slot, error)` is called on the loop, once for each slot given."""
+    """The threads of one processor.
+
+    On the loop and for each slot given, `settle(slot, error)` is called once, when its messages are to be counted, and
+    `returned(slot)` when its thread is free again: after a timeout that is later, and otherwise at once.
+    """
 
     def __init__(
         self,
@@ -106,12 +122,14 @@ class Crew:
         plan: Plan,
         make_call: Callable[[], Call],
         settle: Callable[[Slot, BaseException | None], None],
+        returned: Callable[[Slot], None],
         timeout_s: float | None,
     ) -> None:
         self._name = name
         self._plan = plan
         self._make_call = make_call
         self._settle = settle
+        self._returned = returned
         self._timeout_s = timeout_s  # None where the call itself sees to it
         self._lock = threading.Lock()
         self._given: dict[Slot, None] = {}
@@ -119,7 +137,7 @@ class Crew:
         self._done: deque[tuple[Slot, BaseException | None]] = deque()
         self._told = False
         self._stopping = threading.Event()
-        self._threads: list[threading.Thread] = []
+        self.threads: list[threading.Thread] = []
         self._calls: list[Call] = []
         self._timer: asyncio.TimerHandle | None = None
 
@@ -133,15 +151,16 @@ class Crew:
                 target=self._work, args=(call,), name=f"wsfleet-{self._name}-{number + 1}", daemon=True
             )
             self._calls.append(call)
-            self._threads.append(thread)
+            self.threads.append(thread)
             thread.start()
 
     def room(self, ahead: int) -> bool:
         """Whether another slot may be given, with at most `ahead` for each thread."""
         return len(self._given) < self._plan.concurrency * ahead
 
-    def give(self, messages: list[Message[Any]], keys: set[Hashable]) -> Slot:
-        slot = Slot(messages, keys, self._lock)
+    def give(self, taken: Taken) -> Slot:
+        """Let a thread make this call when it comes to it; the mailbox may take back what has not begun."""
+        slot = Slot(taken, self._lock)
         self._given[slot] = None
         self._queue.put(slot)
         if self._timeout_s is not None and self._timer is None:
@@ -156,6 +175,7 @@ class Crew:
             if not slot.over:
                 slot.over = True
                 self._settle(slot, error)
+            self._returned(slot)
 
     def _check_time(self) -> None:
         """Fail the calls whose time is up. A call that begins after this look is not due before the next."""
@@ -178,27 +198,35 @@ class Crew:
 
     def abandon(self) -> None:
         """Settle what has begun as failed, and let threads that go on do so unheard."""
+        self._collect()
         for slot in list(self._given):
             if slot.claimed and not slot.over:
                 slot.over = True
                 self._settle(slot, asyncio.CancelledError("the fleet ended during the call"))
 
-    async def stop(self) -> None:
-        """Let the threads go; name those that are still in a call and cannot be stopped."""
+    def dismiss(self) -> None:
+        """Let the threads go, as soon as each is done with its call. Idempotent."""
         if self._timer is not None:
             self._timer.cancel()
+            self._timer = None
+        if self._stopping.is_set():
+            return
         self._stopping.set()
         for call in self._calls:
             call.stop()
-        for _ in self._threads:
+        for _ in self.threads:
             self._queue.put(None)
+
+    async def stop(self) -> None:
+        """Dismiss the threads, and name those that are still in a call and cannot be stopped."""
+        self.dismiss()
         until = time.monotonic() + LEAVE_S
         pause = 0.0005
-        while any(t.is_alive() for t in self._threads) and time.monotonic() < until:
+        while any(t.is_alive() for t in self.threads) and time.monotonic() < until:
             await asyncio.sleep(pause)
             pause = min(pause * 2, 0.05)
         self._collect()
-        left = [t.name for t in self._threads if t.is_alive()]
+        left = [t.name for t in self.threads if t.is_alive()]
         if left:
             log.warning("%s: still in a call, and left behind: %s", self._name, ", ".join(left))
 
