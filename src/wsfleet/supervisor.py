@@ -257,7 +257,7 @@ class Supervisor:
         if paused_s >= 0.5 and not ours and (not self.feed.reading or policy.is_impatience(lost.code)):
             reason = f"closed by the peer after {paused_s:.0f} s paused by {names}" + (f" ({reason})" if reason else "")
         block = self._services.watchdog.recent()
-        if block is not None and not self.stopping:
+        if block is not None and not ours and policy.is_impatience(lost.code):
             # "1011 keepalive ping timeout" is mostly our own: the ping was not answered because nobody read it.
             reason = f"{reason}; {block}" if reason else str(block)
         if reason == lost.reason:

@@ -21,14 +21,16 @@ __all__ = ["Block", "Watchdog"]
 
 log = logging.getLogger("wsfleet")
 
-ASK_S = 0.25
+ASK_S = 0.1
 """How often the loop is asked."""
 
-BLOCKED_S = 0.5
-"""So long without an answer, and the loop counts as blocked."""
+BLOCKED_S = 0.4
+"""So long without an answer, and the loop counts as blocked: whatever blocks it for half a second is seen."""
 
-RECENT_S = 60.0
+RECENT_S = 10.0
 """For so long a block is worth mentioning beside what it may have caused."""
+
+OUTSIDE = "something outside of wsfleet"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,36 +80,52 @@ class Watchdog:
     def _watch(self, loop: asyncio.AbstractEventLoop, thread: int) -> None:
         while not self._stopping.wait(ASK_S):
             self._answered.clear()
+            if self._stopping.is_set():  # stop() does not wait for an answer to a question that it did not see
+                return
             asked = time.monotonic()
             try:
                 loop.call_soon_threadsafe(self._answered.set)
             except RuntimeError:
                 return  # the loop is closed
-            if self._answered.wait(BLOCKED_S):
-                continue
-            by, where = self._look(thread)
-            log.warning("the loop is blocked by %s at %s", by, where)
-            self.last = Block(by, where, time.monotonic() - asked, time.monotonic())
-            while not self._answered.wait(BLOCKED_S):
-                now = time.monotonic()
-                self.last = Block(by, where, now - asked, now)
+            if not self._answered.wait(BLOCKED_S):
+                self._follow(asked, thread)
+
+    def _follow(self, asked: float, thread: int) -> None:
+        """Tell of one block, now and at its end."""
+        by, where = self._look(thread)
+        now = time.monotonic()
+        # This thread is late itself: the machine slept, or something kept the interpreter. If it was not a call of
+        # user code, and the loop answers now, there is nobody to name.
+        late = now - asked > 2 * BLOCKED_S
+        if late and by == OUTSIDE and self._answered.wait(ASK_S):
+            return
+        log.warning("the loop is blocked by %s at %s", by, where)
+        self.last = Block(by, where, now - asked, now)
+        answered = False
+        while not answered:
+            answered = self._answered.wait(BLOCKED_S)
             now = time.monotonic()
             self.last = Block(by, where, now - asked, now)
-            if not self._stopping.is_set():
-                log.warning("%s", self.last)
+        if not self._stopping.is_set():
+            log.warning("%s", self.last)
 
     def _look(self, thread: int) -> tuple[str, str]:
-        frame = sys._current_frames().get(thread)
-        if frame is None:
-            return "something", "an unknown place"
-        where = f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno} in {frame.f_code.co_qualname}"
-        return self._owner(frame), where
-
-    def _owner(self, frame: FrameType | None) -> str:
+        """Return who blocks the loop, and where: the line in the called function, and the innermost one."""
+        innermost = sys._current_frames().get(thread)
+        if innermost is None:
+            return OUTSIDE, "an unknown place"
+        inner: FrameType = innermost
+        frame: FrameType | None = innermost
         while frame is not None:
             variable = self._callers.get(frame.f_code)
             if variable is not None:
                 owner = frame.f_locals.get(variable)
-                return str(getattr(owner, "name", owner))
-            frame = frame.f_back
-        return "something outside of wsfleet"
+                here, there = _place(inner), _place(innermost)
+                where = here if inner.f_code is innermost.f_code else f"{here}, which is at {there}"
+                return str(getattr(owner, "name", owner)), where
+            inner, frame = frame, frame.f_back
+        return OUTSIDE, _place(innermost)
+
+
+def _place(frame: FrameType) -> str:
+    return f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno} in {frame.f_code.co_qualname}"
