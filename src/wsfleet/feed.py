@@ -16,6 +16,9 @@ from wsfleet.wire.base import Wire
 
 __all__ = ["CALLERS", "Feed"]
 
+LAG_S = 1.0
+"""A feed that was paused so short a time ago may still have before it what came during the pause."""
+
 
 class Feed:
     """Publishes one endpoint's messages, and is the `Source` that full mailboxes hold."""
@@ -29,6 +32,8 @@ class Feed:
         self.paused_by: dict[Mailbox, None] = {}
         self._paused_s = 0.0
         self._paused_since = self._resumed_at = 0.0
+        self._lag_s = 0.0  # the pauses that followed upon one another within LAG_S, and whose they were
+        self._lag_by: dict[str, None] = {}
         self._wire: Wire | None = None
         self._reading = True
         self.replies: Replies | None = None
@@ -40,6 +45,9 @@ class Feed:
 
     def hold(self, mailbox: Mailbox) -> None:
         self.paused_by[mailbox] = None
+        if asyncio.get_running_loop().time() - self._resumed_at > LAG_S and self._reading:
+            self._lag_s, self._lag_by = 0.0, {}
+        self._lag_by[mailbox.name] = None
         self.set_reading()
 
     def overfull(self, mailbox: Mailbox) -> None:
@@ -62,8 +70,11 @@ class Feed:
         return self._reading
 
     def set_reading(self) -> None:
-        """Read unless a mailbox is full; and even so while replies are awaited, which never pass through one."""
-        reading = not self.paused_by or bool(self.replies)
+        """Read unless a mailbox is full; and even so while replies are awaited, which never pass through one.
+
+        That mailbox may take as much again, and then replies have to wait, too.
+        """
+        reading = not self.paused_by or (bool(self.replies) and not any(m.overfull for m in self.paused_by))
         if reading == self._reading:
             return
         self._reading = reading
@@ -71,6 +82,7 @@ class Feed:
         if reading:
             self._resumed_at = now
             self._paused_s += now - self._paused_since
+            self._lag_s += now - self._paused_since
         else:
             self._paused_since = now
         if self._wire is not None:
@@ -94,6 +106,19 @@ class Feed:
     def paused_for(self) -> float:
         """Return for how many seconds the feed has been paused now; 0 where it isn't."""
         return asyncio.get_running_loop().time() - self._paused_since if not self._reading else 0.0
+
+    def lag(self) -> tuple[float, str]:
+        """Return for how long the feed has been or was just paused, and by whom; 0 where it keeps up.
+
+        What has just been read after a pause lay there meanwhile. Where a pause follows upon the other, that is so
+        since the first of them.
+        """
+        names, paused_s = ", ".join(self._lag_by), self.paused_for()
+        if paused_s >= LAG_S:
+            return paused_s, ", ".join(mailbox.name for mailbox in self.paused_by)
+        if self._reading and asyncio.get_running_loop().time() - self._resumed_at > LAG_S:
+            return 0.0, ""
+        return self._lag_s + paused_s, names
 
     def running_since(self, when: float, now: float) -> float:
         """Return the seconds from `when` to `now`, without the last pause: what lies unread is nobody's silence."""
@@ -181,5 +206,5 @@ class Feed:
             self.kept.popitem(last=False)
 
 
-CALLERS: dict[CodeType, str] = {Feed.read.__code__: "self"}
+CALLERS: dict[CodeType, str] = {each.__code__: "self" for each in (Feed.read, Feed.publish, Feed.publish_each)}
 """Where user code is called: the local variable there says for whom. For the watchdog."""

@@ -83,6 +83,11 @@ class Mailbox:
         """Whether a message may be replaced as long as its call has not begun."""
         return self._overflow is Overflow.LATEST
 
+    @property
+    def overfull(self) -> bool:
+        """Whether it has taken as much again as its bound: more than any source may bring beyond its read."""
+        return self.pending >= 2 * self._most or self.pending_bytes >= 2 * self._most_bytes
+
     # Putting in
 
     def put(self, messages: list[Message[Any]], nbytes: int, source: Source[Mailbox]) -> None:
@@ -102,7 +107,7 @@ class Mailbox:
             waiting.extend(messages)
             self.pending_bytes += nbytes
             self._pausers.hold(source)
-            if self.pending >= 2 * self._most or self.pending_bytes >= 2 * self._most_bytes:
+            if self.overfull:
                 source.overfull(self)
             self._became_full(messages[-1])
         else:

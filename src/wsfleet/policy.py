@@ -15,7 +15,7 @@ from typing import Protocol
 
 from wsfleet.errors import ConfigError, ConnectFailed, Fatal, HandshakeRejected
 
-__all__ = ["Backoff", "BackoffPlan", "RestartBudget", "Verdict", "classify", "is_fatal", "retry_after_s"]
+__all__ = ["Backoff", "BackoffPlan", "RestartBudget", "Verdict", "classify", "is_fatal", "is_impatience", "retry_after_s"]
 
 FATAL_STATUS = frozenset({401, 403, 404, 410})
 """Answers that will not change by asking again: the credentials, or the address, are wrong (RFC 9110, section 15.5)."""
@@ -88,6 +88,11 @@ def is_fatal(error: Exception) -> bool:
             cause, ssl.SSLCertVerificationError
         )
     return False
+
+
+def is_impatience(code: int) -> bool:
+    """Whether a peer closes like this when it has waited for us in vain: cut off, 1008, 1011, 1013, or its own codes."""
+    return code in (1006, 1008, 1011, 1013) or code >= 3000
 
 
 @dataclass(frozen=True, slots=True)
