@@ -78,7 +78,10 @@ class Intake:
 
     def message(self, payload: str | bytes, index: int, session: int, at: float) -> Message[Any]:
         """Return the message that `payload` is. Raises whatever decoding it, or making its topic, raises."""
-        data = payload if self.decode is None else self.decode(payload)
+        return self.of(payload if self.decode is None else self.decode(payload), payload, index, session, at)
+
+    def of(self, data: Any, payload: str | bytes, index: int, session: int, at: float) -> Message[Any]:
+        """The same where `payload` is decoded already."""
         topic = self.topic
         if self.make_topic is not None:
             made = self.make_topic(data)

@@ -167,11 +167,7 @@ class Feed:
             # Counted afterwards: the user's code that it calls may look at the stats.
             message = self.read(payload, self.received + 1, session, at)
             self.received += 1
-            if message is None:
-                continue
-            if self.replies is not None and self.replies.take(message):
-                self.answered += 1
-            else:
+            if message is not None:
                 messages.append(message)
         self.hand_over(messages)
 
@@ -184,9 +180,18 @@ class Feed:
             self.hub.publish_mixed(messages, self.intake.name, self.routes, self)
 
     def read(self, payload: str | bytes, index: int, session: int, at: float) -> Message[Any] | None:
-        """Return the message of one payload; None where it is malformed, which is counted and told."""
+        """Return the message of one payload; None for a reply, which is answered, and for what is malformed.
+
+        A reply has no topic: a function that makes topics is not asked about it.
+        """
+        intake = self.intake
         try:
-            message = self.intake.message(payload, index, session, at)
+            data = payload if intake.decode is None else intake.decode(payload)
+            if self.replies is not None and self.replies.take(data):
+                self.answered += 1
+                self.received_bytes += payload_size(payload)
+                return None
+            message = intake.of(data, payload, index, session, at)
         except (Exception, asyncio.CancelledError) as exc:
             # Nothing is awaited here: a CancelledError can only be the user's own, and no more than another failure.
             self.received_bytes += payload_size(payload)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-import random
+import dataclasses
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Protocol
 
@@ -32,7 +31,7 @@ class PoolKeeper(Protocol):
 def match_json_rpc(data: Any) -> Hashable:
     """Return the id of a JSON-RPC 2.0 response (https://www.jsonrpc.org/specification, section 5), or None."""
     number = data.get("id") if isinstance(data, Mapping) else getattr(data, "id", None)
-    return number if isinstance(number, int) and not isinstance(number, bool) else None
+    return number if isinstance(number, int | str) and not isinstance(number, bool) else None
 
 
 def check_pool(endpoint: Endpoint, size: object, identify: object, match: object) -> None:
@@ -69,11 +68,8 @@ class Pool:
         self.connections: tuple[Connection, ...] = tuple(connection for connection, _ in members)
         self.supervisors = [supervisor for _, supervisor in members]
         self._keeper = keeper
-        self._identify = identify or self._json_rpc
-        self._restores = identify is None
+        self._identify = identify
         self._turn = 0
-        # Far from what servers and callers number their own messages with, and exact as a double (RFC 8259, section 6).
-        self._ids = itertools.count(random.randrange(2**32 + 1, 2**52))
         self._replies: dict[Supervisor, Replies] = {}
         for supervisor in self.supervisors:
             replies = Replies(match or match_json_rpc, supervisor.feed.set_reading)
@@ -97,7 +93,11 @@ class Pool:
     async def send(self, data: Any) -> None:
         """Send one message on the least busy open member. Raises as `Connection.send` does."""
         self._keeper.check_thread()
-        await self._connection(self._least_busy()).send(data)
+        while True:
+            try:
+                return await self._connection(self._least_busy()).send(data)
+            except NotOpen:
+                pass  # closing, as it turned out; nothing was sent, so another member may have it
 
     async def request(self, data: Any, timeout_s: float = 10.0, wait: bool = True) -> Any:
         """Send `data` as a request on the least busy open member, and return the reply's decoded data.
@@ -118,26 +118,34 @@ class Pool:
             raise
 
     async def _request(self, data: Any, wait: bool) -> Any:
+        if self._identify is None:
+            data = _json_object(data)
         while True:
             if wait:
                 await self.wait_open()
             member = self._least_busy()
-            number, payload = self._identify(data)
-            replies = self._replies[member]
-            reply = replies.issue(number)
+            if _is_overfull(member):
+                raise RequestLost(f"{member.name} had to stop reading: no reply would come")
             try:
-                await self._connection(member).send(payload)
-                return self._restored(await reply, data)
+                return await self._ask(member, data)
             except NotOpen:
-                # Lost since we looked. Nothing was sent, so another member may have it.
-                if not wait:
-                    raise
-            except ConnectionLost as exc:
-                raise RequestLost(f"{member.name}: {exc}") from exc
-            finally:
-                replies.forget(number, reply)
-                if reply.done() and not reply.cancelled():
-                    reply.exception()  # read, also where send() failed first
+                pass  # as in send()
+
+    async def _ask(self, member: Supervisor, data: Any) -> Any:
+        """Ask over one member. Raises NotOpen where nothing was sent."""
+        replies = self._replies[member]
+        number, payload = self._identify(data) if self._identify is not None else _numbered(data, replies)
+        reply = replies.issue(number)
+        try:
+            await self._connection(member).send(payload)
+            answer = await reply
+        except ConnectionLost as exc:
+            raise RequestLost(f"{member.name}: {exc}") from exc
+        finally:
+            replies.forget(number, reply)
+            if reply.done() and not reply.cancelled():
+                reply.exception()  # read, also where send() failed first
+        return answer if self._identify is not None or "id" not in data else _with_id(answer, data["id"])
 
     def _least_busy(self) -> Supervisor:
         members = [s for s in self.supervisors if s.can_send]
@@ -147,33 +155,46 @@ class Pool:
         self._turn += 1
         turn, size = self._turn, self.size
         order = {s: (place - turn) % size for place, s in enumerate(self.supervisors)}
-        return min(members, key=lambda s: (bool(s.feed.paused_by), len(self._replies[s]), order[s]))
+        return min(members, key=lambda s: (_is_overfull(s), bool(s.feed.paused_by), len(self._replies[s]), order[s]))
 
     def _connection(self, supervisor: Supervisor) -> Connection:
         return self.connections[self.supervisors.index(supervisor)]
 
     async def _some_member_changes(self) -> None:
-        going = [s for s in self.supervisors if s.state not in (State.CLOSED, State.FAILED)]
-        if not going:
+        if all(s.state in (State.CLOSED, State.FAILED) for s in self.supervisors):
             failed = next((s for s in self.supervisors if s.state is State.FAILED), None)
             if failed is not None:
-                raise EndpointFailed(self.name, str(failed.last_error)) from failed.last_error
+                raise EndpointFailed(self.name, str(failed.last_error or "")) from failed.last_error
             raise NotOpen(f"{self.name} is closed")
         news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        for supervisor in going:
+        for supervisor in self.supervisors:  # one that is FAILED may be restarted
             supervisor.tell_open(news)
         await news
 
-    def _json_rpc(self, data: Any) -> tuple[Hashable, Any]:
-        if not isinstance(data, Mapping):
-            raise TypeError(f"a request is a JSON object, not {type(data).__name__}; or give the pool `identify`")
-        number = next(self._ids)
-        return number, {"jsonrpc": "2.0", **data, "id": number}
 
-    def _restored(self, reply: Any, data: Any) -> Any:
-        """Give the reply the id that the caller's own request had."""
-        if not self._restores or "id" not in data:
-            return reply
-        if isinstance(reply, dict):
-            return {**reply, "id": data["id"]}
-        return msgspec.structs.replace(reply, id=data["id"]) if isinstance(reply, msgspec.Struct) else reply
+def _is_overfull(member: Supervisor) -> bool:
+    """Whether it is paused even for replies."""
+    return not member.feed.reading and any(mailbox.overfull for mailbox in member.feed.paused_by)
+
+
+def _json_object(data: Any) -> Mapping[str, Any]:
+    made = msgspec.to_builtins(data) if isinstance(data, msgspec.Struct) or dataclasses.is_dataclass(data) else data
+    if not isinstance(made, Mapping):
+        raise TypeError(f"a request is a JSON object, not {type(data).__name__}; or give the pool `identify`")
+    return made
+
+
+def _numbered(data: Mapping[str, Any], replies: Replies) -> tuple[int, dict[str, Any]]:
+    number = replies.number()
+    return number, {"jsonrpc": "2.0", **data, "id": number}
+
+
+def _with_id(reply: Any, number: Any) -> Any:
+    """Give `reply` the id that the caller's own request had."""
+    if isinstance(reply, dict):
+        return {**reply, "id": number}
+    if isinstance(reply, msgspec.Struct):
+        return msgspec.structs.replace(reply, id=number)
+    if dataclasses.is_dataclass(reply) and not isinstance(reply, type):
+        return dataclasses.replace(reply, id=number)
+    return reply

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
 
 from wsfleet.errors import RequestLost
-from wsfleet.message import Message
 
 __all__ = ["Match", "Replies"]
 
 Match = Callable[[Any], Hashable]
 
 REMEMBERED = 10_000
-"""Ids of answered or abandoned requests that are remembered for each socket, to know a late reply."""
+"""Ids of the user's own making, answered or abandoned, that are remembered for each socket to know a late reply.
+
+Of our own, which are numbered, all are known.
+"""
+
+
+def _random_start() -> int:
+    # Far from what servers and callers number their own messages with, and exact as a double (RFC 8259, section 6).
+    return random.randrange(2**32 + 1, 2**52)
 
 
 class Replies:
@@ -26,12 +34,20 @@ class Replies:
         self._on_change = on_change
         self._waiting: dict[Hashable, asyncio.Future[Any]] = {}
         self._past: OrderedDict[Hashable, None] = OrderedDict()
+        self._first = self._next = _random_start()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def number(self) -> int:
+        """Return the id for another request over this socket; those of one socket follow each other."""
+        self._next += 1
+        return self._next - 1
+
     def issue(self, number: Hashable) -> asyncio.Future[Any]:
         """Expect a reply to `number`. Raises ValueError where one is expected already."""
+        if number is None:
+            raise ValueError("a request needs an id, and None is no id")
         if number in self._waiting:
             raise ValueError(f"a request with the id {number!r} is under way already")
         self._past.pop(number, None)
@@ -46,23 +62,29 @@ class Replies:
             self._remember(number)
             self._on_change()
 
-    def take(self, message: Message[Any]) -> bool:
-        """Give `message` to whoever awaits it; True also for a late reply, False for what is no reply to us."""
+    def take(self, data: Any) -> bool:
+        """Give `data` to whoever awaits it; True also for a late reply, False for what is no reply to us."""
         try:
-            number = self._match(message.data)
+            number = self._match(data)
             if number is None:
                 return False
             future = self._waiting.get(number)
-        except Exception:
+        except (Exception, asyncio.CancelledError):
             return False  # data that `match` does not understand is a message like any other
         if future is None:
-            return number in self._past
+            return self._is_past(number)
         del self._waiting[number]
         self._remember(number)
         if not future.done():
-            future.set_result(message.data)
+            future.set_result(data)
         self._on_change()
         return True
+
+    def _is_past(self, number: Hashable) -> bool:
+        return number in self._past or self._is_ours(number)
+
+    def _is_ours(self, number: Hashable) -> bool:
+        return isinstance(number, int) and self._first <= number < self._next
 
     def lose(self, why: str, *, socket_gone: bool) -> None:
         """Fail all requests under way. A new socket has issued nothing yet."""
@@ -74,10 +96,13 @@ class Replies:
                 future.set_exception(RequestLost(why))
         if socket_gone:
             self._past.clear()
+            self._first = self._next = _random_start()
         if waiting:
             self._on_change()
 
     def _remember(self, number: Hashable) -> None:
+        if self._is_ours(number):
+            return
         self._past[number] = None
         if len(self._past) > REMEMBERED:
             self._past.popitem(last=False)
