@@ -3,7 +3,8 @@
     python examples/feed.py --port 8765 --restart 10
 
 Every path gets prices: {"symbol": "AMBER", "price": 101.25, "n": 1}. On the path /private a client has to show a
-bearer token, log in, and subscribe to symbols first; `log_in` tells how.
+bearer token, log in, and subscribe to symbols first; `log_in` tells how. On the path /rpc it answers JSON-RPC requests
+for prices, and says nothing of its own.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import itertools
 import json
 import random
 from collections.abc import Iterable
+from typing import Any
 
 from websockets.asyncio.server import ServerConnection
 
@@ -38,10 +40,26 @@ async def log_in(client: ServerConnection) -> Iterable[str]:
     return set(wanted)
 
 
+async def answer(client: ServerConnection) -> None:
+    """Answer JSON-RPC requests like {"jsonrpc": "2.0", "id": 1, "method": "price", "params": {"symbol": "AMBER"}}."""
+    async for payload in client:
+        request = json.loads(payload)
+        reply: dict[str, Any] = {"jsonrpc": "2.0", "id": request["id"]}
+        if request["method"] == "price" and request["params"]["symbol"] in SYMBOLS:
+            reply["result"] = round(random.gauss(100, 1), 2)
+        else:
+            reply["error"] = {"code": -32602, "message": "no such price"}
+        await asyncio.sleep(0.01)
+        await client.send(json.dumps(reply))
+
+
 async def main(port: int, restart_s: float, pause_s: float) -> None:
     numbers = itertools.count(1)
 
     async def serve(client: ServerConnection) -> None:
+        assert client.request is not None
+        if client.request.path == "/rpc":
+            return await answer(client)
         symbols = await log_in(client)
         while True:
             symbol, price = random.choice(SYMBOLS), random.gauss(100, 1)
