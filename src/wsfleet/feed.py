@@ -14,7 +14,10 @@ from wsfleet.message import Malformed, Message
 from wsfleet.replies import Replies
 from wsfleet.wire.base import Wire
 
-__all__ = ["CALLERS", "Feed"]
+__all__ = ["CALLERS", "LONG_S", "Feed"]
+
+LONG_S = 0.5
+"""Shorter pauses try nobody's patience, and are no reason to give for a loss."""
 
 LAG_S = 1.0
 """A feed that was paused so short a time ago may still have before it what came during the pause."""
@@ -32,8 +35,11 @@ class Feed:
         self.paused_by: dict[Mailbox, None] = {}
         self._paused_s = 0.0
         self._paused_since = self._resumed_at = 0.0
-        self._lag_s = 0.0  # the pauses that followed upon one another within LAG_S, and whose they were
+        self._paused_by_name: dict[str, None] = {}  # whoever had a part in the pause, or the last one
+        # The long pauses that followed upon one another within LAG_S, whose they were, and when the last one ended.
+        self._lag_s = 0.0
         self._lag_by: dict[str, None] = {}
+        self._lag_until = float("-inf")
         self._wire: Wire | None = None
         self._reading = True
         self.replies: Replies | None = None
@@ -45,9 +51,7 @@ class Feed:
 
     def hold(self, mailbox: Mailbox) -> None:
         self.paused_by[mailbox] = None
-        if asyncio.get_running_loop().time() - self._resumed_at > LAG_S and self._reading:
-            self._lag_s, self._lag_by = 0.0, {}
-        self._lag_by[mailbox.name] = None
+        self._paused_by_name[mailbox.name] = None
         self.set_reading()
 
     def overfull(self, mailbox: Mailbox) -> None:
@@ -82,9 +86,10 @@ class Feed:
         if reading:
             self._resumed_at = now
             self._paused_s += now - self._paused_since
-            self._lag_s += now - self._paused_since
+            self._note_lag(now)
         else:
             self._paused_since = now
+            self._paused_by_name = dict.fromkeys(mailbox.name for mailbox in self.paused_by)
         if self._wire is not None:
             if reading:
                 self._wire.resume()
@@ -107,18 +112,26 @@ class Feed:
         """Return for how many seconds the feed has been paused now; 0 where it isn't."""
         return asyncio.get_running_loop().time() - self._paused_since if not self._reading else 0.0
 
-    def lag(self) -> tuple[float, str]:
-        """Return for how long the feed has been or was just paused, and by whom; 0 where it keeps up.
+    def _note_lag(self, now: float) -> None:
+        """A pause has ended."""
+        if now - self._paused_since < LONG_S:
+            return
+        if self._paused_since - self._lag_until > LAG_S:
+            self._lag_s, self._lag_by = 0.0, {}
+        self._lag_s += now - self._paused_since
+        self._lag_by |= self._paused_by_name
+        self._lag_until = now
 
-        What has just been read after a pause lay there meanwhile. Where a pause follows upon the other, that is so
-        since the first of them.
+    def lag(self) -> tuple[float, str]:
+        """Return for how long the feed is or was just paused, and by whom; less than `LONG_S` where it keeps up.
+
+        What has just been read after a pause lay there meanwhile. Where a long pause follows upon the other, that is
+        so since the first of them.
         """
-        names, paused_s = ", ".join(self._lag_by), self.paused_for()
-        if paused_s >= LAG_S:
-            return paused_s, ", ".join(mailbox.name for mailbox in self.paused_by)
-        if self._reading and asyncio.get_running_loop().time() - self._resumed_at > LAG_S:
-            return 0.0, ""
-        return self._lag_s + paused_s, names
+        paused_s = self.paused_for()
+        if paused_s < LONG_S and asyncio.get_running_loop().time() - self._lag_until <= LAG_S:
+            return self._lag_s, ", ".join(self._lag_by)
+        return paused_s, ", ".join(self._paused_by_name)
 
     def running_since(self, when: float, now: float) -> float:
         """Return the seconds from `when` to `now`, without the last pause: what lies unread is nobody's silence."""

@@ -16,7 +16,7 @@ from typing import Protocol
 from wsfleet import policy
 from wsfleet.decoding import Intake
 from wsfleet.errors import ConfigError, ConnectFailed, ConnectionLost, EndpointFailed, Fatal, FleetError, NotOpen
-from wsfleet.feed import Feed
+from wsfleet.feed import LONG_S, Feed
 from wsfleet.governor import Governor, host_of
 from wsfleet.hub import Hub
 from wsfleet.liveness import Sweep
@@ -253,8 +253,7 @@ class Supervisor:
         reason = redact_text(lost.reason, self._secrets)
         paused_s, names = self.feed.lag()
         ours = self.stopping or (self.session is not None and self.session.closed_by_us)
-        # Below half a second nobody's patience came to an end.
-        if paused_s >= 0.5 and not ours and (not self.feed.reading or policy.is_impatience(lost.code)):
+        if paused_s >= LONG_S and not ours and (not self.feed.reading or policy.is_impatience(lost.code)):
             reason = f"closed by the peer after {paused_s:.0f} s paused by {names}" + (f" ({reason})" if reason else "")
         block = self._services.watchdog.recent()
         if block is not None and not ours and policy.is_impatience(lost.code):
