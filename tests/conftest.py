@@ -11,6 +11,12 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Hypothesis: how many examples, never how fast. WSFLEET_HYPOTHESIS=thorough looks longer.
+settings.register_profile("quick", deadline=None)
+settings.register_profile("thorough", deadline=None, max_examples=2000)
+settings.load_profile(os.environ.get("WSFLEET_HYPOTHESIS", "quick"))
 
 # For loops that tests start themselves, and for the processes they start.
 os.environ.setdefault("PYTHONASYNCIODEBUG", "1")
