@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from typing import Any
 
 from wsfleet.decoding import Intake, payload_size
@@ -13,6 +14,9 @@ from wsfleet.wire.base import Wire
 
 __all__ = ["Feed"]
 
+PAUSES = 8
+"""How many pauses are remembered. Beyond them deadlines begin afresh: too late is better than too early."""
+
 
 class Feed:
     """Publishes one endpoint's messages, and is the `Source` that full mailboxes hold."""
@@ -22,10 +26,11 @@ class Feed:
         self.hub = hub
         self.routes = hub.routes_of(intake.name)
         self.received = self.received_bytes = self.sent = 0
-        self.malformed = self.answered = self.published = self.held = self.discarded = 0
+        self.malformed = self.answered = self.published = self.discarded = 0
         self.paused_by: dict[Mailbox, None] = {}
         self._paused_s = 0.0
-        self._paused_since = self._resumed_at = 0.0
+        self._paused_since = 0.0
+        self._pauses: deque[tuple[float, float]] = deque(maxlen=PAUSES)
         self._wire: Wire | None = None
 
     # Pausing
@@ -40,8 +45,9 @@ class Feed:
     def release(self, mailbox: Mailbox) -> None:
         self.paused_by.pop(mailbox, None)
         if not self.paused_by:
-            self._resumed_at = asyncio.get_running_loop().time()
-            self._paused_s += self._resumed_at - self._paused_since
+            now = asyncio.get_running_loop().time()
+            self._paused_s += now - self._paused_since
+            self._pauses.append((self._paused_since, now))
             if self._wire is not None:
                 self._wire.resume()
 
@@ -60,12 +66,12 @@ class Feed:
         return asyncio.get_running_loop().time() - self._paused_since if self.paused_by else 0.0
 
     def running_since(self, when: float, now: float) -> float:
-        """Return the seconds from `when` to `now`, without the last pause: what lies unread is nobody's silence."""
+        """Return the seconds from `when` to `now` without the pauses: what lies unread is nobody's silence."""
+        if len(self._pauses) == PAUSES:
+            when = max(when, self._pauses[0][0])
         if self.paused_by:
-            return max(0.0, self._paused_since - when)
-        if when >= self._resumed_at:
-            return now - when
-        return now - self._resumed_at + max(0.0, self._paused_since - when)
+            now = max(when, self._paused_since)
+        return now - when - sum(max(0.0, end - max(when, begin)) for begin, end in self._pauses)
 
     @property
     def paused_s(self) -> float:
@@ -92,7 +98,6 @@ class Feed:
             for index, (item, size) in enumerate(zip(data, sizes, strict=True), first)
         ]
         count, nbytes = len(messages), sum(sizes)
-        self.received += count
         self.received_bytes += nbytes
         self.published += count
         self.hub.publish(messages, nbytes, name, self.routes, self)
@@ -100,10 +105,8 @@ class Feed:
     def publish_each(self, payloads: list[tuple[str | bytes, float]], session: int) -> None:
         """The same one by one, where a payload may be malformed or its topic depends on the data."""
         messages: list[Message[Any]] = []
-        for payload, at in payloads:
-            # Counted afterwards: the user's code that it calls may look at the stats.
-            message = self.read(payload, self.received + 1, session, at)
-            self.received += 1
+        for index, (payload, at) in enumerate(payloads, self.received + 1):
+            message = self.read(payload, index, session, at)
             if message is not None:
                 messages.append(message)
         self.published += len(messages)

@@ -267,6 +267,11 @@ class Lifetime:
             mailbox.finish()
         return mailbox
 
+    @property
+    def ending(self) -> bool:
+        """Whether the end has begun, or is over."""
+        return self._close.is_set()
+
     def abandon(self, mailbox: Mailbox) -> None:
         self._declared.abandon(mailbox)
 
@@ -285,7 +290,7 @@ class Lifetime:
     async def close_endpoint(self, supervisor: Supervisor) -> None:
         if self._tasks is None or self._close.is_set():
             if self._root is None:
-                supervisor.state = State.CLOSED
+                supervisor.let_go()
                 self._declared.forget(supervisor)
             elif not self._is_own(asyncio.current_task()):
                 await asyncio.wait({self._root})
@@ -313,6 +318,7 @@ class Lifetime:
             await close_sessions([supervisor], 1000)
         finally:
             if not self._close.is_set():
+                supervisor.let_go()
                 declared.forget(supervisor)
             self._closings.pop(supervisor, None)
             self._news.set()

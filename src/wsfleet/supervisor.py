@@ -80,7 +80,6 @@ class Supervisor:
                 if self.stopping:
                     break
                 if self._restarting:
-                    self._restarting = False
                     continue
                 error, delay_s = self._verdict(error)
                 if delay_s is None:
@@ -88,7 +87,6 @@ class Supervisor:
                     return
                 self._set_state(State.BACKOFF, error, delay_s)
                 await self._wait(delay_s)
-                self._restarting = False
             self._end(State.CLOSED, None)
         except asyncio.CancelledError:
             self._drop_session()
@@ -128,14 +126,23 @@ class Supervisor:
         """Connect, and stay until the connection is lost; return the error of either."""
         loop = asyncio.get_running_loop()
         self._attempt += 1
+        self._restarting = False
         self._set_state(State.CONNECTING, None, 0.0)
         progress = Progress()
+        received = self.feed.received
         try:
             async with asyncio.timeout(self.endpoint.open_s) as self._scope:
                 session = await self._open(progress, self._scope)
-        except TimeoutError as exc:
-            return self._attempt_failed(exc, progress)
+            if self._scope.expired() or self.stopping or self._restarting:
+                # An on_open that does not let itself be cancelled; or it was told to stop as it came through.
+                raise TimeoutError
         except Exception as exc:
+            return self._attempt_failed(exc, progress)
+        except asyncio.CancelledError as exc:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # One that nobody asked this task for comes from the user's code: a failure like any other.
             return self._attempt_failed(exc, progress)
         finally:
             self._scope = None
@@ -146,7 +153,8 @@ class Supervisor:
         error = self._explain(await session.ended)
         lost_at = loop.time()
         self._last = (session.number, self.feed.received, lost_at)
-        heard = session.wire.last_frame > session.wire.connected_at
+        # Where the clock is coarse, the first message may have come at the very time of the handshake.
+        heard = session.wire.last_frame > session.wire.connected_at or self.feed.received > received
         if heard and lost_at - opened_at >= self.endpoint.reconnect.stable_s:
             self._backoff.reset()
             self._attempt = 0
@@ -163,7 +171,7 @@ class Supervisor:
         left = (scope.when() or 0.0) - loop.time()
         scope.reschedule(None)
         async with self._services.governor.slot(self._host):
-            scope.reschedule(loop.time() + left)
+            scope.reschedule(loop.time() + (0.0 if self._restarting else left))
             wire = await self._services.transport.open(target, progress)
         self.session_count += 1
         session = self.session = Session(self.endpoint, self.feed, wire, self.session_count)
@@ -194,11 +202,13 @@ class Supervisor:
                 headers = {}
             elif not isinstance(headers, Mapping):
                 headers = await headers()
+                if not isinstance(headers, Mapping):
+                    raise ConfigError(f"the headers function returned {type(headers).__name__}, not a mapping")
                 faults = list(check_headers(headers))
                 if faults:
                     raise ConfigError(f"the headers function: {'; '.join(faults)}")
         except ConfigError as exc:
-            raise ConnectFailed("uri", str(exc)) from exc
+            raise ConnectFailed("uri", redact_text(str(exc))) from exc
         self._secrets = secrets_of(uri, headers)
         self._shown_uri = redact_uri(uri)
         self._host = host_of(uri)
@@ -225,7 +235,7 @@ class Supervisor:
             self._services.hub.inject(topic, Gap(self.name, previous, session.number, last_index, now - lost_at))
         self._wake_open_waiters()
 
-    def _attempt_failed(self, exc: Exception, progress: Progress) -> Exception:
+    def _attempt_failed(self, exc: BaseException, progress: Progress) -> Exception:
         lost = self.session.lost_error if self.session is not None else None
         self._drop_session()
         error: Exception
@@ -234,7 +244,7 @@ class Supervisor:
         elif lost is not None and not isinstance(exc, Fatal):
             error = ConnectFailed("on_open", redact_text(str(lost), self._secrets))
             error.__cause__ = lost
-        elif isinstance(exc, TimeoutError) and self._scope is not None and self._scope.expired():
+        elif self._scope is not None and self._scope.expired() and not isinstance(exc, Fatal):
             error = ConnectFailed(progress.stage, f"not done within open_s = {self.endpoint.open_s:g} s")
             error.__cause__ = exc
         else:
@@ -312,7 +322,11 @@ class Supervisor:
                 raise NotOpen(f"{self.name} is closed")
             waiter = asyncio.get_running_loop().create_future()
             self._open_waiters.append(waiter)
-            await waiter
+            try:
+                await waiter
+            finally:
+                if waiter in self._open_waiters:
+                    self._open_waiters.remove(waiter)
 
     def _wake_open_waiters(self) -> None:
         for waiter in self._open_waiters:
@@ -328,6 +342,8 @@ class Supervisor:
 
     def restart(self) -> None:
         """Give up the current attempt, wait or socket, and connect afresh at once."""
+        if self.task is None:
+            return
         self._restarting = True
         self._backoff.reset()
         self._attempt = 0
@@ -356,6 +372,11 @@ class Supervisor:
         if task is self.task and self.state not in (State.CLOSED, State.FAILED):
             self._end(State.CLOSED, None)
 
+    def let_go(self) -> None:
+        """CLOSED, where no task is there to say so: before the start, or after FAILED."""
+        if self.state is not State.CLOSED:
+            self._end(State.CLOSED, None)
+
     def stop(self) -> None:
         """Make no new attempts; an open session goes on until it is closed."""
         self.stopping = True
@@ -376,7 +397,7 @@ class Supervisor:
             malformed=feed.malformed,
             answered=feed.answered,
             published=feed.published,
-            held=feed.held,
+            held=session.held if session is not None else 0,
             discarded=feed.discarded,
             paused_by=tuple(mailbox.name for mailbox in feed.paused_by),
             paused_s=feed.paused_s,
