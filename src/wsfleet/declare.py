@@ -195,8 +195,8 @@ class Declarations(Services):
         return processor
 
     def remove(self, mailbox: Mailbox, *, drop: bool = True) -> None:
-        """Take a subscription out. Idempotent; after the fleet's end there is nothing to take out."""
-        if mailbox.closed:
+        """Take a subscription out. Idempotent; what the fleet's own end has closed stays to be seen."""
+        if mailbox.closed and self.keeper.ending:
             return
         endpoint = self.hub.owner(mailbox)
         if not self.hub.remove(mailbox, drop=drop):
@@ -228,6 +228,9 @@ class Declarations(Services):
     def check_thread(self) -> None:
         self.keeper.check_thread()
 
+    def exit_asked(self, wish: BaseException) -> None:
+        self.keeper.exit_asked(wish)
+
     def endpoint_ended(self, supervisor: Supervisor) -> None:
         """An endpoint is CLOSED or FAILED: loops over it end when they have had what is pending."""
         for mailbox in self.own.get(supervisor, ()):
@@ -237,7 +240,7 @@ class Declarations(Services):
 
     def start_worker(self, processor: Processor, tasks: asyncio.TaskGroup) -> None:
         """Set a processor to work. It is known until its last call is done, even when its subscription is gone."""
-        run = processor.run()
+        run = self._work(processor)
         try:
             processor.task = tasks.create_task(run, name=f"wsfleet-{processor.mailbox.name}-processor")
         except RuntimeError:  # everything is being cancelled
@@ -245,6 +248,13 @@ class Declarations(Services):
             return
         self.workers.add(processor)
         processor.task.add_done_callback(lambda task: self._worker_ended(processor, task, tasks))
+
+    async def _work(self, processor: Processor) -> None:
+        try:
+            await processor.run()
+        except (KeyboardInterrupt, SystemExit) as exc:
+            # Raised on, it would stop the loop on the spot, and nobody would close what is open.
+            self.exit_asked(exc)
 
     def _worker_ended(self, processor: Processor, task: asyncio.Task[None], tasks: asyncio.TaskGroup) -> None:
         self.workers.discard(processor)

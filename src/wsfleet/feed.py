@@ -30,6 +30,7 @@ class Feed:
         self.paused_by: dict[Mailbox, None] = {}
         self._paused_s = 0.0
         self._paused_since = 0.0
+        self._pausers: dict[str, None] = {}  # whoever had a part in the last pause
         self._pauses: deque[tuple[float, float]] = deque(maxlen=PAUSES)
         self._wire: Wire | None = None
 
@@ -40,7 +41,9 @@ class Feed:
             self._paused_since = asyncio.get_running_loop().time()
             if self._wire is not None:
                 self._wire.pause()
+            self._pausers.clear()
         self.paused_by[mailbox] = None
+        self._pausers[mailbox.name] = None
 
     def release(self, mailbox: Mailbox) -> None:
         self.paused_by.pop(mailbox, None)
@@ -64,6 +67,19 @@ class Feed:
     def paused_for(self) -> float:
         """Return for how many seconds the feed has been paused now; 0 where it isn't."""
         return asyncio.get_running_loop().time() - self._paused_since if self.paused_by else 0.0
+
+    def pause_before_loss(self) -> tuple[float, str] | None:
+        """Return how long, and by whom, the feed was paused when the connection was lost now; None where it wasn't.
+
+        That the peer has given up waiting for us may only be seen when we read again.
+        """
+        if self.paused_by:
+            return self.paused_for(), ", ".join(mailbox.name for mailbox in self.paused_by)
+        if self._pauses:
+            begin, end = self._pauses[-1]
+            if end - begin >= 1.0 > asyncio.get_running_loop().time() - end:
+                return end - begin, ", ".join(self._pausers)
+        return None
 
     def running_since(self, when: float, now: float) -> float:
         """Return the seconds from `when` to `now` without the pauses: what lies unread is nobody's silence."""

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Literal, TypeVar, Unpack
 
 from wsfleet import declare
+from wsfleet.blocking import run_blocking
 from wsfleet.connection import Connection
 from wsfleet.declare import Declarations
 from wsfleet.guests import Guests
@@ -159,7 +160,7 @@ class Fleet:
         SIGINT and SIGTERM drain; a second one stops at once and raises KeyboardInterrupt. Raises EndpointFailed when
         a `required` endpoint fails.
         """
-        self._lifetime.run_blocking(self.serve)
+        run_blocking(self.serve, self._lifetime.ask_to_end)
 
     async def serve(self) -> None:
         """The same inside a running loop, for a TaskGroup or gather; signals are left alone.

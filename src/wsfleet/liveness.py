@@ -24,7 +24,7 @@ LATE_S = 0.1
 """A sweep this late means that the loop was blocked: frames may lie unread in the sockets, so deadlines wait for it."""
 
 TICK_S = 0.001
-"""What is due so soon is due now: uvloop's clock counts whole milliseconds, and timers come a little early elsewhere."""
+"""What is due so soon is due now: uvloop's clock counts whole milliseconds, and other timers may come early."""
 
 LOOK_S = 0.5
 """At least so often the sweep looks how late the loop is."""

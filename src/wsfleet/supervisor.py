@@ -12,9 +12,9 @@ import random
 from collections.abc import Mapping
 from typing import Protocol
 
-from wsfleet import policy
+from wsfleet import failures, policy
 from wsfleet.decoding import Intake
-from wsfleet.errors import ConfigError, ConnectFailed, ConnectionLost, EndpointFailed, Fatal, FleetError, NotOpen
+from wsfleet.errors import ConfigError, ConnectFailed, ConnectionLost, EndpointFailed, FleetError, NotOpen
 from wsfleet.feed import Feed
 from wsfleet.governor import Governor, host_of
 from wsfleet.hub import Hub
@@ -41,6 +41,9 @@ class Services(Protocol):
 
     def endpoint_ended(self, supervisor: Supervisor) -> None:
         """`supervisor` has come to its end, CLOSED or FAILED."""
+
+    def exit_asked(self, wish: BaseException) -> None:
+        """User code raised `wish`, which asks the whole program to end."""
 
 
 class Supervisor:
@@ -94,11 +97,15 @@ class Supervisor:
             raise
         except Exception as exc:
             # A fault of ours, or of the user's `fatal`: it ends this endpoint, never the fleet.
-            log.exception("%s: the supervisor failed", self.name)
+            fault = failures.unexpected(exc, self._secrets)
+            failures.hide_secrets(fault, self._secrets)
+            log.error("%s: the supervisor failed: %s", self.name, fault, exc_info=fault.__cause__)
             self._drop_session()
-            error = FleetError(redact_text(f"unexpected {type(exc).__name__}: {exc}", self._secrets))
-            error.__cause__ = exc
-            self._fail(error)
+            self._fail(fault)
+        except (KeyboardInterrupt, SystemExit) as exc:
+            self._drop_session()
+            self._end(State.CLOSED, None)
+            self._services.exit_asked(exc)
 
     def _verdict(self, error: Exception) -> tuple[Exception, float | None]:
         """Return the error, and how long to wait before the next attempt, or None to give up."""
@@ -112,6 +119,8 @@ class Supervisor:
             fresh_credentials=callable(endpoint.uri) or callable(endpoint.headers),
             rejections=self._rejections,
         )
+        # Not before the verdict, which may depend on what is behind the error.
+        failures.hide_secrets(error, self._secrets)
         if verdict.fatal:
             return error, None
         if not self._budget.spend(now):
@@ -150,7 +159,8 @@ class Supervisor:
         self._opened(session, opened_at)
         await session.release()
         self._services.sweep.watch(session, self.feed, self.endpoint.liveness)
-        error = self._explain(await session.ended)
+        lost = await session.ended
+        error = failures.loss(lost, None if self.stopping else self.feed.pause_before_loss(), self._secrets)
         lost_at = loop.time()
         self._last = (session.number, self.feed.received, lost_at)
         # Where the clock is coarse, the first message may have come at the very time of the handshake.
@@ -238,34 +248,10 @@ class Supervisor:
     def _attempt_failed(self, exc: BaseException, progress: Progress) -> Exception:
         lost = self.session.lost_error if self.session is not None else None
         self._drop_session()
-        error: Exception
-        if isinstance(exc, ConnectFailed) and progress.stage != "on_open":
-            error = exc
-        elif lost is not None and not isinstance(exc, Fatal):
-            error = ConnectFailed("on_open", redact_text(str(lost), self._secrets))
-            error.__cause__ = lost
-        elif self._scope is not None and self._scope.expired() and not isinstance(exc, Fatal):
-            error = ConnectFailed(progress.stage, f"not done within open_s = {self.endpoint.open_s:g} s")
-            error.__cause__ = exc
-        else:
-            text = redact_text(f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__, self._secrets)
-            error = ConnectFailed(progress.stage, text)
-            error.__cause__ = exc
+        open_s = self.endpoint.open_s if self._scope is not None and self._scope.expired() else None
+        error = failures.attempt_failed(exc, lost, progress.stage, open_s, self._secrets)
         if not self._restarting and not self.stopping:
             self.last_error = error
-        return error
-
-    def _explain(self, lost: ConnectionLost) -> ConnectionLost:
-        """Return the loss as it may be shown; where we had stopped reading, that is why."""
-        reason = redact_text(lost.reason, self._secrets)
-        paused_s = self.feed.paused_for()
-        if paused_s and not self.stopping:
-            names = ", ".join(mailbox.name for mailbox in self.feed.paused_by)
-            reason = f"closed by the peer after {paused_s:.0f} s paused by {names}" + (f" ({reason})" if reason else "")
-        if reason == lost.reason:
-            return lost
-        error = ConnectionLost(lost.code, reason)
-        error.__cause__ = lost
         return error
 
     def _drop_session(self) -> None:
