@@ -155,7 +155,7 @@ class Processor:
             batch = [waiting.popleft() for _ in range(min(len(waiting), sink.batch))]
             mailbox.in_hand += len(batch)
             try:
-                await sink.write(batch)
+                await sink.write(batch.copy())  # a list that it may take apart
             except BaseException as exc:
                 self._failed(batch, exc)
                 if self._is_for_us(exc):
