@@ -112,12 +112,13 @@ def classify(
     """
     if isinstance(error, Fatal) or isinstance(error.__cause__, Fatal):
         return Verdict(fatal=True)
+    hold_s = 0.0
     if isinstance(error, HandshakeRejected):
         if error.status in (401, 403) and fresh_credentials and rejections <= 1:
             return Verdict(fatal=False)
-        if error.status in (429, 503) and error.retry_after_s is not None and not fatal(error):
-            return Verdict(fatal=False, hold_s=min(max(error.retry_after_s, 0.0), MAX_HOLD_S))
-    return Verdict(fatal=fatal(error))
+        # Mostly with 429 and 503, but servers also ask for patience with statuses of their own.
+        hold_s = min(max(error.retry_after_s or 0.0, 0.0), MAX_HOLD_S)
+    return Verdict(fatal=True) if fatal(error) else Verdict(fatal=False, hold_s=hold_s)
 
 
 def retry_after_s(value: str | None, now: float) -> float | None:
@@ -129,7 +130,7 @@ def retry_after_s(value: str | None, now: float) -> float | None:
         return float(value[:10])
     try:
         when = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if when.tzinfo is None:
         when = when.replace(tzinfo=datetime.UTC)
