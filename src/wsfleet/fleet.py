@@ -160,6 +160,7 @@ class Fleet:
         SIGINT and SIGTERM drain; a second one stops at once and raises KeyboardInterrupt. Raises EndpointFailed when
         a `required` endpoint fails.
         """
+        self._lifetime.check_startable()
         run_blocking(self.serve, self._lifetime.ask_to_end)
 
     async def serve(self) -> None:

@@ -80,12 +80,15 @@ class Lifetime:
         if self._close.is_set():
             raise FleetError("the fleet is ending")
 
+    def check_startable(self) -> None:
+        if self._root is not None or self.ended:
+            raise FleetError("a fleet runs once")
+
     # Start
 
     async def start(self, body: asyncio.Task[Any] | None) -> None:
         """Start the root task, and wait until everything runs. Raises what opening a sink raises."""
-        if self._root is not None or self.ended:
-            raise FleetError("a fleet runs once")
+        self.check_startable()
         self.loop = asyncio.get_running_loop()
         self.thread = threading.get_ident()
         self._body = body

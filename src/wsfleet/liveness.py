@@ -96,6 +96,8 @@ class Pulse:
         """Return when something is due next, as things stand now."""
         plan, silence = self._plan, self._silence(now)
         times = [t for t in (self._ping_at, self._beat_at) if t is not None]
+        if not self.session.reading:
+            return min(times, default=now + 3600.0)
         if plan.pong_s is not None and silence is not None:
             times.append(now + plan.pong_s - silence)
         if plan.stale_s is not None:
