@@ -13,7 +13,7 @@ import pytest
 from tests.flows import DROP_OLDEST, Clock, balanced, endpoint_row, feeding, keeper, opened, row, turns, turns_while
 from wsfleet import Buffer, Fleet, Message, sinks
 from wsfleet import processor as processor_module
-from wsfleet.errors import ConfigError
+from wsfleet.errors import ConfigError, FleetError
 from wsfleet.message import DeadLetter
 from wsfleet.testing import FakeTransport
 
@@ -534,3 +534,64 @@ async def test_a_declared_sink_is_the_same_while_the_fleet_runs(tmp_path: Path) 
         fleet.publish("news", 1)
     assert json.loads((tmp_path / "late.jsonl").read_text())["data"] == 1
     balanced(fleet)
+
+
+class Refused(Exception):
+    """An error of somebody's client library, with a text of its own making."""
+
+    def __init__(self, status: int, url: str) -> None:
+        super().__init__(status, url)
+        self.status = status
+
+    def __str__(self) -> str:
+        return f"{self.args[0]} for {self.args[1]}"
+
+
+class Stubborn(Exception):
+    """An error that says the same whatever its arguments."""
+
+    def __str__(self) -> str:
+        return "wss://x.test/?token=topsecret99"
+
+
+SECRET = "https://x.test/?token=topsecret99"
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (Refused(401, SECRET), Refused),
+        (ValueError(f"cannot reach {SECRET}"), ValueError),
+        (Stubborn(), FleetError),
+        (ValueError("harmless"), ValueError),
+    ],
+)
+async def test_a_users_error_shows_no_secret(
+    error: Exception, kind: type[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    """In dead letters, in records of malformed messages and in the log an error's text is redacted, its kind kept."""
+    fleet, transport = fleet_of()
+
+    async def raises(message: Message[Any]) -> None:
+        try:
+            raise OSError(SECRET)
+        except OSError as cause:
+            raise error from cause
+
+    def decode(payload: str | bytes) -> str:
+        if payload == "bad":
+            raise error
+        return str(payload)
+
+    fleet.connect(URI, raises, name="feed", decode=decode)
+    dead, malformed = fleet.subscribe("$dead.feed"), fleet.subscribe("$malformed.feed")
+    async with dead, malformed, feeding(fleet, transport) as socket:
+        await socket.feed("bad", "good")
+        await turns(5)
+        records = [(await anext(each)).data for each in (malformed, dead)]
+    for record in records:
+        assert type(record.error) is kind
+        assert "topsecret99" not in str(record.error) + repr(record.error)
+        assert getattr(record.error, "status", None) == getattr(error, "status", None)
+    assert records[0].error.__traceback__ is not None
+    assert "topsecret99" not in caplog.text and kind.__name__ in caplog.text

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 
 from wsfleet.errors import ConnectFailed, ConnectionLost, Fatal, FleetError
 from wsfleet.redact import redact_text
 
-__all__ = ["attempt_failed", "hide_secrets", "loss", "unexpected"]
+__all__ = ["attempt_failed", "hide_secrets", "loss", "shown", "unexpected"]
 
 
 def attempt_failed(
@@ -48,6 +49,24 @@ def unexpected(exc: Exception, secrets: Iterable[str]) -> FleetError:
     error = FleetError(f"unexpected {_text(exc, secrets)}")
     error.__cause__ = exc
     return error
+
+
+def shown(exc: BaseException) -> BaseException:
+    """Return an exception of the user's code as records and logs may have it.
+
+    It is the very same one, unless its text or one behind it has a secret; then one of its kind that has none.
+    """
+    try:
+        if all(redact_text(text) == text for text in (str(exc), *_texts_behind(exc))):
+            return exc
+        made = copy.copy(exc)
+        made.args = tuple(redact_text(arg) if isinstance(arg, str) else arg for arg in exc.args)
+        if redact_text(str(made)) == str(made):
+            return made.with_traceback(exc.__traceback__)
+        return FleetError(_text(exc, ())).with_traceback(exc.__traceback__)
+    except Exception:
+        # An exception that can neither be shown nor copied.
+        return FleetError(type(exc).__name__).with_traceback(exc.__traceback__)
 
 
 def hide_secrets(error: BaseException, secrets: Iterable[str]) -> None:

@@ -7,6 +7,7 @@ from collections import deque
 from typing import Any
 
 from wsfleet.decoding import Intake, payload_size
+from wsfleet.failures import shown
 from wsfleet.hub import Hub
 from wsfleet.mailbox import Mailbox
 from wsfleet.message import Malformed, Message
@@ -139,7 +140,7 @@ class Feed:
             self.malformed += 1
             topic = f"$malformed.{self.intake.name}"
             if self.hub.wants(topic):
-                self.hub.inject(topic, Malformed(self.intake.name, index, session, payload, exc))
+                self.hub.inject(topic, Malformed(self.intake.name, index, session, payload, shown(exc)))
             return None
         self.received_bytes += message.size
         return message

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from wsfleet.errors import ConfigError
+from wsfleet.failures import shown
 from wsfleet.hub import Hub
 from wsfleet.mailbox import Mailbox
 from wsfleet.message import DeadLetter, Message
@@ -180,6 +181,7 @@ class Processor:
         mailbox.failed += len(messages)
         for message in messages:
             mailbox.settled(message)
+        error = shown(error)
         self._log(error)
         topic = f"$dead.{mailbox.name}"
         for message in messages:
