@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from itertools import repeat
 from typing import Any
 
 from wsfleet.decoding import Intake, payload_size
@@ -110,11 +111,11 @@ class Feed:
             self.publish_each([(payload, at) for payload in payloads], session)
             return
         name, topic, first = intake.name, intake.topic, self.received + 1
-        messages = [
-            Message(item, topic, name, index, session, at, size)
-            for index, (item, size) in enumerate(zip(data, sizes, strict=True), first)
-        ]
-        count, nbytes = len(messages), sum(sizes)
+        count, nbytes = len(sizes), sum(sizes)
+        indexes = range(first, first + count)
+        messages: list[Message[Any]] = list(
+            map(Message, data, repeat(topic), repeat(name), indexes, repeat(session), repeat(at), sizes)
+        )
         self.received_bytes += nbytes
         self.published += count
         self.hub.publish(messages, nbytes, name, self.routes, self)

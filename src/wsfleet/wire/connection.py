@@ -228,17 +228,21 @@ class WebSocketWire(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self.last_frame = self._loop.time()
         self._at = time.time()
-        data = bytes(self._view[:nbytes])
+        read = self._view[:nbytes]
         if self._rest:
-            self._rest += data
+            self._rest += read
             return
-        if self._tail:
-            self._tail += data
-            if len(self._tail) < self._need:
-                return
-            data = bytes(self._tail)
-            self._tail.clear()
+        if len(self._tail) + nbytes < self._need:
+            self._tail += read
+            return
+        data = b"".join((self._tail, read))
+        self._tail.clear()
+        self._need = 0
         self._run(data, 0)
+        if nbytes >= READ_BYTES:
+            # More is waiting, and uvloop would read on, 32 times in one callback.
+            self._go_on_soon()
+            self._set_reading()
 
     def eof_received(self) -> None:
         # The transport closes now, but not before it has written what it holds, which the peer may never read.
@@ -277,7 +281,7 @@ class WebSocketWire(asyncio.BufferedProtocol):
 
     def _set_reading(self) -> None:
         idle = self._receiver is None and not self._closing
-        reading = not (idle or self._paused or self._rest)
+        reading = not (idle or self._paused or self._rest or self._going)
         if reading != self._reading and not self._source.is_closing():
             self._reading = reading
             if reading:

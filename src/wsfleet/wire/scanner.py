@@ -28,41 +28,37 @@ def scan(data: bytes, pos: int, limit: int, most: int, as_text: bool, out: list[
     """
     end = len(data)
     append = out.append
-    # Two bytes of header are always needed, so the last place a frame can begin is end - 2.
-    while most > 0 and pos + 2 <= end:
-        head = data[pos]
-        if head != _TEXT and head != _BINARY:
-            break
-        length = data[pos + 1]
-        start = pos + 2
-        if length > 125:
-            # 126 and 127 announce longer lengths; above them the mask bit is set, which a server must not do.
-            if length == 126:
+    try:
+        for _ in range(most):
+            head = data[pos]
+            if head != _TEXT and head != _BINARY:
+                break
+            length = data[pos + 1]
+            if length < 126:
+                start = pos + 2
+            elif length == 126:
+                length = data[pos + 2] << 8 | data[pos + 3]
                 start = pos + 4
             elif length == 127:
                 start = pos + 10
+                length = int.from_bytes(data[pos + 2 : start], "big")
             else:
                 break
-            # A header that is cut short gives some length or other: `start` alone is beyond the end then.
-            length = int.from_bytes(data[pos + 2 : start], "big")
-        stop = start + length
-        if stop > end or length > limit:
-            break
-        payload = data[start:stop]
-        if head == _BINARY:
-            append(payload)
-        else:
-            try:
-                if as_text:
-                    append(payload.decode())
-                else:
-                    if not payload.isascii():
-                        payload.decode()
-                    append(payload)
-            except UnicodeDecodeError:
+            stop = start + length
+            if stop > end or length > limit:
                 break
-        pos = stop
-        most -= 1
+            payload = data[start:stop]
+            if head == _BINARY:
+                append(payload)
+            elif as_text:
+                append(payload.decode())
+            else:
+                if not payload.isascii():
+                    payload.decode()
+                append(payload)
+            pos = stop
+    except (IndexError, UnicodeDecodeError):
+        pass
     return pos
 
 
