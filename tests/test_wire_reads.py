@@ -7,7 +7,7 @@ from wsfleet.wire.connection import READ_BYTES
 
 
 async def test_a_read_that_filled_the_buffer_is_followed_by_a_turn_of_the_loop():
-    """After a read that filled the buffer the wire stops reading for a turn: uvloop would go on in the same callback."""
+    """After a read that filled the buffer the wire stops reading for a turn: uvloop would go on at once."""
     pipe = Pipe()
     wire = open_wire(pipe, open_protocol(2**20))
     collector = Collector()
