@@ -74,8 +74,8 @@ if __name__ == "__main__":
     parser.add_argument("--token-file", type=Path, required=True, help="read for every attempt")
     parser.add_argument("--symbols", default="AMBER", help="separated by commas (default: AMBER)")
     args = parser.parse_args()
-    secret = os.environ["FEED_SECRET"].encode()
+    secret = os.environ.get("FEED_SECRET") or parser.error("set FEED_SECRET in the environment")
     try:
-        make_fleet(args.uri, args.token_file, secret, args.symbols.split(",")).run()
+        make_fleet(args.uri, args.token_file, secret.encode(), args.symbols.split(",")).run()
     except EndpointFailed as error:
         sys.exit(str(error))

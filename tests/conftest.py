@@ -11,9 +11,23 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Hypothesis: how many examples, never how fast. WSFLEET_HYPOTHESIS=thorough looks longer.
+settings.register_profile("quick", deadline=None)
+settings.register_profile("thorough", deadline=None, max_examples=2000)
+settings.load_profile(os.environ.get("WSFLEET_HYPOTHESIS", "quick"))
 
 # For loops that tests start themselves, and for the processes they start.
 os.environ.setdefault("PYTHONASYNCIODEBUG", "1")
+
+try:
+    import uvloop
+except ImportError:
+    pass
+else:
+    # The first of its loops opens two pipes that stay for the life of the process.
+    uvloop.new_event_loop().close()
 
 # How long what is closing may take to be gone. A bound on waiting, not on speed: it is used up by leaks only.
 SETTLE_S = 5.0

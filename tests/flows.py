@@ -122,3 +122,35 @@ def keeper(seen: list[Any]) -> Callable[[Message[Any]], Awaitable[None]]:
         seen.append(message.data)
 
     return keep
+
+
+class Clock:
+    """Stands in for `time`: each look at it finds that as much time has passed as the test says."""
+
+    def __init__(self, step_s: float) -> None:
+        self.now = 0.0
+        self.step_s = step_s
+
+    def perf_counter(self) -> float:
+        self.now += self.step_s
+        return self.now
+
+
+async def turns_while(work: Any) -> int:
+    """How many turns another task got while `work` went on without waiting for anything."""
+    count = 0
+
+    async def tick() -> None:
+        nonlocal count
+        while True:
+            count += 1
+            await asyncio.sleep(0)
+
+    ticking = asyncio.create_task(tick())
+    await asyncio.sleep(0)
+    before = count
+    await work
+    after = count
+    ticking.cancel()
+    await asyncio.wait([ticking])
+    return after - before

@@ -7,6 +7,7 @@ import sys
 import textwrap
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any, get_type_hints
 from unittest.mock import AsyncMock
 
 import pytest
@@ -431,6 +432,58 @@ def test_a_file_without_endpoints_is_a_fault(check: Check) -> None:
     for text in ("", "[fleet]\nname = 'x'\n"):
         (fault,) = told(check(text))
         assert fault == "feeds.toml: there is no endpoint; add a [[connect]] with a uri"
+
+
+# ---- anything at all ----
+
+OPTIONS = (Endpoint, Reconnect, Liveness, Buffer)
+KEYS = st.sampled_from(sorted({key for option in OPTIONS for key in get_type_hints(option)})) | st.sampled_from(
+    [
+        "name",
+        "limits",
+        "drain_s",
+        "handshakes",
+        "hosts",
+        "pattern",
+        "handler",
+        "sink",
+        "size",
+        "ca",
+        "function",
+        "text",
+        "x",
+        "buffer",
+        "retry",
+        "timeout_s",
+    ]
+)
+TEXTS = """a a.b wss://h ws://h:x x:y os:getcwd os:nope json deflate > stdout jsonl: drop_oldest latest process
+    {a} ${NOPE} ${S} ${ $$"""
+VALUES = st.recursive(
+    st.sampled_from([*TEXTS.split(), "10 s", "1 KiB", "", "\0", "\ud800"])
+    | st.booleans()
+    | st.integers(-2, 3)
+    | st.floats()
+    | st.dates(),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(KEYS, inner, max_size=3),
+    max_leaves=6,
+)
+ENTRIES = st.dictionaries(KEYS, VALUES, max_size=6)
+DOCUMENTS = st.fixed_dictionaries(
+    {},
+    optional={"fleet": ENTRIES | VALUES, "other": VALUES}
+    | {section: st.lists(ENTRIES | VALUES, max_size=3) | VALUES for section in ("connect", "pool", "process")},
+)
+
+
+@given(DOCUMENTS)
+def test_no_document_breaks_the_check(document: dict[str, Any]) -> None:
+    """Whatever stands in a file, the outcome is a fleet or faults of one line each."""
+    report = config._check(Path("feeds.toml"), "", document, {"S": "hunter2"})
+    assert (report.fleet is None) == bool(report.faults)
+    for fault in report.faults:
+        assert "\n" not in str(fault)
+        assert "hunter2" not in str(fault)
 
 
 # ---- secrets ----

@@ -12,6 +12,7 @@ import pytest
 
 from tests.flows import (
     DROP_OLDEST,
+    Clock,
     balanced,
     endpoint_row,
     feeding,
@@ -19,6 +20,7 @@ from tests.flows import (
     opened,
     row,
     turns,
+    turns_while,
 )
 from wsfleet import Buffer, Endpoint, Fleet, FleetError, Message, Reconnect, State
 from wsfleet import subscription as subscription_module
@@ -41,7 +43,7 @@ async def collected(loop: AsyncIterator[Message[Any]]) -> list[Any]:
 
 
 async def test_a_loop_gets_messages_from_the_call_of_subscribe_on() -> None:
-    """A subscription takes what is published once `subscribe` was called, though no loop runs yet, and nothing earlier."""
+    """A subscription takes what comes once `subscribe` was called, though no loop runs yet, and nothing earlier."""
     fleet, _ = fleet_of()
     fleet.publish("news", 1)
     async with fleet.subscribe("news") as subscription:
@@ -209,38 +211,6 @@ async def test_a_processors_subscription_is_not_for_loops() -> None:
 
 
 # Turns of the loop
-
-
-class Clock:
-    """Stands in for `time`: each look at it finds that as much time has passed as the test says."""
-
-    def __init__(self, step_s: float) -> None:
-        self.now = 0.0
-        self.step_s = step_s
-
-    def perf_counter(self) -> float:
-        self.now += self.step_s
-        return self.now
-
-
-async def turns_while(work: Any) -> int:
-    """How many turns another task got while `work` went on without waiting for anything."""
-    count = 0
-
-    async def tick() -> None:
-        nonlocal count
-        while True:
-            count += 1
-            await asyncio.sleep(0)
-
-    ticking = asyncio.create_task(tick())
-    await asyncio.sleep(0)
-    before = count
-    await work
-    after = count
-    ticking.cancel()
-    await asyncio.wait([ticking])
-    return after - before
 
 
 async def drained(fleet: Fleet, batches: bool) -> None:
@@ -675,6 +645,7 @@ async def test_who_pauses_whom_is_told() -> None:
         balanced(fleet)
 
 
+@pytest.mark.looptime
 async def test_an_endpoint_that_closes_while_paused_is_released() -> None:
     """Closing a paused endpoint, or unsubscribing after it closed, leaves nobody holding anybody."""
     fleet, transport = fleet_of()
@@ -683,7 +654,7 @@ async def test_an_endpoint_that_closes_while_paused_is_released() -> None:
         await socket.feed("1")
         await connection.close()
         paused_s = slow.stats().pausing_s
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(1)
         assert slow.stats().pausing_s == paused_s
         assert balanced(fleet).endpoints[0].paused_by == ()
 

@@ -238,7 +238,7 @@ class Declarations(Services):
         return processor
 
     def remove(self, mailbox: Mailbox, *, drop: bool = True) -> None:
-        """Take a subscription out. Idempotent; after the fleet's end there is nothing to take out."""
+        """Take a subscription out. Idempotent; what the fleet's own end has closed stays to be seen."""
         if self.hub.closed:
             return
         owners = self.hub.owners(mailbox)
@@ -274,6 +274,9 @@ class Declarations(Services):
     def check_thread(self) -> None:
         self.keeper.check_thread()
 
+    def exit_asked(self, wish: BaseException) -> None:
+        self.keeper.exit_asked(wish)
+
     def endpoint_ended(self, supervisor: Supervisor) -> None:
         """An endpoint is CLOSED or FAILED: loops over it end when they have had what is pending."""
         for mailbox in self.own.get(supervisor, ()):
@@ -284,7 +287,7 @@ class Declarations(Services):
     def start_worker(self, processor: Processor, tasks: asyncio.TaskGroup) -> None:
         """Set a processor to work. It is known until its last call is done, even when its subscription is gone."""
         for work in processor.work():
-            self._start_work(processor, work, tasks)
+            self._start_work(processor, self._work(work), tasks)
 
     def _start_work(self, processor: Processor, work: Coroutine[Any, Any, None], tasks: asyncio.TaskGroup) -> None:
         try:
@@ -296,6 +299,13 @@ class Declarations(Services):
         processor.tasks.add(task)
         self.workers.add(processor)
         task.add_done_callback(lambda done: self._worker_ended(processor, done, tasks))
+
+    async def _work(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except (KeyboardInterrupt, SystemExit) as exc:
+            # Raised on, it would stop the loop on the spot, and nobody would close what is open.
+            self.exit_asked(exc)
 
     def _worker_ended(self, processor: Processor, task: asyncio.Task[None], tasks: asyncio.TaskGroup) -> None:
         processor.tasks.discard(task)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import msgspec.inspect
 
 from wsfleet.errors import ConfigError
 from wsfleet.message import Message
@@ -33,6 +34,10 @@ def _is_type(value: object) -> bool:
     return isinstance(value, type | types.UnionType) or typing.get_origin(value) is not None or value is Any
 
 
+def _bad_decode(fault: str) -> ConfigError:
+    return ConfigError(f"Endpoint: decode {fault}", (("decode", fault),))
+
+
 def compile_decoder(decode: Any) -> tuple[Decoder | None, bool, bool]:
     """Return the function for `Endpoint.decode`, whether it wants text frames as str, and whether it is user code.
 
@@ -46,9 +51,15 @@ def compile_decoder(decode: Any) -> tuple[Decoder | None, bool, bool]:
         return msgspec.json.Decoder().decode, False, False
     if _is_type(decode):
         try:
-            return msgspec.json.Decoder(decode).decode, False, False
+            decoder = msgspec.json.Decoder(decode)
+            known = not isinstance(msgspec.inspect.type_info(decode), msgspec.inspect.CustomType)
         except (TypeError, NameError) as exc:
             raise ConfigError(f"Endpoint: decode {decode!r}: {exc}", (("decode", str(exc)),)) from exc
+        if not known:
+            raise _bad_decode(f"{decode!r} is not a type that JSON can fill; give a function that makes one")
+        return decoder.decode, False, False
+    if not callable(decode):
+        raise _bad_decode(f"must be 'text', 'bytes', 'json', a type or a function, not {decode!r}")
     return decode, True, not inspect.isbuiltin(decode)
 
 

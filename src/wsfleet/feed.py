@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from itertools import repeat
 from types import CodeType
 from typing import Any
 
 from wsfleet.decoding import Intake, payload_size
+from wsfleet.failures import shown
 from wsfleet.hub import Hub
 from wsfleet.mailbox import Mailbox
 from wsfleet.message import Malformed, Message
@@ -22,6 +24,9 @@ LONG_S = 0.5
 LAG_S = 1.0
 """A feed that was paused so short a time ago may still have before it what came during the pause."""
 
+PAUSES = 8
+"""How many pauses are remembered. Beyond them deadlines begin afresh: too late is better than too early."""
+
 
 class Feed:
     """Publishes one endpoint's messages, and is the `Source` that full mailboxes hold."""
@@ -31,15 +36,16 @@ class Feed:
         self.hub = hub
         self.routes = hub.routes_of(intake.name)
         self.received = self.received_bytes = self.sent = 0
-        self.malformed = self.answered = self.published = self.held = self.discarded = 0
+        self.malformed = self.answered = self.published = self.discarded = 0
         self.paused_by: dict[Mailbox, None] = {}
         self._paused_s = 0.0
-        self._paused_since = self._resumed_at = 0.0
+        self._paused_since = 0.0
         self._paused_by_name: dict[str, None] = {}  # whoever had a part in the pause, or the last one
         # The long pauses that followed upon one another within LAG_S, whose they were, and when the last one ended.
         self._lag_s = 0.0
         self._lag_by: dict[str, None] = {}
         self._lag_until = float("-inf")
+        self._pauses: deque[tuple[float, float]] = deque(maxlen=PAUSES)
         self._wire: Wire | None = None
         self._reading = True
         self.replies: Replies | None = None
@@ -84,8 +90,8 @@ class Feed:
         self._reading = reading
         now = asyncio.get_running_loop().time()
         if reading:
-            self._resumed_at = now
             self._paused_s += now - self._paused_since
+            self._pauses.append((self._paused_since, now))
             self._note_lag(now)
         else:
             self._paused_since = now
@@ -134,12 +140,12 @@ class Feed:
         return paused_s, ", ".join(self._paused_by_name)
 
     def running_since(self, when: float, now: float) -> float:
-        """Return the seconds from `when` to `now`, without the last pause: what lies unread is nobody's silence."""
+        """Return the seconds from `when` to `now` without the pauses: what lies unread is nobody's silence."""
+        if len(self._pauses) == PAUSES:
+            when = max(when, self._pauses[0][0])
         if not self._reading:
-            return max(0.0, self._paused_since - when)
-        if when >= self._resumed_at:
-            return now - when
-        return now - self._resumed_at + max(0.0, self._paused_since - when)
+            now = max(when, self._paused_since)
+        return now - when - sum(max(0.0, end - max(when, begin)) for begin, end in self._pauses)
 
     @property
     def paused_s(self) -> float:
@@ -161,12 +167,11 @@ class Feed:
             self.publish_each([(payload, at) for payload in payloads], session)
             return
         name, topic, first = intake.name, intake.topic, self.received + 1
-        messages = [
-            Message(item, topic, name, index, session, at, size)
-            for index, (item, size) in enumerate(zip(data, sizes, strict=True), first)
-        ]
-        count, nbytes = len(messages), sum(sizes)
-        self.received += count
+        count, nbytes = len(sizes), sum(sizes)
+        indexes = range(first, first + count)
+        messages: list[Message[Any]] = list(
+            map(Message, data, repeat(topic), repeat(name), indexes, repeat(session), repeat(at), sizes)
+        )
         self.received_bytes += nbytes
         self.published += count
         if self._keep:
@@ -176,10 +181,8 @@ class Feed:
     def publish_each(self, payloads: list[tuple[str | bytes, float]], session: int) -> None:
         """The same one by one, where a payload may be malformed or its topic depends on the data."""
         messages: list[Message[Any]] = []
-        for payload, at in payloads:
-            # Counted afterwards: the user's code that it calls may look at the stats.
-            message = self.read(payload, self.received + 1, session, at)
-            self.received += 1
+        for index, (payload, at) in enumerate(payloads, self.received + 1):
+            message = self.read(payload, index, session, at)
             if message is not None:
                 messages.append(message)
         self.hand_over(messages)
@@ -211,7 +214,7 @@ class Feed:
             self.malformed += 1
             topic = f"$malformed.{self.intake.name}"
             if self.hub.wants(topic):
-                self.hub.inject(topic, Malformed(self.intake.name, index, session, payload, exc))
+                self.hub.inject(topic, Malformed(self.intake.name, index, session, payload, shown(exc)))
             return None
         self.received_bytes += message.size
         return message

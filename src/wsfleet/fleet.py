@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, Literal, TypeVar, Unpack
 
+from wsfleet.blocking import run_blocking
 from wsfleet.calls import Plan, check_plan
 from wsfleet.connection import Connection
 from wsfleet.declare import Declarations, check_fleet
@@ -171,7 +172,8 @@ class Fleet:
         SIGINT and SIGTERM drain; a second one stops at once and raises KeyboardInterrupt. Raises EndpointFailed when
         a `required` endpoint fails.
         """
-        self._lifetime.run_blocking(self.serve)
+        self._lifetime.check_startable()
+        run_blocking(self.serve, self._lifetime.ask_to_end)
 
     async def serve(self) -> None:
         """The same inside a running loop, for a TaskGroup or gather; signals are left alone.

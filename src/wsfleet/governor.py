@@ -31,13 +31,13 @@ class _Gate:
 
     async def wait_turn(self) -> None:
         loop = asyncio.get_running_loop()
-        if self.interval_s:
+        while True:
+            mine = max(self.next_at, self.closed_until, loop.time())
             # Reserved at once: whoever asks next sees it taken.
-            mine = max(self.next_at, loop.time())
-            self.next_at = mine + self.interval_s
+            self.next_at = mine + self.interval_s if self.interval_s else 0.0
             await _sleep_until(mine)
-        while loop.time() < self.closed_until:
-            await _sleep_until(self.closed_until)
+            if mine >= self.closed_until:
+                return
 
 
 async def _sleep_until(when: float) -> None:

@@ -44,8 +44,8 @@ class Guests:
             except TimeoutError:
                 # A loop that was stopped for good between the call and now will never answer.
                 if answer.done():
-                    raise
-                if loop.is_closed():
+                    return answer.result()  # it came as we looked away, or is a TimeoutError itself
+                if loop.is_closed() or (self._lifetime.ended and not loop.is_running()):
                     raise FleetError("the fleet has ended") from None
 
     def _begin(
@@ -71,8 +71,10 @@ class Guests:
     async def _finish(self, result: Awaitable[Any], answer: Answer) -> None:
         try:
             answer.set_result(await result)
-        except asyncio.CancelledError:
-            answer.set_exception(FleetError("the fleet has ended"))
+        except asyncio.CancelledError as exc:
+            task = asyncio.current_task()
+            ours = task is not None and task.cancelling() > 0
+            answer.set_exception(FleetError("the fleet has ended") if ours else exc)
         except BaseException as exc:
             answer.set_exception(exc)
         finally:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import signal
 import threading
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from wsfleet.connection import Connection
 from wsfleet.declare import Declarations
 from wsfleet.ending import Ending, close_sessions, finish_processor
-from wsfleet.errors import EndpointFailed, FleetError, NotOpen
+from wsfleet.errors import FleetError, NotOpen
 from wsfleet.mailbox import Mailbox
 from wsfleet.message import State
 from wsfleet.pool import Pool
@@ -52,7 +50,7 @@ class Lifetime:
         # Set when the fleet is to end, or when there may be no endpoint left to wait for.
         self._close = asyncio.Event()
         self._news = asyncio.Event()
-        self._failure: EndpointFailed | None = None
+        self._failure: BaseException | None = None
         self._body: asyncio.Task[Any] | None = None
         self._body_cancelled = False
         self._waiting: set[asyncio.Task[Any] | None] = set()
@@ -85,12 +83,15 @@ class Lifetime:
         if self._close.is_set():
             raise FleetError("the fleet is ending")
 
+    def check_startable(self) -> None:
+        if self._root is not None or self.ended:
+            raise FleetError("a fleet runs once")
+
     # Start
 
     async def start(self, body: asyncio.Task[Any] | None) -> None:
         """Start the root task, and wait until everything runs. Raises what opening a sink raises."""
-        if self._root is not None or self.ended:
-            raise FleetError("a fleet runs once")
+        self.check_startable()
         self.loop = asyncio.get_running_loop()
         self.thread = threading.get_ident()
         self._body = body
@@ -99,8 +100,10 @@ class Lifetime:
         self._root = self.loop.create_task(self._run(started), name=f"wsfleet-{self._name}")
         try:
             await asyncio.shield(started)
-        except BaseException:
-            await self._finish(drain=False)
+        except BaseException as exc:
+            if not started.done():
+                self._root.cancel()  # out of a sink that does not open
+            await self.leave(exc)
             raise
 
     async def _run(self, started: asyncio.Future[None]) -> None:
@@ -131,12 +134,17 @@ class Lifetime:
                 sweep.cancel()
                 for closing in self._closings.values():
                     closing.cancel()
-        except Exception as exc:
+        except asyncio.CancelledError:
+            started.cancel()
+            raise
+        except BaseException as exc:
             if started.done():
                 raise
             started.set_exception(exc)
         finally:
             await self._clean_up(loop)
+            # What is over belongs to no thread: whoever waited for it may look at it.
+            self.thread = None
 
     async def _clean_up(self, loop: asyncio.AbstractEventLoop) -> None:
         declared = self._declared
@@ -144,8 +152,7 @@ class Lifetime:
         self.ended = True
         self.phase = "ended"
         self._ended_at = loop.time()
-        self._close.set()
-        self._news.set()
+        self.ask_to_end()
         declared.watchdog.stop()
         declared.hub.close()
         for each in {**dict.fromkeys(declared.processors.values()), **dict.fromkeys(declared.unclosed)}:
@@ -203,7 +210,7 @@ class Lifetime:
             self._raise_failure()
 
     async def wait(self) -> None:
-        if self._root is None:
+        if self._root is None and not self.ended:
             raise FleetError("the fleet has not started")
         task = asyncio.current_task()
         self._waiting.add(task)
@@ -211,17 +218,35 @@ class Lifetime:
             await self._until_over()
         finally:
             self._waiting.discard(task)
+        if isinstance(self._failure, KeyboardInterrupt | SystemExit):
+            await self._until_ended()  # it stops the loop on the spot
         self._raise_failure()
 
     async def close(self) -> None:
         if self._root is None:
-            self.ended = True
-            self.phase = "ended"
+            self._end_before_start()
             return
+        self.ask_to_end()
+        await self._until_ended()
+
+    def ask_to_end(self) -> None:
+        """Let the end begin."""
         self._close.set()
         self._news.set()
-        if not self._is_own(asyncio.current_task()):
-            await asyncio.wait({self._root})
+
+    def _end_before_start(self) -> None:
+        self.ended = True
+        self.phase = "ended"
+        self._close.set()
+        for supervisor in self._declared.supervisors.values():
+            supervisor.let_go()
+        self._declared.hub.close()
+
+    async def _until_ended(self) -> None:
+        """Wait for the end, where that does not wait for the caller in turn."""
+        root = self._root
+        if root is not None and not root.done() and not self._is_own(asyncio.current_task()):
+            await asyncio.wait({root})
 
     def _is_own(self, task: asyncio.Task[Any] | None) -> bool:
         """Whether `task` is one that the fleet itself waits for at its end."""
@@ -249,8 +274,7 @@ class Lifetime:
         """End the fleet and wait for the root task, come what may; a cancellation meanwhile only makes it hurry."""
         if not drain:
             self._ending.hurry()
-        self._close.set()
-        self._news.set()
+        self.ask_to_end()
         cancelled: asyncio.CancelledError | None = None
         root = self._root
         if root is None:
@@ -270,13 +294,21 @@ class Lifetime:
 
     def endpoint_ended(self, supervisor: Supervisor) -> None:
         if supervisor.state is State.FAILED and supervisor.endpoint.required and not self._close.is_set():
-            self._failure = supervisor.failure()
-            self._ending.hurry()
-            self._close.set()
-            if self._body is not None and not self._body.done() and self._body not in self._waiting:
-                self._body_cancelled = True
-                self._body.cancel()
+            self._end_with(supervisor.failure())
         self._news.set()
+
+    def exit_asked(self, wish: BaseException) -> None:
+        """End at once, and let whoever waits for the fleet raise the KeyboardInterrupt or SystemExit."""
+        self._end_with(wish)
+
+    def _end_with(self, failure: BaseException) -> None:
+        self._failure = failure
+        self._ending.hurry()
+        body = self._body
+        if body is not None and not body.done() and body not in self._waiting and not self._close.is_set():
+            self._body_cancelled = True
+            body.cancel()
+        self.ask_to_end()
 
     def open_loop(self, supervisor: Supervisor) -> Mailbox:
         mailbox = self._declared.open_loop(supervisor)
@@ -284,11 +316,16 @@ class Lifetime:
             mailbox.finish()
         return mailbox
 
+    @property
+    def ending(self) -> bool:
+        """Whether the end has begun, or is over."""
+        return self._close.is_set()
+
     def abandon(self, mailbox: Mailbox) -> None:
         self._declared.abandon(mailbox)
 
     def restart_endpoint(self, supervisor: Supervisor) -> None:
-        if self._close.is_set() or supervisor.state is State.CLOSED or supervisor in self._closings:
+        if self._close.is_set() or supervisor.state is State.CLOSED or supervisor.stopping:
             raise NotOpen(f"{supervisor.name} is closed")
         if supervisor.state is not State.FAILED:
             supervisor.restart()
@@ -327,16 +364,16 @@ class Lifetime:
         forget: Callable[[], None],
     ) -> None:
         """Close endpoints while the fleet goes on, and wait for it; whoever the fleet waits for only asks."""
-        if self._root is None:
+        if self._close.is_set():
+            await self._until_ended()
+            return
+        if self._tasks is None:  # not started yet
             for supervisor in supervisors:
-                supervisor.state = State.CLOSED
+                supervisor.let_go()
             forget()
             return
-        if self._tasks is None or self._close.is_set():
-            ending: asyncio.Task[None] = self._root
-        elif part in self._closings:
-            ending = self._closings[part]
-        else:
+        ending = self._closings.get(part)
+        if ending is None:
             ending = self._tasks.create_task(
                 self._closing(part, supervisors, own, forget), name=f"wsfleet-{part.name}-close"
             )
@@ -365,6 +402,8 @@ class Lifetime:
             await close_sessions(supervisors, 1000)
         finally:
             if not self._close.is_set():
+                for supervisor in supervisors:
+                    supervisor.let_go()
                 forget()
             self._closings.pop(part, None)
             self._news.set()
@@ -396,47 +435,3 @@ class Lifetime:
     def _blocked(self) -> BlockStats | None:
         last = self._declared.watchdog.last
         return BlockStats(last.by, last.where, last.seconds) if last is not None else None
-
-    # Blocking
-
-    def run_blocking(self, serve: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run `serve` in a loop of its own: uvloop's where it is installed. Signals drain."""
-        try:
-            import uvloop
-
-            factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
-        except ImportError:
-            factory = None
-        with asyncio.Runner(loop_factory=factory) as runner:
-            runner.run(self._serve_until_signal(serve))
-
-    async def _serve_until_signal(self, serve: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        with self._signals(asyncio.current_task()) as stopped:
-            try:
-                await serve()
-            except asyncio.CancelledError:
-                if stopped:
-                    raise KeyboardInterrupt from None
-                raise
-
-    @contextmanager
-    def _signals(self, task: asyncio.Task[Any] | None) -> Iterator[list[int]]:
-        loop = asyncio.get_running_loop()
-        twice: list[int] = []
-
-        def on_signal(number: int) -> None:
-            if not self._close.is_set():
-                self._close.set()
-                self._news.set()
-            elif task is not None:
-                twice.append(number)
-                task.cancel()
-
-        signals = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
-        for number in signals:
-            loop.add_signal_handler(number, on_signal, number)
-        try:
-            yield twice
-        finally:
-            for number in signals:
-                loop.remove_signal_handler(number)

@@ -10,6 +10,7 @@ import heapq
 import itertools
 import logging
 import time
+from collections.abc import Callable
 
 from wsfleet.feed import Feed
 from wsfleet.options import Liveness
@@ -22,6 +23,12 @@ log = logging.getLogger("wsfleet")
 LATE_S = 0.1
 """A sweep this late means that the loop was blocked: frames may lie unread in the sockets, so deadlines wait for it."""
 
+TICK_S = 0.001
+"""What is due so soon is due now: uvloop's clock counts whole milliseconds, and other timers may come early."""
+
+LOOK_S = 0.5
+"""At least so often the sweep looks how late the loop is."""
+
 
 class Pulse:
     """What one open session owes and is owed, and when."""
@@ -30,6 +37,7 @@ class Pulse:
         self.session = session
         self._feed = feed
         self._plan = liveness
+        self._opened_at = now
         self._ping_at = now + liveness.ping_s if liveness.ping_s is not None else None
         self._beat_at = now + liveness.heartbeat_s if liveness.heartbeat_s is not None else None
 
@@ -37,7 +45,8 @@ class Pulse:
         """Do what is due; return when to look again, or None when there is nothing more to look after."""
         if self.session.ended.done():
             return None
-        why = self._overdue(now)
+        # Where the fleet has stopped reading, for its end, the peer may be as lively as it likes: nobody hears it.
+        why = self._overdue(now) if self.session.reading else None
         if why is not None:
             if late_s >= LATE_S:
                 return now + late_s
@@ -51,13 +60,17 @@ class Pulse:
         sent = self.session.wire.ping_sent
         if sent is None:
             return None
-        return min(self._feed.running_since(sent, now), self._feed.running_since(self.session.wire.last_frame, now))
+        return self._feed.running_since(max(sent, self.session.wire.last_frame), now)
+
+    def _quiet(self, now: float) -> float:
+        """Return for how long no data has come. What on_open waited for is no matter of the feed's."""
+        return self._feed.running_since(max(self.session.last_data, self._opened_at), now)
 
     def _overdue(self, now: float) -> str | None:
         plan, silence = self._plan, self._silence(now)
         if plan.pong_s is not None and silence is not None and silence >= plan.pong_s:
             return f"no answer to a ping for {plan.pong_s:g} s"
-        if plan.stale_s is not None and self._feed.running_since(self.session.last_data, now) >= plan.stale_s:
+        if plan.stale_s is not None and self._quiet(now) >= plan.stale_s:
             return f"no data for {plan.stale_s:g} s"
         return None
 
@@ -68,18 +81,27 @@ class Pulse:
             self.session.wire.ping()
         if self._beat_at is not None and now >= self._beat_at and plan.heartbeat_s is not None:
             self._beat_at = now + plan.heartbeat_s
-            payload = plan.heartbeat() if callable(plan.heartbeat) else plan.heartbeat
+            self._beat(plan.heartbeat)
+
+    def _beat(self, heartbeat: str | bytes | Callable[[], str | bytes] | None) -> None:
+        try:
+            payload = heartbeat() if callable(heartbeat) else heartbeat
             if payload is not None:
                 self.session.beat(payload)
+        except (Exception, asyncio.CancelledError):
+            # The user's function; its endpoint goes on without this beat, and the sweep without any harm.
+            log.exception("%s: the heartbeat failed", self.session.endpoint)
 
     def due(self, now: float) -> float:
         """Return when something is due next, as things stand now."""
         plan, silence = self._plan, self._silence(now)
         times = [t for t in (self._ping_at, self._beat_at) if t is not None]
+        if not self.session.reading:
+            return min(times, default=now + 3600.0)
         if plan.pong_s is not None and silence is not None:
             times.append(now + plan.pong_s - silence)
         if plan.stale_s is not None:
-            times.append(now + plan.stale_s - self._feed.running_since(self.session.last_data, now))
+            times.append(now + plan.stale_s - self._quiet(now))
         # A deadline that stands still is looked at again after the shortest time in which it could pass.
         return min(times, default=now + 3600.0)
 
@@ -107,7 +129,7 @@ class Sweep:
         loop = asyncio.get_running_loop()
         while True:
             now = loop.time()
-            wake_at = min(self._heap[0][0], now + 0.5) if self._heap else now + 0.5
+            wake_at = min(self._heap[0][0], now + LOOK_S) if self._heap else now + LOOK_S
             self._sooner = loop.create_future()
             try:
                 async with asyncio.timeout_at(wake_at):
@@ -119,16 +141,11 @@ class Sweep:
     async def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
         until = time.perf_counter() + 0.001
-        while self._heap and self._heap[0][0] <= now:
+        while self._heap and self._heap[0][0] <= now + TICK_S:
             pulse = heapq.heappop(self._heap)[2]
-            try:
-                due = pulse.check(now, self.lag_s)
-            except Exception:
-                # A user's heartbeat function; its endpoint goes on without this beat.
-                log.exception("%s: the heartbeat failed", pulse.session.endpoint)
-                due = now + 1.0
+            due = pulse.check(now, self.lag_s)
             if due is not None:
-                heapq.heappush(self._heap, (max(due, now + 0.001), next(self._count), pulse))
+                heapq.heappush(self._heap, (max(due, now + 2 * TICK_S), next(self._count), pulse))
             if time.perf_counter() > until:
                 await asyncio.sleep(0)
                 until = time.perf_counter() + 0.001

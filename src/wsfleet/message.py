@@ -13,13 +13,16 @@ __all__ = ["DeadLetter", "Gap", "Malformed", "Message", "Slow", "State", "StateC
 T = TypeVar("T")
 
 
-class Message(msgspec.Struct, Generic[T], frozen=True):
+class Message(msgspec.Struct, Generic[T], frozen=True, gc=False):
     """One message, as every subscription that it goes to sees it. Shared: do not change its `data`.
 
     `endpoint` and `session` say which connection it came over, and over which of its connects (from 1); `index` is
     the endpoint's own count of received messages, from 1, going on over reconnects; `received_at` is wall clock
     seconds, one reading for each read of the socket; `size` is the payload in bytes, after decompression.
     Messages of `Fleet.publish` and of the `$` topics have the defaults but for `topic`, `received_at` and `size`.
+
+    The garbage collector does not look into messages, which are many and short-lived: data that is changed to hold
+    its own message would never be freed.
     """
 
     data: T

@@ -12,14 +12,14 @@ import math
 import re
 import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal, TypedDict
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from wsfleet import policy
 from wsfleet.errors import ConfigError
 from wsfleet.message import Message
-from wsfleet.redact import redact_headers, redact_uri
+from wsfleet.redact import redact_headers, redact_text, redact_uri
 from wsfleet.topics import compile_topic
 
 __all__ = [
@@ -39,12 +39,13 @@ __all__ = [
 Fault = tuple[str, str]
 Payload = str | bytes
 
-_NAME = re.compile(r"[^\s.*>$\x00-\x1f\x7f][^\s.*>\x00-\x1f\x7f]*")
+# A name is a token of topics (see there), so what a token cannot have, it cannot either.
+_NAME = re.compile(r"(?!\$)[^\s.*>\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
 # RFC 9110, section 5.6.2 (token) and 5.5 (field values): nothing that could end the header line.
 _HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_HEADER_VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
-_OWN_HEADERS = frozenset(
-    {"host", "upgrade", "connection", "sec-websocket-key", "sec-websocket-version", "sec-websocket-extensions"}
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+_OWN_HEADER = re.compile(
+    r"(?i)host|upgrade|connection|sec-websocket-(?:key|version|extensions|protocol)|content-length|transfer-encoding"
 )
 
 
@@ -68,22 +69,39 @@ def check_name(name: object) -> str | None:
 
 
 def check_uri(uri: str) -> str | None:
-    """Return what is wrong with `uri` as a WebSocket URI (RFC 6455, section 3), or None."""
-    if re.search(r"[\s\x00-\x1f\x7f]", uri):
+    """Return what is wrong with `uri` as a WebSocket URI (RFC 6455, section 3), or None. Quotes nothing of it."""
+    if re.search(r"[\s\x00-\x1f\x7f\ud800-\udfff]", uri):
         return "contains white space or control characters"
+    if not uri.lower().startswith(("ws://", "wss://")):
+        return "must begin with ws:// or wss://"
+    fault = _authority_fault(uri)
+    if fault:
+        return fault
+    if "#" in uri:
+        return "has a fragment (#), which means nothing to a WebSocket server"
+    return None
+
+
+def _authority_fault(uri: str) -> str | None:
+    """Return what is wrong with the host, port or user of a URI. The parser's own words would quote a password."""
     try:
         parts = urlsplit(uri)
+    except ValueError:
+        return "is not a URI"
+    try:
         port = parts.port
-    except ValueError:  # its text quotes what may be a part of the password
-        return "has a host or a port that cannot be read; in a password '/', '?' and '#' are %2F, %3F and %23"
-    if parts.scheme not in ("ws", "wss"):
-        return "must begin with ws:// or wss://"
-    if not parts.hostname:
-        return "names no host"
+    except ValueError:
+        return "has a port that is no number up to 65535"
     if port == 0:
         return "has port 0"
-    if parts.fragment or uri.endswith("#"):
-        return "has a fragment (#), which means nothing to a WebSocket server"
+    if not parts.hostname:
+        return "names no host"
+    try:
+        parts.hostname.encode("idna")
+        unquote(parts.username or "", errors="strict")
+        unquote(parts.password or "", errors="strict")
+    except UnicodeError:
+        return "has a host or user that cannot be encoded"
     if parts.username is not None and parts.password is None:
         return "has a user without a password"
     return None
@@ -94,14 +112,17 @@ def check_headers(headers: Mapping[str, str]) -> Iterator[str]:
     for name, value in headers.items():
         if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
             yield f"{name!r} is not a header name"
-        elif name.lower() in _OWN_HEADERS:
+        elif _OWN_HEADER.fullmatch(name):
             yield f"{name} belongs to the handshake itself"
         elif not isinstance(value, str) or not _HEADER_VALUE.fullmatch(value):
-            yield f"the value of {name} must be a str without line breaks or control characters"
+            yield f"the value of {name} must be a str of Latin-1 without line breaks or control characters"
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    try:
+        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # an int beyond all floats
+        return False
 
 
 def _seconds(value: object, *, zero: bool = False, none: bool = False) -> str | None:
@@ -297,8 +318,9 @@ class Endpoint(_Checked):
         if self.proxy is not None:
             shown.append(f"proxy={redact_uri(self.proxy)!r}" if self.proxy else "proxy=False")
         for each in fields(self):
-            if each.repr and getattr(self, each.name) not in (None, each.default):
-                shown.append(f"{each.name}={getattr(self, each.name)!r}")
+            default = each.default_factory() if each.default_factory is not MISSING else each.default
+            if each.repr and getattr(self, each.name) not in (None, default):
+                shown.append(f"{each.name}={redact_text(repr(getattr(self, each.name)))}")
         return f"Endpoint({', '.join(shown)})"
 
     def _faults(self) -> Iterator[tuple[str, str | None]]:
@@ -331,16 +353,17 @@ class Endpoint(_Checked):
                 yield "headers", text
         elif self.headers is not None and not callable(self.headers):
             yield "headers", "must be a mapping or an async function"
-        tokens = not isinstance(self.subprotocols, str) and all(
-            isinstance(s, str) and _HEADER_NAME.fullmatch(s) for s in self.subprotocols
-        )
-        yield "subprotocols", None if tokens else "must be a sequence of names (RFC 6455, section 4.1)"
+        names = self.subprotocols
+        tokens = isinstance(names, Sequence) and not isinstance(names, str)
+        tokens = tokens and all(isinstance(name, str) and _HEADER_NAME.fullmatch(name) for name in names)
+        good = tokens and len(set(names)) == len(names)
+        yield "subprotocols", None if good else "must be a sequence of different names (RFC 6455, section 4.1)"
         good = self.compression in (None, "deflate")
         yield "compression", None if good else f"must be None or 'deflate', not {self.compression!r}"
         if self.ssl is not None:
             if not isinstance(self.ssl, ssl_module.SSLContext):
                 yield "ssl", "must be an ssl.SSLContext"
-            elif isinstance(self.uri, str) and self.uri.startswith("ws://"):
+            elif isinstance(self.uri, str) and self.uri.lower().startswith("ws://"):
                 yield "ssl", "is given, but the uri begins with ws://"
         if self.proxy is not None and self.proxy is not False:
             yield "proxy", self._proxy_fault()
@@ -348,12 +371,14 @@ class Endpoint(_Checked):
     def _proxy_fault(self) -> str | None:
         if not isinstance(self.proxy, str):
             return "must be a URL, False for none, or None for the environment's"
-        try:
-            parts = urlsplit(self.proxy)
-        except ValueError:
-            return "has a host that cannot be read"
-        if parts.scheme not in ("http", "https", "socks4", "socks4a", "socks5", "socks5h") or not parts.hostname:
+        fault = _authority_fault(self.proxy)
+        if fault:
+            return fault
+        parts = urlsplit(self.proxy)
+        if parts.scheme not in ("http", "https", "socks4", "socks4a", "socks5", "socks5h"):
             return "must be an http://, https://, socks4://, socks4a://, socks5:// or socks5h:// URL with a host"
+        if parts.path not in ("", "/") or parts.query or parts.fragment:
+            return "has a path, which means nothing to a proxy"
         return None
 
     def _data_faults(self) -> Iterator[tuple[str, str | None]]:

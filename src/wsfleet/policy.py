@@ -15,7 +15,16 @@ from typing import Protocol
 
 from wsfleet.errors import ConfigError, ConnectFailed, Fatal, HandshakeRejected
 
-__all__ = ["Backoff", "BackoffPlan", "RestartBudget", "Verdict", "classify", "is_fatal", "is_impatience", "retry_after_s"]
+__all__ = [
+    "Backoff",
+    "BackoffPlan",
+    "RestartBudget",
+    "Verdict",
+    "classify",
+    "is_fatal",
+    "is_impatience",
+    "retry_after_s",
+]
 
 FATAL_STATUS = frozenset({401, 403, 404, 410})
 """Answers that will not change by asking again: the credentials, or the address, are wrong (RFC 9110, section 15.5)."""
@@ -91,7 +100,7 @@ def is_fatal(error: Exception) -> bool:
 
 
 def is_impatience(code: int) -> bool:
-    """Whether a peer closes like this when it has waited for us in vain: cut off, 1008, 1011, 1013, or its own codes."""
+    """Whether a peer that waited for us in vain closes like this: cut off, 1008, 1011, 1013, or its own codes."""
     return code in (1006, 1008, 1011, 1013) or code >= 3000
 
 
@@ -117,12 +126,13 @@ def classify(
     """
     if isinstance(error, Fatal) or isinstance(error.__cause__, Fatal):
         return Verdict(fatal=True)
+    hold_s = 0.0
     if isinstance(error, HandshakeRejected):
         if error.status in (401, 403) and fresh_credentials and rejections <= 1:
             return Verdict(fatal=False)
-        if error.status in (429, 503) and error.retry_after_s is not None and not fatal(error):
-            return Verdict(fatal=False, hold_s=min(max(error.retry_after_s, 0.0), MAX_HOLD_S))
-    return Verdict(fatal=fatal(error))
+        # Mostly with 429 and 503, but servers also ask for patience with statuses of their own.
+        hold_s = min(max(error.retry_after_s or 0.0, 0.0), MAX_HOLD_S)
+    return Verdict(fatal=True) if fatal(error) else Verdict(fatal=False, hold_s=hold_s)
 
 
 def retry_after_s(value: str | None, now: float) -> float | None:
@@ -134,7 +144,7 @@ def retry_after_s(value: str | None, now: float) -> float | None:
         return float(value[:10])
     try:
         when = email.utils.parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if when.tzinfo is None:
         when = when.replace(tzinfo=datetime.UTC)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from wsfleet.calls import Plan, RetryDelays
 from wsfleet.errors import ConfigError
+from wsfleet.failures import shown
 from wsfleet.hub import Hub
 from wsfleet.lanes import CALLERS as LANES_CALLERS
 from wsfleet.lanes import Lanes
@@ -373,6 +374,7 @@ class Processor:
         self._tell(messages, error, attempts)
 
     def _tell(self, messages: list[Message[Any]], error: BaseException, attempts: int) -> None:
+        error = shown(error)
         self._log(error)
         topic = f"$dead.{self.mailbox.name}"
         for message in messages:

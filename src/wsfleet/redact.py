@@ -1,61 +1,177 @@
 """Takes secrets out of anything that is shown: logs, reports, topics, reprs, errors.
 
 A feed's URI is often its password: tokens stand in the query (`?token=`), in the path (`/v2/<key>`) or before the
-host. What a person needs to recognise an endpoint (host, port, short path parts) stays.
+host. What a person needs to recognise an endpoint (host, port, short parts of the path, plain words) stays.
+
+Two things give a secret away: the name that it goes under, and that it reads like no word. All patterns match in
+linear time, since what they look at may be a peer's.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
-from urllib.parse import parse_qsl, urlsplit
+from collections.abc import Callable, Iterable, Mapping
+from urllib.parse import unquote, unquote_plus
 
 __all__ = ["HIDDEN", "redact_headers", "redact_text", "redact_uri", "secrets_of"]
 
 HIDDEN = "***"
 
-# Query values are hidden unless the name is clearly harmless: a list of dangerous names is never complete.
-_SECRET_NAME = (
-    r"[\w.\-]*(?:token|key|sign|secret|passw|pwd|auth|credential|session|jwt|ticket|code|nonce|access|sig)[\w.\-]*"
+KEY_LENGTH = 20
+"""In a URI or a header, what is as long as this and isn't made of words is taken for a key."""
+
+# Names: the last word counts ("listenKey", "X-Amz-Signature", but not "KeyError"), and some endings of any compound.
+_SECRET_WORD = re.compile(
+    r"auth(?:entication|orization)?|bearer|code|cookies?|cred(?:ential)?s?|jwt|keys?|otp|pass(?:phrase|wd|word)?|pin|"
+    r"pwd?|secrets?|session|sid|sign?|signature|ticket|tokens?"
 )
-_QUERY = re.compile(rf"(?i)([?&;\s\"'{{,]|^)({_SECRET_NAME})(=|\"?\s*:\s*\"?)([^&#;\s\"',}}]+)")
-_USERINFO = re.compile(r"(?i)\b([a-z][a-z0-9+.\-]*://)[^/?#\s@]*@")
-_KEY_SEGMENT = re.compile(r"(?<=/)([A-Za-z0-9_\-~.%+=]{20,})(?=[/?#\s\"',]|$)")
-_BEARER = re.compile(r"(?i)\b(bearer|basic|token|digest|apikey)\s+[A-Za-z0-9._~+/=\-]{6,}")
+_SECRET_ENDINGS = ("apikey", "auth", "credential", "jwt", "key", "passwd", "password", "secret", "sessionid", "token")
+_AMBIGUOUS = frozenset({"code", "pass", "pin", "session", "sign"})
+"""Secrets as a query's whole name, or joined to another of these words; elsewhere they are everyday words."""
+_WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
+_SUFFIXES = frozenset({"id", "value", "hash"})  # "AWSAccessKeyId"
 _SECRET_HEADER = re.compile(r"(?i)auth|cookie|token|key|secret|passw|sign|credential|session|jwt")
 
+# Values.
+_RUN = re.compile(rf"[\w\-~.%+=:]{{{KEY_LENGTH},}}")
+_WORDY = re.compile(r"(?:(?:[A-Z]?[a-z]{0,14}|[A-Z]{1,14}|[vV]?\d{1,4})(?:[\-_.:~+=]|%20|$))+")
 
-def _segment(match: re.Match[str]) -> str:
-    # A long path part that reads like words is a name, not a key: keys mix letters and digits.
-    text = match.group(1)
-    wordy = "." in text and not re.search(r"\d", text)
-    return text if wordy else HIDDEN
+_NOTHING = frozenset({"None", "null", "true", "false", "True", "False"})
+
+_URI = re.compile(r"(?i)(?<![a-z])([a-z][a-z0-9+.\-]{0,20}://)([^\s\"'<>`]+)")
+_PAIR = re.compile(r"(?<![\w.\-%])([\w.\-%]{1,100})(=)(\"[^\"]*\"|'[^']*'|[^\s&;,\"'(){}\[\]<>]+)")
+_QUOTED = re.compile(
+    r"([\"'])([\w.\-]{1,100})(\1\s{0,3}:\s{0,3})(b?\"(?:[^\"\\]|\\.)*\"|b?'(?:[^'\\]|\\.)*'|[^\s,\"'{}\[\]]+)",
+    re.DOTALL,
+)
+_ESCAPED = re.compile(r"(\\{1,4}[\"'])([\w.\-]{1,100})(\\{1,4}[\"']\s{0,3}:\s{0,3}\\{1,4}[\"'])([^\"'\\]+)")
+_LINE = re.compile(r"(?i)(?<![\w\-])((?:proxy-)?authorization|(?:set-)?cookie)(\s{0,3}:\s{0,3})([^\r\n\"']+)")
+_COLON = re.compile(r"(?<![\w.\-\"'])([\w.\-]{1,100})(:\s{0,3})([^\s,;\"'&<>(){}\[\]]+)")
+_SCHEME = re.compile(r"(?i)\b(bearer|basic)(\s{1,3})([\w.~+/=\-]{6,})")
 
 
 def redact_text(text: str, secrets: Iterable[str] = ()) -> str:
     """Return `text` with everything that looks like a credential hidden, and the given `secrets` in any place."""
-    for secret in sorted({s for s in secrets if len(s) >= 4}, key=len, reverse=True):
-        text = text.replace(secret, HIDDEN)
-    text = _USERINFO.sub(rf"\g<1>{HIDDEN}@", text)
-    text = _QUERY.sub(rf"\g<1>\g<2>\g<3>{HIDDEN}", text)
-    text = _BEARER.sub(rf"\g<1> {HIDDEN}", text)
-    return re.sub(r"(?i)wss?://\S+", lambda m: _KEY_SEGMENT.sub(_segment, m.group(0)), text)
+    for secret in sorted(set(secrets), key=len, reverse=True):
+        if len(secret) >= 8:
+            text = text.replace(secret, HIDDEN)
+        elif len(secret) >= 4:  # short ones as whole words, or "pass" would take a part of "passed"
+            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", HIDDEN, text)
+    text = _URI.sub(lambda found: _uri(found[0]), text)
+    text = _LINE.sub(rf"\1\2{HIDDEN}", text)
+    text = _hide_values(_PAIR, text)
+    text = _hide_values(_QUOTED, text)
+    text = _hide_values(_ESCAPED, text)
+    # In prose a word follows: "invalid token: unexpected end".
+    text = _hide_values(_COLON, text, lambda value: bool(re.search(r"\d", value)) or not _is_wordy(value))
+    return _SCHEME.sub(lambda found: found[0] if _is_wordy(found[3]) else f"{found[1]}{found[2]}{HIDDEN}", text)
 
 
 def redact_uri(uri: str) -> str:
-    """Return `uri` as it may be shown: no userinfo, no secret-like query values, no key-like path parts (20 or more)."""
-    return redact_text(uri)
+    """Return `uri` as it may be shown: no userinfo, no secret-like query values, no key-like parts (20 or more)."""
+    return _uri(uri)
 
 
 def redact_headers(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Return headers as they may be shown: the values of credential headers hidden."""
-    return {name: HIDDEN if _SECRET_HEADER.search(name) else redact_text(value) for name, value in headers}
+    return {name: HIDDEN if _SECRET_HEADER.search(name) else _hide_keys(redact_text(value)) for name, value in headers}
 
 
 def secrets_of(uri: str, headers: Mapping[str, str]) -> list[str]:
     """Return what must not be seen of one attempt's URI and headers, to be taken out of other people's error texts."""
-    parts = urlsplit(uri)
-    found = [value for _, value in parse_qsl(parts.query) if value and value not in redact_uri(uri)]
-    found += [part for part in (parts.username, parts.password) if part]
-    found += [value for name, value in headers.items() if _SECRET_HEADER.search(name)]
-    return found
+    found: list[str] = []
+
+    def take(secret: str) -> str:
+        found.append(secret)
+        return HIDDEN
+
+    _uri(uri, take)
+    for name, value in headers.items():
+        if _SECRET_HEADER.search(name):
+            found.append(value)
+            found += re.split(r"[\s;,]+|(?<=\w)=(?=\w)", value)  # "Bearer <token>", "name=<cookie>; ..."
+        else:
+            _hide_keys(value, take)
+    plain = {unquote(secret) for secret in found} | {unquote_plus(secret) for secret in found}
+    return [secret for secret in {*found, *plain} if len(secret) >= 4 and secret.lower() not in ("bearer", "basic")]
+
+
+# Inside
+
+Hide = Callable[[str], str]
+
+
+def _hidden(_: str) -> str:
+    return HIDDEN
+
+
+def _is_secret(name: str, *, alone: bool) -> bool:
+    """Whether what goes under `name` is to be hidden; `alone`: even where the name is only an ambiguous word."""
+    words = [word.lower() for word in _WORDS.findall(name)]
+    while len(words) > 1 and words[-1] in _SUFFIXES:
+        words.pop()
+    if not words:
+        return False
+    if words[-1] in _AMBIGUOUS:
+        return alone if len(words) == 1 else any(map(_SECRET_WORD.fullmatch, words[:-1]))
+    return _SECRET_WORD.fullmatch(words[-1]) is not None or "".join(words).endswith(_SECRET_ENDINGS)
+
+
+def _is_wordy(text: str) -> bool:
+    return _WORDY.fullmatch(text) is not None
+
+
+def _hide_keys(text: str, hide: Hide = _hidden) -> str:
+    return _RUN.sub(lambda found: found[0] if _is_wordy(found[0]) else hide(found[0]), text)
+
+
+def _hide_values(pattern: re.Pattern[str], text: str, doubtful: Callable[[str], bool] | None = None) -> str:
+    """Hide the last group of each match where the group two before it, a name, says so; quotes stay."""
+
+    def replace(found: re.Match[str]) -> str:
+        *before, name, between, value = found.groups()
+        if not _is_secret(name, alone=False) or value in _NOTHING or (doubtful is not None and not doubtful(value)):
+            return found[0]
+        quote = value[-1] if value[-1] in "\"'" else ""
+        return f"{''.join(before)}{name}{between}{quote}{HIDDEN}{quote}"
+
+    return pattern.sub(replace, text)
+
+
+def _uri(uri: str, hide: Hide = _hidden) -> str:
+    """Return `uri`, or what stands for one, with `hide` called on each secret of it."""
+    scheme, slashes, rest = uri.partition("://")
+    if not slashes:
+        scheme, rest = "", uri
+    place, mark, query = _cut(rest, "?#")
+    authority, slash, path = _cut(place, "/")
+    port = authority.rpartition(":")[2]
+    if "@" not in authority and ":" in authority and "@" in path and not port.isdigit() and "]" not in port:
+        authority, slash, path = place, "", ""  # a password with a slash in it, which should have been %2F
+    userinfo, at, host = authority.rpartition("@")
+    if at:
+        for part in userinfo.split(":", 1):
+            if part:
+                hide(part)
+        userinfo = HIDDEN
+    path = "/".join(_part(part, hide) for part in path.split("/"))
+    query = "".join(_part(part, hide) for part in re.split(r"([&;?#])", query))
+    return f"{scheme}{slashes}{userinfo}{at}{host}{slash}{path}{mark}{query}"
+
+
+def _cut(text: str, marks: str) -> tuple[str, str, str]:
+    """Cut `text` at the first of `marks`."""
+    found = re.search(f"[{marks}]", text)
+    return (text[: found.start()], found[0], text[found.end() :]) if found else (text, "", "")
+
+
+def _part(part: str, hide: Hide) -> str:
+    """One part of a path or query: `name=value`, or a value alone; in a path also `name;of=...`."""
+    if ";" in part and part != ";":
+        return ";".join(_part(each, hide) for each in part.split(";"))
+    name, equals, value = part.partition("=")
+    if equals and value and _is_secret(unquote(name), alone=True):
+        return f"{name}={hide(value)}"
+    if equals and value:
+        return f"{_hide_keys(name, hide)}={_hide_keys(value, hide)}"
+    return _hide_keys(part, hide)

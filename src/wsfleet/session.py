@@ -95,6 +95,11 @@ class Session:
         return self._wire
 
     @property
+    def held(self) -> int:
+        """How many messages wait for `on_open` to be done."""
+        return len(self._held)
+
+    @property
     def lost_error(self) -> ConnectionLost | None:
         return self._error
 
@@ -142,23 +147,27 @@ class Session:
             self._refused = True
             raise
         self._feed.sent += 1
+        rate = self._options.sends_per_s
+        if rate is not None:
+            self._next_send = max(self._next_send, self._loop.time()) + 1.0 / rate
 
     async def _wait_turn(self) -> None:
-        rate = self._options.sends_per_s
-        if rate is None:
-            return
-        now = self._loop.time()
-        mine = max(self._next_send, now)
-        self._next_send = mine + 1.0 / rate
-        if mine > now:
-            await asyncio.wait([self.ended], timeout=mine - now)
+        # The turn is taken when the message is written: one that was cancelled has cost the others nothing. A
+        # heartbeat may take it first.
+        turn = 0.0
+        while self._error is None and self._next_send > turn:
+            turn = self._next_send
+            wait_s = turn - self._loop.time()
+            if wait_s > 0.0:
+                await asyncio.wait([self.ended], timeout=wait_s)
 
     def beat(self, payload: str | bytes) -> None:
         """Send a heartbeat, without waiting: one that has no room now is late anyway."""
         if self._wire.writable and self._error is None:
-            if self._options.sends_per_s is not None:
-                self._next_send = max(self._next_send, self._loop.time()) + 1.0 / self._options.sends_per_s
-            self._write(payload)
+            try:
+                self._write(payload)
+            except NotOpen:
+                pass  # it is closing: nothing has to be kept alive any more
 
     # Receiving while on_open runs
 
@@ -206,15 +215,12 @@ class Session:
         held = self._held.pop(place)
         self._held_bytes -= held.size
         self._removed += 1
-        self._feed.held -= 1
         return held
 
     def _hold(self, payloads: list[str | bytes], at: float) -> None:
         feed = self._feed
-        for payload in payloads:
-            feed.received += 1
-            feed.held += 1
-            held = _Held(payload, feed.received, at)
+        for index, payload in enumerate(payloads, feed.received + 1):
+            held = _Held(payload, index, at)
             feed.received_bytes += held.size
             self._held.append(held)
             self._held_bytes += held.size
@@ -246,9 +252,10 @@ class Session:
         self._holding = False
         self.as_text, self.chunk = feed.intake.as_text, feed.intake.chunk
         self._notify()
-        feed.attach(self._wire)
-        if self._reading and not self._bounded and feed.reading:
-            self._wire.resume()
+        if self._reading:
+            feed.attach(self._wire)
+            if not self._bounded and feed.reading:
+                self._wire.resume()
 
     def _publish_held(self, feed: Feed) -> None:
         messages = []
@@ -277,10 +284,14 @@ class Session:
         if not self._reading:
             return
         self.last_data = self._loop.time()
-        if self._holding:
-            self._hold(payloads, at)
-        else:
-            self._feed.publish(payloads, self.number, at)
+        try:
+            if self._holding:
+                self._hold(payloads, at)
+            else:
+                self._feed.publish(payloads, self.number, at)
+        finally:
+            # What was handed to us, whatever became of it; last, as the user's code in between may look at the stats.
+            self._feed.received += len(payloads)
 
     def lost(self, error: ConnectionLost) -> None:
         self._error = error
@@ -293,9 +304,16 @@ class Session:
 
     # Ending
 
+    @property
+    def reading(self) -> bool:
+        """Whether anything that comes is still wanted."""
+        return self._reading
+
     def stop_reading(self) -> None:
         """Hand over nothing more; sending still works."""
         self._reading = False
+        # A mailbox with room again would have the socket read on.
+        self._feed.detach()
         self._wire.pause()
 
     def close(self, code: int, reason: str = "") -> None:

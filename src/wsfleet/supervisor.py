@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from types import CodeType
 from typing import Protocol
 
-from wsfleet import policy
+from wsfleet import failures, policy
 from wsfleet.decoding import Intake
-from wsfleet.errors import ConfigError, ConnectFailed, ConnectionLost, EndpointFailed, Fatal, FleetError, NotOpen
+from wsfleet.errors import ConfigError, ConnectFailed, ConnectionLost, EndpointFailed, FleetError, NotOpen
 from wsfleet.feed import LONG_S, Feed
 from wsfleet.governor import Governor, host_of
 from wsfleet.hub import Hub
@@ -44,6 +44,9 @@ class Services(Protocol):
 
     def endpoint_ended(self, supervisor: Supervisor) -> None:
         """`supervisor` has come to its end, CLOSED or FAILED."""
+
+    def exit_asked(self, wish: BaseException) -> None:
+        """User code raised `wish`, which asks the whole program to end."""
 
 
 class Supervisor:
@@ -83,7 +86,6 @@ class Supervisor:
                 if self.stopping:
                     break
                 if self._restarting:
-                    self._restarting = False
                     continue
                 error, delay_s = self._verdict(error)
                 if delay_s is None:
@@ -91,7 +93,6 @@ class Supervisor:
                     return
                 self._set_state(State.BACKOFF, error, delay_s)
                 await self._wait(delay_s)
-                self._restarting = False
             self._end(State.CLOSED, None)
         except asyncio.CancelledError:
             self._drop_session()
@@ -99,11 +100,15 @@ class Supervisor:
             raise
         except Exception as exc:
             # A fault of ours, or of the user's `fatal`: it ends this endpoint, never the fleet.
-            log.exception("%s: the supervisor failed", self.name)
+            fault = failures.unexpected(exc, self._secrets)
+            failures.hide_secrets(fault, self._secrets)
+            log.error("%s: the supervisor failed: %s", self.name, fault, exc_info=fault.__cause__)
             self._drop_session()
-            error = FleetError(redact_text(f"unexpected {type(exc).__name__}: {exc}", self._secrets))
-            error.__cause__ = exc
-            self._fail(error)
+            self._fail(fault)
+        except (KeyboardInterrupt, SystemExit) as exc:
+            self._drop_session()
+            self._end(State.CLOSED, None)
+            self._services.exit_asked(exc)
 
     def _verdict(self, error: Exception) -> tuple[Exception, float | None]:
         """Return the error, and how long to wait before the next attempt, or None to give up."""
@@ -117,6 +122,8 @@ class Supervisor:
             fresh_credentials=callable(endpoint.uri) or callable(endpoint.headers),
             rejections=self._rejections,
         )
+        # Not before the verdict, which may depend on what is behind the error.
+        failures.hide_secrets(error, self._secrets)
         if verdict.fatal:
             return error, None
         if not self._budget.spend(now):
@@ -131,14 +138,23 @@ class Supervisor:
         """Connect, and stay until the connection is lost; return the error of either."""
         loop = asyncio.get_running_loop()
         self._attempt += 1
+        self._restarting = False
         self._set_state(State.CONNECTING, None, 0.0)
         progress = Progress()
+        received = self.feed.received
         try:
             async with asyncio.timeout(self.endpoint.open_s) as self._scope:
                 session = await self._open(progress, self._scope)
-        except TimeoutError as exc:
-            return self._attempt_failed(exc, progress)
+            if self._scope.expired() or self.stopping or self._restarting:
+                # An on_open that does not let itself be cancelled; or it was told to stop as it came through.
+                raise TimeoutError
         except Exception as exc:
+            return self._attempt_failed(exc, progress)
+        except asyncio.CancelledError as exc:
+            task = asyncio.current_task()
+            if task is None or task.cancelling():
+                raise
+            # One that nobody asked this task for comes from the user's code: a failure like any other.
             return self._attempt_failed(exc, progress)
         finally:
             self._scope = None
@@ -149,7 +165,8 @@ class Supervisor:
         error = self._explain(await session.ended)
         lost_at = loop.time()
         self._last = (session.number, self.feed.received, lost_at)
-        heard = session.wire.last_frame > session.wire.connected_at
+        # Where the clock is coarse, the first message may have come at the very time of the handshake.
+        heard = session.wire.last_frame > session.wire.connected_at or self.feed.received > received
         if heard and lost_at - opened_at >= self.endpoint.reconnect.stable_s:
             self._backoff.reset()
             self._attempt = 0
@@ -166,7 +183,7 @@ class Supervisor:
         left = (scope.when() or 0.0) - loop.time()
         scope.reschedule(None)
         async with self._services.governor.slot(self._host):
-            scope.reschedule(loop.time() + left)
+            scope.reschedule(loop.time() + (0.0 if self._restarting else left))
             wire = await self._services.transport.open(target, progress)
         self.session_count += 1
         session = self.session = Session(self.endpoint, self.feed, wire, self.session_count)
@@ -197,11 +214,13 @@ class Supervisor:
                 headers = {}
             elif not isinstance(headers, Mapping):
                 headers = await headers()
+                if not isinstance(headers, Mapping):
+                    raise ConfigError(f"the headers function returned {type(headers).__name__}, not a mapping")
                 faults = list(check_headers(headers))
                 if faults:
                     raise ConfigError(f"the headers function: {'; '.join(faults)}")
         except ConfigError as exc:
-            raise ConnectFailed("uri", str(exc)) from exc
+            raise ConnectFailed("uri", redact_text(str(exc))) from exc
         self._secrets = secrets_of(uri, headers)
         self._shown_uri = redact_uri(uri)
         self._host = host_of(uri)
@@ -228,42 +247,26 @@ class Supervisor:
             self._services.hub.inject(topic, Gap(self.name, previous, session.number, last_index, now - lost_at))
         self._wake_open_waiters()
 
-    def _attempt_failed(self, exc: Exception, progress: Progress) -> Exception:
+    def _attempt_failed(self, exc: BaseException, progress: Progress) -> Exception:
         lost = self.session.lost_error if self.session is not None else None
         self._drop_session()
-        error: Exception
-        if isinstance(exc, ConnectFailed) and progress.stage != "on_open":
-            error = exc
-        elif lost is not None and not isinstance(exc, Fatal):
-            error = ConnectFailed("on_open", redact_text(str(lost), self._secrets))
-            error.__cause__ = lost
-        elif isinstance(exc, TimeoutError) and self._scope is not None and self._scope.expired():
-            error = ConnectFailed(progress.stage, f"not done within open_s = {self.endpoint.open_s:g} s")
-            error.__cause__ = exc
-        else:
-            text = redact_text(f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__, self._secrets)
-            error = ConnectFailed(progress.stage, text)
-            error.__cause__ = exc
+        open_s = self.endpoint.open_s if self._scope is not None and self._scope.expired() else None
+        error = failures.attempt_failed(exc, lost, progress.stage, open_s, self._secrets)
         if not self._restarting and not self.stopping:
             self.last_error = error
         return error
 
     def _explain(self, lost: ConnectionLost) -> ConnectionLost:
-        """Return the loss as it may be shown; where we had stopped reading, that is why."""
-        reason = redact_text(lost.reason, self._secrets)
-        paused_s, names = self.feed.lag()
+        """Return the loss as it may be shown; where we had stopped reading, or were blocked, that is why."""
         ours = self.stopping or (self.session is not None and self.session.closed_by_us)
-        if paused_s >= LONG_S and not ours and (not self.feed.reading or policy.is_impatience(lost.code)):
-            reason = f"closed by the peer after {paused_s:.0f} s paused by {names}" + (f" ({reason})" if reason else "")
-        block = self._services.watchdog.recent()
-        if block is not None and not ours and policy.is_impatience(lost.code):
-            # "1011 keepalive ping timeout" is mostly our own: the ping was not answered because nobody read it.
-            reason = f"{reason}; {block}" if reason else str(block)
-        if reason == lost.reason:
-            return lost
-        error = ConnectionLost(lost.code, reason)
-        error.__cause__ = lost
-        return error
+        impatient = policy.is_impatience(lost.code)
+        paused_s, names = self.feed.lag()
+        pause = (paused_s, names) if paused_s >= LONG_S and (impatient or not self.feed.reading) else None
+        # "1011 keepalive ping timeout" is mostly our own: the ping was not answered because nobody read it.
+        block = self._services.watchdog.recent() if impatient else None
+        if ours:
+            pause = block = None
+        return failures.loss(lost, pause, None if block is None else str(block), self._secrets)
 
     def _drop_session(self) -> None:
         """Leave nothing of a session behind, whatever state it is in."""
@@ -330,7 +333,11 @@ class Supervisor:
                 raise NotOpen(f"{self.name} is closed")
             waiter = asyncio.get_running_loop().create_future()
             self.tell_open(waiter)
-            await waiter
+            try:
+                await waiter
+            finally:
+                if waiter in self._open_waiters:
+                    self._open_waiters.remove(waiter)
 
     def _wake_open_waiters(self) -> None:
         for waiter in self._open_waiters:
@@ -346,6 +353,8 @@ class Supervisor:
 
     def restart(self) -> None:
         """Give up the current attempt, wait or socket, and connect afresh at once."""
+        if self.task is None:
+            return
         self._restarting = True
         self._backoff.reset()
         self._attempt = 0
@@ -374,6 +383,11 @@ class Supervisor:
         if task is self.task and self.state not in (State.CLOSED, State.FAILED):
             self._end(State.CLOSED, None)
 
+    def let_go(self) -> None:
+        """CLOSED, where no task is there to say so: before the start, or after FAILED."""
+        if self.state is not State.CLOSED:
+            self._end(State.CLOSED, None)
+
     def stop(self) -> None:
         """Make no new attempts; an open session goes on until it is closed."""
         self.stopping = True
@@ -394,7 +408,7 @@ class Supervisor:
             malformed=feed.malformed,
             answered=feed.answered,
             published=feed.published,
-            held=feed.held,
+            held=session.held if session is not None else 0,
             discarded=feed.discarded,
             paused_by=tuple(mailbox.name for mailbox in feed.paused_by),
             paused_s=feed.paused_s,

@@ -120,7 +120,8 @@ def _getter(path: str, whole: str) -> Callable[[Any], Any]:
 def compile_topic(template: str) -> Topic:
     """Return the function that a topic format string stands for: `"trades.{symbol}"`, `"{data.s}"`, `"{3}"`.
 
-    Raises ConfigError where the string is not a topic, or uses conversions or format specs.
+    The function gives None where the data lacks what the topic needs, or would forge a `$` topic. Raises ConfigError
+    where the string is not a topic, or uses conversions or format specs.
     """
     parts: list[str | Callable[[Any], Any]] = []
     sample = ""
@@ -140,8 +141,8 @@ def compile_topic(template: str) -> Topic:
     fault = check_topic(sample)
     if fault:
         raise ConfigError(f"{template!r} does not make a topic: {fault}")
-    if len(parts) == 1:
-        return lambda data: template
+    if all(isinstance(part, str) for part in parts):
+        return lambda data: sample
 
     def topic(data: Any) -> str | None:
         made = ""
@@ -157,6 +158,7 @@ def compile_topic(template: str) -> Topic:
         except Exception:
             # A missing item, an index out of range, or a property of the user's type that raises.
             return None
-        return made
+        # Data at the very front could name one of the fleet's own topics.
+        return None if made.startswith("$") else made
 
     return topic

@@ -93,7 +93,7 @@ def feed_server(connections: int, duration_s: float, seed: int) -> Iterator[int]
         start_new_session=True,
     )
     with server:
-        assert server.stdin is not None and server.stdout is not None  # noqa: S101, PT018 - both are pipes
+        assert server.stdin is not None and server.stdout is not None  # noqa: S101 - both are pipes
         try:
             port = server.stdout.readline()
             if not port:

@@ -26,13 +26,17 @@ READ_BYTES = 2**16
 
 
 class FakeSocket:
-    """The server's end of one accepted connection. `sent` lists what the fleet sent over it."""
+    """The server's end of one accepted connection. `sent` lists what the fleet sent over it.
+
+    It answers pings, unless `answers_pings` is set to False; `pings` counts them.
+    """
 
     def __init__(self, target: Target) -> None:
         self.uri = target.uri
         self.headers: Mapping[str, str] = dict(target.headers)
         self.sent: list[Payload] = []
         self.pings = 0
+        self.answers_pings = True
         self.paused = False
         self._target = target
         self._loop = asyncio.get_running_loop()
@@ -41,6 +45,7 @@ class FakeSocket:
         self._receiver: Receiver | None = None
         self._waiting: deque[Payload] = deque()
         self._closing: ConnectionLost | None = None
+        self._lost: ConnectionLost | None = None
         self._gone = False
         self._pinged_at: float | None = None
         # What the fleet sees as the wire.
@@ -90,8 +95,8 @@ class FakeSocket:
 
     def pong(self) -> None:
         """Answer the pings so far."""
-        self.last_frame = self._loop.time()
-        if self._pinged_at is not None:
+        if self._pinged_at is not None and not self._gone:
+            self.last_frame = self._loop.time()
             self.latency_s = self.last_frame - self._pinged_at
             self._pinged_at = None
 
@@ -122,6 +127,7 @@ class FakeSocket:
         if self._gone:
             return
         self._gone = True
+        self._lost = error
         if self._receiver is not None:
             self._receiver.lost(error)
         self._tell()
@@ -141,8 +147,8 @@ class FakeSocket:
 
     def start(self, receiver: Receiver) -> None:
         self._receiver = receiver
-        if self._gone:
-            self._loop.call_soon(receiver.lost, ConnectionLost(1006, "lost before it began"))
+        if self._lost is not None:
+            self._loop.call_soon(receiver.lost, self._lost)
         self._tell()
 
     def pause(self) -> None:
@@ -155,6 +161,8 @@ class FakeSocket:
             self._loop.call_soon(self._resumed)
 
     def _resumed(self) -> None:
+        if self.answers_pings and not self.paused:
+            self.pong()
         self._deliver()
         self._tell()
 
@@ -168,6 +176,8 @@ class FakeSocket:
         self.pings += 1
         if self._pinged_at is None:
             self._pinged_at = self._loop.time()
+        if self.answers_pings and not self.paused:
+            self._loop.call_soon(self.pong)
 
     def abort(self, reason: str = "") -> None:
         self._end(ConnectionLost(1006, reason))

@@ -11,13 +11,19 @@ import asyncio
 import ipaddress
 import socket
 import threading
+from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 __all__ = ["AddrInfo", "Resolver", "in_thread"]
 
 AddrInfo = tuple[int, int, int, str, Any]
 T = TypeVar("T")
+
+MAX_THREADS = 256
+"""Lookups at a time. A fleet of ten thousand hosts must not start with ten thousand threads; only past so many slow
+names do others wait."""
 
 
 def in_thread(function: Callable[[], T], name: str) -> asyncio.Future[T]:
@@ -47,7 +53,11 @@ def in_thread(function: Callable[[], T], name: str) -> asyncio.Future[T]:
         except RuntimeError:
             pass  # the loop was closed meanwhile: nobody waits any more
 
-    threading.Thread(target=run, name=name, daemon=True).start()
+    try:
+        threading.Thread(target=run, name=name, daemon=True).start()
+    except RuntimeError as exc:
+        # The system has no more threads: a matter of the moment, like a lookup that fails.
+        finish(None, OSError(str(exc)))
     return future
 
 
@@ -56,6 +66,8 @@ class Resolver:
 
     def __init__(self) -> None:
         self._lookups: dict[tuple[str, int], asyncio.Future[list[AddrInfo]]] = {}
+        self._waiting: deque[tuple[str, int]] = deque()
+        self._running = 0
 
     async def resolve(self, host: str, port: int) -> list[AddrInfo]:
         """Return the addresses of `host`. Raises OSError where there are none. Safe to cancel: others go on waiting."""
@@ -64,26 +76,43 @@ class Resolver:
         except ValueError:
             pass
         else:
-            v6 = address.version == 6
-            where = (str(address), port, 0, 0) if v6 else (str(address), port)
-            return [(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", where)]
+            if "%" not in host:  # fe80::1%eth0: the number of the interface is the system's to find
+                v6 = address.version == 6
+                where = (str(address), port, 0, 0) if v6 else (str(address), port)
+                return [(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", where)]
         key = (host, port)
         lookup = self._lookups.get(key)
         if lookup is None:
-            lookup = in_thread(
-                lambda: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP),
-                f"wsfleet-resolve-{host}",
-            )
-            self._lookups[key] = lookup
-            lookup.add_done_callback(lambda done: self._finished(key, done))
+            lookup = self._lookups[key] = asyncio.get_running_loop().create_future()
+            self._waiting.append(key)
+            self._start_waiting()
         return await asyncio.shield(lookup)
 
-    def _finished(self, key: tuple[str, int], lookup: asyncio.Future[list[AddrInfo]]) -> None:
-        self._lookups.pop(key, None)
-        if not lookup.cancelled():
+    def _start_waiting(self) -> None:
+        while self._waiting and self._running < MAX_THREADS:
+            key = self._waiting.popleft()
+            self._running += 1
+            call = in_thread(partial(_getaddrinfo, *key), f"wsfleet-resolve-{key[0]}")
+            call.add_done_callback(partial(self._finished, key))
+
+    def _finished(self, key: tuple[str, int], call: asyncio.Future[list[AddrInfo]]) -> None:
+        self._running -= 1
+        lookup = self._lookups.pop(key)
+        error = call.exception()
+        if error is None:
+            lookup.set_result(call.result())
+        else:
+            lookup.set_exception(error)
             lookup.exception()  # whoever asked may have been cancelled: an unread exception is no news
+        self._start_waiting()
 
     async def aclose(self) -> None:
         """Wait a moment for lookups under way, then leave them to end by themselves."""
+        while self._waiting:
+            self._lookups.pop(self._waiting.popleft()).cancel()
         if self._lookups:
             await asyncio.wait(list(self._lookups.values()), timeout=0.5)
+
+
+def _getaddrinfo(host: str, port: int) -> list[AddrInfo]:
+    return list(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP))

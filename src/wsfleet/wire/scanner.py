@@ -15,6 +15,9 @@ HEADER_MAX = 10
 _TEXT = 0x81  # FIN, no reserved bits, opcode 1
 _BINARY = 0x82
 
+_RESERVED = frozenset([*range(3, 8), *range(11, 16)])
+"""Opcodes that mean nothing yet (RFC 6455, section 5.2)."""
+
 
 def scan(data: bytes, pos: int, limit: int, most: int, as_text: bool, out: list[str | bytes]) -> int:
     """Append the payloads of the plain frames from `pos` on to `out`; return where the first other thing begins.
@@ -25,42 +28,37 @@ def scan(data: bytes, pos: int, limit: int, most: int, as_text: bool, out: list[
     """
     end = len(data)
     append = out.append
-    # Two bytes of header are always needed, so the last place a frame can begin is end - 2.
-    while most and pos + 2 <= end:
-        head = data[pos]
-        if head != _TEXT and head != _BINARY:
-            break
-        length = data[pos + 1]
-        start = pos + 2
-        if length > 125:
-            # 126 and 127 announce longer lengths; above them the mask bit is set, which a server must not do.
-            if length == 126:
+    try:
+        for _ in range(most):
+            head = data[pos]
+            if head != _TEXT and head != _BINARY:
+                break
+            length = data[pos + 1]
+            if length < 126:
+                start = pos + 2
+            elif length == 126:
+                length = data[pos + 2] << 8 | data[pos + 3]
                 start = pos + 4
             elif length == 127:
                 start = pos + 10
+                length = int.from_bytes(data[pos + 2 : start], "big")
             else:
                 break
-            if start > end:
+            stop = start + length
+            if stop > end or length > limit:
                 break
-            length = int.from_bytes(data[pos + 2 : start], "big")
-        stop = start + length
-        if stop > end or length > limit:
-            break
-        payload = data[start:stop]
-        if head == _BINARY:
-            append(payload)
-        else:
-            try:
-                if as_text:
-                    append(payload.decode())
-                else:
-                    if not payload.isascii():
-                        payload.decode()
-                    append(payload)
-            except UnicodeDecodeError:
-                break
-        pos = stop
-        most -= 1
+            payload = data[start:stop]
+            if head == _BINARY:
+                append(payload)
+            elif as_text:
+                append(payload.decode())
+            else:
+                if not payload.isascii():
+                    payload.decode()
+                append(payload)
+            pos = stop
+    except (IndexError, UnicodeDecodeError):
+        pass
     return pos
 
 
@@ -68,14 +66,14 @@ def frame_end(data: bytes | bytearray, pos: int, limit: int) -> int:
     """Return where the frame at `pos` ends, whether or not `data` reaches that far.
 
     Where the header is incomplete, the place up to which bytes are needed to know more. Where the frame can only
-    fail (a mask, a payload over `limit`), the end of its header: websockets' parser refuses it right there, and
-    nobody waits for the rest.
+    fail (a reserved opcode, a mask, a payload over `limit`), the end of its header: websockets' parser refuses it
+    right there, and nobody waits for the rest.
     """
-    if pos + 2 > len(data):
-        return pos + 2
-    length = data[pos + 1]
     start = pos + 2
-    if length & 0x80:
+    if start > len(data):
+        return start
+    length = data[pos + 1]
+    if length & 0x80 or data[pos] & 0x0F in _RESERVED:
         return start
     if length > 125:
         start = pos + (4 if length == 126 else 10)

@@ -1,0 +1,98 @@
+"""What went wrong, as it may be shown: the errors that attempts and sessions end with, without anybody's secrets."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Iterator
+
+from wsfleet.errors import ConnectFailed, ConnectionLost, Fatal, FleetError
+from wsfleet.redact import redact_text
+
+__all__ = ["attempt_failed", "hide_secrets", "loss", "shown", "unexpected"]
+
+
+def attempt_failed(
+    exc: BaseException, lost: ConnectionLost | None, stage: str, open_s: float | None, secrets: Iterable[str]
+) -> Exception:
+    """Return the error of an attempt that `exc` ended at `stage`.
+
+    `lost` says that the connection was lost in `on_open`; `open_s` that it took longer than this.
+    """
+    if isinstance(exc, ConnectFailed) and stage != "on_open":
+        return exc
+    cause: BaseException = exc
+    if lost is not None and not isinstance(exc, Fatal):
+        text, cause = redact_text(str(lost), secrets), lost
+    elif open_s is not None and not isinstance(exc, Fatal):
+        text = f"not done within open_s = {open_s:g} s"
+    else:
+        text = _text(exc, secrets)
+    error = ConnectFailed(stage, text)
+    error.__cause__ = cause
+    return error
+
+
+def loss(
+    lost: ConnectionLost, pause: tuple[float, str] | None, block: str | None, secrets: Iterable[str]
+) -> ConnectionLost:
+    """Return the loss of an open connection, and why: that we had stopped reading, or that the loop was blocked."""
+    reason = redact_text(lost.reason, secrets)
+    if pause is not None:
+        reason = f"closed by the peer after {pause[0]:.0f} s paused by {pause[1]}" + (f" ({reason})" if reason else "")
+    if block is not None:
+        reason = f"{reason}; {block}" if reason else block
+    if reason == lost.reason:
+        return lost
+    error = ConnectionLost(lost.code, reason)
+    error.__cause__ = lost.__cause__
+    return error
+
+
+def unexpected(exc: Exception, secrets: Iterable[str]) -> FleetError:
+    """Return the error of an endpoint that a fault in the program ended: ours, or one in the user's `fatal`."""
+    error = FleetError(f"unexpected {_text(exc, secrets)}")
+    error.__cause__ = exc
+    return error
+
+
+def shown(exc: BaseException) -> BaseException:
+    """Return an exception of the user's code as records and logs may have it.
+
+    It is the very same one, unless its text or one behind it has a secret; then one of its kind that has none.
+    """
+    try:
+        if all(redact_text(text) == text for text in (str(exc), *_texts_behind(exc))):
+            return exc
+        made = copy.copy(exc)
+        made.args = tuple(redact_text(arg) if isinstance(arg, str) else arg for arg in exc.args)
+        if redact_text(str(made)) == str(made):
+            return made.with_traceback(exc.__traceback__)
+        return FleetError(_text(exc, ())).with_traceback(exc.__traceback__)
+    except Exception:
+        # An exception that can neither be shown nor copied.
+        return FleetError(type(exc).__name__).with_traceback(exc.__traceback__)
+
+
+def hide_secrets(error: BaseException, secrets: Iterable[str]) -> None:
+    """Cut off the exceptions behind `error` if one of their texts, which are other people's, has a secret in it."""
+    secrets = list(secrets)
+    if any(redact_text(text, secrets) != text for text in _texts_behind(error)):
+        error.__cause__ = None  # and with it, the context is not shown either
+        error.__context__ = None
+
+
+def _text(exc: BaseException, secrets: Iterable[str]) -> str:
+    name, text = type(exc).__name__, str(exc)
+    return redact_text(f"{name}: {text}" if text else name, secrets)
+
+
+def _texts_behind(error: BaseException) -> Iterator[str]:
+    seen = {id(error)}
+    todo = [error.__cause__, error.__context__]
+    while todo:
+        exc = todo.pop()
+        if exc is None or id(exc) in seen:
+            continue
+        seen.add(id(exc))
+        yield str(exc)
+        todo += [exc.__cause__, exc.__context__, *getattr(exc, "exceptions", ())]

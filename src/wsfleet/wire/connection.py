@@ -1,0 +1,409 @@
+"""One open socket: websockets' rules, our way of reading.
+
+Incoming bytes first meet the scanner, which takes plain data frames straight out of each read. Every other frame is
+handed, whole, to websockets' Sans-I/O protocol object, which therefore always stands at a frame's edge and keeps all
+of its rules in force.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from typing import cast
+
+from websockets.asyncio.messages import MAX_FRAGMENTS
+from websockets.client import ClientProtocol
+from websockets.frames import BINARY, CONT, PONG, TEXT, CloseCode, Frame
+from websockets.http11 import Request, Response
+from websockets.protocol import OPEN
+
+from wsfleet.errors import ConnectionLost, NotOpen
+from wsfleet.wire.base import Payload, Receiver
+from wsfleet.wire.dialing import Opening
+from wsfleet.wire.scanner import frame_end, scan
+
+__all__ = ["READ_BYTES", "TLS_READ_BYTES", "WebSocketWire"]
+
+READ_BYTES = 2**16
+"""One read of a socket at most, and so one batch at most."""
+
+TLS_READ_BYTES = 2**18 + 2**16
+"""What a TLS transport may have decrypted at a time: one read of its own, 256 KiB, and the record begun before.
+
+It has to fit. What does not fit stays in the transport, which forgets it when the socket's end comes first.
+"""
+
+SLICE_S = 0.001
+"""How long one callback may hand over before the loop gets its turn: well below the 2 ms that wsfleet promises."""
+
+REASON_MAX = 123
+"""Bytes of a close frame's reason: a control frame has 125 (RFC 6455, section 5.5), and the code takes 2."""
+
+log = logging.getLogger("wsfleet.wire")
+
+
+class WebSocketWire(asyncio.BufferedProtocol):
+    """One open socket. See `wsfleet.wire.base.Wire`.
+
+    What has been read and not handed over, because there is no receiver yet, because reading is paused or because
+    time was up, is in `_rest`; while there is any, the socket is not read.
+    """
+
+    # As a BufferedProtocol and not an asyncio.Protocol, it reads into a buffer that all connections share.
+
+    def __init__(
+        self,
+        opening: Opening,
+        protocol: ClientProtocol,
+        request: Request,
+        response: Response,
+        view: memoryview,
+        close_s: float,
+    ) -> None:
+        self._protocol = protocol
+        self._transport = opening.transport
+        self._source = opening.source
+        self._loop = asyncio.get_running_loop()
+        self._view = view
+        self._close_s = close_s
+        self._receiver: Receiver | None = None
+        self._limit: int = protocol.max_message_size or 0
+
+        self._rest = opening.early
+        self._pos = 0
+        self._going = False
+        self._tail = bytearray()  # an incomplete frame, and how many bytes it takes to know more
+        self._need = 0
+        self._parts: list[bytes | bytearray | memoryview] = []
+        self._text = False
+        self._at = time.time()
+
+        self._paused = False
+        self._reading = False
+        self._closing = False
+        self._failed: tuple[int, str] | None = None
+        self._failure: Exception | None = None
+        self._aborted: str | None = None
+        self._lost: tuple[Exception | None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+        self._write_paused = False
+        self._writers: list[asyncio.Future[None]] = []
+        self._pings: deque[tuple[bytes, float, float]] = deque()
+        self._ping_count = 0
+
+        self.connected_at = self.last_frame = self._loop.time()
+        self.latency_s: float | None = None
+        self.subprotocol: str | None = protocol.subprotocol
+        self.request_headers = dict(request.headers.raw_items())
+        self.response_headers = dict(response.headers.raw_items())
+
+        opening.heir = self
+        if opening.lost is not None:
+            self.connection_lost(opening.lost[0])
+        else:
+            self._transport.set_protocol(self)
+
+    # What the session calls
+
+    def start(self, receiver: Receiver) -> None:
+        self._receiver = receiver
+        self._go_on_soon()
+
+    def pause(self) -> None:
+        # Once the socket is gone, or going, there is nothing to stop any more: the rest is handed over, or discarded.
+        if not self._closing and self._lost is None:
+            self._paused = True
+            self._set_reading()
+
+    def resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._go_on_soon()
+
+    @property
+    def ping_sent(self) -> float | None:
+        return self._pings[0][1] if self._pings else None
+
+    @property
+    def writable(self) -> bool:
+        return not self._write_paused
+
+    async def wait_writable(self) -> None:
+        while self._write_paused and self._lost is None:
+            waiter = self._loop.create_future()
+            self._writers.append(waiter)
+            try:
+                await waiter
+            finally:
+                self._writers.remove(waiter)
+
+    def write(self, payload: Payload) -> None:
+        if not self._open:
+            raise NotOpen("the connection is closing")
+        if isinstance(payload, str):
+            self._protocol.send_text(payload.encode())
+        else:
+            self._protocol.send_binary(payload)
+        self._flush()
+
+    def ping(self) -> None:
+        if not self._open:
+            return
+        self._ping_count += 1
+        payload = self._ping_count.to_bytes(8, "big")
+        # The loop's clock serves deadlines; uvloop's counts whole milliseconds, too coarse for a round trip.
+        self._pings.append((payload, self._loop.time(), time.perf_counter()))
+        self._protocol.send_ping(payload)
+        self._flush()
+
+    def close(self, code: int, reason: str = "") -> None:
+        if self._open:
+            # A cut inside a character leaves bytes that are not UTF-8, and they go too.
+            reason = reason.encode()[:REASON_MAX].decode(errors="ignore")
+            self._protocol.send_close(code, reason)
+            self._flush()
+        self._begin_close()
+
+    def abort(self, reason: str = "") -> None:
+        if self._lost is None and self._aborted is None:
+            self._aborted = reason
+            self._closing = True
+            self._source.abort()
+
+    # Closing
+
+    @property
+    def _open(self) -> bool:
+        closed = self._closing or self._lost is not None or self._protocol.state is not OPEN
+        return not closed and not self._transport.is_closing()
+
+    @property
+    def _discarding(self) -> bool:
+        """Whether nothing that comes now means anything (RFC 6455, sections 1.4 and 7.1.7)."""
+        return self._failed is not None or self._aborted is not None or self._protocol.close_rcvd is not None
+
+    def _begin_close(self) -> None:
+        """Wait for the peer to close, reading on so that its answer is seen, and not for ever."""
+        if self._closing:
+            return
+        self._closing = True
+        self._paused = False
+        self._limit_close()
+        self._go_on_soon()
+
+    def _limit_close(self) -> None:
+        if self._timer is None and self._lost is None:
+            self._timer = self._loop.call_later(self._close_s, self._source.abort)
+
+    def _fail(self, code: CloseCode, reason: str, failure: Exception | None = None) -> None:
+        # RFC 6455, section 7.1.7: fail the connection, and process nothing more of it.
+        if self._failed is None:
+            self._failed, self._failure = (int(code), reason), failure
+            self._protocol.fail(code, reason)
+            self._flush()
+            self._begin_close()
+
+    def _loss(self, exc: Exception | None) -> ConnectionLost:
+        protocol = self._protocol
+        if self._failed is not None:
+            error = ConnectionLost(*self._failed)
+        elif protocol.close_rcvd is not None:
+            error = ConnectionLost(int(protocol.close_rcvd.code), protocol.close_rcvd.reason)
+        elif protocol.close_sent is not None:
+            error = ConnectionLost(int(protocol.close_sent.code), "closed by us; the peer did not answer")
+        else:
+            why = self._aborted or (exc and str(exc)) or "the peer closed the connection without a close frame"
+            error = ConnectionLost(int(CloseCode.ABNORMAL_CLOSURE), why)
+        error.__cause__ = self._failure or exc
+        return error
+
+    # asyncio protocol methods
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._view
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.last_frame = self._loop.time()
+        self._at = time.time()
+        read = self._view[:nbytes]
+        if self._rest:
+            self._rest += read
+            return
+        if len(self._tail) + nbytes < self._need:
+            self._tail += read
+            return
+        data = b"".join((self._tail, read))
+        self._tail.clear()
+        self._need = 0
+        self._run(data, 0)
+        if nbytes >= READ_BYTES:
+            # More is waiting, and uvloop would read on, 32 times in one callback.
+            self._go_on_soon()
+            self._set_reading()
+
+    def eof_received(self) -> None:
+        # The transport closes now, but not before it has written what it holds, which the peer may never read.
+        self._limit_close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self._lost is not None:
+            return
+        self._lost = (exc,)
+        self._paused = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        self._wake_writers()
+        self._go_on_soon()
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        self._wake_writers()
+
+    def _wake_writers(self) -> None:
+        for waiter in self._writers:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _flush(self) -> None:
+        for data in self._protocol.data_to_send():
+            # An empty one asks for the socket's end to be sent: only where the peer's was read, and asyncio closes.
+            if data and not self._transport.is_closing():
+                self._transport.write(data)
+
+    # Reading
+
+    def _set_reading(self) -> None:
+        idle = self._receiver is None and not self._closing
+        reading = not (idle or self._paused or self._rest or self._going)
+        if reading != self._reading and not self._source.is_closing():
+            self._reading = reading
+            if reading:
+                self._source.resume_reading()
+            else:
+                self._source.pause_reading()
+
+    def _go_on_soon(self) -> None:
+        if not self._going:
+            self._going = True
+            self._loop.call_soon(self._go_on)
+
+    def _go_on(self) -> None:
+        """Hand over what was put off, then read again, or tell that the socket is gone."""
+        self._going = False
+        if self._receiver is None and not self._closing:
+            return
+        if self._rest and not self._paused:
+            data, pos = self._rest, self._pos
+            self._rest = b""
+            self._run(data, pos)
+        if self._lost is None:
+            self._set_reading()
+        elif not self._rest:
+            self._end(self._lost[0])
+
+    def _end(self, exc: Exception | None) -> None:
+        self._protocol.receive_eof()
+        receiver, self._receiver = self._receiver, None
+        if receiver is not None:
+            try:
+                receiver.lost(self._loss(exc))
+            except Exception:
+                log.exception("the receiver failed to take the loss of its connection")
+
+    def _run(self, data: bytes, pos: int) -> None:
+        """Hand over the frames of `data` from `pos` on; put the rest off where time is up or reading is paused."""
+        protocol, receiver = self._protocol, self._receiver
+        end = len(data)
+        until = time.perf_counter() + SLICE_S
+        batch: list[Payload] = []
+        while pos < end and not self._discarding:
+            if receiver is not None and not self._closing and protocol.current_size is None:
+                room = receiver.chunk - len(batch)
+                pos = scan(data, pos, self._limit, room, receiver.as_text, batch)
+            full = receiver is not None and len(batch) >= receiver.chunk
+            if not full and pos < end:
+                # Within a fragmented message, websockets allows a frame what the message has left.
+                stop = frame_end(data, pos, self._limit - (protocol.current_size or 0))
+                if stop > end:
+                    self._tail += data[pos:]
+                    self._need = stop - pos
+                    break
+                self._hand_over(data[pos:stop], batch)
+                pos = stop
+            if full or time.perf_counter() > until:
+                self._deliver(batch)
+                batch = []
+                if pos < end and (self._paused or time.perf_counter() > until):
+                    self._rest, self._pos = data, pos
+                    self._set_reading()
+                    self._go_on_soon()
+                    return
+        self._deliver(batch)
+
+    def _deliver(self, batch: list[Payload]) -> None:
+        if not batch or self._receiver is None:
+            return
+        try:
+            self._receiver.received(batch, self._at)
+        except Exception as exc:
+            log.exception("the receiver failed")
+            # The details are for the log alone, as the peer has no part in them.
+            self._fail(CloseCode.INTERNAL_ERROR, "", exc)
+
+    def _hand_over(self, frame: bytes, batch: list[Payload]) -> None:
+        """Let websockets' protocol object deal with one frame; append a message that it completes to `batch`."""
+        protocol = self._protocol
+        protocol.receive_data(frame)
+        received = cast(list[Frame], protocol.events_received())
+        self._flush()
+        for event in received:
+            if event.opcode in (TEXT, BINARY, CONT):
+                self._data_frame(event, batch)
+            elif event.opcode is PONG:
+                self._pong(bytes(event.data))
+        if protocol.parser_exc is not None and protocol.close_sent is not None and not self._closing:
+            # It has failed the connection, by its own rules.
+            self._failed = (int(protocol.close_sent.code), protocol.close_sent.reason)
+        if protocol.close_expected():
+            self._begin_close()
+
+    def _data_frame(self, frame: Frame, batch: list[Payload]) -> None:
+        receiver = self._receiver
+        if receiver is None or self._closing or self._discarding:
+            return
+        if frame.opcode is not CONT:
+            self._text = frame.opcode is TEXT
+        elif len(self._parts) >= MAX_FRAGMENTS:
+            self._fail(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
+            return
+        self._parts.append(frame.data)
+        if not frame.fin:
+            return
+        data = b"".join(self._parts)
+        self._parts.clear()
+        if not self._text:
+            batch.append(data)
+            return
+        # RFC 6455, section 8.1: text that isn't UTF-8 fails the connection.
+        try:
+            text = data.decode()
+        except UnicodeDecodeError as exc:
+            self._fail(CloseCode.INVALID_DATA, f"{exc.reason} at position {exc.start}")
+            return
+        batch.append(text if receiver.as_text else data)
+
+    def _pong(self, payload: bytes) -> None:
+        # RFC 6455, section 5.5.3: a pong answers the latest ping, so all before it are answered too.
+        if any(payload == sent for sent, _, _ in self._pings):
+            while True:
+                sent, _, when = self._pings.popleft()
+                if sent == payload:
+                    self.latency_s = time.perf_counter() - when
+                    return

@@ -1,0 +1,557 @@
+"""Starting, waiting and closing a fleet, in every place where a program may do it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+import pytest_asyncio
+
+from wsfleet import Connection, Fleet, Message, Reconnect, State, Subscription, errors
+from wsfleet.errors import ConnectFailed, FleetError, HandshakeRejected
+from wsfleet.testing import FakeTransport, FeedServer
+
+URI = "ws://feed.test/"
+
+
+class Taken(list[str]):
+    """A processor that notes what it gets."""
+
+    async def __call__(self, message: Message[str]) -> None:
+        self.append(message.data)
+
+    async def until(self, count: int) -> None:
+        while len(self) < count:
+            await asyncio.sleep(0.001)
+
+
+async def test_serve_in_a_task_group_beside_another_task() -> None:
+    """serve() lives in a TaskGroup; close() from a neighbour ends it and the group goes on to its own end."""
+    taken = Taken()
+    async with FeedServer() as server:
+        fleet = Fleet()
+        fleet.connect(server.uri, taken)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(fleet.serve())
+            await server.wait_clients(1)
+            await server.send("a", "b")
+            await taken.until(2)
+            await fleet.close()
+        assert taken == ["a", "b"]
+        assert fleet.stats().balanced
+
+
+async def test_the_neighbours_failure_ends_serve() -> None:
+    """Where a neighbour in the TaskGroup fails, the group cancels serve(), and only that failure comes out."""
+    async with FeedServer() as server:
+        fleet = Fleet()
+        connection = fleet.connect(server.uri)
+        with pytest.raises(ExceptionGroup) as caught:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(fleet.serve())
+                await connection.wait_open()
+                raise ZeroDivisionError
+        assert [type(error) for error in caught.value.exceptions] == [ZeroDivisionError]
+        assert connection.state is State.CLOSED
+
+
+async def test_serve_in_gather_with_another_coroutine() -> None:
+    """gather(fleet.serve(), other()) works, and other() may close the fleet."""
+    taken = Taken()
+    async with FeedServer() as server:
+        fleet = Fleet()
+        connection = fleet.connect(server.uri, taken)
+
+        async def other() -> str:
+            await connection.wait_open()
+            await server.send("x")
+            await taken.until(1)
+            await fleet.close()
+            return "done"
+
+        assert await asyncio.gather(fleet.serve(), other()) == [None, "done"]
+        assert taken == ["x"]
+
+
+async def test_two_fleets_in_one_gather_do_not_know_of_each_other() -> None:
+    """Two fleets run beside each other; the end of one leaves the other as it was."""
+    one, two = Fleet(name="one"), Fleet(name="two")
+    first, second = Taken(), Taken()
+    async with FeedServer() as server:
+        a = one.connect(server.uri, first, name="feed")
+        b = two.connect(server.uri, second, name="feed")
+
+        async def script() -> None:
+            await asyncio.gather(a.wait_open(), b.wait_open())
+            await server.send("both")
+            await first.until(1)
+            await one.close()
+            assert (a.state, b.state) == (State.CLOSED, State.OPEN)
+            await server.send("two")
+            await second.until(2)
+            await two.close()
+
+        await asyncio.gather(one.serve(), two.serve(), script())
+    assert (first, second) == (["both"], ["both", "two"])
+    assert one.stats().balanced
+    assert two.stats().balanced
+
+
+@pytest_asyncio.fixture
+async def fixture_fleet() -> AsyncIterator[tuple[Fleet, FakeTransport]]:
+    """The context is entered in one task and left in another."""
+    transport = FakeTransport()
+    async with Fleet(transport=transport) as fleet:
+        yield fleet, transport
+    assert fleet.stats().balanced
+
+
+async def test_a_context_whose_setup_and_end_run_in_different_tasks(
+    fixture_fleet: tuple[Fleet, FakeTransport],
+) -> None:
+    """A fleet as a pytest fixture works in the test's task, and is drained in whichever task ends it."""
+    fleet, transport = fixture_fleet
+    taken = Taken()
+    fleet.connect(URI, taken, name="feed")
+    socket = await transport.accept()
+    await socket.feed("a")
+    await fleet.connections["feed"].send("b")
+    assert await socket.next_sent() == "b"
+    while taken != ["a"]:
+        await asyncio.sleep(0)
+
+
+async def test_a_context_entered_and_left_in_tasks_that_are_over() -> None:
+    """Neither the task that enters nor the one that leaves needs to live on, nor be the body's."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    connection = fleet.connect(URI)
+    await asyncio.create_task(fleet.__aenter__())
+    await transport.accept()
+    await connection.wait_open()
+    await asyncio.create_task(fleet.__aexit__(None, None, None))
+    assert connection.state is State.CLOSED
+
+
+@pytest.mark.parametrize("again", ["serve", "context", "run"])
+@pytest.mark.parametrize("when", ["running", "ended"])
+async def test_a_second_start_is_refused(when: str, again: str) -> None:
+    """A fleet runs once: while it runs and after its end every way to start it raises FleetError."""
+    fleet = Fleet(transport=FakeTransport())
+
+    async def start() -> None:
+        with pytest.raises(FleetError):
+            if again == "serve":
+                await fleet.serve()
+            elif again == "context":
+                await fleet.__aenter__()
+            else:
+                await asyncio.to_thread(fleet.run)
+
+    async with fleet:
+        if when == "running":
+            await start()
+    if when == "ended":
+        await start()
+
+
+async def test_run_inside_a_running_loop_says_what_to_do() -> None:
+    """run() in a coroutine names serve(), and leaves the fleet fit to start."""
+    fleet = Fleet(transport=FakeTransport())
+    with pytest.raises(FleetError, match="serve"):
+        fleet.run()
+    async with fleet:
+        pass
+
+
+async def test_what_is_declared_before_and_while_running() -> None:
+    """Connections, processors and subscriptions begin at once, whether declared before the start or after it."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    early, late, own = Taken(), Taken(), Taken()
+    fleet.process(">", name="early")(early)
+    fleet.connect(URI, name="one")
+    async with fleet:
+        one = await transport.accept("one")
+        await one.feed("1")
+        fleet.process(">", name="late")(late)
+        subscription = fleet.subscribe("two")
+        two = fleet.connect(URI, own, name="two")
+        assert two.state is State.CONNECTING
+        socket = await transport.accept("two")
+        await socket.feed("2")
+        await one.feed("3")
+        assert (await anext(subscription)).data == "2"
+        assert [*fleet.connections] == ["one", "two"]
+        assert set(fleet.subscriptions) == {"early", "late", "sub-1", "two"}
+        subscription.close()
+    assert (early, late, own) == (["1", "2", "3"], ["2", "3"], ["2"])
+
+
+async def test_nothing_is_declared_once_the_end_has_begun() -> None:
+    """After close() every declaration, and publish after the end, raises FleetError."""
+    fleet = Fleet(transport=FakeTransport())
+    raised = []
+
+    async def processor(message: Message[str]) -> None:
+        asking = asyncio.create_task(fleet.close())
+        await asyncio.sleep(0)
+        assert fleet.publish("drain", "x") == 0
+        for declare in declarations:
+            try:
+                declare()
+            except FleetError as error:
+                raised.append(error)
+        asking.cancel()
+
+    declarations = [
+        lambda: fleet.connect(URI),
+        lambda: fleet.process("x")(processor),
+        lambda: fleet.subscribe("x"),
+    ]
+    fleet.process("go")(processor)
+    async with fleet:
+        fleet.publish("go", "")
+        await fleet.wait()
+    assert len(raised) == 3
+    for declare in (*declarations, lambda: fleet.publish("x", "")):
+        with pytest.raises(FleetError):
+            declare()
+
+
+async def test_close_before_the_start() -> None:
+    """It ends the fleet: the connections are CLOSED, whoever waits is woken, loops end, and no start is possible."""
+    fleet = Fleet(transport=FakeTransport())
+    connection = fleet.connect(URI)
+    subscription = fleet.subscribe(">")
+    waiting = asyncio.create_task(connection.wait_open())
+    looping = asyncio.create_task(anext(subscription))
+    await asyncio.sleep(0)
+    await fleet.close()
+    await fleet.close()
+    assert connection.state is State.CLOSED
+    with pytest.raises(errors.NotOpen):
+        await waiting
+    with pytest.raises(StopAsyncIteration):
+        await looping
+    await fleet.wait()
+    with pytest.raises(FleetError):
+        await fleet.serve()
+    assert fleet.stats().balanced
+
+
+async def test_a_connection_closed_before_the_start_is_gone() -> None:
+    """close() of a connection before the start frees its name and wakes whoever waits for it to open."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    first = fleet.connect(URI, name="feed")
+    waiting = asyncio.create_task(first.wait_open())
+    await asyncio.sleep(0)
+    await first.close()
+    with pytest.raises(errors.NotOpen):
+        await waiting
+    second = fleet.connect(URI, name="feed")
+    async with fleet:
+        await transport.accept("feed")
+        await second.wait_open()
+        assert first.state is State.CLOSED
+
+
+async def test_close_and_wait_after_the_end_return() -> None:
+    """Whoever comes too late finds the fleet ended, and waits for nothing."""
+    fleet = Fleet(transport=FakeTransport())
+    connection = fleet.connect(URI)
+    async with fleet:
+        pass
+    await fleet.close()
+    await fleet.wait()
+    await connection.close()
+    with pytest.raises(errors.NotOpen):
+        connection.restart()
+    with pytest.raises(errors.NotOpen):
+        await connection.send("x")
+
+
+def test_a_fleet_that_ran_can_be_looked_at_from_another_loop() -> None:
+    """After run() its stats, and a late close(), need neither its loop nor its thread."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    transport.refuse(HandshakeRejected(404))
+    connection = fleet.connect(URI, name="feed")
+    fleet.run()
+    assert fleet.stats().balanced
+    assert connection.state is State.FAILED
+
+    async def late() -> None:
+        await fleet.close()
+        await fleet.wait()
+        await connection.close()
+
+    asyncio.run(late())
+
+
+@pytest.mark.looptime
+async def test_a_fleet_without_endpoints_waits_for_close() -> None:
+    """Nothing to do is no reason to end: only close() is."""
+    fleet = Fleet(transport=FakeTransport())
+    serving = asyncio.create_task(fleet.serve())
+    await asyncio.sleep(600.0)
+    assert not serving.done()
+    await fleet.close()
+    await serving
+
+
+@pytest.mark.looptime
+async def test_wait_returns_when_every_endpoint_has_ended() -> None:
+    """wait() and serve() end when the last endpoint is CLOSED or FAILED; until then they wait."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    one, two = fleet.connect(URI, name="one"), fleet.connect(URI, name="two")
+    serving = asyncio.create_task(fleet.serve())
+    await transport.accept("one")
+    await two_waits(transport, fleet, one)
+    transport.refuse(HandshakeRejected(410))
+    await serving
+    await fleet.wait()
+    assert (one.state, two.state) == (State.CLOSED, State.FAILED)
+
+
+async def two_waits(transport: FakeTransport, fleet: Fleet, one: Connection) -> None:
+    await one.close()
+    waiting = asyncio.create_task(fleet.wait())
+    await asyncio.sleep(60.0)
+    assert not waiting.done()
+    waiting.cancel()
+    await asyncio.sleep(0)
+    assert waiting.cancelled()
+
+
+async def test_wait_before_the_start_is_a_mistake() -> None:
+    """Waiting for a fleet that nobody has started would never end, and says so."""
+    with pytest.raises(FleetError, match="not started"):
+        await Fleet(transport=FakeTransport()).wait()
+
+
+@pytest.mark.looptime
+async def test_cancelling_wait_or_close_leaves_the_fleet_alone() -> None:
+    """Whoever gives up waiting takes nothing down; a close() that was begun goes on."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    busy = asyncio.Event()
+
+    async def processor(message: Message[str]) -> None:
+        busy.set()
+        await asyncio.sleep(5.0)
+
+    connection = fleet.connect(URI, processor)
+    serving = asyncio.create_task(fleet.serve())
+    socket = await transport.accept()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(fleet.wait(), 1.0)
+    await socket.feed("x")
+    await busy.wait()
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(fleet.close(), 1.0)
+    assert connection.state is State.OPEN
+    await serving
+    assert connection.state is State.CLOSED
+    assert fleet.stats().subscriptions[0].processed == 1
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("state", ["CONNECTING", "on_open", "OPEN", "BACKOFF", "FAILED", "CLOSED"])
+async def test_a_connection_is_closed_in_every_state(state: str) -> None:
+    """close() ends it wherever it stands: CLOSED, the name free, its row summed up under $retired, the balance kept."""
+    transport = FakeTransport()
+
+    async def on_open(session: object) -> None:
+        if state == "on_open":
+            await asyncio.sleep(10**6)
+
+    if state == "BACKOFF":
+        transport.refuse(ConnectFailed("tcp", "no"))
+    if state == "FAILED":
+        transport.refuse(HandshakeRejected(404))
+    fleet = Fleet(transport=transport)
+    taken = Taken()
+    connection = fleet.connect(URI, taken, name="feed", on_open=on_open, reconnect=Reconnect(initial_s=9, jitter=0.0))
+    fleet.connect("ws://other.test/", name="other")
+    async with fleet:
+        await asyncio.sleep(1.0)
+        if state in ("on_open", "OPEN", "CLOSED"):
+            socket = await transport.accept("feed")
+            await socket.feed("a", "b")
+            await asyncio.sleep(1.0)
+        if state == "CLOSED":
+            await connection.close()
+        assert connection.state.value == {"on_open": "CONNECTING"}.get(state, state)
+        await connection.close()
+        assert connection.state is State.CLOSED
+        assert "feed" not in fleet.connections
+        assert "feed" not in fleet.subscriptions
+        stats = fleet.stats()
+        assert stats.balanced
+        assert [row.name for row in stats.endpoints] == ["other", "$retired"]
+        assert stats.endpoints[-1].received == len(taken) + stats.endpoints[-1].discarded
+        again = fleet.connect(URI, name="feed")
+        await transport.accept("feed")
+        await again.wait_open()
+        assert connection.state is State.CLOSED
+    assert taken == (["a", "b"] if state in ("OPEN", "CLOSED") else [])
+
+
+@pytest.mark.looptime
+async def test_closing_lets_the_own_processor_finish() -> None:
+    """What is pending is processed, for at most drain_s; a call that hangs is then cancelled, and the rest dropped."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport, drain_s=10.0)
+    done: list[str] = []
+
+    async def quick(message: Message[str]) -> None:
+        await asyncio.sleep(2.0)
+        done.append(message.data)
+
+    async def slow(message: Message[str]) -> None:
+        await asyncio.sleep(10**6)
+
+    one, two = fleet.connect(URI, quick, name="one"), fleet.connect(URI, slow, name="two")
+    fleet.connect(URI, name="stays")
+    async with fleet:
+        for name in ("one", "two"):
+            await (await transport.accept(name)).feed("a", "b", "c")
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await one.close()
+        assert done == ["a", "b", "c"]
+        assert loop.time() - began == pytest.approx(6.0)
+        began = loop.time()
+        await two.close()
+        assert loop.time() - began == pytest.approx(10.0)
+        row = fleet.stats().subscriptions[-1]
+        assert (row.name, row.processed, row.failed, row.dropped, row.pending) == ("$retired", 3, 1, 2, 0)
+        assert fleet.stats().balanced
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("where", ["processor", "on_open"])
+@pytest.mark.parametrize("what", ["connection", "fleet"])
+async def test_close_from_inside_only_asks(where: str, what: str) -> None:
+    """A processor or on_open that closes its connection, or the fleet, goes on to its end and is not waited for."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    after: list[str] = []
+
+    async def close() -> None:
+        await (fleet.close() if what == "fleet" else fleet.connections["feed"].close())
+        after.append("returned")
+
+    async def processor(message: Message[str]) -> None:
+        if where == "processor":
+            await close()
+            await asyncio.sleep(1.0)
+            after.append("finished")
+
+    async def on_open(session: object) -> None:
+        if where == "on_open":
+            await close()
+
+    connection = fleet.connect(URI, processor, name="feed", on_open=on_open)
+    serving = asyncio.create_task(fleet.serve())
+    socket = await transport.accept()
+    if where == "processor":
+        await socket.feed("x")
+    await serving
+    assert after == (["returned", "finished"] if where == "processor" else ["returned"])
+    assert connection.state is State.CLOSED
+    assert fleet.stats().balanced
+    assert sum(row.failed for row in fleet.stats().subscriptions) == 0
+
+
+@pytest.mark.looptime
+async def test_two_processors_that_close_each_others_connection() -> None:
+    """Closing one another from inside is asked for, and done, without anybody waiting for the other."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    ended: list[str] = []
+
+    async def closes_two(message: Message[str]) -> None:
+        await two.close()
+        ended.append("one")
+
+    async def closes_one(message: Message[str]) -> None:
+        await one.close()
+        ended.append("two")
+
+    one, two = fleet.connect(URI, closes_two, name="one"), fleet.connect(URI, closes_one, name="two")
+    serving = asyncio.create_task(fleet.serve())
+    sockets = [await transport.accept("one"), await transport.accept("two")]
+    await asyncio.gather(*(socket.feed("x") for socket in sockets))
+    await serving
+    assert sorted(ended) == ["one", "two"]
+    assert asyncio.get_running_loop().time() < 1.0
+
+
+@pytest.mark.looptime
+async def test_a_loop_over_a_connection_ends_with_it() -> None:
+    """`async for` gets what is pending, then ends after CLOSED, and raises EndpointFailed after FAILED."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    one = fleet.connect(URI, name="one")
+    two = fleet.connect(URI, name="two", reconnect=Reconnect(max_restarts=0))
+    fleet.connect(URI, name="stays")
+
+    async def take(connection: Connection, taken: list[str]) -> None:
+        async for message in connection:
+            taken.append(message.data)
+            await asyncio.sleep(1.0)
+
+    async with fleet:
+        first, second = await transport.accept("one"), await transport.accept("two")
+        ones: list[str] = []
+        twos: list[str] = []
+        taking = [asyncio.create_task(take(one, ones)), asyncio.create_task(take(two, twos))]
+        await asyncio.sleep(0)
+        await first.feed("a", "b", "c")
+        await second.feed("a", "b", "c")
+        await one.close()
+        second.lose()
+        await taking[0]
+        with pytest.raises(errors.EndpointFailed):
+            await taking[1]
+        assert (ones, twos) == (["a", "b", "c"], ["a", "b", "c"])
+        assert fleet.stats().balanced
+
+
+async def test_stats_before_during_and_after() -> None:
+    """stats() works at every time; a snapshot does not change any more."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport, name="watched")
+    connection = fleet.connect(URI, name="feed")
+    before = fleet.stats()
+    assert (before.name, before.uptime_s, before.balanced) == ("watched", 0.0, True)
+    async with fleet:
+        socket = await transport.accept()
+        await connection.wait_open()
+        during = fleet.stats()
+        await socket.feed("x")
+        assert during.endpoints[0].received == 0
+        assert fleet.stats().endpoints[0].received == 1
+        assert connection.stats() == fleet.stats().endpoints[0]
+    after = fleet.stats()
+    assert after.endpoints[0].state == "CLOSED"
+    assert after == fleet.stats()
+
+
+async def test_subscriptions_end_with_the_fleet() -> None:
+    """Every loop over a subscription ends when the fleet does."""
+    fleet = Fleet(transport=FakeTransport())
+    looping: list[asyncio.Task[list[object]]] = []
+
+    async def take(subscription: Subscription) -> list[object]:
+        return [message.data async for message in subscription]
+
+    async with fleet:
+        looping = [asyncio.create_task(take(fleet.subscribe("x"))) for _ in range(2)]
+        await asyncio.sleep(0)
+        fleet.publish("x", 1)
+        await asyncio.sleep(0.01)
+    assert [await task for task in looping] == [[1], [1]]

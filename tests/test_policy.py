@@ -1,0 +1,172 @@
+"""What decides: delays, the restart budget, which errors are for good."""
+
+import ssl
+from collections import deque
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wsfleet.errors import ConfigError, ConnectFailed, ConnectionLost, Fatal, FleetError, HandshakeRejected
+from wsfleet.options import Reconnect
+from wsfleet.policy import MAX_HOLD_S, Backoff, RestartBudget, Verdict, classify, is_fatal, retry_after_s
+
+seconds = st.floats(0, 1e6)
+plans = st.builds(Reconnect, initial_s=seconds, max_s=seconds, factor=st.floats(1, 1e300), jitter=st.floats(0, 1))
+fractions = st.floats(0, 1, exclude_max=True)
+
+
+@given(plans, st.lists(fractions, min_size=1, max_size=30))
+def test_every_delay_lies_under_a_bound_that_grows_to_its_maximum(plan, drawn):
+    """The n-th delay is between (1 - jitter) of its bound and its bound; the bounds grow by the factor, up to max_s."""
+    numbers = deque(drawn)
+    backoff = Backoff(plan, numbers.popleft)
+    bound = min(plan.initial_s, plan.max_s)
+    for _ in range(len(drawn)):
+        delay = backoff.next()
+        assert bound * (1 - plan.jitter) <= delay * (1 + 1e-9)
+        assert delay <= bound
+        grown = min(bound * plan.factor, plan.max_s)
+        assert grown >= bound
+        bound = grown
+
+
+@given(plans, st.integers(0, 10), st.integers(1, 10))
+def test_a_stable_connection_starts_the_delays_afresh(plan, before, count):
+    """After `reset` the delays are those of a new Backoff, however far they had grown."""
+    used, fresh = Backoff(plan, lambda: 0.5), Backoff(plan, lambda: 0.5)
+    for _ in range(before):
+        used.next()
+    used.reset()
+    assert [used.next() for _ in range(count)] == [fresh.next() for _ in range(count)]
+
+
+def test_full_jitter_uses_the_whole_range():
+    """With the default jitter a crowd is spread from no delay at all to the bound."""
+    assert Backoff(Reconnect(), lambda: 0.0).next() == 0.5
+    assert Backoff(Reconnect(), lambda: 0.75).next() == 0.125
+    assert [Backoff(Reconnect(jitter=0.0), lambda: 0.75).next() for _ in range(2)] == [0.5, 0.5]
+
+
+@given(
+    st.one_of(st.none(), st.integers(0, 5)),
+    st.floats(0.1, 100),
+    st.lists(st.floats(0, 50), max_size=40),
+)
+def test_the_budget_is_the_naive_count_of_restarts_in_the_window(most, window_s, pauses):
+    """A restart is granted exactly where fewer than `max_restarts` were granted within the last `window_s` seconds."""
+    budget = RestartBudget(most, window_s)
+    now, granted = 0.0, []
+    for pause in pauses:
+        now += pause
+        expected = most is None or len([at for at in granted if now - at < window_s]) < most
+        assert budget.spend(now) is expected
+        if expected:
+            granted.append(now)
+
+
+def caused(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+BAD_CERTIFICATE = ssl.SSLCertVerificationError(1, "certificate verify failed")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (HandshakeRejected(401), Verdict(True)),
+        (HandshakeRejected(403), Verdict(True)),
+        (HandshakeRejected(404), Verdict(True)),
+        (HandshakeRejected(410), Verdict(True)),
+        (HandshakeRejected(400), Verdict(False)),
+        (HandshakeRejected(418, retry_after_s=60.0), Verdict(False, 60.0)),
+        (HandshakeRejected(429), Verdict(False)),
+        (HandshakeRejected(429, retry_after_s=12.0), Verdict(False, 12.0)),
+        (HandshakeRejected(429, retry_after_s=1e9), Verdict(False, MAX_HOLD_S)),
+        (HandshakeRejected(429, retry_after_s=-5.0), Verdict(False)),
+        (HandshakeRejected(500), Verdict(False)),
+        (HandshakeRejected(503, retry_after_s=5.0), Verdict(False, 5.0)),
+        (ConnectFailed("dns"), Verdict(False)),
+        (ConnectFailed("tcp"), Verdict(False)),
+        (ConnectFailed("proxy"), Verdict(False)),
+        (ConnectFailed("tls"), Verdict(False)),
+        (ConnectFailed("on_open"), Verdict(False)),
+        (ConnectFailed("uri"), Verdict(False)),
+        (caused(ConnectFailed("uri"), RuntimeError("the uri function failed")), Verdict(False)),
+        (caused(ConnectFailed("uri"), ConfigError("bad uri")), Verdict(True)),
+        (caused(ConnectFailed("tls"), BAD_CERTIFICATE), Verdict(True)),
+        (caused(ConnectFailed("proxy"), BAD_CERTIFICATE), Verdict(True)),
+        (caused(ConnectFailed("tls"), ssl.SSLError(1, "handshake failure")), Verdict(False)),
+        (Fatal("no"), Verdict(True)),
+        (caused(ConnectFailed("on_open"), Fatal("no")), Verdict(True)),
+        *[(ConnectionLost(code), Verdict(False)) for code in (1000, 1001, 1002, 1006, 1008, 1011, 3500, 4001, 4999)],
+        (FleetError("anything"), Verdict(False)),
+    ],
+)
+def test_the_table_of_errors(error, expected):
+    """The default decision about each kind of error: what cannot change by asking again is fatal, no close code is."""
+    assert classify(error, is_fatal, fresh_credentials=False, rejections=1) == expected
+
+
+@pytest.mark.parametrize("status", [401, 403])
+def test_fresh_credentials_get_one_more_attempt(status):
+    """Where the URI or headers are made anew, a first 401 or 403 may be an expired token; a second one is fatal."""
+    error = HandshakeRejected(status)
+    assert not classify(error, is_fatal, fresh_credentials=True, rejections=1).fatal
+    assert classify(error, is_fatal, fresh_credentials=True, rejections=2).fatal
+    assert classify(HandshakeRejected(404), is_fatal, fresh_credentials=True, rejections=1).fatal
+
+
+def test_the_users_function_decides_and_is_asked_once():
+    """`fatal` is called once for each error, its answer counts, and Fatal is fatal whatever it says."""
+    asked = []
+
+    def fatal(error):
+        asked.append(error)
+        return isinstance(error, ConnectionLost)
+
+    lost, rejected = ConnectionLost(4001), HandshakeRejected(429, retry_after_s=3.0)
+    assert classify(lost, fatal, fresh_credentials=False, rejections=0) == Verdict(True)
+    assert classify(rejected, fatal, fresh_credentials=False, rejections=0) == Verdict(False, 3.0)
+    assert classify(rejected, lambda _: True, fresh_credentials=False, rejections=0) == Verdict(True)
+    assert asked == [lost, rejected]
+    assert classify(Fatal(), lambda _: False, fresh_credentials=False, rejections=0).fatal
+
+
+@pytest.mark.parametrize(
+    ("value", "wait_s"),
+    [
+        (None, None),
+        ("120", 120.0),
+        (" 5 ", 5.0),
+        ("0", 0.0),
+        ("99999999999999999999", 9999999999.0),
+        ("Thu, 01 Jan 1970 00:16:40 GMT", 0.0),
+        ("Thu, 01 Jan 1970 00:33:20 GMT", 1000.0),
+        ("Thu, 01 Jan 1970 01:33:20 +0100", 1000.0),
+        ("Thu, 01 Jan 1970 00:33:20", 1000.0),
+        ("soon", None),
+        ("-5", None),
+        ("1.5", None),
+        ("٣", None),
+        ("", None),
+        ("1 Jan 99999999999 00:00:00 GMT", None),
+    ],
+)
+def test_retry_after_is_a_number_of_seconds_or_a_date(value, wait_s):
+    """Both forms of RFC 9110, section 10.2.3, are understood; anything else is as if it had not been said."""
+    assert retry_after_s(value, 1000.0) == wait_s
+
+
+date_parts = st.sampled_from(
+    """Mon Tue, Jan 01 99 2026 99999999999 -5 +0000 GMT -9999 12:00:00 :: 25:61:61 0 ( \x00 é Z""".split()  # noqa: SIM905
+)
+
+
+@given(st.one_of(st.lists(date_parts, max_size=9).map(" ".join), st.text(max_size=30)))
+def test_no_retry_after_raises(value):
+    """Whatever a server puts there, the answer is None or a wait that isn't negative."""
+    wait_s = retry_after_s(value, 1e9)
+    assert wait_s is None or wait_s >= 0

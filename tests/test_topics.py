@@ -1,0 +1,272 @@
+"""Topics: patterns match as they say, and no data can forge a topic."""
+
+import datetime
+import decimal
+import enum
+import json
+import re
+import uuid
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from wsfleet.errors import ConfigError
+from wsfleet.topics import check_pattern, check_topic, compile_pattern, compile_topic, safe_token, safe_topic
+
+tokens = st.one_of(
+    st.sampled_from(["a", "b", "ab", "$a", "a$", "é", "[", "a+", "\\", "_"]), st.text("ab$", min_size=1, max_size=2)
+)
+topics = st.lists(tokens, min_size=1, max_size=4).map(".".join)
+patterns = st.builds(
+    lambda parts, rest: ".".join([*parts, *rest]),
+    st.lists(st.one_of(tokens, st.just("*")), max_size=3),
+    st.sampled_from([[], [">"]]),
+).filter(bool)
+
+
+def matches(pattern, topic):
+    """The naive matcher, token by token."""
+    if not pattern or not topic:
+        return not pattern and not topic
+    if pattern[0] == ">":
+        return True
+    return pattern[0] in ("*", topic[0]) and matches(pattern[1:], topic[1:])
+
+
+def naive(pattern, topic):
+    pattern, topic = pattern.split("."), topic.split(".")
+    wild = pattern[0] in ("*", ">")
+    return not (wild and topic[0].startswith("$")) and matches(pattern, topic)
+
+
+@given(patterns, topics)
+def test_patterns_match_like_the_naive_matcher(pattern, topic):
+    """`*` is one token, `>` one or more at the end, neither a first token that begins with `$`; the rest is literal."""
+    assert compile_pattern(pattern)(topic) == naive(pattern, topic)
+
+
+@given(topics, st.data())
+def test_a_topics_own_generalisations_match_it(topic, data):
+    """A topic matches itself, and with any token made a wildcard, and with its end made `>`, unless it is a `$` one."""
+    parts = topic.split(".")
+    place = data.draw(st.integers(0, len(parts) - 1))
+    assert compile_pattern(topic)(topic)
+    if place or not topic.startswith("$"):
+        assert compile_pattern(".".join([*parts[:place], "*", *parts[place + 1 :]]))(topic)
+        assert compile_pattern(".".join([*parts[:place], ">"]))(topic)
+
+
+@given(st.text("ab.*>$ \n\x00é", max_size=8))
+def test_what_passes_the_checks_can_be_used(text):
+    """A good topic is a good pattern that matches it; a good pattern compiles; nothing good has empty tokens."""
+    if check_topic(text) is None:
+        assert check_pattern(text) is None
+        assert compile_pattern(text)(text)
+        assert all(text.split("."))
+        assert not set("*> \n\x00") & set(text)
+        assert not text.startswith("$")
+    if check_pattern(text) is None:
+        compile_pattern(text)
+        assert all(text.split("."))
+        assert ">" not in text.split(".")[:-1]
+
+
+@pytest.mark.parametrize("pattern", ["", "a..b", ".a", "a.", "a.>.b", "a*", ">a", "a b", "a\n", None, 5])
+def test_bad_patterns_are_told(pattern):
+    """A wildcard that is a part of a token, `>` in the middle, empty tokens and white space are faults."""
+    assert check_pattern(pattern) is not None
+
+
+@pytest.mark.parametrize("topic", ["", "a..b", ".a", "a.", "a.>", "*", "a b", "a\tb", "$state.a", "\ud800", None])
+def test_bad_topics_are_told(topic):
+    """What could not be published: wildcards, empty tokens, white space, the fleet's own `$` topics."""
+    assert check_topic(topic) is not None
+
+
+values = st.recursive(
+    st.one_of(
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.text(max_size=6),
+        st.text(".*>$ \n\x00\x1b\u2028\ud800", max_size=6),
+        st.binary(max_size=3),
+        st.decimals(),
+        st.uuids(),
+        st.datetimes(),
+        st.sampled_from(["$dead.a", "a.b", "", object()]),
+    ),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.sampled_from(["a", "b", "3", 3]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+templates = st.sampled_from(
+    ["{a}", "x.{a}", "x.{a}.y", "{a}{b}", "x{a}", "{a}.{b}", "{3}", "{a.b}", "{a.3}", "{3.a.b}", "x.{a.b}"]
+)
+
+
+@given(templates, values)
+def test_no_data_can_forge_a_topic(template, data):
+    """Whatever comes, the topic has the template's tokens and no others, or there is none."""
+    made = compile_topic(template)(data)
+    if made is not None:
+        assert check_topic(made) is None
+        assert made.count(".") == re.sub(r"{[^}]*}", "", template).count(".")
+        assert made.startswith("x") or not template.startswith("x")
+        made.encode()
+
+
+class Color(enum.Enum):
+    RED = "red"
+    NESTED = ("a", "b")
+
+
+class Trade:
+    symbol = "BTC"
+    _private = "hidden"
+
+    @property
+    def broken(self):
+        raise RuntimeError
+
+
+DATA = {
+    "symbol": "BTC",
+    "dotted": "BTC.USD",
+    "spaced": " a\tb\n",
+    "wild": "*>",
+    "empty": "",
+    "none": None,
+    "list": ["x", {"y": 5}],
+    "object": {"deep": {"er": "z"}},
+    "true": True,
+    "number": 7,
+    "float": 1.5,
+    "decimal": decimal.Decimal("1.50"),
+    "date": datetime.date(2026, 1, 2),
+    "uuid": uuid.UUID(int=1),
+    "color": Color.RED,
+    "nested": Color.NESTED,
+    "huge": 10**5000,
+    "bytes": b"x",
+    "fleet": "$state",
+    "trade": Trade(),
+    "3": "three",
+    7: "seven",
+}
+
+
+@pytest.mark.parametrize(
+    ("template", "topic"),
+    [
+        ("trades.{symbol}", "trades.BTC"),
+        ("{symbol}", "BTC"),
+        ("a{symbol}b.{number}", "aBTCb.7"),
+        ("t.{dotted}", "t.BTC_USD"),
+        ("t.{spaced}", "t._a_b_"),
+        ("t.{wild}", "t.__"),
+        ("t.{empty}", "t._"),
+        ("t.{none}", None),
+        ("t.{list}", None),
+        ("t.{object}", None),
+        ("t.{missing}", None),
+        ("t.{true}", "t.true"),
+        ("t.{float}", "t.1_5"),
+        ("t.{decimal}", "t.1_50"),
+        ("t.{date}", "t.2026-01-02"),
+        ("t.{uuid}", "t.00000000-0000-0000-0000-000000000001"),
+        ("t.{color}", "t.red"),
+        ("t.{nested}", None),
+        ("t.{huge}", None),
+        ("t.{bytes}", None),
+        ("t.{list.0}", "t.x"),
+        ("t.{list.1.y}", "t.5"),
+        ("t.{list.9}", None),
+        ("t.{list.x}", None),
+        ("t.{object.deep.er}", "t.z"),
+        ("t.{object.deep.er.no}", None),
+        ("t.{trade.symbol}", "t.BTC"),
+        ("t.{trade.broken}", None),
+        ("t.{trade.missing}", None),
+        ("t.{3}", "t.three"),
+        ("t.{7}", "t.seven"),
+        ("{fleet}", None),
+        ("{fleet}.a", None),
+        ("t.{fleet}", "t.$state"),
+        ("plain.topic", "plain.topic"),
+        ("a{{b}}", "a{b}"),
+        ("b}}", "b}"),
+    ],
+)
+def test_format_strings(template, topic):
+    """Items, indexes, attributes, nested; what is unsafe is replaced; what is missing or no scalar gives no topic."""
+    assert compile_topic(template)(DATA) == topic
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "",
+        "{}",
+        "{symbol!r}",
+        "{symbol:>10}",
+        "{symbol:{width}}",
+        "{_private}",
+        "{trade._private}",
+        "{a.}",
+        "{.a}",
+        "{a..b}",
+        "{a[0]}",
+        "{a-b}",
+        "{-1}",
+        "{a",
+        "a}",
+        "a..{b}",
+        ".{b}",
+        "{b}.",
+        "$x.{b}",
+        "x.*.{b}",
+        "x.>",
+        "a b.{c}",
+    ],
+)
+def test_bad_format_strings_are_refused(template):
+    """Conversions, format specs, private attributes, and whatever would not make a topic."""
+    with pytest.raises(ConfigError):
+        compile_topic(template)
+
+
+def test_json_rows_and_objects_are_both_understood():
+    """The same template serves what JSON gives and what a type gives."""
+    topic = compile_topic("{e.s}.{e.side}")
+    assert topic(json.loads('{"e": {"s": "BTC", "side": "buy"}}')) == "BTC.buy"
+    assert topic(SimpleNamespace(e=SimpleNamespace(s="BTC", side="buy"))) == "BTC.buy"
+
+
+@given(st.text(max_size=12))
+def test_safe_token_is_always_one_token(text):
+    """Any text becomes one token that can be written out, and one that was already is left as it is."""
+    token = safe_token(text)
+    assert check_topic(f"x{token}") is None
+    assert "." not in token
+    token.encode()
+    assert safe_token(token) == token
+    if text and check_topic(f"x{text}") is None and "." not in text:
+        assert token == text
+
+
+@given(st.text(max_size=12), st.text(".*> a", max_size=8))
+def test_safe_topic_keeps_dots_and_makes_the_rest_safe(some, dotted):
+    """A user's topic keeps its dots; empty tokens and what could forge a pattern become `_`."""
+    for text in (some, dotted):
+        topic = safe_topic(text)
+        assume(not topic.startswith("$"))
+        assert check_topic(topic) is None
+        assert topic.count(".") == text.count(".")
+        assert safe_topic(topic) == topic
+        if check_topic(text) is None:
+            assert topic == text
