@@ -75,8 +75,11 @@ async def test_the_sender_goes_on_when_the_subscription_is_gone(how: str) -> Non
                 async with slow:
                     pass
             else:
+                cycle = [slow]
+                cycle.append(cycle)  # type: ignore[arg-type]
+                slow = None
+                del cycle
                 with pytest.warns(ResourceWarning):
-                    slow = None
                     gc.collect()
             await until(lambda: flood.sent > sent + 1000)
             assert "slow" not in fleet.subscriptions

@@ -7,7 +7,6 @@ import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from types import CodeType
-from types import CodeType
 from typing import Any
 
 from wsfleet.message import Message
@@ -63,10 +62,6 @@ class Latest:
 
     def popleft(self) -> Message[Any]:
         return self._messages.popitem(last=False)[1]
-
-
-CALLERS: dict[CodeType, str] = {Latest.key_of.__code__: "self"}
-"""Where user code is called: the local variable there says for whom. For the watchdog."""
 
 
 CALLERS: dict[CodeType, str] = {Latest.key_of.__code__: "self"}
