@@ -39,12 +39,14 @@ class Flood:
     def payload(self, number: int) -> bytes:
         return f"{number:0{HEAD}d}".encode().ljust(self.size, b".")
 
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.clients += 1
-        answers = None
+        task = asyncio.create_task(self._serve(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        both: set[asyncio.Task[None]] = set()
         try:
             request = await reader.readuntil(b"\r\n\r\n")
             key = re.search(rb"(?i)sec-websocket-key: *(\S+)", request)
@@ -54,16 +56,15 @@ class Flood:
                 b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                 b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
             )
-            answers = asyncio.create_task(self._answer(reader, writer))
-            await self._send(writer)
-        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+            both = {asyncio.create_task(self._send(writer)), asyncio.create_task(self._answer(reader, writer))}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        except (OSError, asyncio.IncompleteReadError):
             pass
         finally:
-            if answers is not None:
-                answers.cancel()
-                await asyncio.wait([answers])
-            writer.transport.abort()
-            self._tasks.discard(task)
+            for task in both:
+                task.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
+            writer.close()
 
     async def _send(self, writer: asyncio.StreamWriter) -> None:
         # Small buffers on our side, so that what was sent is not much more than what the kernel and the client took.
@@ -79,38 +80,31 @@ class Flood:
             await asyncio.sleep(self.pause_s)
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while True:
-                head = await reader.readexactly(2)
-                size = head[1] & 0x7F
-                if size == 126:
-                    size = int.from_bytes(await reader.readexactly(2), "big")
-                body = await reader.readexactly(4 + size)
-                payload = bytes(byte ^ body[place % 4] for place, byte in enumerate(body[4:]))
-                if head[0] & 0x0F == 9:
-                    self.pings += 1
-                    writer.write(frame(payload, 10))
-                elif head[0] & 0x0F == 8:
-                    writer.write(frame(payload[:2], 8))
-                    writer.close()
-        except (OSError, asyncio.IncompleteReadError):
-            pass
-        finally:
-            for task in self._tasks:
-                task.cancel()
+        while True:
+            head = await reader.readexactly(2)
+            size = head[1] & 0x7F
+            if size == 126:
+                size = int.from_bytes(await reader.readexactly(2), "big")
+            body = await reader.readexactly(4 + size)
+            payload = bytes(byte ^ body[place % 4] for place, byte in enumerate(body[4:]))
+            if head[0] & 0x0F == 9:
+                self.pings += 1
+                writer.write(frame(payload, 10))
+            elif head[0] & 0x0F == 8:
+                writer.write(frame(payload[:2], 8))
+                return
 
     async def stop(self) -> None:
-        for task in tuple(self._tasks):
+        for task in self._tasks:
             task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 @asynccontextmanager
 async def flooding(size: int = 1000, pause_s: float = 0.0) -> AsyncIterator[Flood]:
     """The server, on a free port of the loopback."""
     flood = Flood(size, pause_s)
-    server = await asyncio.start_server(flood.serve, "127.0.0.1", 0)
+    server = await asyncio.start_server(flood.connected, "127.0.0.1", 0)
     flood.uri = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
     try:
         yield flood
