@@ -1,4 +1,4 @@
-"""A server that sends as fast as it can, a processor that takes a millisecond: the memory stays flat, nothing is lost."""
+"""A server that sends as fast as it can, a processor that takes a millisecond: flat memory, and nothing lost."""
 
 import pytest
 
