@@ -236,7 +236,7 @@ def local_functions() -> list[Callable[..., Any]]:
 @pytest.mark.parametrize("function", local_functions(), ids=["lambda", "local", "partial", "method"])
 @pytest.mark.parametrize("how", ["process", "connect", "pool"])
 def test_what_cannot_be_sent_is_refused_where_it_is_declared(how: str, function: Any) -> None:
-    """A lambda, a local function, a method of what cannot be pickled: a ConfigError for `offload` that costs no name."""
+    """A lambda, a local function, or a method of what cannot be pickled is a ConfigError, and costs no name."""
     fleet = Fleet()
     with pytest.raises(ConfigError, match="cannot be sent to another process") as raised:
         if how == "process":
