@@ -9,7 +9,7 @@ ARGS ?=
 run := $(VENV)/bin
 pip := $(VENV)/bin/python -m pip --disable-pip-version-check --no-input -q
 
-.PHONY: help demo test check test-all bench docs servers clean
+.PHONY: help demo test check test-all soak mutants bench docs servers clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -34,6 +34,12 @@ test-all: servers ## the test suite on every Python of 3.11 to 3.14 that is foun
 	    echo "== Python $$version ==" && \
 	    $(MAKE) --no-print-directory test VENV=".venv-$$version" PYTHON="$$python" </dev/null || exit 1; \
 	done
+
+soak: $(VENV)/.dev ## a minute of flood for each overflow policy
+	@$(run)/python -m tools.soak $(ARGS)
+
+mutants: $(VENV)/.dev ## faults planted in the core, one at a time; the tests must find each
+	@$(run)/python -m tools.mutants $(ARGS)
 
 bench: $(VENV)/.dev ## the pipeline beside the loops that people write by hand
 	$(run)/python -m benchmarks $(ARGS)

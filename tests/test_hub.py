@@ -1,6 +1,8 @@
 """The hub: every message goes once to every subscription that matches, in its order, and is counted where it goes."""
 
 import asyncio
+import gc
+import weakref
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
 from tests.flows import DROP_OLDEST, Tap, balanced, data, feeding, from_socket, keeper, row, turns
-from wsfleet import Buffer, Fleet, FleetError, Message
+from wsfleet import Buffer, Fleet, FleetError, Message, Overflow
 from wsfleet import hub as hub_module
 from wsfleet.hub import Hub
 from wsfleet.mailbox import Mailbox
@@ -190,6 +192,59 @@ async def test_different_routes_do_not_grow_the_hub(monkeypatch: pytest.MonkeyPa
     assert len(hub._shared) <= 100
 
 
+async def test_many_endpoints_with_many_topics_do_not_grow_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The routes of all endpoints together are bounded; each is found afresh after they were forgotten."""
+    monkeypatch.setattr(hub_module, "MAX_ROUTES", 50)
+    monkeypatch.setattr(hub_module, "MAX_ROUTES_IN_ALL", 200)
+    hub = Hub()
+    own = hub.add("own", ">", Buffer(10**6), endpoints=("e0", "e1"))
+    everything = hub.add("all", ">", Buffer(10**6))
+    for n in range(3000):
+        publish(hub, from_socket(n, topic=f"t{n % 70}"), endpoint=f"e{n % 100}")
+        assert sum(map(len, hub._routes.values())) == hub._remembered <= 200
+        if n % 500 == 0:
+            hub.forget_endpoint(f"e{n % 100}")
+        elif n % 700 == 0:
+            hub.remove(hub.add("passing", "x", Buffer()))
+        elif n % 900 == 0:
+            hub.remove(hub.add("passing", ">", Buffer(), endpoints=("e0",)))
+    assert data(everything) == list(range(3000))
+    assert data(own) == [n for n in range(3000) if n % 100 < 2]
+
+
+async def test_a_hundred_thousand_topics() -> None:
+    """100,000 distinct topics through a fleet leave routes within their bound, and no message behind."""
+
+    class Data:
+        def __init__(self, text: str | bytes) -> None:
+            self.number = int(text)
+            alive.add(self)
+
+    alive: weakref.WeakSet[Data] = weakref.WeakSet()
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    latest = fleet.subscribe("a.*", buffer=Buffer(messages=10, overflow=Overflow.LATEST))
+    fleet.connect(
+        "ws://feed.test/",
+        name="feed",
+        decode=lambda text: Data(text),
+        topic=lambda data: f"a.{data.number}",
+        keep_last=20,
+    )
+    async with latest, feeding(fleet, transport) as socket:
+        for n in range(0, 100_000, 1000):
+            await socket.feed(*map(str, range(n, n + 1000)))
+            fleet.publish(f"b.{n}", n)
+        hub = fleet._declared.hub
+        assert hub._remembered == sum(map(len, hub._routes.values())) <= hub_module.MAX_ROUTES + 200
+        assert len(hub._shared) <= 2
+        assert latest.stats().pending == 10 and latest.stats().offered == 100_000
+        gc.collect()
+        # What waits is among what is kept.
+        assert sorted(data.number for data in alive) == list(range(100_000 - 20, 100_000))
+        balanced(fleet)
+
+
 async def test_an_endpoint_that_is_gone_leaves_no_routes() -> None:
     """The routes of an endpoint are forgotten with it."""
     hub = Hub()
@@ -244,7 +299,7 @@ class Routing(RuleBasedStateMachine):
         super().__init__()
         self.hub = Hub()
         self.expected: dict[Mailbox, list[int]] = {}
-        self.own: dict[Mailbox, str] = {}
+        self.own: dict[Mailbox, tuple[str, ...]] = {}
         self.removed: dict[Mailbox, list[int]] = {}
         self.number = 0
         self.published = self.injected = self.unrouted = self.deliveries = 0
@@ -253,7 +308,7 @@ class Routing(RuleBasedStateMachine):
         return [
             box
             for box in self.expected
-            if (self.own[box] == endpoint if box in self.own else matches(box.pattern, topic))
+            if (endpoint in self.own[box] if box in self.own else matches(box.pattern, topic))
         ]
 
     def _account(self, topic: str, endpoint: str) -> int:
@@ -278,7 +333,14 @@ class Routing(RuleBasedStateMachine):
     def connect(self, endpoint: str) -> Mailbox:
         box = self.hub.add(endpoint, ">", Buffer(10**6), endpoints=(endpoint,))
         self.expected[box] = []
-        self.own[box] = endpoint
+        self.own[box] = (endpoint,)
+        return box
+
+    @rule(target=boxes)
+    def pool(self) -> Mailbox:
+        box = self.hub.add("pool", ">", Buffer(10**6), endpoints=("one", "two"))
+        self.expected[box] = []
+        self.own[box] = ("one", "two")
         return box
 
     @rule(box=consumes(boxes), drop=st.booleans())

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from websockets.asyncio.server import ServerConnection
 
-from wsfleet import Fleet, Reconnect, State
+from wsfleet import Connection, Fleet, Reconnect, State
 from wsfleet.errors import NotOpen, RequestLost
 from wsfleet.testing import FakeTransport, FeedServer
 
@@ -35,7 +35,7 @@ async def test_asking_again_at_once_waits_for_the_next_socket() -> None:
 
 
 async def test_no_member_is_open_once_its_socket_is_lost() -> None:
-    """With `wait=False` a request right after the loss raises NotOpen: nothing was sent."""
+    """Right after the loss, send() and a request with `wait=False` raise NotOpen: nothing was sent."""
     transport = FakeTransport()
     async with Fleet(transport=transport) as fleet:
         pool = fleet.pool("ws://feed.example", 1, name="node")
@@ -44,6 +44,8 @@ async def test_no_member_is_open_once_its_socket_is_lost() -> None:
         socket.lose()
         with pytest.raises(NotOpen):
             await pool.request({"method": "price"}, wait=False)
+        with pytest.raises(NotOpen):
+            await pool.send("x")
 
 
 class Closing:
@@ -66,7 +68,7 @@ async def test_waiting_for_a_closing_connection() -> None:
     """Who was refused by a connection that is closing waits for the next one, and lets the loop go on."""
     async with FeedServer(on_client=(closing := Closing())) as server, Fleet() as fleet:
         feed = fleet.connect(server.uri, name="feed", close_s=30.0, reconnect=Reconnect(initial_s=0))
-        await refused(feed.send, "x")
+        await refused(feed.send, feed)
         waiting = asyncio.ensure_future(feed.wait_open())
         await asyncio.sleep(0)
         assert feed.state is State.OPEN and not waiting.done()
@@ -80,26 +82,26 @@ async def test_asking_while_a_member_closes() -> None:
     """A request that finds its member closing goes over another connection."""
     async with FeedServer(on_client=(closing := Closing())) as server, Fleet() as fleet:
         pool = fleet.pool(server.uri, 1, name="node", close_s=30.0, reconnect=Reconnect(initial_s=0))
-        await refused(pool.send, "x")
+        await refused(pool.send, pool.connections[0])
         asking = asyncio.ensure_future(pool.request({"method": "price"}))
         await asyncio.sleep(0)
         closing.let_go.set()
-        await wait_received(server, 1)
-        await server.send(str(server.received[0]).replace('"method":"price"', '"result":7'))
+        await wait_request(server)
+        await server.send(str(server.received[-1]).replace('"method":"price"', '"result":7'))
         assert (await asking)["result"] == 7
 
 
-async def refused(send: Callable[[Any], Awaitable[None]], data: Any) -> None:
-    """Send until it is refused by a connection that was open."""
+async def refused(send: Callable[[Any], Awaitable[None]], connection: Connection) -> None:
+    """Send until it is refused although the connection is OPEN."""
     while True:
         try:
-            await send(data)
-        except NotOpen as error:
-            if "closing" in str(error):
+            await send("x")
+        except NotOpen:
+            if connection.state is State.OPEN:
                 return
         await asyncio.sleep(0.01)
 
 
-async def wait_received(server: FeedServer, count: int) -> None:
-    while len(server.received) < count:
+async def wait_request(server: FeedServer) -> None:
+    while not (server.received and "method" in str(server.received[-1])):
         await asyncio.sleep(0.01)

@@ -17,6 +17,7 @@ from wsfleet.errors import ConfigError
 from wsfleet.feed import CALLERS as FEED_CALLERS
 from wsfleet.governor import Governor, host_of
 from wsfleet.hub import Hub
+from wsfleet.latest import CALLERS as LATEST_CALLERS
 from wsfleet.liveness import Sweep
 from wsfleet.mailbox import Mailbox
 from wsfleet.names import Names
@@ -37,7 +38,7 @@ __all__ = ["Declarations", "check_fleet"]
 
 log = logging.getLogger("wsfleet")
 
-_CALLERS = {**FEED_CALLERS, **PROCESSOR_CALLERS, **SUPERVISOR_CALLERS}
+_CALLERS = {**FEED_CALLERS, **PROCESSOR_CALLERS, **SUPERVISOR_CALLERS, **LATEST_CALLERS}
 
 
 def check_fleet(name: str, limits: Limits, drain_s: float) -> None:

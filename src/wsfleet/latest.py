@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
+from types import CodeType
 from typing import Any
 
 from wsfleet.message import Message
 
-__all__ = ["Latest"]
+__all__ = ["CALLERS", "Latest"]
 
 log = logging.getLogger("wsfleet")
 
@@ -21,9 +23,10 @@ class Latest:
     """
 
     def __init__(self, name: str, key: Callable[[Message[Any]], Any] | None) -> None:
-        self._name = name
+        self.name = name
         self._key = key
-        self._messages: dict[Hashable, Message[Any]] = {}
+        # A plain dict looks for its first item among all that were ever taken out before it.
+        self._messages: OrderedDict[Hashable, Message[Any]] = OrderedDict()
         self._failed = False
 
     def __len__(self) -> int:
@@ -43,7 +46,7 @@ class Latest:
             # Nothing is awaited here: a CancelledError can only be the user's own.
             if not self._failed:
                 self._failed = True
-                log.exception("%s: the key function of its buffer failed; the topic stands in", self._name)
+                log.exception("%s: the key function of its buffer failed; the topic stands in", self.name)
             return message.topic
         return key
 
@@ -58,4 +61,8 @@ class Latest:
         del self._messages[next(key for key, mine in self._messages.items() if mine is message)]
 
     def popleft(self) -> Message[Any]:
-        return self._messages.pop(next(iter(self._messages)))
+        return self._messages.popitem(last=False)[1]
+
+
+CALLERS: dict[CodeType, str] = {Latest.key_of.__code__: "self"}
+"""Where user code is called: the local variable there says for whom. For the watchdog."""

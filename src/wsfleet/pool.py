@@ -94,8 +94,9 @@ class Pool:
         """Send one message on the least busy open member. Raises as `Connection.send` does."""
         self._keeper.check_thread()
         while True:
+            member = self._least_busy()
             try:
-                return await self._connection(self._least_busy()).send(data)
+                return await self._connection(member).send(data)
             except NotOpen:
                 pass  # closing, as it turned out; nothing was sent, so another member may have it
 

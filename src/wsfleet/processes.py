@@ -6,6 +6,7 @@ import asyncio
 import atexit
 import inspect
 import multiprocessing
+import os
 import pickle
 import signal
 import sys
@@ -49,7 +50,9 @@ def check_picklable(function: Callable[..., Any], *, declaring: bool = True) -> 
 def _is_interactive(module: str | None) -> bool:
     """Whether a spawned process could not import `module`: what came over stdin, or in a shell."""
     main = sys.modules.get("__main__")
-    return module == "__main__" and main is not None and main.__spec__ is None and not hasattr(main, "__file__")
+    if module != "__main__" or main is None or main.__spec__ is not None:
+        return False
+    return not os.path.exists(getattr(main, "__file__", None) or "")
 
 
 def _will_be_found(function: Callable[..., Any]) -> bool:

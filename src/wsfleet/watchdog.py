@@ -114,17 +114,22 @@ class Watchdog:
         innermost = sys._current_frames().get(thread)
         if innermost is None:
             return OUTSIDE, "an unknown place"
-        inner: FrameType = innermost
+        called: FrameType = innermost
         frame: FrameType | None = innermost
         while frame is not None:
             variable = self._callers.get(frame.f_code)
             if variable is not None:
                 owner = frame.f_locals.get(variable)
-                here, there = _place(inner), _place(innermost)
-                where = here if inner.f_code is innermost.f_code else f"{here}, which is at {there}"
+                here, there = _place(called), _place(innermost)
+                where = here if called.f_code is innermost.f_code else f"{here}, which is at {there}"
                 return str(getattr(owner, "name", owner)), where
-            inner, frame = frame, frame.f_back
+            if not frame.f_code.co_filename.startswith(_OURS):
+                called = frame  # the last of these is the outermost
+            frame = frame.f_back
         return OUTSIDE, _place(innermost)
+
+
+_OURS = os.path.dirname(__file__) + os.sep
 
 
 def _place(frame: FrameType) -> str:

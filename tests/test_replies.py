@@ -1,0 +1,171 @@
+"""The requests that one socket has outstanding: each future is resolved once, and none is left."""
+
+import asyncio
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from wsfleet import replies as replies_module
+from wsfleet.errors import RequestLost
+from wsfleet.replies import Replies
+
+
+def replies_of(match: Any = lambda data: data) -> Replies:
+    return Replies(match, lambda: None)
+
+
+async def test_own_ids_are_large_and_exact_as_doubles() -> None:
+    """Our ids lie above 2**32 and below 2**53, follow each other, and begin elsewhere on each socket."""
+    starts = set()
+    for _ in range(50):
+        replies = replies_of()
+        first = replies.number()
+        assert 2**32 < first < 2**53 and replies.number() == first + 1
+        replies.lose("gone", socket_gone=True)
+        starts.update((first, replies.number()))
+    assert len(starts) == 100
+
+
+@pytest.fixture(autouse=True)
+def _short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replies_module, "REMEMBERED", 100)
+
+
+async def test_a_late_reply_is_known_however_late() -> None:
+    """Whatever was issued in between: a reply to an id of this socket's is a reply, as long as the socket lives."""
+    replies = replies_of()
+    numbers = [replies.number() for _ in range(3 * replies_module.REMEMBERED)]
+    for number in numbers:
+        replies.forget(number, replies.issue(number))
+    assert all(map(replies.take, numbers))
+    assert not replies.take(numbers[0] - 1) and not replies.take(numbers[-1] + 1)
+    assert not replies._past
+    replies.lose("gone", socket_gone=True)
+    assert not any(map(replies.take, numbers))
+
+
+async def test_ids_of_the_users_own_are_remembered_for_a_while() -> None:
+    """Of ids that the user makes the last ones are remembered, in bounded memory."""
+    replies = replies_of()
+    for n in range(replies_module.REMEMBERED + 5):
+        replies.forget(f"id-{n}", replies.issue(f"id-{n}"))
+    assert len(replies._past) == replies_module.REMEMBERED
+    assert replies.take(f"id-{replies_module.REMEMBERED}") and not replies.take("id-0")
+
+
+@pytest.mark.parametrize("error", [KeyError, asyncio.CancelledError])
+async def test_data_that_match_does_not_understand_is_no_reply(error: type[BaseException]) -> None:
+    """What `match` raises, or an id that cannot be one, makes the data a message like any other."""
+
+    def match(data: Any) -> Any:
+        if data == "odd":
+            raise error
+        return [data]
+
+    assert not replies_of(match).take("odd")
+    assert not replies_of(match).take("unhashable")
+
+
+async def test_an_id_that_is_none_or_under_way_is_refused() -> None:
+    """Two requests under one id could not be told apart, and None says that there is no id."""
+    replies = replies_of()
+    replies.issue("a").cancel()
+    for bad in ("a", None):
+        with pytest.raises(ValueError):
+            replies.issue(bad)
+
+
+class Requests(RuleBasedStateMachine):
+    """One socket after the other: requests issued, answered, answered twice, given up, lost."""
+
+    @initialize(own=st.booleans())
+    def begin(self, own: bool) -> None:
+        self.loop = asyncio.new_event_loop()
+        self.own = own
+        self.told: list[int] = []
+        self.replies = Replies(lambda data: data[0], lambda: self.told.append(len(self.replies)))
+        self.count = 0
+        self.waiting: dict[Any, asyncio.Future[Any]] = {}
+        self.past: list[Any] = []  # of this socket
+        self.gone: list[Any] = []  # of sockets before
+
+    def _run(self, function: Any) -> Any:
+        async def run() -> Any:
+            return function()
+
+        return self.loop.run_until_complete(run())
+
+    @rule()
+    def issue(self) -> None:
+        self.count += 1
+        number = self.replies.number() if self.own else f"id-{self.count}"
+        self.waiting[number] = self._run(lambda: self.replies.issue(number))
+
+    def _one(self, data: st.DataObject) -> Any:
+        return data.draw(st.sampled_from(list(self.waiting)))
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def answer(self, data: st.DataObject) -> None:
+        number = self._one(data)
+        future = self.waiting.pop(number)
+        assert not future.done()
+        assert self.replies.take((number, "reply"))
+        assert future.result() == (number, "reply")
+        self.replies.forget(number, future)
+        self.past.append(number)
+
+    @precondition(lambda self: self.waiting)
+    @rule(data=st.data())
+    def give_up(self, data: st.DataObject) -> None:
+        number = self._one(data)
+        future = self.waiting.pop(number)
+        future.cancel()
+        # Its task may run only after the reply has come.
+        if data.draw(st.booleans()):
+            assert self.replies.take((number, "reply"))
+        self.replies.forget(number, future)
+        self.past.append(number)
+
+    @precondition(lambda self: self.past)
+    @rule(data=st.data())
+    def answer_late(self, data: st.DataObject) -> None:
+        assert self.replies.take((data.draw(st.sampled_from(self.past)), "again"))
+
+    @precondition(lambda self: self.gone)
+    @rule(data=st.data())
+    def answer_over_another_socket(self, data: st.DataObject) -> None:
+        assert not self.replies.take((data.draw(st.sampled_from(self.gone)), "elsewhere"))
+
+    @rule()
+    def not_ours(self) -> None:
+        assert not self.replies.take((1, "a message"))
+        assert not self.replies.take((None, "a message"))
+        assert not self.replies.take(("id-0", "a message"))
+
+    @rule(socket_gone=st.booleans())
+    def lose(self, socket_gone: bool) -> None:
+        self._run(lambda: self.replies.lose("why", socket_gone=socket_gone))
+        for number, future in self.waiting.items():
+            assert isinstance(future.exception(), RequestLost)
+            self.replies.forget(number, future)
+        self.past += self.waiting
+        self.waiting.clear()
+        if socket_gone:
+            self.gone += self.past
+            self.past.clear()
+
+    def teardown(self) -> None:
+        if hasattr(self, "loop"):
+            assert len(self.replies) == len(self.waiting)
+            self.lose(True)
+            assert not self.replies and not self.replies._past
+            assert not self.told or self.told[-1] == 0
+            self.loop.close()
+
+
+TestRequests = Requests.TestCase
+TestRequests.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
