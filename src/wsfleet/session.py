@@ -58,7 +58,7 @@ class Session:
         self._error: ConnectionLost | None = None
         self._send_lock: asyncio.Lock | None = None
         self._next_send = 0.0
-        self.on_lost: Callable[[], None] | None = None
+        self.on_lost: Callable[[], object] | None = None
         self.ended: asyncio.Future[ConnectionLost] = self._loop.create_future()
         self.last_data = wire.connected_at
         # What the wire needs to know of its receiver. While on_open runs, text and binary must be told apart.
