@@ -1,0 +1,246 @@
+"""A fleet belongs to its loop's thread; `from_thread` is the way in from all others."""
+
+import asyncio
+import concurrent.futures
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from wsfleet import Fleet, Message, Session
+from wsfleet.errors import FleetError, NotOpen
+from wsfleet.testing import FakeTransport
+
+URI = "ws://feed.test/"
+
+
+class Running:
+    """A fleet that runs in a thread of its own, beside the test's."""
+
+    def __init__(self) -> None:
+        self.transport = FakeTransport()
+        self.fleet = Fleet(transport=self.transport)
+        self.connection = self.fleet.connect(URI, name="feed")
+        self.subscription = self.fleet.subscribe(">")
+        self.sessions: list[Session] = []
+        self.thread = threading.Thread(target=self.fleet.run, name="the fleet's")
+
+    def start(self) -> None:
+        self.thread.start()
+        while True:
+            try:
+                self.fleet.from_thread(self.transport.accept)
+                return
+            except FleetError:  # it has not started yet
+                time.sleep(0.001)
+
+    def stop(self) -> None:
+        try:
+            self.fleet.from_thread(self.fleet.close)
+        except FleetError:
+            pass
+        self.thread.join()
+
+
+@contextmanager
+def running() -> Iterator[Running]:
+    it = Running()
+    it.start()
+    try:
+        yield it
+    finally:
+        it.stop()
+
+
+def test_functions_and_coroutines_give_back_their_results() -> None:
+    """from_thread calls on the loop's thread, awaits what can be awaited, and returns the result."""
+    with running() as it:
+        call = it.fleet.from_thread
+        assert call(threading.get_ident) == it.thread.ident
+        assert call(lambda *args: args, 1, 2) == (1, 2)
+
+        async def double(n: int) -> int:
+            await asyncio.sleep(0.001)
+            return 2 * n
+
+        assert call(double, 21) == 42
+        assert call(lambda: asyncio.get_running_loop().create_task(double(4))) == 8
+        assert call(it.fleet.publish, "x.y", 1) == 1
+        assert call(it.connection.send, "x") is None
+        assert call(it.fleet.stats).balanced
+        late = call(it.fleet.subscribe, "late")
+        call(late.close)
+        call(it.subscription.close)
+
+
+@pytest.mark.parametrize("error", [ValueError("mine"), TimeoutError("mine"), KeyError("mine")])
+def test_exceptions_come_back(error: Exception) -> None:
+    """What the function or the coroutine raises is raised in the calling thread, and the fleet goes on."""
+
+    def plain() -> None:
+        raise error
+
+    async def later() -> None:
+        await asyncio.sleep(0.001)
+        raise error
+
+    with running() as it:
+        for function in (plain, later):
+            with pytest.raises(type(error)) as caught:
+                it.fleet.from_thread(function)
+            assert caught.value is error
+        with pytest.raises(NotOpen):
+            it.fleet.from_thread(send_too_early, it.fleet)
+        assert it.fleet.from_thread(lambda: "alive") == "alive"
+
+
+async def send_too_early(fleet: Fleet) -> None:
+    await fleet.connect("ws://early.test/").send("x")
+
+
+def test_a_cancelled_error_of_the_functions_own_is_no_end() -> None:
+    """An awaitable that was cancelled raises CancelledError in the thread, not a FleetError."""
+
+    async def cancelled() -> None:
+        future = asyncio.get_running_loop().create_future()
+        future.cancel()
+        await future
+
+    with running() as it, pytest.raises(asyncio.CancelledError):
+        it.fleet.from_thread(cancelled)
+
+
+def test_before_the_start_and_after_the_end() -> None:
+    """There is no loop to call on: FleetError."""
+    with running() as it:
+        pass
+    for fleet in (it.fleet, Fleet(transport=FakeTransport())):
+        with pytest.raises(FleetError):
+            fleet.from_thread(lambda: None)
+
+
+async def test_from_the_fleets_own_thread() -> None:
+    """It would wait for itself: FleetError, at once."""
+    async with Fleet(transport=FakeTransport()) as fleet:
+        with pytest.raises(FleetError, match="own"):
+            fleet.from_thread(lambda: None)
+
+
+def test_the_fleet_ends_while_it_waits() -> None:
+    """Whoever still waits when the fleet ends gets FleetError, and what was awaited is cancelled."""
+    ended: list[str] = []
+
+    async def forever() -> None:
+        try:
+            await asyncio.sleep(10**6)
+        finally:
+            ended.append("cancelled")
+
+    with running() as it, concurrent.futures.ThreadPoolExecutor(4) as pool:
+        waiting = [pool.submit(it.fleet.from_thread, forever) for _ in range(4)]
+        while it.fleet.from_thread(lambda: len(it.fleet._guests._waiting)) < 4:
+            time.sleep(0.001)
+        it.fleet.from_thread(it.fleet.close)
+        for future in waiting:
+            with pytest.raises(FleetError, match="ended"):
+                future.result()
+    assert ended == ["cancelled"] * 4
+
+
+def test_many_threads_at_once() -> None:
+    """Calls from many threads all get their own answers."""
+    with running() as it, concurrent.futures.ThreadPoolExecutor(8) as pool:
+        assert list(pool.map(lambda n: it.fleet.from_thread(lambda: n), range(200))) == list(range(200))
+        it.fleet.from_thread(it.subscription.close)
+
+
+def test_every_method_elsewhere_names_from_thread() -> None:
+    """Called from a thread that is not the loop's, each method raises FleetError and says what to use instead."""
+
+    async def processor(message: Message[Any]) -> None: ...
+
+    with running() as it:
+        fleet, connection, subscription = it.fleet, it.connection, it.subscription
+        plain: list[Callable[[], Any]] = [
+            lambda: fleet.connect(URI),
+            lambda: fleet.pool(URI, 2),
+            lambda: fleet.process("x"),
+            lambda: fleet.subscribe("x"),
+            lambda: fleet.publish("x", 1),
+            lambda: fleet.stats(),
+            lambda: connection.restart(),
+            lambda: connection.stats(),
+            lambda: aiter(connection),
+            lambda: subscription.close(),
+            lambda: subscription.stats(),
+            lambda: aiter(subscription),
+            lambda: subscription.batches(),
+        ]
+        awaited: list[Callable[[], Any]] = [
+            lambda: fleet.close(),
+            lambda: fleet.wait(),
+            lambda: connection.send("x"),
+            lambda: connection.wait_open(),
+            lambda: connection.close(),
+            lambda: anext(subscription),
+            lambda: subscription.__aexit__(None, None, None),
+        ]
+        for call in plain:
+            with pytest.raises(FleetError, match="from_thread"):
+                call()
+        for call in awaited:
+
+            async def await_it(call: Callable[[], Any] = call) -> None:
+                await call()
+
+            with pytest.raises(FleetError, match="from_thread"):
+                asyncio.run(await_it())
+        for start in (fleet.serve, fleet.__aenter__):
+
+            async def start_it(start: Callable[[], Any] = start) -> None:
+                await start()
+
+            with pytest.raises(FleetError):
+                asyncio.run(start_it())
+        assert fleet.from_thread(lambda: connection.state.value) == "OPEN"
+        fleet.from_thread(subscription.close)
+
+
+def test_a_session_elsewhere_names_from_thread() -> None:
+    """The session that on_open got belongs to the loop's thread as well."""
+    with running() as it:
+
+        async def on_open(session: Session) -> None:
+            it.sessions.append(session)
+
+        it.fleet.from_thread(lambda: it.fleet.connect(URI, name="second", on_open=on_open))
+        it.fleet.from_thread(it.transport.accept, "second")
+        while not it.sessions:
+            time.sleep(0.001)
+        for call in (lambda: it.sessions[0].send("x"), lambda: it.sessions[0].recv()):
+
+            async def await_it(call: Callable[[], Any] = call) -> None:
+                await call()
+
+            with pytest.raises(FleetError, match="from_thread"):
+                asyncio.run(await_it())
+
+
+def test_after_the_end_anybody_may_look() -> None:
+    """A fleet that has ended belongs to no thread: whoever waited for it can see what became of it."""
+    with running() as it:
+        pass
+    assert it.fleet.stats().balanced
+    assert it.connection.stats().state == "CLOSED"
+    assert it.subscription.stats().pending == 0
+    it.subscription.close()
+
+
+def test_declared_in_one_thread_and_run_in_another() -> None:
+    """Before the start a fleet belongs to nobody; from then on to the thread that runs it."""
+    with running() as it:
+        it.fleet.from_thread(it.subscription.close)
+        assert "sub-1" not in it.fleet.from_thread(lambda: dict(it.fleet.subscriptions))
