@@ -631,3 +631,42 @@ async def test_a_connection_lost_while_it_closes(times: int) -> None:
             await closing
         assert {each.state for each in connections} == {State.CLOSED}
         assert fleet.stats().balanced
+
+
+async def test_cancelled_at_every_step_of_its_life() -> None:
+    """Whenever serve() is cancelled, from before its first step to long after its last, all is released and counted."""
+
+    async def on_client(client: ServerConnection) -> None:
+        await client.send("welcome")
+        await client.send("x")
+
+    async with FeedServer(on_client=on_client) as server:
+        for steps in [*range(40), 60, 80, 120]:
+            fleet = Fleet()
+            connection = fleet.connect(server.uri, Slow(0.0), name="feed", on_open=lambda session: session.recv())
+            serving = asyncio.create_task(fleet.serve())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+            serving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await serving
+            assert connection.state in (State.CLOSED, State.CONNECTING), steps
+            assert (connection.state is State.CONNECTING) == (steps == 0)
+            assert fleet.stats().balanced
+            assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("wsfleet")]
+        await server.wait_clients(0)
+
+
+async def test_left_at_every_step_of_its_life() -> None:
+    """The same for a context that is left by return after so many steps."""
+    async with FeedServer() as server:
+        for steps in [*range(40), 60, 80, 120]:
+            fleet = Fleet()
+            connection = fleet.connect(server.uri, Slow(0.0), name="feed")
+            async with fleet:
+                for _ in range(steps):
+                    await asyncio.sleep(0)
+            assert connection.state is State.CLOSED, steps
+            assert fleet.stats().balanced
+            assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("wsfleet")]
+        await server.wait_clients(0)

@@ -66,6 +66,10 @@ class HandshakeRejected(ConnectFailed):
         self.headers: Mapping[str, str] = dict(headers or {})
         self.retry_after_s = retry_after_s
 
+    def __repr__(self) -> str:
+        # Without the headers: a server may set cookies, or repeat what it was sent.
+        return f"{type(self).__name__}({self.status}, retry_after_s={self.retry_after_s})"
+
     def __str__(self) -> str:
         later = "" if self.retry_after_s is None else f", retry after {self.retry_after_s:g} s"
         return f"http: the server answered {self.status}{later}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -48,6 +49,7 @@ class Session:
         self._feed = feed
         self._wire = wire
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._holding = True
         self._bounded = True
         self._reading = True
@@ -59,7 +61,7 @@ class Session:
         self._refused = False
         self._send_lock: asyncio.Lock | None = None
         self._next_send = 0.0
-        self.on_lost: Callable[[], None] | None = None
+        self.on_lost: Callable[[], object] | None = None
         self.closed_by_us = False
         self.ended: asyncio.Future[ConnectionLost] = self._loop.create_future()
         self.last_data = wire.connected_at
@@ -118,6 +120,7 @@ class Session:
         it waits means that nothing was sent.
         """
         payload: str | bytes
+        self._check_thread()
         if isinstance(data, str | bytes):
             payload = data
         elif isinstance(data, bytearray | memoryview):
@@ -136,9 +139,16 @@ class Session:
             await self._wait_turn()
             while not self._wire.writable and self._error is None:
                 await self._wire.wait_writable()
+                if not self._wire.writable:
+                    # The socket is gone, and we are not told before what came over it has been handed over.
+                    await asyncio.sleep(0)
             if self._error is not None:
                 raise ConnectionLost(self._error.code, self._error.reason) from self._error
             self._write(payload)
+
+    def _check_thread(self) -> None:
+        if threading.get_ident() != self._thread:
+            raise FleetError("a session belongs to the thread of its fleet's loop; elsewhere use Fleet.from_thread")
 
     def _write(self, payload: str | bytes) -> None:
         try:
@@ -177,6 +187,7 @@ class Session:
         `decode` stands in for the endpoint's, for this call. What cannot be decoded is passed over. Raises
         ConnectionLost when the connection ends first. Safe to cancel: nothing is lost. Only inside `on_open`.
         """
+        self._check_thread()
         decoder = compile_decoder(decode)[0] if decode is not None else self._feed.intake.decode
         place = 0
         removed = self._removed

@@ -9,28 +9,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Mapping
 from types import CodeType
 from typing import Protocol
 
 from wsfleet import failures, policy
 from wsfleet.decoding import Intake
-from wsfleet.errors import ConfigError, ConnectFailed, ConnectionLost, EndpointFailed, FleetError, NotOpen
+from wsfleet.errors import ConnectionLost, EndpointFailed, FleetError, NotOpen
 from wsfleet.feed import LONG_S, Feed
 from wsfleet.governor import Governor, host_of
 from wsfleet.hub import Hub
 from wsfleet.liveness import Sweep
 from wsfleet.message import Gap, State, StateChange
-from wsfleet.options import Endpoint, check_headers, check_uri
+from wsfleet.options import Endpoint
 from wsfleet.redact import redact_text, redact_uri, secrets_of
 from wsfleet.session import Session
 from wsfleet.stats import EndpointStats
+from wsfleet.target import make_target
 from wsfleet.watchdog import Watchdog
-from wsfleet.wire.base import Progress, Target, Transport
+from wsfleet.wire.base import Progress, Transport
 
 __all__ = ["CALLERS", "Services", "Supervisor"]
 
 log = logging.getLogger("wsfleet")
+
+GRACE_S = 0.1
+"""How long an on_open may go on after its connection was lost."""
 
 
 class Services(Protocol):
@@ -179,7 +182,10 @@ class Supervisor:
     async def _open(self, progress: Progress, scope: asyncio.Timeout) -> Session:
         """Open a session and log in. The deadline stands still while the governor makes us wait."""
         loop = asyncio.get_running_loop()
-        target = await self._target()
+        target = await make_target(self.endpoint, self.name)
+        self._secrets = secrets_of(target.uri, target.headers)
+        self._shown_uri = redact_uri(target.uri)
+        self._host = host_of(target.uri)
         left = (scope.when() or 0.0) - loop.time()
         scope.reschedule(None)
         async with self._services.governor.slot(self._host):
@@ -190,8 +196,9 @@ class Supervisor:
         wire.start(session)
         if self.endpoint.on_open is not None:
             progress.stage = "on_open"
-            # A socket lost while on_open waits for something else would go unnoticed until the deadline.
-            session.on_lost = lambda: _expire(scope)
+            # A socket lost while on_open waits for something else would go unnoticed until the deadline. If it waits
+            # for the socket it is told so, and may have something to say.
+            session.on_lost = lambda: loop.call_later(GRACE_S, _expire, scope)
             try:
                 if session.lost_error is None:
                     await self.endpoint.on_open(session)
@@ -200,41 +207,6 @@ class Supervisor:
             if session.lost_error is not None:
                 raise session.lost_error
         return session
-
-    async def _target(self) -> Target:
-        endpoint = self.endpoint
-        uri, headers = endpoint.uri, endpoint.headers
-        try:
-            if not isinstance(uri, str):
-                uri = await uri()
-                fault = check_uri(uri) if isinstance(uri, str) else "is not a str"
-                if fault:
-                    raise ConfigError(f"the uri function returned a uri that {fault}")
-            if headers is None:
-                headers = {}
-            elif not isinstance(headers, Mapping):
-                headers = await headers()
-                if not isinstance(headers, Mapping):
-                    raise ConfigError(f"the headers function returned {type(headers).__name__}, not a mapping")
-                faults = list(check_headers(headers))
-                if faults:
-                    raise ConfigError(f"the headers function: {'; '.join(faults)}")
-        except ConfigError as exc:
-            raise ConnectFailed("uri", redact_text(str(exc))) from exc
-        self._secrets = secrets_of(uri, headers)
-        self._shown_uri = redact_uri(uri)
-        self._host = host_of(uri)
-        return Target(
-            name=self.name,
-            uri=uri,
-            headers=headers,
-            subprotocols=endpoint.subprotocols,
-            compression=endpoint.compression,
-            ssl=endpoint.ssl,
-            proxy=endpoint.proxy,
-            max_size=endpoint.max_size,
-            close_s=endpoint.close_s,
-        )
 
     # What an attempt or a session came to
 
@@ -425,5 +397,5 @@ def _expire(scope: asyncio.Timeout) -> None:
         pass
 
 
-CALLERS: dict[CodeType, str] = {Supervisor._open.__code__: "self", Supervisor._target.__code__: "self"}
+CALLERS: dict[CodeType, str] = {Supervisor._open.__code__: "self"}
 """Where user code is called: the local variable there says for whom. For the watchdog."""

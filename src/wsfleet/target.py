@@ -1,0 +1,63 @@
+"""Where one attempt goes: an endpoint with its functions called, and what they returned checked."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from wsfleet.errors import ConfigError, ConnectFailed
+from wsfleet.options import Endpoint, check_headers, check_uri
+from wsfleet.redact import redact_text
+from wsfleet.wire.base import Target
+
+__all__ = ["make_target"]
+
+
+async def make_target(endpoint: Endpoint, name: str) -> Target:
+    """Return the target of a new attempt. Raises ConnectFailed, from a ConfigError, for what is no URI or headers;
+    and whatever the functions raise.
+    """
+    try:
+        uri = endpoint.uri if isinstance(endpoint.uri, str) else await _made_uri(endpoint.uri)
+        headers = endpoint.headers
+        if not isinstance(headers, Mapping):
+            headers = {} if headers is None else await _made_headers(headers)
+    except ConfigError as exc:
+        raise ConnectFailed("uri", redact_text(str(exc))) from exc
+    return Target(
+        name=name,
+        uri=uri,
+        headers=headers,
+        subprotocols=endpoint.subprotocols,
+        compression=endpoint.compression,
+        ssl=endpoint.ssl,
+        proxy=endpoint.proxy,
+        max_size=endpoint.max_size,
+        close_s=endpoint.close_s,
+    )
+
+
+async def _made_uri(function: Callable[[], Awaitable[str]]) -> str:
+    uri = await _call(function, "uri")
+    fault = check_uri(uri) if isinstance(uri, str) else "is not a str"
+    if fault:
+        raise ConfigError(f"the uri function returned a uri that {fault}")
+    return str(uri)
+
+
+async def _made_headers(function: Callable[[], Awaitable[Mapping[str, str]]]) -> Mapping[str, str]:
+    headers = await _call(function, "headers")
+    if not isinstance(headers, Mapping):
+        raise ConfigError(f"the headers function returned {type(headers).__name__}, not a mapping")
+    faults = list(check_headers(headers))
+    if faults:
+        raise ConfigError(f"the headers function: {'; '.join(faults)}")
+    return headers
+
+
+async def _call(function: Callable[[], Awaitable[Any]], what: str) -> Any:
+    made = function()
+    if not inspect.isawaitable(made):
+        raise ConfigError(f"the {what} function is not an async function")
+    return await made

@@ -1,0 +1,328 @@
+"""Sending, and waiting for a connection: over fake sockets where time matters, over real ones where sockets do."""
+
+import asyncio
+import dataclasses
+import socket as sockets
+from typing import Any
+
+import msgspec
+import pytest
+
+from wsfleet import Fleet, Message, Session, State, errors
+from wsfleet.errors import ConnectFailed, ConnectionLost, HandshakeRejected, NotOpen
+from wsfleet.testing import FakeTransport, FeedServer
+
+URI = "ws://feed.test/"
+
+
+def clock() -> float:
+    return asyncio.get_running_loop().time()
+
+
+@dataclasses.dataclass
+class Order:
+    id: int
+    side: str
+
+
+class Subscribe(msgspec.Struct):
+    topics: list[str]
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize(
+    ("data", "sent"),
+    [
+        ("text", "text"),
+        ("", ""),
+        (b"binary", b"binary"),
+        (bytearray(b"b"), b"b"),
+        (memoryview(b"m"), b"m"),
+        ({"op": "ping", "n": 1}, '{"op":"ping","n":1}'),
+        (["a", None, True], '["a",null,true]'),
+        (7, "7"),
+        (None, "null"),
+        (Order(1, "buy"), '{"id":1,"side":"buy"}'),
+        (Subscribe(["é"]), '{"topics":["é"]}'),
+    ],
+)
+async def test_what_send_makes_of_data(data: Any, sent: str | bytes) -> None:
+    """str goes as text, bytes as binary, anything else as JSON text; from the connection and in on_open alike."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+
+    async def on_open(session: Session) -> None:
+        await session.send(data)
+
+    connection = fleet.connect(URI, on_open=on_open)
+    async with fleet:
+        socket = await transport.accept()
+        await connection.wait_open()
+        await connection.send(data)
+        assert socket.sent == [sent, sent]
+        assert connection.stats().sent == 2
+
+
+@pytest.mark.looptime
+async def test_what_is_no_json_is_refused_before_anything_is_sent() -> None:
+    """Data that cannot be JSON raises TypeError, and the connection lives on."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    connection = fleet.connect(URI)
+    async with fleet:
+        socket = await transport.accept()
+        await connection.wait_open()
+        with pytest.raises(TypeError):
+            await connection.send(object())
+        await connection.send("x")
+        assert socket.sent == ["x"]
+
+
+@pytest.mark.looptime
+async def test_send_raises_not_open_at_once_where_it_is_not_open() -> None:
+    """Before the start, while connecting, in on_open, in a wait, when FAILED and when CLOSED."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    go_on = asyncio.Event()
+
+    async def on_open(session: Session) -> None:
+        await go_on.wait()
+
+    connection = fleet.connect(URI, on_open=on_open)
+
+    async def refused(state: State) -> None:
+        assert connection.state is state
+        with pytest.raises(NotOpen, match=connection.name):
+            await connection.send("x")
+
+    await refused(State.CONNECTING)
+    async with fleet:
+        await refused(State.CONNECTING)
+        socket = await transport.accept()
+        await asyncio.sleep(1.0)
+        await refused(State.CONNECTING)
+        go_on.set()
+        await connection.wait_open()
+        socket.lose()
+        with pytest.raises(NotOpen):  # the supervisor may not have heard of it yet
+            await connection.send("x")
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await refused(State.BACKOFF)
+        transport.refuse(HandshakeRejected(404))
+        with pytest.raises(errors.EndpointFailed):
+            await connection.wait_open()
+        await refused(State.FAILED)
+        connection.restart()
+        await transport.accept()
+        await connection.wait_open()
+        await connection.close()
+        await refused(State.CLOSED)
+    assert connection.stats().sent == 0
+
+
+@pytest.mark.looptime
+async def test_wait_open() -> None:
+    """It returns when OPEN, raises EndpointFailed on FAILED and NotOpen on CLOSED, and is safe to cancel."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    connection = fleet.connect(URI, name="feed")
+    fleet.connect("ws://other.test/", name="other")
+    before = asyncio.create_task(connection.wait_open())
+    async with fleet:
+        for _ in range(100):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(connection.wait_open(), 0.01)
+        assert len(connection._supervisor._open_waiters) == 1
+        await transport.accept("feed")
+        await before
+        await connection.wait_open()
+        await connection.close()
+        with pytest.raises(NotOpen):
+            await connection.wait_open()
+        failing = fleet.connect(URI, name="feed")
+        transport.refuse(ConnectFailed("tcp", "no"))
+        waiting = [asyncio.create_task(failing.wait_open()) for _ in range(3)]
+        await asyncio.sleep(5.0)
+        transport.refuse(HandshakeRejected(401))
+        for result in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(result, errors.EndpointFailed)
+            assert result.name == "feed"
+            assert isinstance(result.__cause__, HandshakeRejected)
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("where", ["connection", "on_open"])
+async def test_sends_per_s_paces(where: str) -> None:
+    """With a rate, sends wait for their turn, in the order of their calls; also within on_open."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    times: list[float] = []
+
+    async def send_all(sender: Any) -> None:
+        async def one(n: int) -> None:
+            await sender.send(str(n))
+            times.append(clock())
+
+        await asyncio.gather(*(one(n) for n in range(6)))
+
+    async def on_open(session: Session) -> None:
+        if where == "on_open":
+            await send_all(session)
+
+    connection = fleet.connect(URI, on_open=on_open, sends_per_s=2.0)
+    async with fleet:
+        socket = await transport.accept()
+        await connection.wait_open()
+        if where == "connection":
+            await send_all(connection)
+        assert socket.sent == [str(n) for n in range(6)]
+        assert [at - times[0] for at in times] == pytest.approx([0.0, 0.5, 1.0, 1.5, 2.0, 2.5], abs=0.01)
+
+
+@pytest.mark.looptime
+async def test_a_cancelled_send_sends_nothing_and_takes_no_turn() -> None:
+    """Giving up waiting for a turn costs the others nothing, however often it is done."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    connection = fleet.connect(URI, sends_per_s=1.0)
+    async with fleet:
+        socket = await transport.accept()
+        await connection.wait_open()
+        await connection.send("first")
+        began = clock()
+        for _ in range(8):
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(connection.send("given up"), 0.1)
+        await connection.send("second")
+        assert clock() - began == pytest.approx(1.0, abs=0.01)
+        assert socket.sent == ["first", "second"]
+        assert connection.stats().sent == 2
+
+
+@pytest.mark.looptime
+async def test_lost_while_waiting_for_a_turn() -> None:
+    """A send whose connection is lost while it waits raises ConnectionLost at once."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    connection = fleet.connect(URI, sends_per_s=0.01)
+    async with fleet:
+        socket = await transport.accept()
+        await connection.wait_open()
+        await connection.send("first")
+        waiting = [asyncio.create_task(connection.send(str(n))) for n in range(3)]
+        await asyncio.sleep(1.0)
+        socket.close(4000, "bye")
+        for result in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(result, ConnectionLost)
+            assert (result.code, result.reason) == (4000, "bye")
+        assert clock() < 2.0
+        assert socket.sent == ["first"]
+
+
+class Stuffed:
+    """A server that reads nothing until it is told to, and a connection whose write buffer it fills."""
+
+    def __init__(self) -> None:
+        self.readers: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
+
+    async def fill(self, fleet: Fleet, server: FeedServer) -> tuple[Any, Any, list[str]]:
+        connection = fleet.connect(server.uri, max_size=2**26)
+        await connection.wait_open()
+        await server.wait_clients(1)
+        (client,) = server.clients
+        client.transport.pause_reading()
+        sock = client.transport.get_extra_info("socket")
+        sock.setsockopt(sockets.SOL_SOCKET, sockets.SO_RCVBUF, 2**14)
+        sent = []
+        session = connection._supervisor.session
+        assert session is not None
+        while session.wire.writable:
+            payload = f"{len(sent)}".ljust(2**16)
+            await connection.send(payload)
+            sent.append(payload)
+            await asyncio.sleep(0)
+        return connection, client, sent
+
+
+async def test_backpressure_keeps_the_order_and_loses_nothing() -> None:
+    """Against a server that does not read, sends wait; once it reads, all arrive in the order of their calls."""
+    async with FeedServer() as server, Fleet() as fleet:
+        connection, client, sent = await Stuffed().fill(fleet, server)
+        waiting = [asyncio.create_task(connection.send(f"waited {n}")) for n in range(20)]
+        cancelled = asyncio.create_task(connection.send("never"))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not any(task.done() for task in waiting)
+        cancelled.cancel()
+        await asyncio.sleep(0)
+        assert cancelled.cancelled()
+        before = connection.stats().sent
+        assert before == len(sent)
+        client.transport.resume_reading()
+        await asyncio.gather(*waiting)
+        expected = [*sent, *(f"waited {n}" for n in range(20))]
+        while len(server.received) < len(expected):
+            await asyncio.sleep(0.001)
+        assert server.received == expected
+        assert connection.stats().sent == len(expected)
+
+
+async def test_lost_while_waiting_for_room() -> None:
+    """A send that waits for room when the connection is lost raises ConnectionLost; the next one NotOpen."""
+    async with FeedServer() as server, Fleet() as fleet:
+        connection, _, _ = await Stuffed().fill(fleet, server)
+        waiting = [asyncio.create_task(connection.send("x")) for _ in range(3)]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        server.refuse(503)
+        server.drop()
+        for result in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(result, ConnectionLost)
+        with pytest.raises(NotOpen):
+            await connection.send("x")
+
+
+async def test_closing_while_sends_wait_for_room() -> None:
+    """Sends that wait when the connection is closed are told ConnectionLost, and the end does not wait for them."""
+    async with FeedServer() as server, Fleet() as fleet:
+        connection, _, _ = await Stuffed().fill(fleet, server)
+        waiting = [asyncio.create_task(connection.send("x")) for _ in range(3)]
+        for _ in range(5):
+            await asyncio.sleep(0)
+        await connection.close()
+        for result in await asyncio.gather(*waiting, return_exceptions=True):
+            assert isinstance(result, ConnectionLost | NotOpen)
+
+
+@pytest.mark.looptime
+async def test_concurrent_sends_go_out_in_the_order_of_their_calls() -> None:
+    """Many tasks that send at once do not overtake one another."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    connection = fleet.connect(URI)
+    async with fleet:
+        socket = await transport.accept()
+        await connection.wait_open()
+        await asyncio.gather(*(connection.send(str(n)) for n in range(100)))
+        assert socket.sent == [str(n) for n in range(100)]
+
+
+@pytest.mark.looptime
+async def test_a_processor_may_send_on_any_connection() -> None:
+    """What comes from one connection can be answered on it, or passed on over another."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+
+    async def bridge(message: Message[str]) -> None:
+        await fleet.connections["one"].send(f"got {message.data}")
+        await fleet.connections["two"].send(message.data)
+
+    fleet.connect(URI, bridge, name="one")
+    two = fleet.connect(URI, name="two")
+    async with fleet:
+        first, second = await transport.accept("one"), await transport.accept("two")
+        await two.wait_open()
+        await first.feed("a")
+        assert await first.next_sent() == "got a"
+        assert await second.next_sent() == "a"

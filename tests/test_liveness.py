@@ -1,0 +1,329 @@
+"""Is the peer there, is data coming, and what must be sent to be kept: in a simulated clock, but for blocked loops."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from wsfleet import Buffer, Connection, Fleet, Liveness, Message, Reconnect, Session, State, liveness
+from wsfleet.testing import FakeSocket, FakeTransport, FeedServer
+
+URI = "ws://feed.test/"
+NOT_AGAIN = Reconnect(initial_s=10**6, max_s=10**6, jitter=0.0)
+
+
+@pytest.fixture(autouse=True)
+def rare_sweeps(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
+    """Simulated hours go by faster where nothing happens twice a second."""
+    if request.node.get_closest_marker("looptime"):
+        monkeypatch.setattr(liveness, "LOOK_S", 3600.0)
+
+
+def clock() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def lost(connection: Connection) -> float:
+    """Wait until the connection is lost, and return when that was."""
+    while connection.state is State.OPEN:
+        await asyncio.sleep(0.05)
+    return clock()
+
+
+async def opened(fleet: Fleet, transport: FakeTransport, **options: Any) -> tuple[Connection, FakeSocket]:
+    connection = fleet.connect(URI, reconnect=NOT_AGAIN, **options)
+    socket = await transport.accept()
+    await connection.wait_open()
+    return connection, socket
+
+
+@pytest.mark.looptime
+async def test_pings_go_out_every_ping_s() -> None:
+    """While it is open, a connection is pinged every ping_s; with None never."""
+    transport = FakeTransport()
+    async with Fleet(transport=transport) as fleet:
+        _, pinged = await opened(fleet, transport, liveness=Liveness(ping_s=5.0))
+        _, quiet = await opened(fleet, transport, liveness=Liveness(ping_s=None))
+        await asyncio.sleep(60.5)
+        assert (pinged.pings, quiet.pings) == (12, 0)
+        await asyncio.sleep(60.0)
+        assert pinged.pings == 24
+
+
+@pytest.mark.looptime
+async def test_a_silent_peer_is_found() -> None:
+    """A peer that answers no ping is given up pong_s after the ping, and the error says so."""
+    transport = FakeTransport()
+    async with Fleet(transport=transport) as fleet:
+        connection, socket = await opened(fleet, transport, liveness=Liveness(ping_s=20.0, pong_s=15.0))
+        began = clock()
+        socket.answers_pings = False
+        assert await lost(connection) - began == pytest.approx(35.0, abs=0.1)
+        assert connection.stats().last_error == "connection lost: 1006 no answer to a ping for 15 s"
+        assert connection.stats().losses == 1
+
+
+@pytest.mark.looptime
+async def test_any_frame_proves_that_the_peer_is_there() -> None:
+    """A peer that sends data but answers no ping is alive."""
+    transport = FakeTransport()
+    async with Fleet(transport=transport) as fleet:
+        connection, socket = await opened(fleet, transport, liveness=Liveness(ping_s=20.0, pong_s=15.0))
+        socket.answers_pings = False
+        for _ in range(60):
+            await asyncio.sleep(10.0)
+            await socket.feed("x")
+        assert connection.state is State.OPEN
+        began = clock()
+        assert await lost(connection) - began <= 20.0 + 15.0 + 0.1
+
+
+@pytest.mark.looptime
+async def test_without_pong_s_pings_are_not_waited_for() -> None:
+    """pong_s=None pings without asking for an answer."""
+    transport = FakeTransport()
+    async with Fleet(transport=transport) as fleet:
+        connection, socket = await opened(fleet, transport, liveness=Liveness(pong_s=None))
+        socket.answers_pings = False
+        await asyncio.sleep(1000.0)
+        assert connection.state is State.OPEN
+
+
+@pytest.mark.looptime
+async def test_stale_data_is_found_although_pongs_come() -> None:
+    """No data message for stale_s leads to a reconnect, however lively the peer answers pings; data puts it off."""
+    transport = FakeTransport()
+    async with Fleet(transport=transport) as fleet:
+        connection, socket = await opened(fleet, transport, liveness=Liveness(ping_s=5.0, stale_s=30.0))
+        await asyncio.sleep(20.0)
+        await socket.feed("x")
+        began = clock()
+        assert await lost(connection) - began == pytest.approx(30.0, abs=0.1)
+        assert connection.stats().last_error == "connection lost: 1006 no data for 30 s"
+
+
+@pytest.mark.looptime
+async def test_staleness_counts_from_open() -> None:
+    """A login that takes long does not make a feed stale before its first message could come."""
+    transport = FakeTransport()
+
+    async def on_open(session: Session) -> None:
+        await asyncio.sleep(10.0)
+
+    async with Fleet(transport=transport) as fleet:
+        connection, _ = await opened(fleet, transport, on_open=on_open, liveness=Liveness(stale_s=5.0))
+        began = clock()
+        assert await lost(connection) - began == pytest.approx(5.0, abs=0.1)
+
+
+@pytest.mark.looptime
+async def test_a_quiet_feed_without_stale_s_stays() -> None:
+    """By default a feed may be quiet for as long as it likes."""
+    transport = FakeTransport()
+    async with Fleet(transport=transport) as fleet:
+        connection, _ = await opened(fleet, transport)
+        await asyncio.sleep(1000.0)
+        assert (connection.state, connection.stats().losses) == (State.OPEN, 0)
+
+
+@pytest.mark.looptime
+async def test_heartbeats() -> None:
+    """A payload, or what a function returns, is sent every heartbeat_s; None from the function skips a beat."""
+    transport = FakeTransport()
+    beats = iter([b"1", None, b"3"])
+    async with Fleet(transport=transport) as fleet:
+        _, fixed = await opened(fleet, transport, liveness=Liveness(heartbeat="ping", heartbeat_s=10.0))
+        _, made = await opened(fleet, transport, liveness=Liveness(heartbeat=lambda: next(beats), heartbeat_s=10.0))  # type: ignore[arg-type,return-value]
+        await asyncio.sleep(30.5)
+        assert (fixed.sent, made.sent) == (["ping"] * 3, [b"1", b"3"])
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("error", [ZeroDivisionError("beat"), asyncio.CancelledError()])
+async def test_a_heartbeat_function_that_raises_costs_its_beat_alone(
+    error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is logged with the endpoint's name; pings, deadlines and all other endpoints go on."""
+    transport = FakeTransport()
+
+    def broken() -> str:
+        raise error
+
+    async with Fleet(transport=transport) as fleet:
+        sick, one = await opened(
+            fleet, transport, name="sick", liveness=Liveness(ping_s=7.0, heartbeat=broken, heartbeat_s=10.0)
+        )
+        _, two = await opened(fleet, transport, liveness=Liveness(heartbeat="x", heartbeat_s=10.0))
+        await asyncio.sleep(35.5)
+        assert sick.state is State.OPEN
+        assert (one.pings, one.sent, two.sent) == (5, [], ["x"] * 3)
+        one.answers_pings = False
+        await lost(sick)
+    assert sum("sick" in record.message and record.levelname == "ERROR" for record in caplog.records) >= 3
+
+
+@pytest.mark.looptime
+async def test_heartbeats_count_among_sends_per_s() -> None:
+    """A heartbeat does not wait, but the next send makes room for it."""
+    transport = FakeTransport()
+    async with Fleet(transport=transport) as fleet:
+        connection, socket = await opened(
+            fleet, transport, sends_per_s=0.5, liveness=Liveness(heartbeat="beat", heartbeat_s=10.0)
+        )
+        await asyncio.sleep(10.1)
+        assert socket.sent == ["beat"]
+        began = clock()
+        await connection.send("x")
+        assert clock() - began == pytest.approx(1.9, abs=0.05)
+
+
+@pytest.mark.looptime
+async def test_ten_minutes_for_each_message_under_pause_keep_the_connection() -> None:
+    """A slow reader is no dead peer: while reading is paused, pong and stale deadlines stand still, over and over."""
+    transport = FakeTransport()
+    done: list[str] = []
+
+    async def slow(message: Message[str]) -> None:
+        await asyncio.sleep(600.0)
+        done.append(message.data)
+
+    fleet = Fleet(transport=transport, drain_s=0.0)
+    async with fleet:
+        connection = fleet.connect(
+            URI, slow, buffer=Buffer(messages=2), liveness=Liveness(stale_s=30.0), reconnect=NOT_AGAIN
+        )
+        socket = await transport.accept()
+        # Two of them are one read of the socket.
+        feeding: asyncio.Task[None] = asyncio.create_task(socket.feed(*("x" * 40_000 for _ in range(12))))
+        while not feeding.done():
+            await asyncio.sleep(10.0)
+            assert connection.state is State.OPEN, connection.stats().last_error
+        await feeding
+        # Pings are still written while it is paused.
+        assert socket.pings >= len(done) * 600 / 20 - 1
+        assert connection.stats().paused_s >= 5000.0
+        assert len(done) >= 9
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("pauses", [1, 3, 30])
+async def test_deadlines_stand_still_while_paused_and_go_on_afterwards(pauses: int) -> None:
+    """Time paused does not count towards pong_s, however many pauses there are; time between them does."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    async with fleet:
+        connection, socket = await opened(fleet, transport, liveness=Liveness(ping_s=10.0, pong_s=20.0))
+        feed = connection._supervisor.feed
+        mailbox = fleet._declared.hub.add("other", "x", Buffer())
+        socket.answers_pings = False
+        await asyncio.sleep(10.5)  # pinged half a second ago
+        for _ in range(pauses):
+            feed.hold(mailbox)
+            await asyncio.sleep(100.0)
+            assert connection.state is State.OPEN
+            feed.release(mailbox)
+            await asyncio.sleep(0.5)
+        began = clock()
+        left_s = 20.0 - 0.5 - pauses * 0.5
+        took_s = await lost(connection) - began
+        if pauses <= 3:
+            assert took_s == pytest.approx(left_s, abs=0.1)
+        else:  # not all of the pauses are remembered, and then later is better than earlier
+            assert left_s <= took_s <= 20.0
+
+
+@pytest.mark.looptime
+async def test_the_peers_own_keepalive_closes_us_while_paused() -> None:
+    """The error then says how long reading was paused, and by whom."""
+    transport = FakeTransport()
+
+    async def slow(message: Message[str]) -> None:
+        await asyncio.sleep(10**6)
+
+    fleet = Fleet(transport=transport, drain_s=0.0)
+    async with fleet:
+        connection = fleet.connect(URI, slow, name="feed", buffer=Buffer(messages=2), reconnect=NOT_AGAIN)
+        socket = await transport.accept()
+        await socket.feed("a", "b")
+        await asyncio.sleep(41.2)
+        socket.close(1011, "keepalive ping timeout")
+        await lost(connection)
+        error = "connection lost: 1011 closed by the peer after 41 s paused by feed (keepalive ping timeout)"
+        assert connection.stats().last_error == error
+
+
+async def test_a_keepalive_close_that_is_only_read_after_the_pause() -> None:
+    """Over a real socket the peer's close is seen when reading goes on; the pause before it is named all the same."""
+    go_on = asyncio.Event()
+
+    async def slow(message: Message[str]) -> None:
+        await go_on.wait()
+
+    async with FeedServer() as server:
+        fleet = Fleet()
+        async with fleet:
+            connection = fleet.connect(server.uri, slow, name="feed", buffer=Buffer(messages=2), reconnect=NOT_AGAIN)
+            await server.wait_clients(1)
+            await server.send("a", "b")
+            while not connection.stats().paused_by:
+                await asyncio.sleep(0.001)
+            server.close(1011, "keepalive ping timeout")
+            while connection.stats().paused_s < 1.1:
+                await asyncio.sleep(0.01)
+            assert connection.state is State.OPEN
+            go_on.set()
+            await lost(connection)
+            assert "closed by the peer after 1 s paused by feed" in str(connection.stats().last_error)
+
+
+@pytest.mark.parametrize("loop_held_s", [0.6])
+async def test_a_blocked_loop_does_not_kill_healthy_peers(loop_held_s: float) -> None:
+    """Pongs and data that came while a processor held the loop are read before anybody is given up."""
+    async with FeedServer() as server:
+        fleet = Fleet()
+        lively = Liveness(ping_s=0.2, pong_s=0.3, stale_s=0.4)
+        connections = [fleet.connect(server.uri, liveness=lively) for _ in range(20)]
+        async with fleet:
+            for connection in connections:
+                await connection.wait_open()
+            await server.wait_clients(20)
+            for _ in range(3):
+                for _ in range(10):
+                    await server.send("x")
+                    await asyncio.sleep(0.02)
+                await server.send("x")
+                time.sleep(loop_held_s)  # noqa: ASYNC251
+            await server.send("x")
+            await asyncio.sleep(0.05)
+            lag_s = fleet.stats().loop_lag_s
+            assert [connection.stats().losses for connection in connections] == [0] * 20
+    assert lag_s >= 0.0
+
+
+async def test_latency_is_the_pings_round_trip() -> None:
+    """latency_s is None before the first pong, and a round trip afterwards."""
+    async with FeedServer() as server, Fleet() as fleet:
+        connection = fleet.connect(server.uri, liveness=Liveness(ping_s=0.05))
+        await connection.wait_open()
+        assert connection.stats().latency_s is None
+        while (latency_s := connection.stats().latency_s) is None:
+            await asyncio.sleep(0.01)
+        assert 0.0 < latency_s < 5.0
+
+
+@pytest.mark.looptime
+async def test_liveness_begins_afresh_with_every_session() -> None:
+    """Pings, beats and deadlines belong to one session: nothing of the last one is left for the next."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    plan = Liveness(ping_s=10.0, pong_s=8.0, heartbeat="beat", heartbeat_s=15.0)
+    connection = fleet.connect(URI, liveness=plan, reconnect=Reconnect(initial_s=0.0))
+    async with fleet:
+        for number in (1, 2, 3):
+            socket = await transport.accept()
+            socket.answers_pings = False
+            await connection.wait_open()
+            began = clock()
+            assert await lost(connection) - began == pytest.approx(18.0, abs=0.1)
+            assert (socket.pings, socket.sent, connection.session_count) == (1, ["beat"], number)

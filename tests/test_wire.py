@@ -1,0 +1,192 @@
+"""The wire without a network: turns of the loop, slices, ends, and what it does with a receiver that fails."""
+
+import asyncio
+import logging
+
+import pytest
+
+from tests.wirekit import BINARY, CLOSE, TEXT, Collector, Pipe, frame, open_protocol, open_wire, written_frames
+from wsfleet.wire import connection
+
+
+@pytest.mark.looptime
+async def test_close_s_is_the_bound_exactly():
+    """The closing handshake is given `close_s` seconds of the loop's time, from its beginning, and not more."""
+    loop = asyncio.get_running_loop()
+    pipe, collector = Pipe(), Collector()
+    wire = open_wire(pipe, open_protocol(100), close_s=7.0)
+    wire.start(collector)
+    await asyncio.sleep(1)
+    wire.close(1000)
+    await asyncio.sleep(3)
+    wire.close(1000)  # asking again gives no more time
+    pipe.incoming.append(frame(TEXT, b"late"))
+    while not collector.ended.done():
+        pipe.read()
+        await asyncio.sleep(0.5)
+    assert loop.time() == pytest.approx(8.0, abs=0.5)
+    assert collector.messages == []
+
+
+async def test_a_long_reason_is_cut_at_a_character():
+    """A close frame's reason has 123 bytes; what is longer is cut, and not in the middle of a character."""
+    pipe = Pipe()
+    wire = open_wire(pipe, open_protocol(100))
+    wire.close(1000, "x" + "é" * 100)
+    wire.start(Collector())
+    pipe.abort()
+    await pipe.settle()
+    [(opcode, payload)] = written_frames(bytes(pipe.written))
+    assert opcode == CLOSE
+    assert payload[2:].decode() == "x" + "é" * 61
+
+
+async def sliced_wire(monkeypatch, collector, count=10):
+    """A wire that got `count` messages in one read and has time for none but the first."""
+    monkeypatch.setattr(connection, "SLICE_S", -1.0)
+    pipe = Pipe()
+    wire = collector.wire = open_wire(pipe, open_protocol(100))
+    wire.start(collector)
+    await asyncio.sleep(0)
+    pipe.incoming.append(b"".join(frame(TEXT, b"%d" % number) for number in range(count)))
+    pipe.read()
+    return pipe, wire
+
+
+async def test_the_loop_has_its_turn_between_slices(monkeypatch):
+    """What one callback has no time for is put off: other callbacks run in between, and the socket isn't read."""
+    collector = Collector(chunk=2)
+    pipe, wire = await sliced_wire(monkeypatch, collector)
+    turns = []
+    while len(collector.messages) < 10:
+        assert not pipe.reading
+        turns.append(len(collector.messages))
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert pipe.reading
+    assert turns == [2, 4, 6, 8]
+    wire.abort()
+    await pipe.settle()
+
+
+async def test_an_abort_between_slices_hands_over_nothing_more(monkeypatch):
+    """After `abort` what was put off is not handed over; the loss is told once."""
+    collector = Collector(chunk=1)
+    pipe, wire = await sliced_wire(monkeypatch, collector)
+    wire.abort("enough")
+    await pipe.settle()
+    assert collector.messages == ["0"]
+    assert collector.error.reason == "enough"
+
+
+async def test_a_loss_between_slices_comes_after_everything_that_was_read(monkeypatch):
+    """A socket that breaks while messages are put off is reported when they have been handed over, in slices too."""
+    collector = Collector(chunk=1)
+    pipe, _ = await sliced_wire(monkeypatch, collector)
+    pipe.abort(ConnectionResetError("reset"))
+    turns = 0
+    while not collector.ended.done():
+        turns += 1
+        await asyncio.sleep(0)
+    assert collector.messages == [str(number) for number in range(10)]
+    assert turns >= 9
+    assert collector.error.reason == "reset"
+
+
+async def test_a_loss_while_paused_is_told_after_what_was_read(monkeypatch):
+    """A wire that is paused when its socket breaks keeps nothing back; the receiver can't pause it any more."""
+    collector = Collector(chunk=3, pause_every=1)
+    pipe, _ = await sliced_wire(monkeypatch, collector)
+    await asyncio.sleep(0)
+    assert collector.messages == ["0", "1", "2"]
+    pipe.abort()
+    await pipe.settle()
+    assert len(collector.messages) == 10
+    assert collector.error.code == 1006
+
+
+async def test_closing_between_slices_discards_the_rest(monkeypatch):
+    """What was read but not handed over when we begin to close is not handed over any more."""
+    collector = Collector(chunk=1)
+    pipe, wire = await sliced_wire(monkeypatch, collector)
+    wire.close(1000)
+    pipe.incoming.append(frame(CLOSE, b"\x03\xe8"))
+    await pipe.settle()
+    pipe.ending = True
+    await pipe.settle()
+    assert collector.messages == ["0"]
+    assert collector.error.code == 1000
+
+
+async def test_a_wire_that_is_never_started_can_be_dropped_or_closed():
+    """Before `start`, `abort` and `close` work, and a later `start` tells the loss."""
+    for end in ("abort", "close"):
+        pipe, collector = Pipe(), Collector()
+        wire = open_wire(pipe, open_protocol(100), early=frame(TEXT, b"early"))
+        getattr(wire, end)(*([1000] if end == "close" else []))
+        pipe.incoming.append(frame(CLOSE, b"\x03\xe8"))
+        await pipe.settle()
+        pipe.ending = True
+        await pipe.settle()
+        assert pipe.lost
+        wire.start(collector)
+        error = await collector.ended
+        assert collector.messages == []
+        assert error.code == (1006 if end == "abort" else 1000)
+
+
+class Failing(Collector):
+    def received(self, payloads, at):
+        if "bad" in payloads:
+            raise ZeroDivisionError("in the receiver")
+        super().received(payloads, at)
+
+    def lost(self, error):
+        super().lost(error)
+        raise ZeroDivisionError("in lost")
+
+
+@pytest.mark.parametrize("sliced", [True, False])
+async def test_a_receiver_that_raises_ends_its_connection_alone(monkeypatch, caplog, sliced):
+    """An exception of the receiver fails the connection with 1011, is its cause, and is in the log; none is silent."""
+    monkeypatch.setattr(connection, "SLICE_S", -1.0 if sliced else 1e9)
+    pipe, collector = Pipe(), Failing(chunk=1)
+    wire = open_wire(pipe, open_protocol(100))
+    wire.start(collector)
+    await asyncio.sleep(0)
+    pipe.incoming.append(frame(TEXT, b"good") + frame(TEXT, b"bad") + frame(TEXT, b"late"))
+    await pipe.settle()
+    pipe.incoming.append(frame(TEXT, b"later") + frame(CLOSE, b"\x03\xf3"))
+    await pipe.settle()
+    pipe.ending = True
+    await pipe.settle()
+    assert collector.messages == ["good"]
+    assert collector.error.code == 1011
+    assert isinstance(collector.error.__cause__, ZeroDivisionError)
+    assert written_frames(bytes(pipe.written)) == [(CLOSE, b"\x03\xf3")]
+    logged = [record for record in caplog.records if record.name == "wsfleet.wire" and record.levelno == logging.ERROR]
+    assert len(logged) == 2
+    assert all(record.exc_info for record in logged)
+
+
+async def test_one_write_is_one_frame_of_its_kind():
+    """str is sent as text, bytes as binary, each whole; what cannot be encoded is the caller's error, and no more."""
+    pipe = Pipe()
+    wire = open_wire(pipe, open_protocol(10))
+    wire.start(Collector())
+    for payload in ("", "é", b"", b"\xff", "x" * 200, b"y" * 70_000):
+        wire.write(payload)
+    with pytest.raises(UnicodeEncodeError):
+        wire.write("\ud800")
+    wire.write("end")
+    assert written_frames(bytes(pipe.written)) == [
+        (TEXT, b""),
+        (TEXT, "é".encode()),
+        (BINARY, b""),
+        (BINARY, b"\xff"),
+        (TEXT, b"x" * 200),
+        (BINARY, b"y" * 70_000),
+        (TEXT, b"end"),
+    ]
+    wire.abort()
+    await pipe.settle()
