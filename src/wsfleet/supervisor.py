@@ -13,6 +13,7 @@ from types import CodeType
 from typing import Protocol
 
 from wsfleet import failures, policy
+from wsfleet.chronicle import Chronicle
 from wsfleet.decoding import Intake
 from wsfleet.errors import ConnectionLost, EndpointFailed, FleetError, NotOpen
 from wsfleet.feed import LONG_S, Feed
@@ -72,6 +73,7 @@ class Supervisor:
         self._secrets: list[str] = []
         self._backoff = policy.Backoff(endpoint.reconnect, random.random)
         self._budget = policy.RestartBudget(endpoint.reconnect.max_restarts, endpoint.reconnect.window_s)
+        self._chronicle = Chronicle(self.name)
         self._attempt = 0
         self._rejections = 0
         self._restarting = False
@@ -172,6 +174,7 @@ class Supervisor:
         heard = session.wire.last_frame > session.wire.connected_at or self.feed.received > received
         if heard and lost_at - opened_at >= self.endpoint.reconnect.stable_s:
             self._backoff.reset()
+            self._chronicle.stable()
             self._attempt = 0
         self._drop_session()
         if not self.stopping and not self._restarting:
@@ -262,14 +265,7 @@ class Supervisor:
         previous, self.state = self.state, state
         if state is previous:
             return
-        if state is State.OPEN:
-            log.info("%s: open (%s)", self.name, self._shown_uri)
-        elif state is State.FAILED:
-            log.error("%s: failed for good: %s", self.name, error)
-        elif state is State.BACKOFF:
-            # A dead endpoint that retries all night is one line, not one for each attempt.
-            level = logging.WARNING if self._attempt <= 1 or isinstance(error, ConnectionLost) else logging.DEBUG
-            log.log(level, "%s: %s; next attempt in %.1f s", self.name, error, delay_s)
+        self._chronicle.tell(state, error, delay_s, self._shown_uri)
         topic = f"$state.{self.name}"
         if self._services.hub.wants(topic):
             record = StateChange(self.name, previous, state, error, self._attempt, delay_s)

@@ -1,0 +1,99 @@
+"""What the log says about one endpoint's ups and downs: every change of what is wrong, and never a line per attempt.
+
+A program that sets up no logging sees warnings alone, so the end of what was warned about is a warning, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from wsfleet.message import State
+
+__all__ = ["Chronicle"]
+
+log = logging.getLogger("wsfleet")
+
+REPORT_S = 300.0
+"""While it stays down, or keeps being lost, that is told again after so long."""
+
+CHANGES = 3
+"""So many changes are told in that time. An endpoint may go up and down, or change its error, at every attempt."""
+
+
+class Chronicle:
+    """Writes one endpoint's story, for a supervisor that says what happens. Times are the loop's."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._trouble_since: float | None = None
+        self._down_since: float | None = None
+        self._attempts = 0
+        self._opened = False  # since the trouble began
+        self._told: tuple[object, ...] | None = None  # the kind of error that was told last; None: that it is open
+        self._period = float("-inf")
+        self._changes = 0
+
+    def tell(self, state: State, error: Exception | None, delay_s: float, uri: str) -> None:
+        """Tell what is to be told of the new `state`."""
+        if state is State.OPEN:
+            self.opened(uri, asyncio.get_running_loop().time())
+        elif state is State.FAILED:
+            self.failed(error, asyncio.get_running_loop().time())
+        elif state is State.BACKOFF and error is not None:
+            self.waiting(error, delay_s, asyncio.get_running_loop().time())
+
+    def opened(self, uri: str, now: float) -> None:
+        """It is OPEN."""
+        if self._told is None:
+            log.info("%s: open (%s)", self._name, uri)
+        else:
+            down_s = now - (now if self._down_since is None else self._down_since)
+            log.warning("%s: open again after %s (%s)", self._name, _span(down_s), uri)
+        self._opened = self._trouble_since is not None
+        self._down_since = self._told = None
+
+    def stable(self) -> None:
+        """It was open for long enough that a loss begins a new story."""
+        self._trouble_since = None
+
+    def waiting(self, error: Exception, delay_s: float, now: float) -> None:
+        """An attempt failed or the connection was lost, and there will be another attempt."""
+        again = self._trouble_since is not None
+        if self._trouble_since is None:
+            self._trouble_since, self._attempts, self._opened = now, 0, False
+        if self._down_since is None:
+            self._down_since = now
+        self._attempts += 1
+        report = now - self._period >= REPORT_S
+        if report:
+            self._period, self._changes = now, 0
+        kind = _kind(error)
+        if report and again:
+            self._changes, self._told = 1, kind
+            state = "lost again and again" if self._opened else "still down"
+            past = _span(now - self._trouble_since)
+            log.warning("%s: %s for %s, %d attempts; last: %s", self._name, state, past, self._attempts, error)
+        elif kind != self._told and self._changes < CHANGES:
+            self._changes, self._told = self._changes + 1, kind
+            log.warning("%s: %s; next attempt in %.1f s", self._name, error, delay_s)
+        else:
+            log.debug("%s: %s; next attempt in %.1f s", self._name, error, delay_s)
+
+    def failed(self, error: Exception | None, now: float) -> None:
+        """It is FAILED."""
+        self._told = (error,)
+        self._down_since = now if self._down_since is None else self._down_since
+        log.error("%s: failed for good: %s", self._name, error)
+
+
+def _kind(error: Exception) -> tuple[object, ...]:
+    """Return what tells one cause from another, without what differs from attempt to attempt."""
+    details = tuple(getattr(error, name, None) for name in ("stage", "status", "code"))
+    return (type(error), *details, type(error.__cause__))
+
+
+def _span(seconds: float) -> str:
+    if seconds < 120.0:
+        return f"{seconds:.0f} s" if seconds >= 10.0 else f"{seconds:.1f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200.0 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,85 @@
+"""What the log says while an endpoint is down: every cause, now and then that it lasts, and that it is over."""
+
+import logging
+
+import pytest
+
+from wsfleet import Fleet, Reconnect
+from wsfleet.chronicle import CHANGES, Chronicle
+from wsfleet.errors import ConnectFailed, ConnectionLost, HandshakeRejected
+from wsfleet.testing import FakeTransport
+
+DNS = ConnectFailed("dns", "no such name")
+TCP = ConnectFailed("tcp", "connection refused")
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_each_new_kind_of_error_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The last warning names what is wrong now, and an error that stays the same adds no line."""
+    story = Chronicle("feed")
+    for now, error in enumerate([DNS, DNS, TCP, TCP, HandshakeRejected(503)]):
+        story.waiting(error, 1.0, float(now))
+    assert [text.split(";")[0] for text in warnings(caplog)] == [
+        "feed: dns: no such name",
+        "feed: tcp: connection refused",
+        "feed: http: the server answered 503",
+    ]
+
+
+def test_a_night_of_failures_is_a_line_every_five_minutes(caplog: pytest.LogCaptureFixture) -> None:
+    """While nothing changes, one line in five minutes says since when it is down, and why."""
+    story = Chronicle("feed")
+    for now in range(0, 8 * 3600, 30):
+        story.waiting(TCP, 30.0, float(now))
+    lines = warnings(caplog)
+    assert lines[1] == "feed: still down for 5 min, 11 attempts; last: tcp: connection refused"
+    assert len(lines) == 8 * 12
+
+
+def test_its_end_is_a_warning_as_its_beginning_was(caplog: pytest.LogCaptureFixture) -> None:
+    """Who saw the warning sees that it is over, and after how long; a first OPEN warns of nothing."""
+    story = Chronicle("feed")
+    story.opened("ws://feed.test/", 0.0)
+    assert warnings(caplog) == []
+    story.waiting(TCP, 1.0, 100.0)
+    story.opened("ws://feed.test/", 142.0)
+    story.failed(TCP, 150.0)
+    story.opened("ws://feed.test/", 152.0)
+    assert [text.partition(": ")[2] for text in warnings(caplog)] == [
+        "tcp: connection refused; next attempt in 1.0 s",
+        "open again after 42 s (ws://feed.test/)",
+        "failed for good: tcp: connection refused",
+        "open again after 2.0 s (ws://feed.test/)",
+    ]
+
+
+def test_going_up_and_down_all_night_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    """An endpoint that is lost at once whenever it opens, or errors that take turns, write no line per attempt."""
+    story = Chronicle("feed")
+    for now in range(0, 3600, 2):
+        story.waiting(ConnectionLost(1006) if now % 4 else TCP, 1.0, float(now))
+        story.opened("ws://feed.test/", now + 1.0)
+    lines = warnings(caplog)
+    assert len(lines) <= 12 * 2 * CHANGES
+    assert sum("lost again and again for" in text for text in lines) == 11
+    assert lines[-1].startswith("feed: open again")
+
+
+@pytest.mark.looptime
+async def test_a_fleet_tells_of_an_outage_and_of_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    """What a program without any logging set up sees of an endpoint that cannot be reached for a while."""
+    transport = FakeTransport()
+    for error in (DNS, TCP, TCP):
+        transport.refuse(error)
+    async with Fleet(transport=transport) as fleet:
+        feed = fleet.connect("ws://feed.test/", name="feed", reconnect=Reconnect(initial_s=1.0, jitter=0.0))
+        await transport.accept("feed")
+        await feed.wait_open()
+    assert [text.partition(": ")[2].split(" (")[0] for text in warnings(caplog)] == [
+        "dns: no such name; next attempt in 1.0 s",
+        "tcp: connection refused; next attempt in 2.0 s",
+        "open again after 7.0 s",
+    ]
