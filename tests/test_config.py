@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsfleet import Endpoint, Fleet, config
+from wsfleet.calls import Plan
 from wsfleet.config import Report
 from wsfleet.config.faults import Wrong
 from wsfleet.config.filling import Filled, Filler
@@ -23,7 +24,7 @@ from wsfleet.config.matching import can_match
 from wsfleet.config.units import SIZES, TIMES, read_seconds, read_size
 from wsfleet.config.values import Reader
 from wsfleet.errors import ConfigError
-from wsfleet.options import Buffer, Limits, Liveness, Overflow, Reconnect
+from wsfleet.options import Buffer, Limits, Liveness, Overflow, Reconnect, Retry
 from wsfleet.topics import compile_pattern, compile_topic
 
 HANDLERS = """
@@ -36,6 +37,9 @@ async def on_trade(message): seen.append(message)
 async def uri(): return "ws://127.0.0.1:1"
 async def headers(): return {}
 def plain(message): ...
+def key(message): return message.topic
+def number(data): return data.get("id")
+def give_number(data): return 1, data
 def topic(data): return "x"
 def beat(): return "ping"
 def fatal(error): return True
@@ -45,6 +49,7 @@ class Trade:
     symbol: str
 """
 
+ON_TRADE = "[[process]]\npattern = '>'\nhandler = 'handlers:on_trade'\n"
 CONNECT = '[[connect]]\nuri = "ws://h"\nname = "a"\n'
 
 Check = Callable[..., Report]
@@ -194,6 +199,69 @@ def test_every_field_can_be_written(check: Check, tmp_path: Path) -> None:
     assert type(sent[1]["args"][0]) is str
 
 
+def test_pools_and_every_option_of_a_processor_can_be_written(check: Check) -> None:
+    """Pools, and how a processor's calls are made, are in the file what they are in a program."""
+    report = check(
+        """
+        [[connect]]
+        uri = "ws://h"
+        name = "a"
+        keep_last = 3
+        handler = "handlers:plain"
+        key = "handlers:key"
+        retry = { attempts = 2, initial_s = "100 ms", max_s = "1 min" }
+
+        [[pool]]
+        uri = "ws://h"
+        name = "p"
+        size = 3
+        identify = "handlers:give_number"
+        match = "handlers:number"
+        sends_per_s = 5
+        sink = "stdout"
+        batch = 10
+
+        [[process]]
+        pattern = "a"
+        name = "calls"
+        handler = "handlers:on_trade"
+        concurrency = 4
+        batch = 20
+        timeout_s = "1500 ms"
+
+        [[process]]
+        pattern = "p"
+        name = "elsewhere"
+        handler = "handlers:plain"
+        offload = "process"
+        """
+    )
+    handlers = sys.modules["handlers"]
+    assert endpoint(report).keep_last == 3
+    assert endpoint(report, "p-3").decode == "json"
+    assert report.warnings == ()
+    assert report.fleet is not None
+    declared = report.fleet._declared
+    assert declared.pools["p"].size == 3
+    plans = {each.name: each._plan for each in declared.processors.values()}
+    assert plans == {
+        "a": Plan(key=handlers.key, retry=Retry(2, 0.1, 60.0)),
+        "p": Plan(batch=10),
+        "calls": Plan(concurrency=4, batch=20, timeout_s=1.5),
+        "elsewhere": Plan(offload="process"),
+    }
+
+
+@pytest.mark.parametrize("overflow", Overflow)
+def test_every_overflow_can_be_written(check: Check, overflow: Overflow) -> None:
+    """Each policy has its word in the file."""
+    key = ', key = "handlers:key"' if overflow is Overflow.LATEST else ""
+    report = check(CONNECT + ON_TRADE + f'buffer = {{ bytes = "1 MiB", overflow = "{overflow.value}"{key} }}')
+    assert report.fleet is not None, told(report)
+    (mailbox,) = report.fleet._declared.processors
+    assert (mailbox.stats().overflow, mailbox.buffer.bytes) == (overflow.value, 2**20)
+
+
 def test_limits_and_buffers_reach_the_fleet(tmp_path: Path) -> None:
     """Nested tables become the nested options."""
     reader = Reader(tmp_path, Filler(tmp_path, {}))
@@ -303,8 +371,8 @@ def test_load_gives_the_fleet_or_raises_every_fault(tmp_path: Path) -> None:
         ("[[process]]\npattern = '>'\nhandler = 'handlers'", "handler: 'handlers' is not a function; write \"module:f"),
         ("[[process]]\npattern = '>'\nhandler = 'handler:x'", "handler: there is no module 'handler' in"),
         ("[[process]]\npattern = '>'\nhandler = 'handlers:on_tade'", "has no 'on_tade'; did you mean 'on_trade'?"),
-        ("[[process]]\npattern = '>'\nhandler = 'handlers:seen'", "a processor is an async function or a sink"),
-        ("[[process]]\npattern = '>'\nhandler = 'handlers:plain'", "plain is not an async function"),
+        ("[[process]]\npattern = '>'\nhandler = 'handlers:seen'", "processor is a function or a sink, not []"),
+        ("[[process]]\npattern = '>'\nhandler = 'handlers:Trade'", "processor is a function or a sink"),
         ("[[connect]]\nuri = 'nowhere:uri'\nname = 'b'", "uri: there is no module 'nowhere'"),
         # files
         ("[[process]]\npattern = '>'\nsink = 'jsnol:x'", "sink: no sink is named 'jsnol'; did you mean 'jsonl'?"),
@@ -317,10 +385,22 @@ def test_load_gives_the_fleet_or_raises_every_fault(tmp_path: Path) -> None:
         ("[[connect]]\nuri = 'ws://h/${file:nope}'", "nope cannot be read: No such file or directory"),
         ("[[connect]]\nuri = 'ws://h/${A B}'", "uri: ${A B} names no environment variable"),
         ("[[connect]]\nuri = 'ws://h/${A'", "uri: '${' without a '}'; write ${NAME}, or $${ for the text itself"),
-        # what this version does not do yet
-        ("[[pool]]\nuri = 'ws://h'\nsize = 2", "[[pool]] 1: pool is not supported yet"),
-        ("[[process]]\npattern = '>'\nhandler = 'handlers:on_trade'\nconcurrency = 2", "concurrency: is not supported"),
-        ("[[connect]]\nuri = 'ws://h'\nkeep_last = 2", "keep_last: is not supported yet"),
+        # pools, and what calls are made
+        ("[[pool]]\nuri = 'ws://h'\nname = 'p'", '[[pool]] 1 "p": has no size; say how many connections'),
+        ("[[pool]]\nuri = 'ws://h'\nname = 'p'\nsize = 0", "size: must be a whole number from 1, not 0"),
+        ("[[pool]]\nuri = 'ws://h'\nname = 'p'\nsize = '2'", "size: must be a whole number, not '2'"),
+        ("[[pool]]\nuri = 'ws://h'\nname = 'p'\nsize = 2\ndecode = 'text'", "decode: = 'text' gives no ids"),
+        (ON_TRADE + "concurrency = 0", "concurrency: must be a whole number from 1, not 0"),
+        (ON_TRADE + "batch = 6\nbuffer.messages = 5", "batch: of 6 is more than the buffer's 5 messages"),
+        (ON_TRADE + "timeout_s = 0", "timeout_s: must be a number of seconds above 0 or None, not 0"),
+        (ON_TRADE + "timeout_s = '1 y'", "timeout_s: '1 y': unknown unit 'y'"),
+        (ON_TRADE + "retry = { attempts = 0 }", "retry.attempts: must be a whole number from 1, not 0"),
+        (ON_TRADE + "retry = 3", "retry: must be a table of attempts, initial_s, max_s"),
+        (ON_TRADE + "offload = 'thread'", "offload: 'thread' is unknown; there are process"),
+        (ON_TRADE + "key = 1", 'key: must be "module:function", not 1'),
+        (ON_TRADE + "buffer.key = 'handlers:key'", "buffer.key: goes with Overflow.LATEST alone"),
+        ("[[process]]\npattern = '>'\nsink = 'stdout'\nconcurrency = 2", "concurrency: is not for a sink"),
+        ("[[connect]]\nuri = 'ws://h'\nkeep_last = -1", "keep_last: must be a whole number from 0, not -1"),
     ],
 )
 def test_each_fault_has_its_line(check: Check, lines: str, fault: str) -> None:
@@ -350,13 +430,14 @@ def test_all_faults_in_one_go(check: Check) -> None:
         topic = "{x}"
         decode = ["a"]
         handler = "nowhere:x"
-        concurrency = 2
+        concurrency = 0
         batch = 10
+        buffer = { messages = 5 }
 
         [[connect]]
         uri = "ws://h"
         name = "a"
-        keep_last = 1
+        keep_last = -1
         """
     )
     assert told(report) == [
@@ -372,10 +453,10 @@ def test_all_faults_in_one_go(check: Check) -> None:
         'feeds.toml:13: [[connect]] 1 "a" decode: must be text or "module:function", not a list',
         f"feeds.toml:14: [[connect]] 1 \"a\" handler: there is no module 'nowhere' in {Path(told_folder(report))}; "
         "there are handlers",
-        'feeds.toml:15: [[connect]] 1 "a" concurrency: is not supported yet',
-        'feeds.toml:16: [[connect]] 1 "a" batch: is not supported yet',
-        "feeds.toml:20: [[connect]] 2 \"a\" name: 'a' is in use",
-        'feeds.toml:21: [[connect]] 2 "a" keep_last: is not supported yet',
+        'feeds.toml:15: [[connect]] 1 "a" concurrency: must be a whole number from 1, not 0',
+        'feeds.toml:16: [[connect]] 1 "a" batch: of 10 is more than the buffer\'s 5 messages',
+        "feeds.toml:21: [[connect]] 2 \"a\" name: 'a' is in use",
+        'feeds.toml:22: [[connect]] 2 "a" keep_last: must be a whole number from 0, not -1',
     ]
 
 

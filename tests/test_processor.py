@@ -4,6 +4,7 @@ import asyncio
 import functools
 import json
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 from unittest.mock import AsyncMock
@@ -142,11 +143,34 @@ class HalfASink:
         raise AssertionError
 
 
-@pytest.mark.parametrize(
-    "target", [plain, Plain(), functools.partial(plain), print, len, Called, Plain, HalfASink(), None, 7, "jsonl:x", {}]
-)
+@pytest.mark.parametrize("target", [plain, Plain(), functools.partial(plain), print, len])
+def test_plain_functions_are_processors(target: Any) -> None:
+    """Whatever can be called is one: in a thread, where it is no async function."""
+    fleet, _ = fleet_of()
+    assert fleet.process("news", name="mine")(target) is target
+    fleet.connect(URI, target, name="feed")
+    assert list(fleet.subscriptions) == ["mine", "feed"]
+
+
+async def test_a_plain_function_works_beside_the_loop() -> None:
+    """It is called in another thread, one message at a time, in order."""
+    fleet, transport = fleet_of()
+    seen: list[tuple[str, bool]] = []
+    loops_thread = threading.get_ident()
+
+    def remember(message: Message[str]) -> None:
+        seen.append((message.data, threading.get_ident() == loops_thread))
+
+    fleet.connect(URI, remember, name="feed")
+    async with feeding(fleet, transport) as socket:
+        await socket.feed("1", "2", "3")
+    assert seen == [("1", False), ("2", False), ("3", False)]
+    balanced(fleet)
+
+
+@pytest.mark.parametrize("target", [Called, Plain, HalfASink(), None, 7, "jsonl:x", {}])
 def test_what_cannot_be_a_processor_is_refused(target: Any) -> None:
-    """What is neither an async function nor a sink is a ConfigError at declaration, and costs no name."""
+    """What is neither a function nor a sink is a ConfigError at declaration, and costs no name."""
     fleet, _ = fleet_of()
     with pytest.raises(ConfigError):
         fleet.process("news", name="mine")(target)

@@ -203,6 +203,8 @@ class Declarations(Services):
         """Declare a processor over a pattern."""
         _check_pattern(pattern)
         buffer, plan = self._checked(target, dict(options))
+        if target is None:  # which is no processor to an endpoint, but a fault here
+            self._check_target(target, plan)
         name = self.names.take(name, default_name(target))
         return self._processor(self._mailbox(name, pattern, buffer), target, plan)
 

@@ -17,8 +17,9 @@ pattern = "trades.*"
 handler = "handlers:on_trade"
 ```
 
-- `[[connect]]` has the fields of `Endpoint`, `[[pool]]` also `size`; both take a `handler` or a `sink` with the
-  keywords of `[[process]]`. Relative paths, and the modules of functions, are looked for in the file's folder.
+- `[[connect]]` has the fields of `Endpoint`, `[[pool]]` also `size`, `identify` and `match`; both take a `handler`
+  or a `sink` with the keywords of `[[process]]`. Relative paths, and the modules of functions, are looked for in the
+  file's folder.
 - A function is `"module:function"`. Where text may stand as well (`uri`, `topic`, `decode`, `heartbeat`), a string of
   that shape is a function; `{ text = "a:b" }` says that it is not, `{ function = "a:b" }` that it is.
 - `on_open` may be a list of payloads to send: strings as text, tables and lists as JSON.

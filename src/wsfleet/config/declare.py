@@ -13,6 +13,8 @@ from wsfleet.config.values import Reader, Skip
 from wsfleet.errors import ConfigError
 from wsfleet.fleet import Fleet
 from wsfleet.options import Endpoint, Limits, ProcessorOptions
+from wsfleet.pool import Identify
+from wsfleet.replies import Match
 
 __all__ = ["Declaring"]
 
@@ -21,7 +23,7 @@ _TARGET = {"handler": Callable[..., Any], "sink": str}
 _OPTIONS = get_type_hints(ProcessorOptions)
 _ENDPOINT = get_type_hints(Endpoint)
 _CONNECT = _ENDPOINT | _TARGET | _OPTIONS
-_POOL = _CONNECT | {"size": int}
+_POOL = _CONNECT | {"size": int, "identify": Identify, "match": Match}
 _PROCESS = {"pattern": str, "name": str} | _TARGET | _OPTIONS
 
 # Stand in for what is faulty, so that everything else about the entry is still looked at.
