@@ -30,6 +30,14 @@ from tests.wirekit import (
 from wsfleet.wire import connection
 
 
+@pytest.mark.parametrize(("size", "form", "head"), [(3, 16, 126), (3, 64, 127), (65535, 16, 126), (65536, 16, 127)])
+def test_a_length_is_written_in_a_form_that_can_hold_it(size: int, form: int, head: int) -> None:
+    """The frames that are compared can be made from every size in every form."""
+    made = frame(BINARY, bytes(size), form=form)
+    assert made[1] == head
+    assert len(made) == 2 + (2 if head == 126 else 8) + size
+
+
 @dataclass
 class Expected:
     """What websockets makes of a stream: messages (with whether they are text), what it answers, how it ends."""

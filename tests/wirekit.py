@@ -24,14 +24,14 @@ def frame(
 ) -> bytes:
     """One frame of any kind, the forbidden ones included (RFC 6455, section 5.2).
 
-    `form` is how the length is written: 0 the shortest way, else in so many bits (16 or 64).
+    `form` is how the length is written: 0 the shortest way, else in so many bits: 64, or 16 where it fits.
     """
     head = bytes([(0x80 if fin else 0) | reserved << 4 | opcode])
     masked = 0x80 if mask is not None else 0
     length = len(payload)
     if form == 0 and length < 126:
         head += bytes([masked | length])
-    elif form == 16 or (form == 0 and length < 2**16):
+    elif form != 64 and length < 2**16:
         head += bytes([masked | 126]) + struct.pack("!H", length)
     else:
         head += bytes([masked | 127]) + struct.pack("!Q", length)

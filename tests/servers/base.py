@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -84,8 +85,8 @@ class Server:
     scheme = "ws"
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder / f"{type(self).__name__}-{id(self):x}"
-        self.folder.mkdir()
+        # Not named after id(self): a server may get the id of one that is gone.
+        self.folder = Path(tempfile.mkdtemp(prefix=f"{type(self).__name__}-", dir=folder))
         self.log = self.folder / "log"
         self.port = 0
         self._process: subprocess.Popen[bytes] | None = None
