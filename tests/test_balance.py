@@ -186,7 +186,7 @@ class World:
                 pass
 
     def do_cancel_worker(self) -> None:
-        workers = [w.task for w in self.fleet._declared.workers if w.task is not None]
+        workers = [task for w in self.fleet._declared.workers for task in w.tasks]
         if workers:
             self.random.choice(workers).cancel()
 
@@ -479,7 +479,7 @@ async def a_call_that_is_counted_twice(lossy: Lossy) -> None:
 
 
 async def a_failure_that_nobody_counts(lossy: Lossy) -> None:
-    def lose(original: Any, self: Any, messages: Any, error: Any) -> None:
+    def lose(original: Any, self: Any, messages: Any, error: Any, attempts: Any) -> None:
         self.mailbox.in_hand -= len(messages)
 
     await lossy.start()
