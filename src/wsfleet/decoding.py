@@ -86,6 +86,7 @@ class Intake:
     make_topic: Topic | None
     as_text: bool
     chunk: int
+    format: str | None = None  # that `make_topic` was made of
 
     def message(self, payload: str | bytes, index: int, session: int, at: float) -> Message[Any]:
         """Return the message that `payload` is. Raises whatever decoding it, or making its topic, raises."""
@@ -115,4 +116,5 @@ def compile_intake(endpoint: Endpoint, name: str, topic: str | None = None) -> I
         make_topic = _from_function(endpoint.topic)
         user_code = True
     # After each call of user code the wire looks at the clock, so that a slow one cannot hold the loop for a batch.
-    return Intake(name, default, decode, make_topic, as_text, 1 if user_code else CHUNK)
+    template = endpoint.topic if isinstance(endpoint.topic, str) and make_topic is not None else None
+    return Intake(name, default, decode, make_topic, as_text, 1 if user_code else CHUNK, template)

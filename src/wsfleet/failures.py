@@ -6,9 +6,13 @@ import copy
 from collections.abc import Iterable, Iterator
 
 from wsfleet.errors import ConnectFailed, ConnectionLost, Fatal, FleetError
+from wsfleet.printable import printable
 from wsfleet.redact import redact_text
 
-__all__ = ["attempt_failed", "hide_secrets", "loss", "shown", "unexpected"]
+__all__ = ["attempt_failed", "describe", "hide_secrets", "loss", "shown", "unexpected"]
+
+LINE = 300
+"""So much of somebody else's text goes into one line of the log."""
 
 
 def attempt_failed(
@@ -71,6 +75,15 @@ def shown(exc: BaseException) -> BaseException:
     except Exception:
         # An exception that can neither be shown nor copied.
         return FleetError(type(exc).__name__).with_traceback(exc.__traceback__)
+
+
+def describe(exc: BaseException) -> str:
+    """Return an exception of the user's code as one line of a log."""
+    try:
+        text = " ".join(printable(_text(exc, ())).split())
+    except Exception:
+        return type(exc).__name__  # one that cannot be shown
+    return text if len(text) <= LINE else f"{text[:LINE]}..."
 
 
 def hide_secrets(error: BaseException, secrets: Iterable[str]) -> None:

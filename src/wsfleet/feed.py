@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict, deque
 from itertools import repeat
 from types import CodeType
 from typing import Any
 
 from wsfleet.decoding import Intake, payload_size
-from wsfleet.failures import shown
+from wsfleet.failures import describe, shown
 from wsfleet.hub import Hub
 from wsfleet.mailbox import Mailbox
 from wsfleet.message import Malformed, Message
@@ -17,6 +18,8 @@ from wsfleet.replies import Replies
 from wsfleet.wire.base import Wire
 
 __all__ = ["CALLERS", "LONG_S", "Feed"]
+
+log = logging.getLogger("wsfleet")
 
 LONG_S = 0.5
 """Shorter pauses try nobody's patience, and are no reason to give for a loss."""
@@ -49,6 +52,8 @@ class Feed:
         self._wire: Wire | None = None
         self._reading = True
         self.replies: Replies | None = None
+        # What would make no sound is logged once: it may be so with every message.
+        self._told_malformed = self._told_topic = False
         # By topic, the longest unheard first; for subscriptions that want the last of each replayed.
         self.kept: OrderedDict[str, Message[Any]] = OrderedDict()
         self._keep = keep_last
@@ -213,11 +218,31 @@ class Feed:
             self.received_bytes += payload_size(payload)
             self.malformed += 1
             topic = f"$malformed.{self.intake.name}"
+            if not self._told_malformed:
+                self._told_malformed = True
+                log.warning(
+                    "%s: message %d is malformed: %s; such are counted, and told on %s",
+                    self.name,
+                    index,
+                    describe(exc),
+                    topic,
+                )
             if self.hub.wants(topic):
                 self.hub.inject(topic, Malformed(self.intake.name, index, session, payload, shown(exc)))
             return None
         self.received_bytes += message.size
+        if intake.format is not None and message.topic == intake.topic and not self._told_topic:
+            self._look_at_topic(message, intake.format)
         return message
+
+    def _look_at_topic(self, message: Message[Any], template: str) -> None:
+        """Tell once where data has not what its topic needs: nobody who subscribed to such topics gets it."""
+        if self.intake.make_topic is not None and self.intake.make_topic(message.data) is None:
+            self._told_topic = True
+            log.warning(
+                "%s: message %d lacks a field that its topic %r needs; such are published as %r",
+                *(self.name, message.index, template, message.topic),
+            )
 
     def _keep_last(self, messages: list[Message[Any]]) -> None:
         for message in messages:

@@ -287,8 +287,12 @@ class Endpoint(_Checked):
     `open_s` is one deadline for the whole of an attempt, `on_open` included; `close_s` for the closing handshake.
     `max_size` bounds one message after decompression. `on_open(session)` logs in and subscribes, on every connect,
     before the endpoint is OPEN. `decode` is "text", "bytes", "json", a type for msgspec, or a function of the payload.
-    `topic` is a format string over the decoded data, or a function of it. A `required` endpoint that fails for good
-    ends the fleet.
+    A `required` endpoint that fails for good ends the fleet.
+
+    `topic` is a format string over the decoded data, such as "trades.{symbol}" ("{3}": an index, "{a.b}": nested), or
+    a function of it. In what is inserted, `.`, `*`, `>`, white space and control characters become `_`, and an empty
+    value is `_`; where a field is missing, null, a list or an object, the endpoint's name is the topic. What cannot be
+    decoded is malformed: counted, and told on `$malformed.<name>`. The first of each kind is logged.
     """
 
     uri: str | Callable[[], Awaitable[str]] = field(repr=False)

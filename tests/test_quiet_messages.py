@@ -1,0 +1,36 @@
+"""Messages that reach no processor make a sound: the first of each kind, once for each endpoint."""
+
+import logging
+
+import pytest
+
+from wsfleet import Fleet
+from wsfleet.testing import FakeTransport
+
+
+async def told(caplog: pytest.LogCaptureFixture, *payloads: str, topic: str = "trades.{symbol}") -> list[str]:
+    transport = FakeTransport()
+    async with Fleet(transport=transport) as fleet:
+        fleet.connect("ws://feed.test/", name="feed", decode="json", topic=topic)
+        await (await transport.accept("feed")).feed(*payloads)
+    return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+async def test_the_first_malformed_message_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """One warning names the endpoint, the message and where the rest goes; the second malformed one adds none."""
+    (line,) = await told(caplog, '{"symbol": "A"}', "no JSON", "nor this")
+    assert line.startswith("feed: message 2 is malformed: DecodeError: ")
+    assert "$malformed.feed" in line
+
+
+async def test_the_first_message_without_its_topic_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """One warning names the format and the topic that such messages have instead."""
+    (line,) = await told(caplog, '{"symbol": "A"}', '{"s": "A"}', '{"symbol": null}')
+    assert line == (
+        "feed: message 2 lacks a field that its topic 'trades.{symbol}' needs; such are published as 'feed'"
+    )
+
+
+async def test_data_that_equals_the_name_lacks_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    """A topic that happens to be the endpoint's name is no reason for a warning."""
+    assert await told(caplog, '{"symbol": "feed"}', topic="{symbol}") == []
