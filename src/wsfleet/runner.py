@@ -56,13 +56,17 @@ T = TypeVar("T")
 
 def run_loop(main: Coroutine[Any, Any, T]) -> T:
     """Run `main` in a new event loop, on uvloop where it is installed."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(main)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    # Apart from running it: what is raised within an `except` has that error in its traceback.
     try:
         from uvloop import new_event_loop
     except ImportError:
-        with asyncio.Runner() as runner:
-            return runner.run(main)
-    with asyncio.Runner(loop_factory=new_event_loop) as runner:
-        return runner.run(main)
+        return None
+    return new_event_loop
 
 
 def raise_open_files(wanted: int) -> int:
