@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from wsfleet.cli import main
+from wsfleet.runner import run_loop
 from wsfleet.testing import FeedServer
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are sent as on Unix")
@@ -244,7 +245,31 @@ async def test_a_reader_who_has_seen_enough_ends_the_run(start: Start, tmp_path:
             await asyncio.sleep(0.01)
         out, _ = await ending
     first, code = out.decode().splitlines()
-    assert (json.loads(first)["data"], code) == ("x", "0"), (tmp_path / "err").read_text()
+    told = (tmp_path / "err").read_text()
+    assert (json.loads(first)["data"], code) == ("x", "0"), told
+    assert "Traceback" not in told
+    assert "ERROR" not in told, told
+    assert told.count("nobody reads the standard output any more") <= 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")
+async def test_a_full_disk_is_one_line(start: Start, tmp_path: Path) -> None:
+    """A sink that cannot write is told with its path and the reason, once, and without a traceback."""
+    async with FeedServer() as server:
+        write(tmp_path, server.uri, '[[process]]\npattern = ">"\nsink = "jsonl:/dev/full"')
+        command = await start("run", "feeds.toml", "--report", "report.json")
+        await server.wait_clients(1)
+        for number in range(20):
+            await server.send(str(number))
+            await asyncio.sleep(0.01)
+        ended = await command.drained()
+    assert ended.code == 0
+    (line,) = [line for line in ended.lines() if "ERROR" in line]
+    assert line.endswith("jsonl: the sink could not write: /dev/full: No space left on device")
+    assert "Traceback" not in ended.err
+    rows = json.loads((tmp_path / "report.json").read_text())["subscriptions"]
+    (row,) = [row for row in rows if row["name"] == "jsonl"]
+    assert (row["processed"], row["failed"] + row["pending"]) == (0, 20)
 
 
 @pytest.mark.parametrize(
@@ -414,3 +439,18 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Every command tells what it takes."""
     assert main([*command.split(), "--help"]) == 0
     assert capsys.readouterr().out.startswith("usage: wsfleet")
+
+
+# ---- the loop ----
+
+
+def test_what_is_raised_is_not_said_to_come_of_a_missing_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's traceback begins with the user's own error, also where uvloop is not installed."""
+
+    async def fails() -> None:
+        raise ValueError("mine")
+
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    with pytest.raises(ValueError, match="mine") as caught:
+        run_loop(fails())
+    assert caught.value.__context__ is None

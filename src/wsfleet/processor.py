@@ -15,6 +15,7 @@ from types import CodeType
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from wsfleet.calls import Plan, RetryDelays
+from wsfleet.complaints import Complaints, log_sink
 from wsfleet.errors import ConfigError
 from wsfleet.failures import shown
 from wsfleet.hub import Hub
@@ -37,9 +38,6 @@ Function = Callable[[Any], Awaitable[Any] | Any]
 
 SLICE_S = 0.001
 """How long a worker goes on without giving the loop its turn, when no call of the user's does."""
-
-QUIET_S = 10.0
-"""A processor that fails for every message is logged once in so many seconds, with a count."""
 
 
 @runtime_checkable
@@ -127,8 +125,7 @@ class Processor:
         self._lanes = Lanes(mailbox, plan.key)
         self._has_crew = plan.offload is not None or not is_async(self._function)
         self._crew: Crew | None = None
-        self._logged_at = float("-inf")
-        self._unlogged = 0
+        self._complaints = Complaints(mailbox.name, of_sink=self.sink is not None)
 
     # Its life
 
@@ -145,8 +142,8 @@ class Processor:
         if self.sink is not None and self.opened:
             try:
                 await self.sink.close()
-            except Exception:
-                log.exception("%s: closing the sink failed", self.mailbox.name)
+            except Exception as exc:
+                log_sink(self.name, "closing the sink failed", shown(exc))
             self.opened = False
 
     def work(self) -> list[Coroutine[Any, Any, None]]:
@@ -194,8 +191,8 @@ class Processor:
     async def _call_for_each(self) -> None:
         try:
             await self.open()
-        except Exception:
-            log.exception("%s: the sink could not be opened; its messages are dropped", self.mailbox.name)
+        except Exception as exc:
+            log_sink(self.name, "the sink could not be opened, its messages are dropped", shown(exc))
             self._remove(self.mailbox)
             return
         if self._plan.is_plain:
@@ -375,24 +372,12 @@ class Processor:
 
     def _tell(self, messages: list[Message[Any]], error: BaseException, attempts: int) -> None:
         error = shown(error)
-        self._log(error)
+        self._complaints.tell(error)
         topic = f"$dead.{self.mailbox.name}"
         for message in messages:
             # What a $ message does never makes another.
             if not message.topic.startswith("$") and self._hub.wants(topic):
                 self._hub.inject(topic, DeadLetter(message, error, attempts))
-
-    def _log(self, error: BaseException) -> None:
-        now = asyncio.get_running_loop().time()
-        if now - self._logged_at < QUIET_S:
-            self._unlogged += 1
-            return
-        more = f" ({self._unlogged} more since the last report)" if self._unlogged else ""
-        self._logged_at, self._unlogged = now, 0
-        if isinstance(error, asyncio.CancelledError):
-            log.warning("%s: a call was cancelled%s", self.mailbox.name, more)
-        else:
-            log.error("%s: a message failed%s", self.mailbox.name, more, exc_info=error)
 
 
 def _is_ours(exc: BaseException) -> bool:

@@ -28,6 +28,13 @@ class JsonLines(LineSink):
         torn = _ends_within_a_line(self.path)
         return open(self.path, "ab", buffering=0), torn
 
+    def _append(self, lines: bytes) -> None:
+        try:
+            super()._append(lines)
+        except OSError as exc:
+            exc.filename = str(self.path)  # "No space left on device" does not say where
+            raise
+
 
 def _ends_within_a_line(path: Path) -> bool:
     # A program that was killed may have left half a line; what is appended must not become its other half.

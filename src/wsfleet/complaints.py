@@ -1,0 +1,49 @@
+"""What is logged of a processor's failures: the first at once, the others as a count, every now and then."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+__all__ = ["QUIET_S", "Complaints", "log_sink"]
+
+log = logging.getLogger("wsfleet")
+
+QUIET_S = 10.0
+"""A processor that fails for every message is logged once in so many seconds, with a count."""
+
+
+class Complaints:
+    """Logs the failures of one processor."""
+
+    def __init__(self, name: str, *, of_sink: bool) -> None:
+        self._name = name
+        self._of_sink = of_sink
+        self._logged_at = float("-inf")
+        self._unlogged = 0
+
+    def tell(self, error: BaseException) -> None:
+        """Log `error`, or count it where another was logged just now."""
+        now = asyncio.get_running_loop().time()
+        if now - self._logged_at < QUIET_S:
+            self._unlogged += 1
+            return
+        more = f" ({self._unlogged} more since the last report)" if self._unlogged else ""
+        self._logged_at, self._unlogged = now, 0
+        if isinstance(error, asyncio.CancelledError):
+            log.warning("%s: a call was cancelled%s", self._name, more)
+        elif self._of_sink:
+            log_sink(self._name, f"the sink could not write{more}", error)
+        else:
+            log.error("%s: a message failed%s", self._name, more, exc_info=error)
+
+
+def log_sink(name: str, what: str, error: BaseException) -> None:
+    """Log what a sink raised. A full disk needs no traceback through code that is not the user's."""
+    if isinstance(error, OSError):
+        reason = error.strerror or str(error) or type(error).__name__
+        # A reader who has seen enough is no fault: `wsfleet run feeds.toml | head`.
+        level = logging.WARNING if isinstance(error, BrokenPipeError) else logging.ERROR
+        log.log(level, "%s: %s: %s%s", name, what, f"{error.filename}: " if error.filename else "", reason)
+    else:
+        log.error("%s: %s", name, what, exc_info=error)
