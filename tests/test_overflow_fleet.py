@@ -376,6 +376,7 @@ async def test_after_the_pause_the_deadlines_run_again() -> None:
     connection = fleet.connect(URI, name="feed", liveness=Liveness(ping_s=20, pong_s=20, stale_s=None))
     loop = asyncio.get_running_loop()
     async with slow, feeding(fleet, transport) as socket:
+        socket.answers_pings = False
         await socket.feed("1")
         await asyncio.sleep(300)
         assert connection.state is State.OPEN

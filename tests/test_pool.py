@@ -778,4 +778,4 @@ async def test_no_future_is_left_behind_after_many_requests_with_random_losses()
         await asyncio.gather(*serving, return_exceptions=True)
         gc.collect()
         mine = [f for f in gc.get_objects() if isinstance(f, asyncio.Future) and not f.done()]
-        assert len(mine) < 50  # the fleet's own: nothing that grows with the requests
+        assert len(mine) < 100  # the fleet's own: nothing that grows with the requests

@@ -18,7 +18,7 @@ from wsfleet.testing import FakeTransport
 URI = "ws://feed.test/?token=topsecret"
 
 # As in the contract, in its order.
-KEYS = ["name", "uptime_s", "balanced", "accelerated", "loop_lag_s", "hub", "endpoints", "subscriptions"]
+KEYS = ["name", "uptime_s", "balanced", "accelerated", "loop_lag_s", "blocked", "hub", "endpoints", "subscriptions"]
 HUB = ["published", "injected", "routed", "unrouted", "deliveries"]
 ENDPOINT = [
     *("name", "uri", "state", "connects", "losses", "received", "received_bytes", "sent", "malformed"),
@@ -59,7 +59,7 @@ async def busy_fleet() -> tuple[Fleet, list[FleetStats]]:
 
 
 async def test_the_keys_are_the_contracts() -> None:
-    """`to_dict()` has the keys of the contract and no others, at every level, before, during and after a run."""
+    """`to_dict()` has the contract's keys, and beside them only who blocked the loop, before, during and after a run."""
     _, seen = await busy_fleet()
     for stats in (Fleet().stats(), *seen):
         shown = stats.to_dict()

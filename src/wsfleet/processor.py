@@ -257,14 +257,14 @@ class Processor:
     async def _attempts(self, messages: list[Message[Any]]) -> None:
         """Call the function for `messages`, which are in hand, until it succeeds or has had all its attempts."""
         plan, mailbox = self._plan, self.mailbox
-        payload = messages if plan.batch is not None else messages[0]
         delays = Backoff(RetryDelays(plan.retry.initial_s, plan.retry.max_s), random.random) if plan.retry else None
         attempt = 0
         try:
             while True:
                 attempt += 1
                 try:
-                    await self._call(payload)
+                    # A list that it may take apart, at every attempt.
+                    await self._call(messages.copy() if plan.batch is not None else messages[0])
                 except BaseException as exc:
                     if _is_ours(exc) or delays is None or attempt >= plan.attempts:
                         raise

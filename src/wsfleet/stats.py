@@ -117,9 +117,8 @@ class FleetStats:
     subscriptions: tuple[SubscriptionStats, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the snapshot as plain data, ready for JSON. `blocked` is not in it: the keys are the contract's."""
+        """Return the snapshot as plain data, ready for JSON."""
         shown = asdict(self)
-        del shown["blocked"]
         for rows in ("endpoints", "subscriptions"):
             shown[rows] = [
                 {key: list(value) if isinstance(value, tuple) else value for key, value in row.items()}
