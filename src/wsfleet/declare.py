@@ -28,13 +28,14 @@ from wsfleet.processor import Function, Processor, Sink, check_processor, defaul
 from wsfleet.replies import Match
 from wsfleet.stats import EndpointStats, add_rows
 from wsfleet.subscription import Subscription
+from wsfleet.suggest import suggestion
 from wsfleet.supervisor import CALLERS as SUPERVISOR_CALLERS
 from wsfleet.supervisor import Services, Supervisor
 from wsfleet.topics import check_pattern, check_topic, compile_pattern
 from wsfleet.watchdog import Watchdog
 from wsfleet.wire.base import Transport
 
-__all__ = ["Declarations", "check_fleet"]
+__all__ = ["Declarations", "check_fleet", "check_process_pattern"]
 
 log = logging.getLogger("wsfleet")
 
@@ -51,6 +52,14 @@ def check_fleet(name: str, limits: Limits, drain_s: float) -> None:
     if not number or drain_s < 0:
         fault = f"must be a number of seconds from 0, not {drain_s!r}"
         raise ConfigError(f"Fleet: drain_s {fault}", (("drain_s", fault),))
+
+
+def check_process_pattern(pattern: object) -> None:
+    """Raise ConfigError for a bad pattern at once: the decorator it makes may never be given a function."""
+    if callable(pattern) or is_sink(pattern):
+        fault = 'write @fleet.process("pattern")'
+        raise ConfigError(f"process() takes the pattern first: {fault}", (("pattern", fault),))
+    _check_pattern(pattern)
 
 
 def _check_buffer(buffer: Buffer) -> None:
@@ -200,8 +209,7 @@ class Declarations(Services):
     # Subscriptions
 
     def process(self, pattern: str, target: Any, name: str | None, options: dict[str, Any]) -> Processor:
-        """Declare a processor over a pattern."""
-        _check_pattern(pattern)
+        """Declare a processor over a pattern, which was checked."""
         buffer, plan = self._checked(target, dict(options))
         if target is None:  # which is no processor to an endpoint, but a fault here
             self._check_target(target, plan)
@@ -337,7 +345,7 @@ def _default_name(endpoint: Endpoint) -> str:
     return host_of(endpoint.uri) if isinstance(endpoint.uri, str) else "endpoint"
 
 
-def _check_pattern(pattern: str) -> None:
+def _check_pattern(pattern: Any) -> None:
     fault = check_pattern(pattern)
     if fault:
         raise ConfigError(fault, (("pattern", fault),))
@@ -350,7 +358,7 @@ def _split(
     fields, keywords = EndpointOptions.__annotations__, ProcessorOptions.__annotations__
     unknown = [name for name in options if name not in fields and name not in keywords]
     if unknown:
-        raise TypeError(f"unknown option {unknown[0]!r}")
+        raise TypeError(f"unknown option {unknown[0]!r}{suggestion(unknown[0], [*fields, *keywords])}")
     mine = {name: value for name, value in options.items() if name in fields}
     process = {name: value for name, value in options.items() if name in keywords}
     if process and target is None:

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar, Unpack
 from wsfleet.blocking import run_blocking
 from wsfleet.calls import Plan, check_plan
 from wsfleet.connection import Connection
-from wsfleet.declare import Declarations, check_fleet
+from wsfleet.declare import Declarations, check_fleet, check_process_pattern
 from wsfleet.guests import Guests
 from wsfleet.lifetime import Lifetime
 from wsfleet.message import Message
@@ -122,6 +122,7 @@ class Fleet:
         `connect` does.
         """
         self._lifetime.check_declaring()
+        check_process_pattern(pattern)
         options: dict[str, Any] = {
             "buffer": buffer,
             "concurrency": concurrency,

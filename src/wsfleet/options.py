@@ -224,7 +224,9 @@ class Buffer(_Checked):
         yield "messages", _count(self.messages)
         yield "bytes", _count(self.bytes)
         if not isinstance(self.overflow, Overflow):
-            yield "overflow", f"must be one of Overflow, not {self.overflow!r}"
+            known = isinstance(self.overflow, str) and self.overflow in list(Overflow)
+            meant = f"; write Overflow.{Overflow(self.overflow).name}" if known else ""
+            yield "overflow", f"must be one of Overflow, not {self.overflow!r}{meant}"
         elif self.key is not None and self.overflow is not Overflow.LATEST:
             yield "key", "goes with Overflow.LATEST alone"
         if self.key is not None and not callable(self.key):
