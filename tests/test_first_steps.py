@@ -1,11 +1,14 @@
 """What somebody who comes from elsewhere writes first: refused at once, with what to write instead."""
 
+import asyncio
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from wsfleet import Buffer, Fleet
-from wsfleet.errors import ConfigError
+from wsfleet import Buffer, Endpoint, Fleet, Reconnect, Session, State
+from wsfleet.errors import ConfigError, EndpointFailed
+from wsfleet.testing import FakeTransport, FeedServer
 
 URI = "ws://feed.test/"
 
@@ -58,3 +61,46 @@ def test_overflow_given_as_its_word() -> None:
     overflow: Any = "drop_oldest"
     with pytest.raises(ConfigError, match=r"write Overflow\.DROP_OLDEST"):
         Buffer(overflow=overflow)
+
+
+def plain(session: Session) -> None: ...
+
+
+async def yielding(session: Session) -> AsyncIterator[int]:
+    yield 1
+
+
+@pytest.mark.parametrize("on_open", [plain, yielding])
+def test_an_on_open_that_cannot_be_awaited(on_open: Any) -> None:
+    """Where a function says itself that there is nothing to await, it is refused when it is declared."""
+    with pytest.raises(ConfigError, match=r"on_open .*async"):
+        Endpoint(URI, on_open=on_open)
+
+
+async def test_an_on_open_that_returned_nothing_to_await() -> None:
+    """Where only the call shows it, the endpoint is FAILED at once, and says what to write."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    on_open: Any = lambda session: None  # noqa: E731
+    feed = fleet.connect(URI, name="feed", on_open=on_open)
+    async with fleet:
+        await transport.accept("feed")
+        with pytest.raises(EndpointFailed, match="declare it with async def"):
+            await feed.wait_open()
+    assert feed.state is State.FAILED
+
+
+async def test_a_server_that_accepts_and_closes_says_why() -> None:
+    """Where on_open cannot send as the server is closing, the error is the server's code and reason."""
+    async with FeedServer(on_client=lambda client: client.close(1008, "Invalid API key")) as server:
+        fleet = Fleet()
+
+        async def on_open(session: Session) -> None:
+            while True:
+                await session.send("login")
+                await asyncio.sleep(0)
+
+        feed = fleet.connect(server.uri, name="feed", on_open=on_open, reconnect=Reconnect(max_restarts=0))
+        async with fleet:
+            with pytest.raises(EndpointFailed, match="on_open: connection lost: 1008 Invalid API key"):
+                await feed.wait_open()

@@ -19,6 +19,7 @@ from wsfleet.governor import Governor, host_of
 from wsfleet.hub import Hub
 from wsfleet.latest import CALLERS as LATEST_CALLERS
 from wsfleet.liveness import Sweep
+from wsfleet.login import CALLERS as LOGIN_CALLERS
 from wsfleet.mailbox import Mailbox
 from wsfleet.names import Names
 from wsfleet.options import Buffer, Endpoint, EndpointOptions, Limits, ProcessorOptions
@@ -29,7 +30,6 @@ from wsfleet.replies import Match
 from wsfleet.stats import EndpointStats, add_rows
 from wsfleet.subscription import Subscription
 from wsfleet.suggest import suggestion
-from wsfleet.supervisor import CALLERS as SUPERVISOR_CALLERS
 from wsfleet.supervisor import Services, Supervisor
 from wsfleet.topics import check_pattern, check_topic, compile_pattern
 from wsfleet.watchdog import Watchdog
@@ -39,7 +39,7 @@ __all__ = ["Declarations", "check_fleet", "check_process_pattern"]
 
 log = logging.getLogger("wsfleet")
 
-_CALLERS = {**FEED_CALLERS, **PROCESSOR_CALLERS, **SUPERVISOR_CALLERS, **LATEST_CALLERS}
+_CALLERS = {**FEED_CALLERS, **PROCESSOR_CALLERS, **LOGIN_CALLERS, **LATEST_CALLERS}
 
 
 def check_fleet(name: str, limits: Limits, drain_s: float) -> None:

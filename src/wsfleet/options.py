@@ -337,7 +337,7 @@ class Endpoint(_Checked):
         for name in ("open_s", "close_s"):
             yield name, _seconds(getattr(self, name))
         yield "max_size", _count(self.max_size)
-        yield "on_open", None if self.on_open is None or callable(self.on_open) else "must be an async function"
+        yield "on_open", self._on_open_fault()
         yield from self._data_faults()
         rate = self.sends_per_s
         good = rate is None or (_is_number(rate) and rate > 0)
@@ -345,6 +345,17 @@ class Endpoint(_Checked):
         for name, kind in (("reconnect", Reconnect), ("liveness", Liveness), ("required", bool)):
             if not isinstance(getattr(self, name), kind):
                 yield name, f"must be {kind.__name__}, not {getattr(self, name)!r}"
+
+    def _on_open_fault(self) -> str | None:
+        if self.on_open is None:
+            return None
+        if not callable(self.on_open):
+            return "must be an async function"
+        # A plain function may return an awaitable, and mostly a lambda does. One that says it returns None does not.
+        says_none = getattr(self.on_open, "__annotations__", {}).get("return", ...) in (None, "None")
+        if says_none and not inspect.iscoroutinefunction(self.on_open):
+            return "must be an async function: declare it with async def"
+        return "yields: write an async function without yield" if inspect.isasyncgenfunction(self.on_open) else None
 
     def _uri_fault(self) -> str | None:
         if isinstance(self.uri, str):

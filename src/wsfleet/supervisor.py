@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from types import CodeType
 from typing import Protocol
 
 from wsfleet import failures, policy
@@ -20,6 +19,7 @@ from wsfleet.feed import LONG_S, Feed
 from wsfleet.governor import Governor, host_of
 from wsfleet.hub import Hub
 from wsfleet.liveness import Sweep
+from wsfleet.login import log_in
 from wsfleet.message import Gap, State, StateChange
 from wsfleet.options import Endpoint
 from wsfleet.redact import redact_text, redact_uri, secrets_of
@@ -29,12 +29,9 @@ from wsfleet.target import make_target
 from wsfleet.watchdog import Watchdog
 from wsfleet.wire.base import Progress, Transport
 
-__all__ = ["CALLERS", "Services", "Supervisor"]
+__all__ = ["Services", "Supervisor"]
 
 log = logging.getLogger("wsfleet")
-
-GRACE_S = 0.1
-"""How long an on_open may go on after its connection was lost."""
 
 
 class Services(Protocol):
@@ -199,16 +196,7 @@ class Supervisor:
         wire.start(session)
         if self.endpoint.on_open is not None:
             progress.stage = "on_open"
-            # A socket lost while on_open waits for something else would go unnoticed until the deadline. If it waits
-            # for the socket it is told so, and may have something to say.
-            session.on_lost = lambda: loop.call_later(GRACE_S, _expire, scope)
-            try:
-                if session.lost_error is None:
-                    await self.endpoint.on_open(session)
-            finally:
-                session.on_lost = None
-            if session.lost_error is not None:
-                raise session.lost_error
+            await log_in(session, self.endpoint.on_open, self.feed, lambda: _expire(scope), self.endpoint.close_s)
         return session
 
     # What an attempt or a session came to
@@ -391,7 +379,3 @@ def _expire(scope: asyncio.Timeout) -> None:
         scope.reschedule(asyncio.get_running_loop().time())
     except RuntimeError:
         pass
-
-
-CALLERS: dict[CodeType, str] = {Supervisor._open.__code__: "self"}
-"""Where user code is called: the local variable there says for whom. For the watchdog."""
