@@ -5,6 +5,8 @@ VENV ?= .venv
 PYTHON ?=
 # More arguments for the program that a target runs: make test ARGS="-k nats -x"
 ARGS ?=
+# How many processes share the tests; 0 runs them in one, as a debugger wants it.
+WORKERS ?= auto
 
 run := $(VENV)/bin
 pip := $(VENV)/bin/python -m pip --disable-pip-version-check --no-input -q
@@ -19,7 +21,7 @@ demo: $(VENV)/.library ## 1,000 connections to a local server that misbehaves, f
 	@$(run)/wsfleet demo $(ARGS)
 
 test: $(VENV)/.dev servers ## the whole test suite
-	PYTHONASYNCIODEBUG=1 $(run)/python -m pytest $(ARGS)
+	PYTHONASYNCIODEBUG=1 $(run)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types, and who may import whom
 	$(run)/ruff format --check
