@@ -1,10 +1,12 @@
 """What README.md shows is what happens, and README.zh-CN.md says the same."""
 
+import inspect
 import os
 import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, get_type_hints
 
 import wsfleet
 
@@ -59,6 +61,25 @@ def test_the_first_program_prints_what_is_shown(tmp_path: Path) -> None:
     (tmp_path / "first.py").write_text(found[1])
     done = run(tmp_path, "first.py")
     assert (done.returncode, done.stdout) == (0, found[2]), done.stderr
+
+
+def test_the_api_in_brief_can_be_declared() -> None:
+    """The declarations that are shown are taken as they stand, and each option in the table below is one."""
+    section = ENGLISH.split("## The API in brief")[1].split("\n## ")[0]
+    names: dict[str, Any] = {}
+    exec(blocks(section, "python")[0], names)
+    fleet = names["fleet"]
+    assert list(fleet.connections) == ["trades", "node-1", "node-2", "node-3", "node-4"]
+    assert fleet.subscriptions["draw"].stats().overflow == "drop_oldest"
+    options = {*get_type_hints(wsfleet.Endpoint), *get_type_hints(wsfleet.Buffer), *wsfleet.Overflow.__members__}
+    for method in (wsfleet.Fleet, wsfleet.Fleet.pool, wsfleet.Fleet.process, wsfleet.Fleet.subscribe):
+        options |= inspect.signature(method).parameters.keys()
+    shown = [
+        word for row in section.splitlines() if row.startswith("| ") for word in row.split("|")[2].split("`")[1::2]
+    ]
+    words = [word.partition("=")[0] for word in shown]
+    assert len(words) > 30
+    assert set(words) <= options
 
 
 def test_check_says_what_is_shown(tmp_path: Path) -> None:
