@@ -18,6 +18,9 @@ log = logging.getLogger("wsfleet")
 STUBBORN_S = 1.0
 """A call that was cancelled and goes on is cancelled again, and named, after so long."""
 
+PATIENCE_S = 1.0
+"""A drain that takes longer says whom it is waiting for."""
+
 
 class Ending:
     """The five steps. `hurry` skips what is left of the waiting for processors."""
@@ -63,16 +66,29 @@ class Ending:
     async def _drain(self, processors: Callable[[], list[Processor]]) -> None:
         try:
             async with asyncio.timeout(self._drain_s) as self._scope:
-                # One processor's last message may be another's next: until all are idle at the same time.
-                while busy := [p for p in processors() if p.mailbox.pending and not p.over]:
-                    for processor in busy:
-                        await processor.mailbox.idle()
+                waiting = asyncio.get_running_loop().call_later(PATIENCE_S, self._tell, processors)
+                try:
+                    # One processor's last message may be another's next: until all are idle at the same time.
+                    while busy := _busy(processors):
+                        for processor in busy:
+                            await processor.mailbox.idle()
+                finally:
+                    waiting.cancel()
         except TimeoutError:
             if not self._hurried:
                 names = ", ".join(p.mailbox.name for p in processors() if p.mailbox.pending)
                 log.warning("drain_s = %g s are over; dropping what waits for %s", self._drain_s, names)
         finally:
             self._scope = None
+
+    def _tell(self, processors: Callable[[], list[Processor]]) -> None:
+        names = ", ".join(repr(processor.mailbox.name) for processor in _busy(processors))
+        if names and self._drain_s > PATIENCE_S:
+            log.warning("waiting for %s, at most %g s", names, self._drain_s)
+
+
+def _busy(processors: Callable[[], list[Processor]]) -> list[Processor]:
+    return [p for p in processors() if p.mailbox.pending and not p.over]
 
 
 async def cancel_processors(processors: list[Processor]) -> None:
