@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
+from typing import Any
+
+from wsfleet.message import Message
 
 __all__ = ["QUIET_S", "Complaints", "log_sink"]
 
@@ -22,8 +26,8 @@ class Complaints:
         self._logged_at = float("-inf")
         self._unlogged = 0
 
-    def tell(self, error: BaseException) -> None:
-        """Log `error`, or count it where another was logged just now."""
+    def tell(self, error: BaseException, messages: Sequence[Message[Any]]) -> None:
+        """Log `error`, which a call for `messages` raised, or count it where another was logged just now."""
         now = asyncio.get_running_loop().time()
         if now - self._logged_at < QUIET_S:
             self._unlogged += 1
@@ -31,11 +35,18 @@ class Complaints:
         more = f" ({self._unlogged} more since the last report)" if self._unlogged else ""
         self._logged_at, self._unlogged = now, 0
         if isinstance(error, asyncio.CancelledError):
-            log.warning("%s: a call was cancelled%s", self._name, more)
+            log.warning("%s: a call was cancelled: %s%s", self._name, _which(messages), more)
         elif self._of_sink:
             log_sink(self._name, f"the sink could not write{more}", error)
         else:
-            log.error("%s: a message failed%s", self._name, more, exc_info=error)
+            log.error("%s: a message failed: %s%s", self._name, _which(messages), more, exc_info=error)
+
+
+def _which(messages: Sequence[Message[Any]]) -> str:
+    """Return how to find the messages of one call: what `publish` put in has no endpoint."""
+    first = messages[0]
+    text = f"{first.index} of {first.endpoint} on {first.topic}" if first.endpoint else f"on {first.topic}"
+    return text if len(messages) == 1 else f"{text}, and {len(messages) - 1} more in its batch"
 
 
 def log_sink(name: str, what: str, error: BaseException) -> None:

@@ -30,10 +30,11 @@ from wsfleet.threads import AHEAD, Call, Crew, Slot, ThreadCall
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
-__all__ = ["CALLERS", "Function", "Processor", "Sink", "check_processor", "default_name", "is_async", "is_sink"]
+__all__ = ["CALLERS", "Function", "Processor", "Sink", "Work", "check_processor", "default_name", "is_async", "is_sink"]
 
 log = logging.getLogger("wsfleet")
 
+Work = Callable[[], Coroutine[Any, Any, None]]
 Function = Callable[[Any], Awaitable[Any] | Any]
 
 SLICE_S = 0.001
@@ -146,15 +147,15 @@ class Processor:
                 log_sink(self.name, "closing the sink failed", shown(exc))
             self.opened = False
 
-    def work(self) -> list[Coroutine[Any, Any, None]]:
-        """Return the workers, one coroutine for each. Cancelling one fails its call; what waits goes on waiting."""
+    def work(self) -> list[Work]:
+        """Return the workers, each to be called in its own task. Cancelling one fails its call; what waits goes on waiting."""
         if self._plan.offload == "process":
             check_not_importing()
         return [self.another() for _ in range(1 if self._has_crew else self._plan.concurrency)]
 
-    def another(self) -> Coroutine[Any, Any, None]:
+    def another(self) -> Work:
         """Return one worker, to go on where one was cancelled."""
-        return self._work(self._feed_crew if self._has_crew else self._call_for_each)
+        return partial(self._work, self._feed_crew if self._has_crew else self._call_for_each)
 
     def give_up(self) -> None:
         """There will be no other worker: leave nothing behind."""
@@ -372,7 +373,7 @@ class Processor:
 
     def _tell(self, messages: list[Message[Any]], error: BaseException, attempts: int) -> None:
         error = shown(error)
-        self._complaints.tell(error)
+        self._complaints.tell(error, messages)
         topic = f"$dead.{self.mailbox.name}"
         for message in messages:
             # What a $ message does never makes another.

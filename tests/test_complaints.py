@@ -1,0 +1,63 @@
+"""What the log says of a processor: which message failed, and whom the end is waiting for."""
+
+import asyncio
+
+import pytest
+
+from wsfleet import Fleet, Message
+from wsfleet.testing import FakeTransport
+
+URI = "ws://feed.test/"
+
+
+@pytest.mark.parametrize(
+    ("batch", "told"),
+    [(None, "p: a message failed: 2 of feed on t.b"), (2, "p: a message failed: 1 of feed on t.a, and 1 more in its")],
+)
+async def test_a_failed_message_can_be_found(batch: int | None, told: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The log names the endpoint, its count and the topic of the message that failed."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+
+    @fleet.process("t.*", name="p", batch=batch)
+    async def handle(given: Message[str] | list[Message[str]]) -> None:
+        if isinstance(given, list) or given.data == "b":
+            raise ValueError("planted")
+
+    fleet.connect(URI, name="feed", topic=lambda data: f"t.{data}")
+    async with fleet:
+        await (await transport.accept("feed")).feed("a", "b")
+    assert told in caplog.text
+
+
+async def test_a_failed_message_without_an_endpoint(caplog: pytest.LogCaptureFixture) -> None:
+    """What the program published itself is named by its topic."""
+    async with Fleet(transport=FakeTransport()) as fleet:
+
+        @fleet.process("own.*", name="p")
+        async def handle(message: Message[str]) -> None:
+            raise ValueError("planted")
+
+        fleet.publish("own.topic", 1)
+    assert "p: a message failed: on own.topic" in caplog.text
+
+
+@pytest.mark.looptime
+async def test_a_drain_that_waits_says_for_whom(caplog: pytest.LogCaptureFixture) -> None:
+    """After a second, one line names the processors that hold up the end, and how long they may; not the idle ones."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+
+    @fleet.process(">", name="stuck")
+    async def stuck(message: Message[str]) -> None:
+        await asyncio.sleep(5.0)
+
+    @fleet.process(">", name="quick")
+    async def quick(message: Message[str]) -> None: ...
+
+    fleet.connect(URI, name="feed")
+    async with fleet:
+        await (await transport.accept("feed")).feed("a")
+    assert [record.getMessage() for record in caplog.records if "waiting" in record.getMessage()] == [
+        "waiting for 'stuck', at most 10 s"
+    ]
