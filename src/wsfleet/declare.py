@@ -7,7 +7,7 @@ import logging
 import math
 import weakref
 from collections import deque
-from collections.abc import Coroutine, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from wsfleet.calls import Plan, check_plan
@@ -25,7 +25,7 @@ from wsfleet.names import Names
 from wsfleet.options import Buffer, Endpoint, EndpointOptions, Limits, ProcessorOptions
 from wsfleet.pool import Identify, Pool, PoolKeeper, check_pool
 from wsfleet.processor import CALLERS as PROCESSOR_CALLERS
-from wsfleet.processor import Function, Processor, Sink, check_processor, default_name, is_sink
+from wsfleet.processor import Function, Processor, Sink, Work, check_processor, default_name, is_sink
 from wsfleet.replies import Match
 from wsfleet.stats import EndpointStats, add_rows
 from wsfleet.subscription import Subscription
@@ -298,22 +298,23 @@ class Declarations(Services):
     def start_worker(self, processor: Processor, tasks: asyncio.TaskGroup) -> None:
         """Set a processor to work. It is known until its last call is done, even when its subscription is gone."""
         for work in processor.work():
-            self._start_work(processor, self._work(work), tasks)
+            self._start_work(processor, work, tasks)
 
-    def _start_work(self, processor: Processor, work: Coroutine[Any, Any, None], tasks: asyncio.TaskGroup) -> None:
+    def _start_work(self, processor: Processor, work: Work, tasks: asyncio.TaskGroup) -> None:
+        run = self._work(work)
         try:
-            task = tasks.create_task(work, name=f"wsfleet-{processor.mailbox.name}-processor")
+            task = tasks.create_task(run, name=f"wsfleet-{processor.mailbox.name}-processor")
         except RuntimeError:  # everything is being cancelled
-            work.close()
+            run.close()
             processor.give_up()
             return
         processor.tasks.add(task)
         self.workers.add(processor)
         task.add_done_callback(lambda done: self._worker_ended(processor, done, tasks))
 
-    async def _work(self, work: Coroutine[Any, Any, None]) -> None:
+    async def _work(self, work: Work) -> None:
         try:
-            await work
+            await work()
         except (KeyboardInterrupt, SystemExit) as exc:
             # Raised on, it would stop the loop on the spot, and nobody would close what is open.
             self.exit_asked(exc)

@@ -148,7 +148,7 @@ class Processor:
             self.opened = False
 
     def work(self) -> list[Work]:
-        """Return the workers, each to be called in its own task. Cancelling one fails its call; what waits goes on waiting."""
+        """Return the workers, each to be called in its own task. Cancelling one fails its call; the rest waits on."""
         if self._plan.offload == "process":
             check_not_importing()
         return [self.another() for _ in range(1 if self._has_crew else self._plan.concurrency)]
