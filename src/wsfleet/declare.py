@@ -143,11 +143,11 @@ class Declarations(Services):
             processor = self._processor(self._own_mailbox(tuple(pool.supervisors), name, buffer), target, plan)
         return pool, processor
 
-    def _checked(self, target: Any, process: dict[str, Any]) -> tuple[Buffer, Plan]:
+    def _checked(self, target: Any, process: dict[str, Any], *, needed: bool = False) -> tuple[Buffer, Plan]:
         buffer = process.pop("buffer", Buffer())
         plan = Plan(**process)
         check_plan(plan, buffer)
-        if target is not None:
+        if needed or target is not None:
             self._check_target(target, plan)
         return buffer, plan
 
@@ -202,7 +202,7 @@ class Declarations(Services):
     def process(self, pattern: str, target: Any, name: str | None, options: dict[str, Any]) -> Processor:
         """Declare a processor over a pattern."""
         _check_pattern(pattern)
-        buffer, plan = self._checked(target, dict(options))
+        buffer, plan = self._checked(target, dict(options), needed=True)
         name = self.names.take(name, default_name(target))
         return self._processor(self._mailbox(name, pattern, buffer), target, plan)
 
