@@ -24,12 +24,13 @@ from wsfleet.names import Names
 from wsfleet.options import Buffer, Endpoint, EndpointOptions, Limits, ProcessorOptions
 from wsfleet.pool import Identify, Pool, PoolKeeper, check_pool
 from wsfleet.processor import CALLERS as PROCESSOR_CALLERS
-from wsfleet.processor import Function, Processor, Sink, check_processor, default_name, is_sink
+from wsfleet.processor import Processor
 from wsfleet.replies import Match
 from wsfleet.stats import EndpointStats, add_rows
 from wsfleet.subscription import Subscription
 from wsfleet.supervisor import CALLERS as SUPERVISOR_CALLERS
 from wsfleet.supervisor import Services, Supervisor
+from wsfleet.targets import Function, Sink, check_processor, default_name, is_sink
 from wsfleet.topics import check_pattern, check_topic, compile_pattern
 from wsfleet.watchdog import Watchdog
 from wsfleet.wire.base import Transport
