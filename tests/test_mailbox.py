@@ -11,7 +11,6 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 from tests.flows import DROP_OLDEST, Tap, data, from_socket, injected, mailbox, put, turns
 from wsfleet import Message, Overflow
 from wsfleet.mailbox import Mailbox
-from wsfleet.pausing import READ_BYTES
 
 PAUSE = Overflow.PAUSE
 
@@ -176,7 +175,7 @@ async def test_a_source_that_is_gone_is_held_no_longer() -> None:
     box.forget(gone)  # a second time does nothing
 
 
-@pytest.mark.parametrize(("nbytes", "at_once"), [(4 * READ_BYTES + 100, 4), (READ_BYTES + 100, 1), (1000, 1)])
+@pytest.mark.parametrize(("nbytes", "at_once"), [(4 * 2**16 + 100, 4), (4 * 2**16 - 1, 3), (2**16 + 100, 1), (1000, 1)])
 async def test_sources_are_released_in_turn_as_the_free_room_holds_reads(nbytes: int, at_once: int) -> None:
     """Sources go on in the order in which they were paused: as many as 64 KiB fit into the free room, at least one."""
     box, _ = mailbox(10, nbytes)
@@ -229,7 +228,7 @@ async def test_sources_stay_paused_where_the_released_ones_filled_the_mailbox_ag
     assert not three.paused_by and not one.paused_by
 
 
-@pytest.mark.looptime
+@pytest.mark.looptime(start=1000)
 async def test_the_time_of_pausing_is_told() -> None:
     """`pausing_s` is the time during which the mailbox held any source, the current one included."""
     box, _ = mailbox(2)

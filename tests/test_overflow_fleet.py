@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.flows import DROP_OLDEST, balanced, endpoint_row, feeding, keeper, opened, row, turns, until
-from wsfleet import Buffer, Fleet, Liveness, Message, Overflow, Reconnect, State
+from wsfleet import Buffer, Fleet, FleetStats, Liveness, Message, Overflow, Reconnect, State
 from wsfleet.errors import Overflowed
 from wsfleet.message import Slow
 from wsfleet.testing import FakeTransport
@@ -471,6 +471,9 @@ async def test_stats_can_be_read_after_the_loop_has_ended() -> None:
             await socket.feed("1")
             assert socket.paused
 
-    await asyncio.to_thread(asyncio.run, scene())
-    stats = await asyncio.to_thread(fleet.stats)
+    def in_one_thread() -> FleetStats:
+        asyncio.run(scene())
+        return fleet.stats()
+
+    stats = await asyncio.to_thread(in_one_thread)
     assert stats.balanced and stats.endpoints[0].paused_s >= 0

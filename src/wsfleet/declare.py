@@ -25,12 +25,13 @@ from wsfleet.names import Names
 from wsfleet.options import Buffer, Endpoint, EndpointOptions, Limits, ProcessorOptions
 from wsfleet.pool import Identify, Pool, PoolKeeper, check_pool
 from wsfleet.processor import CALLERS as PROCESSOR_CALLERS
-from wsfleet.processor import Function, Processor, Sink, Work, check_processor, default_name, is_sink
+from wsfleet.processor import Processor, Work
 from wsfleet.replies import Match
 from wsfleet.stats import EndpointStats, add_rows
 from wsfleet.subscription import Subscription
 from wsfleet.suggest import suggestion
 from wsfleet.supervisor import Services, Supervisor
+from wsfleet.targets import Function, Sink, check_processor, default_name, is_sink
 from wsfleet.topics import check_pattern, check_topic, compile_pattern
 from wsfleet.watchdog import Watchdog
 from wsfleet.wire.base import Transport
@@ -152,11 +153,11 @@ class Declarations(Services):
             processor = self._processor(self._own_mailbox(tuple(pool.supervisors), name, buffer), target, plan)
         return pool, processor
 
-    def _checked(self, target: Any, process: dict[str, Any]) -> tuple[Buffer, Plan]:
+    def _checked(self, target: Any, process: dict[str, Any], *, needed: bool = False) -> tuple[Buffer, Plan]:
         buffer = process.pop("buffer", Buffer())
         plan = Plan(**process)
         check_plan(plan, buffer)
-        if target is not None:
+        if needed or target is not None:
             self._check_target(target, plan)
         return buffer, plan
 
@@ -210,9 +211,7 @@ class Declarations(Services):
 
     def process(self, pattern: str, target: Any, name: str | None, options: dict[str, Any]) -> Processor:
         """Declare a processor over a pattern, which was checked."""
-        buffer, plan = self._checked(target, dict(options))
-        if target is None:  # which is no processor to an endpoint, but a fault here
-            self._check_target(target, plan)
+        buffer, plan = self._checked(target, dict(options), needed=True)
         name = self.names.take(name, default_name(target))
         return self._processor(self._mailbox(name, pattern, buffer), target, plan)
 

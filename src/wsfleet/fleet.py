@@ -17,9 +17,9 @@ from wsfleet.lifetime import Lifetime
 from wsfleet.message import Message
 from wsfleet.options import Buffer, ConnectOptions, Endpoint, Limits, Retry
 from wsfleet.pool import Pool
-from wsfleet.processor import Function, Sink
 from wsfleet.stats import FleetStats
 from wsfleet.subscription import Subscription
+from wsfleet.targets import Function, Sink
 from wsfleet.wire.base import Transport
 
 __all__ = ["Fleet"]

@@ -10,7 +10,7 @@ import pytest
 from tests.integration.helpers import QUICK, Numbers, endpoint, opened, subscription, until
 from tests.servers.nats import NatsServer
 from tests.servers.node_ws import NodeWs
-from wsfleet import Endpoint, Fleet, Message, Session, State
+from wsfleet import Buffer, Endpoint, Fleet, Liveness, Message, Reconnect, Session, State
 
 pytestmark = pytest.mark.integration
 
@@ -142,6 +142,37 @@ async def test_an_unanswered_application_ping_is_the_servers_to_punish(tmp_path:
         async with fleet:
             await until(lambda: ticks.session_count >= 3, "thrown out twice")
         assert endpoint(fleet, "ticks").losses >= 2
+
+
+async def test_a_server_that_lost_its_patience_with_a_paused_client_is_quoted(tmp_path: Path) -> None:
+    """Where NATS throws out a client that did not read, `last_error` says who had paused it, and for how long."""
+    login = Login("ticks")
+
+    async def stuck(message: Message[bytes]) -> None:
+        await asyncio.Event().wait()
+
+    async with NatsServer(tmp_path, ping_interval="300ms") as nats:
+        fleet = Fleet(drain_s=0)
+        once = Reconnect(initial_s=3600, max_s=3600, jitter=0)
+        ticks = fleet.connect(
+            Endpoint(
+                nats.uri,
+                name="ticks",
+                decode="bytes",
+                on_open=login.on_open,
+                liveness=Liveness(ping_s=0.1),
+                reconnect=once,
+            ),
+            stuck,
+            buffer=Buffer(messages=1),
+        )
+        async with fleet:
+            await opened(ticks)
+            await nats.publish("ticks", [b"x" * 1000] * 10)
+            await until(lambda: endpoint(fleet, "ticks").paused_by == ("ticks",), "the pause")
+            await until(lambda: endpoint(fleet, "ticks").last_error, "the loss")
+            assert " s paused by ticks" in endpoint(fleet, "ticks").last_error
+            assert "closed by the peer after" in endpoint(fleet, "ticks").last_error
 
 
 async def test_a_processor_that_raises_loses_its_message_alone(tmp_path: Path) -> None:

@@ -1,0 +1,162 @@
+"""Processors: what is refused where it is declared, with the field at fault, and costs no name."""
+
+import functools
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import pytest
+
+from wsfleet import Buffer, Fleet, Message, Retry, sinks
+from wsfleet.errors import ConfigError
+
+
+async def handle(message: Message[Any]) -> None: ...
+
+
+def plain(message: Message[Any]) -> None: ...
+
+
+def generator(message: Message[Any]) -> Iterator[int]:
+    yield 1
+
+
+async def async_generator(message: Message[Any]) -> AsyncIterator[int]:
+    yield 1
+
+
+class Yields:
+    def __call__(self, message: Message[Any]) -> Iterator[int]:
+        yield 1
+
+
+@pytest.mark.parametrize("how", ["process", "connect", "pool"])
+@pytest.mark.parametrize(
+    ("field", "options"),
+    [
+        ("concurrency", {"concurrency": 0}),
+        ("concurrency", {"concurrency": True}),
+        ("concurrency", {"concurrency": 1.5}),
+        ("key", {"key": "topic"}),
+        ("batch", {"batch": 0}),
+        ("batch", {"batch": "10"}),
+        ("batch", {"batch": 11, "buffer": Buffer(10)}),
+        ("retry", {"retry": 3}),
+        ("timeout_s", {"timeout_s": 0}),
+        ("timeout_s", {"timeout_s": -1}),
+        ("timeout_s", {"timeout_s": True}),
+        ("timeout_s", {"timeout_s": "5"}),
+        ("timeout_s", {"timeout_s": float("nan")}),
+        ("timeout_s", {"timeout_s": float("inf")}),
+        ("offload", {"offload": "thread"}),
+        ("buffer", {"buffer": 10}),
+    ],
+    ids=str,
+)
+def test_a_bad_option_is_told_and_costs_no_name(how: str, field: str, options: dict[str, Any]) -> None:
+    """Every option that cannot work is a ConfigError with the field in `faults`, and its name is still free."""
+    fleet = Fleet()
+    with pytest.raises(ConfigError) as raised:
+        if how == "process":
+            fleet.process("t", name="p", **options)(handle)
+        elif how == "connect":
+            fleet.connect("ws://feed.test/", handle, name="p", **options)
+        else:
+            fleet.pool("ws://feed.test/", 2, handle, name="p", **options)
+    assert [name for name, _ in raised.value.faults] == [field]
+    assert field in str(raised.value)
+    assert not fleet.subscriptions and not fleet.connections
+    fleet.pool("ws://feed.test/", 2, handle, name="p")
+
+
+def test_all_faults_are_told_at_once() -> None:
+    """Several bad options are one ConfigError that lists them all."""
+    bad: Any = {"concurrency": 0, "batch": -1, "retry": "no", "timeout_s": 0}
+    with pytest.raises(ConfigError) as raised:
+        Fleet().process("t", **bad)
+    assert [name for name, _ in raised.value.faults] == ["concurrency", "batch", "retry", "timeout_s"]
+
+
+@pytest.mark.parametrize(
+    ("field", "make"),
+    [
+        ("attempts", lambda: Retry(attempts=0)),
+        ("attempts", lambda: Retry(attempts=1.5)),  # type: ignore[arg-type]
+        ("initial_s", lambda: Retry(initial_s=-1)),
+        ("max_s", lambda: Retry(max_s=float("inf"))),
+    ],
+)
+def test_a_bad_retry_is_told(field: str, make: Any) -> None:
+    """A Retry that cannot work is a ConfigError where it is made."""
+    with pytest.raises(ConfigError) as raised:
+        make()
+    assert [name for name, _ in raised.value.faults] == [field]
+
+
+@pytest.mark.parametrize(
+    "function",
+    [None, 5, "handle", int, Yields, generator, async_generator, Yields(), functools.partial(generator)],
+    ids=str,
+)
+def test_what_is_no_processor_is_refused(function: Any) -> None:
+    """Classes, generators and what cannot be called are ConfigErrors: nothing would be done with the messages."""
+    fleet = Fleet()
+    with pytest.raises(ConfigError) as raised:
+        fleet.process("t", name="p")(function)
+    assert [name for name, _ in raised.value.faults] == ["processor"]
+    fleet.process("t", name="p")(handle)
+
+
+@pytest.mark.parametrize("pattern", ["", "a..b", "a.>.b", "a b"])
+def test_a_bad_pattern_is_told(pattern: str) -> None:
+    """A pattern that can match nothing is a ConfigError, and costs no name."""
+    fleet = Fleet()
+    with pytest.raises(ConfigError) as raised:
+        fleet.process(pattern, name="p")(handle)
+    assert [name for name, _ in raised.value.faults] == ["pattern"]
+    fleet.process("t", name="p")(handle)
+
+
+@pytest.mark.parametrize(
+    ("field", "options"),
+    [("concurrency", {"concurrency": 2}), ("key", {"key": len}), ("offload", {"offload": "process"})],
+    ids=str,
+)
+def test_what_a_sink_cannot_have_is_told(field: str, options: dict[str, Any]) -> None:
+    """A sink writes in order and here: `concurrency`, `key` and `offload` are ConfigErrors beside one."""
+    fleet = Fleet()
+    with pytest.raises(ConfigError) as raised:
+        fleet.process("t", name="p", **options)(sinks.open("stdout"))
+    assert [name for name, _ in raised.value.faults] == [field]
+    fleet.process("t", name="p")(sinks.open("stdout"))
+
+
+def test_one_sink_has_one_subscription() -> None:
+    """The same sink twice is a ConfigError: the first subscription to end would close it for the other."""
+    fleet = Fleet()
+    sink = sinks.open("stdout")
+    fleet.process("t", name="p")(sink)
+    with pytest.raises(ConfigError) as raised:
+        fleet.process("t", name="q")(sink)
+    assert [name for name, _ in raised.value.faults] == ["processor"]
+    assert list(fleet.subscriptions) == ["p"]
+
+
+def test_a_processors_keywords_need_a_processor() -> None:
+    """`connect` without a processor takes none of its keywords: TypeError."""
+    fleet = Fleet()
+    with pytest.raises(TypeError, match="batch"):
+        fleet.connect("ws://feed.test/", batch=5)
+    assert not fleet.connections
+
+
+@pytest.mark.parametrize(
+    ("function", "name"),
+    [(handle, "handle"), (functools.partial(handle), "handle"), (lambda message: None, "<lambda>")],
+)
+def test_a_processor_is_named_after_its_function(function: Any, name: str) -> None:
+    """Without a name it has the function's, made unique; `process` gives the function back unchanged."""
+    fleet = Fleet()
+    assert fleet.process("t")(function) is function
+    fleet.process("t")(function)
+    assert len(fleet.subscriptions) == 2
+    assert next(iter(fleet.subscriptions)).startswith(name.strip("<>")) or name == "<lambda>"

@@ -1,0 +1,258 @@
+"""Plants faults in the core, one at a time, and looks whether the tests find each: `make mutants`.
+
+    python -m tools.mutants [MODULE ...] [--jobs N] [--list]
+
+Each fault is a small change to one place of one module: another comparison, a number one larger, a statement left
+out. It is made in a copy of the sources, and the tests that ought to find it run on that, up to the first that fails.
+A fault that changes nothing that anybody could see stands in `mutants.txt`, with the reason. Prints a table, and every
+fault that no test found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tools.faults import Fault, faults
+
+ROOT = Path(__file__).parents[1]
+EQUIVALENT = Path(__file__).with_name("mutants.txt")
+
+# The quick ones first: most faults never get to the slow ones.
+TESTS = {
+    "policy": ["tests/test_policy.py"],
+    "latest": ["tests/test_overflow.py", "tests/test_overflow_fleet.py", "tests/test_lanes.py"],
+    "pausing": ["tests/test_mailbox.py", "tests/test_overflow_fleet.py"],
+    "mailbox": [
+        "tests/test_overflow.py",
+        "tests/test_mailbox.py",
+        "tests/test_replay.py",
+        "tests/test_overflow_fleet.py",
+        "tests/test_subscription.py",
+    ],
+    "hub": ["tests/test_hub.py", "tests/test_replay.py", "tests/test_overflow_fleet.py"],
+    "pool": ["tests/test_pool.py", "tests/test_pool_loss.py"],
+    "replies": ["tests/test_pool.py", "tests/test_pool_loss.py"],
+}
+
+# Minutes of simulated time, or as much as the tests of a whole fleet: too slow for a thousand runs.
+SLOW = ["ten_minutes", "after_the_pause", "hundred_thousand", "million"]
+
+FOUND, HUNG, MISSED = "found", "hung", "missed"
+
+
+@dataclass(frozen=True)
+class Result:
+    fault: Fault
+    verdict: str
+    seconds: float
+
+
+def equivalents() -> dict[str, str]:
+    """The faults that are none, each with its reason: pairs of lines, the second one indented."""
+    found: dict[str, str] = {}
+    fault = ""
+    for line in EQUIVALENT.read_text("utf-8").splitlines():
+        if line.startswith("    "):
+            found[fault] = line.strip()
+        elif line and not line.startswith("#"):
+            fault = line
+    return found
+
+
+class Bench:
+    """A copy of the sources and tests in which one fault after the other is planted."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        for name in ("src", "tests", "examples", "pyproject.toml"):
+            place = ROOT / name
+            if place.is_dir():
+                shutil.copytree(place, folder / name, ignore=shutil.ignore_patterns("node_modules", "*.egg-info"))
+            else:
+                shutil.copy2(place, folder / name)
+
+    def module(self, name: str) -> Path:
+        return self.folder / "src" / "wsfleet" / f"{name}.py"
+
+    def run(self, tests: list[str], limit_s: float) -> str:
+        """Run `tests` up to the first failure; past `limit_s` seconds they hang."""
+        child = os.fork()
+        if child == 0:
+            self._test(tests)
+        until = time.monotonic() + limit_s
+        while time.monotonic() < until:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                return MISSED if status == 0 else FOUND
+            time.sleep(0.02)
+        os.killpg(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        return HUNG
+
+    def _test(self, tests: list[str]) -> None:
+        """In the child: run pytest, and never return."""
+        code = 99
+        try:
+            os.setpgid(0, 0)
+            os.chdir(self.folder)
+            log = os.open(self.folder / "log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+            source = str(self.folder / "src")
+            sys.path.insert(0, source)
+            os.environ |= {"PYTHONPATH": source, "PYTHONASYNCIODEBUG": "", "PYTHONDONTWRITEBYTECODE": "1"}
+            sys.dont_write_bytecode = True
+            import pytest
+
+            chosen = " and ".join(f"not {name}" for name in SLOW)
+            options = [
+                "-x",
+                "-q",
+                "--assert=plain",
+                "-p",
+                "no:cacheprovider",
+                "-o",
+                "asyncio_debug=false",
+                "-k",
+                chosen,
+            ]
+            code = int(pytest.main([*options, *tests]))
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+
+    def plant(self, fault: Fault) -> None:
+        path = self.module(fault.module)
+        for compiled in path.parent.glob(f"__pycache__/{path.stem}.*"):
+            compiled.unlink()
+        path.write_text(fault.source, "utf-8")
+
+    def restore(self, name: str) -> None:
+        shutil.copy2(ROOT / "src" / "wsfleet" / f"{name}.py", self.module(name))
+
+
+def prepare() -> None:
+    """Load what all runs need, and none of ours, so that a run costs its tests alone."""
+    import hypothesis
+    import looptime  # noqa: F401
+    import msgspec  # noqa: F401
+    import pytest  # noqa: F401
+    import pytest_asyncio  # noqa: F401
+    import websockets.asyncio.client
+    import websockets.asyncio.server  # noqa: F401
+
+    # The same examples in every run, and no time spent on making a failing one small.
+    phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
+    hypothesis.settings.register_profile("mutants", derandomize=True, database=None, max_examples=50, phases=phases)
+    hypothesis.settings.load_profile("mutants")
+
+
+def work(
+    todo: multiprocessing.Queue[Fault | None], done: multiprocessing.Queue[Result | None], limits: dict[str, float]
+) -> None:
+    """One of several at a time: plant, test, tell, until there is nothing left."""
+    prepare()
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        bench = Bench(Path(folder))
+        while (fault := todo.get()) is not None:
+            began = time.monotonic()
+            bench.plant(fault)
+            verdict = bench.run(TESTS[fault.module], limits[fault.module])
+            bench.restore(fault.module)
+            done.put(Result(fault, verdict, time.monotonic() - began))
+    done.put(None)
+
+
+def baseline(modules: list[str]) -> dict[str, float]:
+    """See that the tests pass as things are; return how long each module's may take before they hang."""
+    prepare()
+    limits = {}
+    with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
+        bench = Bench(Path(folder))
+        for name in modules:
+            began = time.monotonic()
+            if bench.run(TESTS[name], 600.0) != MISSED:
+                sys.exit((bench.folder / "log").read_text() + f"\nthe tests of {name} fail as they are")
+            took = time.monotonic() - began
+            limits[name] = 20.0 + 3 * took
+            print(f"{name}: the tests pass in {took:.1f} s", flush=True)
+    return limits
+
+
+def results(chosen: list[Fault], jobs: int, limits: dict[str, float]) -> Iterator[Result]:
+    """Test the faults, `jobs` at a time."""
+    todo: multiprocessing.Queue[Fault | None] = multiprocessing.Queue()
+    done: multiprocessing.Queue[Result | None] = multiprocessing.Queue()
+    for fault in [*chosen, *[None] * jobs]:
+        todo.put(fault)
+    workers = [multiprocessing.Process(target=work, args=(todo, done, limits)) for _ in range(jobs)]
+    for worker in workers:
+        worker.start()
+    left = jobs
+    while left:
+        result = done.get()
+        if result is None:
+            left -= 1
+        else:
+            yield result
+    for worker in workers:
+        worker.join()
+
+
+def table(modules: list[str], known: Counter[str], tested: list[Result]) -> None:
+    line = "{:<10}{:>8}{:>8}{:>8}{:>12}{:>8}".format
+    print(line("module", "faults", FOUND, HUNG, "equivalent", MISSED))
+    rows = [(r.fault.module, r.verdict) for r in tested]
+    for name in [*modules, ""]:
+        counts = Counter(verdict for module, verdict in rows if name in ("", module))
+        equal = known[name] if name else sum(known.values())
+        total = equal + sum(counts.values())
+        print(line(name or "in all", total, counts[FOUND], counts[HUNG], equal, counts[MISSED]))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("modules", nargs="*", help=f"of {', '.join(TESTS)}; default all")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 2)
+    parser.add_argument("--list", action="store_true", help="print the faults and test none")
+    parser.add_argument("--only", default="", help="faults whose description contains this")
+    options = parser.parse_args()
+    modules = options.modules or list(TESTS)
+    everything = [f for name in modules for f in faults(name, (ROOT / f"src/wsfleet/{name}.py").read_text("utf-8"))]
+    reasons = equivalents()
+    chosen = [f for f in everything if options.only in str(f)]
+    known = Counter(f.module for f in chosen if str(f) in reasons)
+    stale = [name for name in reasons if name.split()[0] in modules and name not in map(str, everything)]
+    if options.list:
+        print(*chosen, sep="\n")
+        return 0
+    began = time.monotonic()
+    tested = []
+    limits = baseline(modules)
+    for result in results([f for f in chosen if str(f) not in reasons], options.jobs, limits):
+        tested.append(result)
+        if result.verdict == MISSED:
+            print(f"missed: {result.fault}  (line {result.fault.line})", flush=True)
+    table(modules, known, tested)
+    print(f"{(time.monotonic() - began) / 60:.1f} minutes")
+    print(*(f"in {EQUIVALENT.name}, and no fault any more: {name}" for name in stale), sep="\n", end="")
+    return 1 if stale or any(result.verdict == MISSED for result in tested) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
