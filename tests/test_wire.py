@@ -5,7 +5,19 @@ import logging
 
 import pytest
 
-from tests.wirekit import BINARY, CLOSE, TEXT, Collector, Pipe, frame, open_protocol, open_wire, written_frames
+from tests.wirekit import (
+    BINARY,
+    CLOSE,
+    PING,
+    PONG,
+    TEXT,
+    Collector,
+    Pipe,
+    frame,
+    open_protocol,
+    open_wire,
+    written_frames,
+)
 from wsfleet.wire import connection
 
 
@@ -91,6 +103,22 @@ async def test_a_loss_between_slices_comes_after_everything_that_was_read(monkey
     assert collector.messages == [str(number) for number in range(10)]
     assert turns >= 9
     assert collector.error.reason == "reset"
+
+
+async def test_what_was_read_before_the_loss_is_answered_no_more(monkeypatch):
+    """A ping among what was put off when the socket broke is not answered into a transport that is closing."""
+    collector = Collector(chunk=1)
+    pipe, _ = await sliced_wire(monkeypatch, collector)
+    pipe.incoming.append(frame(PING, b"p") + frame(TEXT, b"last"))
+    await pipe.settle()
+    assert written_frames(bytes(pipe.written)) == [(PONG, b"p")]
+    pipe.incoming.append(frame(TEXT, b"a") + frame(PING, b"q") + frame(TEXT, b"\xff"))
+    pipe.read()
+    pipe.abort()
+    await pipe.settle()
+    assert collector.messages[-1] == "a"
+    assert written_frames(bytes(pipe.written)) == [(PONG, b"p")]
+    assert collector.error.code == 1007
 
 
 async def test_a_loss_while_paused_is_told_after_what_was_read(monkeypatch):

@@ -190,6 +190,24 @@ async def test_an_end_without_a_close_frame(connect, sides):
     assert "without a close frame" in error.reason
 
 
+async def test_a_peer_that_ends_and_does_not_read_is_left_after_close_s(connect):
+    """After the peer's end what we still have to send is given `close_s`, however full the buffers are."""
+    full = asyncio.Event()
+
+    async def end(reader, writer):
+        await accept(reader, writer)
+        await full.wait()
+        writer.write_eof()
+        await asyncio.Event().wait()
+
+    async with listening(end) as port:
+        wire, collector = await connect(f"ws://{HOST}:{port}", close_s=0.05)
+        while wire.writable:
+            wire.write(bytes(100_000))
+        full.set()
+        assert (await collector.ended).code == 1006
+
+
 @pytest.mark.parametrize(
     ("said", "code"),
     [

@@ -77,7 +77,10 @@ class Wire(Protocol):
         """Begin to hand over; what came since the handshake is handed over first."""
 
     def pause(self) -> None:
-        """Stop reading the socket, so that the sender's TCP window closes. What has been read is still handed over."""
+        """Stop reading the socket, so that the sender's TCP window closes, and hand over nothing after this batch.
+
+        What has been read waits in the wire: it is handed over on `resume`, or when the socket is gone.
+        """
 
     def resume(self) -> None:
         """Read again."""
@@ -99,7 +102,8 @@ class Wire(Protocol):
         """Begin the closing handshake (RFC 6455, section 7.1.2), reading and discarding; `lost` within `close_s`."""
 
     def abort(self, reason: str = "") -> None:
-        """Drop the socket at once; `lost` follows, with `reason` where the peer gave none."""
+        """Drop the socket at once, and what was read but not handed over; `lost` follows, with `reason` where the peer
+        gave none."""
 
 
 class Progress:

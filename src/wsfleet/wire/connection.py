@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from typing import cast
@@ -34,6 +35,9 @@ TLS_READ_BYTES = 2**18 + 2**16
 
 It has to fit. What does not fit stays in the transport, which forgets it when the socket's end comes first.
 """
+
+WRITE_BYTES = 2**16
+"""More than this waiting to be sent, and there is no room."""
 
 SLICE_S = 0.001
 """How long one callback may hand over before the loop gets its turn: well below the 2 ms that wsfleet promises."""
@@ -95,6 +99,8 @@ class WebSocketWire(asyncio.BufferedProtocol):
         self._ping_count = 0
 
         self.connected_at = self.last_frame = self._loop.time()
+        if self._rest:
+            self.last_frame = math.nextafter(self.connected_at, math.inf)  # it came with the handshake's last read
         self.latency_s: float | None = None
         self.subprotocol: str | None = protocol.subprotocol
         self.request_headers = dict(request.headers.raw_items())
@@ -105,6 +111,7 @@ class WebSocketWire(asyncio.BufferedProtocol):
             self.connection_lost(opening.lost[0])
         else:
             self._transport.set_protocol(self)
+            self._transport.set_write_buffer_limits(WRITE_BYTES)  # a TLS transport would take 512 KiB
 
     # What the session calls
 
@@ -183,7 +190,7 @@ class WebSocketWire(asyncio.BufferedProtocol):
     @property
     def _discarding(self) -> bool:
         """Whether nothing that comes now means anything (RFC 6455, sections 1.4 and 7.1.7)."""
-        return self._failed is not None or self._aborted is not None or self._protocol.close_rcvd is not None
+        return self._failed is not None or self._protocol.close_rcvd is not None
 
     def _begin_close(self) -> None:
         """Wait for the peer to close, reading on so that its answer is seen, and not for ever."""
