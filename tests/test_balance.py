@@ -20,7 +20,7 @@ from wsfleet.errors import ConnectFailed, ConnectionLost
 from wsfleet.feed import Feed
 from wsfleet.hub import Hub
 from wsfleet.mailbox import Mailbox
-from wsfleet.session import Session
+from wsfleet.session import Session, SessionCore
 from wsfleet.testing import FakeSocket, FakeTransport
 
 URI = "ws://feed.test/"
@@ -349,10 +349,10 @@ async def a_malformed_one_that_nobody_counts(lossy: Lossy) -> None:
 
 
 async def into_the_held(lossy: Lossy) -> None:
-    def lose(original: Any, self: Session, payloads: list[Any], at: float) -> None:
+    def lose(original: Any, self: SessionCore, payloads: list[Any], at: float) -> None:
         original(self, payloads[1:], at)
 
-    with lossy.fault(Session, "_hold", lose):
+    with lossy.fault(SessionCore, "_hold", lose):
         socket = await lossy.transport.accept("feed")
         await socket.feed('"early"', '"go"')
 
@@ -373,18 +373,18 @@ async def from_held_to_published(lossy: Lossy) -> None:
 
 
 async def from_held_to_recv(lossy: Lossy) -> None:
-    def lose(original: Any, self: Session, place: int) -> Any:
+    def lose(original: Any, self: SessionCore, place: int) -> Any:
         self._held.pop(0)
         return original(self, 0)
 
-    with lossy.fault(Session, "_take", lose):
+    with lossy.fault(SessionCore, "_take", lose):
         socket = await lossy.transport.accept("feed")
         await socket.feed('"early"', '"go"')
         await turns()
 
 
 async def from_held_to_discarded(lossy: Lossy) -> None:
-    with lossy.fault(Session, "discard", lambda original, self: None):
+    with lossy.fault(SessionCore, "discard", lambda original, self: None):
         socket = await lossy.transport.accept("feed")
         await socket.feed('"early"')
         socket.lose()

@@ -14,7 +14,7 @@ from wsfleet import Buffer, Endpoint, Fleet, Message
 from wsfleet.decoding import compile_intake, payload_size
 from wsfleet.feed import Feed
 from wsfleet.hub import Hub
-from wsfleet.session import Session
+from wsfleet.session import SessionCore
 from wsfleet.testing import FakeTransport
 from wsfleet.wire import connection
 
@@ -32,7 +32,7 @@ async def turns_for_a_read(
     box = hub.add("box", ">", Buffer(10**6))
     endpoint = Endpoint(URI, **options)
     feed = Feed(compile_intake(endpoint, "feed"), hub)
-    session = Session(endpoint, feed, wire, 1)
+    session = SessionCore(endpoint, feed, wire, 1)
     wire.start(session)
     await session.release()
     await asyncio.sleep(0)
@@ -121,7 +121,7 @@ async def test_binary_and_text_frames_of_one_read_stay_what_they_are(monkeypatch
     hub = Hub()
     box = hub.add("box", ">", Buffer())
     endpoint = Endpoint(URI)
-    session = Session(endpoint, Feed(compile_intake(endpoint, "feed"), hub), wire, 1)
+    session = SessionCore(endpoint, Feed(compile_intake(endpoint, "feed"), hub), wire, 1)
     wire.start(session)
     await session.release()
     await asyncio.sleep(0)

@@ -104,3 +104,28 @@ async def test_a_server_that_accepts_and_closes_says_why() -> None:
         async with fleet:
             with pytest.raises(EndpointFailed, match="on_open: connection lost: 1008 Invalid API key"):
                 await feed.wait_open()
+
+
+def test_a_session_shows_what_is_for_its_user() -> None:
+    """help(Session) has the contract's names and nothing of the machinery."""
+    assert {name for name in dir(Session) if not name.startswith("_")} == {
+        *("endpoint", "number", "request_headers", "response_headers", "subprotocol", "send", "recv")
+    }
+
+
+async def test_what_on_open_gets_is_a_session() -> None:
+    """isinstance tells so, and all that it shows can be read."""
+    got: list[object] = []
+
+    async def on_open(session: Session) -> None:
+        got.extend((isinstance(session, Session), session.endpoint, session.number, session.subprotocol))
+        got.extend((dict(session.request_headers)["X-Mine"], dict(session.response_headers), repr(session)))
+
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    feed = fleet.connect(URI, name="feed", headers={"X-Mine": "7"}, subprotocols=["v1"], on_open=on_open)
+    async with fleet:
+        await transport.accept("feed")
+        await feed.wait_open()
+    assert got[:6] == [True, "feed", 1, "v1", "7", {}]
+    assert str(got[6]).startswith("<Session 1 of Endpoint('ws://feed.test/'")

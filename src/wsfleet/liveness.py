@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from wsfleet.feed import Feed
 from wsfleet.options import Liveness
-from wsfleet.session import Session
+from wsfleet.session import SessionCore
 
 __all__ = ["Pulse", "Sweep"]
 
@@ -33,7 +33,7 @@ LOOK_S = 0.5
 class Pulse:
     """What one open session owes and is owed, and when."""
 
-    def __init__(self, session: Session, feed: Feed, liveness: Liveness, now: float) -> None:
+    def __init__(self, session: SessionCore, feed: Feed, liveness: Liveness, now: float) -> None:
         self.session = session
         self._feed = feed
         self._plan = liveness
@@ -115,7 +115,7 @@ class Sweep:
         self._sooner: asyncio.Future[None] | None = None
         self.lag_s = 0.0
 
-    def watch(self, session: Session, feed: Feed, liveness: Liveness) -> None:
+    def watch(self, session: SessionCore, feed: Feed, liveness: Liveness) -> None:
         """Look after `session` until it ends."""
         now = asyncio.get_running_loop().time()
         pulse = Pulse(session, feed, liveness, now)

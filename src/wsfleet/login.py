@@ -10,7 +10,7 @@ from typing import Any
 
 from wsfleet.errors import Fatal
 from wsfleet.feed import Feed
-from wsfleet.session import Session
+from wsfleet.session import Session, SessionCore
 
 __all__ = ["CALLERS", "log_in"]
 
@@ -19,7 +19,7 @@ GRACE_S = 0.1
 
 
 async def log_in(
-    session: Session,
+    session: SessionCore,
     on_open: Callable[[Session], Awaitable[Any]],
     feed: Feed,
     expire: Callable[[], object],
@@ -35,7 +35,7 @@ async def log_in(
     session.on_lost = lambda: loop.call_later(GRACE_S, expire)
     try:
         if session.lost_error is None:
-            made = on_open(session)
+            made = on_open(Session(session))
             if not inspect.isawaitable(made):
                 # Another attempt would find the same function.
                 raise Fatal("on_open did not return an awaitable: declare it with async def")

@@ -17,7 +17,7 @@ from wsfleet.message import Message
 from wsfleet.options import Buffer, Endpoint
 from wsfleet.wire.base import Wire
 
-__all__ = ["Session"]
+__all__ = ["Session", "SessionCore"]
 
 _BOUND = Buffer()
 
@@ -43,9 +43,63 @@ class Session:
     Valid until `on_open` returns; afterwards the `Connection` is the way to send.
     """
 
+    __slots__ = ("_core",)
+
+    def __init__(self, core: SessionCore) -> None:
+        self._core = core
+
+    def __repr__(self) -> str:
+        return f"<Session {self.number} of {self._core.options!r}>"
+
+    @property
+    def endpoint(self) -> str:
+        """The endpoint's name; in a pool the member's."""
+        return self._core.endpoint
+
+    @property
+    def number(self) -> int:
+        """Which connect of the endpoint this is, from 1."""
+        return self._core.number
+
+    @property
+    def request_headers(self) -> Mapping[str, str]:
+        """The headers of the handshake as they were sent."""
+        return self._core.wire.request_headers
+
+    @property
+    def response_headers(self) -> Mapping[str, str]:
+        """The headers of the server's answer."""
+        return self._core.wire.response_headers
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that the server chose, or None."""
+        return self._core.wire.subprotocol
+
+    async def send(self, data: Any) -> None:
+        """Send one message: str as text, bytes as binary, anything else as JSON text.
+
+        Waits for room in the write buffer, and for its turn where the endpoint has `sends_per_s`. Raises NotOpen at
+        once where the connection is not open, and ConnectionLost where it is lost while waiting. Cancelling it while
+        it waits means that nothing was sent.
+        """
+        await self._core.send(data)
+
+    async def recv(self, match: Callable[[Message[Any]], bool] | None = None, decode: Any = None) -> Message[Any]:
+        """Return the next message for which `match(message)` is true; what it passes over stays, in its order.
+
+        `decode` stands in for the endpoint's, for this call. What cannot be decoded is passed over. Raises
+        ConnectionLost when the connection ends first. Safe to cancel: nothing is lost. Only inside `on_open`.
+        """
+        return await self._core.recv(match, decode)
+
+
+class SessionCore:
+    """The session as the rest of the fleet has it: what the wire hands to, and what the supervisor ends."""
+
     def __init__(self, endpoint: Endpoint, feed: Feed, wire: Wire, number: int) -> None:
         self.number = number
-        self._options = endpoint
+        self.options = endpoint
         self._feed = feed
         self._wire = wire
         self._loop = asyncio.get_running_loop()
@@ -69,28 +123,10 @@ class Session:
         self.as_text = True
         self.chunk = CHUNK
 
-    def __repr__(self) -> str:
-        return f"<Session {self.number} of {self.endpoint!r}>"
-
     @property
     def endpoint(self) -> str:
         """The endpoint's name; in a pool the member's."""
         return self._feed.intake.name
-
-    @property
-    def request_headers(self) -> Mapping[str, str]:
-        """The headers of the handshake as they were sent."""
-        return self._wire.request_headers
-
-    @property
-    def response_headers(self) -> Mapping[str, str]:
-        """The headers of the server's answer."""
-        return self._wire.response_headers
-
-    @property
-    def subprotocol(self) -> str | None:
-        """The subprotocol that the server chose, or None."""
-        return self._wire.subprotocol
 
     @property
     def wire(self) -> Wire:
@@ -113,12 +149,7 @@ class Session:
     # Sending
 
     async def send(self, data: Any) -> None:
-        """Send one message: str as text, bytes as binary, anything else as JSON text.
-
-        Waits for room in the write buffer, and for its turn where the endpoint has `sends_per_s`. Raises NotOpen at
-        once where the connection is not open, and ConnectionLost where it is lost while waiting. Cancelling it while
-        it waits means that nothing was sent.
-        """
+        """See `Session.send`."""
         payload: str | bytes
         self._check_thread()
         if isinstance(data, str | bytes):
@@ -129,7 +160,7 @@ class Session:
             payload = msgspec.json.encode(data).decode()
         if self._error is not None:
             raise NotOpen(f"{self.endpoint}: the connection is lost")
-        if self._send_lock is None and self._options.sends_per_s is None and self._wire.writable:
+        if self._send_lock is None and self.options.sends_per_s is None and self._wire.writable:
             self._write(payload)
             return
         if self._send_lock is None:
@@ -157,7 +188,7 @@ class Session:
             self._refused = True
             raise
         self._feed.sent += 1
-        rate = self._options.sends_per_s
+        rate = self.options.sends_per_s
         if rate is not None:
             self._next_send = max(self._next_send, self._loop.time()) + 1.0 / rate
 
@@ -181,12 +212,8 @@ class Session:
 
     # Receiving while on_open runs
 
-    async def recv(self, match: Callable[[Message[Any]], bool] | None = None, decode: Any = None) -> Message[Any]:
-        """Return the next message for which `match(message)` is true; what it passes over stays, in its order.
-
-        `decode` stands in for the endpoint's, for this call. What cannot be decoded is passed over. Raises
-        ConnectionLost when the connection ends first. Safe to cancel: nothing is lost. Only inside `on_open`.
-        """
+    async def recv(self, match: Callable[[Message[Any]], bool] | None, decode: Any) -> Message[Any]:
+        """See `Session.recv`."""
         self._check_thread()
         decoder = compile_decoder(decode)[0] if decode is not None else self._feed.intake.decode
         place = 0

@@ -23,7 +23,7 @@ from wsfleet.login import log_in
 from wsfleet.message import Gap, State, StateChange
 from wsfleet.options import Endpoint
 from wsfleet.redact import redact_text, redact_uri, secrets_of
-from wsfleet.session import Session
+from wsfleet.session import SessionCore
 from wsfleet.stats import EndpointStats
 from wsfleet.target import make_target
 from wsfleet.watchdog import Watchdog
@@ -58,7 +58,7 @@ class Supervisor:
         self.name = intake.name
         self.feed = Feed(intake, services.hub, endpoint.keep_last)
         self.state = State.CONNECTING
-        self.session: Session | None = None
+        self.session: SessionCore | None = None
         self.session_count = 0
         self.losses = 0
         self.last_error: Exception | None = None
@@ -179,7 +179,7 @@ class Supervisor:
             self.last_error = error
         return error
 
-    async def _open(self, progress: Progress, scope: asyncio.Timeout) -> Session:
+    async def _open(self, progress: Progress, scope: asyncio.Timeout) -> SessionCore:
         """Open a session and log in. The deadline stands still while the governor makes us wait."""
         loop = asyncio.get_running_loop()
         target = await make_target(self.endpoint, self.name)
@@ -192,7 +192,7 @@ class Supervisor:
             scope.reschedule(loop.time() + (0.0 if self._restarting else left))
             wire = await self._services.transport.open(target, progress)
         self.session_count += 1
-        session = self.session = Session(self.endpoint, self.feed, wire, self.session_count)
+        session = self.session = SessionCore(self.endpoint, self.feed, wire, self.session_count)
         wire.start(session)
         if self.endpoint.on_open is not None:
             progress.stage = "on_open"
@@ -201,7 +201,7 @@ class Supervisor:
 
     # What an attempt or a session came to
 
-    def _opened(self, session: Session, now: float) -> None:
+    def _opened(self, session: SessionCore, now: float) -> None:
         self._rejections = 0
         self._set_state(State.OPEN, None, 0.0)
         topic = f"$gap.{self.name}"
