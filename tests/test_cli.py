@@ -350,10 +350,15 @@ async def test_run_a_program(start: Start, tmp_path: Path, target: str, name: st
     ("target", "fault"),
     [
         ("program:number", "program:number: is int; name a Fleet, or a function without arguments that returns one"),
-        ("program:later", "program:later: is function; name a Fleet"),
+        ("program:later", "program:later: is an async function; name a Fleet"),
         ("program:raises", "program:raises: the function raised ZeroDivisionError: division by zero"),
         ("program:wrong", "program:wrong: Endpoint: uri must begin with ws:// or wss://"),
-        ("program:flet", "has no 'flet'; did you mean"),
+        ("program:flet", "has no 'flet'; did you mean 'fleet'?"),
+        ("misspelled:fleet", "has no 'fleet'; did you mean 'flet'?"),
+        ("misspelled:x", "has no 'x'; there are flet, other"),
+        ("program.py", "program.py is a Python file: write program:fleet"),
+        ("some/program.py", "some/program.py is a Python file: write some.program:fleet"),
+        ("../program.py", "../program.py is a Python file: write program:fleet"),
         ("nowhere:fleet", "there is no module 'nowhere'"),
         ("feeds", "'feeds' is neither a TOML file nor module:fleet"),
         ("nope.toml", "nope.toml: cannot be read: No such file or directory"),
@@ -362,6 +367,7 @@ async def test_run_a_program(start: Start, tmp_path: Path, target: str, name: st
 async def test_what_cannot_be_run_is_one_line(start: Start, tmp_path: Path, target: str, fault: str) -> None:
     """A wrong target is exit code 2 and one clear line."""
     (tmp_path / "program.py").write_text(PROGRAMS.format(uri="ws://h"))
+    (tmp_path / "misspelled.py").write_text("from wsfleet import Fleet\nflet = Fleet()\nother = Fleet()\n")
     ended = await (await start("run", target)).ended()
     assert ended.code == 2
     assert fault in ended.err

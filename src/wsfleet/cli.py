@@ -117,10 +117,18 @@ def _find(target: str) -> Fleet | None:
         except (ConfigError, Wrong) as exc:
             _complain(f"{target}: {exc}")
             return None
+    if target.endswith(".py"):
+        _complain(f"{target} is a Python file: write {_module(Path(target))}:fleet, where fleet is its Fleet")
+        return None
     if not target.endswith(".toml") and not Path(target).is_file():
         _complain(f"{target!r} is neither a TOML file nor module:fleet")
         return None
     return _load(Path(target))
+
+
+def _module(path: Path) -> str:
+    parts = path.with_suffix("").parts
+    return ".".join(parts) if all(part.isidentifier() for part in parts) else path.stem
 
 
 def _load(path: Path) -> Fleet | None:
@@ -134,8 +142,10 @@ def _load(path: Path) -> Fleet | None:
 
 def _import(reference: str) -> Fleet:
     """Return the fleet that `reference` names, from the folder we are in. Raises Wrong and ConfigError."""
-    found = References(Path()).find(reference)
-    if callable(found) and not inspect.iscoroutinefunction(found):
+    found = References(Path()).find(reference, like=Fleet)
+    if inspect.iscoroutinefunction(found):
+        raise Wrong("is an async function; name a Fleet, or a plain function without arguments that returns one")
+    if callable(found):
         try:
             found = found()
         except ConfigError:

@@ -35,8 +35,11 @@ class References:
         self._folder = folder.resolve()
         self._modules: dict[str, ModuleType | Wrong] = {}
 
-    def find(self, reference: str) -> Any:
-        """Return what `module:function` names; dots on both sides go deeper. Raises Wrong."""
+    def find(self, reference: str, like: type | None = None) -> Any:
+        """Return what `module:function` names; dots on both sides go deeper.
+
+        Raises Wrong, with a hint at functions, or first at instances of `like`, that may have been meant.
+        """
         parts = _REFERENCE.fullmatch(reference)
         if parts is None:
             raise Wrong(f'{reference!r} is not a function; write "module:function"')
@@ -48,13 +51,7 @@ class References:
             raise found
         for step in parts[2].split("."):
             if not hasattr(found, step):
-                own = [
-                    each
-                    for each, value in getattr(found, "__dict__", {}).items()
-                    if callable(value) and not each.startswith("_")
-                ]
-                hint = did_you_mean(step, own) if 0 < len(own) <= 20 else "define it there"
-                raise Wrong(f"{self._shown(found)} has no {step!r}; {hint}")
+                raise Wrong(f"{self._shown(found)} has no {step!r}; {_hint(step, found, like)}")
             found = getattr(found, step)
         return found
 
@@ -98,3 +95,10 @@ class References:
                 where = f" ({Path(frame.filename).name}, line {frame.lineno})"
         text = redact_text(" ".join(f"{type(error).__name__}: {error}".split()))
         return Wrong(f"importing {name!r} failed: {text}{where}; it must be importable without running anything")
+
+
+def _hint(step: str, found: Any, like: type | None) -> str:
+    own = {name: value for name, value in getattr(found, "__dict__", {}).items() if not name.startswith("_")}
+    wanted = [name for name, value in own.items() if like is not None and isinstance(value, like)]
+    wanted = wanted or [name for name, value in own.items() if callable(value)]
+    return did_you_mean(step, wanted) if 0 < len(wanted) <= 20 else "define it there"
