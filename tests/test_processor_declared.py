@@ -50,7 +50,7 @@ class Yields:
         ("offload", {"offload": "thread"}),
         ("buffer", {"buffer": 10}),
     ],
-    ids=str,
+    ids=lambda each: type(each).__name__,
 )
 def test_a_bad_option_is_told_and_costs_no_name(how: str, field: str, options: dict[str, Any]) -> None:
     """Every option that cannot work is a ConfigError with the field in `faults`, and its name is still free."""
@@ -95,7 +95,7 @@ def test_a_bad_retry_is_told(field: str, make: Any) -> None:
 @pytest.mark.parametrize(
     "function",
     [None, 5, "handle", int, Yields, generator, async_generator, Yields(), functools.partial(generator)],
-    ids=str,
+    ids=lambda each: type(each).__name__,
 )
 def test_what_is_no_processor_is_refused(function: Any) -> None:
     """Classes, generators and what cannot be called are ConfigErrors: nothing would be done with the messages."""
@@ -119,7 +119,7 @@ def test_a_bad_pattern_is_told(pattern: str) -> None:
 @pytest.mark.parametrize(
     ("field", "options"),
     [("concurrency", {"concurrency": 2}), ("key", {"key": len}), ("offload", {"offload": "process"})],
-    ids=str,
+    ids=lambda each: type(each).__name__,
 )
 def test_what_a_sink_cannot_have_is_told(field: str, options: dict[str, Any]) -> None:
     """A sink writes in order and here: `concurrency`, `key` and `offload` are ConfigErrors beside one."""
