@@ -195,11 +195,11 @@ async def test_ten_minutes_for_each_message_under_pause_keep_the_connection() ->
         )
         socket = await transport.accept()
         # Two of them are one read of the socket.
-        feeding: asyncio.Task[None] = asyncio.create_task(socket.feed(*("x" * 40_000 for _ in range(12))))
-        while not feeding.done():
+        arriving = asyncio.create_task(socket.feed(*("x" * 40_000 for _ in range(12))))
+        while not arriving.done():
             await asyncio.sleep(10.0)
             assert connection.state is State.OPEN, connection.stats().last_error
-        await feeding
+        await arriving
         # Pings are still written while it is paused.
         assert socket.pings >= len(done) * 600 / 20 - 1
         assert connection.stats().paused_s >= 5000.0

@@ -59,7 +59,7 @@ async def busy_fleet() -> tuple[Fleet, list[FleetStats]]:
 
 
 async def test_the_keys_are_the_contracts() -> None:
-    """`to_dict()` has the contract's keys, and beside them only who blocked the loop, before, during and after a run."""
+    """`to_dict()` has the contract's keys and, beside them, only who blocked the loop: before, in and after a run."""
     _, seen = await busy_fleet()
     for stats in (Fleet().stats(), *seen):
         shown = stats.to_dict()
