@@ -195,7 +195,7 @@ async def test_ten_minutes_for_each_message_under_pause_keep_the_connection() ->
         )
         socket = await transport.accept()
         # Two of them are one read of the socket.
-        arriving = asyncio.create_task(socket.feed(*("x" * 40_000 for _ in range(12))))
+        arriving = asyncio.gather(socket.feed(*("x" * 40_000 for _ in range(12))))
         while not arriving.done():
             await asyncio.sleep(10.0)
             assert connection.state is State.OPEN, connection.stats().last_error
