@@ -27,7 +27,7 @@ class Calls(RuleBasedStateMachine):
     def begin(
         self, concurrency: int, keyed: bool, batch: int | None, retry: bool, overflow: Overflow, bound: int
     ) -> None:
-        self.runner = asyncio.Runner()
+        self.runner = asyncio.Runner(debug=False)
         self.concurrency, self.keyed, self.batch, self.retry = concurrency, keyed, batch, retry
         self.calls: dict[int, tuple[list[int], asyncio.Future[None]]] = {}
         self.begun = 0
@@ -166,4 +166,4 @@ class Calls(RuleBasedStateMachine):
 
 
 TestCalls = Calls.TestCase
-TestCalls.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestCalls.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
