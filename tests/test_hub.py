@@ -176,8 +176,7 @@ async def test_many_topics_do_not_grow_the_hub(monkeypatch: pytest.MonkeyPatch) 
         publish(hub, from_socket(n, topic=topic))
         hub.inject(topic, n)
         hub.wants(f"$state.{n}")
-    assert all(len(routes) <= 100 for routes in hub._routes.values())
-    assert len(hub._shared) <= 100
+        assert all(len(routes.shared) <= len(routes) <= 100 for routes in hub._routes.values())
     assert hub.stats().published == 4000
 
 
@@ -189,7 +188,23 @@ async def test_different_routes_do_not_grow_the_hub(monkeypatch: pytest.MonkeyPa
         hub.add(str(place), ".".join("x" if n == place else "*" for n in range(10)), Buffer(1, overflow=DROP_OLDEST))
     for n in range(1024):
         publish(hub, from_socket(n, topic=".".join("x" if n >> bit & 1 else "o" for bit in range(10))))
-    assert len(hub._shared) <= 100
+        assert len(hub.routes_of("feed").shared) <= 100
+
+
+async def test_routes_are_remembered_within_the_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Up to the bounds every topic's route is there when it comes again, and equal routes are one object."""
+    monkeypatch.setattr(hub_module, "MAX_ROUTES", 10)
+    monkeypatch.setattr(hub_module, "MAX_ROUTES_IN_ALL", 15)
+    hub = Hub()
+    hub.add("box", ">", Buffer())
+    for endpoint, count in (("one", 10), ("two", 5)):
+        for n in range(count):
+            publish(hub, from_socket(n, topic=f"t{n}"), endpoint=endpoint)
+    for endpoint, count in (("one", 10), ("two", 5)):
+        routes = list(hub.routes_of(endpoint).values())
+        assert len(routes) == count and len({id(route) for route in routes}) == 1
+    publish(hub, from_socket(1, topic="more"), endpoint="two")
+    assert len(hub.routes_of("one")) + len(hub.routes_of("two")) == 1
 
 
 async def test_many_endpoints_with_many_topics_do_not_grow_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +252,7 @@ async def test_a_hundred_thousand_topics() -> None:
             fleet.publish(f"b.{n}", n)
         hub = fleet._declared.hub
         assert hub._remembered == sum(map(len, hub._routes.values())) <= hub_module.MAX_ROUTES + 200
-        assert len(hub._shared) <= 2
+        assert all(len(routes.shared) <= 2 for routes in hub._routes.values())
         assert latest.stats().pending == 10 and latest.stats().offered == 100_000
         gc.collect()
         # What waits is among what is kept.
@@ -251,6 +266,81 @@ async def test_an_endpoint_that_is_gone_leaves_no_routes() -> None:
     publish(hub, from_socket(1), endpoint="gone")
     hub.forget_endpoint("gone")
     assert "gone" not in hub._routes
+
+
+async def test_what_is_removed_leaves_nothing_in_the_hub() -> None:
+    """The hub holds no removed mailbox, and nothing for an endpoint without one."""
+    hub = Hub()
+    gone = []
+    for endpoints in ((), ("feed",), ("feed", "other")):
+        box = hub.add("box", ">", Buffer(), endpoints=endpoints)
+        publish(hub, from_socket(1))
+        hub.remove(box)
+        gone.append(weakref.ref(box))
+        del box
+    gc.collect()
+    assert [each() for each in gone] == [None, None, None]
+    assert not hub._own and not hub._owners and not hub._patterns and not hub._leaving
+
+
+async def test_a_mailbox_removed_to_be_finished_ends() -> None:
+    """Whoever takes messages out of a mailbox that was removed undropped gets what waits, and then the end."""
+    hub = Hub()
+    box = hub.add("box", ">", Buffer())
+    hub.inject("news", 1)
+    hub.remove(box, drop=False)
+    assert await box.ready() and box.hand_out().data == 1
+    assert not await box.ready()
+
+
+async def test_neighbours_that_go_the_same_way_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A read's messages are put into a mailbox in runs, as long as the next one goes the same way."""
+    hub = Hub()
+    for pattern in ("a.>", "b.>", "*.x"):
+        hub.add(pattern, pattern, Buffer())
+    runs: list[list[str]] = []
+    deliver = hub._deliver
+
+    def remembering(route: Any, run: list[Message[Any]], *rest: Any) -> None:
+        runs.append([message.topic for message in run])
+        deliver(route, run, *rest)
+
+    monkeypatch.setattr(hub, "_deliver", remembering)
+    topics = ["a.p", "a.q", "a.x", "b.p", "b.q", "c", "d", "c"]
+    for _ in range(2):
+        publish(hub, *(from_socket(n, topic=topic) for n, topic in enumerate(topics)))
+    assert runs == 2 * [["a.p", "a.q"], ["a.x"], ["b.p", "b.q"], ["c", "d", "c"]]
+
+
+async def test_a_subscription_that_ends_in_the_middle_of_a_read_gets_no_more_of_it() -> None:
+    """Where a message ends a subscription by its overflow, the rest of that read goes by the routes without it."""
+    hub = Hub()
+    strict = hub.add("strict", ">", Buffer(2, overflow=Overflow.FAIL))
+    strict.on_overflow = lambda box: hub.remove(box)
+    other = hub.add("other", "b", Buffer())
+    hub.wants("a")
+    for topic in ("a", "b"):
+        publish(hub, from_socket(0, topic=topic))
+    strict.hand_out()
+    strict.hand_out()
+    publish(hub, *(from_socket(n, topic=topic) for n, topic in enumerate("aaabb", 1)))
+    assert (strict.offered, strict.dropped) == (5, 3) and data(other) == [0, 4, 5]
+    assert sum(row.offered for row in hub.subscription_stats()) == hub.stats().deliveries == 8
+
+
+async def test_a_subscription_closed_in_the_middle_of_a_delivery_stays_in_the_account() -> None:
+    """What is under way to a subscription, while a user's key function closes it, is offered there, and dropped."""
+    hub = Hub()
+    victims: list[Mailbox] = []
+    key = lambda message: [hub.remove(box) for box in victims]  # noqa: E731
+    first = hub.add("first", ">", Buffer(10, overflow=Overflow.LATEST, key=key))
+    victims.append(hub.add("victim", ">", Buffer()))
+    publish(hub, from_socket(1), from_socket(2))
+    assert sum(row.offered for row in hub.subscription_stats()) == hub.stats().deliveries == 4
+    assert first.offered == victims[0].dropped == 2
+    assert not hub._leaving, "summed up, now that the delivery is over"
+    hub.remove(first)
+    assert not hub._leaving
 
 
 async def test_removed_mailboxes_are_summed_up_without_anybody_asking() -> None:
@@ -462,6 +552,16 @@ async def test_a_published_message_has_the_defaults_but_for_three_fields(thing: 
         message = await anext(subscription)
         assert message == Message(thing, "news", received_at=message.received_at, size=size)
         assert message.received_at > 1.7e9
+
+
+async def test_the_end_of_the_fleet_retires_nothing() -> None:
+    """The rows of subscriptions are what they were at the end, though they are closed afterwards."""
+    fleet = Fleet(transport=FakeTransport())
+    subscription = fleet.subscribe("news", name="late")
+    async with fleet:
+        fleet.publish("news", 1)
+    subscription.close()
+    assert [(row.name, row.dropped) for row in balanced(fleet).subscriptions] == [("late", 1)]
 
 
 # While messages flow

@@ -151,6 +151,13 @@ async def test_latest_keeps_within_the_bytes() -> None:
     assert data(box) == [2, 4] and box.pending_bytes == 100
 
 
+async def test_a_replacement_that_just_fits_keeps_its_place() -> None:
+    """A replacement stays where the older one waited, up to the last byte."""
+    box, _ = mailbox(10, 100, LATEST)
+    put(box, Tap(), from_socket(1, 40, "a"), from_socket(2, 40, "b"), from_socket(3, 60, "a"))
+    assert data(box) == [3, 2] and box.pending_bytes == 100
+
+
 async def test_latest_takes_an_oversized_message_alone() -> None:
     """A message larger than `bytes` first drops all that waits; one of its own key that is alone it replaces."""
     box, _ = mailbox(10, 100, LATEST)

@@ -3,7 +3,7 @@
 import asyncio
 from typing import Any
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -27,9 +27,9 @@ class Calls(RuleBasedStateMachine):
     def begin(
         self, concurrency: int, keyed: bool, batch: int | None, retry: bool, overflow: Overflow, bound: int
     ) -> None:
-        self.runner = asyncio.Runner()
+        self.runner = asyncio.Runner(debug=False)
         self.concurrency, self.keyed, self.batch, self.retry = concurrency, keyed, batch, retry
-        self.calls: dict[int, tuple[list[int], asyncio.Future[None]]] = {}
+        self.calls: dict[int, tuple[list[int], asyncio.Future[None], Any]] = {}
         self.begun = 0
         self.count = 0
         self.finished: list[int] = []
@@ -55,7 +55,7 @@ class Calls(RuleBasedStateMachine):
         assert 1 <= len(numbers) <= (self.batch or 1)
         self.begun += 1
         call, future = self.begun, asyncio.get_running_loop().create_future()
-        busy = {number % 2 for others, _ in self.calls.values() for number in others}
+        busy = {number % 2 for others, _, _ in self.calls.values() for number in others}
         for number in numbers:
             assert not (self.keyed and number % 2 in busy)
             self.tries[number] = self.tries.get(number, 0) + 1
@@ -64,7 +64,7 @@ class Calls(RuleBasedStateMachine):
             if self.keyed or self.concurrency == 1:
                 assert number >= self.last.get(lane, 0)
                 self.last[lane] = number
-        self.calls[call] = (numbers, future)
+        self.calls[call] = (numbers, future, asyncio.current_task())
         assert len(self.calls) <= self.concurrency
         try:
             await future
@@ -95,7 +95,7 @@ class Calls(RuleBasedStateMachine):
     @precondition(lambda self: self.calls)
     @rule(data=st.data(), fate=st.sampled_from(["end", "fail", "cancel"]))
     def end(self, data: st.DataObject, fate: str) -> None:
-        _, future = self.calls[data.draw(st.sampled_from(sorted(self.calls)))]
+        _, future, _ = self.calls[data.draw(st.sampled_from(sorted(self.calls)))]
         if fate == "end":
             future.set_result(None)
         elif fate == "fail":
@@ -104,12 +104,19 @@ class Calls(RuleBasedStateMachine):
             future.cancel()
         self._turn()
 
+    @precondition(lambda self: self.calls)
     @rule(data=st.data())
     def cancel_a_worker(self, data: st.DataObject) -> None:
+        _, _, task = self.calls[data.draw(st.sampled_from(sorted(self.calls)))]
+        task.cancel()
+        self._turn()
+
+    @rule()
+    def cancel_all_workers(self) -> None:
         async def cancel() -> None:
-            workers = [task for task in asyncio.all_tasks() if task.get_name() == f"wsfleet-{NAME}-processor"]
-            if workers:
-                workers[data.draw(st.integers(0, len(workers) - 1))].cancel()
+            for task in asyncio.all_tasks():
+                if task.get_name() == f"wsfleet-{NAME}-processor":
+                    task.cancel()
 
         self._run(cancel())
         self._turn()
@@ -134,7 +141,7 @@ class Calls(RuleBasedStateMachine):
         stats = self._run(look())
         assert stats.balanced, stats.to_dict()
         row = stats.subscriptions[-1]
-        in_hand = sum(len(numbers) for numbers, _ in self.calls.values())
+        in_hand = sum(len(numbers) for numbers, _, _ in self.calls.values())
         assert row.pending >= in_hand
         if self.closed:
             assert row.pending == in_hand
@@ -149,7 +156,7 @@ class Calls(RuleBasedStateMachine):
             return self.fleet.stats().subscriptions[-1]
 
         row = self._run(look())
-        in_hand = sum(len(numbers) for numbers, _ in self.calls.values())
+        in_hand = sum(len(numbers) for numbers, _, _ in self.calls.values())
         assert row.pending == in_hand or len(self.calls) == self.concurrency
 
     def teardown(self) -> None:
@@ -166,4 +173,6 @@ class Calls(RuleBasedStateMachine):
 
 
 TestCalls = Calls.TestCase
-TestCalls.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
+TestCalls.settings = settings(
+    max_examples=80, stateful_step_count=40, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)

@@ -16,7 +16,6 @@ from wsfleet.topics import compile_pattern
 __all__ = ["Hub", "Routes"]
 
 Route = tuple[Mailbox, ...]
-Routes = dict[str, Route]
 Feeding = Source[Mailbox]
 
 MAX_ROUTES = 10_000
@@ -24,6 +23,26 @@ MAX_ROUTES = 10_000
 
 MAX_ROUTES_IN_ALL = 100_000
 """The same over all endpoints: thousands of them, each with thousands of topics, are remembered for none."""
+
+
+class Routes(dict[str, Route]):
+    """The remembered routes of one endpoint, by topic."""
+
+    __slots__ = ("shared",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        # Equal routes are the same tuple, so that runs of messages are found by identity.
+        self.shared: dict[Route, Route] = {}
+
+    def remember(self, topic: str, route: Route) -> Route:
+        """Return what stands for `route`, now remembered for `topic`."""
+        route = self[topic] = self.shared.setdefault(route, route)
+        return route
+
+    def clear(self) -> None:
+        super().clear()
+        self.shared.clear()
 
 
 class Hub:
@@ -38,8 +57,6 @@ class Hub:
         self._own: dict[str, list[Mailbox]] = {}
         self._owners: dict[Mailbox, tuple[str, ...]] = {}
         self._routes: dict[str, Routes] = {}
-        # Equal routes are the same tuple, so that runs of messages are found by identity.
-        self._shared: dict[Route, Route] = {}
         self._remembered = 0
         self._delivering = False
         self._leaving: list[Mailbox] = []
@@ -101,26 +118,26 @@ class Hub:
         """What was remembered may be wrong now: for some endpoints alone, or for all."""
         if endpoints:
             for endpoint in endpoints:
-                self._clear(self._routes.get(endpoint, {}))
+                self._clear(self._routes.get(endpoint))
             return
         for routes in self._routes.values():
             routes.clear()
         self._remembered = 0
-        self._shared.clear()
 
-    def _clear(self, routes: Routes) -> None:
-        self._remembered -= len(routes)
-        routes.clear()
+    def _clear(self, routes: Routes | None) -> None:
+        if routes is not None:
+            self._remembered -= len(routes)
+            routes.clear()
 
     def forget_endpoint(self, endpoint: str) -> None:
         """An endpoint is gone, and its name is free again."""
-        self._clear(self._routes.pop(endpoint, {}))
+        self._clear(self._routes.pop(endpoint, None))
 
     # Messages
 
     def routes_of(self, endpoint: str) -> Routes:
         """Return the remembered routes of one endpoint: a dict that stays the same object."""
-        return self._routes.setdefault(endpoint, {})
+        return self._routes.setdefault(endpoint, Routes())
 
     def _find(self, topic: str, endpoint: str, routes: Routes) -> Route:
         found = tuple(self._own.get(endpoint, ())) + tuple(m for m, match in self._patterns.items() if match(topic))
@@ -128,11 +145,8 @@ class Hub:
             self._forget_routes(())
         if len(routes) >= MAX_ROUTES:
             self._clear(routes)
-        if len(self._shared) >= MAX_ROUTES:
-            self._shared.clear()
-        route = routes[topic] = self._shared.setdefault(found, found)
         self._remembered += 1
-        return route
+        return routes.remember(topic, found)
 
     def publish(
         self, messages: list[Message[Any]], nbytes: int, endpoint: str, routes: Routes, source: Feeding
@@ -148,20 +162,23 @@ class Hub:
         """The same for messages of several topics: neighbours that go the same way go together, in their order."""
         run: list[Message[Any]] = []
         nbytes = 0
-        way: Route | None = None
+        way: Route = ()
         for message in messages:
             route = routes.get(message.topic)
-            if run and route is not way:
-                self._deliver(way or (), run, nbytes, source)
-                run, nbytes = [], 0
-                route = routes.get(message.topic)  # delivering may have ended a subscription
             if route is None:
                 route = self._find(message.topic, endpoint, routes)
+            if run and route is not way:
+                self._deliver(way, run, nbytes, source)
+                run, nbytes = [], 0
+                # Delivering may have ended a subscription.
+                route = routes.get(message.topic)
+                if route is None:
+                    route = self._find(message.topic, endpoint, routes)
             way = route
             run.append(message)
             nbytes += message.size
         if run:
-            self._deliver(way or (), run, nbytes, source)
+            self._deliver(way, run, nbytes, source)
 
     def _deliver(self, route: Route, messages: list[Message[Any]], nbytes: int, source: Feeding) -> None:
         count = len(messages)

@@ -218,7 +218,7 @@ class Mailbox:
         if old is None:
             return False
         self._drop(old)
-        if self.pending > 1 and self.pending_bytes + message.size > self._most_bytes:
+        if self.pending_bytes + message.size > self._most_bytes:
             self.waiting.remove(old)
             return False
         self.waiting.put(key, message)

@@ -111,10 +111,10 @@ class FleetStats:
     balanced: bool
     accelerated: bool
     loop_lag_s: float
-    blocked: BlockStats | None
     hub: HubStats
     endpoints: tuple[EndpointStats, ...]
     subscriptions: tuple[SubscriptionStats, ...]
+    blocked: BlockStats | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the snapshot as plain data, ready for JSON."""
