@@ -19,6 +19,7 @@ from tests.wirekit import (
     written_frames,
 )
 from wsfleet.wire import connection
+from wsfleet.wire.dialing import Opening
 
 
 @pytest.mark.looptime
@@ -144,6 +145,16 @@ async def test_closing_between_slices_discards_the_rest(monkeypatch):
     await pipe.settle()
     assert collector.messages == ["0"]
     assert collector.error.code == 1000
+
+
+async def test_a_loss_that_is_told_to_the_opening_reaches_the_wire():
+    """TLS transports choose whom to tell of the loss a turn before they tell: it may still be who opened the socket."""
+    pipe, opening, collector = Pipe(), Opening(), Collector()
+    opening.connection_made(pipe)
+    wire = open_wire(pipe, open_protocol(100), opening=opening)
+    wire.start(collector)
+    opening.connection_lost(ConnectionResetError("reset"))
+    assert (await collector.ended).reason == "reset"
 
 
 async def test_a_wire_that_is_never_started_can_be_dropped_or_closed():

@@ -24,14 +24,14 @@ def frame(
 ) -> bytes:
     """One frame of any kind, the forbidden ones included (RFC 6455, section 5.2).
 
-    `form` is how the length is written: 0 the shortest way, else in so many bits: 64, or 16 where it fits.
+    `form` is how the length is written: 0 the shortest way, else in so many bits (16 or 64) at least.
     """
     head = bytes([(0x80 if fin else 0) | reserved << 4 | opcode])
     masked = 0x80 if mask is not None else 0
     length = len(payload)
     if form == 0 and length < 126:
         head += bytes([masked | length])
-    elif form != 64 and length < 2**16:
+    elif form < 64 and length < 2**16:
         head += bytes([masked | 126]) + struct.pack("!H", length)
     else:
         head += bytes([masked | 127]) + struct.pack("!Q", length)
@@ -197,10 +197,12 @@ def open_protocol(max_size: int, extensions: Sequence[Extension] = ()) -> Client
     return protocol
 
 
-def open_wire(pipe: Pipe, protocol: ClientProtocol, early: bytes = b"", close_s: float = 2.0) -> WebSocketWire:
+def open_wire(
+    pipe: Pipe, protocol: ClientProtocol, early: bytes = b"", close_s: float = 2.0, opening: Any = None
+) -> WebSocketWire:
     headers = protocol.connect().headers
     return WebSocketWire(
-        cast(Any, Opened(pipe, early)),
+        cast(Any, opening or Opened(pipe, early)),
         protocol,
         Request("/", headers),
         Response(101, "Switching Protocols", headers),

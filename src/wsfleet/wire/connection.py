@@ -14,7 +14,6 @@ import time
 from collections import deque
 from typing import cast
 
-from websockets.asyncio.messages import MAX_FRAGMENTS
 from websockets.client import ClientProtocol
 from websockets.frames import BINARY, CONT, PONG, TEXT, CloseCode, Frame
 from websockets.http11 import Request, Response
@@ -41,6 +40,9 @@ WRITE_BYTES = 2**16
 
 SLICE_S = 0.001
 """How long one callback may hand over before the loop gets its turn: well below the 2 ms that wsfleet promises."""
+
+MAX_FRAGMENTS = 4096
+"""Fragments of one message at most, as in websockets since 17.4: each costs more memory than its bytes."""
 
 REASON_MAX = 123
 """Bytes of a close frame's reason: a control frame has 125 (RFC 6455, section 5.5), and the code takes 2."""
