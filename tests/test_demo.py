@@ -259,7 +259,7 @@ def test_the_summary_says_when_something_is_missing() -> None:
         SubscriptionStats("slow-chart", "prices.AMBER", 100, 40, 0, 60, 0, 0, "drop_oldest", 0.0),
         SubscriptionStats("recoveries", "$state.*", 7, 7, 0, 0, 0, 0, "pause", 0.0),
     )
-    stats = FleetStats("demo", 10.0, False, False, 0.0, None, HubStats(), (endpoint,), rows)
+    stats = FleetStats("demo", 10.0, False, False, 0.0, HubStats(), (endpoint,), rows)
     board = Board("to nowhere", make_plan(1, 10.0, 1), 10.0, ("prices", "slow-chart"), Recoveries())
     summary = board.summary(stats)
     assert "DOES NOT HOLD" in summary

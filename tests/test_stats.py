@@ -18,7 +18,7 @@ from wsfleet.testing import FakeTransport
 URI = "ws://feed.test/?token=topsecret"
 
 # As in the contract, in its order.
-KEYS = ["name", "uptime_s", "balanced", "accelerated", "loop_lag_s", "blocked", "hub", "endpoints", "subscriptions"]
+KEYS = ["name", "uptime_s", "balanced", "accelerated", "loop_lag_s", "hub", "endpoints", "subscriptions", "blocked"]
 HUB = ["published", "injected", "routed", "unrouted", "deliveries"]
 ENDPOINT = [
     *("name", "uri", "state", "connects", "losses", "received", "received_bytes", "sent", "malformed"),
