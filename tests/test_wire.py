@@ -28,7 +28,7 @@ async def test_close_s_is_the_bound_exactly():
     loop = asyncio.get_running_loop()
     pipe, collector = Pipe(), Collector()
     wire = open_wire(pipe, open_protocol(100), close_s=7.0)
-    wire.start(collector)
+    collector.start(wire)
     await asyncio.sleep(1)
     wire.close(1000)
     await asyncio.sleep(3)
@@ -46,7 +46,7 @@ async def test_a_long_reason_is_cut_at_a_character():
     pipe = Pipe()
     wire = open_wire(pipe, open_protocol(100))
     wire.close(1000, "x" + "é" * 100)
-    wire.start(Collector())
+    Collector().start(wire)
     pipe.abort()
     await pipe.settle()
     [(opcode, payload)] = written_frames(bytes(pipe.written))
@@ -58,8 +58,8 @@ async def sliced_wire(monkeypatch, collector, count=10):
     """A wire that got `count` messages in one read and has time for none but the first."""
     monkeypatch.setattr(connection, "SLICE_S", -1.0)
     pipe = Pipe()
-    wire = collector.wire = open_wire(pipe, open_protocol(100))
-    wire.start(collector)
+    wire = open_wire(pipe, open_protocol(100))
+    collector.start(wire)
     await asyncio.sleep(0)
     pipe.incoming.append(b"".join(frame(TEXT, b"%d" % number) for number in range(count)))
     pipe.read()
@@ -152,7 +152,7 @@ async def test_a_loss_that_is_told_to_the_opening_reaches_the_wire():
     pipe, opening, collector = Pipe(), Opening(), Collector()
     opening.connection_made(pipe)
     wire = open_wire(pipe, open_protocol(100), opening=opening)
-    wire.start(collector)
+    collector.start(wire)
     opening.connection_lost(ConnectionResetError("reset"))
     assert (await collector.ended).reason == "reset"
 
@@ -168,7 +168,7 @@ async def test_a_wire_that_is_never_started_can_be_dropped_or_closed():
         pipe.ending = True
         await pipe.settle()
         assert pipe.lost
-        wire.start(collector)
+        collector.start(wire)
         error = await collector.ended
         assert collector.messages == []
         assert error.code == (1006 if end == "abort" else 1000)
@@ -191,7 +191,7 @@ async def test_a_receiver_that_raises_ends_its_connection_alone(monkeypatch, cap
     monkeypatch.setattr(connection, "SLICE_S", -1.0 if sliced else 1e9)
     pipe, collector = Pipe(), Failing(chunk=1)
     wire = open_wire(pipe, open_protocol(100))
-    wire.start(collector)
+    collector.start(wire)
     await asyncio.sleep(0)
     pipe.incoming.append(frame(TEXT, b"good") + frame(TEXT, b"bad") + frame(TEXT, b"late"))
     await pipe.settle()
@@ -212,7 +212,7 @@ async def test_one_write_is_one_frame_of_its_kind():
     """str is sent as text, bytes as binary, each whole; what cannot be encoded is the caller's error, and no more."""
     pipe = Pipe()
     wire = open_wire(pipe, open_protocol(10))
-    wire.start(Collector())
+    Collector().start(wire)
     for payload in ("", "é", b"", b"\xff", "x" * 200, b"y" * 70_000):
         wire.write(payload)
     with pytest.raises(UnicodeEncodeError):

@@ -294,8 +294,8 @@ async def through_the_wire(said: Conversation, case: Case) -> tuple[Collector, P
     collector = Collector(as_text=case.as_text, chunk=case.chunk, pause_every=case.pause_every)
     reads = reads_of(said.stream, case.cuts)
     early = reads.pop(0) if case.early and reads else b""
-    wire = collector.wire = open_wire(pipe, open_protocol(said.limit, extensions(said.deflate)), early)
-    wire.start(collector)
+    wire = open_wire(pipe, open_protocol(said.limit, extensions(said.deflate)), early)
+    collector.start(wire)
     fed, close_at = len(early), None
     for number, read in enumerate([*reads, b""]):
         if number == case.close_after:
@@ -317,7 +317,7 @@ async def through_the_wire(said: Conversation, case: Case) -> tuple[Collector, P
     return collector, pipe, close_at
 
 
-@settings(max_examples=6 * settings().max_examples)
+@settings(max_examples=4 * settings().max_examples)
 @given(conversations(), cases)
 @example(Conversation(frame(TEXT, b"\xff") + frame(TEXT, b"late"), 10, False), Case([]))
 @example(Conversation(frame(BINARY, b"12345678", fin=False) + frame(CONT, b"123")[:2], 10, False), Case([3]))

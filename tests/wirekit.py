@@ -74,6 +74,10 @@ class Collector:
         self.while_paused = 0
         self.ended: asyncio.Future[ConnectionLost] = asyncio.get_running_loop().create_future()
 
+    def start(self, wire: WebSocketWire) -> None:
+        self.wire = wire
+        wire.start(self)
+
     @property
     def messages(self) -> list[str | bytes]:
         return [payload for batch in self.batches for payload in batch]

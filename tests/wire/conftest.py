@@ -75,15 +75,15 @@ async def connect(transport: WebSocketTransport) -> AsyncIterator[Connect]:
         progress = options.pop("progress", Progress())
         wire = await transport.open(Target("test", uri, options.pop("headers", {}), **options), progress)
         collector = Collector(**taken)
-        collector.wire = wire
         opened.append((wire, collector))
         if started:
-            wire.start(collector)
+            collector.start(wire)
         return wire, collector
 
     yield connect
     for wire, collector in opened:
-        wire.start(collector)
+        if collector.wire is None:
+            collector.start(wire)
         wire.abort()
     if opened:
         await asyncio.wait([collector.ended for _, collector in opened], timeout=5)

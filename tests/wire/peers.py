@@ -25,7 +25,8 @@ async def listening(handle: Handler, *, tls: ssl.SSLContext | None = None, host:
         running.add(task)
         try:
             await handle(reader, writer)
-        except (OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+        # RuntimeError is uvloop's, for a write after the client has gone.
+        except (OSError, RuntimeError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
             writer.transport.abort()

@@ -190,7 +190,7 @@ async def test_a_server_that_accepts_and_closes_is_heard_out(connect, sides):
     async with listening(saying(said), tls=server_side) as port:
         wire, collector = await connect(f"{scheme}://localhost:{port}", started=False, **options)
         await asyncio.sleep(0.05)
-        wire.start(collector)
+        collector.start(wire)
         error = await collector.ended
     assert collector.messages == ["one", "two"]
     assert (error.code, error.reason) == (1008, "too many")
@@ -640,9 +640,10 @@ async def hang(reader, writer):
 )
 async def test_cancelling_leaves_nothing_open(transport, authority, scheme, stage, proxy):
     """At whatever the server falls silent, an attempt that is cancelled closes its socket."""
-    gone = asyncio.Event()
+    arrived, gone = asyncio.Event(), asyncio.Event()
 
     async def silent(reader, writer):
+        arrived.set()
         with contextlib.suppress(ConnectionError):
             while await reader.read(2**16):
                 pass
@@ -658,13 +659,13 @@ async def test_cancelling_leaves_nothing_open(transport, authority, scheme, stag
         )
         progress = Progress()
         attempt = asyncio.create_task(transport.open(target, progress))
-        await asyncio.sleep(0.05)
+        await arrived.wait()
         while progress.stage != stage:
             await asyncio.sleep(0.01)
         attempt.cancel()
         with pytest.raises(asyncio.CancelledError):
             await attempt
-        await asyncio.wait_for(gone.wait(), 5)
+        await gone.wait()
 
 
 @pytest.mark.parametrize("turns", range(1, 12))

@@ -44,6 +44,21 @@ async def settled(count):
     return seen
 
 
+async def fill(wire):
+    """Write until nothing more is taken, neither by the wire nor by the buffers behind it; the bytes written."""
+    sent = stalled = 0
+    while stalled < 3:
+        if wire.writable:
+            wire.write(bytes(100_000))
+            sent += 100_000
+            stalled = 0
+            await asyncio.sleep(0)
+        else:
+            stalled += 1
+            await asyncio.sleep(0.02)
+    return sent
+
+
 # Reading and not reading
 
 
@@ -84,7 +99,7 @@ async def test_a_paused_wire_is_read_to_its_end_afterwards(connect, sides):
     async with listening(saying(said), tls=server_side) as port:
         wire, collector = await connect(f"{scheme}://localhost:{port}", started=False, **options)
         wire.pause()
-        wire.start(collector)
+        collector.start(wire)
         await asyncio.sleep(0.1)
         wire.resume()
         error = await collector.ended
@@ -131,15 +146,15 @@ async def test_pings_and_their_answers(connect):
     async with listening(answer) as port:
         wire, _ = await connect(f"ws://{HOST}:{port}")
         assert wire.ping_sent is None
-        began = asyncio.get_running_loop().time()
-        for _ in range(3):
-            wire.ping()
+        wire.ping()
+        first = wire.ping_sent
+        for _ in range(2):
             await asyncio.sleep(0.01)
-        assert wire.ping_sent is not None
-        assert wire.ping_sent - began < 0.01 + 0.1
+            wire.ping()
+        assert wire.ping_sent == first
         await until(lambda: len(pings) == 3)
         assert len(set(pings)) == 3
-        first, last_frame = wire.ping_sent, wire.last_frame
+        last_frame = wire.last_frame
         say.put_nowait(b"stray")
         await until(lambda: wire.last_frame > last_frame)
         assert (wire.latency_s, wire.ping_sent) == (None, first)
@@ -202,8 +217,7 @@ async def test_a_peer_that_ends_and_does_not_read_is_left_after_close_s(connect)
 
     async with listening(end) as port:
         wire, collector = await connect(f"ws://{HOST}:{port}", close_s=0.05)
-        while wire.writable:
-            wire.write(bytes(100_000))
+        await fill(wire)
         full.set()
         assert (await collector.ended).code == 1006
 
@@ -262,8 +276,7 @@ async def test_a_peer_that_never_closes_is_left_after_close_s(connect, sides, ma
     async with listening(stay, tls=server_side) as port:
         wire, collector = await connect(f"{scheme}://localhost:{port}", close_s=0.1, **options)
         if manner == "does not read":
-            while wire.writable:
-                wire.write(bytes(100_000))
+            await fill(wire)
         wire.close(1001, "going")
         closing.set()
         with pytest.raises(NotOpen):
@@ -336,14 +349,11 @@ async def test_a_peer_that_does_not_read_is_felt(connect, sides):
         wire, _ = await connect(f"{scheme}://localhost:{port}", **options)
         assert wire.writable
         await wire.wait_writable()
-        sent = 0
-        while wire.writable:
-            wire.write(bytes(100_000))
-            sent += 100_000
-            await asyncio.sleep(0)
-        waiting = [asyncio.create_task(wire.wait_writable()) for _ in range(3)]
-        await asyncio.sleep(0.05)
-        assert not any(task.done() for task in waiting)
+        sent, waited_in_vain = 0, False
+        while not waited_in_vain:  # the system's buffers may still grow a little
+            sent += await fill(wire)
+            waiting = [asyncio.create_task(wire.wait_writable()) for _ in range(3)]
+            waited_in_vain = not (await asyncio.wait(waiting, timeout=0.2, return_when=asyncio.FIRST_COMPLETED))[0]
         waiting[0].cancel()
         await asyncio.wait([waiting[0]])
         assert not waiting[1].done()
@@ -362,8 +372,7 @@ async def test_who_waits_for_room_is_told_of_the_loss(connect):
 
     async with listening(wait) as port:
         wire, collector = await connect(f"ws://{HOST}:{port}")
-        while wire.writable:
-            wire.write(bytes(100_000))
+        await fill(wire)
         waiting = asyncio.create_task(wire.wait_writable())
         await asyncio.sleep(0.01)
         wire.abort()

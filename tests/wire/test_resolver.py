@@ -116,7 +116,9 @@ async def test_there_are_never_more_threads_than_allowed(names, monkeypatch):
     monkeypatch.setattr(resolver, "MAX_THREADS", 3)
     lookups = Resolver()
     tasks = [asyncio.create_task(lookups.resolve(f"slow{number}.example", 80)) for number in range(8)]
-    await asyncio.sleep(0.02)
+    while len(names.asked) < 3:
+        await asyncio.sleep(0.005)
+    await asyncio.sleep(0.01)
     assert len(names.asked) == 3
     names.go.set()
     assert await asyncio.gather(*tasks) == [FOUND] * 8
