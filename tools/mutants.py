@@ -44,8 +44,8 @@ TESTS = {
         "tests/test_subscription.py",
     ],
     "hub": ["tests/test_hub.py", "tests/test_replay.py", "tests/test_overflow_fleet.py"],
-    "pool": ["tests/test_pool.py", "tests/test_pool_loss.py"],
-    "replies": ["tests/test_replies.py", "tests/test_pool.py", "tests/test_pool_loss.py"],
+    "pool": ["tests/test_pool.py", "tests/test_pool_loss.py", "tests/test_pool_edges.py"],
+    "replies": ["tests/test_replies.py", "tests/test_pool.py", "tests/test_pool_loss.py", "tests/test_pool_edges.py"],
 }
 
 # Minutes of simulated time, or as much as the tests of a whole fleet: too slow for a thousand runs.

@@ -31,7 +31,6 @@ class Routes(dict[str, Route]):
     __slots__ = ("shared",)
 
     def __init__(self) -> None:
-        super().__init__()
         # Equal routes are the same tuple, so that runs of messages are found by identity.
         self.shared: dict[Route, Route] = {}
 

@@ -1,0 +1,79 @@
+"""Pools at their edges: other threads, defaults, ids that are none."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import pytest
+
+from tests.flows import opened
+from wsfleet import Fleet, FleetError, Pool
+from wsfleet.errors import RequestTimeout
+from wsfleet.pool import match_json_rpc
+from wsfleet.testing import FakeTransport
+
+URI = "ws://feed.test/"
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda pool: pool.wait_open(),
+        lambda pool: pool.send({}),
+        lambda pool: pool.request({}),
+        lambda pool: pool.close(),
+    ],
+)
+async def test_a_pool_tells_other_threads_where_to_go(ask: Callable[[Pool], Coroutine[Any, Any, Any]]) -> None:
+    """In another thread, under another loop, a pool's methods raise, and name `from_thread`."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    pool = fleet.pool(URI, 1, name="rpc")
+
+    async def elsewhere() -> None:
+        await ask(pool)
+
+    async with fleet:
+        socket = await opened(fleet, transport, "rpc-1")
+        with pytest.raises(FleetError, match="from_thread"):
+            await asyncio.to_thread(asyncio.run, elsewhere())
+        assert not socket.sent
+
+
+@pytest.mark.looptime
+async def test_a_request_waits_ten_seconds_by_default() -> None:
+    """Without a `timeout_s` of its own a request waits for ten seconds."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    pool = fleet.pool(URI, 1, name="rpc")
+    async with fleet:
+        await opened(fleet, transport, "rpc-1")
+        began = asyncio.get_running_loop().time()
+        with pytest.raises(RequestTimeout, match="10 s"):
+            await pool.request({"method": "m"})
+        assert asyncio.get_running_loop().time() - began == pytest.approx(10, abs=0.01)
+
+
+async def test_a_timeout_of_the_users_own_is_not_taken_for_ours() -> None:
+    """A TimeoutError that `identify` raises comes out as it is."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+
+    def identify(data: Any) -> Any:
+        raise TimeoutError("mine")
+
+    pool = fleet.pool(URI, 1, name="rpc", identify=identify, match=lambda data: None)
+    async with fleet:
+        await opened(fleet, transport, "rpc-1")
+        with pytest.raises(TimeoutError, match="mine") as raised:
+            await pool.request({"method": "m"})
+        assert not isinstance(raised.value, RequestTimeout)
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [(7, 7), ("7", "7"), (0, 0), (True, None), (None, None), (1.5, None), ([1], None), ({}, None)],
+)
+async def test_what_is_an_id(number: Any, expected: Any) -> None:
+    """Whole numbers and strings are ids; what JSON-RPC does not allow matches nothing."""
+    assert match_json_rpc({"id": number}) == expected
