@@ -123,3 +123,9 @@ async def _nothing_left_open_in_the_loop() -> AsyncIterator[None]:
         await asyncio.sleep(0.01)
     if left:
         pytest.fail("left open:\n" + "\n".join(left), pytrace=False)
+
+
+def pytest_collection_finish() -> None:
+    """Spare every `gc.collect()` of the tests the hundred thousands of objects that imports made, which stay anyway."""
+    gc.collect()
+    gc.freeze()
