@@ -9,18 +9,19 @@ ARGS ?=
 WORKERS ?= auto
 
 run := $(VENV)/bin
+compiled := $(if $(WSFLEET_NO_EXTENSIONS),,$(VENV)/.compiled)
 pip := $(VENV)/bin/python -m pip --disable-pip-version-check --no-input -q
 
-.PHONY: help demo test check test-all soak mutants bench docs servers clean
+.PHONY: help demo test check test-all soak mutants fuzz bench docs servers clean
 .DELETE_ON_ERROR:
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-demo: $(VENV)/.library ## 1,000 connections to a local server that misbehaves, for 15 seconds
+demo: $(VENV)/.library $(compiled) ## 1,000 connections to a local server that misbehaves, for 15 seconds
 	@$(run)/wsfleet demo $(ARGS)
 
-test: $(VENV)/.dev servers ## the whole test suite
+test: $(VENV)/.dev $(compiled) servers ## the whole test suite
 	PYTHONASYNCIODEBUG=1 $(run)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types, and who may import whom
@@ -37,16 +38,20 @@ test-all: servers ## the test suite on every Python of 3.11 to 3.14 that is foun
 	    $(MAKE) --no-print-directory test VENV=".venv-$$version" PYTHON="$$python" </dev/null || exit 1; \
 	done
 
-soak: $(VENV)/.dev ## a minute of flood for each overflow policy
+soak: $(VENV)/.dev $(compiled) ## a minute of flood for each overflow policy
 	@$(run)/python -m tools.soak $(ARGS)
 
-mutants: $(VENV)/.dev ## faults planted in the core, one at a time; the tests must find each
+mutants: $(VENV)/.dev $(compiled) ## faults planted in the core, one at a time; the tests must find each
 	@$(run)/python -m tools.mutants $(ARGS)
 
-bench: $(VENV)/.dev ## the pipeline beside the loops that people write by hand
+fuzz: $(VENV)/.dev ## a minute of random bytes for the compiled parts, under the address sanitizer
+	@tools/install-headers $(run)/python
+	@$(run)/python -m tools.fuzz $(ARGS)
+
+bench: $(VENV)/.dev $(compiled) ## the pipeline beside the loops that people write by hand
 	$(run)/python -m benchmarks $(ARGS)
 
-docs: $(VENV)/.dev ## the documents' links, and their Python code
+docs: $(VENV)/.dev $(compiled) ## the documents' links, and their Python code
 	$(run)/python tools/check_docs.py
 
 servers:
@@ -56,15 +61,26 @@ clean: ## remove what the other targets made
 	rm -rf .venv .venv-* build dist src/*.egg-info tests/servers/node/node_modules
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src -name '_*.so' -delete
 
-# The build tools are pinned like everything else, so the build must not fetch its own.
+# The build tools are pinned like everything else, so the build must not fetch its own. What is compiled comes after
+# the installing: pip would not show its warnings.
 $(VENV)/.library: pyproject.toml constraints.txt
 	@python='$(PYTHON)'; python=$${python:-$$(tools/find-python)} && \
 	    rm -rf $(VENV) && echo "making $(VENV)" && "$$python" -m venv $(VENV)
-	@$(pip) install -c constraints.txt pip setuptools
-	@$(pip) install -c constraints.txt --no-build-isolation -e '.[fast]'
+	@$(pip) install -c constraints.txt pip setuptools Cython
+	@WSFLEET_NO_EXTENSIONS=1 $(pip) install -c constraints.txt --no-build-isolation -e '.[fast]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.library
-	@$(pip) install -c constraints.txt --no-build-isolation -e '.[dev]'
+	@WSFLEET_NO_EXTENSIONS=1 $(pip) install -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+# The compiled parts, beside their sources; without a compiler, a warning, and all works in Python alone. Those of before
+# go first: where the new ones cannot be compiled, old ones would be in use.
+$(VENV)/.compiled: $(VENV)/.library setup.py $(shell find src -name '_*.pyx')
+	@tools/install-headers $(run)/python
+	@suffix=$$($(run)/python -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))') && \
+	    rm -rf build && find src -name "_*$$suffix" -delete
+	@$(run)/python setup.py -q build_ext --inplace
 	@touch $@

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from wsfleet import accelerated
 from wsfleet.cli import main
 from wsfleet.runner import run_loop
 from wsfleet.testing import FeedServer
@@ -435,9 +436,10 @@ def test_a_wrong_command_line(
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    """`--version` prints it and ends well."""
+    """`--version` prints it, tells whether the compiled parts are in use, and ends well."""
     assert main(["--version"]) == 0
-    assert re.fullmatch(r"wsfleet \d+\.\d+\.\d+\n", capsys.readouterr().out)
+    parts = "compiled parts in use" if accelerated else "in Python alone"
+    assert re.fullmatch(rf"wsfleet \d+\.\d+\.\d+ \({parts}\)\n", capsys.readouterr().out)
 
 
 @pytest.mark.parametrize("command", ["", "run", "check", "tap", "demo"])

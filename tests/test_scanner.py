@@ -1,11 +1,15 @@
 """The scanner: takes plain frames, and nothing else, wherever a read was cut."""
 
+from itertools import product
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from tests.compiled import compiled
 from tests.wirekit import BINARY, CONT, PING, TEXT, frame
-from wsfleet.wire.scanner import HEADER_MAX, frame_end, scan
+from wsfleet.wire import scanner
+from wsfleet.wire.scanner import HEADER_MAX, frame_end
 
 LIMIT = 300
 payloads = st.one_of(st.binary(max_size=20), st.sampled_from([125, 126, 127, LIMIT]).map(bytes))
@@ -30,8 +34,19 @@ def as_bytes(payload):
     return payload.encode() if isinstance(payload, str) else payload
 
 
+@pytest.fixture(scope="module", params=["python", "compiled"])
+def scan(request):
+    """Each of the twins."""
+    return (scanner if request.param == "python" else compiled("wsfleet.wire._scanner")).scan
+
+
+@pytest.fixture(scope="module")
+def compiled_scan():
+    return compiled("wsfleet.wire._scanner").scan
+
+
 @given(st.lists(plain_frames, max_size=8), other_frames, st.binary(max_size=8))
-def test_takes_all_plain_frames_and_stops_at_the_first_other(plain, other, behind):
+def test_takes_all_plain_frames_and_stops_at_the_first_other(scan, plain, other, behind):
     """Whatever stands behind plain frames, the scanner stops exactly where the first other frame begins."""
     stream = b"".join(raw for _, raw in plain)
     out = []
@@ -40,7 +55,7 @@ def test_takes_all_plain_frames_and_stops_at_the_first_other(plain, other, behin
 
 
 @given(st.lists(plain_frames, max_size=8), st.data())
-def test_an_incomplete_frame_is_left_where_it_begins(plain, data):
+def test_an_incomplete_frame_is_left_where_it_begins(scan, plain, data):
     """A read that is cut anywhere gives the frames that are whole, and the place where the cut one begins."""
     stream = b"".join(raw for _, raw in plain)
     cut = data.draw(st.integers(0, len(stream)))
@@ -55,7 +70,7 @@ def test_an_incomplete_frame_is_left_where_it_begins(plain, data):
 
 
 @given(st.lists(plain_frames, max_size=8), st.integers(0, 10), st.binary(max_size=5))
-def test_takes_no_more_than_it_is_asked_for(plain, most, before):
+def test_takes_no_more_than_it_is_asked_for(scan, plain, most, before):
     """After `most` frames the scanner stops at a frame's edge, from wherever it began, and can go on from there."""
     stream = before + b"".join(raw for _, raw in plain)
     first, rest = [], []
@@ -67,7 +82,7 @@ def test_takes_no_more_than_it_is_asked_for(plain, most, before):
 
 
 @given(st.lists(plain_frames, max_size=8), other_frames)
-def test_without_text_the_same_frames_come_as_bytes(plain, other):
+def test_without_text_the_same_frames_come_as_bytes(scan, plain, other):
     """Asked for bytes, the scanner takes the very same frames, and stops at text that isn't UTF-8 all the same."""
     stream = b"".join(raw for _, raw in plain) + other
     texts_out, bytes_out = [], []
@@ -77,7 +92,7 @@ def test_without_text_the_same_frames_come_as_bytes(plain, other):
 
 
 @given(st.binary(max_size=200), st.integers(0, LIMIT), st.integers(1, 50), st.booleans())
-def test_any_bytes_whatever_are_scanned_without_an_error(data, limit, most, as_text):
+def test_any_bytes_whatever_are_scanned_without_an_error(scan, data, limit, most, as_text):
     """Garbage never raises, never moves back, and never gives more or longer payloads than allowed."""
     out = []
     pos = scan(data, 0, limit, most, as_text, out)
@@ -86,7 +101,59 @@ def test_any_bytes_whatever_are_scanned_without_an_error(data, limit, most, as_t
     assert all(len(as_bytes(payload)) <= limit for payload in out)
 
 
-@given(st.one_of(plain_frames.map(lambda pair: pair[1]), other_frames), st.binary(max_size=8), st.binary(max_size=5))
+raws = st.one_of(plain_frames.map(lambda pair: pair[1]), other_frames)
+numbers = st.one_of(
+    st.integers(-2, LIMIT + 2), st.sampled_from([2**31, 2**32, 2**63 - 1, 2**63, 2**64, 2**200, -(2**64)])
+)
+
+
+@st.composite
+def buffers(draw):
+    """Bytes whatever; or frames of every kind, a few bytes of them changed, cut anywhere."""
+    if draw(st.booleans()):
+        return draw(st.binary(max_size=100))
+    stream = bytearray(b"".join(draw(st.lists(raws, max_size=8))))
+    for place, value in draw(st.lists(st.tuples(st.integers(0, 2**16), st.integers(0, 255)), max_size=3)):
+        if stream:
+            stream[place % len(stream)] = value
+    return bytes(stream[: draw(st.integers(0, len(stream)))])
+
+
+@settings(max_examples=4 * settings().max_examples)
+@given(buffers(), st.one_of(st.just(0), st.integers(0, 400), st.just(2**62)), numbers, numbers, st.booleans())
+@example(bytes([0x82, 127]) + b"\xff" * 8 + b"x", 0, 2**200, 1, True)
+@example(bytes([0x82, 127, 0x7F]) + b"\xff" * 7 + b"x", 0, 2**200, 1, True)
+@example(bytes([0x82, 127]) + bytes(7) + b"\x01x", 0, 1, 2**64, True)
+def test_both_twins_give_the_same(compiled_scan, data, pos, limit, most, as_text):
+    """For all bytes, places and bounds the compiled scanner gives what the one in Python gives, types included."""
+    mine, theirs = ["before"], ["before"]
+    assert compiled_scan(data, pos, limit, most, as_text, mine) == scanner.scan(data, pos, limit, most, as_text, theirs)
+    assert mine == theirs
+    assert list(map(type, mine)) == list(map(type, theirs))
+
+
+@pytest.mark.parametrize("as_text", [True, False])
+def test_both_twins_know_utf_8(compiled_scan, as_text):
+    """Of every sequence of bytes around the bounds of UTF-8's ranges, both twins take the same ones as text."""
+    firsts = [0x00, 0x7F, 0x80, 0xBF, *range(0xC0, 0xC4), *range(0xDE, 0xE3), *range(0xEC, 0x100)]
+    edges = [0x7F, 0x80, 0xBF, 0xC0]
+    for first, second in product(firsts, range(256)):
+        for rest in (b"", b"\x80", b"\xbf\x80", *map(bytes, product(edges, edges))):
+            data = frame(TEXT, bytes([first, second]) + rest) + frame(TEXT, bytes([first]))
+            mine, theirs = [], []
+            assert compiled_scan(data, 0, LIMIT, 2, as_text, mine) == scanner.scan(data, 0, LIMIT, 2, as_text, theirs)
+            assert mine == theirs
+
+
+def test_what_is_no_buffer_is_refused(compiled_scan):
+    """The compiled scanner reads nothing where it is given no bytes, or a place before them."""
+    for data, pos, out in [(b"\x82\x00", -1, []), (bytearray(2), 0, []), (None, 0, []), (b"\x82\x00", 0, ())]:
+        with pytest.raises((TypeError, ValueError)):
+            compiled_scan(data, pos, LIMIT, 1, True, out)
+        assert not out
+
+
+@given(raws, st.binary(max_size=8), st.binary(max_size=5))
 def test_a_frames_end_is_found_from_any_part_of_its_header(raw, behind, before):
     """With a part of the header, `frame_end` asks for more, but never for more than the frame; with all, it knows."""
     stream = before + raw + behind

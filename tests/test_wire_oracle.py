@@ -13,6 +13,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN
 
+from tests.compiled import compiled
 from tests.wirekit import (
     BINARY,
     CLOSE,
@@ -27,7 +28,16 @@ from tests.wirekit import (
     open_wire,
     written_frames,
 )
-from wsfleet.wire import connection
+from wsfleet.wire import connection, scanner
+
+
+@pytest.fixture(scope="module", autouse=True, params=["python", "compiled"])
+def scan(request):
+    """Everything holds with each of the scanner's twins."""
+    before = connection.scan
+    connection.scan = (scanner if request.param == "python" else compiled("wsfleet.wire._scanner")).scan
+    yield
+    connection.scan = before
 
 
 @pytest.mark.parametrize(("size", "form", "head"), [(3, 16, 126), (3, 64, 127), (65535, 16, 126), (65536, 16, 127)])

@@ -15,7 +15,7 @@ The way through the code: `fleet` (the front door), `supervisor` (keeps one endp
 life), and from there `feed`, `hub`, `mailbox`, `processor`, in the order in which a message passes them.
 """
 
-from wsfleet import errors
+from wsfleet import accel, errors
 from wsfleet.connection import Connection
 from wsfleet.errors import FleetError
 from wsfleet.fleet import Fleet
@@ -25,9 +25,11 @@ from wsfleet.pool import Pool
 from wsfleet.session import Session
 from wsfleet.stats import FleetStats
 from wsfleet.subscription import Subscription
-from wsfleet.wire import accelerated
 
 __version__ = "0.1.0"
+
+accelerated = accel.accelerated()
+"""Whether all compiled parts are in use."""
 
 __all__ = [
     "Buffer",

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from wsfleet import Fleet, __version__
+from wsfleet import Fleet, __version__, accelerated
 from wsfleet.arguments import seconds
 from wsfleet.config import check
 from wsfleet.config.faults import Wrong
@@ -57,8 +57,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    parts = "compiled parts in use" if accelerated else "in Python alone"
     parser = argparse.ArgumentParser(prog="wsfleet", description="Keeps WebSocket connections alive.")
-    parser.add_argument("--version", action="version", version=f"wsfleet {__version__}")
+    parser.add_argument("--version", action="version", version=f"wsfleet {__version__} ({parts})")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="run the fleet of a TOML file or of a program")

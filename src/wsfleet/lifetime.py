@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from wsfleet.accel import accelerated, note_once
 from wsfleet.connection import Connection
 from wsfleet.declare import Declarations
 from wsfleet.ending import Ending, close_sessions, finish_processor
@@ -18,7 +19,6 @@ from wsfleet.pool import Pool
 from wsfleet.processor import Processor
 from wsfleet.stats import BlockStats, FleetStats, is_balanced
 from wsfleet.supervisor import Supervisor
-from wsfleet.wire import accelerated
 
 __all__ = ["Lifetime"]
 
@@ -109,6 +109,7 @@ class Lifetime:
     async def _run(self, started: asyncio.Future[None]) -> None:
         declared = self._declared
         loop = asyncio.get_running_loop()
+        note_once()
         try:
             if not declared.has_transport:
                 # The adapter is a leaf, loaded by name.
@@ -424,7 +425,7 @@ class Lifetime:
             name=self._name,
             uptime_s=now - self._began_at if self._began_at is not None else 0.0,
             balanced=is_balanced(hub, endpoints, subscriptions),
-            accelerated=accelerated,
+            accelerated=accelerated(),
             loop_lag_s=declared.sweep.lag_s,
             blocked=self._blocked(),
             hub=hub,

@@ -1,4 +1,1 @@
 """The seam to the wire library. Only `base` is known to the rest of wsfleet; the adapter is loaded by name."""
-
-accelerated = False
-"""Whether the compiled scanner is in use."""

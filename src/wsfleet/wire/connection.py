@@ -19,10 +19,12 @@ from websockets.frames import BINARY, CONT, PONG, TEXT, CloseCode, Frame
 from websockets.http11 import Request, Response
 from websockets.protocol import OPEN
 
+from wsfleet.accel import fastest
 from wsfleet.errors import ConnectionLost, NotOpen
+from wsfleet.wire import scanner
 from wsfleet.wire.base import Payload, Receiver
 from wsfleet.wire.dialing import Opening
-from wsfleet.wire.scanner import frame_end, scan
+from wsfleet.wire.scanner import frame_end
 
 __all__ = ["READ_BYTES", "TLS_READ_BYTES", "WebSocketWire"]
 
@@ -46,6 +48,8 @@ MAX_FRAGMENTS = 4096
 
 REASON_MAX = 123
 """Bytes of a close frame's reason: a control frame has 125 (RFC 6455, section 5.5), and the code takes 2."""
+
+scan = fastest(scanner.scan, "wsfleet.wire._scanner")
 
 log = logging.getLogger("wsfleet.wire")
 

@@ -26,10 +26,7 @@ from wsfleet.wire.base import Progress, Target
 from wsfleet.wire.connection import READ_BYTES, TLS_READ_BYTES, WebSocketWire
 from wsfleet.wire.dialing import Dialer, Opening, parse_head
 
-__all__ = ["WebSocketTransport", "WebSocketWire", "accelerated"]
-
-accelerated = False
-"""Whether the scanner is the compiled one."""
+__all__ = ["WebSocketTransport", "WebSocketWire"]
 
 MAX_REDIRECTS = 5
 

@@ -1,0 +1,219 @@
+"""Random bytes for the compiled scanner, under the address sanitizer: `make fuzz`, or `python -m tools.fuzz --help`.
+
+Builds the compiled parts with gcc's sanitizers into a folder that is thrown away. What the scanner makes of streams of
+frames, mutated and cut anywhere, must be what its twin in Python makes of them, and what websockets' own parser does.
+The byte behind each buffer and those before it are poisoned: reading one ends the program, with a report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import importlib.util
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from websockets.exceptions import PayloadTooBig, ProtocolError
+from websockets.frames import Frame
+from websockets.streams import StreamReader
+
+from tests.wirekit import BINARY, CONT, PING, TEXT, frame
+from wsfleet.wire import scanner
+
+ROOT = Path(__file__).parents[1]
+PART = "wsfleet.wire._scanner"
+SANITIZE = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1"
+
+Scan = Callable[[bytes, int, int, int, bool, list[str | bytes]], int]
+
+SIZES = [0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 124, 125, 126, 127, 128, 300]
+LENGTHS = [0, 1, 125, 126, 2**16, 2**31 - 1, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 10, 2**64 - 1]
+LIMITS = [*[2**20] * 20, 0, 1, 125, 126, 300, 2**63 - 1, 2**63, 2**64, 2**100, -1]
+COUNTS = [*[1000] * 10, 0, 1, 2, 3, 2**64, -1]
+CHARACTERS = ["a", "z", "\x7f", "\x80", "é", "\u07ff", "\u0800", "價", "\ud7ff", "\uffff", "\U00010000", "\U0010ffff"]
+NOT_UTF8 = [b"\x80", b"\xc0\xaf", b"\xc3", b"\xe0\x9f\xbf", b"\xed\xa0\x80", b"\xf0\x8f\xbf\xbf", b"\xf4\x90\x80\x80"]
+HEADER = 32
+"""Bytes of a bytes object before its first byte; the last 8 of them are its hash, which nobody asks for here."""
+
+
+# What is fed
+
+
+def payload(chance: random.Random) -> bytes:
+    size = chance.choice(SIZES)
+    kind = chance.randrange(10)
+    if kind == 0:
+        return chance.randbytes(size)
+    text = "".join(chance.choices(CHARACTERS[: chance.choice([2, 2, 3, 12])], k=size)).encode()
+    if kind == 1:
+        place = chance.randint(0, len(text))
+        return text[:place] + chance.choice(NOT_UTF8) + text[place:]
+    return text[: len(text) - chance.choice([0, 0, 0, 1])]
+
+
+def piece(chance: random.Random) -> bytes:
+    """A frame, mostly a plain one; or a header that tells any length; or bytes whatever."""
+    kind = chance.randrange(10)
+    if kind == 0:
+        return chance.randbytes(chance.randrange(12))
+    if kind == 1:
+        return bytes([chance.choice([0x81, 0x82]), 127]) + chance.choice(LENGTHS).to_bytes(8, "big")
+    if kind == 2:
+        options = {"fin": chance.random() < 0.5, "reserved": chance.choice([0, 0, 1, 4])}
+        return frame(chance.choice([CONT, TEXT, PING, 3]), payload(chance), **options)
+    return frame(chance.choice([TEXT, BINARY]), payload(chance), form=chance.choice([0, 0, 0, 16, 64]))
+
+
+def stream(chance: random.Random) -> bytes:
+    """Some frames, a few of their bytes changed, cut anywhere."""
+    made = bytearray(b"".join(piece(chance) for _ in range(chance.randrange(8))))
+    for _ in range(chance.choice([0, 0, 0, 1, 3]) if made else 0):
+        made[chance.randrange(len(made))] = chance.randrange(256)
+    return bytes(made[: chance.choice([len(made), chance.randint(0, len(made))])])
+
+
+# What is expected
+
+
+def parsed(data: bytes, pos: int, limit: int) -> Iterator[tuple[int, bytes, bool]]:
+    """The plain frames from `pos` on as websockets parses them: where each ends, its payload, whether it is text."""
+    reader = StreamReader()
+    reader.feed_data(data[pos:])
+    reader.feed_eof()
+    while True:
+        left = len(reader.buffer)
+        parser = Frame.parse(reader.read_exact, mask=False, max_size=limit)
+        try:
+            next(parser)
+        except StopIteration as done:
+            found = done.value
+        except (EOFError, PayloadTooBig, ProtocolError):
+            return
+        pos += left - len(reader.buffer)
+        if not found.fin or found.rsv1 or found.rsv2 or found.rsv3 or found.opcode not in (TEXT, BINARY):
+            return
+        if found.opcode == TEXT:
+            try:
+                bytes(found.data).decode()
+            except UnicodeDecodeError:
+                return
+        yield pos, bytes(found.data), found.opcode == TEXT
+
+
+def oracle(data: bytes, pos: int, limit: int, most: int, as_text: bool, out: list[str | bytes]) -> int:
+    """The scanner once more, made of websockets' parser."""
+    frames = parsed(data, pos, limit)
+    for _ in range(most):
+        found = next(frames, None)
+        if found is None:
+            break
+        pos, content, text = found
+        out.append(content.decode() if text and as_text else content)
+    return pos
+
+
+# The comparison
+
+
+class Poison:
+    """Forbids to read beside a buffer, whose allocation is larger than its bytes."""
+
+    def __init__(self) -> None:
+        library = ctypes.CDLL(None)  # the process itself, the sanitizer included
+        names = ("poison_memory_region", "unpoison_memory_region", "address_is_poisoned")
+        self._poison, self._unpoison, self._is_poisoned = (getattr(library, f"__asan_{name}") for name in names)
+        self._poison.argtypes = self._unpoison.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+        self._is_poisoned.argtypes = [ctypes.c_void_p]
+
+    @contextmanager
+    def around(self, data: bytes) -> Iterator[None]:
+        first = id(data) + HEADER
+        edges = [(first - 8, 8), (first + len(data), 1)]
+        for edge in edges:
+            self._poison(*edge)
+        if not (self._is_poisoned(first - 1) and self._is_poisoned(first + len(data))):
+            raise RuntimeError("the sanitizer does not guard the buffer")
+        try:
+            yield
+        finally:
+            for edge in edges:
+                self._unpoison(*edge)
+
+
+def compare(scan: Scan, poison: Poison, chance: random.Random) -> int:
+    """One buffer, by all three; returns how many frames were taken. Raises AssertionError where they differ."""
+    # Two bytes at least: Python shares the shorter ones. Some buffers end in a header, some with a frame.
+    data = stream(chance) + chance.choice([b"\x82\x7e", b"\x82\x00", b"\x82\x00\x81"])
+    pos = chance.choice([*[0] * 9, chance.randint(0, len(data) + 2)])
+    arguments = (pos, chance.choice(LIMITS), chance.choice(COUNTS), chance.random() < 0.5)
+    out: list[str | bytes] = []
+    with poison.around(data):
+        end = scan(data, *arguments, out)
+    for name, other in (("Python", scanner.scan), ("websockets", oracle)):
+        theirs: list[str | bytes] = []
+        there = other(data, *arguments, theirs)
+        if (end, out, [*map(type, out)]) != (there, theirs, [*map(type, theirs)]):
+            raise AssertionError(f"scan({data!r}, {arguments}): {end} {out}; {name}: {there} {theirs}")
+    return len(out)
+
+
+def fuzz(folder: Path, seed: int, seconds: float) -> None:
+    """The inner program, which runs under the sanitizer."""
+    (path,) = (folder / Path(*PART.split("."))).parent.glob("_scanner.*.so")
+    spec = importlib.util.spec_from_file_location(PART, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    chance, poison = random.Random(seed), Poison()
+    until = time.monotonic() + seconds
+    buffers = frames = 0
+    while time.monotonic() < until:
+        buffers, frames = buffers + 1, frames + compare(module.scan, poison, chance)
+    print(f"{buffers:,} buffers, {frames:,} frames taken out of them: no difference, nothing read beside them")
+
+
+def build(folder: Path) -> None:
+    """Compile with the sanitizers; ends the program where that cannot be done."""
+    if sys.platform != "linux" or shutil.which("gcc") is None:
+        sys.exit("this needs gcc, with its address sanitizer, on Linux")
+    environment = {**os.environ, "CC": "gcc", "CFLAGS": SANITIZE, "LDFLAGS": SANITIZE, "WSFLEET_NO_EXTENSIONS": ""}
+    command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", folder, "--build-temp", folder / "temp"]
+    subprocess.run(command, cwd=ROOT, env=environment, check=True)
+    if not list(folder.rglob("_scanner.*.so")):
+        sys.exit(f"{PART} could not be compiled with the sanitizers")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tools.fuzz", description=__doc__.partition("\n")[0])
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
+    parser.add_argument("--built", type=Path, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.built:
+        fuzz(args.built, args.seed, args.seconds)
+        return 0
+    print(f"seed {args.seed}, {args.seconds:g} s", flush=True)
+    with tempfile.TemporaryDirectory(prefix="wsfleet-fuzz-") as name:
+        build(Path(name))
+        library = subprocess.run(["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
+        environment = {
+            **os.environ,
+            "LD_PRELOAD": library.stdout.strip(),
+            "ASAN_OPTIONS": "detect_leaks=0:quarantine_size_mb=16:abort_on_error=0",
+            "PYTHONMALLOC": "malloc",
+            "WSFLEET_NO_EXTENSIONS": "1",
+        }
+        inner = [sys.executable, "-m", "tools.fuzz", "--built", name]
+        inner += ["--seed", str(args.seed), "--seconds", str(args.seconds)]
+        return subprocess.run(inner, cwd=ROOT, env=environment, check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
