@@ -1,6 +1,7 @@
 """What the tests of the messages' way share: messages, something that can be paused, turns of the loop."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -134,6 +135,13 @@ class Clock:
     def perf_counter(self) -> float:
         self.now += self.step_s
         return self.now
+
+
+def burn(seconds: float) -> None:
+    """Keep the loop for so long, as work that waits for nothing does."""
+    until = time.perf_counter() + seconds
+    while time.perf_counter() < until:
+        pass
 
 
 async def turns_while(work: Any) -> int:

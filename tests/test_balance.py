@@ -419,11 +419,11 @@ async def from_the_hub_to_nobody(lossy: Lossy) -> None:
 
 
 async def from_hub_to_mailbox(lossy: Lossy) -> None:
-    def lose(original: Any, self: Mailbox, messages: list[Any], nbytes: int, source: Any) -> None:
-        original(self, messages[1:], nbytes - 1, source)
+    def lose(original: Any, route: Any, messages: list[Any], nbytes: int) -> Any:
+        return original(route, messages[1:], nbytes - 1)
 
     socket = await lossy.start()
-    with lossy.fault(Mailbox, "put", lose):
+    with lossy.fault(hub_module, "append_to_each", lose):
         await socket.feed("1", "2")
 
 
@@ -437,7 +437,7 @@ async def from_hub_to_mailbox_injected(lossy: Lossy) -> None:
 async def one_of_several_mailboxes_left_out(lossy: Lossy) -> None:
     socket = await lossy.start()
     lossy.fleet.process("feed", name="other")(keeper([]))
-    with lossy.fault(Mailbox, "put", lambda original, self, *rest: None):
+    with lossy.fault(hub_module, "append_to_each", lambda original, route, *rest: original(route[1:], *rest)):
         await socket.feed("1")
 
 
@@ -448,7 +448,7 @@ async def out_of_the_mailbox(lossy: Lossy) -> None:
     await turns()
     box = next(iter(lossy.fleet._declared.processors))
     assert len(box.waiting) == 2
-    box.waiting.pop()
+    box.waiting.popleft()
 
 
 async def into_the_mailbox_again(lossy: Lossy) -> None:
@@ -457,25 +457,27 @@ async def into_the_mailbox_again(lossy: Lossy) -> None:
     await socket.feed("1", "2")
     await turns()
     box = next(iter(lossy.fleet._declared.processors))
-    box.waiting.append(box.waiting[-1])
+    box.waiting.append([*box.waiting][-1])
 
 
 async def from_mailbox_to_processor(lossy: Lossy) -> None:
     socket = await lossy.start()
-    with lossy.fault(Mailbox, "settled", lambda original, self, message: None):
-        await socket.feed("1")
-        await turns()
+    lossy.gate.clear()
+    await socket.feed("1")
+    await turns()
+    next(iter(lossy.fleet._declared.processors)).in_hand -= 1
+    lossy.gate.set()
+    await turns()
 
 
 async def a_call_that_is_counted_twice(lossy: Lossy) -> None:
-    def double(original: Any, self: Mailbox, message: Message[Any]) -> None:
-        self.processed += 1
-        original(self, message)
-
     socket = await lossy.start()
-    with lossy.fault(Mailbox, "settled", double):
-        await socket.feed("1")
-        await turns()
+    lossy.gate.clear()
+    await socket.feed("1")
+    await turns()
+    next(iter(lossy.fleet._declared.processors)).processed += 1
+    lossy.gate.set()
+    await turns()
 
 
 async def a_failure_that_nobody_counts(lossy: Lossy) -> None:
@@ -506,16 +508,12 @@ async def from_batch_to_sink(lossy: Lossy) -> None:
 
 
 async def from_mailbox_to_loop(lossy: Lossy) -> None:
-    def lose(original: Any, self: Mailbox) -> Any:
-        self.waiting.popleft()
-        return original(self)
-
     await lossy.start()
     async with lossy.fleet.subscribe("news") as subscription:
         for n in range(3):
             lossy.fleet.publish("news", n)
-        with lossy.fault(Mailbox, "hand_out", lose):
-            await anext(subscription)
+        subscription._mailbox.waiting.popleft()
+        await anext(subscription)
         assert not lossy.fleet.stats().balanced
 
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tests.flows import Clock, balanced, feeding, from_socket
 from tests.wirekit import BINARY, TEXT, Pipe, frame, open_protocol, open_wire
 from wsfleet import Buffer, Endpoint, Fleet, Message
-from wsfleet.decoding import compile_intake, payload_size
+from wsfleet.decoding import compile_intake
+from wsfleet.envelopes import payload_size
 from wsfleet.feed import Feed
 from wsfleet.hub import Hub
 from wsfleet.session import SessionCore

@@ -322,7 +322,7 @@ async def test_what_is_published_is_never_compared() -> None:
     put(box, Tap(), Message(Touchy(), "feed", "feed", 2, 1, 0.0, 1))
     last = Message(Touchy(), "news")
     assert box.inject(last)
-    assert box.waiting[-1] is last and box.dropped == 1
+    assert [*box.waiting][-1] is last and box.dropped == 1
 
 
 # DROP_OLDEST
@@ -467,7 +467,7 @@ async def test_a_cancelled_wait_is_forgotten() -> None:
         await turns()
         waiter.cancel()
         await asyncio.wait([waiter])
-    assert not box._waiters
+    assert not box.waiters
 
 
 async def test_a_finished_mailbox_gives_what_waits_and_then_ends() -> None:

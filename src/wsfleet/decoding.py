@@ -12,22 +12,18 @@ from typing import Any
 import msgspec
 import msgspec.inspect
 
+from wsfleet.envelopes import payload_size
 from wsfleet.errors import ConfigError
 from wsfleet.message import Message
 from wsfleet.options import Endpoint
 from wsfleet.topics import Topic, compile_topic, safe_topic
 
-__all__ = ["CHUNK", "Intake", "compile_decoder", "compile_intake", "payload_size"]
+__all__ = ["CHUNK", "Intake", "compile_decoder", "compile_intake"]
 
 CHUNK = 256
 """Messages handed over in one go where their cost is known to be small: well below a millisecond's worth."""
 
 Decoder = Callable[[Any], Any]
-
-
-def payload_size(payload: str | bytes) -> int:
-    """Return the size of a payload in bytes, as it was on the wire."""
-    return len(payload) if isinstance(payload, bytes) or payload.isascii() else len(payload.encode())
 
 
 def _is_type(value: object) -> bool:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict, deque
-from itertools import repeat
 from types import CodeType
 from typing import Any
 
-from wsfleet.decoding import Intake, payload_size
+from wsfleet.decoding import Intake
+from wsfleet.envelopes import envelopes, payload_size
 from wsfleet.failures import describe, shown
 from wsfleet.hub import Hub
 from wsfleet.mailbox import Mailbox
@@ -164,21 +164,14 @@ class Feed:
         if intake.make_topic is not None or intake.chunk == 1 or self.replies is not None:
             self.publish_each([(payload, at) for payload in payloads], session)
             return
-        # The length of a str is its size on the wire only where it is ASCII.
-        sizes = list(map(payload_size if intake.as_text else len, payloads))
+        name, first = intake.name, self.received + 1
         try:
-            data = payloads if intake.decode is None else list(map(intake.decode, payloads))
+            messages, nbytes = envelopes(payloads, intake.decode, intake.topic, name, first, session, at)
         except Exception:
             self.publish_each([(payload, at) for payload in payloads], session)
             return
-        name, topic, first = intake.name, intake.topic, self.received + 1
-        count, nbytes = len(sizes), sum(sizes)
-        indexes = range(first, first + count)
-        messages: list[Message[Any]] = list(
-            map(Message, data, repeat(topic), repeat(name), indexes, repeat(session), repeat(at), sizes)
-        )
         self.received_bytes += nbytes
-        self.published += count
+        self.published += len(messages)
         if self._keep:
             self._keep_last(messages[-1:])
         self.hub.publish(messages, nbytes, name, self.routes, self)

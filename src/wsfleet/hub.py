@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from wsfleet.bounded import append_to_each
 from wsfleet.mailbox import Mailbox
 from wsfleet.message import Message, Slow
 from wsfleet.options import Buffer
@@ -187,9 +188,15 @@ class Hub:
             return
         self._routed += count
         self._deliveries += count * len(route)
+        refused = append_to_each(route, messages, nbytes)
+        if refused is not None:
+            self._put(refused, messages, nbytes, source)
+
+    def _put(self, mailboxes: list[Mailbox], messages: list[Message[Any]], nbytes: int, source: Feeding) -> None:
+        """Hand messages to mailboxes that have something to say about it, and may ask the user's code."""
         outer, self._delivering = self._delivering, True
         try:
-            for mailbox in route:
+            for mailbox in mailboxes:
                 mailbox.put(messages, nbytes, source)
         finally:
             self._delivering = outer

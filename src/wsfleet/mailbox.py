@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import deque
 from collections.abc import Callable, Iterator
 from heapq import merge
 from typing import Any, Protocol
 
+from wsfleet.bounded import Bounded, Fifo, Taker
 from wsfleet.errors import Overflowed
 from wsfleet.latest import Latest
 from wsfleet.message import Message
@@ -41,42 +41,27 @@ class Aside(Protocol):
         """Give up this one, unless its call has begun; return whether it went."""
 
 
-class Mailbox:
-    """Messages on their way to one subscription.
-
-    Hot paths read and write `waiting`, `in_hand`, `pending_bytes` and the counters directly; the rules are here.
-    """
+class Mailbox(Bounded):
+    """Messages on their way to one subscription. `Bounded` does what every message costs; the rules are here."""
 
     def __init__(
         self, name: str, pattern: str, buffer: Buffer, on_full: Callable[[Mailbox, Message[Any]], None]
     ) -> None:
+        latest = buffer.overflow is Overflow.LATEST
+        waiting: Any = Latest(name, buffer.key) if latest else Fifo()
+        super().__init__(waiting, buffer.messages, buffer.bytes, plain=not latest)
         self.name = name
         self.pattern = pattern
         self.buffer = buffer
         self.on_full = on_full
         self.on_overflow: Callable[[Mailbox], None] | None = None
-        self.waiting: Any = Latest(name, buffer.key) if buffer.overflow is Overflow.LATEST else deque()
         self.aside: dict[Aside, None] = {}
-        self.set_aside = 0
-        self.in_hand = 0
-        self.pending_bytes = 0
-        self.offered = self.processed = self.failed = self.dropped = 0
-        self.closed = False
-        self.finishing = False
         self.full = False
-        self.watched = False
         self.error: Overflowed | None = None
         self._overflow = buffer.overflow
-        self._most, self._most_bytes = buffer.messages, buffer.bytes
         self._half, self._half_bytes = buffer.messages // 2, buffer.bytes // 2
         self._pausers: Pausers[Mailbox] = Pausers(self)
         self._retrying = False
-        self._waiters: list[asyncio.Future[None]] = []
-        self._idle_waiters: list[asyncio.Future[None]] = []
-
-    @property
-    def pending(self) -> int:
-        return len(self.waiting) + self.set_aside + self.in_hand
 
     @property
     def may_replace(self) -> bool:
@@ -86,25 +71,18 @@ class Mailbox:
     @property
     def overfull(self) -> bool:
         """Whether it has taken as much again as its bound: more than any source may bring beyond its read."""
-        return self.pending >= 2 * self._most or self.pending_bytes >= 2 * self._most_bytes
+        return self.pending >= 2 * self.most or self.pending_bytes >= 2 * self.most_bytes
 
     # Putting in
 
     def put(self, messages: list[Message[Any]], nbytes: int, source: Source[Mailbox]) -> None:
         """Take messages that came over a socket of `source`; `nbytes` is the sum of their sizes."""
+        if self.append_all(messages, nbytes):
+            return
         self.offered += len(messages)
-        waiting = self.waiting
-        if (
-            len(waiting) + self.set_aside + self.in_hand + len(messages) < self._most
-            and self.pending_bytes + nbytes < self._most_bytes
-            and self._overflow is not Overflow.LATEST
-            and not self.closed
-        ):
-            waiting.extend(messages)
-            self.pending_bytes += nbytes
-        elif self._overflow is Overflow.PAUSE and not self.closed:
+        if self._overflow is Overflow.PAUSE and not self.closed:
             # What has been read cannot be unread: the bound is soft by one read for each source.
-            waiting.extend(messages)
+            self.waiting.extend(messages)
             self.pending_bytes += nbytes
             self._pausers.hold(source)
             if self.overfull:
@@ -114,7 +92,7 @@ class Mailbox:
             for message in messages:
                 self._offer(message)
             self._tell_overflow()
-        if self._waiters:
+        if self.waiters:
             self.wake()
 
     def inject(self, message: Message[Any]) -> bool:
@@ -130,7 +108,7 @@ class Mailbox:
         elif not self._offer(message):
             self._tell_overflow()
             return False
-        if self._waiters:
+        if self.waiters:
             self.wake()
         return True
 
@@ -144,7 +122,7 @@ class Mailbox:
             if old.session == 0:
                 found.append((place, aside, old))
                 freed += old.size
-                if freed >= message.size or self.pending_bytes - freed + message.size <= self._most_bytes:
+                if freed >= message.size or self.pending_bytes - freed + message.size <= self.most_bytes:
                     break
         else:
             if len(found) < self.pending:
@@ -185,7 +163,7 @@ class Mailbox:
 
     def _fits(self, message: Message[Any]) -> bool:
         pending = self.pending
-        return pending == 0 or (pending < self._most and self.pending_bytes + message.size <= self._most_bytes)
+        return pending == 0 or (pending < self.most and self.pending_bytes + message.size <= self.most_bytes)
 
     def _offer(self, message: Message[Any]) -> bool:
         """Take one message as the policy has it; return whether it was taken."""
@@ -218,7 +196,7 @@ class Mailbox:
         if old is None:
             return False
         self._drop(old)
-        if self.pending_bytes + message.size > self._most_bytes:
+        if self.pending_bytes + message.size > self.most_bytes:
             self.waiting.remove(old)
             return False
         self.waiting.put(key, message)
@@ -227,7 +205,7 @@ class Mailbox:
 
     def _added(self, message: Message[Any]) -> None:
         self.pending_bytes += message.size
-        if self.pending >= self._most or self.pending_bytes >= self._most_bytes:
+        if self.pending >= self.most or self.pending_bytes >= self.most_bytes:
             self._became_full(message)
 
     def _drop_oldest(self) -> bool:
@@ -251,7 +229,7 @@ class Mailbox:
         self.dropped += 1
 
     def _fail(self) -> None:
-        most = f"{self._most} messages or {self._most_bytes} bytes"
+        most = f"{self.most} messages or {self.most_bytes} bytes"
         self.error = Overflowed(f"subscription {self.name!r} received more than its buffer holds ({most})")
         self.close()
 
@@ -278,48 +256,44 @@ class Mailbox:
             await self.news()
         return True
 
+    async def turn(self, taker: Taker) -> bool:
+        """Let the event loop have its turn, and wait for a message for `taker`; False when none will come any more.
+
+        Nothing has been taken yet: safe to cancel.
+        """
+        if self.waiting:
+            await asyncio.sleep(0)
+        ready = await self.ready()
+        taker.restart()
+        return ready
+
     async def news(self) -> None:
         """Wait until something was put in, or the mailbox ends. Safe to cancel."""
         waiter = asyncio.get_running_loop().create_future()
-        self._waiters.append(waiter)
+        self.waiters.append(waiter)
         try:
             await waiter
         finally:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
-
-    def hand_out(self) -> Message[Any]:
-        """Take the next waiting message and count it processed: what a loop gets is its own."""
-        message: Message[Any] = self.waiting.popleft()
-        self.pending_bytes -= message.size
-        self.processed += 1
-        self._left()
-        return message
-
-    def settled(self, message: Message[Any]) -> None:
-        """A message that was in hand has been counted processed or failed."""
-        self.in_hand -= 1
-        self.pending_bytes -= message.size
-        if self.watched or self._idle_waiters:
-            self._left()
+            if waiter in self.waiters:
+                self.waiters.remove(waiter)
 
     def settled_aside(self, message: Message[Any]) -> None:
         """The same for one that was set aside, and whose call was made elsewhere."""
         self.set_aside -= 1
         self.pending_bytes -= message.size
-        self._left()
+        self.left()
 
-    def _left(self) -> None:
+    def left(self) -> None:
         if self.watched:
             self.check_half()
-        if self._idle_waiters and not self.pending:
-            self._resolve(self._idle_waiters)
+        if self.idle_waiters and not self.pending:
+            self._resolve(self.idle_waiters)
 
     async def idle(self) -> None:
         """Wait until nothing is pending. Safe to cancel."""
         while self.pending:
             waiter = asyncio.get_running_loop().create_future()
-            self._idle_waiters.append(waiter)
+            self.idle_waiters.append(waiter)
             await waiter
 
     def finish(self) -> None:
@@ -336,16 +310,13 @@ class Mailbox:
         if self.closed:
             return
         self.closed = True
+        self.plain = False
         while self._drop_oldest():
             pass
         self._pausers.release_all()
         self.wake()
         if not self.pending:
-            self._resolve(self._idle_waiters)
-
-    def wake(self) -> None:
-        """Let whoever waits for news look again."""
-        self._resolve(self._waiters)
+            self._resolve(self.idle_waiters)
 
     @staticmethod
     def _resolve(waiters: list[asyncio.Future[None]]) -> None:
@@ -366,7 +337,7 @@ class Mailbox:
             return
         self.full = False
         if self._pausers and not self._retrying:
-            self._pausers.release_some(self._most_bytes - self.pending_bytes)
+            self._pausers.release_some(self.most_bytes - self.pending_bytes)
             if self._pausers:
                 # The released may have nothing to say; whoever still waits gets its turn all the same.
                 self._retrying = True

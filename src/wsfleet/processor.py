@@ -13,6 +13,7 @@ from functools import partial
 from types import CodeType
 from typing import Any
 
+from wsfleet.bounded import SLICE_S, Taker
 from wsfleet.calls import Plan, RetryDelays
 from wsfleet.complaints import Complaints, log_sink
 from wsfleet.failures import shown
@@ -31,8 +32,6 @@ __all__ = ["CALLERS", "Processor", "Work"]
 log = logging.getLogger("wsfleet")
 
 Work = Callable[[], Coroutine[Any, Any, None]]
-SLICE_S = 0.001
-"""How long a worker goes on without giving the loop its turn, when no call of the user's does."""
 
 
 class Processor:
@@ -133,26 +132,15 @@ class Processor:
 
     async def _one_by_one(self, function: Function) -> None:
         """The short path: one worker, one attempt, one message at a time."""
-        mailbox = self.mailbox
-        waiting = mailbox.waiting
-        clock = time.perf_counter
-        while await mailbox.ready():
-            until = clock() + SLICE_S
-            while waiting:
-                message = waiting.popleft()
-                mailbox.in_hand += 1
-                try:
-                    await function(message)
-                except BaseException as exc:
-                    self._failed([message], exc, 1)
-                    if _is_ours(exc):
-                        raise
-                else:
-                    mailbox.processed += 1
-                    mailbox.settled(message)
-                if clock() > until:
-                    await asyncio.sleep(0)
-                    until = clock() + SLICE_S
+        calls = _Calls(self.mailbox)
+        async for message in calls:
+            try:
+                await function(message)
+            except BaseException as exc:
+                calls.give_back()
+                self._failed([message], exc, 1)
+                if _is_ours(exc):
+                    raise
 
     async def _as_planned(self) -> None:
         mailbox = self.mailbox
@@ -307,6 +295,22 @@ class Processor:
             # What a $ message does never makes another.
             if not message.topic.startswith("$") and self._hub.wants(topic):
                 self._hub.inject(topic, DeadLetter(message, error, attempts))
+
+
+class _Calls(Taker):
+    """The messages of one worker, each in hand until the next one is asked for."""
+
+    def __init__(self, mailbox: Mailbox) -> None:
+        super().__init__(mailbox, keeps=True)
+        self._mailbox = mailbox
+
+    def __aiter__(self) -> _Calls:
+        return self
+
+    async def slow(self) -> Message[Any]:
+        if not await self._mailbox.turn(self):
+            raise StopAsyncIteration
+        return self.take()
 
 
 def _is_ours(exc: BaseException) -> bool:

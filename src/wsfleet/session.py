@@ -10,7 +10,8 @@ from typing import Any
 
 import msgspec
 
-from wsfleet.decoding import CHUNK, compile_decoder, payload_size
+from wsfleet.decoding import CHUNK, compile_decoder
+from wsfleet.envelopes import payload_size
 from wsfleet.errors import ConnectionLost, FleetError, NotOpen
 from wsfleet.feed import Feed
 from wsfleet.message import Message

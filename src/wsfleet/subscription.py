@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import warnings
 import weakref
@@ -10,14 +9,13 @@ from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Protocol
 
+from wsfleet.bounded import Taker
 from wsfleet.errors import Busy
 from wsfleet.mailbox import Mailbox
 from wsfleet.message import Message
 from wsfleet.stats import SubscriptionStats
 
 __all__ = ["Loop", "LoopGuard", "Owner", "Subscription"]
-
-SLICE_S = 0.001
 
 BATCH = 1000
 """The most that `Subscription.batches()` gives at a time: taking them all out at once would hold the loop."""
@@ -35,61 +33,38 @@ class Owner(Protocol):
         """The same, soon; from any thread, and in the middle of anything."""
 
 
-class Loop:
+class Loop(Taker):
     """Hands out one mailbox's messages, and lets the event loop have its turn when there are many of them."""
 
-    __slots__ = ("__weakref__", "_failure", "_guard", "_left", "_mailbox", "_until")
-
-    def __init__(
-        self, mailbox: Mailbox, failure: Callable[[], BaseException | None], guard: LoopGuard | None = None
-    ) -> None:
+    def __init__(self, mailbox: Mailbox, failure: Callable[[], BaseException | None], guard: LoopGuard) -> None:
+        super().__init__(mailbox)
         self._mailbox = mailbox
         self._failure = failure
         self._guard = guard
-        self._left = True
-        self._until = 0.0
-        self._enter()
+        guard.enter(self)
 
     def __aiter__(self) -> Loop:
         return self
 
-    async def __anext__(self) -> Message[Any]:
-        if self._left:
-            self._enter()
-        try:
-            await self._turn()
-        except BaseException:
-            # It is over, or was cancelled. Whoever keeps the exception keeps this loop alive, and no other out.
-            self._left = True
-            if self._guard is not None:
-                self._guard.leave(self)
-            raise
-        return self._mailbox.hand_out()
-
-    def _enter(self) -> None:
-        if self._guard is not None:
+    async def slow(self) -> Message[Any]:
+        if not self.ready:
             self._guard.enter(self)
-        self._left = False
+            self.ready = True
+        try:
+            if not await self._mailbox.turn(self):
+                raise self._failure() or StopAsyncIteration
+        except BaseException:
+            self.interrupted()
+            raise
+        return self.take()
 
-    async def _turn(self) -> None:
-        """Wait until there is something. Nothing has been taken yet, so cancelling loses nothing."""
-        mailbox = self._mailbox
-        now = time.perf_counter()
-        if not mailbox.waiting:
-            if not await mailbox.ready():
-                error = self._failure()
-                if error is not None:
-                    raise error
-                raise StopAsyncIteration
-            self._until = time.perf_counter() + SLICE_S
-        elif now > self._until:
-            await asyncio.sleep(0)
-            self._until = time.perf_counter() + SLICE_S
-            if not mailbox.waiting:  # another loop over the same subscription, or the policy, was quicker
-                await self._turn()
+    def interrupted(self) -> None:
+        # It is over, or was cancelled. Whoever keeps the exception keeps this loop alive, and no other out.
+        self.ready = False
+        self._guard.leave(self)
 
 
-class Subscription:
+class Subscription(Taker):
     """Messages of the topics that match a pattern, from the call of `Fleet.subscribe` on.
 
     Use it as `async for message in subscription`, within `async with` where the loop may be left early. What a loop
@@ -97,11 +72,12 @@ class Subscription:
     """
 
     def __init__(self, mailbox: Mailbox, owner: Owner, *, pull: bool = True, kept: bool = False) -> None:
+        super().__init__(mailbox)
+        self.ready = pull
         self._mailbox = mailbox
         self._owner = owner
         self._pull = pull
         self._kept = kept  # by the fleet, so that nobody needs to hold it
-        self._messages = Loop(mailbox, lambda: mailbox.error)
 
     def __repr__(self) -> str:
         m = self._mailbox
@@ -140,16 +116,19 @@ class Subscription:
         self._pullable()
         return self
 
-    async def __anext__(self) -> Message[Any]:
-        """Return the next message. Safe to cancel: nothing is lost."""
-        if not (self._pull and self._mailbox.waiting):
-            self._pullable()
-        return await self._messages.__anext__()
+    async def slow(self) -> Message[Any]:
+        await self._turn()
+        return self.take()
+
+    async def _turn(self) -> None:
+        self._pullable()
+        if not await self._mailbox.turn(self):
+            raise self._mailbox.error or StopAsyncIteration
 
     def batches(self) -> AsyncIterator[list[Message[Any]]]:
         """Iterate over lists of what waits at the time, 1 to 1,000 messages each. Safe to cancel."""
         self._pullable()
-        return _Batches(self, self._mailbox, self._messages)
+        return _Batches(self, self._mailbox)
 
     def _pullable(self) -> None:
         self._owner.check_thread()
@@ -170,17 +149,17 @@ class Subscription:
 class _Batches:
     """`Subscription.batches()`; holds the subscription, so that it lives as long as the loop."""
 
-    def __init__(self, subscription: Subscription, mailbox: Mailbox, loop: Loop) -> None:
+    def __init__(self, subscription: Subscription, mailbox: Mailbox) -> None:
         self._subscription = subscription
         self._mailbox = mailbox
-        self._messages = loop
 
     def __aiter__(self) -> _Batches:
         return self
 
     async def __anext__(self) -> list[Message[Any]]:
-        await self._messages._turn()
         mailbox = self._mailbox
+        if not mailbox.waiting or time.perf_counter() > self._subscription.until:
+            await self._subscription._turn()
         return [mailbox.hand_out() for _ in range(min(len(mailbox.waiting), BATCH))]
 
 

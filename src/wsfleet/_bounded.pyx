@@ -1,0 +1,441 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
+"""`wsfleet.bounded` compiled. That file says what each thing does; this one does it without Python's detours."""
+
+from cpython.object cimport PyObject, PyTypeObject
+from cpython.ref cimport Py_CLEAR, Py_DECREF, Py_INCREF
+from libc.stdlib cimport free, malloc
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+
+import sys
+from asyncio import get_running_loop
+
+cimport cython
+
+from wsfleet.message import Message
+
+cdef extern from *:
+    """
+    #include <structmember.h>
+
+    /* A counter of the processor; where none is known, one that always has gone on far enough. */
+    static inline unsigned long long wsfleet_ticks(void) {
+    #if defined(__x86_64__) || defined(__i386__)
+        return __builtin_ia32_rdtsc();
+    #else
+        static unsigned long long ticks = 0;
+        return ticks += 1 << 20;
+    #endif
+    }
+
+    static void wsfleet_set_am_send(PyTypeObject *type, sendfunc send) { type->tp_as_async->am_send = send; }
+
+    /* Where an attribute of a type with slots lies in its objects; -1 where it isn't such an attribute. */
+    static Py_ssize_t wsfleet_offset(PyObject *descriptor) {
+        if (!Py_IS_TYPE(descriptor, &PyMemberDescr_Type)) return -1;
+        PyMemberDef *member = ((PyMemberDescrObject *)descriptor)->d_member;
+        return member->type == T_OBJECT_EX ? member->offset : -1;
+    }
+    """
+    unsigned long long wsfleet_ticks() noexcept
+    ctypedef enum PySendResult:
+        PYGEN_RETURN
+        PYGEN_ERROR
+        PYGEN_NEXT
+    ctypedef PySendResult (*sendfunc)(PyObject *, PyObject *, PyObject **) noexcept
+    PySendResult PyIter_Send(PyObject *iterator, PyObject *value, PyObject **result) except PYGEN_ERROR
+    void wsfleet_set_am_send(PyTypeObject *type, sendfunc send)
+    Py_ssize_t wsfleet_offset(PyObject *descriptor)
+
+cdef extern from "Python.h":
+    Py_ssize_t PyLong_AsSsize_t(object) except? -1
+    PyTypeObject *Py_TYPE(object)
+    unsigned long PyThread_get_thread_ident()
+    Py_ssize_t PyList_GET_SIZE(object)
+    PyObject *PyList_GET_ITEM(object, Py_ssize_t)
+
+
+cdef double SLICE_S = 0.001
+
+cdef unsigned long long TICKS = 100_000  # 20 microseconds at 5 GHz
+
+cdef Py_ssize_t SMALLEST = 8, SPARE = 256  # messages for which a ring has room; 256 take 2 KiB
+
+cdef PyTypeObject *MESSAGE = <PyTypeObject *>Message
+cdef Py_ssize_t SIZE_AT = wsfleet_offset(<PyObject *>Message.__dict__["size"])
+
+
+cdef inline object take_over(PyObject *owned):
+    result = <object>owned
+    Py_DECREF(result)
+    return result
+
+
+cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(PyObject *)
+
+cdef inline double now() noexcept nogil:
+    # What time.perf_counter() reads.
+    cdef timespec time
+    clock_gettime(CLOCK_MONOTONIC, &time)
+    return <double>time.tv_sec + <double>time.tv_nsec * 1e-9
+
+
+cdef inline Py_ssize_t size_of(message) except? -1:
+    if Py_TYPE(message) is MESSAGE and SIZE_AT >= 0:
+        return PyLong_AsSsize_t(<object>(<PyObject **>(<char *><PyObject *>message + SIZE_AT))[0])
+    return message.size
+
+
+@cython.final
+cdef class Fifo:
+    """What a `deque` is to the reference: a ring. Messages are opaque to the garbage collector, and so is this."""
+
+    cdef PyObject **ring
+    cdef Py_ssize_t capacity, first, count  # the capacity is a power of two
+
+    def __dealloc__(self):
+        while self.count:
+            self.popped()
+        free(self.ring)
+
+    def __len__(self):
+        return self.count
+
+    def __iter__(self):
+        return iter([<object>self.at(place)[0] for place in range(self.count)])
+
+    def __delitem__(self, Py_ssize_t place):
+        if not 0 <= place < self.count:
+            raise IndexError(place)
+        gone = <object>self.at(place)[0]
+        while place < self.count - 1:
+            self.at(place)[0] = self.at(place + 1)[0]
+            place += 1
+        self.count -= 1
+        Py_DECREF(gone)
+
+    def append(self, message):
+        self.push(message)
+
+    def extend(self, list messages not None):
+        self.push_all(messages)
+
+    def popleft(self):
+        if not self.count:
+            raise IndexError("nothing waits")
+        return self.popped()
+
+    cdef inline PyObject **at(self, Py_ssize_t place) noexcept:
+        return &self.ring[(self.first + place) & (self.capacity - 1)]
+
+    cdef inline int push(self, message) except -1:
+        if self.count == self.capacity:
+            self.resize(max(SMALLEST, 2 * self.capacity))
+        Py_INCREF(message)
+        self.at(self.count)[0] = <PyObject *>message
+        self.count += 1
+        return 0
+
+    cdef int push_all(self, list messages) except -1:
+        cdef Py_ssize_t place, count = PyList_GET_SIZE(messages), capacity = max(SMALLEST, self.capacity)
+        while capacity < self.count + count:
+            capacity *= 2
+        if capacity > self.capacity:
+            self.resize(capacity)
+        for place in range(count):
+            Py_INCREF(<object>PyList_GET_ITEM(messages, place))
+            self.at(self.count + place)[0] = PyList_GET_ITEM(messages, place)
+        self.count += count
+        return 0
+
+    cdef inline object popped(self):
+        cdef PyObject *message = self.ring[self.first]
+        self.first = (self.first + 1) & (self.capacity - 1)
+        self.count -= 1
+        if self.count == 0 and self.capacity > SPARE:
+            self.resize(0)
+        return take_over(message)
+
+    cdef int resize(self, Py_ssize_t capacity) except -1:
+        cdef PyObject **ring = NULL
+        cdef Py_ssize_t place
+        if capacity:
+            ring = <PyObject **>malloc(capacity * sizeof(PyObject *))
+            if ring == NULL:
+                raise MemoryError
+            for place in range(self.count):
+                ring[place] = self.at(place)[0]
+        free(self.ring)
+        self.ring, self.capacity, self.first = ring, capacity, 0
+        return 0
+
+
+cdef class Bounded:
+    cdef readonly object waiting
+    cdef Fifo fifo  # the same, where it is one
+    cdef public bint plain, watched, closed, finishing
+    cdef public Py_ssize_t set_aside, in_hand, pending_bytes, most, most_bytes
+    cdef public long long offered, processed, failed, dropped
+    cdef public list waiters, idle_waiters
+
+    def __init__(self, waiting, most, most_bytes, *, plain):
+        self.waiting = waiting
+        self.fifo = waiting if isinstance(waiting, Fifo) else None
+        self.plain = plain
+        self.watched = self.closed = self.finishing = False
+        self.set_aside = self.in_hand = self.pending_bytes = 0
+        self.offered = self.processed = self.failed = self.dropped = 0
+        self.waiters = []
+        self.idle_waiters = []
+        self.most = min(most, sys.maxsize)
+        self.most_bytes = min(most_bytes, sys.maxsize)
+
+    @property
+    def pending(self):
+        return self.count() + self.set_aside + self.in_hand
+
+    cdef inline Py_ssize_t count(self) except -1:
+        return self.fifo.count if self.fifo is not None else len(self.waiting)
+
+    def append_all(self, list messages not None, Py_ssize_t nbytes):
+        return self.appended(messages, nbytes)
+
+    cdef bint appended(self, list messages, Py_ssize_t nbytes) except -1:
+        cdef Py_ssize_t count = PyList_GET_SIZE(messages)
+        if (
+            not self.plain
+            or self.fifo is None
+            or self.fifo.count + self.set_aside + self.in_hand + count >= self.most
+            or self.pending_bytes + nbytes >= self.most_bytes
+        ):
+            return False
+        self.offered += count
+        self.fifo.push_all(messages)
+        self.pending_bytes += nbytes
+        if PyList_GET_SIZE(self.waiters):
+            self.wake_all()
+        return True
+
+    def wake(self):
+        self.wake_all()
+
+    cdef inline int wake_all(self) except -1:
+        waiters, self.waiters = self.waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        return 0
+
+    cdef inline int leave(self) except -1:
+        if self.watched or PyList_GET_SIZE(self.idle_waiters):
+            self.left()
+        return 0
+
+    cdef inline object popped(self):
+        if self.fifo is None or not self.fifo.count:
+            return self.waiting.popleft()
+        return self.fifo.popped()
+
+    cdef inline object next_out(self):
+        message = self.popped()
+        self.pending_bytes -= size_of(message)
+        self.processed += 1
+        self.leave()
+        return message
+
+    cdef inline object next_in_hand(self):
+        message = self.popped()
+        self.in_hand += 1
+        return message
+
+    cdef inline int settle(self, message) except -1:
+        self.in_hand -= 1
+        self.pending_bytes -= size_of(message)
+        return self.leave()
+
+    def hand_out(self):
+        return self.next_out()
+
+    def begin(self):
+        return self.next_in_hand()
+
+    def settled(self, message):
+        self.settle(message)
+
+    def left(self):
+        raise NotImplementedError
+
+
+def append_to_each(tuple route not None, list messages not None, Py_ssize_t nbytes):
+    cdef list refused = None
+    for bounded in route:
+        if not (<Bounded?>bounded).appended(messages, nbytes):
+            if refused is None:
+                refused = []
+            refused.append(bounded)
+    return refused
+
+
+cdef class Taker:
+    cdef public Bounded bounded
+    cdef public bint keeps, ready
+    cdef public double until
+    cdef public object message
+    cdef unsigned long long ticks
+    cdef unsigned long thread
+    cdef object create_future
+
+    def __init__(self, Bounded mailbox not None, bint keeps=False):
+        self.bounded = mailbox
+        self.keeps = keeps
+        self.ready = True
+        self.until = 0.0
+        self.message = None
+
+    def __anext__(self):
+        cdef Bounded bounded = self.bounded
+        if self.message is not None:
+            message, self.message = self.message, None
+            bounded.processed += 1
+            bounded.settle(message)
+        if not self.ready or (bounded.count() and self.late()):
+            return self.slow()
+        global spare
+        following, spare = spare, None
+        if following is None or Py_REFCNT(<PyObject *>following) > 1:  # somebody holds the last one still
+            following = Next.__new__(Next)
+        (<Next>following).taker = self
+        return following
+
+    cdef inline bint late(self) noexcept:
+        # The counter costs less than half of the clock. While it has gone on by less than TICKS, so short a time has
+        # passed on any processor that the clock need not be asked.
+        cdef unsigned long long ticks = wsfleet_ticks()
+        if ticks - self.ticks < TICKS:
+            return False
+        self.ticks = ticks
+        return now() > self.until
+
+    cdef inline object next(self):
+        if self.keeps:
+            self.message = self.bounded.next_in_hand()
+            return self.message
+        return self.bounded.next_out()
+
+    def take(self):
+        return self.next()
+
+    def restart(self):
+        self.until = now() + SLICE_S
+        self.ticks = 0
+        self.thread = PyThread_get_thread_ident()
+        self.create_future = get_running_loop().create_future
+
+    def give_back(self):
+        self.message = None
+
+    def interrupted(self):
+        pass
+
+    def slow(self):
+        raise NotImplementedError
+
+
+cdef Next spare = None  # the one that was awaited last; making another costs more
+
+
+@cython.final
+cdef class Next:
+    """What `async for` awaits: it takes a message out when it is awaited, and not before, so none can get lost."""
+
+    cdef Taker taker
+    cdef object way  # what it is waiting for itself: news, or `slow`
+    cdef object waiter
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self.send(None)
+
+    def send(self, value):
+        cdef PyObject *result = NULL
+        if step(<PyObject *>self, <PyObject *>value, &result) == PYGEN_NEXT:
+            return take_over(result)
+        raise StopIteration(take_over(result))
+
+    def throw(self, *error):
+        if self.way is None:
+            raise error[1] if len(error) > 1 and error[1] is not None else error[0]
+        try:
+            return self.way.throw(*error)
+        except BaseException:
+            self.interrupted()
+            raise
+
+    def close(self):
+        if self.way is not None:
+            self.way.close()
+            self.interrupted()
+
+    cdef int interrupted(self) except -1:
+        taker, waiter = self.taker, self.waiter
+        self.taker = self.way = self.waiter = None
+        if waiter is not None:
+            waiters = (<Taker>taker).bounded.waiters
+            if waiter in waiters:
+                waiters.remove(waiter)
+            taker.interrupted()
+        return 0
+
+    cdef int wait(self) except -1:
+        cdef Bounded bounded = self.taker.bounded
+        if bounded.closed or bounded.finishing or not self.taker.ready or self.taker.thread != PyThread_get_thread_ident():
+            self.way = self.taker.slow()
+        else:
+            self.waiter = self.taker.create_future()
+            bounded.waiters.append(self.waiter)
+            self.way = iter(self.waiter)
+        return 0
+
+
+cdef PySendResult step(PyObject *following, PyObject *value, PyObject **result) except PYGEN_ERROR:
+    global spare
+    cdef Next self = <Next>following
+    cdef Taker taker = self.taker
+    cdef PySendResult became
+    if taker is None:
+        raise RuntimeError("this message has been awaited already")
+    while True:
+        if self.way is not None:
+            try:
+                became = PyIter_Send(<PyObject *>self.way, value, result)
+            except BaseException:
+                self.interrupted()
+                raise
+            if became == PYGEN_NEXT:
+                return PYGEN_NEXT
+            self.way = None
+            if self.waiter is None:
+                self.taker = None
+                return PYGEN_RETURN
+            self.waiter = None
+            Py_CLEAR(result[0])
+            taker.until = now() + SLICE_S
+            taker.ticks = 0
+        if taker.bounded.count():
+            message = taker.next()
+            Py_INCREF(message)
+            result[0] = <PyObject *>message
+            self.taker = None
+            spare = self
+            return PYGEN_RETURN
+        self.wait()
+        value = <PyObject *>None
+
+
+# Without it, whoever awaits would be told by a StopIteration, made and caught again.
+wsfleet_set_am_send(<PyTypeObject *>Next, <sendfunc>step)

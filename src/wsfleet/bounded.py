@@ -1,0 +1,161 @@
+"""What happens to every single message of a mailbox, and so exists twice: here, the reference, and compiled.
+
+`_bounded.pyx` is the same in Cython, for where a compiler was at hand. Both pass the same tests.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections import deque
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from wsfleet.accel import fastest
+from wsfleet.message import Message
+
+__all__ = ["SLICE_S", "Bounded", "Fifo", "Taker", "append_to_each"]
+
+B = TypeVar("B", bound="Bounded")
+
+SLICE_S = 0.001
+"""How long a taker goes on without giving the event loop its turn: well below the 2 ms that wsfleet promises."""
+
+
+class Fifo(deque[Message[Any]]):
+    """What waits, in its order."""
+
+
+class Bounded:
+    """Messages that wait, and the counts of what became of all that were offered.
+
+    `plain` says that a message that fits is simply appended. `watched` asks for `left` to be called when one leaves.
+    Once `closed` nothing is taken any more, and nothing waits; once `finishing` nothing more comes.
+    """
+
+    def __init__(self, waiting: Any, most: int, most_bytes: int, *, plain: bool) -> None:
+        self.waiting = waiting
+        self.plain = plain
+        self.watched = False
+        self.closed = False
+        self.finishing = False
+        self.set_aside = 0
+        self.in_hand = 0
+        self.pending_bytes = 0
+        self.offered = self.processed = self.failed = self.dropped = 0
+        self.waiters: list[asyncio.Future[None]] = []
+        self.idle_waiters: list[asyncio.Future[None]] = []
+        # As many as a list can have are no bound at all.
+        self.most = min(most, sys.maxsize)
+        self.most_bytes = min(most_bytes, sys.maxsize)
+
+    @property
+    def pending(self) -> int:
+        """How many messages wait, or are in hand."""
+        return len(self.waiting) + self.set_aside + self.in_hand
+
+    def append_all(self, messages: list[Message[Any]], nbytes: int) -> bool:
+        """Take `messages`, `nbytes` long in all, and count them offered, where they leave room; else do nothing."""
+        count = len(messages)
+        if (
+            not self.plain
+            or len(self.waiting) + self.set_aside + self.in_hand + count >= self.most
+            or self.pending_bytes + nbytes >= self.most_bytes
+        ):
+            return False
+        self.offered += count
+        self.waiting.extend(messages)
+        self.pending_bytes += nbytes
+        if self.waiters:
+            self.wake()
+        return True
+
+    def wake(self) -> None:
+        """Let whoever waits for news look again."""
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+        self.waiters.clear()
+
+    def hand_out(self) -> Message[Any]:
+        """Take the next waiting message and count it processed: what a loop gets is its own."""
+        message: Message[Any] = self.waiting.popleft()
+        self.pending_bytes -= message.size
+        self.processed += 1
+        if self.watched or self.idle_waiters:
+            self.left()
+        return message
+
+    def begin(self) -> Message[Any]:
+        """Take the next waiting message in hand, until it is `settled`."""
+        message: Message[Any] = self.waiting.popleft()
+        self.in_hand += 1
+        return message
+
+    def settled(self, message: Message[Any]) -> None:
+        """A message that was in hand has been counted processed or failed."""
+        self.in_hand -= 1
+        self.pending_bytes -= message.size
+        if self.watched or self.idle_waiters:
+            self.left()
+
+    def left(self) -> None:
+        """Something left while `watched`, or while somebody waits for nothing to be pending."""
+        raise NotImplementedError
+
+
+def append_to_each(route: tuple[B, ...], messages: list[Message[Any]], nbytes: int) -> list[B] | None:
+    """Let each of `route` take `messages` with `append_all`; return those that did not, or None."""
+    return [each for each in route if not each.append_all(messages, nbytes)] or None
+
+
+class Taker:
+    """An asynchronous iterator that takes messages out of a mailbox, one at a time.
+
+    What it takes is counted processed, or, where it `keeps`, in hand: until the next one is asked for, which counts it
+    processed, or `give_back` says that somebody else has counted it. While `ready` is false, while nothing waits, and
+    each SLICE_S, `slow` is awaited for the next message instead.
+    """
+
+    def __init__(self, mailbox: Bounded, keeps: bool = False) -> None:
+        self.bounded = mailbox
+        self.keeps = keeps
+        self.ready = True
+        self.until = 0.0
+        self.message: Message[Any] | None = None
+
+    async def __anext__(self) -> Message[Any]:
+        if self.message is not None:
+            message, self.message = self.message, None
+            self.bounded.processed += 1
+            self.bounded.settled(message)
+        if self.ready and self.bounded.waiting and time.perf_counter() <= self.until:
+            return self.take()
+        return await self.slow()
+
+    def take(self) -> Message[Any]:
+        """Take the next message, which waits."""
+        if self.keeps:
+            self.message = self.bounded.begin()
+            return self.message
+        return self.bounded.hand_out()
+
+    def restart(self) -> None:
+        """Begin a new slice of time: the event loop has had its turn."""
+        self.until = time.perf_counter() + SLICE_S
+
+    def give_back(self) -> None:
+        """Somebody else has counted the message in hand."""
+        self.message = None
+
+    def interrupted(self) -> None:
+        """Called when waiting for a message was cancelled."""
+
+    async def slow(self) -> Message[Any]:
+        """Return the next message, or raise StopAsyncIteration."""
+        raise NotImplementedError
+
+
+if not TYPE_CHECKING:
+    _TWINS = (Fifo, Bounded, append_to_each, Taker)
+    Fifo, Bounded, append_to_each, Taker = (fastest(each, "wsfleet._bounded") for each in _TWINS)
