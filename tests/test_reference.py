@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
     "tests",
     [
         "tests/test_mailbox.py",
-        "tests/test_subscription.py tests/test_next.py",
+        "tests/test_subscription.py tests/test_next.py tests/test_call_each.py",
         "tests/test_overflow.py",
         "tests/test_processor.py tests/test_processor_order.py tests/test_processor_failures.py",
         "tests/test_balance.py tests/test_feed.py",

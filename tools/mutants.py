@@ -47,6 +47,7 @@ TESTS = {
     "bounded": [
         "tests/test_mailbox.py",
         "tests/test_next.py",
+        "tests/test_call_each.py",
         "tests/test_subscription.py",
         "tests/test_overflow.py",
         "tests/test_processor.py",

@@ -50,6 +50,8 @@ cdef extern from "Python.h":
     Py_ssize_t PyLong_AsSsize_t(object) except? -1
     PyTypeObject *Py_TYPE(object)
     unsigned long PyThread_get_thread_ident()
+    object PyObject_CallOneArg(object, object)
+    bint PyCoro_CheckExact(object)
     Py_ssize_t PyList_GET_SIZE(object)
     PyObject *PyList_GET_ITEM(object, Py_ssize_t)
 
@@ -292,12 +294,12 @@ cdef class Taker:
         self.until = 0.0
         self.message = None
 
+    def __aiter__(self):
+        return self
+
     def __anext__(self):
         cdef Bounded bounded = self.bounded
-        if self.message is not None:
-            message, self.message = self.message, None
-            bounded.processed += 1
-            bounded.settle(message)
+        self.count_message()
         if not self.ready or (bounded.count() and self.late()):
             return self.slow()
         global spare
@@ -306,6 +308,19 @@ cdef class Taker:
             following = Next.__new__(Next)
         (<Next>following).taker = self
         return following
+
+    def call_each(self, function):
+        cdef Calling calling = Calling.__new__(Calling)
+        calling.taker = self
+        calling.function = function
+        return calling
+
+    cdef inline int count_message(self) except -1:
+        if self.message is not None:
+            message, self.message = self.message, None
+            self.bounded.processed += 1
+            return self.bounded.settle(message)
+        return 0
 
     cdef inline bint late(self) noexcept:
         # The counter costs less than half of the clock. While it has gone on by less than TICKS, so short a time has
@@ -332,7 +347,8 @@ cdef class Taker:
         self.create_future = get_running_loop().create_future
 
     def give_back(self):
-        self.message = None
+        message, self.message = self.message, None
+        return message
 
     def interrupted(self):
         pass
@@ -437,5 +453,116 @@ cdef PySendResult step(PyObject *following, PyObject *value, PyObject **result) 
         value = <PyObject *>None
 
 
+@cython.final
+cdef class Calling:
+    """What awaiting `call_each` is: one call after the other, without a frame of its own between them."""
+
+    cdef Taker taker
+    cdef object function
+    cdef object call  # in progress: the coroutine of it
+    cdef object following  # where none is: what is awaited for the next message
+
+    def __await__(self):
+        return self
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        return self.send(None)
+
+    def send(self, value):
+        cdef PyObject *result = NULL
+        if call_on(<PyObject *>self, <PyObject *>value, &result) == PYGEN_NEXT:
+            return take_over(result)
+        raise StopIteration(take_over(result))
+
+    def throw(self, *error):
+        way = self.following if self.call is None else self.call
+        if way is None:
+            raise error[1] if len(error) > 1 and error[1] is not None else error[0]
+        try:
+            return way.throw(*error)
+        except StopIteration as stop:
+            # It has coped with the error, and is done.
+            if self.call is None:
+                self.begin(stop.value)
+            else:
+                self.end()
+        except StopAsyncIteration:
+            if way is self.call:
+                self.call = None
+                raise
+            self.following = None
+            raise StopIteration(None) from None
+        except BaseException:
+            self.call = self.following = None
+            raise
+        return self.send(None)
+
+    def close(self):
+        for way in (self.call, self.following):
+            if way is not None:
+                way.close()
+        self.call = self.following = None
+
+    cdef inline int begin(self, message) except -1:
+        self.following = None
+        call = PyObject_CallOneArg(self.function, message)
+        self.call = call if PyCoro_CheckExact(call) else awaited(call)
+        return 0
+
+    cdef inline int end(self) except -1:
+        self.call = None
+        return self.taker.count_message()
+
+
+cdef PySendResult call_on(PyObject *calling, PyObject *value, PyObject **result) except PYGEN_ERROR:
+    cdef Calling self = <Calling>calling
+    cdef Taker taker = self.taker
+    cdef PySendResult became
+    while True:
+        if self.call is not None:
+            try:
+                became = PyIter_Send(<PyObject *>self.call, value, result)
+            except BaseException:
+                self.call = None
+                raise
+            if became == PYGEN_NEXT:
+                return PYGEN_NEXT
+            Py_CLEAR(result[0])
+            self.end()
+            value = <PyObject *>None
+        if self.following is None:
+            if not (taker.ready and taker.bounded.count()):
+                self.following = taker.__anext__()
+            elif taker.late():
+                self.following = taker.slow()
+            else:
+                self.begin(taker.next())
+                continue
+        try:
+            became = PyIter_Send(<PyObject *>self.following, value, result)
+        except StopAsyncIteration:
+            self.following = None
+            Py_INCREF(None)
+            result[0] = <PyObject *>None
+            return PYGEN_RETURN
+        except BaseException:
+            self.following = None
+            raise
+        if became == PYGEN_NEXT:
+            return PYGEN_NEXT
+        message = take_over(result[0])
+        result[0] = NULL
+        self.begin(message)
+        value = <PyObject *>None
+
+
+async def awaited(call):
+    return await call
+
+
 # Without it, whoever awaits would be told by a StopIteration, made and caught again.
 wsfleet_set_am_send(<PyTypeObject *>Next, <sendfunc>step)
+wsfleet_set_am_send(<PyTypeObject *>Calling, <sendfunc>call_on)

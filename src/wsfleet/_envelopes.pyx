@@ -5,18 +5,59 @@ from cpython.object cimport PyObject
 
 from wsfleet.message import Message
 
+cdef extern from *:
+    """
+    #include <structmember.h>
+
+    /* Where an attribute of a type with slots lies in its objects; -1 where it isn't such an attribute. */
+    static Py_ssize_t wsfleet_offset(PyObject *descriptor) {
+        if (!Py_IS_TYPE(descriptor, &PyMemberDescr_Type)) return -1;
+        PyMemberDef *member = ((PyMemberDescrObject *)descriptor)->d_member;
+        return member->type == T_OBJECT_EX ? member->offset : -1;
+    }
+
+    static PyObject *wsfleet_new(PyObject *type) {
+        return ((PyTypeObject *)type)->tp_alloc((PyTypeObject *)type, 0);
+    }
+    """
+    Py_ssize_t wsfleet_offset(PyObject *descriptor)
+    object wsfleet_new(object)
+
 cdef extern from "Python.h":
+    void Py_INCREF(PyObject *)
     object PyObject_CallOneArg(object, object)
-    object PyObject_Vectorcall(object, PyObject **, size_t, PyObject *)
     Py_ssize_t PyBytes_GET_SIZE(object)
     Py_ssize_t PyUnicode_GET_LENGTH(object)
     bint PyUnicode_IS_ASCII(object)
 
 
+cdef enum:
+    FIELDS = 7
+
+# A message is made by filling its slots: its own initializer would look at each argument first.
+cdef Py_ssize_t[FIELDS] PLACES
+if len(Message.__struct_fields__) != FIELDS:
+    raise ImportError("Message has other fields than this was compiled for")
+for number, name in enumerate(Message.__struct_fields__):
+    PLACES[number] = wsfleet_offset(<PyObject *>Message.__dict__[name])
+    if PLACES[number] < 0:
+        raise ImportError(f"Message.{name} is no slot")
+
+
+cdef inline object made(PyObject **fields):
+    message = wsfleet_new(Message)
+    cdef char *slots = <char *><PyObject *>message
+    cdef int number
+    for number in range(FIELDS):
+        Py_INCREF(fields[number])
+        (<PyObject **>(slots + PLACES[number]))[0] = fields[number]
+    return message
+
+
 def envelopes(list payloads not None, decode, topic, endpoint, Py_ssize_t first, session, at):
     cdef Py_ssize_t place, count = len(payloads), size, nbytes = 0
     cdef object index, length, data
-    cdef PyObject *fields[7]
+    cdef PyObject *fields[FIELDS]
     messages = []
     fields[1] = <PyObject *>topic
     fields[2] = <PyObject *>endpoint
@@ -36,5 +77,5 @@ def envelopes(list payloads not None, decode, topic, endpoint, Py_ssize_t first,
         fields[0] = <PyObject *>data
         fields[3] = <PyObject *>index
         fields[6] = <PyObject *>length
-        messages.append(PyObject_Vectorcall(Message, fields, 7, NULL))
+        messages.append(made(fields))
     return messages, nbytes

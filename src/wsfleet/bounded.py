@@ -9,7 +9,8 @@ import asyncio
 import sys
 import time
 from collections import deque
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from wsfleet.accel import fastest
 from wsfleet.message import Message
@@ -113,7 +114,7 @@ class Taker:
     """An asynchronous iterator that takes messages out of a mailbox, one at a time.
 
     What it takes is counted processed, or, where it `keeps`, in hand: until the next one is asked for, which counts it
-    processed, or `give_back` says that somebody else has counted it. While `ready` is false, while nothing waits, and
+    processed, or `give_back` takes it away. While `ready` is false, while nothing waits, and
     each SLICE_S, `slow` is awaited for the next message instead.
     """
 
@@ -123,6 +124,9 @@ class Taker:
         self.ready = True
         self.until = 0.0
         self.message: Message[Any] | None = None
+
+    def __aiter__(self) -> Self:
+        return self
 
     async def __anext__(self) -> Message[Any]:
         if self.message is not None:
@@ -144,9 +148,18 @@ class Taker:
         """Begin a new slice of time: the event loop has had its turn."""
         self.until = time.perf_counter() + SLICE_S
 
-    def give_back(self) -> None:
-        """Somebody else has counted the message in hand."""
-        self.message = None
+    async def call_each(self, function: Callable[[Message[Any]], Awaitable[Any]]) -> None:
+        """Call `function` for one message after the other, until no more will come.
+
+        When a call raises, so does this; its message is in hand still.
+        """
+        async for message in self:
+            await function(message)
+
+    def give_back(self) -> Message[Any] | None:
+        """Return the message in hand, if there is one: it will be counted elsewhere."""
+        message, self.message = self.message, None
+        return message
 
     def interrupted(self) -> None:
         """Called when waiting for a message was cancelled."""

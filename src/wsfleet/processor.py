@@ -133,14 +133,18 @@ class Processor:
     async def _one_by_one(self, function: Function) -> None:
         """The short path: one worker, one attempt, one message at a time."""
         calls = _Calls(self.mailbox)
-        async for message in calls:
+        while True:
             try:
-                await function(message)
+                await calls.call_each(function)
             except BaseException as exc:
-                calls.give_back()
+                message = calls.give_back()
+                if message is None:
+                    raise
                 self._failed([message], exc, 1)
                 if _is_ours(exc):
                     raise
+            else:
+                return
 
     async def _as_planned(self) -> None:
         mailbox = self.mailbox
@@ -303,9 +307,6 @@ class _Calls(Taker):
     def __init__(self, mailbox: Mailbox) -> None:
         super().__init__(mailbox, keeps=True)
         self._mailbox = mailbox
-
-    def __aiter__(self) -> _Calls:
-        return self
 
     async def slow(self) -> Message[Any]:
         if not await self._mailbox.turn(self):

@@ -43,9 +43,6 @@ class Loop(Taker):
         self._guard = guard
         guard.enter(self)
 
-    def __aiter__(self) -> Loop:
-        return self
-
     async def slow(self) -> Message[Any]:
         if not self.ready:
             self._guard.enter(self)
