@@ -43,8 +43,8 @@ soak: $(VENV)/.dev ## a minute of flood for each overflow policy
 mutants: $(VENV)/.dev ## faults planted in the core, one at a time; the tests must find each
 	@$(run)/python -m tools.mutants $(ARGS)
 
-bench: $(VENV)/.dev ## the pipeline beside the loops that people write by hand
-	$(run)/python -m benchmarks $(ARGS)
+bench: $(VENV)/.bench ## the pipeline beside the loops that people write by hand, in about a quarter of an hour
+	@$(run)/python -m benchmarks --all $(ARGS)
 
 docs: $(VENV)/.dev ## the documents' links, and their Python code
 	$(run)/python tools/check_docs.py
@@ -67,4 +67,8 @@ $(VENV)/.library: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.library
 	@$(pip) install -c constraints.txt --no-build-isolation -e '.[dev]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.library
+	@$(pip) install -c constraints.txt --no-build-isolation -e '.[bench]'
 	@touch $@

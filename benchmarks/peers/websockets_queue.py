@@ -10,9 +10,11 @@ import msgspec
 from websockets import ClientConnection, ConnectionClosedOK, connect
 
 from benchmarks.contender import Meter
+from benchmarks.peers.opening import open_all
+from benchmarks.scenarios import Target
 
 
-async def run(uri: str, connections: int, meter: Meter) -> None:
+async def run(target: Target, meter: Meter) -> None:
     decode = msgspec.json.Decoder().decode
     handle = meter.handle
 
@@ -30,7 +32,7 @@ async def run(uri: str, connections: int, meter: Meter) -> None:
             await handle(await get())
 
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
-        sockets = [await stack.enter_async_context(connect(uri, compression=None)) for _ in range(connections)]
+        sockets = await open_all(connect, target, stack)
         meter.opened()
         workers = []
         for ws in sockets:

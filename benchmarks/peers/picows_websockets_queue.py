@@ -1,0 +1,48 @@
+"""picows.websockets and `asyncio.Queue(1000)`: a task for each connection decodes into it, another one handles."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from typing import Any
+
+import msgspec
+from picows.websockets import ConnectionClosedOK
+from picows.websockets.asyncio.client import ClientConnection, connect
+
+from benchmarks.contender import Meter
+from benchmarks.peers.opening import open_all
+from benchmarks.scenarios import Target
+
+
+async def run(target: Target, meter: Meter) -> None:
+    decode = msgspec.json.Decoder().decode
+    handle = meter.handle
+
+    async def read(ws: ClientConnection, queue: asyncio.Queue[Any]) -> None:
+        recv, put = ws.recv, queue.put
+        try:
+            while True:
+                await put(decode(await recv(decode=False)))
+        except ConnectionClosedOK:
+            pass
+
+    async def work(queue: asyncio.Queue[Any]) -> None:
+        get = queue.get
+        while True:
+            await handle(await get())
+
+    async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+        sockets = await open_all(connect, target, stack)
+        meter.opened()
+        workers = []
+        for ws in sockets:
+            queue = asyncio.Queue[Any](1000)
+            tasks.create_task(read(ws, queue))
+            workers.append(tasks.create_task(work(queue)))
+        await sockets[0].send("go")
+        await meter.done.wait()
+        for ws in sockets:
+            await ws.close()
+        for worker in workers:
+            worker.cancel()
