@@ -1,4 +1,7 @@
-"""aiohttp and `asyncio.Queue(1000)`: a task for each connection decodes into its queue, another one handles."""
+"""aiohttp and `asyncio.Queue(1000)`: a task for each connection puts into its queue, another one decodes and handles.
+
+Bytes wait in less memory than what they decode to, and cost less for it.
+"""
 
 from __future__ import annotations
 
@@ -17,26 +20,26 @@ async def run(target: Target, meter: Meter) -> None:
     decode = msgspec.json.Decoder().decode
     handle = meter.handle
 
-    async def read(ws: Any, queue: asyncio.Queue[Any]) -> None:
+    async def read(ws: Any, queue: asyncio.Queue[bytes]) -> None:
         receive, put = ws.receive, queue.put
         text = aiohttp.WSMsgType.TEXT
         while True:
             message = await receive()
             if message.type is not text:
                 return
-            await put(decode(message.data))
+            await put(message.data)
 
-    async def work(queue: asyncio.Queue[Any]) -> None:
+    async def work(queue: asyncio.Queue[bytes]) -> None:
         get = queue.get
         while True:
-            await handle(await get())
+            await handle(decode(await get()))
 
     async with session_for(target) as session, asyncio.TaskGroup() as tasks:
         sockets = await connect(session, target)
         meter.opened()
         workers = []
         for ws in sockets:
-            queue = asyncio.Queue[Any](1000)
+            queue = asyncio.Queue[bytes](1000)
             tasks.create_task(read(ws, queue))
             workers.append(tasks.create_task(work(queue)))
         await sockets[0].send_str("go")

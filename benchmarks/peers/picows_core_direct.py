@@ -19,7 +19,7 @@ async def run(target: Target, meter: Meter) -> None:
     class Listener(WSListener):
         def on_ws_frame(self, transport: WSTransport, frame: WSFrame) -> None:
             if frame.msg_type == TEXT:
-                handle(decode(frame.get_payload_as_memoryview()))
+                handle(decode(frame.get_payload_as_bytes()))
             else:
                 transport.disconnect()
 
