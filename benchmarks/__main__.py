@@ -26,9 +26,9 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
     add = parser.add_argument
     add("--scenario", action="append", choices=SCENARIOS, help="may be given several times; by default the first")
     add("--all", action="store_true", help="all scenarios")
-    add("--pairs", type=int, default=7, metavar="N", help="rounds; in each, every contender runs once")
+    add("--pairs", type=int, default=42, metavar="N", help="rounds; in each, every contender runs once")
     add("--only", action="append", choices=names, metavar="NAME", help="a contender; may be given several times")
-    add("--messages", type=int, metavar="N", help="for each connection")
+    add("--messages", type=int, metavar="N", help="for each connection, in each round")
     add("--connections", type=int, metavar="N")
     add("--size", type=int, metavar="BYTES", help="of one message")
     add("--json", type=Path, metavar="FILE", help="write the figures of every round there")
@@ -67,8 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         load = scenario.load
         extra = " with TLS" * load.tls + " compressed" * load.deflate
         print(f"{name}: {load.connections} x {load.messages:,} messages x {load.size} bytes{extra}", flush=True)
-        contenders = [each for each in scenario.contenders if options.only is None or each.name in options.only]
-        runs = run_rounds(scenario, contenders, options.pairs, partial(tell, name))
+        runs = run_rounds(load, scenario.among(options.only), options.pairs, partial(tell, name))
         rows = summary(runs, scenario.server_share)
         found[name] = {"about": scenario.about, "load": asdict(load), "contenders": rows}
     tell("", "")

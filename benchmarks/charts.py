@@ -37,26 +37,26 @@ def draw(results: Mapping[str, Any], folder: Path) -> Iterator[Path]:
 
 
 def _bars(scenario: Mapping[str, Any], rounds: int) -> Figure:
-    """Return one bar for each contender: its CPU time per message as a multiple of wsfleet's, the range as a line."""
-    rows = {name: row for name, row in scenario["contenders"].items() if "ratio" in row}
+    """Return one bar for each contender: its cost as a multiple of wsfleet's, and the quartiles as a line."""
+    rows = scenario["contenders"]
     names = list(rows)
     ratios = [row["ratio"] for row in rows.values()]
     spread = [
-        [row["ratio"] - row["ratio_min"] for row in rows.values()],
-        [row["ratio_max"] - row["ratio"] for row in rows.values()],
+        [row["ratio"] - row["ratio_low"] for row in rows.values()],
+        [row["ratio_high"] - row["ratio"] for row in rows.values()],
     ]
     figure = Figure(figsize=(7.5, 0.8 + 0.32 * len(names)))
     axes = figure.add_subplot()
     colours = [OURS if name.startswith("fleet") else OTHERS for name in names]
     bars = axes.barh([_label(name, row) for name, row in rows.items()], ratios, color=colours, height=0.7)
     axes.errorbar(ratios, range(len(names)), xerr=spread, fmt="none", ecolor=TEXT, elinewidth=1, capsize=2)
-    room = max(row["ratio_max"] for row in rows.values()) * 0.01
+    room = max(row["ratio_high"] for row in rows.values()) * 0.01
     for bar, row in zip(bars, rows.values(), strict=True):
-        axes.text(row["ratio_max"] + room, bar.get_y() + bar.get_height() / 2, f" {row['ratio']:.2f}", va="center")
+        axes.text(row["ratio_high"] + room, bar.get_y() + bar.get_height() / 2, f" {row['ratio']:.2f}", va="center")
     axes.invert_yaxis()
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
-    axes.set_xlabel(f"CPU time per message, wsfleet = 1 (median of {rounds} rounds, and their range)")
+    axes.set_xlabel(f"CPU time per message, wsfleet = 1 (median of {rounds} pairs, and quartiles)")
     axes.set_title(_title(scenario), loc="left", fontsize=11)
     return figure
 

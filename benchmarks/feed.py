@@ -2,11 +2,10 @@
 
     python -m benchmarks.feed MESSAGES SIZE [--port PORT] [--certificate FILE] [--deflate]
 
-Every connection gets MESSAGES text frames of SIZE bytes of JSON. They are encoded, and compressed, before the first
-connection and written in blocks, so that the server costs a small part of what any client does. Nothing is sent before
-one of the clients says a word, which begins the flow on all that are connected: what connecting costs stays outside
-the measurement. The address is printed first; at the end of stdin, so also when the parent dies, the server prints
-what the flow cost it, and ends.
+Whenever a client says a word, every connection gets MESSAGES text frames of SIZE bytes of JSON. They are encoded, and
+compressed, before the first connection and written in blocks, so that the server costs a small part of what any client
+does. The address is printed first; at the end of stdin, so also when the parent dies, the server prints what the flow
+cost it, and ends.
 """
 
 from __future__ import annotations
@@ -82,7 +81,7 @@ def frame(opcode: int, payload: bytes, *, compressed: bool = False) -> bytes:
 
 
 class Feed:
-    """What all connections share: the encoded blocks, who waits for the first word, and the clock."""
+    """What all connections share: the encoded blocks, who is connected, and the clock."""
 
     def __init__(self, messages: int, size: int, deflate: bool) -> None:
         plain = payloads(size)
@@ -92,14 +91,15 @@ class Feed:
         self.whole = whole
         self.rest = b"".join(frames[:rest])
         self.extensions = b"Sec-WebSocket-Extensions: permessage-deflate\r\n" if deflate else b""
-        self.waiting: list[Sender] = []
+        self.senders: list[Sender] = []
         self.began = self.ended = 0.0
 
     def go(self) -> None:
         self.began = self.began or time.process_time()
-        senders, self.waiting = self.waiting, []
-        for sender in senders:
+        for sender in self.senders:
+            sender.blocks, sender.rest = self.whole, self.rest
             sender.send()
+        self.ended = time.process_time()
 
 
 class Sender(asyncio.Protocol):
@@ -108,9 +108,8 @@ class Sender(asyncio.Protocol):
     def __init__(self, feed: Feed) -> None:
         self.feed = feed
         self.request = b""
-        self.blocks = feed.whole
-        self.rest = feed.rest
-        self.open = self.started = self.paused = False
+        self.blocks, self.rest = 0, b""
+        self.open = self.paused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
@@ -144,10 +143,9 @@ class Sender(asyncio.Protocol):
             b"Sec-WebSocket-Accept: " + accept + b"\r\n" + self.feed.extensions + b"\r\n"
         )
         self.open = True
-        self.feed.waiting.append(self)
+        self.feed.senders.append(self)
 
     def send(self) -> None:
-        self.started = True
         while self.blocks and not self.paused:
             self.blocks -= 1
             self.transport.write(self.feed.block)
@@ -160,15 +158,13 @@ class Sender(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.paused = False
-        if self.started:
-            self.send()
+        self.send()
         self.feed.ended = time.process_time()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.paused = True
-        self.feed.ended = time.process_time()
-        if self in self.feed.waiting:
-            self.feed.waiting.remove(self)
+        if self in self.feed.senders:
+            self.feed.senders.remove(self)
 
 
 async def main(options: argparse.Namespace) -> None:

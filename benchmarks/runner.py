@@ -1,4 +1,9 @@
-"""Runs the contenders of a scenario in turn, round after round, each against a fresh server."""
+"""Runs the contenders of a scenario in turn, round after round, each in a process of its own with its own server.
+
+They are all connected at the same time, but only one of them receives: slices of some ten milliseconds take turns.
+A machine that others use grows faster and slower within a second; whoever stands beside another in a ratio has to
+run within the same one.
+"""
 
 from __future__ import annotations
 
@@ -9,45 +14,115 @@ import platform
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import wsfleet
 from benchmarks.feed import expected_total
-from benchmarks.scenarios import Contender, Load, Scenario
+from benchmarks.scenarios import Contender, Load
 
-__all__ = ["Run", "machine", "run_rounds"]
+__all__ = ["Runs", "machine", "run_rounds"]
 
 ROOT = Path(__file__).parents[1]
+TIMEOUT_S = 60.0
 PACKAGES = ("websockets", "picows", "aiohttp", "uvloop", "msgspec")
 
 
-@dataclass(frozen=True)
-class Run:
-    """One contender in one round."""
+FRESH = 14
+"""After so many rounds all processes are started afresh: each has its luck with memory and hashes."""
 
-    ns_per_message: float
-    server_share: float
+
+@dataclass
+class Runs:
+    """One contender in all rounds: the nanoseconds of CPU time per message, and the reference's just around each."""
+
+    costs: list[float] = field(default_factory=list)
+    references: list[float] = field(default_factory=list)
+    server_shares: list[float] = field(default_factory=list)
+
+
+class Client:
+    """A contender connected to a server of its own, and idle until it is asked for a slice."""
+
+    def __init__(self, contender: Contender, load: Load, certificates: tuple[str, str] | None) -> None:
+        self._name = contender.name
+        self._count = load.connections * load.messages
+        self._total = 0 if contender.counts else load.connections * expected_total(load.messages, load.size)
+        self._cpu_s = 0.0
+        serving, connecting = _commands(load, certificates)
+        self._server = _start(serving)
+        self._client = _start(["benchmarks.contender", self._name, self._answer(self._server), *connecting])
+        self._answer(self._client)
+
+    def slice(self) -> float:
+        """Let messages flow once; return what each cost. Raises where one is missing."""
+        assert self._client.stdin is not None
+        self._client.stdin.write("\n")
+        self._client.stdin.flush()
+        count, total, cpu_s = json.loads(self._answer(self._client))
+        if (count, total) != (self._count, self._total):
+            raise SystemExit(f"{self._name} was sent {self._count} messages and handled {count}, worth {total}")
+        self._cpu_s += cpu_s
+        return float(cpu_s / count * 1e9)
+
+    def close(self) -> float:
+        """End both processes; return the server's CPU time as a part of the client's."""
+        self._client.communicate(timeout=TIMEOUT_S)
+        report, _ = self._server.communicate(timeout=TIMEOUT_S)
+        if self._client.returncode:
+            raise SystemExit(f"{self._name} failed at its end")
+        return float(json.loads(report)["cpu_s"] / self._cpu_s)
+
+    def abort(self) -> None:
+        """Leave nothing behind, wherever it stands."""
+        for process in (self._client, self._server):
+            process.kill()
+            process.communicate()
+
+    def _answer(self, process: subprocess.Popen[str]) -> str:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self._name} failed")
+        return line.strip()
 
 
 def run_rounds(
-    scenario: Scenario, contenders: Sequence[Contender], rounds: int, tell: Callable[[str], None]
-) -> dict[str, list[Run]]:
-    """Return what each contender cost in each round.
-
-    Every second round runs in the opposite order, so that a machine that grows slower is unfair to nobody.
-    """
-    runs: dict[str, list[Run]] = {each.name: [] for each in contenders}
+    load: Load, contenders: Sequence[Contender], rounds: int, tell: Callable[[str], None]
+) -> dict[str, Runs]:
+    """Return what each contender cost in each round, and what its reference did right before and after it."""
+    runs = {each.name: Runs() for each in contenders}
     with TemporaryDirectory() as folder:
-        certificates = _make_certificates(Path(folder)) if scenario.load.tls else None
-        for number in range(rounds):
-            for contender in contenders[:: 1 if number % 2 == 0 else -1]:
-                tell(f"round {number + 1} of {rounds}: {contender.name}")
-                runs[contender.name].append(_run(contender, scenario.load, certificates))
+        certificates = _make_certificates(Path(folder)) if load.tls else None
+        for first in range(0, rounds, FRESH):
+            clients: dict[str, Client] = {}
+            try:
+                for each in contenders:
+                    tell(f"start {each.name}")
+                    clients[each.name] = Client(each, load, certificates)
+                    clients[each.name].slice()  # to warm up
+                for number in range(first, min(first + FRESH, rounds)):
+                    tell(f"round {number + 1} of {rounds}")
+                    _round(contenders, clients, runs)
+                for name, client in clients.items():
+                    runs[name].server_shares.append(client.close())
+            finally:
+                for client in clients.values():
+                    client.abort()
     return runs
+
+
+def _round(contenders: Sequence[Contender], clients: Mapping[str, Client], runs: Mapping[str, Runs]) -> None:
+    """Give each contender a slice, and its reference one before and one after it."""
+    for each in contenders:
+        before = clients[each.beside].slice()
+        cost = clients[each.name].slice()
+        after = clients[each.beside].slice()
+        runs[each.name].costs.append(cost)
+        runs[each.name].references.append((before + after) / 2)
 
 
 def _make_certificates(folder: Path) -> tuple[str, str]:
@@ -61,36 +136,21 @@ def _make_certificates(folder: Path) -> tuple[str, str]:
     return str(authority), str(server)
 
 
-def _run(contender: Contender, load: Load, certificates: tuple[str, str] | None) -> Run:
-    """Start a fresh server and a fresh client, and return what the flow cost. Raises where a message is missing."""
-    name = contender.name
-    serving, connecting = _commands(load, certificates)
-    server = subprocess.Popen(serving, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT)
-    with server:
-        assert server.stdout is not None
-        uri = server.stdout.readline().strip()
-        client = subprocess.run(
-            [sys.executable, "-m", "benchmarks.contender", name, uri, *connecting],
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=ROOT,
-            # A proxy from the environment must not stand between the two.
-            env=os.environ | {"no_proxy": "*", "NO_PROXY": "*"},
-        )
-        report, _ = server.communicate()
-    if client.returncode:
-        raise SystemExit(f"{name} failed")
-    got, server_cpu = json.loads(client.stdout), json.loads(report)["cpu_s"]
-    count = load.connections * load.messages
-    total = 0 if contender.counts else load.connections * expected_total(load.messages, load.size)
-    if (got["count"], got["total"]) != (count, total):
-        raise SystemExit(f"{name} was sent {count} messages and handled {got}")
-    return Run(got["cpu_s"] / count * 1e9, server_cpu / got["cpu_s"])
+def _start(command: Sequence[str]) -> subprocess.Popen[str]:
+    # A proxy from the environment must not stand between the two.
+    return subprocess.Popen(
+        [sys.executable, "-m", *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"no_proxy": "*", "NO_PROXY": "*"},
+    )
 
 
 def _commands(load: Load, certificates: tuple[str, str] | None) -> tuple[list[str], list[str]]:
     """Return the command of the server, and the client's arguments after the address."""
-    serving = [sys.executable, "-m", "benchmarks.feed", str(load.messages), str(load.size)]
+    serving = ["benchmarks.feed", str(load.messages), str(load.size)]
     connecting = [json.dumps(asdict(load))]
     if load.deflate:
         serving.append("--deflate")

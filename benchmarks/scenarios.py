@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Collection
 from dataclasses import dataclass
 
 __all__ = ["CONTENDERS", "SCENARIOS", "Contender", "Load", "Scenario", "Target"]
@@ -10,10 +11,10 @@ __all__ = ["CONTENDERS", "SCENARIOS", "Contender", "Load", "Scenario", "Target"]
 
 @dataclass(frozen=True)
 class Load:
-    """What every contender receives; `messages` is for each connection."""
+    """What every contender receives; `messages` is for each connection in each round."""
 
     connections: int = 8
-    messages: int = 40_000
+    messages: int = 2_000
     size: int = 128
     tls: bool = False
     deflate: bool = False
@@ -75,17 +76,18 @@ class Scenario:
     about: str
     server_share: float = 0.9
 
-    @property
-    def contenders(self) -> tuple[Contender, ...]:
-        """Those that can take part in it."""
-        return tuple(each for each in CONTENDERS if each.inflates or not self.load.deflate)
+    def among(self, names: Collection[str] | None) -> list[Contender]:
+        """Return those of `names` that can take part in it, by default all, and whom they are compared with."""
+        able = [each for each in CONTENDERS if each.inflates or not self.load.deflate]
+        chosen = [each for each in able if names is None or each.name in names]
+        return [each for each in able if each in chosen or any(other.beside == each.name for other in chosen)]
 
 
 SCENARIOS = {
     "default": Scenario(Load(), "few connections, short messages", server_share=0.35),
-    "many": Scenario(Load(connections=1000, messages=300), "many connections"),
-    "1k": Scenario(Load(messages=25_000, size=1024), "longer messages"),
-    "8k": Scenario(Load(messages=6_000, size=8192), "long messages"),
+    "many": Scenario(Load(connections=1000, messages=32), "many connections"),
+    "1k": Scenario(Load(messages=1_200, size=1024), "longer messages"),
+    "8k": Scenario(Load(messages=320, size=8192), "long messages"),
     "tls": Scenario(Load(tls=True), "with TLS"),
     "deflate": Scenario(Load(deflate=True), "with compression"),
 }

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from statistics import median
 from typing import Any
 
-from benchmarks.runner import Run
+from benchmarks.runner import Runs
 from benchmarks.scenarios import CONTENDERS, Contender
 
 __all__ = ["detailed", "overview", "summary"]
@@ -21,31 +21,31 @@ LEGEND = f"""\
 Of the ceiling, the part that wsfleet reaches. picows_core is compared with fleet_text."""
 
 
-def summary(runs: Mapping[str, Sequence[Run]], server_share: float) -> Rows:
-    """Return for every contender its median cost and, per round, how many times wsfleet's it is.
+def summary(runs: Mapping[str, Runs], server_share: float) -> Rows:
+    """Return for every contender its median cost and how many times its reference's that is.
 
-    It is in doubt where its server, or wsfleet's, cost more than `server_share` of its client.
+    It is in doubt where its server, or its reference's, cost more than `server_share` of its client.
     """
     shown: Rows = {}
     for contender in CONTENDERS:
         if contender.name not in runs:
             continue
         each = runs[contender.name]
-        costs = [run.ns_per_message for run in each]
-        share = median(run.server_share for run in each)
-        doubtful = share > server_share or (contender.beside in shown and shown[contender.beside]["doubtful"])
-        row = shown[contender.name] = {
-            "ns_per_message": median(costs),
-            "messages_per_cpu_s": 1e9 / median(costs),
-            "server_share": share,
-            "doubtful": doubtful,
-            "rounds_ns_per_message": costs,
+        ratios = sorted(cost / reference for cost, reference in zip(each.costs, each.references, strict=True))
+        shares = [median(runs[name].server_shares) for name in (contender.name, contender.beside)]
+        shown[contender.name] = {
+            "beside": contender.beside,
+            "goal": contender.goal,
+            "ratio": median(ratios),
+            "ratio_low": ratios[len(ratios) // 4],
+            "ratio_high": ratios[-1 - len(ratios) // 4],
+            "ns_per_message": median(each.costs),
+            "messages_per_cpu_s": 1e9 / median(each.costs),
+            "server_share": shares[0],
+            "doubtful": max(shares) > server_share,
+            "rounds_ns_per_message": each.costs,
+            "rounds_ns_per_message_beside": each.references,
         }
-        ours = [run.ns_per_message for run in runs.get(contender.beside, [])]
-        if ours:
-            ratios = [cost / reference for cost, reference in zip(costs, ours, strict=True)]
-            row |= {"beside": contender.beside, "ratio": median(ratios), "goal": contender.goal}
-            row |= {"ratio_min": min(ratios), "ratio_max": max(ratios)}
     return shown
 
 
@@ -58,17 +58,15 @@ def _mark(row: Mapping[str, Any]) -> str:
 
 def detailed(rows: Rows) -> str:
     """Return one scenario with all that was found."""
-    heads = {"CPU/message": 12, "messages/CPU s": 16, "x wsfleet": 11, "(min - max)": 15, "goal": 6, "server": 8}
+    heads = {"CPU/message": 12, "messages/CPU s": 16, "x wsfleet": 11, "quartiles": 15, "goal": 6, "server": 8}
     lines = [" " * NAME + "".join(f"{head:>{width}}" for head, width in heads.items())]
     for name, row in rows.items():
-        line = f"{name:{NAME}}{row['ns_per_message']:9.0f} ns{row['messages_per_cpu_s']:16,.0f}"
-        if "ratio" in row:
-            spread = f"({row['ratio_min']:.2f} - {row['ratio_max']:.2f})"
-            goal = "" if row["goal"] is None else f"{row['goal']:g}"
-            line += f"{row['ratio']:11.2f}{_mark(row):1}{spread:>14}{goal:>6}"
-        else:
-            line += " " * 32
-        lines.append(f"{line}{row['server_share']:8.0%}")
+        goal = "" if row["goal"] is None else f"{row['goal']:g}"
+        lines.append(
+            f"{name:{NAME}}{row['ns_per_message']:9.0f} ns{row['messages_per_cpu_s']:16,.0f}"
+            f"{row['ratio']:11.2f}{_mark(row):1}{row['ratio_low']:8.2f} {row['ratio_high']:5.2f}{goal:>6}"
+            f"{row['server_share']:8.0%}"
+        )
     return "\n".join([*lines, LEGEND])
 
 
@@ -85,7 +83,7 @@ def overview(scenarios: Mapping[str, Rows]) -> str:
 
 
 def _cell(contender: Contender, row: Mapping[str, Any] | None) -> str:
-    if row is None or "ratio" not in row:
+    if row is None:
         return " "
     if contender.name == contender.beside:
         return f"{row['ns_per_message']:.0f} ns{_mark(row):1}"

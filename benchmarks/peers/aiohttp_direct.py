@@ -41,10 +41,8 @@ async def run(target: Target, meter: Meter) -> None:
 
     async with session_for(target) as session, asyncio.TaskGroup() as tasks:
         sockets = await connect(session, target)
-        meter.opened()
         for ws in sockets:
             tasks.create_task(read(ws))
-        await sockets[0].send_str("go")
-        await meter.done.wait()
+        await meter.flow(lambda: sockets[0].send_str("go"))
         for ws in sockets:
             await ws.close()

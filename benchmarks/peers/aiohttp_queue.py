@@ -36,14 +36,12 @@ async def run(target: Target, meter: Meter) -> None:
 
     async with session_for(target) as session, asyncio.TaskGroup() as tasks:
         sockets = await connect(session, target)
-        meter.opened()
         workers = []
         for ws in sockets:
             queue = asyncio.Queue[bytes](1000)
             tasks.create_task(read(ws, queue))
             workers.append(tasks.create_task(work(queue)))
-        await sockets[0].send_str("go")
-        await meter.done.wait()
+        await meter.flow(lambda: sockets[0].send_str("go"))
         for ws in sockets:
             await ws.close()
         for worker in workers:

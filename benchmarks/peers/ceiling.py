@@ -29,26 +29,29 @@ async def run(target: Target, meter: Meter) -> None:
     process = meter.process
     plain = payloads(target.load.size)
     block = deflated(plain) if target.load.deflate else plain
-    meter.opened()
-    for _ in range(target.load.connections):
-        inflate = inflater() if target.load.deflate else None
-        done = 0
-        while done < target.load.messages:
-            came = block[: target.load.messages - done]
-            if inflate is not None:
-                came = list(map(inflate, came))
-            messages: list[Message[Any]] = list(
-                map(
-                    Message,
-                    map(decode, came),
-                    repeat("feed-0"),
-                    repeat("feed-0"),
-                    range(done + 1, done + 1 + len(came)),
-                    repeat(1),
-                    repeat(0.0),
-                    map(len, came),
+
+    async def begin() -> None:
+        for _ in range(target.load.connections):
+            inflate = inflater() if target.load.deflate else None
+            done = 0
+            while done < target.load.messages:
+                came = block[: target.load.messages - done]
+                if inflate is not None:
+                    came = list(map(inflate, came))
+                messages: list[Message[Any]] = list(
+                    map(
+                        Message,
+                        map(decode, came),
+                        repeat("feed-0"),
+                        repeat("feed-0"),
+                        range(done + 1, done + 1 + len(came)),
+                        repeat(1),
+                        repeat(0.0),
+                        map(len, came),
+                    )
                 )
-            )
-            for message in messages:
-                await process(message)
-            done += len(came)
+                for message in messages:
+                    await process(message)
+                done += len(came)
+
+    await meter.flow(begin)

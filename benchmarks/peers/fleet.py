@@ -32,11 +32,9 @@ async def receive(target: Target, meter: Meter, decode: str, process: Callable[[
         ]
         for connection in opened:
             await connection.wait_open()
-        meter.opened()
-        await opened[0].send("go")
-        await meter.done.wait()
+        await meter.flow(lambda: opened[0].send("go"))
         await fleet.close()
     stats = fleet.stats()
     assert stats.balanced, stats
-    assert sum(subscription.processed for subscription in stats.subscriptions) == meter.expected, stats
-    assert sum(endpoint.received_bytes for endpoint in stats.endpoints) == meter.expected * load.size, stats
+    assert sum(subscription.processed for subscription in stats.subscriptions) == meter.handled, stats
+    assert sum(endpoint.received_bytes for endpoint in stats.endpoints) == meter.handled * load.size, stats

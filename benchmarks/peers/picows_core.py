@@ -21,6 +21,7 @@ async def run(target: Target, meter: Meter) -> None:
                 count += 1
                 if count == expected:
                     meter.finish(count)
+                    count = 0
             else:
                 transport.disconnect()
 

@@ -1,4 +1,4 @@
-"""Opens the connections of a contender on picows' core, and holds the flow until all of them are open."""
+"""Opens the connections of a contender on picows' core, and lets the meter begin the flow."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ async def listen(make: Callable[[], WSListener], target: Target, meter: Meter) -
     for _ in range(target.load.connections):
         transport, _listener = await ws_connect(make, target.uri, max_frame_size=MAX_SIZE, **options)
         opened.append(transport)
-    meter.opened()
-    opened[0].send(WSMsgType.TEXT, b"go")
-    await meter.done.wait()
+
+    async def begin() -> None:
+        opened[0].send(WSMsgType.TEXT, b"go")
+
+    await meter.flow(begin)
     for transport in opened:
         transport.send_close()
     for transport in opened:

@@ -35,14 +35,12 @@ async def run(target: Target, meter: Meter) -> None:
 
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         sockets = await open_all(connect, target, stack, max_queue=BOUND)
-        meter.opened()
         workers = []
         for ws in sockets:
             batches = Batches()
             tasks.create_task(read(ws, batches))
             workers.append(tasks.create_task(batches.work(decode, meter.handle)))
-        await sockets[0].send("go")
-        await meter.done.wait()
+        await meter.flow(lambda: sockets[0].send("go"))
         for ws in sockets:
             await ws.close()
         for worker in workers:

@@ -31,10 +31,8 @@ async def run(target: Target, meter: Meter) -> None:
 
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         sockets = await open_all(connect, target, stack)
-        meter.opened()
         for ws in sockets:
             tasks.create_task(read(ws))
-        await sockets[0].send("go")
-        await meter.done.wait()
+        await meter.flow(lambda: sockets[0].send("go"))
         for ws in sockets:
             await ws.close()

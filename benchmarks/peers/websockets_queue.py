@@ -36,14 +36,12 @@ async def run(target: Target, meter: Meter) -> None:
 
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         sockets = await open_all(connect, target, stack)
-        meter.opened()
         workers = []
         for ws in sockets:
             queue = asyncio.Queue[str | bytes](1000)
             tasks.create_task(read(ws, queue))
             workers.append(tasks.create_task(work(queue)))
-        await sockets[0].send("go")
-        await meter.done.wait()
+        await meter.flow(lambda: sockets[0].send("go"))
         for ws in sockets:
             await ws.close()
         for worker in workers:
