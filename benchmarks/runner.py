@@ -116,13 +116,21 @@ def run_rounds(
 
 
 def _round(contenders: Sequence[Contender], clients: Mapping[str, Client], runs: Mapping[str, Runs]) -> None:
-    """Give each contender a slice, and its reference one before and one after it."""
+    """Give each contender a slice, and its reference one before and one after it.
+
+    So every slice follows upon another process's, and finds caches as cold. What the reference costs after a
+    contender, beside before it, tells how unsteady the machine is.
+    """
+    last: dict[str, float] = {}
     for each in contenders:
-        before = clients[each.beside].slice()
+        if each.name == each.beside and any(other.beside == each.name for other in contenders if other is not each):
+            continue
+        before = last[each.beside] if each.beside in last else clients[each.beside].slice()
         cost = clients[each.name].slice()
-        after = clients[each.beside].slice()
-        runs[each.name].costs.append(cost)
-        runs[each.name].references.append((before + after) / 2)
+        after = last[each.beside] = clients[each.beside].slice() if each.name != each.beside else cost
+        for name, own, reference in ((each.name, cost, (before + after) / 2), (each.beside, after, before)):
+            runs[name].costs.append(own)
+            runs[name].references.append(reference)
 
 
 def _make_certificates(folder: Path) -> tuple[str, str]:
