@@ -48,8 +48,8 @@ fuzz: $(VENV)/.dev ## a minute of random bytes for the compiled parts, under the
 	@tools/install-headers $(run)/python
 	@$(run)/python -m tools.fuzz $(ARGS)
 
-bench: $(VENV)/.dev $(compiled) ## the pipeline beside the loops that people write by hand
-	$(run)/python -m benchmarks $(ARGS)
+bench: $(VENV)/.bench $(compiled) ## the pipeline beside the loops that people write by hand, in about a quarter of an hour
+	@$(run)/python -m benchmarks --all $(ARGS)
 
 docs: $(VENV)/.dev $(compiled) ## the documents' links, and their Python code
 	$(run)/python tools/check_docs.py
@@ -83,4 +83,8 @@ $(VENV)/.compiled: $(VENV)/.library setup.py $(shell find src -name '_*.pyx')
 	@suffix=$$($(run)/python -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))') && \
 	    rm -rf build && find src -name "_*$$suffix" -delete
 	@$(run)/python setup.py -q build_ext --inplace
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.library
+	@WSFLEET_NO_EXTENSIONS=1 $(pip) install -c constraints.txt --no-build-isolation -e '.[bench]'
 	@touch $@

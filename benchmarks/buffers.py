@@ -30,6 +30,8 @@ FANS = (1, 10, 100, 1000)
 GOALS = {1: 1.2, 10: 3.0, 100: 8.0}
 """How many times what the mailbox costs, `asyncio.Queue` is to cost at least, by size of the batch."""
 
+PAIRS = 7
+DELIVERIES = 100_000
 LEAST = 20
 """Batches in each run at least."""
 
@@ -181,8 +183,8 @@ def report(pairs: int, deliveries: int) -> list[dict[str, Any]]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.buffers", description="mailbox and fan-out")
-    parser.add_argument("--pairs", type=int, default=7, metavar="N", help="of runs for each line")
-    parser.add_argument("--messages", type=int, default=100_000, metavar="N", help="deliveries in each run")
+    parser.add_argument("--pairs", type=int, default=PAIRS, metavar="N", help="of runs for each line")
+    parser.add_argument("--messages", type=int, default=DELIVERIES, metavar="N", help="deliveries in each run")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     options = parser.parse_args(arguments)
     rows = report(options.pairs, options.messages)

@@ -1,10 +1,11 @@
-"""Runs one contender against a feed, in a process of its own, and prints what it cost as JSON.
+"""Runs one contender against a feed, in a process of its own.
 
-    python -m benchmarks.contender NAME URI CONNECTIONS MESSAGES
+    python -m benchmarks.contender NAME URI LOAD [AUTHORITY]
 
-A contender is a module in `peers` with `async def run(uri, connections, meter)`: open the connections, call
-`meter.opened()`, send one word over one of them, which begins the flow on all, give every message to the meter's
-`handle` or `process`, and close after `meter.done`.
+LOAD is a `Load` as JSON. A contender is a module in `peers` with `async def run(target, meter)`: open the connections,
+give every message to one of the meter's functions, await `meter.flow(begin)`, where `begin` sends one word over one of
+the connections, and close. "open" is printed when all are; then, for every line of stdin, the feed sends once, and
+what that cost is printed as JSON.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import resource
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -19,57 +21,96 @@ from typing import Any
 
 import uvloop
 
-TIMEOUT_S = 300.0
+from benchmarks.scenarios import Load, Target
+
+TIMEOUT_S = 120.0
 
 
 class Meter:
-    """Counts messages, and the CPU time from the open connections to the last message processed.
+    """Counts messages, and the CPU time from the word that begins their flow to the last one processed.
 
     `handle` takes a message's decoded data, `process` a wsfleet message; their work is the same, and no more than
-    keeps them honest. They are closures, because an attribute of `self` costs more than the work does.
+    keeps them honest. `handle_now` does it without being awaited, `tally` only counts. They are closures, because an
+    attribute of `self` costs more than the work does.
     """
 
     handle: Callable[[Any], Awaitable[None]]
     process: Callable[[Any], Awaitable[None]]
-    result: Callable[[], dict[str, float]]
+    handle_now: Callable[[Any], None]
+    tally: Callable[[Any], Awaitable[None]]
 
     def __init__(self, expected: int) -> None:
-        self.done = asyncio.Event()
-        self.began = self.ended = 0.0
+        self.expected = expected
+        self.handled = 0
+        self._done = asyncio.Event()
+        self._ended = 0.0
+        self._count = self._total = 0
         count = total = 0
+
+        def all_here() -> None:
+            nonlocal count, total
+            self.finish(count, total)
+            count = total = 0
 
         async def handle(data: Any) -> None:
             nonlocal count, total
             total += data["size"]
             count += 1
             if count == expected:
-                self.finish()
+                all_here()
 
         async def process(message: Any) -> None:
             nonlocal count, total
             total += message.data["size"]
             count += 1
             if count == expected:
-                self.finish()
+                all_here()
 
-        self.handle, self.process = handle, process
-        self.result = lambda: {"count": count, "total": total, "cpu_s": self.ended - self.began}
+        def handle_now(data: Any) -> None:
+            nonlocal count, total
+            total += data["size"]
+            count += 1
+            if count == expected:
+                all_here()
 
-    def opened(self) -> None:
-        self.began = time.process_time()
+        async def tally(message: Any) -> None:
+            nonlocal count
+            count += 1
+            if count == expected:
+                all_here()
 
-    def finish(self) -> None:
-        self.ended = time.process_time()
-        self.done.set()
+        self.handle, self.process, self.handle_now, self.tally = handle, process, handle_now, tally
+
+    def finish(self, count: int, total: int = 0) -> None:
+        """Stop the clock: as many messages as were expected have been handled."""
+        self._ended = time.process_time()
+        self._count, self._total = count, total
+        self._done.set()
+
+    async def flow(self, begin: Callable[[], Awaitable[None]]) -> None:
+        """Let messages flow, for every line of stdin once."""
+        print("open", flush=True)
+        while await asyncio.to_thread(sys.stdin.readline):
+            self._done.clear()
+            began = time.process_time()
+            async with asyncio.timeout(TIMEOUT_S):
+                await begin()
+                await self._done.wait()
+            self.handled += self._count
+            print(json.dumps([self._count, self._total, self._ended - began]), flush=True)
 
 
-async def main(name: str, uri: str, connections: int, messages: int) -> None:
-    meter = Meter(connections * messages)
-    contender = importlib.import_module(f"benchmarks.peers.{name}")
-    async with asyncio.timeout(TIMEOUT_S):
-        await contender.run(uri, connections, meter)
-    print(json.dumps(meter.result()))
+def raise_open_files() -> None:
+    """Let this process have as many sockets as the system allows it."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+async def main(name: str, target: Target) -> None:
+    meter = Meter(target.load.connections * target.load.messages)
+    await importlib.import_module(f"benchmarks.peers.{name}").run(target, meter)
 
 
 if __name__ == "__main__":
-    uvloop.run(main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])))
+    raise_open_files()
+    uvloop.run(main(sys.argv[1], Target(sys.argv[2], Load(**json.loads(sys.argv[3])), *sys.argv[4:])))

@@ -1,26 +1,30 @@
 """A WebSocket server that does nothing but send, in a process of its own.
 
-    python -m benchmarks.feed MESSAGES SIZE [PORT]
+    python -m benchmarks.feed MESSAGES SIZE [--port PORT] [--certificate FILE] [--deflate]
 
-Every connection gets MESSAGES text frames of SIZE bytes of JSON. They are encoded before the first connection and
-written in blocks, so that the server costs a small part of what any client does. Nothing is sent before one of the
-clients says a word, which begins the flow on all that are connected: what connecting costs stays outside the
-measurement. The address is printed first; at the end of stdin, so also when the parent dies, the server prints what
-the flow cost it, and ends.
+Whenever a client says a word, every connection gets MESSAGES text frames of SIZE bytes of JSON. They are encoded, and
+compressed, before the first connection and written in blocks, so that the server costs a small part of what any client
+does. The address is printed first; at the end of stdin, so also when the parent dies, the server prints what the flow
+cost it, and ends.
 """
 
 from __future__ import annotations
 
+import argparse
 import asyncio
 import base64
 import hashlib
 import json
 import re
+import ssl
 import sys
 import time
+import zlib
 from functools import partial
 
 import uvloop
+
+from benchmarks.contender import raise_open_files
 
 BLOCK = 64 * 1024
 _MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -53,7 +57,18 @@ def expected_total(messages: int, size: int) -> int:
     return whole * sum(sizes) + sum(sizes[:rest])
 
 
-def frame(opcode: int, payload: bytes) -> bytes:
+def deflated(messages: list[bytes]) -> list[bytes]:
+    """Return the payloads of compressed frames (RFC 7692, section 7.2.1), each with the ones before it as context.
+
+    The first has none, so a receiver that keeps the context may be given the whole list again and again.
+    """
+    made = zlib.compressobj(wbits=-15)
+    return [
+        (made.compress(each) + made.flush(zlib.Z_SYNC_FLUSH)).removesuffix(b"\x00\x00\xff\xff") for each in messages
+    ]
+
+
+def frame(opcode: int, payload: bytes, *, compressed: bool = False) -> bytes:
     """Return a whole frame from a server, so without a mask (RFC 6455, section 5.2)."""
     size = len(payload)
     if size < 126:
@@ -62,26 +77,29 @@ def frame(opcode: int, payload: bytes) -> bytes:
         length = b"\x7e" + size.to_bytes(2, "big")
     else:
         length = b"\x7f" + size.to_bytes(8, "big")
-    return bytes([0x80 | opcode]) + length + payload
+    return bytes([0x80 | compressed << 6 | opcode]) + length + payload
 
 
 class Feed:
-    """What all connections share: the encoded blocks, who waits for the first word, and the clock."""
+    """What all connections share: the encoded blocks, who is connected, and the clock."""
 
-    def __init__(self, messages: int, size: int) -> None:
-        frames = [frame(1, payload) for payload in payloads(size)]
+    def __init__(self, messages: int, size: int, deflate: bool) -> None:
+        plain = payloads(size)
+        frames = [frame(1, payload, compressed=deflate) for payload in (deflated(plain) if deflate else plain)]
         whole, rest = divmod(messages, len(frames))
         self.block = b"".join(frames)
         self.whole = whole
         self.rest = b"".join(frames[:rest])
-        self.waiting: list[Sender] = []
+        self.extensions = b"Sec-WebSocket-Extensions: permessage-deflate\r\n" if deflate else b""
+        self.senders: list[Sender] = []
         self.began = self.ended = 0.0
 
     def go(self) -> None:
         self.began = self.began or time.process_time()
-        senders, self.waiting = self.waiting, []
-        for sender in senders:
+        for sender in self.senders:
+            sender.blocks, sender.rest = self.whole, self.rest
             sender.send()
+        self.ended = time.process_time()
 
 
 class Sender(asyncio.Protocol):
@@ -90,9 +108,8 @@ class Sender(asyncio.Protocol):
     def __init__(self, feed: Feed) -> None:
         self.feed = feed
         self.request = b""
-        self.blocks = feed.whole
-        self.rest = feed.rest
-        self.open = self.started = self.paused = False
+        self.blocks, self.rest = 0, b""
+        self.open = self.paused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
@@ -119,16 +136,16 @@ class Sender(asyncio.Protocol):
     def accept(self) -> None:
         key = re.search(rb"(?i)\r\nsec-websocket-key: *(\S+)", self.request)
         assert key is not None
+        assert b"permessage-deflate" in self.request or not self.feed.extensions
         accept = base64.b64encode(hashlib.sha1(key[1] + _MAGIC, usedforsecurity=False).digest())
         self.transport.write(
             b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-            b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
+            b"Sec-WebSocket-Accept: " + accept + b"\r\n" + self.feed.extensions + b"\r\n"
         )
         self.open = True
-        self.feed.waiting.append(self)
+        self.feed.senders.append(self)
 
     def send(self) -> None:
-        self.started = True
         while self.blocks and not self.paused:
             self.blocks -= 1
             self.transport.write(self.feed.block)
@@ -141,25 +158,36 @@ class Sender(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self.paused = False
-        if self.started:
-            self.send()
+        self.send()
         self.feed.ended = time.process_time()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.paused = True
-        self.feed.ended = time.process_time()
-        if self in self.feed.waiting:
-            self.feed.waiting.remove(self)
+        if self in self.feed.senders:
+            self.feed.senders.remove(self)
 
 
-async def main(messages: int, size: int, port: int = 0) -> None:
-    feed = Feed(messages, size)
-    server = await asyncio.get_running_loop().create_server(partial(Sender, feed), "127.0.0.1", port, backlog=4096)
-    print(f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/", flush=True)
+async def main(options: argparse.Namespace) -> None:
+    feed = Feed(options.messages, options.size, options.deflate)
+    context = None
+    if options.certificate:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(options.certificate)
+    server = await asyncio.get_running_loop().create_server(
+        partial(Sender, feed), "127.0.0.1", options.port, backlog=4096, ssl=context
+    )
+    print(f"{'wss' if context else 'ws'}://127.0.0.1:{server.sockets[0].getsockname()[1]}/", flush=True)
     await asyncio.to_thread(sys.stdin.read)
     print(json.dumps({"cpu_s": feed.ended - feed.began}))
     server.close()
 
 
 if __name__ == "__main__":
-    uvloop.run(main(*map(int, sys.argv[1:])))
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.feed", description=__doc__)
+    parser.add_argument("messages", type=int)
+    parser.add_argument("size", type=int)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("--certificate")
+    parser.add_argument("--deflate", action="store_true")
+    raise_open_files()
+    uvloop.run(main(parser.parse_args()))

@@ -1,4 +1,4 @@
-"""websockets, `async for`: a task for each connection decodes and awaits the handler itself.
+"""websockets: a task for each connection decodes and awaits the handler itself.
 
 There is no buffer: a slow handler holds its own socket back. Bytes are asked for, since the JSON decoder takes them
 as they are.
@@ -13,9 +13,11 @@ import msgspec
 from websockets import ClientConnection, ConnectionClosedOK, connect
 
 from benchmarks.contender import Meter
+from benchmarks.peers.opening import open_all
+from benchmarks.scenarios import Target
 
 
-async def run(uri: str, connections: int, meter: Meter) -> None:
+async def run(target: Target, meter: Meter) -> None:
     decode = msgspec.json.Decoder().decode
     handle = meter.handle
 
@@ -28,11 +30,9 @@ async def run(uri: str, connections: int, meter: Meter) -> None:
             pass
 
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
-        sockets = [await stack.enter_async_context(connect(uri, compression=None)) for _ in range(connections)]
-        meter.opened()
+        sockets = await open_all(connect, target, stack)
         for ws in sockets:
             tasks.create_task(read(ws))
-        await sockets[0].send("go")
-        await meter.done.wait()
+        await meter.flow(lambda: sockets[0].send("go"))
         for ws in sockets:
             await ws.close()

@@ -1,0 +1,39 @@
+"""picows.websockets: a task for each connection decodes and awaits the handler itself.
+
+There is no buffer: a slow handler holds its own socket back. Bytes are asked for, since the JSON decoder takes them
+as they are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import msgspec
+from picows.websockets import ConnectionClosedOK
+from picows.websockets.asyncio.client import ClientConnection, connect
+
+from benchmarks.contender import Meter
+from benchmarks.peers.opening import open_all
+from benchmarks.scenarios import Target
+
+
+async def run(target: Target, meter: Meter) -> None:
+    decode = msgspec.json.Decoder().decode
+    handle = meter.handle
+
+    async def read(ws: ClientConnection) -> None:
+        recv = ws.recv
+        try:
+            while True:
+                await handle(decode(await recv(decode=False)))
+        except ConnectionClosedOK:
+            pass
+
+    async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+        sockets = await open_all(connect, target, stack)
+        for ws in sockets:
+            tasks.create_task(read(ws))
+        await meter.flow(lambda: sockets[0].send("go"))
+        for ws in sockets:
+            await ws.close()

@@ -1,0 +1,183 @@
+"""Runs the contenders of a scenario in turn, round after round, each in a process of its own with its own server.
+
+They are all connected at the same time, but only one of them receives: slices of some ten milliseconds take turns.
+A machine that others use grows faster and slower within a second; whoever stands beside another in a ratio has to
+run within the same one.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import wsfleet
+from benchmarks.feed import expected_total
+from benchmarks.scenarios import Contender, Load
+
+__all__ = ["Runs", "machine", "run_rounds"]
+
+ROOT = Path(__file__).parents[1]
+TIMEOUT_S = 60.0
+PACKAGES = ("websockets", "picows", "aiohttp", "uvloop", "msgspec")
+
+
+FRESH = 14
+"""After so many rounds all processes are started afresh: each has its luck with memory and hashes."""
+
+
+@dataclass
+class Runs:
+    """One contender in all rounds: the nanoseconds of CPU time per message, and the reference's just around each."""
+
+    costs: list[float] = field(default_factory=list)
+    references: list[float] = field(default_factory=list)
+    server_shares: list[float] = field(default_factory=list)
+
+
+class Client:
+    """A contender connected to a server of its own, and idle until it is asked for a slice."""
+
+    def __init__(self, contender: Contender, load: Load, certificates: tuple[str, str] | None) -> None:
+        self._name = contender.name
+        self._count = load.connections * load.messages
+        self._total = 0 if contender.counts else load.connections * expected_total(load.messages, load.size)
+        self._cpu_s = 0.0
+        serving, connecting = _commands(load, certificates)
+        self._server = _start(serving)
+        self._client = _start(["benchmarks.contender", self._name, self._answer(self._server), *connecting])
+        self._answer(self._client)
+
+    def slice(self) -> float:
+        """Let messages flow once; return what each cost. Raises where one is missing."""
+        assert self._client.stdin is not None
+        self._client.stdin.write("\n")
+        self._client.stdin.flush()
+        count, total, cpu_s = json.loads(self._answer(self._client))
+        if (count, total) != (self._count, self._total):
+            raise SystemExit(f"{self._name} was sent {self._count} messages and handled {count}, worth {total}")
+        self._cpu_s += cpu_s
+        return float(cpu_s / count * 1e9)
+
+    def close(self) -> float:
+        """End both processes; return the server's CPU time as a part of the client's."""
+        self._client.communicate(timeout=TIMEOUT_S)
+        report, _ = self._server.communicate(timeout=TIMEOUT_S)
+        if self._client.returncode:
+            raise SystemExit(f"{self._name} failed at its end")
+        return float(json.loads(report)["cpu_s"] / self._cpu_s)
+
+    def abort(self) -> None:
+        """Leave nothing behind, wherever it stands."""
+        for process in (self._client, self._server):
+            process.kill()
+            process.communicate()
+
+    def _answer(self, process: subprocess.Popen[str]) -> str:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        if not line:
+            raise SystemExit(f"{self._name} failed")
+        return line.strip()
+
+
+def run_rounds(
+    load: Load, contenders: Sequence[Contender], rounds: int, tell: Callable[[str], None]
+) -> dict[str, Runs]:
+    """Return what each contender cost in each round, and what its reference did right before and after it."""
+    runs = {each.name: Runs() for each in contenders}
+    with TemporaryDirectory() as folder:
+        certificates = _make_certificates(Path(folder)) if load.tls else None
+        for first in range(0, rounds, FRESH):
+            clients: dict[str, Client] = {}
+            try:
+                for each in contenders:
+                    tell(f"start {each.name}")
+                    clients[each.name] = Client(each, load, certificates)
+                    clients[each.name].slice()  # to warm up
+                for number in range(first, min(first + FRESH, rounds)):
+                    tell(f"round {number + 1} of {rounds}")
+                    _round(contenders, clients, runs)
+                for name, client in clients.items():
+                    runs[name].server_shares.append(client.close())
+            finally:
+                for client in clients.values():
+                    client.abort()
+    return runs
+
+
+def _round(contenders: Sequence[Contender], clients: Mapping[str, Client], runs: Mapping[str, Runs]) -> None:
+    """Give each contender a slice, and its reference one before and one after it.
+
+    So every slice follows upon another process's, and finds caches as cold. What the reference costs after a
+    contender, beside before it, tells how unsteady the machine is.
+    """
+    last: dict[str, float] = {}
+    for each in contenders:
+        if each.name == each.beside and any(other.beside == each.name for other in contenders if other is not each):
+            continue
+        before = last[each.beside] if each.beside in last else clients[each.beside].slice()
+        cost = clients[each.name].slice()
+        after = last[each.beside] = clients[each.beside].slice() if each.name != each.beside else cost
+        for name, own, reference in ((each.name, cost, (before + after) / 2), (each.beside, after, before)):
+            runs[name].costs.append(own)
+            runs[name].references.append(reference)
+
+
+def _make_certificates(folder: Path) -> tuple[str, str]:
+    """Return the files of a throw-away authority and of a server's key and certificate."""
+    import trustme
+
+    authority, server = folder / "authority.pem", folder / "server.pem"
+    made = trustme.CA()
+    made.cert_pem.write_to_path(str(authority))
+    made.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(server))
+    return str(authority), str(server)
+
+
+def _start(command: Sequence[str]) -> subprocess.Popen[str]:
+    # A proxy from the environment must not stand between the two.
+    return subprocess.Popen(
+        [sys.executable, "-m", *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=os.environ | {"no_proxy": "*", "NO_PROXY": "*"},
+    )
+
+
+def _commands(load: Load, certificates: tuple[str, str] | None) -> tuple[list[str], list[str]]:
+    """Return the command of the server, and the client's arguments after the address."""
+    serving = ["benchmarks.feed", str(load.messages), str(load.size)]
+    connecting = [json.dumps(asdict(load))]
+    if load.deflate:
+        serving.append("--deflate")
+    if certificates is not None:
+        authority, server = certificates
+        serving += ["--certificate", server]
+        connecting.append(authority)
+    return serving, connecting
+
+
+def machine() -> dict[str, Any]:
+    """Return what the figures depend on, apart from the code."""
+    info = Path("/proc/cpuinfo")
+    found = re.search(r"(?m)^model name\s*: (.*)", info.read_text()) if info.exists() else None
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    return {
+        "cpu": f"{os.cpu_count()} x {found[1] if found else platform.processor() or platform.machine()}",
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        **versions,
+        "wsfleet.accelerated": wsfleet.accelerated,
+    }

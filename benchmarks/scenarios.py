@@ -1,0 +1,93 @@
+"""What is measured: the contenders with their goals, and the loads that each of them receives."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Collection
+from dataclasses import dataclass
+
+__all__ = ["CONTENDERS", "SCENARIOS", "Contender", "Load", "Scenario", "Target"]
+
+
+@dataclass(frozen=True)
+class Load:
+    """What every contender receives; `messages` is for each connection in each round."""
+
+    connections: int = 8
+    messages: int = 2_000
+    size: int = 128
+    tls: bool = False
+    deflate: bool = False
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where one contender is to connect, and how. `authority` is the file with the certificate to trust."""
+
+    uri: str
+    load: Load
+    authority: str | None = None
+
+    @property
+    def ssl(self) -> ssl.SSLContext | None:
+        """The context to connect with; None where there is no TLS. Make one for all connections."""
+        return ssl.create_default_context(cafile=self.authority) if self.load.tls else None
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A module in `peers`, and how many times the cost of the contender `beside` it is to have at least."""
+
+    name: str
+    goal: float | None = None
+    beside: str = "fleet"
+    counts: bool = False
+    """It counts texts and decodes nothing."""
+    inflates: bool = True
+
+
+CONTENDERS = (
+    Contender("fleet"),
+    Contender("websockets_direct", 6.0),
+    Contender("websockets_queue", 7.0),
+    Contender("websockets_batched"),
+    Contender("picows_websockets_direct", 1.3),
+    Contender("picows_websockets_queue", 2.0),
+    Contender("picows_core_direct", inflates=False),
+    Contender("picows_core_batched", inflates=False),
+    Contender("aiohttp_direct"),
+    Contender("aiohttp_queue", 2.5),
+    Contender("ceiling", 0.55),
+    Contender("fleet_text", beside="fleet_text", counts=True),
+    Contender("picows_core", 1.3, beside="fleet_text", counts=True, inflates=False),
+)
+"""In the order of the runs and of the table."""
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """One load. A server that costs more than `server_share` of its client could be what is measured.
+
+    Where bytes or sockets cost more than messages do, a server cannot be much cheaper than a client that only counts.
+    Below 1 it is still ahead of its client, which therefore finds full buffers to read.
+    """
+
+    load: Load
+    about: str
+    server_share: float = 0.9
+
+    def among(self, names: Collection[str] | None) -> list[Contender]:
+        """Return those of `names` that can take part in it, by default all, and whom they are compared with."""
+        able = [each for each in CONTENDERS if each.inflates or not self.load.deflate]
+        chosen = [each for each in able if names is None or each.name in names]
+        return [each for each in able if each in chosen or any(other.beside == each.name for other in chosen)]
+
+
+SCENARIOS = {
+    "default": Scenario(Load(), "few connections, short messages", server_share=0.35),
+    "many": Scenario(Load(connections=1000, messages=32), "many connections"),
+    "1k": Scenario(Load(messages=1_200, size=1024), "longer messages"),
+    "8k": Scenario(Load(messages=320, size=8192), "long messages"),
+    "tls": Scenario(Load(tls=True), "with TLS"),
+    "deflate": Scenario(Load(deflate=True), "with compression"),
+}
