@@ -54,6 +54,18 @@ def test_takes_all_plain_frames_and_stops_at_the_first_other(scan, plain, other,
     assert out == [payload for payload, _ in plain]
 
 
+@given(st.lists(plain_frames, max_size=8), st.binary(max_size=8), st.binary(max_size=8))
+def test_reads_a_view_of_a_buffer_and_nothing_beside_it(scan, plain, before, behind):
+    """What lies in a buffer that will be used again is copied out; what lies around the view is not looked at."""
+    stream = b"".join(raw for _, raw in plain)
+    buffer = bytearray(before + stream + behind)
+    view = memoryview(buffer)[len(before) : len(before) + len(stream)]
+    out = []
+    assert scan(view, 0, LIMIT, 1000, True, out) == len(stream)
+    buffer[:] = bytes(len(buffer))
+    assert out == [payload for payload, _ in plain]
+
+
 @given(st.lists(plain_frames, max_size=8), st.data())
 def test_an_incomplete_frame_is_left_where_it_begins(scan, plain, data):
     """A read that is cut anywhere gives the frames that are whole, and the place where the cut one begins."""

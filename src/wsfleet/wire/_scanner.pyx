@@ -15,6 +15,9 @@ cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX
     unicode PyUnicode_New(Py_ssize_t size, Py_UCS4 largest)
     void *PyUnicode_DATA(unicode text)
+    bint PyMemoryView_Check(object)
+    const Py_buffer *PyMemoryView_GET_BUFFER(object)
+    bint PyBuffer_IsContiguous(const Py_buffer *view, char order)
 
 __all__ = ["scan"]
 
@@ -25,12 +28,19 @@ cdef enum:
     BINARY = 0x82
 
 
-def scan(bytes data not None, Py_ssize_t pos, limit, most, bint as_text, list out not None):
+def scan(data not None, Py_ssize_t pos, limit, most, bint as_text, list out not None):
     """Append the payloads of the plain frames from `pos` on to `out`; return where the first other thing begins."""
-    cdef const byte *buffer = <const byte *>PyBytes_AS_STRING(data)
-    cdef Py_ssize_t end = PyBytes_GET_SIZE(data), longest = bounded(limit), room = bounded(most)
-    cdef Py_ssize_t start, length
+    cdef const byte *buffer
+    cdef Py_ssize_t end, start, length, longest = bounded(limit), room = bounded(most)
+    cdef const Py_buffer *view
     cdef byte head
+    if type(data) is bytes:
+        buffer, end = <const byte *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)
+    elif PyMemoryView_Check(data) and PyBuffer_IsContiguous(PyMemoryView_GET_BUFFER(data), b"C"):
+        view = PyMemoryView_GET_BUFFER(data)
+        buffer, end = <const byte *>view.buf, view.len
+    else:
+        raise TypeError("data is bytes, or a memoryview of a piece of memory")
     if pos < 0:
         raise ValueError("pos is a place in data, from 0 on")
     try:

@@ -15,6 +15,7 @@ from collections import deque
 from typing import cast
 
 from websockets.client import ClientProtocol
+from websockets.exceptions import PayloadTooBig, ProtocolError
 from websockets.frames import BINARY, CONT, PONG, TEXT, CloseCode, Frame
 from websockets.http11 import Request, Response
 from websockets.protocol import OPEN
@@ -24,6 +25,7 @@ from wsfleet.errors import ConnectionLost, NotOpen
 from wsfleet.wire import scanner
 from wsfleet.wire.base import Payload, Receiver
 from wsfleet.wire.dialing import Opening
+from wsfleet.wire.inflating import Inflater
 from wsfleet.wire.scanner import frame_end
 
 __all__ = ["READ_BYTES", "TLS_READ_BYTES", "WebSocketWire"]
@@ -80,6 +82,7 @@ class WebSocketWire(asyncio.BufferedProtocol):
         self._close_s = close_s
         self._receiver: Receiver | None = None
         self._limit: int = protocol.max_message_size or 0
+        self._inflater = Inflater.of(protocol)
 
         self._rest = opening.early
         self._pos = 0
@@ -245,17 +248,41 @@ class WebSocketWire(asyncio.BufferedProtocol):
         if self._rest:
             self._rest += read
             return
-        if len(self._tail) + nbytes < self._need:
-            self._tail += read
-            return
-        data = b"".join((self._tail, read))
-        self._tail.clear()
-        self._need = 0
-        self._run(data, 0)
+        batch: list[Payload] = []
+        pos = self._complete(read, batch) if self._tail else 0
+        if batch or pos < nbytes:
+            self._run(read, pos, batch)
         if nbytes >= READ_BYTES:
             # More is waiting, and uvloop would read on, 32 times in one callback.
             self._go_on_soon()
             self._set_reading()
+
+    def _complete(self, read: memoryview, batch: list[Payload]) -> int:
+        """Take the frame that an earlier read has begun, if it is whole now; return where the next one begins."""
+        tail, pos = self._tail, 0
+        while len(tail) < self._need:
+            stop = pos + self._need - len(tail)
+            tail += read[pos:stop]
+            if stop > len(read):
+                return len(read)
+            pos = stop
+            self._need = self._frame_end(tail, 0)
+        frame = bytes(tail)
+        tail.clear()
+        receiver = self._receiver
+        plain = receiver and self._scans and scan(frame, 0, self._limit, 1, receiver.as_text, batch)
+        if not (plain or self._discarding):
+            self._hand_over(frame, batch)
+        return pos
+
+    @property
+    def _scans(self) -> bool:
+        """Whether plain frames may be taken as they are: not for anybody who waits, closes, or is within fragments."""
+        return self._protocol.current_size is None and not (self._closing or self._discarding)
+
+    def _frame_end(self, data: bytes | bytearray | memoryview, pos: int) -> int:
+        # Within a fragmented message, websockets allows a frame what the message has left.
+        return frame_end(data, pos, self._limit - (self._protocol.current_size or 0))
 
     def eof_received(self) -> None:
         # The transport closes now, but not before it has written what it holds, which the peer may never read.
@@ -315,7 +342,7 @@ class WebSocketWire(asyncio.BufferedProtocol):
         if self._rest and not self._paused:
             data, pos = self._rest, self._pos
             self._rest = b""
-            self._run(data, pos)
+            self._run(data, pos, [])
         if self._lost is None:
             self._set_reading()
         elif not self._rest:
@@ -330,35 +357,56 @@ class WebSocketWire(asyncio.BufferedProtocol):
             except Exception:
                 log.exception("the receiver failed to take the loss of its connection")
 
-    def _run(self, data: bytes, pos: int) -> None:
-        """Hand over the frames of `data` from `pos` on; put the rest off where time is up or reading is paused."""
-        protocol, receiver = self._protocol, self._receiver
+    def _run(self, data: bytes | memoryview, pos: int, batch: list[Payload]) -> None:
+        """Hand over `batch` and the frames of `data` from `pos` on.
+
+        Puts the rest off where time is up or reading is paused.
+        """
+        receiver = self._receiver
         end = len(data)
         until = time.perf_counter() + SLICE_S
-        batch: list[Payload] = []
         while pos < end and not self._discarding:
-            if receiver is not None and not self._closing and protocol.current_size is None:
-                room = receiver.chunk - len(batch)
-                pos = scan(data, pos, self._limit, room, receiver.as_text, batch)
+            before = pos
+            if receiver is not None and self._scans:
+                pos = scan(data, pos, self._limit, receiver.chunk - len(batch), receiver.as_text, batch)
+                if self._inflater is not None:
+                    pos = self._inflate(self._inflater, data, pos, receiver, batch)
+                if pos == end or self._discarding:
+                    break
             full = receiver is not None and len(batch) >= receiver.chunk
-            if not full and pos < end:
-                # Within a fragmented message, websockets allows a frame what the message has left.
-                stop = frame_end(data, pos, self._limit - (protocol.current_size or 0))
+            if not full and pos == before:
+                stop = self._frame_end(data, pos)
                 if stop > end:
                     self._tail += data[pos:]
                     self._need = stop - pos
                     break
-                self._hand_over(data[pos:stop], batch)
+                self._hand_over(bytes(data[pos:stop]), batch)
                 pos = stop
             if full or time.perf_counter() > until:
                 self._deliver(batch)
                 batch = []
                 if pos < end and (self._paused or time.perf_counter() > until):
-                    self._rest, self._pos = data, pos
+                    # What was read lies in a buffer that the next read of any connection uses again.
+                    self._rest, self._pos = (data, pos) if isinstance(data, bytes) else (bytes(data[pos:]), 0)
                     self._set_reading()
                     self._go_on_soon()
                     return
         self._deliver(batch)
+
+    def _inflate(
+        self, inflater: Inflater, data: bytes | memoryview, pos: int, receiver: Receiver, batch: list[Payload]
+    ) -> int:
+        """Take compressed messages, and fail the connection as websockets would for one that is none."""
+        try:
+            return inflater.take(data, pos, self._limit, receiver.chunk - len(batch), receiver.as_text, batch)
+        except ProtocolError as exc:
+            self._fail(CloseCode.PROTOCOL_ERROR, str(exc), exc)
+        except PayloadTooBig as exc:
+            exc.set_current_size(None)
+            self._fail(CloseCode.MESSAGE_TOO_BIG, str(exc), exc)
+        except UnicodeDecodeError as exc:
+            self._fail(CloseCode.INVALID_DATA, f"{exc.reason} at position {exc.start}")
+        return pos
 
     def _deliver(self, batch: list[Payload]) -> None:
         if not batch or self._receiver is None:

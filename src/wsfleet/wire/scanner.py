@@ -19,7 +19,7 @@ _RESERVED = frozenset([*range(3, 8), *range(11, 16)])
 """Opcodes that mean nothing yet (RFC 6455, section 5.2)."""
 
 
-def scan(data: bytes, pos: int, limit: int, most: int, as_text: bool, out: list[str | bytes]) -> int:
+def scan(data: bytes | memoryview, pos: int, limit: int, most: int, as_text: bool, out: list[str | bytes]) -> int:
     """Append the payloads of the plain frames from `pos` on to `out`; return where the first other thing begins.
 
     Stops at the end of `data`, at an incomplete frame, at a frame that isn't plain, whose payload is longer than
@@ -47,7 +47,7 @@ def scan(data: bytes, pos: int, limit: int, most: int, as_text: bool, out: list[
             stop = start + length
             if stop > end or length > limit:
                 break
-            payload = data[start:stop]
+            payload = bytes(data[start:stop])  # no copy where it is a slice of bytes already
             if head == _BINARY:
                 append(payload)
             elif as_text:
@@ -62,7 +62,7 @@ def scan(data: bytes, pos: int, limit: int, most: int, as_text: bool, out: list[
     return pos
 
 
-def frame_end(data: bytes | bytearray, pos: int, limit: int) -> int:
+def frame_end(data: bytes | bytearray | memoryview, pos: int, limit: int) -> int:
     """Return where the frame at `pos` ends, whether or not `data` reaches that far.
 
     Where the header is incomplete, the place up to which bytes are needed to know more. Where the frame can only
