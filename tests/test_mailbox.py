@@ -290,6 +290,16 @@ async def test_nothing_is_given_up_in_vain() -> None:
     assert box.pending_bytes == 100
 
 
+@pytest.mark.parametrize(("size", "taken"), [(29, True), (30, True), (31, False)])
+async def test_publishing_past_a_soft_bound_in_bytes_adds_nothing(size: int, taken: bool) -> None:
+    """Where a read went past the bound in bytes, an arriving message is as long as what it replaces, at most."""
+    box, _ = mailbox(1000, 100)
+    box.inject(injected(-1, 30))
+    put(box, Tap(), from_socket(1, 200))
+    assert box.inject(injected(-2, size)) is taken
+    assert data(box) == ([1, -2] if taken else [-1, 1])
+
+
 async def test_publishing_makes_as_much_room_as_it_needs() -> None:
     """Several small messages of its kind make room for a larger one, the oldest first."""
     box, _ = mailbox(1000, 100)

@@ -1,6 +1,7 @@
 """What decides: delays, the restart budget, which errors are for good."""
 
 import ssl
+import time
 from collections import deque
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from wsfleet.errors import ConfigError, ConnectFailed, ConnectionLost, Fatal, FleetError, HandshakeRejected
 from wsfleet.options import Reconnect
-from wsfleet.policy import MAX_HOLD_S, Backoff, RestartBudget, Verdict, classify, is_fatal, retry_after_s
+from wsfleet.policy import Backoff, RestartBudget, Verdict, classify, is_fatal, is_impatience, retry_after_s
 
 seconds = st.floats(0, 1e6)
 plans = st.builds(Reconnect, initial_s=seconds, max_s=seconds, factor=st.floats(1, 1e300), jitter=st.floats(0, 1))
@@ -84,7 +85,7 @@ BAD_CERTIFICATE = ssl.SSLCertVerificationError(1, "certificate verify failed")
         (HandshakeRejected(418, retry_after_s=60.0), Verdict(False, 60.0)),
         (HandshakeRejected(429), Verdict(False)),
         (HandshakeRejected(429, retry_after_s=12.0), Verdict(False, 12.0)),
-        (HandshakeRejected(429, retry_after_s=1e9), Verdict(False, MAX_HOLD_S)),
+        (HandshakeRejected(429, retry_after_s=1e9), Verdict(False, 3600.0)),
         (HandshakeRejected(429, retry_after_s=-5.0), Verdict(False)),
         (HandshakeRejected(500), Verdict(False)),
         (HandshakeRejected(503, retry_after_s=5.0), Verdict(False, 5.0)),
@@ -158,6 +159,30 @@ def test_the_users_function_decides_and_is_asked_once():
 def test_retry_after_is_a_number_of_seconds_or_a_date(value, wait_s):
     """Both forms of RFC 9110, section 10.2.3, are understood; anything else is as if it had not been said."""
     assert retry_after_s(value, 1000.0) == wait_s
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="the system has no tzset")
+def test_a_date_without_a_zone_is_utc(monkeypatch):
+    """A date that says nothing of its zone is taken as UTC, wherever the machine stands."""
+    monkeypatch.setenv("TZ", "XYZ-5")
+    time.tzset()
+    try:
+        assert retry_after_s("Thu, 01 Jan 1970 00:33:20", 1000.0) == 1000.0
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize("code", [1006, 1008, 1011, 1013, 3000, 3001, 4999])
+def test_codes_of_a_peer_that_waited_in_vain(code):
+    """A peer that lost its patience closes so; 3000 is the first code that is a program's own."""
+    assert is_impatience(code)
+
+
+@pytest.mark.parametrize("code", [1000, 1001, 1002, 1007, 1009, 1010, 1012, 1014, 2999])
+def test_codes_of_a_peer_that_had_other_reasons(code):
+    """Any other code says nothing of patience."""
+    assert not is_impatience(code)
 
 
 date_parts = st.sampled_from(
