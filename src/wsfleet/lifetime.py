@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from wsfleet import open_files
 from wsfleet.accel import accelerated, note_once
 from wsfleet.connection import Connection
 from wsfleet.declare import Declarations
@@ -114,6 +115,7 @@ class Lifetime:
             if not declared.has_transport:
                 # The adapter is a leaf, loaded by name.
                 declared.transport = importlib.import_module("wsfleet.wire.websockets").WebSocketTransport()
+                open_files.check(len(declared.supervisors))
             for processor in list(declared.processors.values()):
                 await processor.open()
             async with asyncio.TaskGroup() as self._tasks:

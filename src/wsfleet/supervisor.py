@@ -188,7 +188,7 @@ class Supervisor:
         self._host = host_of(target.uri)
         left = (scope.when() or 0.0) - loop.time()
         scope.reschedule(None)
-        async with self._services.governor.slot(self._host):
+        async with self._services.governor.slot(self._host, again=self.session_count > 0):
             scope.reschedule(loop.time() + (0.0 if self._restarting else left))
             wire = await self._services.transport.open(target, progress)
         self.session_count += 1

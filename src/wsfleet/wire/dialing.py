@@ -34,9 +34,13 @@ class Opening(asyncio.Protocol):
     `transport` is what to write to, `source` the TCP transport at the bottom of it, where reading is paused.
     """
 
+    # uvloop's transports keep their first protocol as long as they live: so it is small, and holds no answer.
+    __slots__ = ("_answer", "_received", "heir", "lost", "source", "transport")
+
+    source: asyncio.Transport
+    transport: asyncio.Transport
+
     def __init__(self) -> None:
-        self.source: asyncio.Transport
-        self.transport: asyncio.Transport
         self.heir: asyncio.BufferedProtocol | None = None
         self.lost: tuple[Exception | None] | None = None
         self._received = bytearray()
@@ -58,7 +62,10 @@ class Opening(asyncio.Protocol):
         self._answer = asyncio.get_running_loop().create_future()
         self.transport.write(request)
         self.source.resume_reading()
-        return await self._answer
+        try:
+            return await self._answer
+        finally:
+            self._answer = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.source = self.transport = cast(asyncio.Transport, transport)

@@ -6,6 +6,7 @@ compression. `dialing` finds the way to the server, `connection` is what an open
 
 from __future__ import annotations
 
+import errno
 import logging
 import ssl
 import time
@@ -18,6 +19,7 @@ from websockets.http11 import USER_AGENT, Response
 from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI, parse_uri
 
+from wsfleet import open_files
 from wsfleet.errors import ConfigError, ConnectFailed, HandshakeRejected
 from wsfleet.options import check_headers, check_uri
 from wsfleet.policy import retry_after_s
@@ -159,6 +161,8 @@ def _translate(exc: Exception, stage: str) -> ConnectFailed:
     if isinstance(exc, InvalidProxy):
         # Its text, and so its place among the causes, would show the proxy's URL with its password.
         return ConnectFailed(stage, f"the proxy's URL is not valid: {exc.msg}")
+    if isinstance(exc, OSError) and exc.errno in (errno.EMFILE, errno.ENFILE):
+        return ConnectFailed(stage, f"{exc.strerror}: {open_files.ADVICE}")
     if isinstance(exc, ssl.SSLCertVerificationError):
         return ConnectFailed(stage, f"the certificate is not good: {exc.verify_message}")
     return ConnectFailed(stage, redact_text(str(exc) or type(exc).__name__))
