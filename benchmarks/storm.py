@@ -1,6 +1,6 @@
 """A server drops thousands of connections at once, refuses for a while, then accepts: how they come back.
 
-    python -m benchmarks.storm [--connections N] [--refuse SECONDS] [--json]
+    python -m benchmarks.storm [--connections N] [--refuse SECONDS] [--freeze] [--json]
 
 Attempts are counted where wsfleet asks for a socket. Beside the stormy host, healthy endpoints on another one, from a
 server process of its own, get a message a second each; what is told of them is the time from a message's sending to its
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import logging
 import sys
 import time
@@ -131,13 +132,16 @@ class Storm:
         values, self._latencies = self._latencies, []
         return p99(values) * 1000
 
-    async def run(self, refuse_s: float) -> Outcome:
+    async def run(self, refuse_s: float, freeze: bool) -> Outcome:
         async with self._fleet:
             for connection in (*self._others, *self._crowd):
                 await connection.wait_open()
             for server in (self._stormy, self._healthy):
                 await asyncio.to_thread(server.ask, "tick")
             await asyncio.sleep(2.0)
+            if freeze:
+                gc.collect()
+                gc.freeze()
             self._latency_ms()
             await asyncio.sleep(CALM_S)
             before_ms = self._latency_ms()
@@ -179,6 +183,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.storm", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--connections", type=int, default=10_000, metavar="N", help="how many (default: 10,000)")
     parser.add_argument("--refuse", type=float, default=10.0, metavar="SECONDS", help="how long (default: 10)")
+    parser.add_argument("--freeze", action="store_true", help="gc.freeze() once all are open, as a user might")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args()
     check_open_files(args.connections + HEALTHY_COUNT)
@@ -186,7 +191,7 @@ def main() -> None:
     logging.getLogger("wsfleet").setLevel(logging.ERROR)  # a line for each loss is too much here
     with ExitStack() as stack:
         servers = [stack.enter_context(Child("ticker", address)) for address in (STORMY, HEALTHY)]
-        outcome = uvloop.run(Storm(args.connections, *servers).run(args.refuse))
+        outcome = uvloop.run(Storm(args.connections, *servers).run(args.refuse, args.freeze))
     print(msgspec.json.encode(outcome).decode() if args.json else "\n".join(outcome.lines()))
 
 

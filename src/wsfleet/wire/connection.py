@@ -13,10 +13,9 @@ import math
 import time
 from typing import cast
 
-from websockets.client import ClientProtocol
 from websockets.frames import BINARY, CONT, PONG, TEXT, CloseCode, Frame
 from websockets.http11 import Request, Response
-from websockets.protocol import OPEN
+from websockets.protocol import OPEN, Protocol
 
 from wsfleet.accel import fastest
 from wsfleet.errors import ConnectionLost, NotOpen
@@ -103,7 +102,7 @@ class WebSocketWire(asyncio.BufferedProtocol):
     def __init__(
         self,
         opening: Opening,
-        protocol: ClientProtocol,
+        protocol: Protocol,
         request: Request,
         response: Response,
         view: memoryview,

@@ -8,6 +8,7 @@ is told to pause goes on reading the socket, and drops what it holds when it see
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from typing import Any, cast
@@ -26,6 +27,15 @@ __all__ = ["Dialer", "Opening", "parse_head"]
 
 HEAD_MAX = 2**16
 """The longest head of a response that is read; websockets bounds its lines and their number besides."""
+
+PROXIES_S = 1.0
+"""For so long it is remembered which proxy to use, while the usual variables stay as they are.
+
+Looking through the whole environment, or the system's settings, costs a large part of an attempt's CPU time.
+"""
+
+_LOWER = [f"{name}_proxy" for name in ("ws", "wss", "socks", "http", "https", "all", "no")]
+PROXY_VARIABLES = (*_LOWER, *map(str.upper, _LOWER))
 
 
 class Opening(asyncio.Protocol):
@@ -125,6 +135,8 @@ class Dialer:
     def __init__(self) -> None:
         self._resolver = Resolver()
         self._context: asyncio.Future[ssl.SSLContext] | None = None
+        self._proxies: dict[tuple[object, ...], str | None] = {}
+        self._proxies_until = 0.0
 
     async def aclose(self) -> None:
         await self._resolver.aclose()
@@ -133,7 +145,7 @@ class Dialer:
 
     async def dial(self, where: WebSocketURI, target: Target, progress: Progress) -> Opening:
         """Return an open way to the server, through a proxy where one is set. Cancelling leaves nothing open."""
-        chosen = get_proxy(where) if target.proxy is None else target.proxy or None
+        chosen = self._usual_proxy(where) if target.proxy is None else target.proxy or None
         proxy = None
         if chosen is not None:
             progress.stage = "proxy"
@@ -158,6 +170,17 @@ class Dialer:
             opening.source.abort()
             raise
         return opening
+
+    def _usual_proxy(self, where: WebSocketURI) -> str | None:
+        """Return the proxy that the environment, or the system, names for `where`."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._proxies_until:
+            self._proxies.clear()
+            self._proxies_until = now + PROXIES_S
+        case = (where.secure, where.host, where.port, *map(os.environ.get, PROXY_VARIABLES))
+        if case not in self._proxies:
+            self._proxies[case] = get_proxy(where)
+        return self._proxies[case]
 
     async def _tcp(self, addresses: list[AddrInfo]) -> socket.socket:
         try:

@@ -16,6 +16,7 @@ from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidProxy, InvalidURI, WebSocketException
 from websockets.extensions.permessage_deflate import enable_client_permessage_deflate
 from websockets.http11 import USER_AGENT, Response
+from websockets.protocol import CLIENT, Protocol
 from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI, parse_uri
 
@@ -103,8 +104,11 @@ class WebSocketTransport:
         protocol.receive_data(head)
         if protocol.handshake_exc is not None:
             raise protocol.handshake_exc
-        protocol.events_received()  # the response
-        return WebSocketWire(opening, protocol, request, response, self._view_for(opening), target.close_s)
+        # The handshake's protocol object would keep the whole answer for as long as the connection lives.
+        opened = Protocol(CLIENT, max_size=target.max_size, logger=_logger)
+        opened.debug = False
+        opened.extensions, opened.subprotocol = protocol.extensions, protocol.subprotocol
+        return WebSocketWire(opening, opened, request, response, self._view_for(opening), target.close_s)
 
     def _view_for(self, opening: Opening) -> memoryview:
         if not opening.encrypted:
