@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import msgspec
 import uvloop
 
-from benchmarks.scale import check_open_files, limit_time
+from benchmarks.scale import SETTLE_S, check_open_files, limit_time
 from benchmarks.talk import Child
 from wsfleet import Fleet, Limits, Liveness, Message, State
 from wsfleet.wire.base import Progress, Target, Wire
@@ -138,10 +138,10 @@ class Storm:
                 await connection.wait_open()
             for server in (self._stormy, self._healthy):
                 await asyncio.to_thread(server.ask, "tick")
-            await asyncio.sleep(2.0)
             if freeze:
                 gc.collect()
                 gc.freeze()
+            await asyncio.sleep(SETTLE_S)
             self._latency_ms()
             await asyncio.sleep(CALM_S)
             before_ms = self._latency_ms()

@@ -32,13 +32,14 @@ class Turns:
         self.gone_on = asyncio.Event()
 
     async def visit(self, name: str, *, again: bool = False) -> None:
-        async with self.governor.slot(HOST, again=again):
-            self.entered.append(name)
-            self.inside += 1
-            try:
-                await self.gone_on.wait()
-            finally:
-                self.inside -= 1
+        leave = await self.governor.enter(HOST, again=again)
+        self.entered.append(name)
+        self.inside += 1
+        try:
+            await self.gone_on.wait()
+        finally:
+            self.inside -= 1
+            leave()
 
 
 @pytest.mark.looptime

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from wsfleet.options import Limits
@@ -107,18 +106,15 @@ class Governor:
             gate = self._gates[host] = _Gate(self._hosts.get(host, self._limits))
         return gate
 
-    @asynccontextmanager
-    async def slot(self, host: str, *, again: bool = False) -> AsyncIterator[None]:
-        """Wait for a turn at `host`, and keep a place among its handshakes in flight meanwhile. Safe to cancel.
+    async def enter(self, host: str, *, again: bool = False) -> Callable[[], None]:
+        """Wait for a turn at `host`; return what to call when the handshake is over. Safe to cancel.
 
         `again` says that this is no first connect.
         """
+        # Not a context manager: with those, ten thousand that wait would be so much more for the garbage collector.
         gate = self._gate(host)
         await gate.enter(again=again)
-        try:
-            yield
-        finally:
-            gate.leave()
+        return gate.leave
 
     def hold(self, host: str, seconds: float) -> None:
         """Let nobody connect to `host` for `seconds` from now: it asked for that."""

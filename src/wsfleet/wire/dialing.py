@@ -129,6 +129,19 @@ def parse_head(head: bytes) -> Response:
     raise InvalidMessage("did not receive a whole HTTP response")
 
 
+async def _connected(address: AddrInfo) -> socket.socket:
+    """Return a socket connected to the only address, where a race would be the most of the work."""
+    family, kind, proto, _, where = address
+    sock = socket.socket(family, kind, proto)
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, where)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
 class Dialer:
     """Opens transports. One for a fleet, so that lookups and the SSLContext are shared."""
 
@@ -184,6 +197,8 @@ class Dialer:
 
     async def _tcp(self, addresses: list[AddrInfo]) -> socket.socket:
         try:
+            if len(addresses) == 1:
+                return await _connected(addresses[0])
             # RFC 8305: a broken IPv6 costs a quarter of a second, not the whole deadline.
             return await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=0.25)
         except RuntimeError as exc:  # uvloop's, for some errors of the system
