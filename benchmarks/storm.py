@@ -1,6 +1,6 @@
 """A server drops thousands of connections at once, refuses for a while, then accepts: how they come back.
 
-    python -m benchmarks.storm [--connections N] [--refuse SECONDS] [--freeze] [--json]
+    python -m benchmarks.storm [--connections N] [--refuse SECONDS] [--no-gc] [--json]
 
 Attempts are counted where wsfleet asks for a socket. Beside the stormy host, healthy endpoints on another one, from a
 server process of its own, get a message a second each; what is told of them is the time from a message's sending to its
@@ -25,8 +25,8 @@ import uvloop
 from benchmarks.scale import SETTLE_S, check_open_files, limit_time
 from benchmarks.talk import Child
 from wsfleet import Fleet, Limits, Liveness, Message, State
-from wsfleet.wire.base import Progress, Target, Wire
-from wsfleet.wire.websockets import WebSocketTransport
+from wsfleet.wire.base import Progress, Target
+from wsfleet.wire.websockets import WebSocketTransport, WebSocketWire
 
 STORMY = "127.0.0.1"
 HEALTHY = "127.0.0.2" if sys.platform == "linux" else "localhost"
@@ -43,7 +43,7 @@ class Watched(WebSocketTransport):
         self.times: list[float] = []
         self.in_flight = self.most_in_flight = 0
 
-    async def open(self, target: Target, progress: Progress) -> Wire:
+    async def open(self, target: Target, progress: Progress) -> WebSocketWire:
         if urlsplit(target.uri).hostname != STORMY:
             return await super().open(target, progress)
         self.times.append(time.monotonic())
@@ -74,6 +74,8 @@ class Outcome:
     histogram: list[int] = field(default_factory=list)
     p99_before_ms: float = 0.0
     p99_during_ms: float = 0.0
+    collector_s: float = 0.0
+    longest_collection_ms: float = 0.0
 
     @property
     def largest_share(self) -> float:
@@ -92,8 +94,26 @@ class Outcome:
             f"attempts: {sum(self.histogram):,}; the fullest 100 ms holds {self.largest_share:.1%} (goal: at most 5 %)",
             f"handshakes in flight: {self.most_in_flight} at most (limit: {self.handshakes})",
             f"healthy host: {self.healthy_losses} losses, p99 {self.p99_during_ms:.1f} ms during the storm, "
-            f"{ratio:.2f} of before",
+            f"{ratio:.1f} of before",
+            f"the garbage collector held the loop for {self.collector_s:.1f} s of it, for "
+            f"{self.longest_collection_ms:.0f} ms at most",
         ]
+
+
+class Collector:
+    """How long the garbage collector works, from now on."""
+
+    def __init__(self) -> None:
+        self.total_s = self.longest_s = self._began = 0.0
+        gc.callbacks.append(self._told)
+
+    def _told(self, phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            self._began = time.monotonic()
+        else:
+            took_s = time.monotonic() - self._began
+            self.total_s += took_s
+            self.longest_s = max(self.longest_s, took_s)
 
 
 def p99(values: list[float]) -> float:
@@ -132,21 +152,22 @@ class Storm:
         values, self._latencies = self._latencies, []
         return p99(values) * 1000
 
-    async def run(self, refuse_s: float, freeze: bool) -> Outcome:
+    async def run(self, refuse_s: float, collecting: bool) -> Outcome:
         async with self._fleet:
             for connection in (*self._others, *self._crowd):
                 await connection.wait_open()
             for server in (self._stormy, self._healthy):
                 await asyncio.to_thread(server.ask, "tick")
-            if freeze:
-                gc.collect()
-                gc.freeze()
             await asyncio.sleep(SETTLE_S)
             self._latency_ms()
             await asyncio.sleep(CALM_S)
             before_ms = self._latency_ms()
+            if not collecting:
+                gc.disable()
+            collector = Collector()
             outcome = await self._reset(refuse_s)
             outcome.p99_before_ms = before_ms
+            outcome.collector_s, outcome.longest_collection_ms = collector.total_s, collector.longest_s * 1000
             return outcome
 
     async def _reset(self, refuse_s: float) -> Outcome:
@@ -183,7 +204,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.storm", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--connections", type=int, default=10_000, metavar="N", help="how many (default: 10,000)")
     parser.add_argument("--refuse", type=float, default=10.0, metavar="SECONDS", help="how long (default: 10)")
-    parser.add_argument("--freeze", action="store_true", help="gc.freeze() once all are open, as a user might")
+    parser.add_argument("--no-gc", action="store_true", help="without the garbage collector, to see its part")
     parser.add_argument("--json", action="store_true", help="print JSON")
     args = parser.parse_args()
     check_open_files(args.connections + HEALTHY_COUNT)
@@ -191,7 +212,7 @@ def main() -> None:
     logging.getLogger("wsfleet").setLevel(logging.ERROR)  # a line for each loss is too much here
     with ExitStack() as stack:
         servers = [stack.enter_context(Child("ticker", address)) for address in (STORMY, HEALTHY)]
-        outcome = uvloop.run(Storm(args.connections, *servers).run(args.refuse, args.freeze))
+        outcome = uvloop.run(Storm(args.connections, *servers).run(args.refuse, not args.no_gc))
     print(msgspec.json.encode(outcome).decode() if args.json else "\n".join(outcome.lines()))
 
 
