@@ -118,6 +118,8 @@ class Taker:
     each SLICE_S, `slow` is awaited for the next message instead.
     """
 
+    __slots__ = ("bounded", "keeps", "message", "ready", "until")
+
     def __init__(self, mailbox: Bounded, keeps: bool = False) -> None:
         self.bounded = mailbox
         self.keeps = keeps

@@ -23,7 +23,6 @@ from wsfleet.runner import (
     MISUSED,
     check_report,
     log_to_stderr,
-    raise_open_files,
     run_fleet,
     summary,
 )
@@ -35,8 +34,6 @@ _ROOMS = {
     "demo": "a thousand connections to a local server that misbehaves, watched live",
     "tap": "connect to one server and print what it says",
 }
-
-SPARE_FILES = 64  # for everything but the connections
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -99,7 +96,6 @@ def _run(args: argparse.Namespace) -> int:
     fleet = _find(args.target)
     if fleet is None:
         return MISUSED
-    raise_open_files(len(fleet.connections) + SPARE_FILES)
     try:
         code = run_fleet(fleet, duration=args.duration, report=args.report)
     except OSError as exc:

@@ -23,7 +23,7 @@ def attempt_failed(
     `lost` says that the connection was lost in `on_open`; `open_s` that it took longer than this.
     """
     if isinstance(exc, ConnectFailed) and stage != "on_open":
-        return exc
+        return exc if stage == "uri" else _without_frames(exc)
     cause: BaseException = exc
     if lost is not None and not isinstance(exc, Fatal):
         text, cause = redact_text(str(lost), secrets), lost
@@ -99,7 +99,22 @@ def _text(exc: BaseException, secrets: Iterable[str]) -> str:
     return redact_text(f"{name}: {text}" if text else name, secrets)
 
 
+def _without_frames(error: ConnectFailed) -> ConnectFailed:
+    """Return an error of the wire's without the frames that it came through.
+
+    They show no line of the user's, and would keep what they hold for as long as it is the endpoint's last error; of
+    ten thousand endpoints whose server is away that is a lot, for the garbage collector above all.
+    """
+    for exc in (error, *_behind(error)):
+        exc.__traceback__ = None
+    return error
+
+
 def _texts_behind(error: BaseException) -> Iterator[str]:
+    return map(str, _behind(error))
+
+
+def _behind(error: BaseException) -> Iterator[BaseException]:
     seen = {id(error)}
     todo = [error.__cause__, error.__context__]
     while todo:
@@ -107,5 +122,5 @@ def _texts_behind(error: BaseException) -> Iterator[str]:
         if exc is None or id(exc) in seen:
             continue
         seen.add(id(exc))
-        yield str(exc)
+        yield exc
         todo += [exc.__cause__, exc.__context__, *getattr(exc, "exceptions", ())]

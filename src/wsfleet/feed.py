@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from types import CodeType
 from typing import Any
 
@@ -48,7 +48,7 @@ class Feed:
         self._lag_s = 0.0
         self._lag_by: dict[str, None] = {}
         self._lag_until = float("-inf")
-        self._pauses: deque[tuple[float, float]] = deque(maxlen=PAUSES)
+        self._pauses: list[tuple[float, float]] = []
         self._wire: Wire | None = None
         self._reading = True
         self.replies: Replies | None = None
@@ -97,6 +97,7 @@ class Feed:
         if reading:
             self._paused_s += now - self._paused_since
             self._pauses.append((self._paused_since, now))
+            del self._pauses[:-PAUSES]
             self._note_lag(now)
         else:
             self._paused_since = now

@@ -6,13 +6,15 @@ Every host has its own gate, so a host that is slow, or asks for patience, delay
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections import OrderedDict, deque
+from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from wsfleet.options import Limits
 
 __all__ = ["Governor", "host_of"]
+
+_Queue = OrderedDict[asyncio.Future[None], None]
 
 
 def host_of(uri: str) -> str:
@@ -21,29 +23,73 @@ def host_of(uri: str) -> str:
 
 
 class _Gate:
-    """One host's: a fair semaphore, a pace, and a time before which nobody goes."""
+    """One host's: who waits for a turn, how many have one, and when the next one may begin.
+
+    Two queues take turns: whoever was open before does not wait behind thousands that connect for the first time, nor
+    these behind it.
+    """
 
     def __init__(self, limits: Limits) -> None:
-        self.slots = asyncio.Semaphore(limits.handshakes)
-        self.interval_s = 1.0 / limits.connects_per_s if limits.connects_per_s else 0.0
-        self.next_at = 0.0
-        self.closed_until = 0.0
+        self._most = limits.handshakes
+        self._interval_s = 1.0 / limits.connects_per_s if limits.connects_per_s else 0.0
+        self._in_flight = 0
+        self._next_at = 0.0
+        self._closed_until = 0.0
+        self._first: _Queue = OrderedDict()
+        self._again: _Queue = OrderedDict()
+        self._queues = deque((self._again, self._first))  # whose turn is next stands first
+        self._timer: asyncio.TimerHandle | None = None
 
-    async def wait_turn(self) -> None:
+    async def enter(self, *, again: bool) -> None:
+        """Wait for a turn. Safe to cancel."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        queue = self._again if again else self._first
+        queue[turn] = None
+        self._admit()
+        try:
+            await turn
+        except asyncio.CancelledError:
+            if queue.pop(turn, turn) is turn:  # it was let in meanwhile
+                self.leave()
+            elif self._timer is not None and not any(self._queues):
+                self._timer.cancel()
+                self._timer = None
+            raise
+
+    def leave(self) -> None:
+        """Give the place among the handshakes in flight back."""
+        self._in_flight -= 1
+        self._admit()
+
+    def hold(self, seconds: float) -> None:
+        """Let nobody in for `seconds` from now."""
+        self._closed_until = max(self._closed_until, asyncio.get_running_loop().time() + seconds)
+
+    def _admit(self) -> None:
+        """Let in whoever may go now. For the others, look again when time has passed, or somebody leaves."""
         loop = asyncio.get_running_loop()
-        while True:
-            mine = max(self.next_at, self.closed_until, loop.time())
-            # Reserved at once: whoever asks next sees it taken.
-            self.next_at = mine + self.interval_s if self.interval_s else 0.0
-            await _sleep_until(mine)
-            if mine >= self.closed_until:
+        while self._in_flight < self._most and any(self._queues):
+            now = loop.time()
+            when = max(self._next_at, self._closed_until)
+            if when > now:
+                if self._timer is None:
+                    self._timer = loop.call_at(when, self._time_passed)
                 return
+            # Taken at once: whoever asks next finds it so.
+            self._in_flight += 1
+            self._next_at = max(self._next_at, now) + self._interval_s
+            self._pop().set_result(None)
 
+    def _time_passed(self) -> None:
+        self._timer = None
+        self._admit()
 
-async def _sleep_until(when: float) -> None:
-    delay = when - asyncio.get_running_loop().time()
-    if delay > 0:
-        await asyncio.sleep(delay)
+    def _pop(self) -> asyncio.Future[None]:
+        """Take out whose turn it is; somebody waits."""
+        queue = self._queues[0] or self._queues[1]
+        if queue is self._queues[0]:
+            self._queues.rotate()
+        return queue.popitem(last=False)[0]
 
 
 class Governor:
@@ -60,15 +106,16 @@ class Governor:
             gate = self._gates[host] = _Gate(self._hosts.get(host, self._limits))
         return gate
 
-    @asynccontextmanager
-    async def slot(self, host: str) -> AsyncIterator[None]:
-        """Wait for a turn at `host`, and keep a place among its handshakes in flight meanwhile. Safe to cancel."""
+    async def enter(self, host: str, *, again: bool = False) -> Callable[[], None]:
+        """Wait for a turn at `host`; return what to call when the handshake is over. Safe to cancel.
+
+        `again` says that this is no first connect.
+        """
+        # Not a context manager: with those, ten thousand that wait would be so much more for the garbage collector.
         gate = self._gate(host)
-        async with gate.slots:
-            await gate.wait_turn()
-            yield
+        await gate.enter(again=again)
+        return gate.leave
 
     def hold(self, host: str, seconds: float) -> None:
         """Let nobody connect to `host` for `seconds` from now: it asked for that."""
-        gate = self._gate(host)
-        gate.closed_until = max(gate.closed_until, asyncio.get_running_loop().time() + seconds)
+        self._gate(host).hold(seconds)

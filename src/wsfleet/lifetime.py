@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+from wsfleet import open_files
 from wsfleet.accel import accelerated, note_once
 from wsfleet.connection import Connection
 from wsfleet.declare import Declarations
@@ -23,6 +24,9 @@ from wsfleet.supervisor import Supervisor
 __all__ = ["Lifetime"]
 
 _OVER = (State.CLOSED, State.FAILED)
+
+START = 50
+"""Endpoints started in one turn of the loop."""
 
 
 class Lifetime:
@@ -114,6 +118,7 @@ class Lifetime:
             if not declared.has_transport:
                 # The adapter is a leaf, loaded by name.
                 declared.transport = importlib.import_module("wsfleet.wire.websockets").WebSocketTransport()
+                open_files.check(len(declared.supervisors))
             for processor in list(declared.processors.values()):
                 await processor.open()
             async with asyncio.TaskGroup() as self._tasks:
@@ -123,9 +128,7 @@ class Lifetime:
                 declared.watchdog.start()
                 for processor in list(declared.processors.values()):
                     declared.start_worker(processor, self._tasks)
-                for supervisor in list(declared.supervisors.values()):
-                    self._had_endpoints = True
-                    supervisor.start(self._tasks)
+                await self._start_endpoints(self._tasks)
                 started.set_result(None)
                 await self._close.wait()
                 self.phase = "ending"
@@ -146,6 +149,16 @@ class Lifetime:
             await self._clean_up(loop)
             # What is over belongs to no thread: whoever waited for it may look at it.
             self.thread = None
+
+    async def _start_endpoints(self, tasks: asyncio.TaskGroup) -> None:
+        """Start what was declared before the start, a few at a time: each begins with some work of its own."""
+        for number, supervisor in enumerate(list(self._declared.supervisors.values()), 1):
+            self._had_endpoints = True
+            # Meanwhile one may have been closed.
+            if supervisor.state not in _OVER and not supervisor.stopping:
+                supervisor.start(tasks)
+            if number % START == 0:
+                await asyncio.sleep(0)
 
     async def _clean_up(self, loop: asyncio.AbstractEventLoop) -> None:
         declared = self._declared

@@ -44,6 +44,22 @@ class Aside(Protocol):
 class Mailbox(Bounded):
     """Messages on their way to one subscription. `Bounded` does what every message costs; the rules are here."""
 
+    __slots__ = (
+        "_half",
+        "_half_bytes",
+        "_overflow",
+        "_pausers",
+        "_retrying",
+        "aside",
+        "buffer",
+        "error",
+        "full",
+        "name",
+        "on_full",
+        "on_overflow",
+        "pattern",
+    )
+
     def __init__(
         self, name: str, pattern: str, buffer: Buffer, on_full: Callable[[Mailbox, Message[Any]], None]
     ) -> None:

@@ -73,12 +73,14 @@ class RestartBudget:
     def __init__(self, max_restarts: int | None, window_s: float) -> None:
         self._max = max_restarts
         self._window_s = window_s
-        self._restarts: deque[float] = deque()
+        self._restarts: deque[float] | None = None  # made when needed: one that is empty takes half a KiB
 
     def spend(self, now: float) -> bool:
         """Record a restart at `now`; return False when it is one too many."""
         if self._max is None:
             return True
+        if self._restarts is None:
+            self._restarts = deque()
         while self._restarts and now - self._restarts[0] >= self._window_s:
             self._restarts.popleft()
         if len(self._restarts) >= self._max:

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
-from functools import partial
+from functools import cached_property, partial
 from types import CodeType
 from typing import Any
 
@@ -50,10 +50,14 @@ class Processor:
             self._plan = replace(plan, batch=min(self.sink.batch, mailbox.buffer.messages))
         self._hub = hub
         self._remove = remove
-        self._lanes = Lanes(mailbox, plan.key)
         self._has_crew = plan.offload is not None or not is_async(self._function)
         self._crew: Crew | None = None
         self._complaints = Complaints(mailbox.name, of_sink=self.sink is not None)
+
+    @cached_property
+    def _lanes(self) -> Lanes:
+        # Made when needed: the short path does without, and there may be ten thousand of them.
+        return Lanes(self.mailbox, self._plan.key)
 
     # Its life
 
@@ -303,6 +307,8 @@ class Processor:
 
 class _Calls(Taker):
     """The messages of one worker, each in hand until the next one is asked for."""
+
+    __slots__ = ("_mailbox",)
 
     def __init__(self, mailbox: Mailbox) -> None:
         super().__init__(mailbox, keeps=True)

@@ -31,7 +31,6 @@ __all__ = [
     "MISUSED",
     "check_report",
     "log_to_stderr",
-    "raise_open_files",
     "run_fleet",
     "run_loop",
     "stop_signals",
@@ -67,23 +66,6 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     except ImportError:
         return None
     return new_event_loop
-
-
-def raise_open_files(wanted: int) -> int:
-    """Raise the limit of open files towards `wanted`, as far as this user may; return what it is now."""
-    try:
-        import resource
-    except ImportError:  # Windows has no such limit
-        return wanted
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= wanted:
-        return wanted
-    limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-    try:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
-    except (ValueError, OSError):  # some systems promise more than they give
-        return soft
-    return limit
 
 
 @contextmanager

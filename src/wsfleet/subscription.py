@@ -68,6 +68,8 @@ class Subscription(Taker):
     was handed counts as processed. A subscription that nobody holds any more is detached, with a ResourceWarning.
     """
 
+    __slots__ = ("__weakref__", "_kept", "_mailbox", "_owner", "_pull")
+
     def __init__(self, mailbox: Mailbox, owner: Owner, *, pull: bool = True, kept: bool = False) -> None:
         super().__init__(mailbox)
         self.ready = pull

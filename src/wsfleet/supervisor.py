@@ -188,9 +188,12 @@ class Supervisor:
         self._host = host_of(target.uri)
         left = (scope.when() or 0.0) - loop.time()
         scope.reschedule(None)
-        async with self._services.governor.slot(self._host):
+        leave = await self._services.governor.enter(self._host, again=self.session_count > 0)
+        try:
             scope.reschedule(loop.time() + (0.0 if self._restarting else left))
             wire = await self._services.transport.open(target, progress)
+        finally:
+            leave()
         self.session_count += 1
         session = self.session = SessionCore(self.endpoint, self.feed, wire, self.session_count)
         wire.start(session)

@@ -18,11 +18,11 @@ from wsfleet.arguments import count, seconds
 from wsfleet.demo.board import Board, Recoveries
 from wsfleet.demo.plan import make_plan
 from wsfleet.demo.prices import Price
-from wsfleet.runner import FAILED, INTERRUPTED, MISUSED, check_report, raise_open_files, run_fleet
+from wsfleet.open_files import SPARE, raise_limit
+from wsfleet.runner import FAILED, INTERRUPTED, MISUSED, check_report, run_fleet
 
 __all__ = ["add_arguments", "main"]
 
-SPARE_FILES = 64  # open files for everything but the connections
 REFRESH_S = 0.25
 LINE_S = 1.0
 
@@ -42,12 +42,12 @@ def main(args: argparse.Namespace) -> int:
     if fault:
         print(f"wsfleet demo: --report: {fault}", file=sys.stderr)
         return MISUSED
-    wanted = args.connections + SPARE_FILES
-    limit = raise_open_files(wanted)
-    if limit < wanted:
+    wanted = args.connections + SPARE
+    limit = raise_limit()
+    if limit is not None and limit < wanted:
         print(
             f"wsfleet demo: {args.connections:,} connections need {wanted:,} open files, this system allows {limit:,}; "
-            f"use --connections {max(1, limit - SPARE_FILES)}, or raise the limit (ulimit -n)",
+            f"use --connections {max(1, limit - SPARE)}, or raise the limit (ulimit -n)",
             file=sys.stderr,
         )
         return MISUSED

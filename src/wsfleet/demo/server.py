@@ -17,7 +17,8 @@ from websockets.protocol import State
 
 from wsfleet.demo.plan import LATEST_START, Fault, make_plan
 from wsfleet.demo.prices import Prices
-from wsfleet.runner import raise_open_files, run_loop
+from wsfleet.open_files import raise_limit
+from wsfleet.runner import run_loop
 
 MESSAGES_PER_S = 5000  # in all; more would measure this server rather than the fleet
 MESSAGES_PER_CONNECTION_S = 5
@@ -136,7 +137,7 @@ def main() -> None:
     connections, duration_s, seed = sys.argv[1:]
     # Ctrl-C is the command's to handle: this process ends with it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    raise_open_files(int(connections) + 64)
+    raise_limit()
     run_loop(serve_demo(int(connections), float(duration_s), int(seed)))
 
 

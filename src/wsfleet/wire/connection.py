@@ -11,14 +11,12 @@ import asyncio
 import logging
 import math
 import time
-from collections import deque
 from typing import cast
 
-from websockets.client import ClientProtocol
 from websockets.exceptions import PayloadTooBig, ProtocolError
 from websockets.frames import BINARY, CONT, PONG, TEXT, CloseCode, Frame
 from websockets.http11 import Request, Response
-from websockets.protocol import OPEN
+from websockets.protocol import OPEN, Protocol
 
 from wsfleet.accel import fastest
 from wsfleet.errors import ConnectionLost, NotOpen
@@ -63,12 +61,51 @@ class WebSocketWire(asyncio.BufferedProtocol):
     time was up, is in `_rest`; while there is any, the socket is not read.
     """
 
-    # As a BufferedProtocol and not an asyncio.Protocol, it reads into a buffer that all connections share.
+    # As a BufferedProtocol and not an asyncio.Protocol, it reads into a buffer that all connections share. With slots,
+    # because objects of so many attributes share no keys, and a dictionary for each connection costs more than a KiB.
+
+    __slots__ = (
+        "_aborted",
+        "_at",
+        "_close_s",
+        "_closing",
+        "_failed",
+        "_failure",
+        "_going",
+        "_inflater",
+        "_limit",
+        "_loop",
+        "_lost",
+        "_need",
+        "_parts",
+        "_paused",
+        "_ping_count",
+        "_pings",
+        "_pos",
+        "_protocol",
+        "_reading",
+        "_receiver",
+        "_rest",
+        "_source",
+        "_tail",
+        "_text",
+        "_timer",
+        "_transport",
+        "_view",
+        "_write_paused",
+        "_writers",
+        "connected_at",
+        "last_frame",
+        "latency_s",
+        "request_headers",
+        "response_headers",
+        "subprotocol",
+    )
 
     def __init__(
         self,
         opening: Opening,
-        protocol: ClientProtocol,
+        protocol: Protocol,
         request: Request,
         response: Response,
         view: memoryview,
@@ -104,7 +141,7 @@ class WebSocketWire(asyncio.BufferedProtocol):
 
         self._write_paused = False
         self._writers: list[asyncio.Future[None]] = []
-        self._pings: deque[tuple[bytes, float, float]] = deque()
+        self._pings: list[tuple[bytes, float, float]] = []  # few; a deque begins with half a KiB
         self._ping_count = 0
 
         self.connected_at = self.last_frame = self._loop.time()
@@ -464,7 +501,7 @@ class WebSocketWire(asyncio.BufferedProtocol):
         # RFC 6455, section 5.5.3: a pong answers the latest ping, so all before it are answered too.
         if any(payload == sent for sent, _, _ in self._pings):
             while True:
-                sent, _, when = self._pings.popleft()
+                sent, _, when = self._pings.pop(0)
                 if sent == payload:
                     self.latency_s = time.perf_counter() - when
                     return

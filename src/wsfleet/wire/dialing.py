@@ -8,6 +8,7 @@ is told to pause goes on reading the socket, and drops what it holds when it see
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 import ssl
 from typing import Any, cast
@@ -27,6 +28,15 @@ __all__ = ["Dialer", "Opening", "parse_head"]
 HEAD_MAX = 2**16
 """The longest head of a response that is read; websockets bounds its lines and their number besides."""
 
+PROXIES_S = 1.0
+"""For so long it is remembered which proxy to use, while the usual variables stay as they are.
+
+Looking through the whole environment, or the system's settings, costs a large part of an attempt's CPU time.
+"""
+
+_LOWER = [f"{name}_proxy" for name in ("ws", "wss", "socks", "http", "https", "all", "no")]
+PROXY_VARIABLES = (*_LOWER, *map(str.upper, _LOWER))
+
 
 class Opening(asyncio.Protocol):
     """A connection that is being opened: asks over HTTP, and reads the answer's head and not a byte beyond it.
@@ -34,9 +44,13 @@ class Opening(asyncio.Protocol):
     `transport` is what to write to, `source` the TCP transport at the bottom of it, where reading is paused.
     """
 
+    # uvloop's transports keep their first protocol as long as they live: so it is small, and holds no answer.
+    __slots__ = ("_answer", "_received", "heir", "lost", "source", "transport")
+
+    source: asyncio.Transport
+    transport: asyncio.Transport
+
     def __init__(self) -> None:
-        self.source: asyncio.Transport
-        self.transport: asyncio.Transport
         self.heir: asyncio.BufferedProtocol | None = None
         self.lost: tuple[Exception | None] | None = None
         self._received = bytearray()
@@ -58,7 +72,10 @@ class Opening(asyncio.Protocol):
         self._answer = asyncio.get_running_loop().create_future()
         self.transport.write(request)
         self.source.resume_reading()
-        return await self._answer
+        try:
+            return await self._answer
+        finally:
+            self._answer = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.source = self.transport = cast(asyncio.Transport, transport)
@@ -112,12 +129,27 @@ def parse_head(head: bytes) -> Response:
     raise InvalidMessage("did not receive a whole HTTP response")
 
 
+async def _connected(address: AddrInfo) -> socket.socket:
+    """Return a socket connected to the only address, where a race would be the most of the work."""
+    family, kind, proto, _, where = address
+    sock = socket.socket(family, kind, proto)
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, where)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
 class Dialer:
     """Opens transports. One for a fleet, so that lookups and the SSLContext are shared."""
 
     def __init__(self) -> None:
         self._resolver = Resolver()
         self._context: asyncio.Future[ssl.SSLContext] | None = None
+        self._proxies: dict[tuple[object, ...], str | None] = {}
+        self._proxies_until = 0.0
 
     async def aclose(self) -> None:
         await self._resolver.aclose()
@@ -126,7 +158,7 @@ class Dialer:
 
     async def dial(self, where: WebSocketURI, target: Target, progress: Progress) -> Opening:
         """Return an open way to the server, through a proxy where one is set. Cancelling leaves nothing open."""
-        chosen = get_proxy(where) if target.proxy is None else target.proxy or None
+        chosen = self._usual_proxy(where) if target.proxy is None else target.proxy or None
         proxy = None
         if chosen is not None:
             progress.stage = "proxy"
@@ -152,8 +184,21 @@ class Dialer:
             raise
         return opening
 
+    def _usual_proxy(self, where: WebSocketURI) -> str | None:
+        """Return the proxy that the environment, or the system, names for `where`."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._proxies_until:
+            self._proxies.clear()
+            self._proxies_until = now + PROXIES_S
+        case = (where.secure, where.host, where.port, *map(os.environ.get, PROXY_VARIABLES))
+        if case not in self._proxies:
+            self._proxies[case] = get_proxy(where)
+        return self._proxies[case]
+
     async def _tcp(self, addresses: list[AddrInfo]) -> socket.socket:
         try:
+            if len(addresses) == 1:
+                return await _connected(addresses[0])
             # RFC 8305: a broken IPv6 costs a quarter of a second, not the whole deadline.
             return await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=0.25)
         except RuntimeError as exc:  # uvloop's, for some errors of the system

@@ -9,9 +9,9 @@ from __future__ import annotations
 import zlib
 from typing import Any
 
-from websockets.client import ClientProtocol
 from websockets.exceptions import PayloadTooBig, ProtocolError
 from websockets.extensions.permessage_deflate import PerMessageDeflate
+from websockets.protocol import Protocol
 
 from wsfleet.wire.base import Payload
 
@@ -34,7 +34,7 @@ class Inflater:
         self._extension = extension
 
     @classmethod
-    def of(cls, protocol: ClientProtocol) -> Inflater | None:
+    def of(cls, protocol: Protocol) -> Inflater | None:
         """Return one where compression, and nothing else, was agreed upon."""
         found = [each for each in protocol.extensions if isinstance(each, PerMessageDeflate)]
         return cls(found[0]) if len(found) == len(protocol.extensions) == 1 else None

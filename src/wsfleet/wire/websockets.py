@@ -6,6 +6,7 @@ compression. `dialing` finds the way to the server, `connection` is what an open
 
 from __future__ import annotations
 
+import errno
 import logging
 import ssl
 import time
@@ -15,9 +16,11 @@ from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidProxy, InvalidURI, WebSocketException
 from websockets.extensions.permessage_deflate import enable_client_permessage_deflate
 from websockets.http11 import USER_AGENT, Response
+from websockets.protocol import CLIENT, Protocol
 from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI, parse_uri
 
+from wsfleet import open_files
 from wsfleet.errors import ConfigError, ConnectFailed, HandshakeRejected
 from wsfleet.options import check_headers, check_uri
 from wsfleet.policy import retry_after_s
@@ -101,8 +104,11 @@ class WebSocketTransport:
         protocol.receive_data(head)
         if protocol.handshake_exc is not None:
             raise protocol.handshake_exc
-        protocol.events_received()  # the response
-        return WebSocketWire(opening, protocol, request, response, self._view_for(opening), target.close_s)
+        # The handshake's protocol object would keep the whole answer for as long as the connection lives.
+        opened = Protocol(CLIENT, max_size=target.max_size, logger=_logger)
+        opened.debug = False
+        opened.extensions, opened.subprotocol = protocol.extensions, protocol.subprotocol
+        return WebSocketWire(opening, opened, request, response, self._view_for(opening), target.close_s)
 
     def _view_for(self, opening: Opening) -> memoryview:
         if not opening.encrypted:
@@ -159,6 +165,8 @@ def _translate(exc: Exception, stage: str) -> ConnectFailed:
     if isinstance(exc, InvalidProxy):
         # Its text, and so its place among the causes, would show the proxy's URL with its password.
         return ConnectFailed(stage, f"the proxy's URL is not valid: {exc.msg}")
+    if isinstance(exc, OSError) and exc.errno in (errno.EMFILE, errno.ENFILE):
+        return ConnectFailed(stage, f"{exc.strerror}: {open_files.ADVICE}")
     if isinstance(exc, ssl.SSLCertVerificationError):
         return ConnectFailed(stage, f"the certificate is not good: {exc.verify_message}")
     return ConnectFailed(stage, redact_text(str(exc) or type(exc).__name__))

@@ -1,0 +1,220 @@
+"""A server drops thousands of connections at once, refuses for a while, then accepts: how they come back.
+
+    python -m benchmarks.storm [--connections N] [--refuse SECONDS] [--no-gc] [--json]
+
+Attempts are counted where wsfleet asks for a socket. Beside the stormy host, healthy endpoints on another one, from a
+server process of its own, get a message a second each; what is told of them is the time from a message's sending to its
+processing, before the reset and until everybody is back.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import logging
+import sys
+import time
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+import msgspec
+import uvloop
+
+from benchmarks.scale import SETTLE_S, check_open_files, limit_time
+from benchmarks.talk import Child
+from wsfleet import Fleet, Limits, Liveness, Message, State
+from wsfleet.wire.base import Progress, Target
+from wsfleet.wire.websockets import WebSocketTransport, WebSocketWire
+
+STORMY = "127.0.0.1"
+HEALTHY = "127.0.0.2" if sys.platform == "linux" else "localhost"
+HEALTHY_COUNT = 100
+CALM_S = 10.0
+BINS_PER_S = 10
+
+
+class Watched(WebSocketTransport):
+    """The usual transport, and a record of when it was asked for a socket to the stormy host."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: list[float] = []
+        self.in_flight = self.most_in_flight = 0
+
+    async def open(self, target: Target, progress: Progress) -> WebSocketWire:
+        if urlsplit(target.uri).hostname != STORMY:
+            return await super().open(target, progress)
+        self.times.append(time.monotonic())
+        self.in_flight += 1
+        self.most_in_flight = max(self.most_in_flight, self.in_flight)
+        try:
+            return await super().open(target, progress)
+        finally:
+            self.in_flight -= 1
+
+
+class Tick(msgspec.Struct):
+    """What the server sends: when it did."""
+
+    at: float
+
+
+@dataclass
+class Outcome:
+    """What came of a storm. `histogram` counts the attempts of each 100 ms since the reset."""
+
+    connections: int
+    back: int
+    back_s: float
+    handshakes: int
+    most_in_flight: int
+    healthy_losses: int
+    histogram: list[int] = field(default_factory=list)
+    p99_before_ms: float = 0.0
+    p99_during_ms: float = 0.0
+    collector_s: float = 0.0
+    longest_collection_ms: float = 0.0
+
+    @property
+    def largest_share(self) -> float:
+        return max(self.histogram) / sum(self.histogram)
+
+    def lines(self) -> list[str]:
+        """Return the lines to print: a second of the histogram on each, then what it comes to."""
+        lines = ["second   attempts in each 100 ms"]
+        for second in range(0, len(self.histogram), BINS_PER_S):
+            counts = self.histogram[second : second + BINS_PER_S]
+            lines.append(f"{second // BINS_PER_S:>6}   " + "".join(f"{count:>6}" for count in counts))
+        ratio = self.p99_during_ms / self.p99_before_ms
+        return [
+            *lines,
+            f"back: {self.back:,} of {self.connections:,}, the last after {self.back_s:.1f} s",
+            f"attempts: {sum(self.histogram):,}; the fullest 100 ms holds {self.largest_share:.1%} (goal: at most 5 %)",
+            f"handshakes in flight: {self.most_in_flight} at most (limit: {self.handshakes})",
+            f"healthy host: {self.healthy_losses} losses, p99 {self.p99_during_ms:.1f} ms during the storm, "
+            f"{ratio:.1f} of before",
+            f"the garbage collector held the loop for {self.collector_s:.1f} s of it, for "
+            f"{self.longest_collection_ms:.0f} ms at most",
+        ]
+
+
+class Collector:
+    """How long the garbage collector works, from now on."""
+
+    def __init__(self) -> None:
+        self.total_s = self.longest_s = self._began = 0.0
+        gc.callbacks.append(self._told)
+
+    def _told(self, phase: str, info: dict[str, int]) -> None:
+        if phase == "start":
+            self._began = time.monotonic()
+        else:
+            took_s = time.monotonic() - self._began
+            self.total_s += took_s
+            self.longest_s = max(self.longest_s, took_s)
+
+
+def p99(values: list[float]) -> float:
+    return sorted(values)[len(values) * 99 // 100] if values else 0.0
+
+
+class Storm:
+    """The fleet, and what is seen of it."""
+
+    def __init__(self, connections: int, stormy: Child, healthy: Child) -> None:
+        self._stormy, self._healthy = stormy, healthy
+        self._transport = Watched()
+        self._limits = Limits()
+        self._latencies: list[float] = []
+        self._fleet = Fleet(limits=self._limits, transport=self._transport, drain_s=1.0)
+        self._fleet.process("healthy")(self._take)
+        self._fleet.process("stormy")(self._ignore)
+        stormy_uri, healthy_uri = stormy.answer()[0], healthy.answer()[0]
+        liveness = Liveness(ping_s=20.0)
+        self._crowd = [
+            self._fleet.connect(stormy_uri, name=f"stormy-{number}", topic="stormy", decode=Tick, liveness=liveness)
+            for number in range(connections)
+        ]
+        self._others = [
+            self._fleet.connect(healthy_uri, name=f"healthy-{number}", topic="healthy", decode=Tick)
+            for number in range(HEALTHY_COUNT)
+        ]
+
+    async def _take(self, message: Message[Tick]) -> None:
+        self._latencies.append(time.monotonic() - message.data.at)
+
+    async def _ignore(self, message: Message[Tick]) -> None:
+        """The crowd's messages are there for the load."""
+
+    def _latency_ms(self) -> float:
+        values, self._latencies = self._latencies, []
+        return p99(values) * 1000
+
+    async def run(self, refuse_s: float, collecting: bool) -> Outcome:
+        async with self._fleet:
+            for connection in (*self._others, *self._crowd):
+                await connection.wait_open()
+            for server in (self._stormy, self._healthy):
+                await asyncio.to_thread(server.ask, "tick")
+            await asyncio.sleep(SETTLE_S)
+            self._latency_ms()
+            await asyncio.sleep(CALM_S)
+            before_ms = self._latency_ms()
+            if not collecting:
+                gc.disable()
+            collector = Collector()
+            outcome = await self._reset(refuse_s)
+            outcome.p99_before_ms = before_ms
+            outcome.collector_s, outcome.longest_collection_ms = collector.total_s, collector.longest_s * 1000
+            return outcome
+
+    async def _reset(self, refuse_s: float) -> Outcome:
+        transport = self._transport
+        transport.times.clear()
+        transport.most_in_flight = 0
+        began = time.monotonic()
+        await asyncio.to_thread(self._stormy.ask, "reset")
+        await asyncio.sleep(refuse_s)
+        await asyncio.to_thread(self._stormy.ask, "accept")
+        while (back := self._back()) < len(self._crowd) and time.monotonic() < began + refuse_s + 120.0:  # noqa: ASYNC110
+            await asyncio.sleep(0.25)
+        back_s = time.monotonic() - began
+        during_ms = self._latency_ms()
+        histogram = [0] * (1 + int((transport.times[-1] - began) * BINS_PER_S))
+        for at in transport.times:
+            histogram[int((at - began) * BINS_PER_S)] += 1
+        return Outcome(
+            connections=len(self._crowd),
+            back=back,
+            back_s=back_s,
+            handshakes=self._limits.handshakes,
+            most_in_flight=transport.most_in_flight,
+            healthy_losses=sum(connection.stats().losses for connection in self._others),
+            histogram=histogram,
+            p99_during_ms=during_ms,
+        )
+
+    def _back(self) -> int:
+        return sum(connection.state is State.OPEN and connection.session_count > 1 for connection in self._crowd)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.storm", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--connections", type=int, default=10_000, metavar="N", help="how many (default: 10,000)")
+    parser.add_argument("--refuse", type=float, default=10.0, metavar="SECONDS", help="how long (default: 10)")
+    parser.add_argument("--no-gc", action="store_true", help="without the garbage collector, to see its part")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    args = parser.parse_args()
+    check_open_files(args.connections + HEALTHY_COUNT)
+    limit_time(300 + int(args.refuse + args.connections / 50))
+    logging.getLogger("wsfleet").setLevel(logging.ERROR)  # a line for each loss is too much here
+    with ExitStack() as stack:
+        servers = [stack.enter_context(Child("ticker", address)) for address in (STORMY, HEALTHY)]
+        outcome = uvloop.run(Storm(args.connections, *servers).run(args.refuse, not args.no_gc))
+    print(msgspec.json.encode(outcome).decode() if args.json else "\n".join(outcome.lines()))
+
+
+if __name__ == "__main__":
+    main()
