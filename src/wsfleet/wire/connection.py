@@ -43,6 +43,9 @@ WRITE_BYTES = 2**16
 SLICE_S = 0.001
 """How long one callback may hand over before the loop gets its turn: well below the 2 ms that wsfleet promises."""
 
+UNWANTED = 256
+"""Frames passed over in one go once nobody wants them any more."""
+
 MAX_FRAGMENTS = 4096
 """Fragments of one message at most, as in websockets since 17.4: each costs more memory than its bytes."""
 
@@ -337,9 +340,12 @@ class WebSocketWire(asyncio.BufferedProtocol):
         until = time.perf_counter() + SLICE_S
         batch: list[Payload] = []
         while pos < end and not self._discarding:
-            if receiver is not None and not self._closing and protocol.current_size is None:
-                room = receiver.chunk - len(batch)
-                pos = scan(data, pos, self._limit, room, receiver.as_text, batch)
+            if protocol.current_size is None:
+                if receiver is not None and not self._closing:
+                    room = receiver.chunk - len(batch)
+                    pos = scan(data, pos, self._limit, room, receiver.as_text, batch)
+                else:  # nobody wants them any more; what the peer had written before our close can be a lot
+                    pos = scan(data, pos, self._limit, UNWANTED, False, [])
             full = receiver is not None and len(batch) >= receiver.chunk
             if not full and pos < end:
                 # Within a fragmented message, websockets allows a frame what the message has left.
