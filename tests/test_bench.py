@@ -19,6 +19,7 @@ from wsfleet.bench.command import Line, summary
 from wsfleet.bench.peer import payloads
 
 COMMAND = [sys.executable, "-m", "wsfleet", "bench"]
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
 ENVIRONMENT = {**os.environ, "PYTHONASYNCIODEBUG": ""}
 
 
@@ -85,6 +86,18 @@ def test_a_signal_before_the_first_round_is_a_failure() -> None:
         out, err = process.communicate()
     assert (process.returncode, out) == (1, b"")
     assert b"did not come to a whole round" in err
+
+
+def test_ends_well_when_nobody_reads_its_output(tmp_path: Path) -> None:
+    """`wsfleet bench | true` is no failure, and the report is written all the same."""
+    report = tmp_path / "report.json"
+    arguments = ["--duration", "1", "--report", str(report)]
+    with subprocess.Popen([*COMMAND, *arguments], env=ENVIRONMENT, **PIPES) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 0
+    assert report.exists()
 
 
 def test_shows_how_far_it_is_on_a_terminal() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import platform
 import signal
 import sys
@@ -165,10 +166,15 @@ def _show(report: dict[str, Any]) -> None:
     loop = report["loop"] + ("" if report["loop"] == "uvloop" else " (uvloop is faster: pip install 'wsfleet[fast]')")
     parts = "compiled parts in use" if report["accelerated"] else "in Python alone, nothing compiled"
     console = Console(highlight=False, soft_wrap=True)
-    console.print(f"wsfleet {report['wsfleet']}, {parts}; {report['python']}; {loop}", markup=False)
-    console.print(f"{report['connections']:,} connections, messages of {report['size']:,} bytes\n", markup=False)
-    console.print(_table(report["programs"]))
-    console.print("\n" + ABOUT.format(rounds=report["rounds"]), markup=False, end="")
+    with console.capture() as shown:
+        console.print(f"wsfleet {report['wsfleet']}, {parts}; {report['python']}; {loop}", markup=False)
+        console.print(f"{report['connections']:,} connections, messages of {report['size']:,} bytes\n", markup=False)
+        console.print(_table(report["programs"]))
+        console.print("\n" + ABOUT.format(rounds=report["rounds"]), markup=False, end="")
+    try:
+        print(shown.get(), end="", flush=True)
+    except BrokenPipeError:  # nobody reads it any more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _table(programs: dict[str, dict[str, float]]) -> Table:
