@@ -442,7 +442,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.fullmatch(rf"wsfleet \d+\.\d+\.\d+ \({parts}\)\n", capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("command", ["", "run", "check", "tap", "demo"])
+@pytest.mark.parametrize("command", ["", "run", "check", "tap", "demo", "bench"])
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Every command tells what it takes."""
     assert main([*command.split(), "--help"]) == 0

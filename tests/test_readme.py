@@ -102,7 +102,7 @@ def test_check_says_what_is_shown(tmp_path: Path) -> None:
 def test_commands_and_options_exist() -> None:
     """Every command of the consoles is one, with the options that are shown."""
     commands = {line for block in blocks(ENGLISH, "console") for line in block.splitlines() if line.startswith("$ ")}
-    assert {line.split()[2] for line in commands} == {"demo", "tap", "run", "check"}
+    assert {line.split()[2] for line in commands} == {"bench", "demo", "tap", "run", "check"}
     for line in commands:
         words = line.split()
         usage = run(ROOT, "-m", "wsfleet", words[2], "--help").stdout

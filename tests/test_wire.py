@@ -8,6 +8,7 @@ import pytest
 from tests.wirekit import (
     BINARY,
     CLOSE,
+    CONT,
     PING,
     PONG,
     TEXT,
@@ -145,6 +146,28 @@ async def test_closing_between_slices_discards_the_rest(monkeypatch):
     await pipe.settle()
     assert collector.messages == ["0"]
     assert collector.error.code == 1000
+
+
+async def test_what_comes_after_our_close_is_passed_over(monkeypatch):
+    """A flood that was under way is not taken through websockets frame by frame, but all around it still counts."""
+    collector, protocol = Collector(), open_protocol(100)
+    pipe = Pipe()
+    wire = open_wire(pipe, protocol)
+    collector.start(wire)
+    await pipe.settle()
+    wire.close(1000)
+    taken = []
+    receive_data = protocol.receive_data
+    monkeypatch.setattr(protocol, "receive_data", lambda data: (taken.append(bytes(data)), receive_data(data)))
+    flood = frame(TEXT, b"late") * 2000
+    halves = frame(TEXT, b"a", fin=False) + frame(CONT, b"b")
+    pipe.incoming.extend([flood + frame(PING, b"?") + halves + flood[:-3], flood[-3:] + frame(CLOSE, b"\x0b\xb8")])
+    await pipe.settle()
+    pipe.ending = True
+    await pipe.settle()
+    assert (collector.messages, collector.error.code) == ([], 3000)
+    assert {frame(PING, b"?"), frame(CLOSE, b"\x0b\xb8"), frame(CONT, b"b")} <= set(taken)
+    assert len(taken) < 100
 
 
 async def test_a_loss_that_is_told_to_the_opening_reaches_the_wire():

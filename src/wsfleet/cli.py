@@ -31,6 +31,7 @@ __all__ = ["main"]
 
 # Each is a module with `add_arguments(parser)` and `main(args)`, loaded only when it is asked for.
 _ROOMS = {
+    "bench": "what a message costs on this machine: by hand, with wsfleet, and at best",
     "demo": "a thousand connections to a local server that misbehaves, watched live",
     "tap": "connect to one server and print what it says",
 }

@@ -10,7 +10,7 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -35,6 +35,7 @@ __all__ = [
     "run_loop",
     "stop_signals",
     "summary",
+    "write_report",
 ]
 
 ENDED_WELL = 0
@@ -130,7 +131,7 @@ def run_fleet(
         run_loop(run.serve())
     finally:
         if report is not None and run.stats is not None:
-            _write_report(Path(report), run.stats)
+            write_report(Path(report), run.stats.to_dict())
     return run.code()
 
 
@@ -209,11 +210,11 @@ def check_report(path: Path) -> str | None:
     return None
 
 
-def _write_report(path: Path, stats: FleetStats) -> None:
-    # Whoever waits for the report never sees half of it.
+def write_report(path: Path, report: Mapping[str, Any]) -> None:
+    """Write `report` as JSON. Whoever waits for the file never sees half of it. Raises OSError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(json.dumps(stats.to_dict(), indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         temporary.replace(path)
     except OSError:
         temporary.unlink(missing_ok=True)

@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import logging
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from pathlib import Path
 
 from wsfleet import Buffer, Endpoint, Fleet, Liveness, Message, Overflow, Reconnect
 from wsfleet.arguments import count, seconds
+from wsfleet.companion import companion
 from wsfleet.demo.board import Board, Recoveries
 from wsfleet.demo.plan import make_plan
 from wsfleet.demo.prices import Price
@@ -81,30 +81,12 @@ def _run(args: argparse.Namespace, port: int) -> int:
 @contextmanager
 def feed_server(connections: int, duration_s: float, seed: int) -> Iterator[int]:
     """Run the feed server in a process of its own, and give its port; raises RuntimeError where it does not start."""
-    # It imports what we import, from wherever that is; its end is the end of its standard input, so it outlives
-    # neither this block nor this process. In a session of its own Ctrl-C does not reach it.
-    command = [sys.executable, "-P", "-m", "wsfleet.demo.server", str(connections), str(duration_s), str(seed)]
-    path = os.pathsep.join(os.path.abspath(entry) for entry in sys.path)
-    server = subprocess.Popen(  # noqa: S603 - our own interpreter, and three numbers
-        command,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": path},
-        start_new_session=True,
-    )
-    with server:
-        assert server.stdin is not None and server.stdout is not None  # noqa: S101 - both are pipes
-        try:
-            port = server.stdout.readline()
-            if not port:
-                raise RuntimeError("the feed server did not start")
-            yield int(port)
-        finally:
-            server.stdin.close()
-            try:
-                server.wait(timeout=5.0)
-            except subprocess.TimeoutExpired:
-                server.kill()
+    with companion("wsfleet.demo.server", connections, duration_s, seed) as server:
+        assert server.stdout is not None  # noqa: S101 - it is a pipe
+        port = server.stdout.readline()
+        if not port:
+            raise RuntimeError("the feed server did not start")
+        yield int(port)
 
 
 def make_fleet(uri: str, connections: int, duration_s: float, recoveries: Recoveries) -> Fleet:

@@ -43,6 +43,9 @@ WRITE_BYTES = 2**16
 SLICE_S = 0.001
 """How long one callback may hand over before the loop gets its turn: well below the 2 ms that wsfleet promises."""
 
+UNWANTED = 256
+"""Frames passed over in one go once nobody wants them any more."""
+
 MAX_FRAGMENTS = 4096
 """Fragments of one message at most, as in websockets since 17.4: each costs more memory than its bytes."""
 
@@ -410,6 +413,9 @@ class WebSocketWire(asyncio.BufferedProtocol):
                     pos = self._inflate(self._inflater, data, pos, receiver, batch)
                 if pos == end or self._discarding:
                     break
+            elif self._protocol.current_size is None:
+                # Nobody wants them any more; what the peer had written before our close can be a lot.
+                pos = scan(data, pos, self._limit, UNWANTED, False, [])
             full = receiver is not None and len(batch) >= receiver.chunk
             if not full and pos == before:
                 stop = self._frame_end(data, pos)

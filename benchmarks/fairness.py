@@ -1,0 +1,70 @@
+"""How long 100 quiet connections wait while another one floods: wsfleet beside loops written by hand.
+
+    python -m benchmarks.fairness
+
+Each quiet connection gets ten messages a second. The flood is as fast as it is taken; its function does next to
+nothing, or works for 1 ms of CPU time at each message. What is shown is the age of the quiet messages when they are
+processed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from statistics import median
+from typing import Any
+
+from benchmarks.listener import Heard, hear
+from benchmarks.rounds import arguments, compared, spread, take_turns, write
+
+PROGRAMS = ("fleet", "queue", "direct")
+CASES = (("cheap", 0.0), ("1 ms", 0.001))
+GOALS = {("cheap", "queue"): 1.0, ("cheap", "direct"): 1.0, ("1 ms", "queue"): 5.0}
+"""How many times wsfleet's the p99 of the others is to be at least, by the flood's function."""
+
+CONNECTIONS = 100
+RATE = 1000.0
+
+
+def rows(case: str, heard: dict[str, list[Heard]]) -> list[dict[str, Any]]:
+    made = []
+    for name, each in heard.items():
+        row = {
+            "flood": case,
+            "program": name,
+            "p50_us": median(run.p50_us for run in each),
+            "p99_us": median(run.p99_us for run in each),
+            "rounds_p99_us": [run.p99_us for run in each],
+            "flood_messages_per_cpu_s": median(run.flooded / run.cpu_s for run in each),
+            "goal": GOALS.get((case, name)),
+        }
+        made.append(row | compared((run.p99_us for run in each), (run.p99_us for run in heard["fleet"])))
+    return made
+
+
+def line(row: dict[str, Any]) -> str:
+    goal = "" if row["goal"] is None else f"{row['goal']:.1f}"
+    ratio = "" if row["program"] == "fleet" else spread(row)
+    return (
+        f"{row['flood']:8}{row['program']:8}{row['p50_us'] / 1000:12,.2f} ms{row['p99_us'] / 1000:12,.2f} ms"
+        f"{row['flood_messages_per_cpu_s']:16,.0f}{ratio:>34}{goal:>6}"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = arguments("benchmarks.fairness", "quiet connections beside a flood", pairs=7, seconds=3.0).parse_args(
+        argv
+    )
+    print(f"age of {CONNECTIONS} quiet connections' messages while one floods; median of {options.pairs} rounds")
+    print(f"{'flood':8}{'':8}{'p50':>15}{'p99':>15}{'flood/CPU s':>16}{'p99 x wsfleet (min - max)':>34}{'goal':>6}")
+    found = []
+    for case, spin_s in CASES:
+        run = partial(hear, connections=CONNECTIONS, seconds=options.seconds, rate=RATE, flood=spin_s)
+        for row in rows(case, take_turns(PROGRAMS, options.pairs, run)):
+            found.append(row)
+            print(line(row), flush=True)
+    write(options.json, found)
+
+
+if __name__ == "__main__":
+    main()

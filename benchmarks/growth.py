@@ -1,0 +1,80 @@
+"""What a message and a connection cost, from 10 connections to 10,000: wsfleet beside the bare loop.
+
+    python -m benchmarks.growth
+
+The messages are as many a second whatever the number of connections, one at a time, so that nothing but that number
+differs: CPU time for each message, CPU time for opening each connection, and the memory of each connection more than in
+the line before. Nothing of it may grow with the number. `growth` is a message's cost, that with the fewest being 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from statistics import median
+from typing import Any
+
+from benchmarks.listener import Heard, hear
+from benchmarks.rounds import arguments, spread, take_turns, write
+
+PROGRAMS = ("fleet", "direct")
+SIZES = (10, 100, 1_000, 10_000)
+RATE = 10_000.0
+
+Row = dict[str, Any]
+
+
+def row(program: str, connections: int, runs: list[Heard], fewest: list[Heard], before: Row | None) -> Row:
+    costs = [run.cpu_s / run.count for run in runs]
+    ratios = [cost / (first.cpu_s / first.count) for cost, first in zip(costs, fewest, strict=True)]
+    rss = median(run.rss for run in runs)
+    return {
+        "program": program,
+        "connections": connections,
+        "us_per_message": median(costs) * 1e6,
+        "ratio": median(ratios),
+        "ratio_min": min(ratios),
+        "ratio_max": max(ratios),
+        "us_to_open": median(run.open_cpu_s for run in runs) / connections * 1e6,
+        "rss": rss,
+        "bytes_per_connection": None
+        if before is None
+        else (rss - before["rss"]) / (connections - before["connections"]),
+    }
+
+
+def line(row: Row) -> str:
+    memory = row["bytes_per_connection"]
+    shown = "" if memory is None else f"{memory / 1024:,.1f} KiB"
+    return (
+        f"{row['program']:8}{row['connections']:12,}{row['us_per_message']:12,.1f} us{spread(row):>24}"
+        f"{row['us_to_open']:12,.0f} us{row['rss'] / 2**20:10,.0f} MiB{shown:>16}"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = arguments("benchmarks.growth", "from 10 connections to 10,000", pairs=3, seconds=5.0)
+    parser.add_argument("--most", type=int, default=SIZES[-1], metavar="N", help="connections")
+    options = parser.parse_args(argv)
+    sizes = [size for size in SIZES if size <= options.most]
+    heard = {
+        size: take_turns(PROGRAMS, options.pairs, partial(hear, connections=size, seconds=options.seconds, rate=RATE))
+        for size in sizes
+    }
+    print(f"{RATE:,.0f} messages a second in all; median of {options.pairs} rounds")
+    print(
+        f"{'':8}{'connections':>12}{'CPU/message':>15}{'growth (min - max)':>24}{'CPU to open':>15}{'memory':>14}"
+        f"{'a connection':>16}"
+    )
+    found: list[Row] = []
+    for program in PROGRAMS:
+        before = None
+        for size in sizes:
+            before = row(program, size, heard[size][program], heard[sizes[0]][program], before)
+            found.append(before)
+            print(line(before))
+    write(options.json, found)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""What wsfleet adds to a message's way: 10,000 messages a second over 100 connections, beside the bare loop.
+
+    python -m benchmarks.latency
+
+The messages come evenly, with random gaps, so that most of them are alone in their read: there is nothing to gain by
+taking many at a time. What is shown is their age when they are processed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from statistics import median
+from typing import Any
+
+from benchmarks.listener import Heard, hear
+from benchmarks.rounds import arguments, compared, spread, take_turns, write
+
+PROGRAMS = ("direct", "fleet")
+GOAL = 1.15
+"""How many times the bare loop's the p50 of wsfleet may be."""
+
+CONNECTIONS = 100
+RATE = 10_000.0
+
+
+def row(heard: dict[str, list[Heard]], part: str) -> dict[str, Any]:
+    ages = {name: [getattr(run, part) for run in each] for name, each in heard.items()}
+    return {
+        "part": part.removesuffix("_us"),
+        **{f"{name}_us": median(each) for name, each in ages.items()},
+        "goal": GOAL if part == "p50_us" else None,
+        "rounds_us": ages,
+        **compared(ages["fleet"], ages["direct"]),
+    }
+
+
+def line(row: dict[str, Any]) -> str:
+    goal = "" if row["goal"] is None else f"{row['goal']:.2f}"
+    return f"{row['part']:6}{row['direct_us']:12,.0f} us{row['fleet_us']:12,.0f} us{spread(row):>28}{goal:>7}"
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    options = arguments("benchmarks.latency", "what wsfleet adds to a message", pairs=11, seconds=3.0).parse_args(argv)
+    print(f"age of messages, {RATE:,.0f} a second over {CONNECTIONS} connections; median of {options.pairs} rounds")
+    print(f"{'':6}{'bare loop':>15}{'wsfleet':>15}{'x bare (min - max)':>28}{'goal':>7}")
+    run = partial(hear, connections=CONNECTIONS, seconds=options.seconds, rate=RATE)
+    heard = take_turns(PROGRAMS, options.pairs, run)
+    found = [row(heard, part) for part in ("p50_us", "p99_us")]
+    for each in found:
+        print(line(each))
+    write(options.json, found)
+
+
+if __name__ == "__main__":
+    main()

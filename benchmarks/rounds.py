@@ -1,0 +1,66 @@
+"""Rounds in which every program has a turn, and what is said of them: medians, and ratios within each round."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeVar
+
+import wsfleet
+
+T = TypeVar("T")
+
+
+def arguments(module: str, text: str, *, pairs: int, seconds: float) -> argparse.ArgumentParser:
+    """Return a parser with what all of these benchmarks take."""
+    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=text)
+    parser.add_argument(
+        "--pairs", type=int, default=pairs, metavar="N", help="rounds; in each, every program runs once"
+    )
+    parser.add_argument("--seconds", type=float, default=seconds, metavar="SECONDS", help="of listening in each run")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    return parser
+
+
+def take_turns(names: Sequence[str], pairs: int, run: Callable[[str], T]) -> dict[str, list[T]]:
+    """Run all programs once in each round; the one that begins moves on."""
+    results: dict[str, list[T]] = {name: [] for name in names}
+    for round_ in range(pairs):
+        first = round_ % len(names)
+        for name in (*names[first:], *names[:first]):
+            if sys.stderr.isatty():
+                print(f"round {round_ + 1}: {name:24}", end="\r", file=sys.stderr, flush=True)
+            results[name].append(run(name))
+    return results
+
+
+def compared(theirs: Iterable[float], ours: Iterable[float]) -> dict[str, float]:
+    """Return how many times ours theirs is: the median over the rounds, the least, and the most."""
+    ratios = [their / our for their, our in zip(theirs, ours, strict=True)]
+    return {"ratio": median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios)}
+
+
+def spread(row: dict[str, Any]) -> str:
+    """Return the three as one cell."""
+    return f"{row['ratio']:,.2f} ({row['ratio_min']:,.2f} - {row['ratio_max']:,.2f})"
+
+
+def about() -> dict[str, Any]:
+    """Return what the figures depend on, apart from the machine."""
+    return {
+        "python": f"{platform.python_implementation()} {platform.python_version()}",
+        "system": f"{platform.system()} {platform.machine()}",
+        "wsfleet.accelerated": wsfleet.accelerated,
+    }
+
+
+def write(file: Path | None, rows: Any) -> None:
+    """Write the figures to `file`, where one was asked for."""
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"about": about(), "rows": rows}, indent=2) + "\n")

@@ -1,0 +1,152 @@
+"""What `wsfleet bench` compares: three ways in which a message comes to the same `async` function."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
+
+from wsfleet import Endpoint, Fleet
+from wsfleet.bench.peer import payloads
+from wsfleet.envelopes import envelopes
+
+__all__ = ["PROGRAMS", "Load", "Turn"]
+
+FIRST_S = 10.0
+"""The first message is waited for so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What every program receives, and for how long."""
+
+    port: int
+    connections: int
+    size: int
+    turn_s: float
+
+    @property
+    def uri(self) -> str:
+        """Where the server is."""
+        return f"ws://127.0.0.1:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What one program did in one turn."""
+
+    messages: int
+    cpu_s: float
+
+
+class _Meter:
+    """Counts messages, and the CPU time of this process meanwhile.
+
+    `handle` takes a message's data, `process` a message of wsfleet's. They are closures, as an attribute of `self`
+    costs more than their work does.
+    """
+
+    handle: Callable[[Any], Awaitable[None]]
+    process: Callable[[Any], Awaitable[None]]
+    count: Callable[[], int]
+
+    def __init__(self) -> None:
+        count = total = 0
+
+        async def handle(data: Any) -> None:
+            nonlocal count, total
+            total += data["id"]
+            count += 1
+
+        async def process(message: Any) -> None:
+            nonlocal count, total
+            total += message.data["id"]
+            count += 1
+
+        self.handle, self.process, self.count = handle, process, lambda: count
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin to count CPU time: what connecting costs stays outside."""
+        self._began = time.process_time()
+
+    async def turn(self, seconds: float) -> Turn:
+        """Let the flow go on for `seconds`, at least to the first message."""
+        await asyncio.sleep(seconds)
+        async with asyncio.timeout(FIRST_S):
+            while not self.count():  # noqa: ASYNC110 - an event would be one more thing to do for each message
+                await asyncio.sleep(seconds / 10)
+        return self.ended()
+
+    def ended(self) -> Turn:
+        return Turn(self.count(), time.process_time() - self._began)
+
+
+async def bare(load: Load) -> Turn:
+    """A loop for each connection on websockets, which decodes and awaits the function itself."""
+    decode = msgspec.json.Decoder().decode
+
+    async def read(socket: ClientConnection, handle: Callable[[Any], Awaitable[None]]) -> None:
+        try:
+            await socket.send("go")
+            while True:
+                await handle(decode(await socket.recv(decode=False)))
+        except ConnectionClosed:
+            pass
+
+    async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+        sockets = [
+            await stack.enter_async_context(connect(load.uri, compression=None, proxy=None))
+            for _ in range(load.connections)
+        ]
+        meter = _Meter()
+        for socket in sockets:
+            tasks.create_task(read(socket, meter.handle))
+        turn = await meter.turn(load.turn_s)
+        for socket in sockets:
+            socket.transport.abort()  # a close would first read what the server has written
+    return turn
+
+
+async def fleet(load: Load) -> Turn:
+    """wsfleet by its defaults, the function a processor. Raises RuntimeError where the balance does not hold."""
+    async with Fleet(name="bench") as running:
+        meter = _Meter()
+        connections = [
+            running.connect(Endpoint(load.uri, name=f"feed-{number}", decode="json", proxy=False), meter.process)
+            for number in range(load.connections)
+        ]
+        for connection in connections:
+            await connection.wait_open()
+        meter.restart()
+        for connection in connections:
+            await connection.send("go")
+        turn = await meter.turn(load.turn_s)
+    if not running.stats().balanced:
+        raise RuntimeError("the balance does not hold")
+    return turn
+
+
+async def ceiling(load: Load) -> Turn:
+    """Decoding, making the messages, and awaiting the function over a list in memory: nobody can do it in less."""
+    decode = msgspec.json.Decoder().decode
+    read: list[str | bytes] = list(payloads(load.size))
+    until = time.monotonic() + load.turn_s
+    meter = _Meter()
+    process = meter.process
+    while not meter.count() or time.monotonic() < until:
+        messages, _ = envelopes(read, decode, "feed", "feed", meter.count() + 1, 1, time.time())
+        for message in messages:
+            await process(message)
+    return meter.ended()
+
+
+PROGRAMS: dict[str, Callable[[Load], Awaitable[Turn]]] = {"bare": bare, "wsfleet": fleet, "ceiling": ceiling}
+"""In the order of their turns."""

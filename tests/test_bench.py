@@ -1,0 +1,143 @@
+"""`wsfleet bench`, run as a person runs it. What it measures is the machine's; that it adds up is ours."""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+from wsfleet import accelerated
+from wsfleet.bench.command import Line, summary
+from wsfleet.bench.peer import payloads
+
+COMMAND = [sys.executable, "-m", "wsfleet", "bench"]
+PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+ENVIRONMENT = {**os.environ, "PYTHONASYNCIODEBUG": ""}
+
+
+def bench(*arguments: str, **environment: str) -> tuple[int, str, str]:
+    done = subprocess.run([*COMMAND, *arguments], env=ENVIRONMENT | environment, capture_output=True, text=True)
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_shows_three_programs_and_their_ratios(tmp_path: Path) -> None:
+    """The table and the report hold the same figures, taken from messages that were received, and how it was run."""
+    report = tmp_path / "report.json"
+    code, out, err = bench("--duration", "1", "--connections", "3", "--size", "200", "--report", str(report))
+    assert (code, err) == (0, "")
+    result = json.loads(report.read_text())
+    assert (result["connections"], result["size"], result["accelerated"]) == (3, 200, accelerated)
+    assert f"; {result['loop']}" in out
+    assert set(result["programs"]) == {"bare", "wsfleet", "ceiling"}
+    for name, label in (("bare", "by hand"), ("wsfleet", "wsfleet"), ("ceiling", "the ceiling")):
+        row = result["programs"][name]
+        assert row["messages"] > 0
+        shown = re.search(rf"^{label} +([\d,]+) +([\d.]+) µs +([\d.]+) +(\d+)%$", out, re.MULTILINE)
+        assert shown, out
+        assert shown[1] == f"{row['messages_per_cpu_s']:,.0f}"
+        assert shown[3] == f"{row['times_bare']:.2f}"
+    assert result["programs"]["bare"]["times_bare"] == result["programs"]["ceiling"]["of_ceiling"] == 1
+
+
+def test_works_without_what_is_optional(tmp_path: Path) -> None:
+    """Neither uvloop nor a compiled part is needed, and both are told."""
+    (tmp_path / "uvloop.py").write_text("raise ImportError('not installed')\n")
+    code, out, err = bench("--duration", "1", WSFLEET_NO_EXTENSIONS="1", PYTHONPATH=str(tmp_path))
+    assert (code, err) == (0, "")
+    assert "in Python alone" in out
+    assert "asyncio (uvloop is faster" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--size", "10"], "--size: must be from 64"),
+        (["--connections", "0"], "--connections"),
+        (["--duration", "0"], "--duration"),
+        (["--report", "missing/report.json"], "--report: there is no folder missing"),
+    ],
+)
+def test_refuses_what_cannot_be_run(arguments: list[str], text: str) -> None:
+    """What makes no measurement is the command line's fault, and told before the run."""
+    code, out, err = bench(*arguments)
+    assert (code, out) == (2, "")
+    assert text in err
+
+
+def test_a_signal_before_the_first_round_is_a_failure() -> None:
+    """Ctrl-C ends it quickly; where nothing was measured yet, no table pretends otherwise."""
+    with subprocess.Popen(
+        [*COMMAND, "--duration", "600"],
+        env=ENVIRONMENT | {"TERM": "xterm", "FORCE_COLOR": "1", "COLUMNS": "80"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    ) as process:
+        assert process.stderr is not None
+        process.stderr.read(1)  # the progress bar is there
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate()
+    assert (process.returncode, out) == (1, b"")
+    assert b"did not come to a whole round" in err
+
+
+def test_ends_well_when_nobody_reads_its_output(tmp_path: Path) -> None:
+    """`wsfleet bench | true` is no failure, and the report is written all the same."""
+    report = tmp_path / "report.json"
+    arguments = ["--duration", "1", "--report", str(report)]
+    with subprocess.Popen([*COMMAND, *arguments], env=ENVIRONMENT, **PIPES) as process:
+        assert process.stdout is not None and process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == 0
+    assert report.exists()
+
+
+def test_shows_how_far_it_is_on_a_terminal() -> None:
+    """On a terminal a progress bar moves within 80 columns, and gives way to the table; the cursor is back."""
+    main, side = pty.openpty()
+    fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
+    environment = ENVIRONMENT | {"TERM": "xterm-256color"}
+    with subprocess.Popen([*COMMAND, "--duration", "2"], env=environment, stdout=side, stderr=side) as process:
+        os.close(side)
+        screen = b""
+        try:
+            while chunk := os.read(main, 2**16):
+                screen += chunk
+        except OSError:  # how a pseudo-terminal ends on Linux
+            pass
+    os.close(main)
+    shown = screen.decode()
+    assert process.returncode == 0
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown)
+    assert "━" in plain
+    assert plain.rindex("of the ceiling") > plain.rindex("━")
+
+
+def test_the_ratios_are_taken_within_each_round() -> None:
+    """A round on a busy machine changes the figures of all, not their ratios."""
+
+    def round_(slow: float) -> dict[str, Line]:
+        costs = {"bare": 8.0, "wsfleet": 2.0, "ceiling": 1.0}
+        return {name: Line(name, 1000, cost * slow, "uvloop") for name, cost in costs.items()}
+
+    result = summary([round_(1.0), round_(7.0), round_(2.0)], {"connections": 8, "size": 128})
+    wsfleet = result["programs"]["wsfleet"]
+    assert (wsfleet["times_bare"], wsfleet["of_ceiling"]) == (4.0, 0.5)
+    assert (wsfleet["messages_per_cpu_s"], wsfleet["messages"]) == (250.0, 3000)
+
+
+@pytest.mark.parametrize("size", [64, 65, 128, 8192, 2**20])
+def test_messages_have_the_size_that_was_asked_for(size: int) -> None:
+    """Every message is JSON of exactly that size."""
+    made = payloads(size)
+    assert {len(payload) for payload in made} == {size}
+    assert all("id" in json.loads(payload) for payload in made)
