@@ -15,6 +15,7 @@ from websockets.uri import parse_uri
 
 from wsfleet.errors import ConnectionLost
 from wsfleet.wire.connection import READ_BYTES, WebSocketWire
+from wsfleet.wire.fragments import FragmentedProtocol
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
@@ -195,14 +196,19 @@ class Opened:
 
 
 def open_protocol(max_size: int, extensions: Sequence[Extension] = ()) -> ClientProtocol:
-    """websockets' client, its handshake done."""
-    protocol = ClientProtocol(parse_uri("ws://server.example/"), state=OPEN, max_size=max_size)
+    """websockets' client, as the wire uses it, its handshake done."""
+    protocol = FragmentedProtocol(parse_uri("ws://server.example/"), state=OPEN, max_size=max_size)
     protocol.extensions = list(extensions)
     return protocol
 
 
 def open_wire(
-    pipe: Pipe, protocol: ClientProtocol, early: bytes = b"", close_s: float = 2.0, opening: Any = None
+    pipe: Pipe,
+    protocol: ClientProtocol,
+    early: bytes = b"",
+    close_s: float = 2.0,
+    opening: Any = None,
+    max_fragments: int = 4096,
 ) -> WebSocketWire:
     headers = protocol.connect().headers
     return WebSocketWire(
@@ -212,4 +218,5 @@ def open_wire(
         Response(101, "Switching Protocols", headers),
         memoryview(bytearray(READ_BYTES)),
         close_s,
+        max_fragments,
     )

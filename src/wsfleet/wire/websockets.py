@@ -11,7 +11,6 @@ import ssl
 import time
 from urllib.parse import urldefrag, urljoin, urlsplit
 
-from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidProxy, InvalidURI, WebSocketException
 from websockets.extensions.permessage_deflate import enable_client_permessage_deflate
 from websockets.http11 import USER_AGENT, Response
@@ -25,6 +24,7 @@ from wsfleet.redact import redact_text
 from wsfleet.wire.base import Progress, Target
 from wsfleet.wire.connection import READ_BYTES, TLS_READ_BYTES, WebSocketWire
 from wsfleet.wire.dialing import Dialer, Opening, parse_head
+from wsfleet.wire.fragments import FragmentedProtocol, most_fragments
 
 __all__ = ["WebSocketTransport", "WebSocketWire"]
 
@@ -77,7 +77,7 @@ class WebSocketTransport:
     async def _shake_hands(
         self, opening: Opening, where: WebSocketURI, headers: dict[str, str], target: Target
     ) -> WebSocketWire:
-        protocol = ClientProtocol(
+        protocol = FragmentedProtocol(
             where,
             extensions=enable_client_permessage_deflate(None) if target.compression else None,
             subprotocols=[Subprotocol(name) for name in target.subprotocols] or None,
@@ -102,7 +102,8 @@ class WebSocketTransport:
         if protocol.handshake_exc is not None:
             raise protocol.handshake_exc
         protocol.events_received()  # the response
-        return WebSocketWire(opening, protocol, request, response, self._view_for(opening), target.close_s)
+        most = target.max_fragments or most_fragments(target.max_size)
+        return WebSocketWire(opening, protocol, request, response, self._view_for(opening), target.close_s, most)
 
     def _view_for(self, opening: Opening) -> memoryview:
         if not opening.encrypted:
