@@ -287,10 +287,10 @@ class Endpoint(_Checked):
 
     `uri` and `headers` may be async functions, called afresh for every attempt: a token that expires belongs there.
     `open_s` is one deadline for the whole of an attempt, `on_open` included; `close_s` for the closing handshake.
-    `max_size` bounds one message after decompression, and `max_fragments` the frames that it may come in (None: one for
-    every 64 bytes of `max_size`, at least 4,096). `on_open(session)` logs in and subscribes, on every connect, before
-    the endpoint is OPEN. `decode` is "text", "bytes", "json", a type for msgspec, or a function of the payload. A
-    `required` endpoint that fails for good ends the fleet.
+    `max_size` bounds one message after decompression, and `max_fragments` the frames that it may come in (None:
+    4,096, and one for every 64 bytes of `max_size`). `on_open(session)` logs in and subscribes, on every connect,
+    before the endpoint is OPEN. `decode` is "text", "bytes", "json", a type for msgspec, or a function of the payload.
+    A `required` endpoint that fails for good ends the fleet.
 
     `topic` is a format string over the decoded data, such as "trades.{symbol}" ("{3}": an index, "{a.b}": nested), or
     a function of it. In what is inserted, `.`, `*`, `>`, white space and control characters become `_`, and an empty

@@ -5,18 +5,15 @@ from __future__ import annotations
 from websockets.client import ClientProtocol
 from websockets.frames import CLOSE, CONT, Frame
 
-__all__ = ["FRAGMENTS_LEAST", "FRAGMENT_BYTES", "FragmentedProtocol", "Fragments", "TooManyFragments", "most_fragments"]
-
-FRAGMENT_BYTES = 64
-"""What the fragments of the largest message have on average at least, where no other bound was declared."""
-
-FRAGMENTS_LEAST = 4096
-"""How many fragments a message may have at least, where no other bound was declared."""
+__all__ = ["FragmentedProtocol", "Fragments", "TooManyFragments", "most_fragments"]
 
 
 def most_fragments(max_size: int) -> int:
-    """Return how many fragments one message may have, where `max_fragments` was not declared."""
-    return max(FRAGMENTS_LEAST, max_size // FRAGMENT_BYTES)
+    """Return how many fragments one message may have, where `max_fragments` was not declared.
+
+    There is room for the largest message in pieces of 64 bytes, and for any in 4,096 pieces, however short.
+    """
+    return 4096 + max_size // 64
 
 
 class TooManyFragments(Exception):
