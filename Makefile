@@ -12,7 +12,7 @@ run := $(VENV)/bin
 compiled := $(if $(WSFLEET_NO_EXTENSIONS),,$(VENV)/.compiled)
 pip := $(VENV)/bin/python -m pip --disable-pip-version-check --no-input -q
 
-.PHONY: help demo test check test-all soak mutants fuzz bench docs servers clean
+.PHONY: help demo test check test-all soak mutants fuzz autobahn bench docs servers clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -47,6 +47,9 @@ mutants: $(VENV)/.dev $(compiled) ## faults planted in the core, one at a time; 
 fuzz: $(VENV)/.dev ## a minute of random bytes for the compiled parts, under the address sanitizer
 	@tools/install-headers $(run)/python
 	@$(run)/python -m tools.fuzz $(ARGS)
+
+autobahn: $(VENV)/.dev $(compiled) .venv-autobahn/.server ## the 517 cases of Autobahn|Testsuite; needs Python 2.7
+	@$(run)/python -m tools.autobahn --server-python .venv-autobahn/server/bin/python $(ARGS)
 
 bench: $(VENV)/.bench $(compiled) ## the pipeline beside the loops that people write by hand, in about a quarter of an hour
 	@$(run)/python -m benchmarks --all $(ARGS)
@@ -87,4 +90,14 @@ $(VENV)/.compiled: $(VENV)/.library setup.py $(shell find src -name '_*.pyx')
 
 $(VENV)/.bench: $(VENV)/.library
 	@WSFLEET_NO_EXTENSIONS=1 $(pip) install -c constraints.txt --no-build-isolation -e '.[bench]'
+	@touch $@
+
+# Autobahn|Testsuite's server, in a Python 2.7 of its own. The last virtualenv that makes such runs on Python 3.
+.venv-autobahn/.server: tools/autobahn/constraints.txt
+	@python2=$$(tools/find-python2) && python='$(PYTHON)' && python=$${python:-$$(tools/find-python)} && \
+	    rm -rf $(@D) && echo "making $(@D)" && "$$python" -m venv $(@D) && \
+	    $(@D)/bin/python -m pip --disable-pip-version-check --no-input -q install -c $< virtualenv && \
+	    $(@D)/bin/python -m virtualenv -q -p "$$python2" --app-data $(@D)/seeds --no-periodic-update $(@D)/server
+	@$(@D)/server/bin/python -m pip --disable-pip-version-check --no-python-version-warning --no-input -q \
+	    install -c $< autobahntestsuite
 	@touch $@

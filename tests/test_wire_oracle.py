@@ -59,6 +59,7 @@ class Expected:
 
 
 CLOSED_BY_US = (1001, "we go")
+MAX_FRAGMENTS = 4
 
 
 def oracle(stream: bytes, limit: int, deflate: bool, close_at: int | None = None) -> Expected:
@@ -81,7 +82,7 @@ def oracle(stream: bytes, limit: int, deflate: bool, close_at: int | None = None
                 continue
             if event.opcode != CONT:
                 text = event.opcode == TEXT
-            elif len(parts) >= connection.MAX_FRAGMENTS:
+            elif len(parts) >= MAX_FRAGMENTS:
                 protocol.fail(1009, "too many fragments")
                 failed = True
                 continue
@@ -281,13 +282,13 @@ def reads_of(stream: bytes, cuts: list[int]) -> list[bytes]:
 
 @contextmanager
 def bounds(everything_put_off: bool):
-    """No time at all, so that the wire puts off after each chunk, or any amount; and few fragments."""
-    before = connection.SLICE_S, connection.MAX_FRAGMENTS
-    connection.SLICE_S, connection.MAX_FRAGMENTS = -1.0 if everything_put_off else 1e9, 4
+    """No time at all, so that the wire puts off after each chunk, or any amount."""
+    before = connection.SLICE_S
+    connection.SLICE_S = -1.0 if everything_put_off else 1e9
     try:
         yield
     finally:
-        connection.SLICE_S, connection.MAX_FRAGMENTS = before
+        connection.SLICE_S = before
 
 
 async def settle(collector: Collector, pipe: Pipe) -> None:
@@ -304,7 +305,7 @@ async def through_the_wire(said: Conversation, case: Case) -> tuple[Collector, P
     collector = Collector(as_text=case.as_text, chunk=case.chunk, pause_every=case.pause_every)
     reads = reads_of(said.stream, case.cuts)
     early = reads.pop(0) if case.early and reads else b""
-    wire = open_wire(pipe, open_protocol(said.limit, extensions(said.deflate)), early)
+    wire = open_wire(pipe, open_protocol(said.limit, extensions(said.deflate)), early, max_fragments=MAX_FRAGMENTS)
     collector.start(wire)
     fed, close_at = len(early), None
     for number, read in enumerate([*reads, b""]):

@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
-from websockets.client import ClientProtocol
 from websockets.extensions import Extension
 from websockets.http11 import Request, Response
-from websockets.protocol import OPEN
-from websockets.uri import parse_uri
+from websockets.protocol import CLIENT
 
 from wsfleet.errors import ConnectionLost
 from wsfleet.wire.connection import READ_BYTES, WebSocketWire
+from wsfleet.wire.fragments import FragmentedProtocol
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
@@ -194,15 +193,20 @@ class Opened:
         return self.transport
 
 
-def open_protocol(max_size: int, extensions: Sequence[Extension] = ()) -> ClientProtocol:
-    """websockets' client, its handshake done."""
-    protocol = ClientProtocol(parse_uri("ws://server.example/"), state=OPEN, max_size=max_size)
+def open_protocol(max_size: int, extensions: Sequence[Extension] = ()) -> FragmentedProtocol:
+    """websockets' client, as the wire uses it, its handshake done."""
+    protocol = FragmentedProtocol(CLIENT, max_size=max_size)
     protocol.extensions = list(extensions)
     return protocol
 
 
 def open_wire(
-    pipe: Pipe, protocol: ClientProtocol, early: bytes = b"", close_s: float = 2.0, opening: Any = None
+    pipe: Pipe,
+    protocol: FragmentedProtocol,
+    early: bytes = b"",
+    close_s: float = 2.0,
+    opening: Any = None,
+    max_fragments: int = 4096,
 ) -> WebSocketWire:
     headers = protocol.connect().headers
     return WebSocketWire(
@@ -212,4 +216,5 @@ def open_wire(
         Response(101, "Switching Protocols", headers),
         memoryview(bytearray(READ_BYTES)),
         close_s,
+        max_fragments,
     )

@@ -287,7 +287,8 @@ class Endpoint(_Checked):
 
     `uri` and `headers` may be async functions, called afresh for every attempt: a token that expires belongs there.
     `open_s` is one deadline for the whole of an attempt, `on_open` included; `close_s` for the closing handshake.
-    `max_size` bounds one message after decompression. `on_open(session)` logs in and subscribes, on every connect,
+    `max_size` bounds one message after decompression, and `max_fragments` the frames that it may come in (None:
+    4,096, and one for every 64 bytes of `max_size`). `on_open(session)` logs in and subscribes, on every connect,
     before the endpoint is OPEN. `decode` is "text", "bytes", "json", a type for msgspec, or a function of the payload.
     A `required` endpoint that fails for good ends the fleet.
 
@@ -307,6 +308,7 @@ class Endpoint(_Checked):
     open_s: float = 15.0
     close_s: float = 2.0
     max_size: int = 2**20
+    max_fragments: int | None = field(default=None, kw_only=True)
     on_open: Callable[[Any], Awaitable[Any]] | None = None
     decode: Any = "text"
     topic: str | Callable[[Any], str] | None = None
@@ -337,6 +339,7 @@ class Endpoint(_Checked):
         for name in ("open_s", "close_s"):
             yield name, _seconds(getattr(self, name))
         yield "max_size", _count(self.max_size)
+        yield "max_fragments", _count(self.max_fragments, none=True)
         yield "on_open", self._on_open_fault()
         yield from self._data_faults()
         rate = self.sends_per_s
@@ -425,6 +428,7 @@ class EndpointOptions(TypedDict, total=False):
     open_s: float
     close_s: float
     max_size: int
+    max_fragments: int | None
     on_open: Callable[[Any], Awaitable[Any]] | None
     decode: Any
     topic: str | Callable[[Any], str] | None

@@ -34,6 +34,7 @@ async def make_target(endpoint: Endpoint, name: str) -> Target:
         ssl=endpoint.ssl,
         proxy=endpoint.proxy,
         max_size=endpoint.max_size,
+        max_fragments=endpoint.max_fragments,
         close_s=endpoint.close_s,
     )
 

@@ -31,6 +31,7 @@ class Target:
     ssl: ssl.SSLContext | None = None
     proxy: str | Literal[False] | None = None
     max_size: int = 2**20
+    max_fragments: int | None = None
     close_s: float = 2.0
 
 

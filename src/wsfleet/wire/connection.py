@@ -23,6 +23,7 @@ from wsfleet.errors import ConnectionLost, NotOpen
 from wsfleet.wire import scanner
 from wsfleet.wire.base import Payload, Receiver
 from wsfleet.wire.dialing import Opening
+from wsfleet.wire.fragments import Fragments, TooManyFragments
 from wsfleet.wire.inflating import Inflater
 from wsfleet.wire.scanner import frame_end
 
@@ -45,9 +46,6 @@ SLICE_S = 0.001
 
 UNWANTED = 256
 """Frames passed over in one go once nobody wants them any more."""
-
-MAX_FRAGMENTS = 4096
-"""Fragments of one message at most, as in websockets since 17.4: each costs more memory than its bytes."""
 
 REASON_MAX = 123
 """Bytes of a close frame's reason: a control frame has 125 (RFC 6455, section 5.5), and the code takes 2."""
@@ -74,13 +72,13 @@ class WebSocketWire(asyncio.BufferedProtocol):
         "_closing",
         "_failed",
         "_failure",
+        "_fragments",
         "_going",
         "_inflater",
         "_limit",
         "_loop",
         "_lost",
         "_need",
-        "_parts",
         "_paused",
         "_ping_count",
         "_pings",
@@ -113,6 +111,7 @@ class WebSocketWire(asyncio.BufferedProtocol):
         response: Response,
         view: memoryview,
         close_s: float,
+        max_fragments: int,
     ) -> None:
         self._protocol = protocol
         self._transport = opening.transport
@@ -129,7 +128,7 @@ class WebSocketWire(asyncio.BufferedProtocol):
         self._going = False
         self._tail = bytearray()  # an incomplete frame, and how many bytes it takes to know more
         self._need = 0
-        self._parts: list[bytes | bytearray | memoryview] = []
+        self._fragments = Fragments(max_fragments)
         self._text = False
         self._at = time.time()
 
@@ -484,14 +483,13 @@ class WebSocketWire(asyncio.BufferedProtocol):
             return
         if frame.opcode is not CONT:
             self._text = frame.opcode is TEXT
-        elif len(self._parts) >= MAX_FRAGMENTS:
+        try:
+            data = self._fragments.add(frame)
+        except TooManyFragments:
             self._fail(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
             return
-        self._parts.append(frame.data)
-        if not frame.fin:
+        if data is None:
             return
-        data = b"".join(self._parts)
-        self._parts.clear()
         if not self._text:
             batch.append(data)
             return

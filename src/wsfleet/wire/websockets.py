@@ -16,7 +16,7 @@ from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidProxy, InvalidURI, WebSocketException
 from websockets.extensions.permessage_deflate import enable_client_permessage_deflate
 from websockets.http11 import USER_AGENT, Response
-from websockets.protocol import CLIENT, Protocol
+from websockets.protocol import CLIENT
 from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI, parse_uri
 
@@ -28,6 +28,7 @@ from wsfleet.redact import redact_text
 from wsfleet.wire.base import Progress, Target
 from wsfleet.wire.connection import READ_BYTES, TLS_READ_BYTES, WebSocketWire
 from wsfleet.wire.dialing import Dialer, Opening, parse_head
+from wsfleet.wire.fragments import FragmentedProtocol, most_fragments
 
 __all__ = ["WebSocketTransport", "WebSocketWire"]
 
@@ -105,10 +106,11 @@ class WebSocketTransport:
         if protocol.handshake_exc is not None:
             raise protocol.handshake_exc
         # The handshake's protocol object would keep the whole answer for as long as the connection lives.
-        opened = Protocol(CLIENT, max_size=target.max_size, logger=_logger)
+        opened = FragmentedProtocol(CLIENT, max_size=target.max_size, logger=_logger)
         opened.debug = False
         opened.extensions, opened.subprotocol = protocol.extensions, protocol.subprotocol
-        return WebSocketWire(opening, opened, request, response, self._view_for(opening), target.close_s)
+        most = target.max_fragments or most_fragments(target.max_size)
+        return WebSocketWire(opening, opened, request, response, self._view_for(opening), target.close_s, most)
 
     def _view_for(self, opening: Opening) -> memoryview:
         if not opening.encrypted:

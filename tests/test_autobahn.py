@@ -1,0 +1,109 @@
+"""How results of Autobahn|Testsuite are read, compared and shown; and those that are kept."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tools.autobahn.__main__ import EXPECTED, PAGE, START, STOP
+from tools.autobahn.results import (
+    Result,
+    chosen,
+    differences,
+    others,
+    read_expected,
+    read_report,
+    table,
+    write_expected,
+)
+
+OK = Result("OK", "OK")
+FAILED = Result("FAILED", "OK")
+
+
+@pytest.mark.parametrize(
+    ("behavior", "close", "kind"),
+    [
+        ("OK", "OK", "passed"),
+        ("OK", "INFORMATIONAL", "passed"),
+        ("NON-STRICT", "OK", "non-strict"),
+        ("INFORMATIONAL", "INFORMATIONAL", "informational"),
+        ("FAILED", "OK", "failed"),
+        ("OK", "FAILED", "failed"),
+        ("OK", "UNCLEAN", "failed"),
+        ("INFORMATIONAL", "WRONG CODE", "failed"),
+        ("UNIMPLEMENTED", "OK", "failed"),
+    ],
+)
+def test_a_case_is_passed_where_its_close_is_good_too(behavior, close, kind):
+    """What the server calls neither good nor informational is failed, of what was done or of how it ended."""
+    assert Result(behavior, close).kind == kind
+
+
+def test_every_other_result_is_told():
+    """A better, worse, missing or new result is a difference, in the order of the cases; an equal one is none."""
+    found = {"10.1.1": FAILED, "2.1": OK, "1.1": OK, "9.9": OK}
+    expected = {"10.1.1": OK, "2.1": FAILED, "1.1": OK, "3.1": OK}
+    assert list(differences(found, expected)) == [
+        "2.1: OK, closing OK; expected: FAILED, closing OK",
+        "3.1: no result; expected: OK, closing OK",
+        "9.9: OK, closing OK; expected: no result",
+        "10.1.1: FAILED, closing OK; expected: OK, closing OK",
+    ]
+    assert list(differences(expected, expected)) == []
+
+
+def test_a_race_may_end_in_either_way():
+    """Where it is left open how a case ends, the ways named are as expected, and no other is."""
+    open_end = {"4.1.5": Result("OK|NON-STRICT", "OK")}
+    assert list(differences({"4.1.5": OK}, open_end)) == []
+    assert list(differences({"4.1.5": Result("NON-STRICT", "OK")}, open_end)) == []
+    assert len(list(differences({"4.1.5": FAILED}, open_end))) == 1
+    assert len(list(differences({"4.1.5": Result("OK", "UNCLEAN")}, open_end))) == 1
+
+
+def test_a_part_of_the_cases_can_be_chosen():
+    """Patterns are the suite's own: a `*` stands for anything."""
+    assert chosen({"1.1": OK, "7.1.5": OK, "7.10.1": OK}, ["7.1.*", "1.1"]) == {"1.1": OK, "7.1.5": OK}
+
+
+def test_the_table_counts_each_section_once_for_each_client():
+    """A line for each section that ran, in their order, and one for all."""
+    one = {"10.1.1": OK, "2.1": OK, "2.2": Result("NON-STRICT", "OK")}
+    lines = table({"a": one, "b": {**one, "2.1": FAILED}}).splitlines()
+    assert lines[0].startswith("| section | cases | a: passed |")
+    assert lines[2:] == [
+        "| 2 Pings and pongs | 2 | 1 | 1 | 0 | 0 | 0 | 1 | 0 | 1 |",
+        "| 10 Chopped frames | 1 | 1 | 0 | 0 | 0 | 1 | 0 | 0 | 0 |",
+        "| all | 3 | 2 | 1 | 0 | 0 | 1 | 1 | 0 | 1 |",
+    ]
+
+
+def test_what_is_not_passed_is_named():
+    """Cases that aren't simply passed are named, once for all clients where they agree."""
+    one = {"10.1.1": Result("NON-STRICT", "OK"), "2.1": Result("NON-STRICT", "OK"), "1.1": OK}
+    assert others({"a": one, "b": {**one, "1.1": FAILED}}).splitlines() == [
+        "- non-strict: 2.1, 10.1.1",
+        "- informational: none",
+        "- failed, a: none",
+        "- failed, b: 1.1",
+    ]
+
+
+def test_what_is_written_can_be_read_again(tmp_path: Path):
+    """Expected results survive being written, and the server's own summary is understood."""
+    results = {"10.1.1": FAILED, "2.1": OK}
+    write_expected(tmp_path / "expected.json", results)
+    assert read_expected(tmp_path / "expected.json") == results
+    report = {"us": {case: {"behavior": each.behavior, "behaviorClose": each.close} for case, each in results.items()}}
+    (tmp_path / "index.json").write_text(json.dumps(report))
+    assert read_report(tmp_path / "index.json", "us") == results
+
+
+def test_no_failure_is_expected():
+    """All 517 cases have an expected result, none of them a failed one; the page has a place for their table."""
+    expected = read_expected(EXPECTED)
+    assert len(expected) == 517
+    ways = [Result(way, each.close) for each in expected.values() for way in each.behavior.split("|")]
+    assert [each for each in ways if each.kind == "failed"] == []
+    assert PAGE.read_text().index(START) < PAGE.read_text().index(STOP)

@@ -1,0 +1,1 @@
+"""Autobahn|Testsuite against a client made of a `Fleet`: `make autobahn`."""

@@ -1,0 +1,157 @@
+"""Autobahn|Testsuite against our client: `make autobahn`, or `python -m tools.autobahn --help`.
+
+Its fuzzing server sends good and forbidden things, and judges what the client does. The client runs twice, at once and
+each against a server of its own: with the compiled parts, and with WSFLEET_NO_EXTENSIONS. What the servers found must
+be what is in `expected.json`. Their reports, a page for each case, are in `build/autobahn`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import platform
+import re
+import shutil
+import sys
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from pathlib import Path
+
+from tools.autobahn.results import (
+    Results,
+    chosen,
+    differences,
+    others,
+    read_expected,
+    read_report,
+    table,
+    write_expected,
+)
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+EXPECTED = HERE / "expected.json"
+PAGE = ROOT / "docs" / "autobahn.md"
+REPORTS = ROOT / "build" / "autobahn"
+
+CLIENTS = {"compiled": "", "python": "1"}
+"""The clients, and what WSFLEET_NO_EXTENSIONS is for each."""
+
+RUN_S = 7200.0
+"""How long a client's run may take: minutes, where the machine has nothing else to do."""
+
+START, STOP = "<!-- results: written by make autobahn -->", "<!-- end of results -->"
+
+
+@asynccontextmanager
+async def fuzzing_server(python2: str, folder: Path, cases: Sequence[str]) -> AsyncIterator[str]:
+    """Run a fuzzing server that reports into `folder`; its log is there, too. Gives its URL."""
+    process = await asyncio.create_subprocess_exec(
+        python2, str(HERE / "server.py"), str(folder), *cases, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    logging = None
+    try:
+        async for line in process.stdout:
+            found = re.fullmatch(rb"listening on (\d+)\n", line)
+            if found:
+                logging = asyncio.create_task(copy(process.stdout, folder / "server.log"))
+                yield f"ws://127.0.0.1:{int(found[1])}"
+                break
+        else:
+            raise SystemExit("the fuzzing server ended before it listened")
+    finally:
+        if process.returncode is None:
+            process.terminate()
+        await process.wait()
+        if logging is not None:
+            await logging
+
+
+async def copy(stream: asyncio.StreamReader, path: Path) -> None:
+    with path.open("wb") as file:
+        while data := await stream.read(2**16):
+            file.write(data)
+
+
+async def run_client(name: str, url: str) -> None:
+    """Run one client to its end."""
+    env = {**os.environ, "WSFLEET_NO_EXTENSIONS": CLIENTS[name]}
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "tools.autobahn.client", url, name, cwd=ROOT, env=env
+    )
+    try:
+        async with asyncio.timeout(RUN_S):
+            if await process.wait():
+                raise SystemExit(f"the client {name} failed")
+    finally:
+        if process.returncode is None:
+            process.terminate()
+            await process.wait()
+
+
+async def run(name: str, python2: str, cases: Sequence[str]) -> None:
+    folder = REPORTS / name
+    folder.mkdir(parents=True)
+    async with fuzzing_server(python2, folder, cases) as url:
+        await run_client(name, url)
+
+
+async def run_all(python2: str, cases: Sequence[str]) -> None:
+    """Run both clients at once: in each run two programs wait for one another most of the time."""
+    shutil.rmtree(REPORTS, ignore_errors=True)
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            for name in CLIENTS:
+                tasks.create_task(run(name, python2, cases))
+    except* TimeoutError:
+        raise SystemExit(f"not done after {RUN_S:g} s") from None
+
+
+def write_page(clients: Mapping[str, Results]) -> None:
+    """Put the results into the page that tells of them."""
+    head, _, rest = PAGE.read_text().partition(START)
+    tail = rest.partition(STOP)[2]
+    names = ("Python", platform.python_version()), ("websockets", version("websockets"))
+    ran = f"{min(map(len, clients.values()))} of {len(read_expected(EXPECTED))} cases"
+    by = f"Autobahn|Testsuite {suite_version()}; {', '.join(map(' '.join, names))}; {ran}."
+    PAGE.write_text("\n\n".join([f"{head}{START}", by, table(clients), others(clients), f"{STOP}{tail}"]))
+
+
+def suite_version() -> str:
+    found = re.search(r"^autobahntestsuite==(.+)$", (HERE / "constraints.txt").read_text(), re.MULTILINE)
+    assert found is not None
+    return found[1]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make autobahn", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--server-python", metavar="PATH", help="a Python 2.7 with Autobahn|Testsuite")
+    parser.add_argument(
+        "--cases", nargs="+", default=["*"], metavar="CASE", help="such as 7.1.5 or '9.*'; default: all"
+    )
+    parser.add_argument("--last", action="store_true", help="run nothing: look at the reports of the last run again")
+    parser.add_argument("--write", action="store_true", help=f"write the table into {PAGE.relative_to(ROOT)}")
+    parser.add_argument("--accept", action="store_true", help="make what the compiled client did the expected results")
+    options = parser.parse_args()
+    if options.cases != ["*"] and (options.write or options.accept):
+        parser.error("what is written is about all cases")
+    if not options.last:
+        asyncio.run(run_all(options.server_python, options.cases))
+    clients = {name: read_report(REPORTS / name / "index.json", name) for name in CLIENTS}
+    if options.accept:
+        before = read_expected(EXPECTED)
+        write_expected(EXPECTED, {c: before[c] if r.fits(before.get(c)) else r for c, r in clients["compiled"].items()})
+    if options.write:
+        write_page(clients)
+    expected = chosen(read_expected(EXPECTED), options.cases)
+    faults = [f"{name} {fault}" for name, results in clients.items() for fault in differences(results, expected)]
+    print(table(clients), others(clients), sep="\n\n")
+    print("", *(faults or ["as expected"]), sep="\n")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
