@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from websockets.datastructures import Headers
 from websockets.extensions import Extension
 from websockets.http11 import Request, Response
 from websockets.protocol import CLIENT
@@ -208,7 +209,7 @@ def open_wire(
     opening: Any = None,
     max_fragments: int = 4096,
 ) -> WebSocketWire:
-    headers = protocol.connect().headers
+    headers = Headers()
     return WebSocketWire(
         cast(Any, opening or Opened(pipe, early)),
         protocol,
