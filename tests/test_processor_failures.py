@@ -9,6 +9,7 @@ import pytest
 
 from tests.flows import balanced, feeding, row, turns, until
 from wsfleet import Buffer, Fleet, Message, Overflow, Retry, State
+from wsfleet.mailbox import Mailbox
 from wsfleet.testing import FakeTransport
 
 
@@ -427,11 +428,14 @@ async def test_a_worker_that_breaks_takes_nobody_along(
     fleet.process("t", name="broken")(broken)
     fleet.process("t", name="fine")(fine)
 
-    async def news(*args: Any) -> None:
-        raise RuntimeError("planted")
+    ready = Mailbox.ready
 
-    mailbox = next(m for m in fleet._declared.hub.mailboxes() if m.name == "broken")
-    monkeypatch.setattr(mailbox, "ready", news)
+    async def planted(mailbox: Mailbox) -> bool:
+        if mailbox.name == "broken":
+            raise RuntimeError("planted")
+        return await ready(mailbox)
+
+    monkeypatch.setattr(Mailbox, "ready", planted)
     async with fleet:
         await turns()
         assert "broken" not in fleet.subscriptions

@@ -173,6 +173,7 @@ cdef class Fifo:
 
 
 cdef class Bounded:
+    cdef object __weakref__
     cdef readonly object waiting
     cdef Fifo fifo  # the same, where it is one
     cdef public bint plain, watched, closed, finishing
