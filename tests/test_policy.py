@@ -66,6 +66,12 @@ def test_the_budget_is_the_naive_count_of_restarts_in_the_window(most, window_s,
             granted.append(now)
 
 
+def test_a_restart_is_forgotten_when_its_window_has_passed():
+    """A restart counts for less than `window_s`: exactly so long afterwards it leaves room for another one."""
+    budget = RestartBudget(1, 60.0)
+    assert [budget.spend(now) for now in (0.0, 59.5, 60.0, 119.5, 120.0)] == [True, False, True, False, True]
+
+
 def caused(error, cause):
     error.__cause__ = cause
     return error
