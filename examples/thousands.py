@@ -17,16 +17,6 @@ from collections import Counter
 from wsfleet import Fleet, Limits, Message, State
 
 
-def allow_sockets(count: int) -> None:
-    """Raise this process's limit on open files, as far as the system lets us."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = count + 100
-    if most != resource.RLIM_INFINITY and most < wanted:
-        sys.exit(f"{count} connections need {wanted} open files, and the limit is {most}: see ulimit -n")
-    if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
-
-
 def memory_mib() -> float:
     """The most that this process has used so far."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -47,7 +37,6 @@ async def report(fleet: Fleet) -> None:
 
 
 async def main(uri: str, connections: int, connects_per_s: float, seconds: float) -> None:
-    logging.getLogger("wsfleet").setLevel(logging.ERROR)  # a line for each loss is too much here
     fleet = Fleet(limits=Limits(handshakes=128, connects_per_s=connects_per_s))
 
     @fleet.process("*")  # one for all, as the topic of each is its name: thousands would be idle most of the time
@@ -61,7 +50,10 @@ async def main(uri: str, connections: int, connects_per_s: float, seconds: float
     for sign in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(sign, stop.set)
     asyncio.get_running_loop().call_later(seconds, stop.set)
-    async with fleet:
+    async with (
+        fleet
+    ):  # from here on as many files may be open as the system allows, or a warning says how to allow more
+        logging.getLogger("wsfleet").setLevel(logging.ERROR)  # a line for each loss is too much here
         reporting = asyncio.create_task(report(fleet))
         await stop.wait()
         reporting.cancel()
@@ -79,5 +71,4 @@ if __name__ == "__main__":
     parser.add_argument("--connects-per-s", type=float, default=500.0, metavar="N", help="at most (default: 500)")
     parser.add_argument("--seconds", type=float, default=60.0, metavar="S", help="how long to run (default: 60)")
     args = parser.parse_args()
-    allow_sockets(args.connections)
     asyncio.run(main(args.uri, args.connections, args.connects_per_s, args.seconds))
