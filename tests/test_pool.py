@@ -314,6 +314,31 @@ async def test_past_twice_the_bound_requests_are_lost_and_the_member_is_paused()
         await again
 
 
+async def test_asking_again_at_once_lets_the_handler_make_room() -> None:
+    """Whoever repeats a request to a member that had to stop reading lets the handler work that makes room."""
+
+    async def handle(message: Message[Any]) -> None:
+        await asyncio.sleep(0)
+
+    async with bench_of(1, handle, buffer=Buffer(4)) as bench:
+        (socket,) = bench.sockets
+        asking = bench.ask()
+        await asked(socket)
+        await socket.feed(*['{"n": 1}'] * 20)
+        with pytest.raises(RequestLost):
+            await asking
+        lost = 0
+        while True:
+            try:
+                await bench.pool.request({"method": "m"}, timeout_s=0.01)
+            except RequestLost:
+                lost += 1
+                assert lost < 10_000
+            except RequestTimeout:  # it was sent
+                break
+        assert lost
+
+
 async def test_an_overfull_member_is_passed_over() -> None:
     """Requests go to a member that reads, as long as there is one."""
     stuck = asyncio.Event()
