@@ -410,20 +410,23 @@ async def from_feed_to_hub_mixed(lossy: Lossy) -> None:
 
 
 async def from_the_hub_to_nobody(lossy: Lossy) -> None:
-    def lose(original: Any, self: Hub, route: Any, messages: list[Any], *rest: Any) -> None:
-        self._published += len(messages)
+    def lose(original: Any, self: Hub, route: Any, messages: list[Any], nbytes: int) -> None:
+        self.published += len(messages)
 
     socket = await lossy.start()
-    with lossy.fault(Hub, "_deliver", lose):
+    with lossy.fault(Hub, "deliver", lose):
         await socket.feed("1")
 
 
 async def from_hub_to_mailbox(lossy: Lossy) -> None:
-    def lose(original: Any, route: Any, messages: list[Any], nbytes: int) -> Any:
-        return original(route, messages[1:], nbytes - 1)
+    def lose(original: Any, self: Hub, route: Any, messages: list[Any], nbytes: int) -> Any:
+        self.published += 1
+        self.routed += 1
+        self.deliveries += len(route)
+        return original(self, route, messages[1:], nbytes - 1)
 
     socket = await lossy.start()
-    with lossy.fault(hub_module, "append_to_each", lose):
+    with lossy.fault(Hub, "deliver", lose):
         await socket.feed("1", "2")
 
 
@@ -437,7 +440,12 @@ async def from_hub_to_mailbox_injected(lossy: Lossy) -> None:
 async def one_of_several_mailboxes_left_out(lossy: Lossy) -> None:
     socket = await lossy.start()
     lossy.fleet.process("feed", name="other")(keeper([]))
-    with lossy.fault(hub_module, "append_to_each", lambda original, route, *rest: original(route[1:], *rest)):
+
+    def lose(original: Any, self: Hub, route: Any, *rest: Any) -> Any:
+        self.deliveries += 1
+        return original(self, route[1:], *rest)
+
+    with lossy.fault(Hub, "deliver", lose):
         await socket.feed("1")
 
 

@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from tests.flows import balanced, turns
-from wsfleet import Fleet, Subscription
+from wsfleet import Buffer, Fleet, Message, Subscription
+from wsfleet.bounded import Taker
+from wsfleet.mailbox import Mailbox
 from wsfleet.testing import FakeTransport
 
 
@@ -162,3 +164,24 @@ def test_it_may_be_driven_by_hand() -> None:
             assert not subscription._mailbox.waiters
 
     asyncio.run(main())
+
+
+async def test_a_subclass_may_have_its_own() -> None:
+    """What a subclass gives is what `async for` gets, although what is inherited is found a shorter way."""
+
+    class Filled(Taker):
+        def __init__(self) -> None:
+            super().__init__(Mailbox("box", "news", Buffer(), lambda *_: None))
+            self.restart()
+            self.bounded.waiting.extend([Message(1), Message(2)])
+
+    class Doubled(Filled):
+        async def __anext__(self) -> Any:
+            return 2 * (await super().__anext__()).data
+
+    first, second = Filled(), Doubled()
+    assert (await anext(first)).data == 1
+    assert await anext(second) == 2
+    async for doubled in second:
+        assert doubled == 4
+        break

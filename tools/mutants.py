@@ -147,6 +147,8 @@ class Bench:
                 "no:cacheprovider",
                 "-o",
                 "asyncio_debug=false",
+                "-o",
+                f"timeout={WAIT_S}",
                 "-k",
                 chosen,
             ]

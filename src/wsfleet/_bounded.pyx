@@ -27,6 +27,11 @@ cdef extern from *:
     #endif
     }
 
+    /* A class in Python finds `__anext__` by name, each time; its base has it at hand. */
+    static void wsfleet_inherit_am_anext(PyTypeObject *type, PyTypeObject *base) {
+        type->tp_as_async->am_anext = base->tp_as_async->am_anext;
+    }
+
     static void wsfleet_set_am_send(PyTypeObject *type, sendfunc send) { type->tp_as_async->am_send = send; }
 
     /* Where an attribute of a type with slots lies in its objects; -1 where it isn't such an attribute. */
@@ -43,6 +48,7 @@ cdef extern from *:
         PYGEN_NEXT
     ctypedef PySendResult (*sendfunc)(PyObject *, PyObject *, PyObject **) noexcept
     PySendResult PyIter_Send(PyObject *iterator, PyObject *value, PyObject **result) except PYGEN_ERROR
+    void wsfleet_inherit_am_anext(PyTypeObject *type, PyTypeObject *base)
     void wsfleet_set_am_send(PyTypeObject *type, sendfunc send)
     Py_ssize_t wsfleet_offset(PyObject *descriptor)
 
@@ -269,14 +275,25 @@ cdef class Bounded:
         raise NotImplementedError
 
 
-def append_to_each(tuple route not None, list messages not None, Py_ssize_t nbytes):
-    cdef list refused = None
-    for bounded in route:
-        if not (<Bounded?>bounded).appended(messages, nbytes):
-            if refused is None:
-                refused = []
-            refused.append(bounded)
-    return refused
+cdef class Deliverer:
+    cdef object __weakref__
+    cdef public long long published, routed, unrouted, deliveries
+
+    def deliver(self, tuple route not None, list messages not None, Py_ssize_t nbytes):
+        cdef Py_ssize_t count = PyList_GET_SIZE(messages)
+        cdef list refused = None
+        self.published += count
+        if not route:
+            self.unrouted += count
+            return None
+        self.routed += count
+        self.deliveries += count * len(route)
+        for bounded in route:
+            if not (<Bounded?>bounded).appended(messages, nbytes):
+                if refused is None:
+                    refused = []
+                refused.append(bounded)
+        return refused
 
 
 cdef class Taker:
@@ -294,6 +311,8 @@ cdef class Taker:
         self.ready = True
         self.until = 0.0
         self.message = None
+        if type(self).__anext__ is Taker.__anext__:
+            wsfleet_inherit_am_anext(Py_TYPE(self), <PyTypeObject *>Taker)
 
     def __aiter__(self):
         return self
@@ -330,7 +349,14 @@ cdef class Taker:
         if ticks - self.ticks < TICKS:
             return False
         self.ticks = ticks
+        if self.until < 0:
+            self.until = now() + SLICE_S
         return now() > self.until
+
+    cdef inline void renew(self) noexcept:
+        # The clock is asked when the slice has gone on for a while: most end before.
+        self.until = -1.0
+        self.ticks = wsfleet_ticks()
 
     cdef inline object next(self):
         if self.keeps:
@@ -441,8 +467,7 @@ cdef PySendResult step(PyObject *following, PyObject *value, PyObject **result) 
                 return PYGEN_RETURN
             self.waiter = None
             Py_CLEAR(result[0])
-            taker.until = now() + SLICE_S
-            taker.ticks = 0
+            taker.renew()
         if taker.bounded.count():
             message = taker.next()
             Py_INCREF(message)

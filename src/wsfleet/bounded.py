@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from wsfleet.accel import fastest
 from wsfleet.message import Message
 
-__all__ = ["SLICE_S", "Bounded", "Fifo", "Taker", "append_to_each"]
+__all__ = ["SLICE_S", "Bounded", "Deliverer", "Fifo", "Taker"]
 
 B = TypeVar("B", bound="Bounded")
 
@@ -105,9 +105,22 @@ class Bounded:
         raise NotImplementedError
 
 
-def append_to_each(route: tuple[B, ...], messages: list[Message[Any]], nbytes: int) -> list[B] | None:
-    """Let each of `route` take `messages` with `append_all`; return those that did not, or None."""
-    return [each for each in route if not each.append_all(messages, nbytes)] or None
+class Deliverer:
+    """Hands messages to mailboxes, and counts each message once, and each hand-over."""
+
+    def __init__(self) -> None:
+        self.published = self.routed = self.unrouted = self.deliveries = 0
+
+    def deliver(self, route: tuple[B, ...], messages: list[Message[Any]], nbytes: int) -> list[B] | None:
+        """Let each of `route` take `messages` with `append_all`; return those that did not, or None."""
+        count = len(messages)
+        self.published += count
+        if not route:
+            self.unrouted += count
+            return None
+        self.routed += count
+        self.deliveries += count * len(route)
+        return [each for each in route if not each.append_all(messages, nbytes)] or None
 
 
 class Taker:
@@ -172,5 +185,5 @@ class Taker:
 
 
 if not TYPE_CHECKING:
-    _TWINS = (Fifo, Bounded, append_to_each, Taker)
-    Fifo, Bounded, append_to_each, Taker = (fastest(each, "wsfleet._bounded") for each in _TWINS)
+    _TWINS = (Fifo, Bounded, Deliverer, Taker)
+    Fifo, Bounded, Deliverer, Taker = (fastest(each, "wsfleet._bounded") for each in _TWINS)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from wsfleet.bounded import append_to_each
+from wsfleet.bounded import Deliverer
 from wsfleet.mailbox import Mailbox
 from wsfleet.message import Message, Slow
 from wsfleet.options import Buffer
@@ -45,12 +45,13 @@ class Routes(dict[str, Route]):
         self.shared.clear()
 
 
-class Hub:
-    """Where messages meet mailboxes. Counts every message once, where it happens."""
+class Hub(Deliverer):
+    """Where messages meet mailboxes. `Deliverer` does what every message costs, and counts; the rules are here."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.closed = False
-        self._published = self._injected = self._routed = self._unrouted = self._deliveries = 0
+        self.injected = 0
         # An insertion-ordered set; those with a pattern are looked through for a new topic, the others are not.
         self._mailboxes: dict[Mailbox, None] = {}
         self._patterns: dict[Mailbox, Callable[[str], bool]] = {}
@@ -156,7 +157,9 @@ class Hub:
         route = routes.get(topic)
         if route is None:
             route = self._find(topic, endpoint, routes)
-        self._deliver(route, messages, nbytes, source)
+        refused = self.deliver(route, messages, nbytes)
+        if refused is not None:
+            self._put(refused, messages, nbytes, source)
 
     def publish_mixed(self, messages: list[Message[Any]], endpoint: str, routes: Routes, source: Feeding) -> None:
         """The same for messages of several topics: neighbours that go the same way go together, in their order."""
@@ -181,14 +184,7 @@ class Hub:
             self._deliver(way, run, nbytes, source)
 
     def _deliver(self, route: Route, messages: list[Message[Any]], nbytes: int, source: Feeding) -> None:
-        count = len(messages)
-        self._published += count
-        if not route:
-            self._unrouted += count
-            return
-        self._routed += count
-        self._deliveries += count * len(route)
-        refused = append_to_each(route, messages, nbytes)
+        refused = self.deliver(route, messages, nbytes)
         if refused is not None:
             self._put(refused, messages, nbytes, source)
 
@@ -203,7 +199,7 @@ class Hub:
 
     def replay(self, mailbox: Mailbox, messages: list[Message[Any]]) -> None:
         """Hand kept messages to a new mailbox: deliveries, but not published again."""
-        self._deliveries += len(messages)
+        self.deliveries += len(messages)
         mailbox.replay(messages)
 
     def wants(self, topic: str) -> bool:
@@ -220,13 +216,13 @@ class Hub:
         route = routes.get(topic)
         if route is None:
             route = self._find(topic, "", routes)
-        self._injected += 1
-        self._published += 1
+        self.injected += 1
+        self.published += 1
         if not route:
-            self._unrouted += 1
+            self.unrouted += 1
             return 0
-        self._routed += 1
-        self._deliveries += len(route)
+        self.routed += 1
+        self.deliveries += len(route)
         size = (
             len(data) if isinstance(data, bytes) else len(data.encode(errors="replace")) if isinstance(data, str) else 0
         )
@@ -248,7 +244,7 @@ class Hub:
     # Counts
 
     def stats(self) -> HubStats:
-        return HubStats(self._published, self._injected, self._routed, self._unrouted, self._deliveries)
+        return HubStats(self.published, self.injected, self.routed, self.unrouted, self.deliveries)
 
     def subscription_stats(self) -> tuple[SubscriptionStats, ...]:
         """Return a row for each mailbox, and a last one for those removed, once there are any."""
