@@ -25,6 +25,7 @@ from wsfleet.wire.base import Payload, Receiver
 from wsfleet.wire.dialing import Opening
 from wsfleet.wire.fragments import Fragments, TooManyFragments
 from wsfleet.wire.inflating import Inflater
+from wsfleet.wire.losses import Losses
 from wsfleet.wire.scanner import frame_end
 
 __all__ = ["READ_BYTES", "TLS_READ_BYTES", "WebSocketWire"]
@@ -77,6 +78,7 @@ class WebSocketWire(asyncio.BufferedProtocol):
         "_inflater",
         "_limit",
         "_loop",
+        "_losses",
         "_lost",
         "_need",
         "_paused",
@@ -112,8 +114,10 @@ class WebSocketWire(asyncio.BufferedProtocol):
         view: memoryview,
         close_s: float,
         max_fragments: int,
+        losses: Losses,
     ) -> None:
         self._protocol = protocol
+        self._losses = losses
         self._transport = opening.transport
         self._source = opening.source
         self._loop = asyncio.get_running_loop()
@@ -336,7 +340,9 @@ class WebSocketWire(asyncio.BufferedProtocol):
             self._timer.cancel()
             self._timer = None
         self._wake_writers()
-        self._go_on_soon()
+        if not self._going:
+            self._going = True
+            self._losses.soon(self._go_on)
 
     def pause_writing(self) -> None:
         self._write_paused = True
@@ -389,6 +395,9 @@ class WebSocketWire(asyncio.BufferedProtocol):
 
     def _end(self, exc: Exception | None) -> None:
         self._protocol.receive_eof()
+        if self._protocol.parser_exc is not None:
+            # Its frames hold the protocol object, which holds it: work for the garbage collector, for each connection.
+            self._protocol.parser_exc.__traceback__ = None
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
             try:

@@ -29,6 +29,7 @@ from wsfleet.wire.base import Progress, Target
 from wsfleet.wire.connection import READ_BYTES, TLS_READ_BYTES, WebSocketWire
 from wsfleet.wire.dialing import Dialer, Opening, parse_head
 from wsfleet.wire.fragments import FragmentedProtocol, most_fragments
+from wsfleet.wire.losses import Losses
 
 __all__ = ["WebSocketTransport", "WebSocketWire"]
 
@@ -45,6 +46,7 @@ class WebSocketTransport:
         # All connections of a fleet share one buffer for reading, as each of their reads ends before the next.
         self._view = memoryview(bytearray(READ_BYTES))
         self._tls_view: memoryview | None = None
+        self._losses = Losses()
 
     async def aclose(self) -> None:
         await self._dialer.aclose()
@@ -110,7 +112,8 @@ class WebSocketTransport:
         opened.debug = False
         opened.extensions, opened.subprotocol = protocol.extensions, protocol.subprotocol
         most = target.max_fragments or most_fragments(target.max_size)
-        return WebSocketWire(opening, opened, request, response, self._view_for(opening), target.close_s, most)
+        view = self._view_for(opening)
+        return WebSocketWire(opening, opened, request, response, view, target.close_s, most, self._losses)
 
     def _view_for(self, opening: Opening) -> memoryview:
         if not opening.encrypted:
