@@ -35,7 +35,8 @@ async def test_a_pool_tells_other_threads_where_to_go(
     pool = fleet.pool(URI, 1, name="rpc")
 
     async def elsewhere() -> None:
-        await ask(pool)
+        async with asyncio.timeout(5.0):  # what took the call for one of its own might wait for ever
+            await ask(pool)
 
     async with fleet:
         socket = await opened(fleet, transport, "rpc-1") if is_open else None
