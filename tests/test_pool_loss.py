@@ -52,7 +52,7 @@ async def test_a_request_that_waits_to_be_sent_is_lost_with_its_connection() -> 
         with pytest.raises(RequestLost, match="node-1") as raised:
             await asking
         assert isinstance(raised.value.__cause__, ConnectionLost)
-    del asking
+    del asking, raised
     gc.collect()
     assert not complaints, "a future's error was never looked at"
 
