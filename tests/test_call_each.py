@@ -1,12 +1,13 @@
 """What a worker's calls are made with: `Taker.call_each`, compiled and not."""
 
 import asyncio
+import math
 from typing import Any
 
 import pytest
 
 from tests.flows import turns
-from wsfleet.bounded import Taker
+from wsfleet.bounded import Bounded, Fifo, Taker
 from wsfleet.mailbox import Mailbox
 from wsfleet.message import Message
 from wsfleet.options import Buffer
@@ -34,6 +35,30 @@ def filled(*data: Any) -> Mailbox:
 
 def counts(box: Mailbox) -> tuple[int, int, int]:
     return box.processed, box.in_hand, len(box.waiting)
+
+
+async def test_within_its_slice_it_takes_without_asking() -> None:
+    """As long as time is left and something waits, no message goes the long way, which gives others their turn."""
+    box = filled(1, 2, 3)
+
+    class Hasty(Calls):
+        async def slow(self) -> Message[Any]:
+            raise AssertionError("the long way")
+
+    calls = Hasty(box)
+    calls.until = math.inf
+    assert [(await anext(calls)).data for _ in range(3)] == [1, 2, 3]
+
+
+async def test_what_a_subclass_has_to_say_is_asked_for() -> None:
+    """A mailbox that is to be told of what leaves, and a taker that has to wait, need a class that says how."""
+    bare = Bounded(Fifo(), 10, 10, plain=True)
+    bare.append_all([Message(1, "news", size=1)], 1)
+    bare.watched = True
+    with pytest.raises(NotImplementedError):
+        bare.hand_out()
+    with pytest.raises(NotImplementedError):
+        await Taker(bare).slow()
 
 
 async def test_it_returns_when_no_more_will_come() -> None:

@@ -328,13 +328,14 @@ async def test_a_subscription_that_ends_in_the_middle_of_a_read_gets_no_more_of_
     assert sum(row.offered for row in hub.subscription_stats()) == hub.stats().deliveries == 8
 
 
-async def test_a_subscription_closed_in_the_middle_of_a_delivery_stays_in_the_account() -> None:
+@pytest.mark.parametrize("overflow", [Overflow.PAUSE, Overflow.LATEST])
+async def test_a_subscription_closed_in_the_middle_of_a_delivery_stays_in_the_account(overflow: Overflow) -> None:
     """What is under way to a subscription, while a user's key function closes it, is offered there, and dropped."""
     hub = Hub()
     victims: list[Mailbox] = []
     key = lambda message: [hub.remove(box) for box in victims]  # noqa: E731
     first = hub.add("first", ">", Buffer(10, overflow=Overflow.LATEST, key=key))
-    victims.append(hub.add("victim", ">", Buffer()))
+    victims.append(hub.add("victim", ">", Buffer(overflow=overflow)))
     publish(hub, from_socket(1), from_socket(2))
     assert sum(row.offered for row in hub.subscription_stats()) == hub.stats().deliveries == 4
     assert first.offered == victims[0].dropped == 2

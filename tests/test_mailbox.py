@@ -98,6 +98,7 @@ async def test_a_source_goes_on_when_the_mailbox_is_at_half() -> None:
     assert tap.paused_by
     take(box)
     assert not tap.paused_by
+    assert not box.watched, "at half nobody needs to look at each message that leaves any more"
 
 
 async def test_half_means_half_of_the_bytes_too() -> None:
@@ -447,12 +448,13 @@ async def test_a_mailbox_full_of_bytes_is_reported_once() -> None:
 
 
 async def test_whoever_waits_is_woken_by_a_message() -> None:
-    """`ready` ends when a message is there, and takes nothing."""
+    """`ready` ends when a message is there, and takes nothing; who has been woken need not be woken again."""
     box, _ = mailbox()
     waiter = asyncio.create_task(box.ready())
     await turns()
     assert not waiter.done()
     put(box, Tap(), from_socket(1))
+    assert not box.waiters
     assert await waiter
     assert box.pending == 1
 
@@ -538,6 +540,23 @@ async def test_idle_waits_for_what_is_in_hand(how: str) -> None:
     assert not waiter.done()
     end(box, message)
     await waiter
+
+
+@pytest.mark.parametrize("how", ["taken", "closed"])
+async def test_idle_ends_when_what_waits_is_gone(how: str) -> None:
+    """`idle` ends when the last message was taken or dropped; whoever waited is then forgotten."""
+    box, _ = mailbox()
+    put(box, Tap(), from_socket(1))
+    waiter = asyncio.create_task(box.idle())
+    await turns()
+    assert not waiter.done()
+    if how == "closed":
+        box.close()
+    else:
+        take(box)
+    assert not box.idle_waiters
+    await turns()
+    assert waiter.done()
 
 
 # Any order of all of it

@@ -15,29 +15,34 @@ from wsfleet.testing import FakeTransport
 URI = "ws://feed.test/"
 
 
+@pytest.mark.parametrize("is_open", [True, False])
 @pytest.mark.parametrize(
     "ask",
     [
         lambda pool: pool.wait_open(),
         lambda pool: pool.send({}),
         lambda pool: pool.request({}),
+        lambda pool: pool.request({}, wait=False),
         lambda pool: pool.close(),
     ],
 )
-async def test_a_pool_tells_other_threads_where_to_go(ask: Callable[[Pool], Coroutine[Any, Any, Any]]) -> None:
-    """In another thread, under another loop, a pool's methods raise, and name `from_thread`."""
+async def test_a_pool_tells_other_threads_where_to_go(
+    ask: Callable[[Pool], Coroutine[Any, Any, Any]], is_open: bool
+) -> None:
+    """In another thread, under another loop, a pool's methods raise, and name `from_thread`; also when none is open."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     pool = fleet.pool(URI, 1, name="rpc")
 
     async def elsewhere() -> None:
-        await ask(pool)
+        async with asyncio.timeout(5.0):  # what took the call for one of its own might wait for ever
+            await ask(pool)
 
     async with fleet:
-        socket = await opened(fleet, transport, "rpc-1")
+        socket = await opened(fleet, transport, "rpc-1") if is_open else None
         with pytest.raises(FleetError, match="from_thread"):
             await asyncio.to_thread(asyncio.run, elsewhere())
-        assert not socket.sent
+        assert socket is None or not socket.sent
 
 
 @pytest.mark.looptime

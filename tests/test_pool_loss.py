@@ -1,6 +1,7 @@
 """What cannot send any more although its state still says OPEN: a socket that is closing, or just lost."""
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from websockets.asyncio.server import ServerConnection
 
 from wsfleet import Connection, Fleet, Reconnect, State
-from wsfleet.errors import NotOpen, RequestLost
+from wsfleet.errors import ConnectionLost, NotOpen, RequestLost
 from wsfleet.testing import FakeTransport, FeedServer
 
 
@@ -32,6 +33,28 @@ async def test_asking_again_at_once_waits_for_the_next_socket() -> None:
             await pool.request({"method": "price"})
         assert (await pool.request({"method": "price"}))["result"] == 7
         await answering
+
+
+@pytest.mark.looptime
+async def test_a_request_that_waits_to_be_sent_is_lost_with_its_connection() -> None:
+    """A request that was not sent yet when its connection is lost is RequestLost, too, and says of which member."""
+    complaints: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    transport = FakeTransport()
+    async with Fleet(transport=transport) as fleet:
+        pool = fleet.pool("ws://feed.example", 1, name="node", sends_per_s=0.01)
+        socket = await transport.accept()
+        await pool.wait_open()
+        await pool.send("the only one for now")
+        asking = asyncio.ensure_future(pool.request({"method": "price"}, timeout_s=50.0))
+        await asyncio.sleep(1)
+        socket.lose()
+        with pytest.raises(RequestLost, match="node-1") as raised:
+            await asking
+        assert isinstance(raised.value.__cause__, ConnectionLost)
+    del asking, raised
+    gc.collect()
+    assert not complaints, "a future's error was never looked at"
 
 
 async def test_no_member_is_open_once_its_socket_is_lost() -> None:

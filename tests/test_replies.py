@@ -29,6 +29,15 @@ async def test_own_ids_are_large_and_exact_as_doubles() -> None:
     assert len(starts) == 100
 
 
+@pytest.mark.parametrize(("drawn", "first"), [(min, 2**32 + 1), (max, 2**52 - 1)])
+async def test_own_ids_begin_anywhere_above_what_others_count_to(
+    drawn: Any, first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first id may be any number between 2**32 and 2**52, so that as many exact ones again are left to follow."""
+    monkeypatch.setattr(replies_module.random, "randrange", lambda low, high: drawn(low, high - 1))
+    assert replies_of().number() == first
+
+
 @pytest.fixture(autouse=True)
 def _short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replies_module, "REMEMBERED", 100)
@@ -54,6 +63,36 @@ async def test_ids_of_the_users_own_are_remembered_for_a_while() -> None:
         replies.forget(f"id-{n}", replies.issue(f"id-{n}"))
     assert len(replies._past) == replies_module.REMEMBERED
     assert replies.take(f"id-{replies_module.REMEMBERED}") and not replies.take("id-0")
+
+
+async def test_an_id_used_again_is_as_new_as_its_last_use() -> None:
+    """Which ids are forgotten first goes by their last use, so that a late reply to a fresh request is known."""
+    replies = replies_of()
+    used = ["again", *range(replies_module.REMEMBERED - 1), "again", "last"]
+    for number in used:
+        replies.forget(number, replies.issue(number))
+    assert not replies.take(0) and all(map(replies.take, ["again", "last", 1]))
+
+
+async def test_an_id_is_free_again_once_its_reply_is_there() -> None:
+    """An answered id may be issued at once, and the end of the first request leaves the second one alone."""
+    replies = replies_of()
+    first = replies.issue("a")
+    assert replies.take("a") and not replies
+    second = replies.issue("a")
+    replies.forget("a", first)
+    assert len(replies) == 1 and not second.done()
+    assert replies.take("a") and second.done()
+
+
+async def test_requests_given_up_on_a_socket_that_lives_are_remembered() -> None:
+    """Where requests fail and the socket stays, replies that come later are known; on the next socket they are not."""
+    replies = replies_of()
+    for socket_gone in (False, True):
+        lost = replies.issue("a")
+        replies.lose("why", socket_gone=socket_gone)
+        assert isinstance(lost.exception(), RequestLost)
+        assert replies.take("a") is not socket_gone
 
 
 @pytest.mark.parametrize("error", [KeyError, asyncio.CancelledError])

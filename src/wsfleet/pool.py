@@ -69,7 +69,7 @@ class Pool:
         self.supervisors = [supervisor for _, supervisor in members]
         self._keeper = keeper
         self._identify = identify
-        self._turn = 0
+        self._order = list(self.supervisors)  # whose turn it is first; whoever had it goes to the end
         self._replies: dict[Supervisor, Replies] = {}
         for supervisor in self.supervisors:
             replies = Replies(match or match_json_rpc, supervisor.feed.set_reading)
@@ -150,14 +150,14 @@ class Pool:
         return answer if self._identify is not None or "id" not in data else _with_id(answer, data["id"])
 
     def _least_busy(self) -> Supervisor:
-        members = [s for s in self.supervisors if s.can_send]
+        members = [s for s in self._order if s.can_send]
         if not members:
             raise NotOpen(f"{self.name}: no member is open")
-        # Of equally busy ones each in its turn.
-        self._turn += 1
-        turn, size = self._turn, self.size
-        order = {s: (place - turn) % size for place, s in enumerate(self.supervisors)}
-        return min(members, key=lambda s: (_is_overfull(s), bool(s.feed.paused_by), len(self._replies[s]), order[s]))
+        # Of equally busy ones the first.
+        member = min(members, key=lambda s: (_is_overfull(s), bool(s.feed.paused_by), len(self._replies[s])))
+        self._order.remove(member)
+        self._order.append(member)
+        return member
 
     def _connection(self, supervisor: Supervisor) -> Connection:
         return self.connections[self.supervisors.index(supervisor)]
@@ -166,7 +166,7 @@ class Pool:
         if all(s.state in (State.CLOSED, State.FAILED) for s in self.supervisors):
             failed = next((s for s in self.supervisors if s.state is State.FAILED), None)
             if failed is not None:
-                raise EndpointFailed(self.name, str(failed.last_error or "")) from failed.last_error
+                raise EndpointFailed(self.name, str(failed.last_error)) from failed.last_error
             raise NotOpen(f"{self.name} is closed")
         news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         for supervisor in self.supervisors:  # one that is FAILED may be restarted
