@@ -20,6 +20,7 @@ from tests.wirekit import (
     written_frames,
 )
 from wsfleet.wire import connection
+from wsfleet.wire import turns as shared_turns
 from wsfleet.wire.dialing import Opening
 
 
@@ -58,6 +59,7 @@ async def test_a_long_reason_is_cut_at_a_character():
 async def sliced_wire(monkeypatch, collector, count=10):
     """A wire that got `count` messages in one read and has time for none but the first."""
     monkeypatch.setattr(connection, "SLICE_S", -1.0)
+    monkeypatch.setattr(shared_turns, "SLICE_S", -1.0)
     pipe = Pipe()
     wire = open_wire(pipe, open_protocol(100))
     collector.start(wire)

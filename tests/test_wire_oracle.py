@@ -28,7 +28,7 @@ from tests.wirekit import (
     open_wire,
     written_frames,
 )
-from wsfleet.wire import connection, scanner
+from wsfleet.wire import connection, scanner, turns
 
 
 @pytest.fixture(scope="module", autouse=True, params=["python", "compiled"])
@@ -282,13 +282,14 @@ def reads_of(stream: bytes, cuts: list[int]) -> list[bytes]:
 
 @contextmanager
 def bounds(everything_put_off: bool):
-    """No time at all, so that the wire puts off after each chunk, or any amount."""
-    before = connection.SLICE_S
-    connection.SLICE_S = -1.0 if everything_put_off else 1e9
+    """No time at all, so that the wire puts off each read, and again after each chunk, or any amount."""
+    before = connection.SLICE_S, turns.SLICE_S, turns.GAP_S
+    connection.SLICE_S = turns.SLICE_S = -1.0 if everything_put_off else 1e9
+    turns.GAP_S = 1e9 if everything_put_off else 0.0
     try:
         yield
     finally:
-        connection.SLICE_S = before
+        connection.SLICE_S, turns.SLICE_S, turns.GAP_S = before
 
 
 async def settle(collector: Collector, pipe: Pipe) -> None:

@@ -15,7 +15,7 @@ from websockets.protocol import CLIENT
 from wsfleet.errors import ConnectionLost
 from wsfleet.wire.connection import READ_BYTES, WebSocketWire
 from wsfleet.wire.fragments import FragmentedProtocol
-from wsfleet.wire.losses import Losses
+from wsfleet.wire.turns import Turns
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
@@ -219,5 +219,5 @@ def open_wire(
         memoryview(bytearray(READ_BYTES)),
         close_s,
         max_fragments,
-        Losses(),
+        Turns(),
     )

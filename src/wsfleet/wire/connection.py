@@ -25,8 +25,8 @@ from wsfleet.wire.base import Payload, Receiver
 from wsfleet.wire.dialing import Opening
 from wsfleet.wire.fragments import Fragments, TooManyFragments
 from wsfleet.wire.inflating import Inflater
-from wsfleet.wire.losses import Losses
 from wsfleet.wire.scanner import frame_end
+from wsfleet.wire.turns import SLICE_S, Turns
 
 __all__ = ["READ_BYTES", "TLS_READ_BYTES", "WebSocketWire"]
 
@@ -41,9 +41,6 @@ It has to fit. What does not fit stays in the transport, which forgets it when t
 
 WRITE_BYTES = 2**16
 """More than this waiting to be sent, and there is no room."""
-
-SLICE_S = 0.001
-"""How long one callback may hand over before the loop gets its turn: well below the 2 ms that wsfleet promises."""
 
 UNWANTED = 256
 """Frames passed over in one go once nobody wants them any more."""
@@ -78,7 +75,6 @@ class WebSocketWire(asyncio.BufferedProtocol):
         "_inflater",
         "_limit",
         "_loop",
-        "_losses",
         "_lost",
         "_need",
         "_paused",
@@ -94,6 +90,7 @@ class WebSocketWire(asyncio.BufferedProtocol):
         "_text",
         "_timer",
         "_transport",
+        "_turns",
         "_view",
         "_write_paused",
         "_writers",
@@ -114,10 +111,10 @@ class WebSocketWire(asyncio.BufferedProtocol):
         view: memoryview,
         close_s: float,
         max_fragments: int,
-        losses: Losses,
+        turns: Turns,
     ) -> None:
         self._protocol = protocol
-        self._losses = losses
+        self._turns = turns
         self._transport = opening.transport
         self._source = opening.source
         self._loop = asyncio.get_running_loop()
@@ -288,19 +285,28 @@ class WebSocketWire(asyncio.BufferedProtocol):
         self.last_frame = self._loop.time()
         self._at = time.time()
         read = self._view[:nbytes]
-        if self._rest:
+        if self._rest or self._turns.late():
             self._rest += read
-            return
-        batch: list[Payload] = []
-        pos = self._complete(read, batch) if self._tail else 0
-        if batch or pos < nbytes:
-            self._run(read, pos, batch)
-        if nbytes >= READ_BYTES:
-            # More is waiting, and uvloop would read on, 32 times in one callback.
             self._go_on_soon()
-            self._set_reading()
+            if len(self._rest) >= READ_BYTES:
+                self._set_reading()
+        else:
+            self._take(read, 0)
+            if nbytes >= READ_BYTES:
+                # More is waiting, and uvloop would read on, 32 times in one callback.
+                self._go_on_soon()
+                self._set_reading()
+        self._turns.done()
 
-    def _complete(self, read: memoryview, batch: list[Payload]) -> int:
+    def _take(self, data: bytes | memoryview, pos: int) -> None:
+        """Hand over what has been read, from `pos` on, and the frame that was begun before."""
+        batch: list[Payload] = []
+        if self._tail:
+            pos = self._complete(data, batch)
+        if batch or pos < len(data):
+            self._run(data, pos, batch)
+
+    def _complete(self, read: bytes | memoryview, batch: list[Payload]) -> int:
         """Take the frame that an earlier read has begun, if it is whole now; return where the next one begins."""
         tail, pos = self._tail, 0
         while len(tail) < self._need:
@@ -340,9 +346,7 @@ class WebSocketWire(asyncio.BufferedProtocol):
             self._timer.cancel()
             self._timer = None
         self._wake_writers()
-        if not self._going:
-            self._going = True
-            self._losses.soon(self._go_on)
+        self._go_on_soon()
 
     def pause_writing(self) -> None:
         self._write_paused = True
@@ -377,7 +381,7 @@ class WebSocketWire(asyncio.BufferedProtocol):
     def _go_on_soon(self) -> None:
         if not self._going:
             self._going = True
-            self._loop.call_soon(self._go_on)
+            self._turns.soon(self._go_on)
 
     def _go_on(self) -> None:
         """Hand over what was put off, then read again, or tell that the socket is gone."""
@@ -386,8 +390,8 @@ class WebSocketWire(asyncio.BufferedProtocol):
             return
         if self._rest and not self._paused:
             data, pos = self._rest, self._pos
-            self._rest = b""
-            self._run(data, pos, [])
+            self._rest, self._pos = b"", 0
+            self._take(data, pos)
         if self._lost is None:
             self._set_reading()
         elif not self._rest:

@@ -29,7 +29,7 @@ from wsfleet.wire.base import Progress, Target
 from wsfleet.wire.connection import READ_BYTES, TLS_READ_BYTES, WebSocketWire
 from wsfleet.wire.dialing import Dialer, Opening, parse_head
 from wsfleet.wire.fragments import FragmentedProtocol, most_fragments
-from wsfleet.wire.losses import Losses
+from wsfleet.wire.turns import Turns
 
 __all__ = ["WebSocketTransport", "WebSocketWire"]
 
@@ -46,7 +46,7 @@ class WebSocketTransport:
         # All connections of a fleet share one buffer for reading, as each of their reads ends before the next.
         self._view = memoryview(bytearray(READ_BYTES))
         self._tls_view: memoryview | None = None
-        self._losses = Losses()
+        self._turns = Turns()
 
     async def aclose(self) -> None:
         await self._dialer.aclose()
@@ -113,7 +113,7 @@ class WebSocketTransport:
         opened.extensions, opened.subprotocol = protocol.extensions, protocol.subprotocol
         most = target.max_fragments or most_fragments(target.max_size)
         view = self._view_for(opening)
-        return WebSocketWire(opening, opened, request, response, view, target.close_s, most, self._losses)
+        return WebSocketWire(opening, opened, request, response, view, target.close_s, most, self._turns)
 
     def _view_for(self, opening: Opening) -> memoryview:
         if not opening.encrypted:
