@@ -488,11 +488,11 @@ async def test_records_come_before_the_new_sessions_messages() -> None:
     everything = fleet.subscribe(">")
     states, gaps = fleet.subscribe("$state.feed"), fleet.subscribe("$gap.feed")
     order: list[str] = []
-    original = fleet._declared.hub._deliver
+    original = fleet._declared.hub.deliver
 
-    def deliver(route: Any, messages: list[Message[Any]], *rest: Any) -> None:
+    def deliver(route: Any, messages: list[Message[Any]], nbytes: int) -> Any:
         order.extend(f"{message.data}" for message in messages)
-        original(route, messages, *rest)
+        return original(route, messages, nbytes)
 
     inject = fleet._declared.hub.inject
 
@@ -500,7 +500,7 @@ async def test_records_come_before_the_new_sessions_messages() -> None:
         order.append(topic)
         return inject(topic, data)
 
-    fleet._declared.hub._deliver = deliver  # type: ignore[method-assign]
+    fleet._declared.hub.deliver = deliver  # type: ignore[method-assign]
     fleet._declared.hub.inject = injected  # type: ignore[method-assign]
     async with fleet:
         socket = await transport.accept()

@@ -72,7 +72,7 @@ class Turns:
     def _run(self) -> None:
         until = time.perf_counter() + SLICE_S
         try:
-            while self._waiting:
+            for _ in range(len(self._waiting)):  # whoever comes back at once has its turn in the next one
                 self._waiting.popleft()()
                 if time.perf_counter() > until:
                     break
