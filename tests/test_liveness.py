@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import weakref
 from typing import Any
 
 import pytest
@@ -327,3 +328,37 @@ async def test_liveness_begins_afresh_with_every_session() -> None:
             began = clock()
             assert await lost(connection) - began == pytest.approx(18.0, abs=0.1)
             assert (socket.pings, socket.sent, connection.session_count) == (1, ["beat"], number)
+
+
+async def test_a_lost_session_is_let_go_at_once() -> None:
+    """Nothing of a session that has ended is kept until its next ping would have been due."""
+    async with FeedServer() as server, Fleet() as fleet:
+        connection = fleet.connect(server.uri, name="feed", liveness=Liveness(ping_s=3000.0), reconnect=NOT_AGAIN)
+        await connection.wait_open()
+        session = fleet._declared.supervisors["feed"].session
+        assert session is not None
+        kept = weakref.ref(session)
+        del session
+        await server.wait_clients(1)
+        server.drop()
+        await lost(connection)
+        assert kept() is None
+
+
+@pytest.mark.looptime
+async def test_reconnects_leave_nothing_with_the_sweep() -> None:
+    """An endpoint has one place among those that are due, however often it is lost, and is pinged on time after all."""
+    transport = FakeTransport()
+    async with Fleet(transport=transport) as fleet:
+        again = Reconnect(initial_s=1.0, max_s=1.0, jitter=0.0)
+        fleet.connect(URI, liveness=Liveness(ping_s=20.0), reconnect=again)
+        for _ in range(30):
+            socket = await transport.accept()
+            await asyncio.sleep(0.5)
+            socket.lose()
+        assert len(fleet._declared.sweep._heap) == 1
+        socket = await transport.accept()
+        await asyncio.sleep(19.5)
+        assert socket.pings == 0
+        await asyncio.sleep(1.0)
+        assert socket.pings == 1

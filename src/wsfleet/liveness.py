@@ -31,79 +31,99 @@ LOOK_S = 0.5
 
 
 class Pulse:
-    """What one open session owes and is owed, and when."""
+    """What an endpoint's open session owes and is owed, and when. One for all of the endpoint's sessions."""
 
-    def __init__(self, session: SessionCore, feed: Feed, liveness: Liveness, now: float) -> None:
-        self.session = session
+    __slots__ = ("_beat_at", "_feed", "_opened_at", "_ping_at", "_plan", "_session", "due_at", "place")
+
+    def __init__(self, feed: Feed, liveness: Liveness) -> None:
         self._feed = feed
         self._plan = liveness
+        self._session: SessionCore | None = None
+        self._opened_at = 0.0
+        self._ping_at: float | None = None
+        self._beat_at: float | None = None
+        self.due_at: float | None = None
+        """When its place in the sweep's heap comes up, None where it has none."""
+        self.place = 0
+
+    def begin(self, session: SessionCore, now: float) -> None:
+        """Look after `session`, which is open from `now` on."""
+        plan = self._plan
+        self._session = session
         self._opened_at = now
-        self._ping_at = now + liveness.ping_s if liveness.ping_s is not None else None
-        self._beat_at = now + liveness.heartbeat_s if liveness.heartbeat_s is not None else None
+        self._ping_at = now + plan.ping_s if plan.ping_s is not None else None
+        self._beat_at = now + plan.heartbeat_s if plan.heartbeat_s is not None else None
+
+    def end(self) -> None:
+        """Let go of the session: the heap keeps a pulse until it is due, which would keep what the session holds."""
+        self._session = None
 
     def check(self, now: float, late_s: float) -> float | None:
         """Do what is due; return when to look again, or None when there is nothing more to look after."""
-        if self.session.ended.done():
+        session = self._session
+        if session is None or session.ended.done():
             return None
         # Where the fleet has stopped reading, for its end, the peer may be as lively as it likes: nobody hears it.
-        why = self._overdue(now) if self.session.reading else None
+        why = self._overdue(session, now) if session.reading else None
         if why is not None:
             if late_s >= LATE_S:
                 return now + late_s
-            self.session.abort(why)
+            session.abort(why)
             return None
-        self._do_due(now)
-        return self.due(now)
+        self._do_due(session, now)
+        return self._due(session, now)
 
-    def _silence(self, now: float) -> float | None:
+    def due(self, now: float) -> float | None:
+        """Return when something is due next, as things stand now, or None where nothing ever is."""
+        return None if self._session is None else self._due(self._session, now)
+
+    def _silence(self, session: SessionCore, now: float) -> float | None:
         """Return for how long a ping has been waiting without any frame from the peer, a pong or another."""
-        sent = self.session.wire.ping_sent
+        sent = session.wire.ping_sent
         if sent is None:
             return None
-        return self._feed.running_since(max(sent, self.session.wire.last_frame), now)
+        return self._feed.running_since(max(sent, session.wire.last_frame), now)
 
-    def _quiet(self, now: float) -> float:
+    def _quiet(self, session: SessionCore, now: float) -> float:
         """Return for how long no data has come. What on_open waited for is no matter of the feed's."""
-        return self._feed.running_since(max(self.session.last_data, self._opened_at), now)
+        return self._feed.running_since(max(session.last_data, self._opened_at), now)
 
-    def _overdue(self, now: float) -> str | None:
-        plan, silence = self._plan, self._silence(now)
+    def _overdue(self, session: SessionCore, now: float) -> str | None:
+        plan, silence = self._plan, self._silence(session, now)
         if plan.pong_s is not None and silence is not None and silence >= plan.pong_s:
             return f"no answer to a ping for {plan.pong_s:g} s"
-        if plan.stale_s is not None and self._quiet(now) >= plan.stale_s:
+        if plan.stale_s is not None and self._quiet(session, now) >= plan.stale_s:
             return f"no data for {plan.stale_s:g} s"
         return None
 
-    def _do_due(self, now: float) -> None:
+    def _do_due(self, session: SessionCore, now: float) -> None:
         plan = self._plan
         if self._ping_at is not None and now >= self._ping_at and plan.ping_s is not None:
             self._ping_at = now + plan.ping_s
-            self.session.wire.ping()
+            session.wire.ping()
         if self._beat_at is not None and now >= self._beat_at and plan.heartbeat_s is not None:
             self._beat_at = now + plan.heartbeat_s
-            self._beat(plan.heartbeat)
+            self._beat(session, plan.heartbeat)
 
-    def _beat(self, heartbeat: str | bytes | Callable[[], str | bytes] | None) -> None:
+    def _beat(self, session: SessionCore, heartbeat: str | bytes | Callable[[], str | bytes] | None) -> None:
         try:
             payload = heartbeat() if callable(heartbeat) else heartbeat
             if payload is not None:
-                self.session.beat(payload)
+                session.beat(payload)
         except (Exception, asyncio.CancelledError):
             # The user's function; its endpoint goes on without this beat, and the sweep without any harm.
-            log.exception("%s: the heartbeat failed", self.session.endpoint)
+            log.exception("%s: the heartbeat failed", session.endpoint)
 
-    def due(self, now: float) -> float:
-        """Return when something is due next, as things stand now."""
-        plan, silence = self._plan, self._silence(now)
+    def _due(self, session: SessionCore, now: float) -> float | None:
+        plan, silence = self._plan, self._silence(session, now)
         times = [t for t in (self._ping_at, self._beat_at) if t is not None]
-        if not self.session.reading:
-            return min(times, default=now + 3600.0)
-        if plan.pong_s is not None and silence is not None:
-            times.append(now + plan.pong_s - silence)
-        if plan.stale_s is not None:
-            times.append(now + plan.stale_s - self._quiet(now))
+        if session.reading:
+            if plan.pong_s is not None and silence is not None:
+                times.append(now + plan.pong_s - silence)
+            if plan.stale_s is not None:
+                times.append(now + plan.stale_s - self._quiet(session, now))
         # A deadline that stands still is looked at again after the shortest time in which it could pass.
-        return min(times, default=now + 3600.0)
+        return min(times, default=None)
 
 
 class Sweep:
@@ -115,14 +135,21 @@ class Sweep:
         self._sooner: asyncio.Future[None] | None = None
         self.lag_s = 0.0
 
-    def watch(self, session: SessionCore, feed: Feed, liveness: Liveness) -> None:
-        """Look after `session` until it ends."""
+    def watch(self, session: SessionCore, pulse: Pulse) -> None:
+        """Look after `session` until it ends, by its endpoint's `pulse`."""
         now = asyncio.get_running_loop().time()
-        pulse = Pulse(session, feed, liveness, now)
+        pulse.begin(session, now)
         due = pulse.due(now)
-        heapq.heappush(self._heap, (due, next(self._count), pulse))
+        # Where the place of a session before comes up earlier, it will be found then that this one is due later.
+        if due is None or (pulse.due_at is not None and pulse.due_at <= due):
+            return
+        self._push(due, pulse)
         if self._heap[0][2] is pulse and self._sooner is not None and not self._sooner.done():
             self._sooner.set_result(None)
+
+    def _push(self, due: float, pulse: Pulse) -> None:
+        pulse.due_at, pulse.place = due, next(self._count)
+        heapq.heappush(self._heap, (due, pulse.place, pulse))
 
     async def run(self) -> None:
         """Check whoever is due, for ever; look at the loop's lateness at least every half second."""
@@ -142,10 +169,12 @@ class Sweep:
         now = loop.time()
         until = time.perf_counter() + 0.001
         while self._heap and self._heap[0][0] <= now + TICK_S:
-            pulse = heapq.heappop(self._heap)[2]
-            due = pulse.check(now, self.lag_s)
-            if due is not None:
-                heapq.heappush(self._heap, (max(due, now + 2 * TICK_S), next(self._count), pulse))
+            _, place, pulse = heapq.heappop(self._heap)
+            if pulse.place == place:  # or it has got an earlier one meanwhile
+                pulse.due_at = None
+                due = pulse.check(now, self.lag_s)
+                if due is not None:
+                    self._push(max(due, now + 2 * TICK_S), pulse)
             if time.perf_counter() > until:
                 await asyncio.sleep(0)
                 until = time.perf_counter() + 0.001

@@ -18,7 +18,7 @@ from wsfleet.errors import ConnectionLost, EndpointFailed, FleetError, NotOpen
 from wsfleet.feed import LONG_S, Feed
 from wsfleet.governor import Governor, host_of
 from wsfleet.hub import Hub
-from wsfleet.liveness import Sweep
+from wsfleet.liveness import Pulse, Sweep
 from wsfleet.login import log_in
 from wsfleet.message import Gap, State, StateChange
 from wsfleet.options import Endpoint
@@ -71,6 +71,7 @@ class Supervisor:
         self._backoff = policy.Backoff(endpoint.reconnect, random.random)
         self._budget = policy.RestartBudget(endpoint.reconnect.max_restarts, endpoint.reconnect.window_s)
         self._chronicle = Chronicle(self.name)
+        self._pulse = Pulse(self.feed, endpoint.liveness)
         self._attempt = 0
         self._rejections = 0
         self._restarting = False
@@ -163,7 +164,7 @@ class Supervisor:
         opened_at = loop.time()
         self._opened(session, opened_at)
         await session.release()
-        self._services.sweep.watch(session, self.feed, self.endpoint.liveness)
+        self._services.sweep.watch(session, self._pulse)
         error = self._explain(await session.ended)
         lost_at = loop.time()
         self._last = (session.number, self.feed.received, lost_at)
@@ -237,6 +238,7 @@ class Supervisor:
     def _drop_session(self) -> None:
         """Leave nothing of a session behind, whatever state it is in."""
         session, self.session = self.session, None
+        self._pulse.end()
         if session is not None:
             session.discard()
             if not session.ended.done():
