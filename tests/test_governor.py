@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from wsfleet import Fleet, Limits, Reconnect, State
 from wsfleet.errors import ConnectFailed
-from wsfleet.governor import Governor
+from wsfleet.governor import AT_ONCE, Governor
 from wsfleet.testing import FakeSocket, FakeTransport
 from wsfleet.wire.base import Progress, Target, Wire
 
@@ -173,3 +173,43 @@ async def test_a_storm_is_spread_and_bounded(monkeypatch: pytest.MonkeyPatch) ->
     assert transport.most_in_flight == 8
     histogram = Counter(int((at - began) * 10) for at in transport.times)
     assert max(histogram.values()) <= len(transport.times) * 0.05
+
+
+async def test_attempts_begin_a_few_in_each_turn_of_the_loop() -> None:
+    """Over all hosts a few attempts begin in each turn of the loop, and no host waits for another."""
+    governor = Governor(Limits())
+    entered: list[str] = []
+
+    async def enter(host: str) -> None:
+        await governor.enter(host)
+        entered.append(host)
+
+    async with asyncio.TaskGroup() as tasks:
+        for host in ("a", "b", "c"):
+            for _ in range(20):
+                tasks.create_task(enter(host))
+        await asyncio.sleep(0)  # the tasks begin
+        rounds = []
+        while len(entered) < 60:
+            before = len(entered)
+            await asyncio.sleep(0)
+            rounds.append(entered[before:])
+    assert max(map(len, rounds)) == AT_ONCE
+    assert {len(each) for each in rounds} <= {0, AT_ONCE}
+    share = Counter(entered[AT_ONCE:30])
+    assert max(share.values()) - min(share.values()) <= 1
+
+
+async def test_one_cancelled_in_the_moment_of_its_turn_takes_nobodys() -> None:
+    """Somebody leaves after a waiting one was cancelled, and before that one could see it: the next one goes in."""
+    governor = Governor(Limits(handshakes=1))
+    leave = await governor.enter(HOST)
+    waiting = [asyncio.create_task(governor.enter(HOST)) for _ in range(2)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    leave()
+    leave = await waiting[1]
+    leave()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting[0]
+    (await governor.enter(HOST))()

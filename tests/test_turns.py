@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from wsfleet.wire.turns import Turns
+from tests.wirekit import Collector, Pipe, open_protocol, open_wire
+from wsfleet.wire.turns import LOSS_S, SLICE_S, Turns
 
 
 async def test_many_losses_give_the_loop_its_turn() -> None:
@@ -27,6 +28,44 @@ async def test_many_losses_give_the_loop_its_turn() -> None:
         await asyncio.sleep(0)
         assert len(ended) - before <= 11
     assert ended == list(range(200))
+
+
+async def test_what_a_callback_causes_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What others will do because of a callback is time of the same slice, whether the clock has gone on or not."""
+    Clock(monkeypatch)
+    turns = Turns()
+    ended: list[int] = []
+
+    def end(number: int) -> None:
+        ended.append(number)
+        turns.spend(SLICE_S / 4)
+
+    for number in range(12):
+        turns.soon(lambda number=number: end(number))
+    await asyncio.sleep(0)
+    assert len(ended) == 5
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert ended == list(range(12))
+
+
+async def test_few_losses_are_told_in_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What its supervisor has to do about a loss counts as well, so those of one moment are told over many turns."""
+    Clock(monkeypatch)
+    turns = Turns()
+    lost: list[Collector] = []
+    for _ in range(60):
+        collector = Collector()
+        lost.append(collector)
+        wire = open_wire(Pipe(), open_protocol(1024), turns=turns)
+        collector.start(wire)
+        wire.connection_lost(None)
+    told = 0
+    while told < 60:
+        await asyncio.sleep(0)
+        before, told = told, sum(each.ended.done() for each in lost)
+        assert told - before <= 1 + SLICE_S / LOSS_S
+    assert told == 60
 
 
 async def test_one_that_fails_does_not_keep_the_others() -> None:

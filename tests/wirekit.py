@@ -209,6 +209,7 @@ def open_wire(
     close_s: float = 2.0,
     opening: Any = None,
     max_fragments: int = 4096,
+    turns: Turns | None = None,
 ) -> WebSocketWire:
     headers = Headers()
     return WebSocketWire(
@@ -219,5 +220,5 @@ def open_wire(
         memoryview(bytearray(READ_BYTES)),
         close_s,
         max_fragments,
-        Turns(),
+        turns or Turns(),
     )

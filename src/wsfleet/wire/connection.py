@@ -26,7 +26,7 @@ from wsfleet.wire.dialing import Opening
 from wsfleet.wire.fragments import Fragments, TooManyFragments
 from wsfleet.wire.inflating import Inflater
 from wsfleet.wire.scanner import frame_end
-from wsfleet.wire.turns import SLICE_S, Turns
+from wsfleet.wire.turns import LOSS_S, SLICE_S, Turns
 
 __all__ = ["READ_BYTES", "TLS_READ_BYTES", "WebSocketWire"]
 
@@ -404,6 +404,7 @@ class WebSocketWire(asyncio.BufferedProtocol):
             self._protocol.parser_exc.__traceback__ = None
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
+            self._turns.spend(LOSS_S)
             try:
                 receiver.lost(self._loss(exc))
             except Exception:

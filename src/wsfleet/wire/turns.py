@@ -16,6 +16,10 @@ GAP_S = 0.000_02
 """Reads of one turn follow each other sooner than this. Where they do not, the loop has done something else."""
 
 
+LOSS_S = 0.000_05
+"""What the loss of a connection costs its supervisor, as soon as it is told: to explain it, and to wait for a while."""
+
+
 class Turns:
     """Lets all connections of a transport together hand over for SLICE_S in each turn of the event loop.
 
@@ -29,6 +33,7 @@ class Turns:
         self._scheduled = False
         self._began = self._last = 0.0  # this turn's first read began; the last one was done
         self._marked = False
+        self._until = 0.0
 
     def late(self) -> bool:
         """Tell whether reads have held this turn for SLICE_S; ask before each one, and call `done` after it."""
@@ -56,6 +61,10 @@ class Turns:
             self._scheduled = True
             loop.call_soon(self._run)
 
+    def spend(self, seconds: float) -> None:
+        """Count what a callback has caused, and others will do, as time of this turn's slice."""
+        self._until -= seconds
+
     def _in_loop(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
@@ -70,11 +79,11 @@ class Turns:
         self._began = time.perf_counter()
 
     def _run(self) -> None:
-        until = time.perf_counter() + SLICE_S
+        self._until = time.perf_counter() + SLICE_S
         try:
             for _ in range(len(self._waiting)):  # whoever comes back at once has its turn in the next one
                 self._waiting.popleft()()
-                if time.perf_counter() > until:
+                if time.perf_counter() > self._until:
                     break
         finally:
             self._scheduled = bool(self._waiting)
