@@ -1,7 +1,8 @@
 # cython: language_level=3, freethreading_compatible=True
-"""The scanner, compiled. What it does is told in `scanner.py`; it has the same results, for all bytes whatever.
+"""The scanner, and what inflates, compiled. What they do is told in `scanner.py` and `inflating.py`; they have the same
+results, for all bytes whatever.
 
-It reads what is in `data` and nothing beside it: a length is compared with what is left of the buffer before anything
+They read what is in `data` and nothing beside it: a length is compared with what is left of the buffer before anything
 is added to it, so one of 64 bits cannot overflow.
 """
 
@@ -11,6 +12,10 @@ from cpython.unicode cimport PyUnicode_DecodeUTF8
 from libc.stdint cimport uint64_t
 from libc.string cimport memcpy
 
+from zlib import decompressobj
+
+from websockets.exceptions import PayloadTooBig
+
 cdef extern from "Python.h":
     const Py_ssize_t PY_SSIZE_T_MAX
     unicode PyUnicode_New(Py_ssize_t size, Py_UCS4 largest)
@@ -19,47 +24,36 @@ cdef extern from "Python.h":
     const Py_buffer *PyMemoryView_GET_BUFFER(object)
     bint PyBuffer_IsContiguous(const Py_buffer *view, char order)
 
-__all__ = ["scan"]
+__all__ = ["inflate", "scan"]
 
 ctypedef unsigned char byte
 
 cdef enum:
     TEXT = 0x81  # FIN, no reserved bits, opcode 1
     BINARY = 0x82
+    COMPRESSED = 0x40  # RSV1 (RFC 7692, section 7.2.3.1)
+    ENOUGH = 65536
+    END = 4
+
+
+cdef struct Piece:
+    const byte *place
+    Py_ssize_t length
 
 
 def scan(data not None, Py_ssize_t pos, limit, most, bint as_text, list out not None):
     """Append the payloads of the plain frames from `pos` on to `out`; return where the first other thing begins."""
-    cdef const byte *buffer
-    cdef Py_ssize_t end, start, length, longest = bounded(limit), room = bounded(most)
-    cdef const Py_buffer *view
+    cdef Py_ssize_t start, length, longest = bounded(limit), room = bounded(most)
+    cdef Piece read = memory_of(data, pos)
+    cdef const byte *buffer = read.place
     cdef byte head
-    if type(data) is bytes:
-        buffer, end = <const byte *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data)
-    elif PyMemoryView_Check(data) and PyBuffer_IsContiguous(PyMemoryView_GET_BUFFER(data), b"C"):
-        view = PyMemoryView_GET_BUFFER(data)
-        buffer, end = <const byte *>view.buf, view.len
-    else:
-        raise TypeError("data is bytes, or a memoryview of a piece of memory")
-    if pos < 0:
-        raise ValueError("pos is a place in data, from 0 on")
     try:
-        while room > 0 and end - pos >= 2:
+        while room > 0 and read.length - pos >= 2:
             head = buffer[pos]
             if head != TEXT and head != BINARY:
                 break
-            length = buffer[pos + 1]
-            start = pos + 2
-            if length > 125:
-                if length == 126 and end - pos >= 4:
-                    length = buffer[pos + 2] << 8 | buffer[pos + 3]
-                    start = pos + 4
-                elif length == 127 and end - pos >= 10:
-                    length = long_length(buffer + pos + 2)
-                    start = pos + 10
-                else:
-                    break
-            if length > end - start or length > longest:
+            start = payload_start(buffer, pos, read.length, longest, &length)
+            if start < 0:
                 break
             if head == TEXT and as_text:
                 out.append(text_of(buffer + start, length))
@@ -72,6 +66,78 @@ def scan(data not None, Py_ssize_t pos, limit, most, bint as_text, list out not 
     except UnicodeDecodeError:
         pass
     return pos
+
+
+def inflate(decoder, wbits, data not None, Py_ssize_t pos, limit, most, bint as_text, list out not None):
+    """Append the compressed messages from `pos` on to `out`; return where the first other thing begins."""
+    cdef Py_ssize_t start, length, longest = bounded(limit), room = bounded(most), made = 0
+    cdef Piece read = memory_of(data, pos)
+    cdef const byte *buffer = read.place
+    cdef byte head
+    cdef bytes payload, message
+    one_more = limit + 1
+    while room > 0 and read.length - pos >= 2 and made < ENOUGH:
+        head = buffer[pos]
+        if head != (TEXT | COMPRESSED) and head != (BINARY | COMPRESSED):
+            break
+        start = payload_start(buffer, pos, read.length, longest, &length)
+        if start < 0:
+            break
+        # What the sender has taken off the end of every message (RFC 7692, section 7.2.2).
+        payload = PyBytes_FromStringAndSize(NULL, length + END)
+        memcpy(PyBytes_AS_STRING(payload), buffer + start, length)
+        memcpy(PyBytes_AS_STRING(payload) + length, b"\x00\x00\xff\xff", END)
+        own = decoder or decompressobj(wbits)
+        message = own.decompress(payload, one_more)
+        if PyBytes_GET_SIZE(message) > longest or own.unconsumed_tail:
+            raise PayloadTooBig(None, limit)
+        if head == (TEXT | COMPRESSED):
+            if as_text:
+                out.append(text_of(<const byte *>PyBytes_AS_STRING(message), PyBytes_GET_SIZE(message)))
+            else:
+                if not is_utf8(<const byte *>PyBytes_AS_STRING(message), PyBytes_GET_SIZE(message)):
+                    message.decode()
+                out.append(message)
+        else:
+            out.append(message)
+        pos = start + length
+        room -= 1
+        made += PyBytes_GET_SIZE(message)
+    return pos
+
+
+cdef Piece memory_of(data, Py_ssize_t pos) except *:
+    """Return where the bytes of `data` lie; it keeps them there for as long as it lives."""
+    cdef const Py_buffer *view
+    if pos < 0:
+        raise ValueError("pos is a place in data, from 0 on")
+    if type(data) is bytes:
+        return Piece(<const byte *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+    if PyMemoryView_Check(data) and PyBuffer_IsContiguous(PyMemoryView_GET_BUFFER(data), b"C"):
+        view = PyMemoryView_GET_BUFFER(data)
+        return Piece(<const byte *>view.buf, view.len)
+    raise TypeError("data is bytes, or a memoryview of a piece of memory")
+
+
+cdef inline Py_ssize_t payload_start(
+    const byte *buffer, Py_ssize_t pos, Py_ssize_t end, Py_ssize_t longest, Py_ssize_t *length
+) noexcept nogil:
+    """Return where the payload of the frame at `pos` begins, of which 2 bytes are there, and write its `length`.
+
+    -1 for a frame that is masked, too long, or not all there.
+    """
+    cdef Py_ssize_t start = pos + 2
+    length[0] = buffer[pos + 1]
+    if length[0] > 125:
+        if length[0] == 126 and end - pos >= 4:
+            length[0] = buffer[pos + 2] << 8 | buffer[pos + 3]
+            start = pos + 4
+        elif length[0] == 127 and end - pos >= 10:
+            length[0] = long_length(buffer + pos + 2)
+            start = pos + 10
+        else:
+            return -1
+    return -1 if length[0] > end - start or length[0] > longest else start
 
 
 cdef inline Py_ssize_t bounded(number) except? -1:

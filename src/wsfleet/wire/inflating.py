@@ -13,9 +13,10 @@ from websockets.exceptions import PayloadTooBig, ProtocolError
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.protocol import Protocol
 
+from wsfleet.accel import fastest
 from wsfleet.wire.base import Payload
 
-__all__ = ["Inflater"]
+__all__ = ["Inflater", "inflate"]
 
 _TEXT = 0xC1  # FIN, RSV1, opcode 1
 _BINARY = 0xC2
@@ -27,11 +28,61 @@ _END = b"\x00\x00\xff\xff"
 """What the sender has taken off the end of every message (RFC 7692, section 7.2.2)."""
 
 
+def inflate(
+    decoder: Any,
+    wbits: int,
+    data: bytes | memoryview,
+    pos: int,
+    limit: int,
+    most: int,
+    as_text: bool,
+    out: list[Payload],
+) -> int:
+    """Append the compressed messages from `pos` on to `out`; return where the first other thing begins.
+
+    `decoder` is what the message before was inflated with; None for one of its own for each, of `wbits`. Stops as the
+    scanner does, and after ENOUGH bytes. Raises zlib.error for what cannot be inflated, PayloadTooBig for what would
+    have more than `limit` bytes, and UnicodeDecodeError.
+    """
+    end, made = len(data), 0
+    for _ in range(most):
+        if end - pos < 2 or made >= ENOUGH or (head := data[pos]) not in (_TEXT, _BINARY):
+            break
+        length, start = data[pos + 1], pos + 2
+        if length > 125:
+            start = pos + (4 if length == 126 else 10)
+            if length > 127 or start > end:  # a mask, which websockets refuses
+                break
+            length = int.from_bytes(data[pos + 2 : start], "big")
+        stop = start + length
+        if stop > end or length > limit:
+            break
+        own = decoder or zlib.decompressobj(wbits=wbits)
+        message: bytes = own.decompress(bytes(data[start:stop]) + _END, limit + 1)
+        if len(message) > limit or own.unconsumed_tail:
+            raise PayloadTooBig(None, limit)
+        if head == _BINARY:
+            out.append(message)
+        elif as_text:
+            out.append(message.decode())
+        else:
+            if not message.isascii():
+                message.decode()
+            out.append(message)
+        pos = stop
+        made += len(message)
+    return pos
+
+
+_inflate = fastest(inflate, "wsfleet.wire._scanner")
+
+
 class Inflater:
     """The fast way of one connection's compressed messages."""
 
     def __init__(self, extension: PerMessageDeflate) -> None:
-        self._extension = extension
+        self._wbits = -extension.remote_max_window_bits
+        self._decoder: Any = None if extension.remote_no_context_takeover else extension.decoder
 
     @classmethod
     def of(cls, protocol: Protocol) -> Inflater | None:
@@ -40,47 +91,8 @@ class Inflater:
         return cls(found[0]) if len(found) == len(protocol.extensions) == 1 else None
 
     def take(self, data: bytes | memoryview, pos: int, limit: int, most: int, as_text: bool, out: list[Payload]) -> int:
-        """Append the messages from `pos` on to `out`; return where the first other thing begins.
-
-        Stops as the scanner does, and after ENOUGH bytes. Raises ProtocolError for what cannot be inflated,
-        PayloadTooBig for what would have more than `limit` bytes, and UnicodeDecodeError.
-        """
-        end, made = len(data), 0
-        for _ in range(most):
-            if end - pos < 2 or made >= ENOUGH or (head := data[pos]) not in (_TEXT, _BINARY):
-                break
-            length, start = data[pos + 1], pos + 2
-            if length > 125:
-                start = pos + (4 if length == 126 else 10)
-                if length > 127 or start > end:  # a mask, which websockets refuses
-                    break
-                length = int.from_bytes(data[pos + 2 : start], "big")
-            stop = start + length
-            if stop > end or length > limit:
-                break
-            message = self._inflate(bytes(data[start:stop]), limit)
-            if head == _BINARY:
-                out.append(message)
-            elif as_text:
-                out.append(message.decode())
-            else:
-                if not message.isascii():
-                    message.decode()
-                out.append(message)
-            pos = stop
-            made += len(message)
-        return pos
-
-    def _inflate(self, payload: bytes, limit: int) -> bytes:
-        extension: Any = self._extension
-        if extension.remote_no_context_takeover:
-            decoder = zlib.decompressobj(wbits=-extension.remote_max_window_bits)
-        else:
-            decoder = extension.decoder
+        """See `inflate`. Raises ProtocolError for what cannot be inflated."""
         try:
-            message: bytes = decoder.decompress(payload + _END, limit + 1)
+            return _inflate(self._decoder, self._wbits, data, pos, limit, most, as_text, out)
         except zlib.error as exc:
             raise ProtocolError("decompression failed") from exc
-        if len(message) > limit or decoder.unconsumed_tail:
-            raise PayloadTooBig(None, limit)
-        return message
