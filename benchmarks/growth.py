@@ -76,7 +76,7 @@ def figures(data: Mapping[str, Any]) -> list[Figure]:
         growth: dict[str, float | None] = {}
         for program in PROGRAMS:
             rows = [row for row in data["rows"] if row["program"] == program]
-            last, first = rows[-1], rows[0 if cost == "us_per_message" else -2]
+            last, first = rows[-1], rows[0 if cost == "us_per_message" else max(len(rows) - 2, 0)]
             growth[program] = over(last[cost], first[cost] or 0.0)
             name = "wsfleet" if program == "fleet" else "bare loop"
             most, few = (f"{row['connections']:,}" for row in (last, first))
