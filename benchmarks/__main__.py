@@ -1,87 +1,132 @@
-"""Runs the contenders in turn, round after round, and prints what they cost beside wsfleet as one table."""
+"""Runs every part, each in a process of its own, and prints all that they found as one table."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import subprocess
 import sys
+import time
 from collections.abc import Sequence
-from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks import buffers
-from benchmarks.feed import expected_total
-from benchmarks.runner import machine, run_rounds
-from benchmarks.scenarios import CONTENDERS, SCENARIOS, Scenario
-from benchmarks.table import detailed, overview, summary
+from benchmarks import buffers, fairness, growth, latency, scale, storm, throughput
+from benchmarks.figures import Part, table
+from benchmarks.scenarios import CONTENDERS, SCENARIOS
 
 RESULTS = Path(__file__).parent / "results"
+FILE = "bench.json"
+
+PARTS = {module.PART.name: module.PART for module in (throughput, buffers, scale, storm, fairness, latency, growth)}
+"""In the order of the runs and of the table."""
 
 
-def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, Scenario]]:
-    """Return the options, and the scenarios that they ask for."""
-    names = [each.name for each in CONTENDERS]
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     add = parser.add_argument
-    add("--scenario", action="append", choices=SCENARIOS, help="may be given several times; by default the first")
-    add("--all", action="store_true", help="all scenarios")
-    add("--pairs", type=int, default=42, metavar="N", help="rounds; in each, every contender runs once")
-    add("--only", action="append", choices=names, metavar="NAME", help="a contender; may be given several times")
-    add("--messages", type=int, metavar="N", help="for each connection, in each round")
-    add("--connections", type=int, metavar="N")
-    add("--size", type=int, metavar="BYTES", help="of one message")
-    add("--json", type=Path, metavar="FILE", help="write the figures of every round there")
-    add("--charts", type=Path, metavar="FILE", nargs="?", const=RESULTS / "bench.json",
-        help=f"run nothing; draw what such a file holds, by default {RESULTS.name}/bench.json")  # fmt: skip
+    add("--part", metavar="NAME[,NAME...]", help=f"only these, of {', '.join(PARTS)}")
+    add("--pairs", type=int, metavar="N", help="rounds, in every part that has rounds")
+    add("--scenario", action="append", choices=SCENARIOS, help="of throughput, and nothing else; may be given again")
+    add("--only", action="append", choices=[each.name for each in CONTENDERS], metavar="NAME",
+        help="a contender of throughput, and nothing else; may be given again")  # fmt: skip
+    add("--json", type=Path, metavar="FILE", help="write everything that was found there")
+    add("--write", type=Path, nargs="?", const=RESULTS, metavar="FOLDER",
+        help=f"keep it as {FILE} in there, by default in {RESULTS.name}, and draw it; other parts stay")  # fmt: skip
+    add("--charts", type=Path, nargs="?", const=RESULTS / FILE, metavar="FILE",
+        help="run nothing; draw what such a file holds, beside it")  # fmt: skip
+    add("--quick", action="store_true", help="see that everything works, in seconds; what is found means nothing")
     options = parser.parse_args(arguments)
-    chosen = list(SCENARIOS) if options.all else options.scenario or ["default"]
-    own = {name: value for name in ("connections", "messages", "size") if (value := getattr(options, name)) is not None}
-    scenarios = {name: replace(SCENARIOS[name], load=replace(SCENARIOS[name].load, **own)) for name in chosen}
-    try:
-        for scenario in scenarios.values():
-            expected_total(scenario.load.messages, scenario.load.size)
-    except ValueError as exc:
-        parser.error(f"--size: {exc}")
-    return options, scenarios
+    narrow = options.scenario or options.only
+    options.parts = options.part.split(",") if options.part else ["throughput"] if narrow else list(PARTS)
+    if unknown := set(options.parts) - PARTS.keys():
+        parser.error(f"--part: there is no {', '.join(sorted(unknown))}; choose from {', '.join(PARTS)}")
+    if narrow and "throughput" not in options.parts:
+        parser.error("--scenario and --only are throughput's, which --part leaves out")
+    if options.write == RESULTS and (narrow or options.quick):
+        parser.error("--write: only whole parts are kept there; --write FOLDER or --json FILE take these figures")
+    return options
 
 
-def tell(scenario: str, text: str) -> None:
-    """Show how far it is, where somebody looks."""
-    if sys.stderr.isatty():
-        print(f"{scenario} {text}".ljust(60), end="\r", file=sys.stderr, flush=True)
+def command(part: Part, options: argparse.Namespace) -> list[str]:
+    """Return the arguments of a part's own command."""
+    given = part.quick.split() if options.quick else []
+    if options.pairs is not None and part.pairs:
+        given += ["--pairs", str(options.pairs)]
+    if part is throughput.PART:
+        only = options.only or (["websockets_queue"] if options.quick else [])
+        scenarios = options.scenario or (["default"] if options.quick else list(SCENARIOS))
+        for name, values in (("--scenario", scenarios), ("--only", only)):
+            given += [word for value in values for word in (name, value)]
+    return given
+
+
+def estimate_s(part: Part, options: argparse.Namespace) -> float:
+    """Return how long it is likely to take."""
+    if options.quick:
+        return 5.0
+    share = len(options.scenario) / len(SCENARIOS) if part is throughput.PART and options.scenario else 1.0
+    return part.seconds(options.pairs) * share
+
+
+def minutes(seconds: float) -> str:
+    return f"{seconds / 60:.0f} min" if seconds >= 90 else f"{seconds:.0f} s"
+
+
+def run(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """Run the parts one after the other; return what they found, and the names of those that failed."""
+    parts = [part for name, part in PARTS.items() if name in options.parts]
+    total_s = sum(estimate_s(part, options) for part in parts)
+    print(f"{len(parts)} parts, about {minutes(total_s)} in all: {', '.join(part.name for part in parts)}")
+    found: dict[str, Any] = {}
+    failed = []
+    with TemporaryDirectory() as folder:
+        for number, part in enumerate(parts, 1):
+            about_s = estimate_s(part, options)
+            print(f"\n[{number}/{len(parts)}] {part.name}: {part.about}; about {minutes(about_s)}", flush=True)
+            file, began = Path(folder) / f"{part.name}.json", time.monotonic()
+            module = [sys.executable, "-m", f"benchmarks.{part.name}"]
+            done = subprocess.run([*module, *command(part, options), "--json", str(file)], cwd=RESULTS.parents[1])
+            if done.returncode == 0:
+                found[part.name] = json.loads(file.read_text()) | {"took_s": round(time.monotonic() - began, 1)}
+            else:
+                failed.append(part.name)
+    return found, failed
+
+
+def keep(found: dict[str, Any], folder: Path) -> None:
+    """Write the figures into `folder`, beside those of parts that were not run, and draw them."""
+    from benchmarks.charts import draw
+
+    file = folder / FILE
+    save(file, (json.loads(file.read_text()) if file.exists() else {}) | found)
+    for path in draw(found, folder):
+        print(path)
+
+
+def save(file: Path, found: dict[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    ordered = {name: found[name] for name in PARTS if name in found}
+    file.write_text(json.dumps(ordered, indent=2) + "\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    options, scenarios = parse(arguments)
+    options = parse(arguments)
     if options.charts:
         from benchmarks.charts import draw
 
-        for path in draw(json.loads(options.charts.read_text()), RESULTS):
+        for path in draw(json.loads(options.charts.read_text()), options.charts.parent):
             print(path)
         return
-    about = machine()
-    print(", ".join(f"{key} {value}" for key, value in about.items()))
-    found: dict[str, dict[str, Any]] = {}
-    for name, scenario in scenarios.items():
-        load = scenario.load
-        extra = " with TLS" * load.tls + " compressed" * load.deflate
-        print(f"{name}: {load.connections} x {load.messages:,} messages x {load.size} bytes{extra}", flush=True)
-        runs = run_rounds(load, scenario.among(options.only), options.pairs, partial(tell, name))
-        rows = summary(runs, scenario.server_share)
-        found[name] = {"about": scenario.about, "load": asdict(load), "contenders": rows}
-    tell("", "")
-    tables = {name: each["contenders"] for name, each in found.items()}
-    print(f"CPU time per message, median of {options.pairs} rounds")
-    print(detailed(next(iter(tables.values()))) if len(tables) == 1 else overview(tables))
-    result: dict[str, Any] = {"machine": about, "rounds": options.pairs, "scenarios": found}
-    if options.all:
-        print()
-        result["buffers"] = buffers.report(buffers.PAIRS, buffers.DELIVERIES)
+    found, failed = run(options)
+    print(f"\n{table(found)}")
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(result, indent=2) + "\n")
+        save(options.json, found)
+    if options.write:
+        keep(found, options.write)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
 
 
 if __name__ == "__main__":

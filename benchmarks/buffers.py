@@ -12,15 +12,15 @@ from __future__ import annotations
 import argparse
 import asyncio
 import gc
-import json
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import uvloop
 
+from benchmarks.figures import Figure, Part, write
 from wsfleet import Buffer, Message, Subscription
 from wsfleet.hub import Hub
 from wsfleet.mailbox import Mailbox
@@ -30,7 +30,14 @@ FANS = (1, 10, 100, 1000)
 GOALS = {1: 1.2, 10: 3.0, 100: 8.0}
 """How many times what the mailbox costs, `asyncio.Queue` is to cost at least, by size of the batch."""
 
-PAIRS = 7
+PART = Part(
+    "buffers",
+    "the mailbox beside asyncio.Queue",
+    pair_s=6.0,
+    pairs=7,
+    quick="--pairs 1 --messages 20 --most 10",
+)
+
 DELIVERIES = 100_000
 LEAST = 20
 """Batches in each run at least."""
@@ -168,28 +175,40 @@ def line(row: dict[str, Any]) -> str:
     )
 
 
-def report(pairs: int, deliveries: int) -> list[dict[str, Any]]:
+def report(pairs: int, deliveries: int, most: int) -> list[dict[str, Any]]:
     """Measure all, print the table, and return its rows."""
     print("CPU time of a message's way to a consumer: asyncio.Queue, and hub and mailbox; how many times that is")
     heads = f"{'subscriptions':>13}{'batch':>7}{'queue':>15}{'mailbox':>15}{'ratio':>8}{'(min - max)':>17}{'goal':>6}"
     print(heads)
     rows = []
-    for fan in FANS:
+    for fan in (each for each in FANS if each <= most):
         for batch in BATCHES:
             rows.append(measure(batch, fan, pairs, deliveries))
             print(line(rows[-1]), flush=True)
     return rows
 
 
+def figures(data: Mapping[str, Any]) -> list[Figure]:
+    return [
+        Figure(
+            f"asyncio.Queue, batches of {row['batch']}, {row['subscriptions']:,} subscribed",
+            "mailbox",
+            row["ratio"],
+            row["goal"],
+        )
+        for row in data["rows"]
+    ]
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.buffers", description="mailbox and fan-out")
-    parser.add_argument("--pairs", type=int, default=PAIRS, metavar="N", help="of runs for each line")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.buffers", description=PART.about)
+    parser.add_argument("--pairs", type=int, default=PART.pairs, metavar="N", help="of runs for each line")
     parser.add_argument("--messages", type=int, default=DELIVERIES, metavar="N", help="deliveries in each run")
+    parser.add_argument("--most", type=int, default=FANS[-1], metavar="N", help="subscriptions")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     options = parser.parse_args(arguments)
-    rows = report(options.pairs, options.messages)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=2) + "\n")
+    data = {"rounds": options.pairs, "rows": report(options.pairs, options.messages, options.most)}
+    write(options.json, figures(data), data)
 
 
 if __name__ == "__main__":

@@ -9,16 +9,25 @@ processed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from statistics import median
 from typing import Any
 
+from benchmarks.figures import Figure, Part, write
 from benchmarks.listener import Heard, hear
-from benchmarks.rounds import arguments, compared, spread, take_turns, write
+from benchmarks.rounds import arguments, compared, spread, take_turns
+
+PART = Part(
+    "fairness",
+    "quiet connections beside one that floods",
+    pair_s=36.0,
+    pairs=7,
+    quick="--pairs 1 --seconds 0.2 --warm 0.1 --flood cheap",
+)
 
 PROGRAMS = ("fleet", "queue", "direct")
-CASES = (("cheap", 0.0), ("1 ms", 0.001))
+CASES = {"cheap": 0.0, "1 ms": 0.001}
 GOALS = {("cheap", "queue"): 1.0, ("cheap", "direct"): 1.0, ("1 ms", "queue"): 5.0}
 """How many times wsfleet's the p99 of the others is to be at least, by the flood's function."""
 
@@ -51,19 +60,29 @@ def line(row: dict[str, Any]) -> str:
     )
 
 
+def figures(data: Mapping[str, Any]) -> list[Figure]:
+    return [
+        Figure(f"{row['program']} loop: p99, flood {row['flood']}", "wsfleet", row["ratio"], row["goal"])
+        for row in data["rows"]
+        if row["program"] != "fleet"
+    ]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    options = arguments("benchmarks.fairness", "quiet connections beside a flood", pairs=7, seconds=3.0).parse_args(
-        argv
-    )
+    parser = arguments(PART, seconds=3.0)
+    parser.add_argument("--flood", choices=CASES, help="this one alone")
+    options = parser.parse_args(argv)
     print(f"age of {CONNECTIONS} quiet connections' messages while one floods; median of {options.pairs} rounds")
     print(f"{'flood':8}{'':8}{'p50':>15}{'p99':>15}{'flood/CPU s':>16}{'p99 x wsfleet (min - max)':>34}{'goal':>6}")
     found = []
-    for case, spin_s in CASES:
-        run = partial(hear, connections=CONNECTIONS, seconds=options.seconds, rate=RATE, flood=spin_s)
+    for case in [options.flood] if options.flood else CASES:
+        length = {"seconds": options.seconds, "warm_s": options.warm}
+        run = partial(hear, connections=CONNECTIONS, rate=RATE, flood=CASES[case], **length)
         for row in rows(case, take_turns(PROGRAMS, options.pairs, run)):
             found.append(row)
             print(line(row), flush=True)
-    write(options.json, found)
+    data = {"rounds": options.pairs, "rows": found}
+    write(options.json, figures(data), data)
 
 
 if __name__ == "__main__":

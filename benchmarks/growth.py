@@ -9,13 +9,22 @@ the line before. Nothing of it may grow with the number. `growth` is a message's
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from statistics import median
 from typing import Any
 
+from benchmarks.figures import Figure, Part, over, write
 from benchmarks.listener import Heard, hear
-from benchmarks.rounds import arguments, spread, take_turns, write
+from benchmarks.rounds import arguments, spread, take_turns
+
+PART = Part(
+    "growth",
+    "from 10 connections to 10,000",
+    pair_s=100.0,
+    pairs=3,
+    quick="--pairs 1 --seconds 0.2 --warm 0.1 --most 100",
+)
 
 PROGRAMS = ("fleet", "direct")
 SIZES = (10, 100, 1_000, 10_000)
@@ -52,15 +61,38 @@ def line(row: Row) -> str:
     )
 
 
+COSTS = {"us_per_message": "a message", "us_to_open": "opening one", "bytes_per_connection": "memory of one"}
+
+
+def figures(data: Mapping[str, Any]) -> list[Figure]:
+    """What costs grow by from few connections to the most, and wsfleet's growth beside the bare loop's.
+
+    Nothing may be superlinear: neither caches nor the garbage collector leave costs as they were, so the bare loop
+    tells what is unavoidable. A message is compared with the fewest connections. Opening and memory are compared with
+    the size before the last, as with fewer most of it is what starting costs.
+    """
+    made = []
+    for cost, what in COSTS.items():
+        growth: dict[str, float | None] = {}
+        for program in PROGRAMS:
+            rows = [row for row in data["rows"] if row["program"] == program]
+            last, first = rows[-1], rows[0 if cost == "us_per_message" else max(len(rows) - 2, 0)]
+            growth[program] = over(last[cost], first[cost] or 0.0)
+            name = "wsfleet" if program == "fleet" else "bare loop"
+            most, few = (f"{row['connections']:,}" for row in (last, first))
+            made.append(Figure(f"{name}, {what} of {most}", f"of {few}", growth[program]))
+        ratio = over(growth["fleet"] or 0.0, growth["direct"] or 0.0)
+        made.append(Figure(f"wsfleet's growth, {what}", "bare loop's growth", ratio, 1.0, "less"))
+    return made
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = arguments("benchmarks.growth", "from 10 connections to 10,000", pairs=3, seconds=5.0)
+    parser = arguments(PART, seconds=5.0)
     parser.add_argument("--most", type=int, default=SIZES[-1], metavar="N", help="connections")
     options = parser.parse_args(argv)
     sizes = [size for size in SIZES if size <= options.most]
-    heard = {
-        size: take_turns(PROGRAMS, options.pairs, partial(hear, connections=size, seconds=options.seconds, rate=RATE))
-        for size in sizes
-    }
+    run = partial(hear, seconds=options.seconds, rate=RATE, warm_s=options.warm)
+    heard = {size: take_turns(PROGRAMS, options.pairs, partial(run, connections=size)) for size in sizes}
     print(f"{RATE:,.0f} messages a second in all; median of {options.pairs} rounds")
     print(
         f"{'':8}{'connections':>12}{'CPU/message':>15}{'growth (min - max)':>24}{'CPU to open':>15}{'memory':>14}"
@@ -73,7 +105,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             before = row(program, size, heard[size][program], heard[sizes[0]][program], before)
             found.append(before)
             print(line(before))
-    write(options.json, found)
+    data = {"rounds": options.pairs, "rows": found}
+    write(options.json, figures(data), data)
 
 
 if __name__ == "__main__":

@@ -8,13 +8,22 @@ taking many at a time. What is shown is their age when they are processed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from statistics import median
 from typing import Any
 
+from benchmarks.figures import Figure, Part, write
 from benchmarks.listener import Heard, hear
-from benchmarks.rounds import arguments, compared, spread, take_turns, write
+from benchmarks.rounds import arguments, compared, spread, take_turns
+
+PART = Part(
+    "latency",
+    "what wsfleet adds to a message's way",
+    pair_s=11.0,
+    pairs=11,
+    quick="--pairs 1 --seconds 0.2 --warm 0.1",
+)
 
 PROGRAMS = ("direct", "fleet")
 GOAL = 1.15
@@ -40,16 +49,21 @@ def line(row: dict[str, Any]) -> str:
     return f"{row['part']:6}{row['direct_us']:12,.0f} us{row['fleet_us']:12,.0f} us{spread(row):>28}{goal:>7}"
 
 
+def figures(data: Mapping[str, Any]) -> list[Figure]:
+    return [Figure(f"{row['part']} of wsfleet", "bare loop", row["ratio"], row["goal"], "less") for row in data["rows"]]
+
+
 def main(argv: Sequence[str] | None = None) -> None:
-    options = arguments("benchmarks.latency", "what wsfleet adds to a message", pairs=11, seconds=3.0).parse_args(argv)
+    options = arguments(PART, seconds=3.0).parse_args(argv)
     print(f"age of messages, {RATE:,.0f} a second over {CONNECTIONS} connections; median of {options.pairs} rounds")
     print(f"{'':6}{'bare loop':>15}{'wsfleet':>15}{'x bare (min - max)':>28}{'goal':>7}")
-    run = partial(hear, connections=CONNECTIONS, seconds=options.seconds, rate=RATE)
+    run = partial(hear, connections=CONNECTIONS, seconds=options.seconds, rate=RATE, warm_s=options.warm)
     heard = take_turns(PROGRAMS, options.pairs, run)
     found = [row(heard, part) for part in ("p50_us", "p99_us")]
     for each in found:
         print(line(each))
-    write(options.json, found)
+    data = {"rounds": options.pairs, "rows": found}
+    write(options.json, figures(data), data)
 
 
 if __name__ == "__main__":

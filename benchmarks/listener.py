@@ -49,6 +49,7 @@ class Role:
     port: int = 0
     flood_port: int | None = None
     spin_s: float = 0.0
+    warm_s: float = WARM_S
 
     @property
     def uris(self) -> list[str]:
@@ -114,8 +115,8 @@ class Record:
         self._opened = time.process_time()
 
     async def listen(self) -> Heard:
-        """Return what is heard from a second later on."""
-        await asyncio.sleep(WARM_S)
+        """Return what is heard once everybody is warm."""
+        await asyncio.sleep(self.role.warm_s)
         self.ages.clear()
         flooded, cpu_s = self.flooded, time.process_time()
         await asyncio.sleep(self.role.seconds)
@@ -213,7 +214,9 @@ async def queue(record: Record) -> Heard:
 PROGRAMS = {"fleet": fleet, "direct": direct, "queue": queue}
 
 
-def hear(program: str, connections: int, seconds: float, *, rate: float, flood: float | None = None) -> Heard:
+def hear(
+    program: str, connections: int, seconds: float, *, rate: float, flood: float | None = None, warm_s: float = WARM_S
+) -> Heard:
     """Start servers and program, and return what it heard; `flood` is the CPU time that a flood's message takes."""
     raise_limit()
     with ExitStack() as stack:
@@ -222,7 +225,7 @@ def hear(program: str, connections: int, seconds: float, *, rate: float, flood: 
             server = stack.enter_context(companion(module, *arguments))
             assert server.stdout is not None
             ports.append(int(server.stdout.readline()))
-        role = Role(connections, seconds, ports[0], None if flood is None else ports[1], flood or 0.0)
+        role = Role(connections, seconds, ports[0], None if flood is None else ports[1], flood or 0.0, warm_s)
         done = subprocess.run(
             [sys.executable, "-m", "benchmarks.listener", program, json.dumps(asdict(role))],
             stdout=subprocess.PIPE,

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import argparse
-import json
-import platform
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, TypeVar
 
-import wsfleet
+from benchmarks.figures import Part
+from benchmarks.listener import WARM_S
 
 T = TypeVar("T")
 
 
-def arguments(module: str, text: str, *, pairs: int, seconds: float) -> argparse.ArgumentParser:
+def arguments(part: Part, *, seconds: float) -> argparse.ArgumentParser:
     """Return a parser with what all of these benchmarks take."""
-    parser = argparse.ArgumentParser(prog=f"python -m {module}", description=text)
+    parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{part.name}", description=part.about)
     parser.add_argument(
-        "--pairs", type=int, default=pairs, metavar="N", help="rounds; in each, every program runs once"
+        "--pairs", type=int, default=part.pairs, metavar="N", help="rounds; in each, every program runs once"
     )
     parser.add_argument("--seconds", type=float, default=seconds, metavar="SECONDS", help="of listening in each run")
+    parser.add_argument("--warm", type=float, default=WARM_S, metavar="SECONDS", help="before each listening")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     return parser
 
@@ -48,19 +48,3 @@ def compared(theirs: Iterable[float], ours: Iterable[float]) -> dict[str, float]
 def spread(row: dict[str, Any]) -> str:
     """Return the three as one cell."""
     return f"{row['ratio']:,.2f} ({row['ratio_min']:,.2f} - {row['ratio_max']:,.2f})"
-
-
-def about() -> dict[str, Any]:
-    """Return what the figures depend on, apart from the machine."""
-    return {
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "system": f"{platform.system()} {platform.machine()}",
-        "wsfleet.accelerated": wsfleet.accelerated,
-    }
-
-
-def write(file: Path | None, rows: Any) -> None:
-    """Write the figures to `file`, where one was asked for."""
-    if file is not None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps({"about": about(), "rows": rows}, indent=2) + "\n")

@@ -7,28 +7,22 @@ run within the same one.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
-import platform
-import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
-import wsfleet
 from benchmarks.feed import expected_total
 from benchmarks.scenarios import Contender, Load
 
-__all__ = ["Runs", "machine", "run_rounds"]
+__all__ = ["Runs", "run_rounds"]
 
 ROOT = Path(__file__).parents[1]
 TIMEOUT_S = 60.0
-PACKAGES = ("websockets", "picows", "aiohttp", "uvloop", "msgspec")
 
 
 FRESH = 14
@@ -167,17 +161,3 @@ def _commands(load: Load, certificates: tuple[str, str] | None) -> tuple[list[st
         serving += ["--certificate", server]
         connecting.append(authority)
     return serving, connecting
-
-
-def machine() -> dict[str, Any]:
-    """Return what the figures depend on, apart from the code."""
-    info = Path("/proc/cpuinfo")
-    found = re.search(r"(?m)^model name\s*: (.*)", info.read_text()) if info.exists() else None
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
-    return {
-        "cpu": f"{os.cpu_count()} x {found[1] if found else platform.processor() or platform.machine()}",
-        "system": f"{platform.system()} {platform.machine()}",
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        **versions,
-        "wsfleet.accelerated": wsfleet.accelerated,
-    }

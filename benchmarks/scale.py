@@ -1,6 +1,6 @@
 """Ten thousand connections in one process: what each costs, beside bare `websockets` with the same pings.
 
-    python -m benchmarks.scale [--connections N] [--idle SECONDS] [--json]
+    python -m benchmarks.scale [--connections N] [--idle SECONDS] [--json FILE]
 
 Each contender is a process of its own with a server of its own. All are open at the same time, so that they are idle in
 the same seconds, as the machine's other work is shared. Memory is what is resident after garbage was collected, less
@@ -10,16 +10,26 @@ what was before connecting.
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
+from benchmarks.figures import Figure, Part, over, write
 from benchmarks.talk import Child
 from wsfleet.open_files import ADVICE, SPARE, raise_limit
+
+PART = Part(
+    "scale",
+    "ten thousand connections in one process",
+    once_s=180.0,
+    quick="--connections 20 --idle 0.2 --ticking 0.2 --settle 0.1",
+)
 
 KINDS = {
     "websockets": "websockets, a reader task each",
@@ -33,6 +43,10 @@ PER_ADDRESS = 20_000
 TICKING_S = 5.0
 FLOOD = 200
 SETTLE_S = 2.0
+
+ABOVE_KIB = 4.0
+TASKS = 2.0
+"""Goals: how much memory above bare websockets', and how many tasks, each connection may have at most."""
 
 
 @dataclass
@@ -59,15 +73,15 @@ class Contender:
         self._client = stack.enter_context(Child("holder", kind, connections, *uris))
         self._before = self._client.ask("cost")["rss"]
 
-    def fill(self) -> Cost:
+    def fill(self, ticking_s: float, settle_s: float) -> Cost:
         """Open the connections, send ticks, then a flood, and weigh the memory."""
         opened_s = self._client.ask("open")["seconds"]
         tasks = self._client.ask("count")["tasks"] / self._connections
         self._server.ask("tick")
-        time.sleep(TICKING_S)
+        time.sleep(ticking_s)
         memory = self._memory_kib()
         self._server.ask("quiet")
-        time.sleep(SETTLE_S)
+        time.sleep(settle_s)
         ticks = self._client.ask("count")["received"]
         self._server.ask(f"flood {FLOOD}")
         while self._client.ask("count")["received"] < ticks + FLOOD * self._connections:
@@ -81,12 +95,12 @@ class Contender:
         return float(self._client.ask("cost")["cpu_s"])
 
 
-def measure(connections: int, idle_s: float) -> list[Cost]:
+def measure(connections: int, idle_s: float, ticking_s: float, settle_s: float) -> list[Cost]:
     """Run all contenders; their costs in the order of KINDS."""
     with ExitStack() as stack:
         contenders = [Contender(kind, connections, stack) for kind in KINDS]
-        costs = [contender.fill() for contender in contenders]
-        time.sleep(SETTLE_S)
+        costs = [contender.fill(ticking_s, settle_s) for contender in contenders]
+        time.sleep(settle_s)
         before = [contender.cpu_s() for contender in contenders]
         time.sleep(idle_s)
         for cost, contender, cpu_s in zip(costs, contenders, before, strict=True):
@@ -113,6 +127,20 @@ def table(costs: list[Cost], connections: int, idle_s: float) -> list[str]:
     return [*lines, "goals: at most 4 KiB above bare, also after a flood; at most 2 tasks; no more CPU than bare"]
 
 
+def figures(data: Mapping[str, Any]) -> list[Figure]:
+    bare, *others = data["costs"]
+    made = []
+    for cost in others:
+        for what, key in (("memory", "memory_kib"), ("memory after a flood", "flooded_kib")):
+            goal = over(bare[key] + ABOVE_KIB, bare[key])
+            made.append(Figure(f"{cost['kind']}: {what}", "websockets", over(cost[key], bare[key]), goal, "less"))
+        idle = over(cost["idle_cpu_s"], bare["idle_cpu_s"])
+        made.append(Figure(f"{cost['kind']}: idle CPU", "websockets", idle, 1.0, "less"))
+        # The few that a fleet has but once do not count.
+        made.append(Figure(f"{cost['kind']}: tasks", "connections", round(cost["tasks"], 2), TASKS, "less"))
+    return made
+
+
 def limit_time(seconds: int) -> None:
     """Give up after so long: whatever hangs, the children end with this process."""
 
@@ -130,19 +158,20 @@ def check_open_files(connections: int) -> None:
         sys.exit(f"{connections:,} connections need {wanted:,} open files, and this system allows {limit:,}: {ADVICE}")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=(__doc__ or "").split("\n")[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=PART.about)
     parser.add_argument("--connections", type=int, default=10_000, metavar="N", help="how many (default: 10,000)")
     parser.add_argument("--idle", type=float, default=60.0, metavar="SECONDS", help="idle time (default: 60)")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    args = parser.parse_args()
+    parser.add_argument("--ticking", type=float, default=TICKING_S, metavar="SECONDS", help="a message a second each")
+    parser.add_argument("--settle", type=float, default=SETTLE_S, metavar="SECONDS", help="pauses between the steps")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    args = parser.parse_args(argv)
     check_open_files(args.connections)
     limit_time(300 + int(args.idle + args.connections / 50))
-    costs = measure(args.connections, args.idle)
-    if args.json:
-        print(json.dumps({"connections": args.connections, "idle_s": args.idle, "costs": [asdict(c) for c in costs]}))
-    else:
-        print("\n".join(table(costs, args.connections, args.idle)))
+    costs = measure(args.connections, args.idle, args.ticking, args.settle)
+    print("\n".join(table(costs, args.connections, args.idle)))
+    data = {"connections": args.connections, "idle_s": args.idle, "costs": [asdict(cost) for cost in costs]}
+    write(args.json, figures(data), data)
 
 
 if __name__ == "__main__":

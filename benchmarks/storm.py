@@ -1,6 +1,6 @@
 """A server drops thousands of connections at once, refuses for a while, then accepts: how they come back.
 
-    python -m benchmarks.storm [--connections N] [--refuse SECONDS] [--no-gc] [--json]
+    python -m benchmarks.storm [--connections N] [--refuse SECONDS] [--no-gc] [--json FILE]
 
 Attempts are counted where wsfleet asks for a socket. Beside the stormy host, healthy endpoints on another one, from a
 server process of its own, get a message a second each; what is told of them is the time from a message's sending to its
@@ -15,24 +15,37 @@ import gc
 import logging
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
 import uvloop
 
+from benchmarks.figures import Figure, Part, over, write
 from benchmarks.scale import SETTLE_S, check_open_files, limit_time
 from benchmarks.talk import Child
 from wsfleet import Fleet, Limits, Liveness, Message, State
 from wsfleet.wire.base import Progress, Target
 from wsfleet.wire.websockets import WebSocketTransport, WebSocketWire
 
+PART = Part(
+    "storm",
+    "all connections lost at once, refused, and back",
+    once_s=120.0,
+    quick="--connections 20 --refuse 0.3 --calm 1.5 --settle 0.1",
+)
+
 STORMY = "127.0.0.1"
 HEALTHY = "127.0.0.2" if sys.platform == "linux" else "localhost"
 HEALTHY_COUNT = 100
 CALM_S = 10.0
 BINS_PER_S = 10
+SHARE = 0.05
+"""Goal: how much of all attempts 100 ms may hold at most."""
 
 
 class Watched(WebSocketTransport):
@@ -41,6 +54,7 @@ class Watched(WebSocketTransport):
     def __init__(self) -> None:
         super().__init__()
         self.times: list[float] = []
+        self.ends: list[float] = []
         self.in_flight = self.most_in_flight = 0
 
     async def open(self, target: Target, progress: Progress) -> WebSocketWire:
@@ -53,6 +67,7 @@ class Watched(WebSocketTransport):
             return await super().open(target, progress)
         finally:
             self.in_flight -= 1
+            self.ends.append(time.monotonic())
 
 
 class Tick(msgspec.Struct):
@@ -63,7 +78,10 @@ class Tick(msgspec.Struct):
 
 @dataclass
 class Outcome:
-    """What came of a storm. `histogram` counts the attempts of each 100 ms since the reset."""
+    """What came of a storm. `histogram` counts the attempts of each 100 ms since the reset.
+
+    `in_flight` has the most handshakes at a time in each 100 ms.
+    """
 
     connections: int
     back: int
@@ -72,6 +90,7 @@ class Outcome:
     most_in_flight: int
     healthy_losses: int
     histogram: list[int] = field(default_factory=list)
+    in_flight: list[int] = field(default_factory=list)
     p99_before_ms: float = 0.0
     p99_during_ms: float = 0.0
     collector_s: float = 0.0
@@ -87,7 +106,7 @@ class Outcome:
         for second in range(0, len(self.histogram), BINS_PER_S):
             counts = self.histogram[second : second + BINS_PER_S]
             lines.append(f"{second // BINS_PER_S:>6}   " + "".join(f"{count:>6}" for count in counts))
-        ratio = self.p99_during_ms / self.p99_before_ms
+        ratio = over(self.p99_during_ms, self.p99_before_ms) or 0.0
         return [
             *lines,
             f"back: {self.back:,} of {self.connections:,}, the last after {self.back_s:.1f} s",
@@ -118,6 +137,32 @@ class Collector:
 
 def p99(values: list[float]) -> float:
     return sorted(values)[len(values) * 99 // 100] if values else 0.0
+
+
+def most_at_a_time(begins: list[float], ends: list[float], since: float) -> list[int]:
+    """Return how many were under way at most in each 100 ms."""
+    changes = sorted([(at, 1) for at in begins] + [(at, -1) for at in ends])
+    most: list[int] = []
+    now = 0
+    for at, change in changes:
+        while len(most) <= int((at - since) * BINS_PER_S):
+            most.append(now)
+        now += change
+        most[-1] = max(most[-1], now)
+    return most
+
+
+def figures(data: Mapping[str, Any]) -> list[Figure]:
+    attempts = data["histogram"]
+    before, during = data["p99_before_ms"], data["p99_during_ms"]
+    spared = 1 - data["healthy_losses"] / HEALTHY_COUNT
+    return [
+        Figure("connections back", "lost", data["back"] / data["connections"], 1.0),
+        Figure("handshakes in flight", "the limit", data["most_in_flight"] / data["handshakes"], 1.0, "less"),
+        Figure("the fullest 100 ms", "all attempts", max(attempts) / sum(attempts), SHARE, "less"),
+        Figure("healthy endpoints without a loss", "all of them", spared, 1.0),
+        Figure("p99 of healthy endpoints, during", "before", over(during, before)),
+    ]
 
 
 class Storm:
@@ -152,15 +197,15 @@ class Storm:
         values, self._latencies = self._latencies, []
         return p99(values) * 1000
 
-    async def run(self, refuse_s: float, collecting: bool) -> Outcome:
+    async def run(self, refuse_s: float, collecting: bool, calm_s: float, settle_s: float) -> Outcome:
         async with self._fleet:
             for connection in (*self._others, *self._crowd):
                 await connection.wait_open()
             for server in (self._stormy, self._healthy):
                 await asyncio.to_thread(server.ask, "tick")
-            await asyncio.sleep(SETTLE_S)
+            await asyncio.sleep(settle_s)
             self._latency_ms()
-            await asyncio.sleep(CALM_S)
+            await asyncio.sleep(calm_s)
             before_ms = self._latency_ms()
             if not collecting:
                 gc.disable()
@@ -173,6 +218,7 @@ class Storm:
     async def _reset(self, refuse_s: float) -> Outcome:
         transport = self._transport
         transport.times.clear()
+        transport.ends.clear()
         transport.most_in_flight = 0
         began = time.monotonic()
         await asyncio.to_thread(self._stormy.ask, "reset")
@@ -193,6 +239,7 @@ class Storm:
             most_in_flight=transport.most_in_flight,
             healthy_losses=sum(connection.stats().losses for connection in self._others),
             histogram=histogram,
+            in_flight=most_at_a_time(transport.times, transport.ends, began)[: len(histogram)],
             p99_during_ms=during_ms,
         )
 
@@ -200,20 +247,25 @@ class Storm:
         return sum(connection.state is State.OPEN and connection.session_count > 1 for connection in self._crowd)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.storm", description=(__doc__ or "").split("\n")[0])
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.storm", description=PART.about)
     parser.add_argument("--connections", type=int, default=10_000, metavar="N", help="how many (default: 10,000)")
     parser.add_argument("--refuse", type=float, default=10.0, metavar="SECONDS", help="how long (default: 10)")
     parser.add_argument("--no-gc", action="store_true", help="without the garbage collector, to see its part")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    args = parser.parse_args()
+    parser.add_argument("--calm", type=float, default=CALM_S, metavar="SECONDS", help="before it (default: 10)")
+    parser.add_argument("--settle", type=float, default=SETTLE_S, metavar="SECONDS", help="until the calm (default: 2)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    args = parser.parse_args(argv)
     check_open_files(args.connections + HEALTHY_COUNT)
     limit_time(300 + int(args.refuse + args.connections / 50))
     logging.getLogger("wsfleet").setLevel(logging.ERROR)  # a line for each loss is too much here
     with ExitStack() as stack:
         servers = [stack.enter_context(Child("ticker", address)) for address in (STORMY, HEALTHY)]
-        outcome = uvloop.run(Storm(args.connections, *servers).run(args.refuse, not args.no_gc))
-    print(msgspec.json.encode(outcome).decode() if args.json else "\n".join(outcome.lines()))
+        storm = Storm(args.connections, *servers)
+        outcome = uvloop.run(storm.run(args.refuse, not args.no_gc, args.calm, args.settle))
+    print("\n".join(outcome.lines()))
+    data = asdict(outcome)
+    write(args.json, figures(data), data)
 
 
 if __name__ == "__main__":
