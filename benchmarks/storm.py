@@ -1,6 +1,6 @@
 """A server drops thousands of connections at once, refuses for a while, then accepts: how they come back.
 
-    python -m benchmarks.storm [--connections N] [--refuse SECONDS] [--no-gc] [--json FILE]
+    python -m benchmarks.storm [--connections N] [--refuse SECONDS] [--gc command|off] [--json FILE]
 
 Attempts are counted where wsfleet asks for a socket. Beside the stormy host, healthy endpoints on another one, from a
 server process of its own, get a message a second each; what is told of them is the time from a message's sending to its
@@ -15,7 +15,7 @@ import gc
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -29,6 +29,7 @@ from benchmarks.figures import Figure, Part, over, write
 from benchmarks.scale import SETTLE_S, check_open_files, limit_time
 from benchmarks.talk import Child
 from wsfleet import Fleet, Limits, Liveness, Message, State
+from wsfleet.runner import SELDOM
 from wsfleet.wire.base import Progress, Target
 from wsfleet.wire.websockets import WebSocketTransport, WebSocketWire
 
@@ -44,6 +45,11 @@ HEALTHY = "127.0.0.2" if sys.platform == "linux" else "localhost"
 HEALTHY_COUNT = 100
 CALM_S = 10.0
 BINS_PER_S = 10
+COLLECTING: dict[str, Callable[[], object]] = {
+    "untouched": lambda: None,
+    "command": lambda: gc.set_threshold(*SELDOM),
+    "off": gc.disable,
+}
 SHARE = 0.05
 """Goal: how much of all attempts 100 ms may hold at most."""
 
@@ -197,7 +203,8 @@ class Storm:
         values, self._latencies = self._latencies, []
         return p99(values) * 1000
 
-    async def run(self, refuse_s: float, collecting: bool, calm_s: float, settle_s: float) -> Outcome:
+    async def run(self, refuse_s: float, collecting: Callable[[], object], calm_s: float, settle_s: float) -> Outcome:
+        collecting()
         async with self._fleet:
             for connection in (*self._others, *self._crowd):
                 await connection.wait_open()
@@ -207,8 +214,6 @@ class Storm:
             self._latency_ms()
             await asyncio.sleep(calm_s)
             before_ms = self._latency_ms()
-            if not collecting:
-                gc.disable()
             collector = Collector()
             outcome = await self._reset(refuse_s)
             outcome.p99_before_ms = before_ms
@@ -251,7 +256,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.storm", description=PART.about)
     parser.add_argument("--connections", type=int, default=10_000, metavar="N", help="how many (default: 10,000)")
     parser.add_argument("--refuse", type=float, default=10.0, metavar="SECONDS", help="how long (default: 10)")
-    parser.add_argument("--no-gc", action="store_true", help="without the garbage collector, to see its part")
+    parser.add_argument(
+        "--gc",
+        choices=COLLECTING,
+        default="untouched",
+        help="the garbage collector: as it is (default), as `wsfleet run` sets it, or off, to see its part",
+    )
     parser.add_argument("--calm", type=float, default=CALM_S, metavar="SECONDS", help="before it (default: 10)")
     parser.add_argument("--settle", type=float, default=SETTLE_S, metavar="SECONDS", help="until the calm (default: 2)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
@@ -262,7 +272,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with ExitStack() as stack:
         servers = [stack.enter_context(Child("ticker", address)) for address in (STORMY, HEALTHY)]
         storm = Storm(args.connections, *servers)
-        outcome = uvloop.run(storm.run(args.refuse, not args.no_gc, args.calm, args.settle))
+        outcome = uvloop.run(storm.run(args.refuse, COLLECTING[args.gc], args.calm, args.settle))
     print("\n".join(outcome.lines()))
     data = asdict(outcome)
     write(args.json, figures(data), data)

@@ -15,7 +15,7 @@ import pytest
 
 from wsfleet import accelerated
 from wsfleet.cli import main
-from wsfleet.runner import run_loop
+from wsfleet.runner import SELDOM, run_loop
 from wsfleet.testing import FeedServer
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are sent as on Unix")
@@ -376,6 +376,34 @@ async def test_what_cannot_be_run_is_one_line(start: Start, tmp_path: Path, targ
 
 
 # ---- check ----
+
+
+THRESHOLDS = """
+import gc
+from wsfleet import Fleet
+{own}
+fleet = Fleet()
+
+@fleet.process("$state.>")
+async def tell(message):
+    print(message.data.state.value, gc.get_threshold(), flush=True)
+
+fleet.connect("{uri}", name="a")
+"""
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 14), reason="its collector never goes through everything at once")
+@pytest.mark.parametrize(("own", "expected"), [("", SELDOM), ("gc.set_threshold(9, 8, 7)", (9, 8, 7))])
+async def test_run_has_everything_collected_seldom(
+    start: Start, tmp_path: Path, own: str, expected: tuple[int, int, int]
+) -> None:
+    """A full garbage collection stops the loop, so the command puts it off, unless the program has decided itself."""
+    async with FeedServer() as server:
+        (tmp_path / "program.py").write_text(THRESHOLDS.format(own=own, uri=server.uri))
+        command = await start("run", "program:fleet")
+        await server.wait_clients(1)
+        ended = await command.drained()
+    assert f"OPEN {expected}" in ended.out
 
 
 def checked(folder: Path, text: str, capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
