@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from urllib.parse import unquote, urlsplit
 
 from wsfleet.errors import ConfigError
@@ -20,6 +20,7 @@ __all__ = [
     "check_seconds",
     "check_uri",
     "is_number",
+    "refuse",
 ]
 
 # A name is a token of topics (see there), so what a token cannot have, it cannot either.
@@ -124,15 +125,20 @@ def check_count(value: object, least: int = 1, *, none: bool = False) -> str | N
     return f"must be a whole number from {least}{' or None' if none else ''}, not {value!r}"
 
 
+def refuse(what: str, faults: Iterable[tuple[str, str | None]]) -> None:
+    """Raise one ConfigError with all the faults, given as `(field, text)`; a text of None is none."""
+    found = tuple((name, text) for name, text in faults if text)
+    if found:
+        raise ConfigError("; ".join(f"{what}: {name} {text}" for name, text in found), found)
+
+
 class Checked:
-    """Raises one ConfigError with all faults of a declaration; subclasses yield them as `(field, text)`."""
+    """Refuses a declaration that cannot work; subclasses yield what is wrong with it as `(field, text)`."""
 
     __slots__ = ()
 
     def __post_init__(self) -> None:
-        faults = tuple((name, text) for name, text in self._faults() if text)
-        if faults:
-            raise ConfigError("; ".join(f"{type(self).__name__}: {name} {text}" for name, text in faults), faults)
+        refuse(type(self).__name__, self._faults())
 
     def _faults(self) -> Iterator[tuple[str, str | None]]:
         return iter(())

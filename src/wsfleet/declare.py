@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from wsfleet.calls import Plan, check_plan
+from wsfleet.checks import check_seconds, refuse
 from wsfleet.connection import Connection, Keeper
 from wsfleet.decoding import compile_intake
 from wsfleet.errors import ConfigError
@@ -49,10 +49,7 @@ def check_fleet(name: str, limits: Limits, drain_s: float) -> None:
         raise ConfigError(f"Fleet: name must be a str, not {name!r}", (("name", "must be a str"),))
     if not isinstance(limits, Limits):
         raise ConfigError(f"Fleet: limits must be Limits, not {limits!r}", (("limits", "must be Limits"),))
-    number = isinstance(drain_s, int | float) and not isinstance(drain_s, bool) and math.isfinite(drain_s)
-    if not number or drain_s < 0:
-        fault = f"must be a number of seconds from 0, not {drain_s!r}"
-        raise ConfigError(f"Fleet: drain_s {fault}", (("drain_s", fault),))
+    refuse("Fleet", [("drain_s", check_seconds(drain_s, zero=True))])
 
 
 def check_process_pattern(pattern: object) -> None:
