@@ -5,17 +5,10 @@ import contextlib
 import struct
 
 import pytest
+from websockets.frames import BINARY, CLOSE, PING, PONG, TEXT
 
 from tests.wire.peers import HOST, accept, listening, reset, saying, until_gone
-from tests.wirekit import (
-    BINARY,
-    CLOSE,
-    PING,
-    PONG,
-    TEXT,
-    frame,
-    written_frames,
-)
+from tests.wirekit import frame, written_frames
 from wsfleet.errors import NotOpen
 
 TLS = pytest.mark.parametrize("encrypted", [False, True], ids=["ws", "wss"])
