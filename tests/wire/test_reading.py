@@ -368,6 +368,7 @@ async def test_who_waits_for_room_is_told_of_the_loss(connect):
         await fill(wire)
         waiting = asyncio.create_task(wire.wait_writable())
         await asyncio.sleep(0.01)
+        assert not waiting.done()
         wire.abort()
         await waiting
         await collector.ended
