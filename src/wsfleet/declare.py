@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
+from wsfleet.accel import accelerated
 from wsfleet.calls import Plan, check_plan
 from wsfleet.checks import check_seconds, refuse
 from wsfleet.connection import Connection, Keeper
@@ -27,7 +28,7 @@ from wsfleet.pool import Identify, Pool, PoolKeeper, check_pool
 from wsfleet.processor import CALLERS as PROCESSOR_CALLERS
 from wsfleet.processor import Processor, Work
 from wsfleet.replies import Match
-from wsfleet.stats import EndpointStats, add_rows
+from wsfleet.stats import EndpointStats, FleetStats, add_rows, is_balanced
 from wsfleet.subscription import Subscription
 from wsfleet.suggest import suggestion
 from wsfleet.supervisor import Services, Supervisor
@@ -336,6 +337,27 @@ class Declarations(Services):
         if fault:
             raise ValueError(fault)
         return self.hub.inject(topic, data)
+
+    # Looking
+
+    def stats(self, name: str, uptime_s: float) -> FleetStats:
+        """Count everything; of endpoints that were closed there is one row, the last."""
+        self.reap()
+        endpoints = tuple(s.stats() for s in self.supervisors.values())
+        if self.retired_endpoints is not None:
+            endpoints = (*endpoints, self.retired_endpoints)
+        hub, subscriptions = self.hub.stats(), self.hub.subscription_stats()
+        return FleetStats(
+            name=name,
+            uptime_s=uptime_s,
+            balanced=is_balanced(hub, endpoints, subscriptions),
+            accelerated=accelerated(),
+            loop_lag_s=self.sweep.lag_s,
+            blocked=self.watchdog.stats(),
+            hub=hub,
+            endpoints=endpoints,
+            subscriptions=subscriptions,
+        )
 
 
 def _default_name(endpoint: Endpoint) -> str:
