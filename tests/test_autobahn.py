@@ -5,17 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from tools.autobahn import results
 from tools.autobahn.__main__ import EXPECTED, PAGE, START, STOP
-from tools.autobahn.results import (
-    Result,
-    chosen,
-    differences,
-    others,
-    read_expected,
-    read_report,
-    table,
-    write_expected,
-)
+from tools.autobahn.results import Result, chosen, differences
 
 OK = Result("OK", "OK")
 FAILED = Result("FAILED", "OK")
@@ -70,7 +62,7 @@ def test_a_part_of_the_cases_can_be_chosen():
 def test_the_table_counts_each_section_once_for_each_client():
     """A line for each section that ran, in their order, and one for all."""
     one = {"10.1.1": OK, "2.1": OK, "2.2": Result("NON-STRICT", "OK")}
-    lines = table({"a": one, "b": {**one, "2.1": FAILED}}).splitlines()
+    lines = results.table({"a": one, "b": {**one, "2.1": FAILED}}).splitlines()
     assert lines[0].startswith("| section | cases | a: passed |")
     assert lines[2:] == [
         "| 2 Pings and pongs | 2 | 1 | 1 | 0 | 0 | 0 | 1 | 0 | 1 |",
@@ -82,7 +74,7 @@ def test_the_table_counts_each_section_once_for_each_client():
 def test_what_is_not_passed_is_named():
     """Cases that aren't simply passed are named, once for all clients where they agree."""
     one = {"10.1.1": Result("NON-STRICT", "OK"), "2.1": Result("NON-STRICT", "OK"), "1.1": OK}
-    assert others({"a": one, "b": {**one, "1.1": FAILED}}).splitlines() == [
+    assert results.others({"a": one, "b": {**one, "1.1": FAILED}}).splitlines() == [
         "- non-strict: 2.1, 10.1.1",
         "- informational: none",
         "- failed, a: none",
@@ -92,17 +84,17 @@ def test_what_is_not_passed_is_named():
 
 def test_what_is_written_can_be_read_again(tmp_path: Path):
     """Expected results survive being written, and the server's own summary is understood."""
-    results = {"10.1.1": FAILED, "2.1": OK}
-    write_expected(tmp_path / "expected.json", results)
-    assert read_expected(tmp_path / "expected.json") == results
-    report = {"us": {case: {"behavior": each.behavior, "behaviorClose": each.close} for case, each in results.items()}}
+    found = {"10.1.1": FAILED, "2.1": OK}
+    results.write_expected(tmp_path / "expected.json", found)
+    assert results.read_expected(tmp_path / "expected.json") == found
+    report = {"us": {case: {"behavior": each.behavior, "behaviorClose": each.close} for case, each in found.items()}}
     (tmp_path / "index.json").write_text(json.dumps(report))
-    assert read_report(tmp_path / "index.json", "us") == results
+    assert results.read_report(tmp_path / "index.json", "us") == found
 
 
 def test_no_failure_is_expected():
     """All 517 cases have an expected result, none of them a failed one; the page has a place for their table."""
-    expected = read_expected(EXPECTED)
+    expected = results.read_expected(EXPECTED)
     assert len(expected) == 517
     ways = [Result(way, each.close) for each in expected.values() for way in each.behavior.split("|")]
     assert [each for each in ways if each.kind == "failed"] == []

@@ -604,7 +604,7 @@ async def test_blocking(blocks: dict[str, types.ModuleType]) -> None:
     release, stored = Event(), []
 
     def store(data: Any) -> None:
-        release.wait(PATIENCE_S)
+        assert release.wait(PATIENCE_S), "whoever is to release it was held, too"
         stored.append(data["price"])
 
     async with FeedServer() as server, running(blocks["blocking"].main(server.uri, store)):

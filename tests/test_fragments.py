@@ -4,22 +4,10 @@ import tracemalloc
 
 import pytest
 from websockets.asyncio.server import serve
+from websockets.frames import BINARY, CLOSE, CONT, PING, PONG, TEXT
 
 from tests.compiled import compiled
-from tests.wirekit import (
-    BINARY,
-    CLOSE,
-    CONT,
-    PING,
-    PONG,
-    TEXT,
-    Collector,
-    Pipe,
-    frame,
-    open_protocol,
-    open_wire,
-    written_frames,
-)
+from tests.wirekit import Collector, Pipe, frame, open_protocol, open_wire, written_frames
 from wsfleet import Endpoint, Fleet, Reconnect
 from wsfleet.errors import ConnectionLost, EndpointFailed
 from wsfleet.wire import connection, scanner

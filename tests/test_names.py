@@ -259,7 +259,9 @@ async def test_nothing_is_declared_after_the_end() -> None:
         assert not isinstance(caught.value, ConfigError)
 
 
-@pytest.mark.parametrize("options", [{"name": ""}, {"name": 7}, {"limits": 3}, {"drain_s": -1}, {"drain_s": "1"}])
+@pytest.mark.parametrize(
+    "options", [{"name": ""}, {"name": 7}, {"limits": 3}, {"drain_s": -1}, {"drain_s": "1"}, {"drain_s": 10**400}]
+)
 def test_a_fleets_own_options_are_checked(options: dict[str, Any]) -> None:
     """A fleet refuses options that cannot work."""
     with pytest.raises(ConfigError, match=next(iter(options))):

@@ -545,6 +545,7 @@ async def test_who_waits_hears_of_a_restarted_member() -> None:
         failed = next(c for c in bench.pool.connections if c.state is State.FAILED)
         waiting = asyncio.create_task(bench.pool.wait_open())
         await turns()
+        assert not waiting.done()
         failed.restart()
         await bench.transport.accept(failed.name)
         await waiting

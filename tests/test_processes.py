@@ -467,6 +467,7 @@ async def test_closing_a_subscription_ends_its_processes(tmp_path: Path) -> None
     async with bench.fleet:
         bench.publish(("note", str(tmp_path / "note")))
         await bench.idle()
+        assert multiprocessing.active_children()
         bench.fleet.subscriptions["p"].close()
         await until(lambda: not multiprocessing.active_children())
         balanced(bench.fleet)

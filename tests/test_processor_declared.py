@@ -47,6 +47,7 @@ class Yields:
         ("timeout_s", {"timeout_s": "5"}),
         ("timeout_s", {"timeout_s": float("nan")}),
         ("timeout_s", {"timeout_s": float("inf")}),
+        ("timeout_s", {"timeout_s": 10**400}),
         ("offload", {"offload": "thread"}),
         ("buffer", {"buffer": 10}),
     ],

@@ -215,6 +215,7 @@ async def test_other_answers_are_retried(status: int) -> None:
     async with fleet:
         await transport.accept()
         await connection.wait_open()
+        assert len(transport.times) == 2
 
 
 @pytest.mark.looptime

@@ -4,21 +4,9 @@ import asyncio
 import logging
 
 import pytest
+from websockets.frames import BINARY, CLOSE, CONT, PING, PONG, TEXT
 
-from tests.wirekit import (
-    BINARY,
-    CLOSE,
-    CONT,
-    PING,
-    PONG,
-    TEXT,
-    Collector,
-    Pipe,
-    frame,
-    open_protocol,
-    open_wire,
-    written_frames,
-)
+from tests.wirekit import Collector, Pipe, frame, open_protocol, open_wire, written_frames
 from wsfleet.wire import connection
 from wsfleet.wire import turns as shared_turns
 from wsfleet.wire.dialing import Opening

@@ -10,24 +10,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from websockets.exceptions import ProtocolError
 from websockets.extensions.permessage_deflate import PerMessageDeflate
-from websockets.frames import Frame, Opcode
+from websockets.frames import BINARY, CLOSE, CONT, PING, PONG, TEXT, Frame, Opcode
 from websockets.protocol import OPEN
 
 from tests.compiled import compiled
-from tests.wirekit import (
-    BINARY,
-    CLOSE,
-    CONT,
-    PING,
-    PONG,
-    TEXT,
-    Collector,
-    Pipe,
-    frame,
-    open_protocol,
-    open_wire,
-    written_frames,
-)
+from tests.wirekit import Collector, Pipe, frame, open_protocol, open_wire, written_frames
 from wsfleet.wire import connection, scanner, turns
 
 

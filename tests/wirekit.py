@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from websockets.datastructures import Headers
 from websockets.extensions import Extension
+from websockets.frames import BINARY, CLOSE, CONT, PING, PONG, TEXT  # noqa: F401 - for all who make frames
 from websockets.http11 import Request, Response
 from websockets.protocol import CLIENT
 
@@ -16,8 +17,6 @@ from wsfleet.errors import ConnectionLost
 from wsfleet.wire.connection import READ_BYTES, WebSocketWire
 from wsfleet.wire.fragments import FragmentedProtocol
 from wsfleet.wire.turns import Turns
-
-CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
 
 def frame(

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from wsfleet.errors import ConfigError
+from wsfleet.checks import check_count, check_seconds, refuse
 from wsfleet.message import Message
 from wsfleet.options import Buffer, Retry
 
@@ -50,28 +49,19 @@ class RetryDelays:
 
 def check_plan(plan: Plan, buffer: Buffer) -> None:
     """Raise ConfigError, naming the field, where a processor's options cannot work."""
-    faults: list[tuple[str, str]] = []
+    faults: list[tuple[str, str | None]] = []
     if not isinstance(buffer, Buffer):
         faults.append(("buffer", f"must be a Buffer, not {buffer!r}"))
-    if not _whole(plan.concurrency):
-        faults.append(("concurrency", f"must be a whole number from 1, not {plan.concurrency!r}"))
+    faults.append(("concurrency", check_count(plan.concurrency)))
     if plan.key is not None and not callable(plan.key):
         faults.append(("key", "must be a function of the message"))
-    if plan.batch is not None and not _whole(plan.batch):
-        faults.append(("batch", f"must be a whole number from 1 or None, not {plan.batch!r}"))
-    elif plan.batch is not None and isinstance(buffer, Buffer) and plan.batch > buffer.messages:
-        faults.append(("batch", f"of {plan.batch} is more than the buffer's {buffer.messages} messages"))
+    fault = check_count(plan.batch, none=True)
+    if fault is None and plan.batch is not None and isinstance(buffer, Buffer) and plan.batch > buffer.messages:
+        fault = f"of {plan.batch} is more than the buffer's {buffer.messages} messages"
+    faults.append(("batch", fault))
     if plan.retry is not None and not isinstance(plan.retry, Retry):
         faults.append(("retry", f"must be a Retry or None, not {plan.retry!r}"))
-    timeout = plan.timeout_s
-    number = isinstance(timeout, int | float) and not isinstance(timeout, bool) and math.isfinite(timeout)
-    if timeout is not None and not (number and timeout > 0):
-        faults.append(("timeout_s", f"must be a number of seconds above 0 or None, not {timeout!r}"))
+    faults.append(("timeout_s", check_seconds(plan.timeout_s, none=True)))
     if plan.offload not in (None, "process"):
         faults.append(("offload", f"must be None or 'process', not {plan.offload!r}"))
-    if faults:
-        raise ConfigError("; ".join(f"processor: {name} {text}" for name, text in faults), tuple(faults))
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+    refuse("processor", faults)

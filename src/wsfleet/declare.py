@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
+from wsfleet.accel import accelerated
 from wsfleet.calls import Plan, check_plan
+from wsfleet.checks import check_seconds, refuse
 from wsfleet.connection import Connection, Keeper
 from wsfleet.decoding import compile_intake
 from wsfleet.errors import ConfigError
@@ -27,7 +28,7 @@ from wsfleet.pool import Identify, Pool, PoolKeeper, check_pool
 from wsfleet.processor import CALLERS as PROCESSOR_CALLERS
 from wsfleet.processor import Processor, Work
 from wsfleet.replies import Match
-from wsfleet.stats import EndpointStats, add_rows
+from wsfleet.stats import EndpointStats, FleetStats, add_rows, is_balanced
 from wsfleet.subscription import Subscription
 from wsfleet.suggest import suggestion
 from wsfleet.supervisor import Services, Supervisor
@@ -49,10 +50,7 @@ def check_fleet(name: str, limits: Limits, drain_s: float) -> None:
         raise ConfigError(f"Fleet: name must be a str, not {name!r}", (("name", "must be a str"),))
     if not isinstance(limits, Limits):
         raise ConfigError(f"Fleet: limits must be Limits, not {limits!r}", (("limits", "must be Limits"),))
-    number = isinstance(drain_s, int | float) and not isinstance(drain_s, bool) and math.isfinite(drain_s)
-    if not number or drain_s < 0:
-        fault = f"must be a number of seconds from 0, not {drain_s!r}"
-        raise ConfigError(f"Fleet: drain_s {fault}", (("drain_s", fault),))
+    refuse("Fleet", [("drain_s", check_seconds(drain_s, zero=True))])
 
 
 def check_process_pattern(pattern: object) -> None:
@@ -339,6 +337,27 @@ class Declarations(Services):
         if fault:
             raise ValueError(fault)
         return self.hub.inject(topic, data)
+
+    # Looking
+
+    def stats(self, name: str, uptime_s: float) -> FleetStats:
+        """Count everything; of endpoints that were closed there is one row, the last."""
+        self.reap()
+        endpoints = tuple(s.stats() for s in self.supervisors.values())
+        if self.retired_endpoints is not None:
+            endpoints = (*endpoints, self.retired_endpoints)
+        hub, subscriptions = self.hub.stats(), self.hub.subscription_stats()
+        return FleetStats(
+            name=name,
+            uptime_s=uptime_s,
+            balanced=is_balanced(hub, endpoints, subscriptions),
+            accelerated=accelerated(),
+            loop_lag_s=self.sweep.lag_s,
+            blocked=self.watchdog.stats(),
+            hub=hub,
+            endpoints=endpoints,
+            subscriptions=subscriptions,
+        )
 
 
 def _default_name(endpoint: Endpoint) -> str:

@@ -9,16 +9,17 @@ from collections.abc import Callable
 from typing import Any
 
 from wsfleet import open_files
-from wsfleet.accel import accelerated, note_once
+from wsfleet.accel import note_once
+from wsfleet.closing import Part, endpoint_part, pool_part
 from wsfleet.connection import Connection
 from wsfleet.declare import Declarations
-from wsfleet.ending import Ending, close_sessions, finish_processor
+from wsfleet.ending import Ending
 from wsfleet.errors import FleetError, NotOpen
 from wsfleet.mailbox import Mailbox
 from wsfleet.message import State
 from wsfleet.pool import Pool
 from wsfleet.processor import Processor
-from wsfleet.stats import BlockStats, FleetStats, is_balanced
+from wsfleet.stats import FleetStats
 from wsfleet.supervisor import Supervisor
 
 __all__ = ["Lifetime"]
@@ -351,101 +352,41 @@ class Lifetime:
             supervisor.start(self._tasks)
 
     async def close_endpoint(self, supervisor: Supervisor) -> None:
-        declared = self._declared
-        if declared.supervisors.get(supervisor.name) is not supervisor:
-            return
-        await self._close_part(
-            supervisor, [supervisor], lambda: declared.own[supervisor], lambda: declared.forget(supervisor)
-        )
+        await self._close_part(endpoint_part(self._declared, supervisor))
 
     async def close_pool(self, pool: Pool) -> None:
-        declared = self._declared
-        if declared.pools.get(pool.name) is not pool:
-            return
-        own = [m for m in declared.hub.mailboxes() if m.name == pool.name and declared.hub.owners(m)]
-        await self._close_part(pool, pool.supervisors, lambda: own, lambda: self._forget_pool(pool, own))
+        await self._close_part(pool_part(self._declared, pool))
 
-    def _forget_pool(self, pool: Pool, own: list[Mailbox]) -> None:
-        for mailbox in own:
-            self._declared.remove(mailbox)
-        self._declared.forget_pool(pool)
-
-    async def _close_part(
-        self,
-        part: Supervisor | Pool,
-        supervisors: list[Supervisor],
-        own: Callable[[], list[Mailbox]],
-        forget: Callable[[], None],
-    ) -> None:
+    async def _close_part(self, part: Part | None) -> None:
         """Close endpoints while the fleet goes on, and wait for it; whoever the fleet waits for only asks."""
+        if part is None:
+            return
         if self._close.is_set():
             await self._until_ended()
             return
         if self._tasks is None:  # not started yet
-            for supervisor in supervisors:
-                supervisor.let_go()
-            forget()
+            part.let_go()
             return
-        ending = self._closings.get(part)
+        ending = self._closings.get(part.handle)
         if ending is None:
-            ending = self._tasks.create_task(
-                self._closing(part, supervisors, own, forget), name=f"wsfleet-{part.name}-close"
-            )
-            self._closings[part] = ending
+            ending = self._tasks.create_task(self._closing(part), name=f"wsfleet-{part.handle.name}-close")
+            self._closings[part.handle] = ending
         if not self._is_own(asyncio.current_task()):
             await asyncio.wait({ending})
 
-    async def _closing(
-        self,
-        part: Supervisor | Pool,
-        supervisors: list[Supervisor],
-        own: Callable[[], list[Mailbox]],
-        forget: Callable[[], None],
-    ) -> None:
-        declared = self._declared
+    async def _closing(self, part: Part) -> None:
         try:
-            for supervisor in supervisors:
-                supervisor.stop()
-                if supervisor.session is not None:
-                    supervisor.session.stop_reading()
-            for mailbox in own():
-                processor = declared.processors.get(mailbox)
-                if processor is not None:
-                    await finish_processor(processor, self._drain_s)
-                    await processor.close()
-            await close_sessions(supervisors, 1000)
+            await part.close(self._drain_s)
         finally:
             if not self._close.is_set():
-                for supervisor in supervisors:
-                    supervisor.let_go()
-                forget()
-            self._closings.pop(part, None)
+                part.let_go()
+            self._closings.pop(part.handle, None)
             self._news.set()
 
     # Looking
 
     def stats(self) -> FleetStats:
-        declared = self._declared
-        declared.reap()
-        endpoints = tuple(s.stats() for s in declared.supervisors.values())
-        if declared.retired_endpoints is not None:
-            endpoints = (*endpoints, declared.retired_endpoints)
-        hub, subscriptions = declared.hub.stats(), declared.hub.subscription_stats()
-        now = self._ended_at
-        if now is None:
-            now = self.loop.time() if self.loop is not None else 0.0
-        return FleetStats(
-            name=self._name,
-            uptime_s=now - self._began_at if self._began_at is not None else 0.0,
-            balanced=is_balanced(hub, endpoints, subscriptions),
-            accelerated=accelerated(),
-            loop_lag_s=declared.sweep.lag_s,
-            blocked=self._blocked(),
-            hub=hub,
-            endpoints=endpoints,
-            subscriptions=subscriptions,
-        )
-
-    def _blocked(self) -> BlockStats | None:
-        last = self._declared.watchdog.last
-        return BlockStats(last.by, last.where, last.seconds) if last is not None else None
+        uptime_s = 0.0
+        if self.loop is not None and self._began_at is not None:
+            uptime_s = (self.loop.time() if self._ended_at is None else self._ended_at) - self._began_at
+        return self._declared.stats(self._name, uptime_s)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
+from wsfleet.checks import check_name
 from wsfleet.errors import ConfigError
-from wsfleet.options import check_name
 
 __all__ = ["Names"]
 

@@ -8,15 +8,25 @@ from __future__ import annotations
 
 import enum
 import inspect
-import math
-import re
 import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal, TypedDict
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from wsfleet import policy
+from wsfleet.checks import (
+    HEADER_NAME,
+    Checked,
+    check_authority,
+    check_count,
+    check_headers,
+    check_name,
+    check_rate,
+    check_seconds,
+    check_uri,
+    is_number,
+)
 from wsfleet.errors import ConfigError
 from wsfleet.message import Message
 from wsfleet.redact import redact_headers, redact_text, redact_uri
@@ -32,21 +42,10 @@ __all__ = [
     "ProcessorOptions",
     "Reconnect",
     "Retry",
+    "check_headers",
     "check_name",
     "check_uri",
 ]
-
-Fault = tuple[str, str]
-Payload = str | bytes
-
-# A name is a token of topics (see there), so what a token cannot have, it cannot either.
-_NAME = re.compile(r"(?!\$)[^\s.*>\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
-# RFC 9110, section 5.6.2 (token) and 5.5 (field values): nothing that could end the header line.
-_HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-_OWN_HEADER = re.compile(
-    r"(?i)host|upgrade|connection|sec-websocket-(?:key|version|extensions|protocol)|content-length|transfer-encoding"
-)
 
 
 class Overflow(enum.StrEnum):
@@ -59,104 +58,8 @@ class Overflow(enum.StrEnum):
     FAIL = "fail"
 
 
-def check_name(name: object) -> str | None:
-    """Return what is wrong with `name` as the name of an endpoint or subscription, or None."""
-    if not isinstance(name, str):
-        return f"must be a str, not {type(name).__name__}"
-    if not _NAME.fullmatch(name):
-        return f"must be one token without dot, '*', '>', space or leading '$', not {name!r}"
-    return None
-
-
-def check_uri(uri: str) -> str | None:
-    """Return what is wrong with `uri` as a WebSocket URI (RFC 6455, section 3), or None. Quotes nothing of it."""
-    if re.search(r"[\s\x00-\x1f\x7f\ud800-\udfff]", uri):
-        return "contains white space or control characters"
-    if not uri.lower().startswith(("ws://", "wss://")):
-        return "must begin with ws:// or wss://"
-    fault = _authority_fault(uri)
-    if fault:
-        return fault
-    if "#" in uri:
-        return "has a fragment (#), which means nothing to a WebSocket server"
-    return None
-
-
-def _authority_fault(uri: str) -> str | None:
-    """Return what is wrong with the host, port or user of a URI. The parser's own words would quote a password."""
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        return "is not a URI"
-    try:
-        port = parts.port
-    except ValueError:
-        return "has a port that is no number up to 65535"
-    if port == 0:
-        return "has port 0"
-    if not parts.hostname:
-        return "names no host"
-    try:
-        parts.hostname.encode("idna")
-        unquote(parts.username or "", errors="strict")
-        unquote(parts.password or "", errors="strict")
-    except UnicodeError:
-        return "has a host or user that cannot be encoded"
-    if parts.username is not None and parts.password is None:
-        return "has a user without a password"
-    return None
-
-
-def check_headers(headers: Mapping[str, str]) -> Iterator[str]:
-    """Yield what is wrong with request headers: what could forge other headers, and what is the handshake's own."""
-    for name, value in headers.items():
-        if not isinstance(name, str) or not _HEADER_NAME.fullmatch(name):
-            yield f"{name!r} is not a header name"
-        elif _OWN_HEADER.fullmatch(name):
-            yield f"{name} belongs to the handshake itself"
-        elif not isinstance(value, str) or not _HEADER_VALUE.fullmatch(value):
-            yield f"the value of {name} must be a str of Latin-1 without line breaks or control characters"
-
-
-def _is_number(value: object) -> bool:
-    try:
-        return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # an int beyond all floats
-        return False
-
-
-def _seconds(value: object, *, zero: bool = False, none: bool = False) -> str | None:
-    if none and value is None:
-        return None
-    if _is_number(value) and (value > 0 or (zero and value == 0)):  # type: ignore[operator]
-        return None
-    return f"must be a number of seconds{' from 0' if zero else ' above 0'}{' or None' if none else ''}, not {value!r}"
-
-
-def _count(value: object, least: int = 1, *, none: bool = False) -> str | None:
-    if none and value is None:
-        return None
-    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
-        return None
-    return f"must be a whole number from {least}{' or None' if none else ''}, not {value!r}"
-
-
-class _Checked:
-    """Raises one ConfigError with all faults of a declaration; subclasses yield them as `(field, text)`."""
-
-    __slots__ = ()
-
-    def __post_init__(self) -> None:
-        faults = tuple((name, text) for name, text in self._faults() if text)
-        if faults:
-            raise ConfigError("; ".join(f"{type(self).__name__}: {name} {text}" for name, text in faults), faults)
-
-    def _faults(self) -> Iterator[tuple[str, str | None]]:
-        return iter(())
-
-
 @dataclass(frozen=True, slots=True)
-class Reconnect(_Checked):
+class Reconnect(Checked):
     """How a lost connection comes back.
 
     The n-th wait is drawn below a bound that grows by `factor` from `initial_s` to `max_s`; `jitter=1.0` draws from
@@ -176,19 +79,19 @@ class Reconnect(_Checked):
     fatal: Callable[[Exception], bool] = policy.is_fatal
 
     def _faults(self) -> Iterator[tuple[str, str | None]]:
-        yield "initial_s", _seconds(self.initial_s, zero=True)
-        yield "max_s", _seconds(self.max_s, zero=True)
-        yield "factor", None if _is_number(self.factor) and self.factor >= 1 else f"must be from 1, not {self.factor!r}"
-        good = _is_number(self.jitter) and 0 <= self.jitter <= 1
+        yield "initial_s", check_seconds(self.initial_s, zero=True)
+        yield "max_s", check_seconds(self.max_s, zero=True)
+        yield "factor", None if is_number(self.factor) and self.factor >= 1 else f"must be from 1, not {self.factor!r}"
+        good = is_number(self.jitter) and 0 <= self.jitter <= 1
         yield "jitter", None if good else f"must be from 0 to 1, not {self.jitter!r}"
-        yield "stable_s", _seconds(self.stable_s, zero=True)
-        yield "max_restarts", _count(self.max_restarts, 0, none=True)
-        yield "window_s", _seconds(self.window_s)
+        yield "stable_s", check_seconds(self.stable_s, zero=True)
+        yield "max_restarts", check_count(self.max_restarts, 0, none=True)
+        yield "window_s", check_seconds(self.window_s)
         yield "fatal", None if callable(self.fatal) else "must be a function of the error"
 
 
 @dataclass(frozen=True, slots=True)
-class Liveness(_Checked):
+class Liveness(Checked):
     """Whether the peer is there, whether data is coming, and what the application must send to be kept.
 
     A ping every `ping_s` (None: none); no frame at all for `pong_s` after it: reconnect (RFC 6455, section 5.5.2).
@@ -204,7 +107,7 @@ class Liveness(_Checked):
 
     def _faults(self) -> Iterator[tuple[str, str | None]]:
         for name in ("ping_s", "pong_s", "stale_s", "heartbeat_s"):
-            yield name, _seconds(getattr(self, name), none=True)
+            yield name, check_seconds(getattr(self, name), none=True)
         if not (self.heartbeat is None or isinstance(self.heartbeat, str | bytes) or callable(self.heartbeat)):
             yield "heartbeat", "must be str, bytes, or a function that returns one"
         if (self.heartbeat is None) != (self.heartbeat_s is None):
@@ -212,7 +115,7 @@ class Liveness(_Checked):
 
 
 @dataclass(frozen=True, slots=True)
-class Buffer(_Checked):
+class Buffer(Checked):
     """The bounds of a subscription's mailbox, in messages and in bytes, and what happens past them."""
 
     messages: int = 1000
@@ -221,8 +124,8 @@ class Buffer(_Checked):
     key: Callable[[Message[Any]], Any] | None = None
 
     def _faults(self) -> Iterator[tuple[str, str | None]]:
-        yield "messages", _count(self.messages)
-        yield "bytes", _count(self.bytes)
+        yield "messages", check_count(self.messages)
+        yield "bytes", check_count(self.bytes)
         if not isinstance(self.overflow, Overflow):
             known = isinstance(self.overflow, str) and self.overflow in list(Overflow)
             meant = f"; write Overflow.{Overflow(self.overflow).name}" if known else ""
@@ -234,7 +137,7 @@ class Buffer(_Checked):
 
 
 @dataclass(frozen=True, slots=True)
-class Retry(_Checked):
+class Retry(Checked):
     """How often a failing call is repeated: `attempts` calls in all, waiting with jitter between them."""
 
     attempts: int = 3
@@ -242,13 +145,13 @@ class Retry(_Checked):
     max_s: float = 5.0
 
     def _faults(self) -> Iterator[tuple[str, str | None]]:
-        yield "attempts", _count(self.attempts)
-        yield "initial_s", _seconds(self.initial_s, zero=True)
-        yield "max_s", _seconds(self.max_s, zero=True)
+        yield "attempts", check_count(self.attempts)
+        yield "initial_s", check_seconds(self.initial_s, zero=True)
+        yield "max_s", check_seconds(self.max_s, zero=True)
 
 
 @dataclass(frozen=True, slots=True)
-class Limits(_Checked):
+class Limits(Checked):
     """What one host is asked for at a time: handshakes in flight, and new connections per second.
 
     `hosts` holds other limits for single hosts, one level deep.
@@ -259,10 +162,8 @@ class Limits(_Checked):
     hosts: Mapping[str, Limits] = field(default_factory=dict)
 
     def _faults(self) -> Iterator[tuple[str, str | None]]:
-        yield "handshakes", _count(self.handshakes)
-        rate = self.connects_per_s
-        good = rate is None or (_is_number(rate) and rate > 0)
-        yield "connects_per_s", None if good else f"must be a number above 0 or None, not {rate!r}"
+        yield "handshakes", check_count(self.handshakes)
+        yield "connects_per_s", check_rate(self.connects_per_s)
         if not isinstance(self.hosts, Mapping):
             yield "hosts", "must map host names to Limits"
             return
@@ -282,7 +183,7 @@ def _unsafe_topic(topic: str) -> str | None:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Endpoint(_Checked):
+class Endpoint(Checked):
     """One server to stay connected to, and how.
 
     `uri` and `headers` may be async functions, called afresh for every attempt: a token that expires belongs there.
@@ -337,14 +238,12 @@ class Endpoint(_Checked):
             yield "name", check_name(self.name)
         yield from self._handshake_faults()
         for name in ("open_s", "close_s"):
-            yield name, _seconds(getattr(self, name))
-        yield "max_size", _count(self.max_size)
-        yield "max_fragments", _count(self.max_fragments, none=True)
+            yield name, check_seconds(getattr(self, name))
+        yield "max_size", check_count(self.max_size)
+        yield "max_fragments", check_count(self.max_fragments, none=True)
         yield "on_open", self._on_open_fault()
         yield from self._data_faults()
-        rate = self.sends_per_s
-        good = rate is None or (_is_number(rate) and rate > 0)
-        yield "sends_per_s", None if good else f"must be a number above 0 or None, not {rate!r}"
+        yield "sends_per_s", check_rate(self.sends_per_s)
         for name, kind in (("reconnect", Reconnect), ("liveness", Liveness), ("required", bool)):
             if not isinstance(getattr(self, name), kind):
                 yield name, f"must be {kind.__name__}, not {getattr(self, name)!r}"
@@ -375,7 +274,7 @@ class Endpoint(_Checked):
             yield "headers", "must be a mapping or an async function"
         names = self.subprotocols
         tokens = isinstance(names, Sequence) and not isinstance(names, str)
-        tokens = tokens and all(isinstance(name, str) and _HEADER_NAME.fullmatch(name) for name in names)
+        tokens = tokens and all(isinstance(name, str) and HEADER_NAME.fullmatch(name) for name in names)
         good = tokens and len(set(names)) == len(names)
         yield "subprotocols", None if good else "must be a sequence of different names (RFC 6455, section 4.1)"
         good = self.compression in (None, "deflate")
@@ -391,7 +290,7 @@ class Endpoint(_Checked):
     def _proxy_fault(self) -> str | None:
         if not isinstance(self.proxy, str):
             return "must be a URL, False for none, or None for the environment's"
-        fault = _authority_fault(self.proxy)
+        fault = check_authority(self.proxy)
         if fault:
             return fault
         parts = urlsplit(self.proxy)
@@ -413,7 +312,7 @@ class Endpoint(_Checked):
                 yield "topic", f"is a format over the decoded data, which decode={self.decode!r} does not give"
         elif self.topic is not None and not callable(self.topic):
             yield "topic", "must be a format string or a function of the data"
-        yield "keep_last", _count(self.keep_last, 0)
+        yield "keep_last", check_count(self.keep_last, 0)
 
 
 class EndpointOptions(TypedDict, total=False):

@@ -9,8 +9,9 @@ from typing import Any, Protocol
 
 import msgspec
 
+from wsfleet.checks import check_count, refuse
 from wsfleet.connection import Connection
-from wsfleet.errors import ConfigError, ConnectionLost, EndpointFailed, NotOpen, RequestLost, RequestTimeout
+from wsfleet.errors import ConnectionLost, EndpointFailed, NotOpen, RequestLost, RequestTimeout
 from wsfleet.message import State
 from wsfleet.options import Endpoint
 from wsfleet.replies import Match, Replies
@@ -36,17 +37,14 @@ def match_json_rpc(data: Any) -> Hashable:
 
 def check_pool(endpoint: Endpoint, size: object, identify: object, match: object) -> None:
     """Raise ConfigError where a pool cannot work."""
-    faults: list[tuple[str, str]] = []
-    if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-        faults.append(("size", f"must be a whole number from 1, not {size!r}"))
+    faults = [("size", check_count(size))]
     if identify is not None and not callable(identify):
         faults.append(("identify", "must be a function of the data that returns (id, data)"))
     if match is not None and not callable(match):
         faults.append(("match", "must be a function of the data that returns an id or None"))
     if match is None and endpoint.decode in ("text", "bytes"):
         faults.append(("decode", f"= {endpoint.decode!r} gives no ids to match replies by; use 'json', or give match"))
-    if faults:
-        raise ConfigError("; ".join(f"pool: {name} {text}" for name, text in faults), tuple(faults))
+    refuse("pool", faults)
 
 
 class Pool:

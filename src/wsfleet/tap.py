@@ -17,9 +17,9 @@ from functools import partial
 
 from wsfleet import Endpoint, Fleet, Message, Reconnect, Session, State, Subscription
 from wsfleet.arguments import count, seconds
+from wsfleet.checks import check_uri
 from wsfleet.errors import ConfigError, ConnectFailed, ConnectionLost, FleetError, HandshakeRejected
 from wsfleet.message import StateChange
-from wsfleet.options import check_uri
 from wsfleet.outlet import Outlet, Render, lines_for
 from wsfleet.printable import printable
 from wsfleet.redact import redact_uri

@@ -6,8 +6,9 @@ import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from wsfleet.checks import check_headers, check_uri
 from wsfleet.errors import ConfigError, ConnectFailed
-from wsfleet.options import Endpoint, check_headers, check_uri
+from wsfleet.options import Endpoint
 from wsfleet.redact import redact_text
 from wsfleet.wire.base import Target
 

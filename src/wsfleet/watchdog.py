@@ -17,6 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import CodeType, FrameType
 
+from wsfleet.stats import BlockStats
+
 __all__ = ["Block", "Watchdog"]
 
 log = logging.getLogger("wsfleet")
@@ -75,6 +77,11 @@ class Watchdog:
         """Return the last block, where it is recent enough to be the cause of something now."""
         last = self.last
         return last if last is not None and time.monotonic() - last.until < RECENT_S else None
+
+    def stats(self) -> BlockStats | None:
+        """Return the last block as the fleet's counts show it."""
+        last = self.last
+        return BlockStats(last.by, last.where, last.seconds) if last is not None else None
 
     # In the thread
 

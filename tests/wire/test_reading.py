@@ -5,17 +5,10 @@ import contextlib
 import struct
 
 import pytest
+from websockets.frames import BINARY, CLOSE, PING, PONG, TEXT
 
 from tests.wire.peers import HOST, accept, listening, reset, saying, until_gone
-from tests.wirekit import (
-    BINARY,
-    CLOSE,
-    PING,
-    PONG,
-    TEXT,
-    frame,
-    written_frames,
-)
+from tests.wirekit import frame, written_frames
 from wsfleet.errors import NotOpen
 
 TLS = pytest.mark.parametrize("encrypted", [False, True], ids=["ws", "wss"])
@@ -375,6 +368,7 @@ async def test_who_waits_for_room_is_told_of_the_loss(connect):
         await fill(wire)
         waiting = asyncio.create_task(wire.wait_writable())
         await asyncio.sleep(0.01)
+        assert not waiting.done()
         wire.abort()
         await waiting
         await collector.ended

@@ -1,0 +1,71 @@
+"""Closing one endpoint or pool while the fleet goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from wsfleet.declare import Declarations
+from wsfleet.ending import close_sessions, finish_processor
+from wsfleet.mailbox import Mailbox
+from wsfleet.pool import Pool
+from wsfleet.supervisor import Supervisor
+
+__all__ = ["Part", "endpoint_part", "pool_part"]
+
+
+class Part:
+    """What is closed together: the endpoints, and the processors that are theirs alone."""
+
+    def __init__(
+        self,
+        handle: Supervisor | Pool,
+        supervisors: list[Supervisor],
+        own: Iterable[Mailbox],
+        declared: Declarations,
+        forget: Callable[[], None],
+    ) -> None:
+        self.handle = handle
+        self._supervisors = supervisors
+        self._own = own
+        self._declared = declared
+        self._forget = forget
+
+    def let_go(self) -> None:
+        """Take it out of the fleet; its names are free again."""
+        for supervisor in self._supervisors:
+            supervisor.let_go()
+        self._forget()
+
+    async def close(self, drain_s: float) -> None:
+        """Read no more, let its processors finish, and close the sockets."""
+        for supervisor in self._supervisors:
+            supervisor.stop()
+            if supervisor.session is not None:
+                supervisor.session.stop_reading()
+        for mailbox in self._own:
+            processor = self._declared.processors.get(mailbox)
+            if processor is not None:
+                await finish_processor(processor, drain_s)
+                await processor.close()
+        await close_sessions(self._supervisors, 1000)
+
+
+def endpoint_part(declared: Declarations, supervisor: Supervisor) -> Part | None:
+    """Return what is closed with one endpoint; None where it has been closed."""
+    if declared.supervisors.get(supervisor.name) is not supervisor:
+        return None
+    return Part(supervisor, [supervisor], declared.own[supervisor], declared, lambda: declared.forget(supervisor))
+
+
+def pool_part(declared: Declarations, pool: Pool) -> Part | None:
+    """The same for a pool."""
+    if declared.pools.get(pool.name) is not pool:
+        return None
+    own = [m for m in declared.hub.mailboxes() if m.name == pool.name and declared.hub.owners(m)]
+
+    def forget() -> None:
+        for mailbox in own:
+            declared.remove(mailbox)
+        declared.forget_pool(pool)
+
+    return Part(pool, pool.supervisors, own, declared, forget)
