@@ -1,12 +1,14 @@
 """Is the peer there, is data coming, and what must be sent to be kept: in a simulated clock, but for blocked loops."""
 
 import asyncio
+import gc
 import time
 from typing import Any
 
 import pytest
 
 from wsfleet import Buffer, Connection, Fleet, Liveness, Message, Reconnect, Session, State, liveness
+from wsfleet.session import SessionCore
 from wsfleet.testing import FakeSocket, FakeTransport, FeedServer
 
 URI = "ws://feed.test/"
@@ -327,3 +329,25 @@ async def test_liveness_begins_afresh_with_every_session() -> None:
             began = clock()
             assert await lost(connection) - began == pytest.approx(18.0, abs=0.1)
             assert (socket.pings, socket.sent, connection.session_count) == (1, ["beat"], number)
+
+
+@pytest.mark.looptime
+async def test_nothing_is_kept_of_sessions_that_are_over() -> None:
+    """However rarely an endpoint is pinged, of two hundred lost sessions no object is left, nor a place in the heap."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    connection = fleet.connect(
+        URI,
+        name="flapping",
+        liveness=Liveness(ping_s=None, stale_s=10**6),
+        reconnect=Reconnect(initial_s=0.0, max_s=0.001),
+    )
+    async with fleet:
+        for _ in range(200):
+            (await transport.accept()).lose()
+            while connection.stats().losses < connection.session_count:
+                await asyncio.sleep(0.001)
+        gc.collect()
+        kept = [each for each in gc.get_objects() if type(each) is SessionCore and each.endpoint == connection.name]
+        assert kept == []
+        assert len(connection._supervisor._services.sweep._heap) < 100  # type: ignore[attr-defined]

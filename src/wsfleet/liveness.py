@@ -29,9 +29,14 @@ TICK_S = 0.001
 LOOK_S = 0.5
 """At least so often the sweep looks how late the loop is."""
 
+SPARE = 64
+"""The heap loses the places of sessions that are over when it has twice as many as are in use, and so many more."""
+
 
 class Pulse:
     """What one open session owes and is owed, and when."""
+
+    __slots__ = ("_beat_at", "_feed", "_opened_at", "_ping_at", "_plan", "session")
 
     def __init__(self, session: SessionCore, feed: Feed, liveness: Liveness, now: float) -> None:
         self.session = session
@@ -110,19 +115,28 @@ class Sweep:
     """The one task that looks after all open sessions; it also measures how late the loop is."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int, Pulse]] = []
+        self._pulses: dict[int, Pulse] = {}
+        self._heap: list[tuple[float, int]] = []  # when, and whose pulse: it may be forgotten by then
         self._count = itertools.count()
         self._sooner: asyncio.Future[None] | None = None
         self.lag_s = 0.0
 
-    def watch(self, session: SessionCore, feed: Feed, liveness: Liveness) -> None:
-        """Look after `session` until it ends."""
+    def watch(self, session: SessionCore, feed: Feed, liveness: Liveness) -> int:
+        """Look after `session` until it is forgotten, by the number that this returns."""
         now = asyncio.get_running_loop().time()
-        pulse = Pulse(session, feed, liveness, now)
-        due = pulse.due(now)
-        heapq.heappush(self._heap, (due, next(self._count), pulse))
-        if self._heap[0][2] is pulse and self._sooner is not None and not self._sooner.done():
+        number = next(self._count)
+        pulse = self._pulses[number] = Pulse(session, feed, liveness, now)
+        heapq.heappush(self._heap, (pulse.due(now), number))
+        if self._heap[0][1] == number and self._sooner is not None and not self._sooner.done():
             self._sooner.set_result(None)
+        return number
+
+    def forget(self, number: int) -> None:
+        """Look after it no more. Nothing is left of a session that is over, however far off its next ping was."""
+        self._pulses.pop(number, None)
+        if len(self._heap) > 2 * len(self._pulses) + SPARE:
+            self._heap[:] = [entry for entry in self._heap if entry[1] in self._pulses]
+            heapq.heapify(self._heap)
 
     async def run(self) -> None:
         """Check whoever is due, for ever; look at the loop's lateness at least every half second."""
@@ -142,10 +156,11 @@ class Sweep:
         now = loop.time()
         until = time.perf_counter() + 0.001
         while self._heap and self._heap[0][0] <= now + TICK_S:
-            pulse = heapq.heappop(self._heap)[2]
-            due = pulse.check(now, self.lag_s)
+            number = heapq.heappop(self._heap)[1]
+            pulse = self._pulses.get(number)
+            due = None if pulse is None else pulse.check(now, self.lag_s)
             if due is not None:
-                heapq.heappush(self._heap, (max(due, now + 2 * TICK_S), next(self._count), pulse))
+                heapq.heappush(self._heap, (max(due, now + 2 * TICK_S), number))
             if time.perf_counter() > until:
                 await asyncio.sleep(0)
                 until = time.perf_counter() + 0.001

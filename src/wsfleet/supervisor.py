@@ -163,8 +163,11 @@ class Supervisor:
         opened_at = loop.time()
         self._opened(session, opened_at)
         await session.release()
-        self._services.sweep.watch(session, self.feed, self.endpoint.liveness)
-        error = self._explain(await session.ended)
+        watched = self._services.sweep.watch(session, self.feed, self.endpoint.liveness)
+        try:
+            error = self._explain(await session.ended)
+        finally:
+            self._services.sweep.forget(watched)
         lost_at = loop.time()
         self._last = (session.number, self.feed.received, lost_at)
         # Where the clock is coarse, the first message may have come at the very time of the handshake.
