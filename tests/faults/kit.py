@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import gc
 import json
+import socket
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Callable
 from typing import Any
@@ -59,6 +60,8 @@ class Numbered(FeedServer):
     async def _count(self, client: ServerConnection) -> None:
         given: list[int] = []
         self.handed.append(given)
+        # Each number is a packet of its own.
+        client.transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         while self._limit is None or len(given) < self._limit:
             self._number += 1
             given.append(self._number)
