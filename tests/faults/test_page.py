@@ -15,4 +15,5 @@ def test_the_page_of_faults_names_its_tests() -> None:
     """Each test that stands in the tables exists, and each row of the matrix stands in the tables."""
     named = set(re.findall(r"`(test_\w+)`", PAGE))
     assert named <= defined(*TESTS.rglob("test_*.py"))
-    assert defined(*Path(__file__).parent.glob("test_*.py")) - defined(Path(__file__)) <= named
+    rows = [file for file in Path(__file__).parent.glob("test_*.py") if file.stem not in ("test_kit", "test_page")]
+    assert defined(*rows) <= named
