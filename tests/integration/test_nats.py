@@ -76,14 +76,16 @@ async def publish_for_ever(server: NatsServer, subject: str) -> None:
         await asyncio.sleep(0.005)
 
 
-@pytest.mark.parametrize("end", ["kill", "stop"])
+@pytest.mark.parametrize("end", ["kill", "stop", "freeze"])
 async def test_killed_in_mid_flow_the_fleet_logs_in_again(tmp_path: Path, end: str) -> None:
-    """A NATS server that dies in mid-flow is found again and logged in to again; another server's feed sees nothing."""
+    """A NATS server that dies or freezes in mid-flow is logged in to again; another server's feed sees nothing."""
     login, reader, numbers = Login("ticks"), Reader(), Numbers()
+    lively = Liveness(ping_s=0.5, pong_s=0.5) if end == "freeze" else Liveness()
     async with NatsServer(tmp_path) as nats, NodeWs(tmp_path) as node:
         fleet = Fleet()
         ticks = fleet.connect(
-            Endpoint(nats.uri, name="ticks", decode="bytes", on_open=login.on_open, reconnect=QUICK), reader.take
+            Endpoint(nats.uri, name="ticks", decode="bytes", on_open=login.on_open, reconnect=QUICK, liveness=lively),
+            reader.take,
         )
         fleet.connect(Endpoint(f"{node.uri}/feed?rate=200", name="other", decode="json"), numbers.take)
         async with fleet, asyncio.TaskGroup() as tasks:
@@ -91,13 +93,19 @@ async def test_killed_in_mid_flow_the_fleet_logs_in_again(tmp_path: Path, end: s
             publisher = tasks.create_task(publish_for_ever(nats, "ticks"))
             await until(lambda: len(reader.payloads[1]) >= 500, "500 messages before the server dies")
 
-            await (nats.kill() if end == "kill" else nats.stop())
+            if end == "freeze":
+                nats.freeze()
+            else:
+                await (nats.kill() if end == "kill" else nats.stop())
             await until(lambda: ticks.state is not State.OPEN, "the loss is noticed")
             assert endpoint(fleet, "ticks").losses == 1
             before = numbers.count("other")
             await until(lambda: numbers.count("other") > before + 20, "the other feed goes on meanwhile")
 
-            await nats.start()
+            if end == "freeze":
+                nats.thaw()
+            else:
+                await nats.start()
             await until(lambda: len(reader.payloads[2]) >= 500, "500 messages after the server is back")
             publisher.cancel()
             assert ticks.state is State.OPEN

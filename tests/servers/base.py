@@ -43,9 +43,14 @@ class StartFailed(Exception):
 
 def missing(what: str) -> None:
     """Ends the test: skipped, or failed where all servers are required."""
+    lacking(f"{what} is not installed")
+
+
+def lacking(why: str) -> None:
+    """The same for whatever else can be put right."""
     if os.environ.get("WSFLEET_REQUIRE_SERVERS"):
-        pytest.fail(f"{what} is not installed", pytrace=False)
-    pytest.skip(f"{what} is not installed")
+        pytest.fail(why, pytrace=False)
+    pytest.skip(why)
 
 
 def require(program: str) -> str:
@@ -170,6 +175,16 @@ class Server:
         await self._gone()
         _groups.discard(self._process.pid)
         self._process = None
+
+    def freeze(self) -> None:
+        """With SIGSTOP: it does nothing any more, while its system goes on taking connections and bytes for it."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """With SIGCONT: it goes on where it was."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGCONT)
 
     async def restart(self) -> None:
         """Killed, then started again on the same port."""

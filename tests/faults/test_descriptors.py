@@ -1,0 +1,58 @@
+"""A process that has no file descriptor left."""
+
+import contextlib
+import errno
+import os
+import resource
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.faults.kit import Numbered, suffering, until
+from wsfleet.errors import ConnectFailed
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="has no such limit")
+
+
+@contextlib.contextmanager
+def scarce() -> Iterator[Callable[[], None]]:
+    """Meanwhile this process can open no more than it has open now; the function given takes what is free of that."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken: list[int] = []
+
+    def take() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
+
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (max(map(int, os.listdir("/dev/fd"))) + 1, hard))
+        yield take
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for fd in taken:
+            os.close(fd)
+
+
+async def test_no_descriptor_is_left() -> None:
+    """Attempts fail at stage tcp, and say what to do; what is open goes on; with descriptors again, they succeed."""
+    async with Numbered() as server, suffering(server.uri) as case:
+        await case.flows()
+        await server.stop()
+        with scarce() as take:
+
+            def is_told() -> bool:
+                take()  # also what the last attempt gave back
+                return "Too many open files" in case.shown
+
+            await until(is_told, "attempts want descriptors in vain")
+            await case.flows("calm")
+        await server.start()
+        await case.comes_back()
+        error = next(error for error in case.errors if "Too many open files" in str(error))
+        assert isinstance(error, ConnectFailed)
+        assert isinstance(error.__cause__, OSError)
+        assert (error.stage, error.__cause__.errno) == ("tcp", errno.EMFILE)
+        assert "ulimit -n" in str(error)
+    case.destroyed(server.handed)

@@ -1,0 +1,115 @@
+"""A bad line between fleet and server, and one that is cut: the kernel's own TCP at both ends."""
+
+import asyncio
+import contextlib
+import errno
+import socket
+import struct
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from tests.faults.cable import FAR, Cable
+from tests.faults.kit import LIVELY, Case, Numbered, suffering, until
+from wsfleet import Liveness, State
+from wsfleet.errors import ConnectFailed, ConnectionLost
+
+
+@contextlib.asynccontextmanager
+async def over_a_cable(**options: Any) -> AsyncIterator[tuple[Cable, Numbered, Case]]:
+    """The sick endpoint's server is at the cable's far end, the bystander's at the near one."""
+    async with Cable(seed=5) as cable, contextlib.AsyncExitStack() as stack:
+        with cable.far_end():
+            server = await stack.enter_async_context(Numbered(host=FAR))
+        case = await stack.enter_async_context(suffering(server.uri, **options))
+        await case.flows()
+        yield cable, server, case
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"delay_s": 0.1},
+        {"spread_s": 0.05},
+        {"twice": 0.5},
+        {"loss": 0.05},
+        {"loss": 0.03, "twice": 0.1, "delay_s": 0.01, "spread_s": 0.03},
+    ],
+    ids=["delay", "reordering", "duplicates", "loss", "all of it"],
+)
+async def test_a_bad_line(line: dict[str, float]) -> None:
+    """Delay, reordering, duplicates and loss of packets are TCP's matter: no number is missing, nothing is told."""
+    async with over_a_cable() as (cable, server, case):
+        vars(cable).update(line)
+        await case.flows(more=150)
+        assert cable.overtaken > 0 or "spread_s" not in line
+        assert cable.lost > 0 or "loss" not in line
+        assert case.errors == []
+        assert case.sick.session_count == 1
+        vars(cable).update(dict.fromkeys(line, 0.0))
+        case.sick.restart()  # a good line for the close, and for the last numbers
+        await case.comes_back()
+        assert case.sessions()[0] == server.handed[0][: len(case.sessions()[0])]
+
+
+async def test_a_cable_that_is_cut_for_a_moment() -> None:
+    """Within pong_s a cut line costs nothing at all: TCP sends again what did not arrive."""
+    async with over_a_cable() as (cable, _, case):
+        cable.is_cut = True
+        await until(lambda: cable.lost >= 3, "something is on its way in vain")
+        await case.flows("calm")
+        cable.is_cut = False
+        await case.flows(more=50)
+        assert case.errors == []
+        assert case.sick.session_count == 1
+        (numbers,) = case.sessions()
+        assert numbers == list(range(1, len(numbers) + 1))
+
+
+async def test_a_cable_that_stays_cut() -> None:
+    """A line that goes dead without a word is found by the pings; attempts fail at stage tcp until it is mended."""
+    async with over_a_cable(liveness=LIVELY, open_s=0.3) as (cable, server, case):
+        cable.is_cut = True
+        error = await case.fails(3)
+        assert str(error) == "connection lost: 1006 no answer to a ping for 0.3 s"
+        assert str(case.errors[1]) == "tcp: not done within open_s = 0.3 s"
+        assert case.changes[-1].state in (State.BACKOFF, State.CONNECTING)
+        cable.is_cut = False
+        await case.comes_back()
+        await until(lambda: len(server.clients) == 1, "the server is told that the old connection is no more")
+    case.destroyed(server.handed)
+
+
+async def test_a_half_open_connection() -> None:
+    """A server that came up again, and knows nothing of the connection, resets it at the next ping."""
+    async with over_a_cable(liveness=Liveness(ping_s=0.1)) as (cable, server, case):
+        cable.is_cut = True
+        for client in server.clients:
+            linger = struct.pack("ii", 1, 0)
+            client.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        server.drop()
+        await until(lambda: not server.clients, "the server has forgotten it")
+        await asyncio.sleep(0.01)
+        assert case.sick.state is State.OPEN
+        cable.is_cut = False
+        error = await case.fails()
+        assert isinstance(error, ConnectionLost)
+        assert error.code == 1006
+        assert isinstance(error.__cause__, ConnectionResetError)
+        await case.comes_back()
+    case.destroyed(server.handed)
+
+
+async def test_no_way_there() -> None:
+    """While there is no route each attempt fails at once with the system's error, and the first after that opens."""
+    async with over_a_cable(liveness=LIVELY) as (cable, server, case):
+        cable.unplug()
+        await case.fails(3)
+        error = case.errors[1]
+        assert isinstance(error, ConnectFailed)
+        assert isinstance(error.__cause__, OSError)
+        assert (error.stage, error.__cause__.errno) == ("tcp", errno.ENETUNREACH)
+        cable.plug()
+        await case.comes_back()
+    case.destroyed(server.handed)
