@@ -34,7 +34,8 @@ _SECRET_HEADER = re.compile(r"(?i)auth|cookie|token|key|secret|passw|sign|creden
 
 # Values.
 _RUN = re.compile(rf"[\w\-~.%+=:]{{{KEY_LENGTH},}}")
-_WORDY = re.compile(r"(?:(?:[A-Z]?[a-z]{0,14}|[A-Z]{1,14}|[vV]?\d{1,4})(?:[\-_.:~+=]|%20|$))+")
+# No two of the alternatives take the same word: else a text of single letters could be read in 2**n ways.
+_WORDY = re.compile(r"(?:(?:[a-z]{0,14}|[A-Z][a-z]{1,14}|[A-Z]{1,14}|[vV]?\d{1,4})(?:[\-_.:~+=]|%20|$))+")
 
 _NOTHING = frozenset({"None", "null", "true", "false", "True", "False"})
 
