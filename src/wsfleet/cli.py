@@ -16,6 +16,7 @@ from wsfleet.config import check
 from wsfleet.config.faults import Wrong
 from wsfleet.config.references import References, is_reference
 from wsfleet.errors import ConfigError
+from wsfleet.failures import describe
 from wsfleet.runner import (
     ENDED_WELL,
     FAILED,
@@ -149,7 +150,7 @@ def _import(reference: str) -> Fleet:
         except ConfigError:
             raise
         except Exception as exc:
-            raise Wrong(f"the function raised {type(exc).__name__}: {exc}") from exc
+            raise Wrong(f"the function raised {describe(exc)}") from exc
     if not isinstance(found, Fleet):
         raise Wrong(f"is {type(found).__name__}; name a Fleet, or a function without arguments that returns one")
     return found

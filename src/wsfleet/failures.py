@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterable, Iterator
 
 from wsfleet.errors import ConnectFailed, ConnectionLost, Fatal, FleetError
-from wsfleet.printable import printable
+from wsfleet.printable import one_line, printable
 from wsfleet.redact import redact_text
 
 __all__ = ["attempt_failed", "describe", "hide_secrets", "loss", "shown", "unexpected"]
@@ -23,6 +23,7 @@ def attempt_failed(
     `lost` says that the connection was lost in `on_open`; `open_s` that it took longer than this.
     """
     if isinstance(exc, ConnectFailed) and stage != "on_open":
+        _hide_in(exc, secrets)
         return exc if stage == "uri" else _without_frames(exc)
     cause: BaseException = exc
     if lost is not None and not isinstance(exc, Fatal):
@@ -54,7 +55,7 @@ def loss(
 
 def unexpected(exc: Exception, secrets: Iterable[str]) -> FleetError:
     """Return the error of an endpoint that a fault in the program ended: ours, or one in the user's `fatal`."""
-    error = FleetError(f"unexpected {_text(exc, secrets)}")
+    error = FleetError(one_line(f"unexpected {_text(exc, secrets)}"))
     error.__cause__ = exc
     return error
 
@@ -97,6 +98,14 @@ def hide_secrets(error: BaseException, secrets: Iterable[str]) -> None:
 def _text(exc: BaseException, secrets: Iterable[str]) -> str:
     name, text = type(exc).__name__, str(exc)
     return redact_text(f"{name}: {text}" if text else name, secrets)
+
+
+def _hide_in(error: ConnectFailed, secrets: Iterable[str]) -> None:
+    """Take what the peer has repeated of our secrets, in a header of its answer, out of the wire's own error."""
+    message = redact_text(error.message, secrets)
+    if message != error.message:
+        error.message = message
+        error.args = (error.stage, message)  # its repr shows them
 
 
 def _without_frames(error: ConnectFailed) -> ConnectFailed:

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from wsfleet.failures import shown
 from wsfleet.feed import Feed
 from wsfleet.options import Liveness
 from wsfleet.session import SessionCore
@@ -88,9 +89,9 @@ class Pulse:
             payload = heartbeat() if callable(heartbeat) else heartbeat
             if payload is not None:
                 self.session.beat(payload)
-        except (Exception, asyncio.CancelledError):
+        except (Exception, asyncio.CancelledError) as exc:
             # The user's function; its endpoint goes on without this beat, and the sweep without any harm.
-            log.exception("%s: the heartbeat failed", self.session.endpoint)
+            log.error("%s: the heartbeat failed", self.session.endpoint, exc_info=shown(exc))
 
     def due(self, now: float) -> float:
         """Return when something is due next, as things stand now."""
