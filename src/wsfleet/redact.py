@@ -9,6 +9,7 @@ linear time, since what they look at may be a peer's.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import unquote, unquote_plus
@@ -87,6 +88,9 @@ def secrets_of(uri: str, headers: Mapping[str, str]) -> list[str]:
         return HIDDEN
 
     _uri(uri, take)
+    userinfo = re.match(r"[^/?#]*//([^/?#]*:[^/?#]*)@", uri)
+    if userinfo:  # as it goes over the wire (RFC 7617, section 2)
+        found.append(base64.b64encode(unquote(userinfo[1]).encode(errors="replace")).decode())
     for name, value in headers.items():
         if _SECRET_HEADER.search(name):
             found.append(value)
