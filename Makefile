@@ -12,7 +12,7 @@ run := $(VENV)/bin
 compiled := $(if $(WSFLEET_NO_EXTENSIONS),,$(VENV)/.compiled)
 pip := $(VENV)/bin/python -m pip --disable-pip-version-check --no-input -q
 
-.PHONY: help demo test check test-all soak mutants fuzz autobahn bench docs servers clean
+.PHONY: help demo test check test-all soak mutants fuzz autobahn bench docs audit servers clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -57,6 +57,9 @@ bench: $(VENV)/.bench $(compiled) ## all that is measured, beside what people wr
 docs: $(VENV)/.dev $(compiled) ## the documents' links, and their Python code
 	$(run)/python tools/check_docs.py
 
+audit: .venv-audit/.made ## known weaknesses in the pinned versions; needs the network, and ends with 3 without it
+	@$(run)/python tools/audit.py .venv-audit/bin/pip-audit
+
 servers:
 	@tools/install-servers
 
@@ -90,6 +93,12 @@ $(VENV)/.compiled: $(VENV)/.library setup.py $(shell find src -name '_*.pyx')
 
 $(VENV)/.bench: $(VENV)/.library
 	@WSFLEET_NO_EXTENSIONS=1 $(pip) install -c constraints.txt --no-build-isolation -e '.[bench]'
+	@touch $@
+
+# What looks for weaknesses is no part of what is looked at, so it has a place of its own.
+.venv-audit/.made: $(VENV)/.library
+	@rm -rf $(@D) && $(run)/python -m venv $(@D)
+	@$(@D)/bin/python -m pip --disable-pip-version-check --no-input -q install 'pip-audit>=2.9,<3'
 	@touch $@
 
 # Autobahn|Testsuite's server, in a Python 2.7 of its own. The last virtualenv that makes such runs on Python 3.

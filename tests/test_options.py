@@ -181,6 +181,7 @@ def test_the_repr_shows_what_was_declared_without_secrets():
             f"wss://user:{PLANTED}@feed.example/ws?token={PLANTED}&streams=btcusdt",
             name="feed",
             headers={"Authorization": f"Bearer {PLANTED}", "X-Plan": "basic"},
+            subprotocols=["graphql-ws", f"insecure-api-key.{PLANTED}"],
             proxy=f"http://user:{PLANTED}@proxy.example:3128",
             liveness=Liveness(heartbeat=f'{{"op":"ping","token":"{PLANTED}"}}', heartbeat_s=5),
             max_size=10,
@@ -194,6 +195,7 @@ def test_the_repr_shows_what_was_declared_without_secrets():
         "proxy.example:3128",
         "max_size=10",
         "name='feed'",
+        "'graphql-ws'",
     ):
         assert part in shown
     assert repr(Endpoint(URI)) == f"Endpoint({URI!r})"

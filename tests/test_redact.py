@@ -224,3 +224,6 @@ def test_a_long_text_is_no_long_work(piece):
     """The patterns match in linear time, so that what a peer sends in bulk cannot hold up the loop."""
     redact_text(f"wss://{piece * 100_000}")
     redact_text(piece * 100_000)
+    # Behind a name that makes it doubtful, and with an end that makes it no word after all.
+    redact_text(f"token: {piece * 100_000}!")
+    redact_uri(f"wss://feed.example/{piece * 100_000}9a9")

@@ -7,15 +7,17 @@ import importlib
 import inspect
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from wsfleet import Fleet, __version__, accelerated
 from wsfleet.arguments import seconds
-from wsfleet.config import check
+from wsfleet.config import Report, check
 from wsfleet.config.faults import Wrong
 from wsfleet.config.references import References, is_reference
 from wsfleet.errors import ConfigError
+from wsfleet.failures import describe
+from wsfleet.redact import redact_uri
 from wsfleet.runner import (
     ENDED_WELL,
     FAILED,
@@ -28,6 +30,9 @@ from wsfleet.runner import (
 )
 
 __all__ = ["main"]
+
+NAMES = 5
+"""So many endpoints of one proxy are named."""
 
 # Each is a module with `add_arguments(parser)` and `main(args)`, loaded only when it is asked for.
 _ROOMS = {
@@ -81,11 +86,33 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def _check(args: argparse.Namespace) -> int:
-    fleet = _load(args.file)
+    report = check(args.file)
+    fleet = _told(report)
     if fleet is None:
         return MISUSED
     print(f"{args.file}: good; {len(fleet.connections)} endpoints, {len(fleet.subscriptions)} processors")
+    for line in _proxies(report):
+        print(line)
     return ENDED_WELL
+
+
+def _proxies(report: Report) -> Iterator[str]:
+    """Yield who goes through which proxy: one that the environment names stands in no file."""
+    from websockets.uri import parse_uri
+
+    from wsfleet.wire.dialing import usual_proxy
+
+    users: dict[str, list[str]] = {}
+    for name, endpoint in report.endpoints:
+        proxy = endpoint.proxy or None
+        where = "by the file"
+        if endpoint.proxy is None and isinstance(endpoint.uri, str):
+            proxy, where = usual_proxy(parse_uri(endpoint.uri)), "by the environment"
+        if proxy is not None:
+            users.setdefault(f"{redact_uri(proxy)}, {where}", []).append(name)
+    for proxy, names in users.items():
+        more = f", and {len(names) - NAMES} more" if len(names) > NAMES else ""
+        yield f"through the proxy {proxy}: {', '.join(names[:NAMES])}{more}"
 
 
 def _run(args: argparse.Namespace) -> int:
@@ -130,7 +157,10 @@ def _module(path: Path) -> str:
 
 
 def _load(path: Path) -> Fleet | None:
-    report = check(path)
+    return _told(check(path))
+
+
+def _told(report: Report) -> Fleet | None:
     for warning in report.warnings:
         print(f"{warning.where}: warning: {warning.text}", file=sys.stderr)
     for fault in report.faults:
@@ -149,7 +179,7 @@ def _import(reference: str) -> Fleet:
         except ConfigError:
             raise
         except Exception as exc:
-            raise Wrong(f"the function raised {type(exc).__name__}: {exc}") from exc
+            raise Wrong(f"the function raised {describe(exc)}") from exc
     if not isinstance(found, Fleet):
         raise Wrong(f"is {type(found).__name__}; name a Fleet, or a function without arguments that returns one")
     return found

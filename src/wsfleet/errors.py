@@ -2,12 +2,15 @@
 
 `ConfigError` is the program's, `ConnectFailed` and `ConnectionLost` are the network's or the peer's,
 `NotOpen` and `Busy` are the caller's moment, `EndpointFailed` is wsfleet giving up. Everything derives from
-`FleetError`. The texts of these errors carry no secrets; the exception of a lower layer is in `__cause__`.
+`FleetError`. The texts of these errors carry no secrets, and nothing that a terminal would obey, as a part of them may
+be a peer's; the exception of a lower layer is in `__cause__`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+
+from wsfleet.printable import one_line
 
 __all__ = [
     "Busy",
@@ -48,7 +51,7 @@ class ConnectFailed(FleetError):
         self.message = message
 
     def __str__(self) -> str:
-        return f"{self.stage}: {self.message}" if self.message else f"connecting failed at stage {self.stage}"
+        return one_line(f"{self.stage}: {self.message}") if self.message else f"connecting failed at stage {self.stage}"
 
 
 class HandshakeRejected(ConnectFailed):
@@ -76,14 +79,17 @@ class HandshakeRejected(ConnectFailed):
 
 
 class ConnectionLost(FleetError):
-    """An open connection ended. `code` and `reason` are the close frame's (RFC 6455, section 7.4); 1006 without one."""
+    """An open connection ended. `code` and `reason` are the close frame's (RFC 6455, section 7.4); 1006 without one.
+
+    `reason` is as the peer wrote it; in the error's text it is printable.
+    """
 
     def __init__(self, code: int, reason: str = "") -> None:
         self.code = code
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"connection lost: {self.code} {self.reason}".rstrip()
+        return one_line(f"connection lost: {self.code} {self.reason}".rstrip())
 
 
 class NotOpen(FleetError):
@@ -106,7 +112,7 @@ class EndpointFailed(FleetError):
         self.message = message
 
     def __str__(self) -> str:
-        return f"endpoint {self.name!r} failed" + (f": {self.message}" if self.message else "")
+        return one_line(f"endpoint {self.name!r} failed" + (f": {self.message}" if self.message else ""))
 
 
 class Overflowed(FleetError):

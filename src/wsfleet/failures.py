@@ -6,7 +6,7 @@ import copy
 from collections.abc import Iterable, Iterator
 
 from wsfleet.errors import ConnectFailed, ConnectionLost, Fatal, FleetError
-from wsfleet.printable import printable
+from wsfleet.printable import one_line, printable
 from wsfleet.redact import redact_text
 
 __all__ = ["attempt_failed", "describe", "hide_secrets", "loss", "shown", "unexpected"]
@@ -16,21 +16,29 @@ LINE = 300
 
 
 def attempt_failed(
-    exc: BaseException, lost: ConnectionLost | None, stage: str, open_s: float | None, secrets: Iterable[str]
+    exc: BaseException,
+    lost: ConnectionLost | None,
+    stage: str,
+    open_s: float | None,
+    secrets: Iterable[str],
+    proxy: str = "",
 ) -> Exception:
     """Return the error of an attempt that `exc` ended at `stage`.
 
-    `lost` says that the connection was lost in `on_open`; `open_s` that it took longer than this.
+    `lost` says that the connection was lost in `on_open`; `open_s` that it took longer than this; `proxy` is the one
+    that it went through, as it may be shown.
     """
+    through = f" (through the proxy {proxy})" if proxy and stage != "on_open" else ""
     if isinstance(exc, ConnectFailed) and stage != "on_open":
+        _say(exc, redact_text(exc.message, secrets) + through if exc.message else "")
         return exc if stage == "uri" else _without_frames(exc)
     cause: BaseException = exc
     if lost is not None and not isinstance(exc, Fatal):
         text, cause = redact_text(str(lost), secrets), lost
     elif open_s is not None and not isinstance(exc, Fatal):
-        text = f"not done within open_s = {open_s:g} s"
+        text = f"not done within open_s = {open_s:g} s{through}"
     else:
-        text = _text(exc, secrets)
+        text = _text(exc, secrets) + through
     error = ConnectFailed(stage, text)
     error.__cause__ = cause
     return error
@@ -54,7 +62,7 @@ def loss(
 
 def unexpected(exc: Exception, secrets: Iterable[str]) -> FleetError:
     """Return the error of an endpoint that a fault in the program ended: ours, or one in the user's `fatal`."""
-    error = FleetError(f"unexpected {_text(exc, secrets)}")
+    error = FleetError(one_line(f"unexpected {_text(exc, secrets)}"))
     error.__cause__ = exc
     return error
 
@@ -97,6 +105,13 @@ def hide_secrets(error: BaseException, secrets: Iterable[str]) -> None:
 def _text(exc: BaseException, secrets: Iterable[str]) -> str:
     name, text = type(exc).__name__, str(exc)
     return redact_text(f"{name}: {text}" if text else name, secrets)
+
+
+def _say(error: ConnectFailed, message: str) -> None:
+    """Give the wire's own error another text: a peer may have repeated our secrets in a header of its answer."""
+    if message != error.message:
+        error.message = message
+        error.args = (error.stage, message)  # its repr shows them
 
 
 def _without_frames(error: ConnectFailed) -> ConnectFailed:

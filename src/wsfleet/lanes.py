@@ -11,6 +11,7 @@ from operator import itemgetter
 from types import CodeType
 from typing import Any, NamedTuple
 
+from wsfleet.failures import shown
 from wsfleet.mailbox import Mailbox
 from wsfleet.message import Message
 
@@ -160,10 +161,11 @@ class Lanes:
         try:
             key = self._key(message) if self._key is not None else None
             hash(key)
-        except (Exception, asyncio.CancelledError):  # nothing is awaited here: it can only be the user's own
+        except (Exception, asyncio.CancelledError) as exc:  # nothing is awaited here: it can only be the user's own
             if not self._failed:
                 self._failed = True
-                log.exception("%s: the key function failed; such messages share one lane", self._mailbox.name)
+                text = "%s: the key function failed; such messages share one lane"
+                log.error(text, self._mailbox.name, exc_info=shown(exc))
             return None
         return key
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable, Iterator
 from types import CodeType
 from typing import Any
 
+from wsfleet.failures import shown
 from wsfleet.message import Message
 
 __all__ = ["CALLERS", "Latest"]
@@ -42,11 +43,12 @@ class Latest:
         try:
             key: Hashable = self._key(message)
             _ = key in self._messages  # its hash and its == are the user's code, too
-        except (Exception, asyncio.CancelledError):
+        except (Exception, asyncio.CancelledError) as exc:
             # Nothing is awaited here: a CancelledError can only be the user's own.
             if not self._failed:
                 self._failed = True
-                log.exception("%s: the key function of its buffer failed; the topic stands in", self.name)
+                text = "%s: the key function of its buffer failed; the topic stands in"
+                log.error(text, self.name, exc_info=shown(exc))
             return message.topic
         return key
 

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from wsfleet.failures import shown
 from wsfleet.feed import Feed
 from wsfleet.options import Liveness
 from wsfleet.session import SessionCore
@@ -110,9 +111,9 @@ class Pulse:
             payload = heartbeat() if callable(heartbeat) else heartbeat
             if payload is not None:
                 session.beat(payload)
-        except (Exception, asyncio.CancelledError):
+        except (Exception, asyncio.CancelledError) as exc:
             # The user's function; its endpoint goes on without this beat, and the sweep without any harm.
-            log.exception("%s: the heartbeat failed", session.endpoint)
+            log.error("%s: the heartbeat failed", session.endpoint, exc_info=shown(exc))
 
     def _due(self, session: SessionCore, now: float) -> float | None:
         plan, silence = self._plan, self._silence(session, now)

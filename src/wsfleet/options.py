@@ -202,7 +202,7 @@ class Endpoint(Checked):
     uri: str | Callable[[], Awaitable[str]] = field(repr=False)
     name: str | None = None
     headers: Mapping[str, str] | Callable[[], Awaitable[Mapping[str, str]]] | None = field(default=None, repr=False)
-    subprotocols: Sequence[str] = ()
+    subprotocols: Sequence[str] = field(default=(), repr=False)
     compression: Literal["deflate"] | None = None
     ssl: ssl_module.SSLContext | None = None
     proxy: str | Literal[False] | None = field(default=None, repr=False)
@@ -224,6 +224,8 @@ class Endpoint(Checked):
         shown = [repr(uri)]
         if isinstance(self.headers, Mapping):
             shown.append(f"headers={redact_headers(self.headers.items())!r}")
+        if self.subprotocols:
+            shown.append(f"subprotocols={tuple(redact_headers((name, name) for name in self.subprotocols).values())!r}")
         if self.proxy is not None:
             shown.append(f"proxy={redact_uri(self.proxy)!r}" if self.proxy else "proxy=False")
         for each in fields(self):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["printable"]
+__all__ = ["one_line", "printable"]
 
 # What a terminal would obey rather than show: C0 and C1 controls (escape sequences begin with one), DEL; and the
 # format characters that reorder or hide what stands around them.
@@ -17,3 +17,8 @@ def printable(text: str) -> str:
     In JSON this changes nothing but the spelling.
     """
     return _CONTROL.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
+
+
+def one_line(text: str) -> str:
+    r"""Return `text` printable, and its line feeds as `\n`, so that it cannot forge another line of a log."""
+    return printable(text).replace("\n", "\\n")

@@ -9,6 +9,7 @@ linear time, since what they look at may be a peer's.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Callable, Iterable, Mapping
 from urllib.parse import unquote, unquote_plus
@@ -34,7 +35,8 @@ _SECRET_HEADER = re.compile(r"(?i)auth|cookie|token|key|secret|passw|sign|creden
 
 # Values.
 _RUN = re.compile(rf"[\w\-~.%+=:]{{{KEY_LENGTH},}}")
-_WORDY = re.compile(r"(?:(?:[A-Z]?[a-z]{0,14}|[A-Z]{1,14}|[vV]?\d{1,4})(?:[\-_.:~+=]|%20|$))+")
+# No two of the alternatives take the same word: else a text of single letters could be read in 2**n ways.
+_WORDY = re.compile(r"(?:(?:[a-z]{0,14}|[A-Z][a-z]{1,14}|[A-Z]{1,14}|[vV]?\d{1,4})(?:[\-_.:~+=]|%20|$))+")
 
 _NOTHING = frozenset({"None", "null", "true", "false", "True", "False"})
 
@@ -86,6 +88,9 @@ def secrets_of(uri: str, headers: Mapping[str, str]) -> list[str]:
         return HIDDEN
 
     _uri(uri, take)
+    userinfo = re.match(r"[^/?#]*//([^/?#]*:[^/?#]*)@", uri)
+    if userinfo:  # as it goes over the wire (RFC 7617, section 2)
+        found.append(base64.b64encode(unquote(userinfo[1]).encode(errors="replace")).decode())
     for name, value in headers.items():
         if _SECRET_HEADER.search(name):
             found.append(value)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from wsfleet.errors import FleetError
 from wsfleet.message import State
 from wsfleet.printable import printable
+from wsfleet.redact import redact_text
 from wsfleet.stats import RETIRED, FleetStats
 
 if TYPE_CHECKING:
@@ -254,10 +255,10 @@ def log_to_stderr(level: int = logging.INFO) -> None:
 
 
 class _Lines(logging.Formatter):
-    """Shows what a peer wrote, and does not let the terminal obey it."""
+    """Shows what a peer wrote, and does not let the terminal obey it; and no secrets, which a traceback may have."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
+        return printable(redact_text(super().format(record)))
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         return super().formatMessage(record).replace("\n", "\\n")  # nor forge a line

@@ -33,6 +33,9 @@ __all__ = ["Services", "Supervisor"]
 
 log = logging.getLogger("wsfleet")
 
+SUBPROTOCOLS = "Sec-WebSocket-Protocol"
+"""The header that subprotocols go in. Browsers can set no other, so some servers take a token there."""
+
 
 class Services(Protocol):
     """What a supervisor needs of its fleet."""
@@ -66,6 +69,8 @@ class Supervisor:
         self.task: asyncio.Task[None] | None = None
         self._services = services
         self._shown_uri = redact_uri(endpoint.uri) if isinstance(endpoint.uri, str) else ""
+        self._way = ""
+        self._redirected = ""
         self._host = ""
         self._secrets: list[str] = []
         self._backoff = policy.Backoff(endpoint.reconnect, random.random)
@@ -162,6 +167,7 @@ class Supervisor:
         finally:
             self._scope = None
         opened_at = loop.time()
+        self._tell_way(progress)
         self._opened(session, opened_at)
         await session.release()
         self._services.sweep.watch(session, self._pulse)
@@ -184,7 +190,8 @@ class Supervisor:
         """Open a session and log in. The deadline stands still while the governor makes us wait."""
         loop = asyncio.get_running_loop()
         target = await make_target(self.endpoint, self.name)
-        self._secrets = secrets_of(target.uri, target.headers)
+        self._secrets = progress.secrets
+        self._secrets += secrets_of(target.uri, {**target.headers, SUBPROTOCOLS: ", ".join(target.subprotocols)})
         self._shown_uri = redact_uri(target.uri)
         self._host = host_of(target.uri)
         left = (scope.when() or 0.0) - loop.time()
@@ -214,11 +221,19 @@ class Supervisor:
             self._services.hub.inject(topic, Gap(self.name, previous, session.number, last_index, now - lost_at))
         self._wake_open_waiters()
 
+    def _tell_way(self, progress: Progress) -> None:
+        self._way = progress.way
+        if progress.redirected not in ("", self._redirected):
+            # Where it logs in is no longer what the program says, so this is for whoever runs it to know.
+            self._redirected = progress.redirected
+            text = "%s: redirected to another origin, %s: no headers go there; what on_open sends does"
+            log.warning(text, self.name, progress.redirected)
+
     def _attempt_failed(self, exc: BaseException, progress: Progress) -> Exception:
         lost = self.session.lost_error if self.session is not None else None
         self._drop_session()
         open_s = self.endpoint.open_s if self._scope is not None and self._scope.expired() else None
-        error = failures.attempt_failed(exc, lost, progress.stage, open_s, self._secrets)
+        error = failures.attempt_failed(exc, lost, progress.stage, open_s, self._secrets, progress.proxy)
         if not self._restarting and not self.stopping:
             self.last_error = error
         return error
@@ -258,7 +273,7 @@ class Supervisor:
         previous, self.state = self.state, state
         if state is previous:
             return
-        self._chronicle.tell(state, error, delay_s, self._shown_uri)
+        self._chronicle.tell(state, error, delay_s, self._shown_uri + self._way)
         topic = f"$state.{self.name}"
         if self._services.hub.wants(topic):
             record = StateChange(self.name, previous, state, error, self._attempt, delay_s)

@@ -21,7 +21,8 @@ handler = "handlers:on_trade"
   or a `sink` with the keywords of `[[process]]`. Relative paths, and the modules of functions, are looked for in the
   file's folder.
 - A function is `"module:function"`. Where text may stand as well (`uri`, `topic`, `decode`, `heartbeat`), a string of
-  that shape is a function; `{ text = "a:b" }` says that it is not, `{ function = "a:b" }` that it is.
+  that shape is a function; `{ text = "a:b" }` says that it is not, `{ function = "a:b" }` that it is. What something
+  was filled into is text there: the environment does not say what is run.
 - `on_open` may be a list of payloads to send: strings as text, tables and lists as JSON.
 - Numbers are in the field's unit, or text with one: "500 ms", "10 s", "2 min", "1 h", "64 KB", "16 MiB". `false` is
   none, as in `ping_s = false`.
@@ -47,6 +48,7 @@ from wsfleet.config.filling import Filler
 from wsfleet.config.lines import find_lines, line_of
 from wsfleet.config.values import Reader
 from wsfleet.errors import ConfigError
+from wsfleet.options import Endpoint
 
 if TYPE_CHECKING:
     from wsfleet.fleet import Fleet
@@ -58,11 +60,15 @@ _TOML_PLACE = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found in a file. `fleet` is there where nothing is wrong; it is declared, not started."""
+    """What was found in a file. `fleet` is there where nothing is wrong; it is declared, not started.
+
+    `endpoints` are those of its connections and pools, with their names.
+    """
 
     faults: tuple[Fault, ...] = ()
     warnings: tuple[Fault, ...] = ()
     fleet: Fleet | None = None
+    endpoints: tuple[tuple[str, Endpoint], ...] = ()
 
 
 def check(path: str | os.PathLike[str], *, environ: Mapping[str, str] = os.environ) -> Report:
@@ -90,7 +96,7 @@ def _check(path: Path, text: str, document: dict[str, Any], environ: Mapping[str
     filled = filler.fill_all(document, (), reader.faults)
     fleet = declaring.declare(filled)
     if not reader.faults and not declaring.warnings:
-        return Report(fleet=fleet)
+        return Report(fleet=fleet, endpoints=tuple(declaring.endpoints))
 
     lines = find_lines(text)
 
@@ -103,7 +109,7 @@ def _check(path: Path, text: str, document: dict[str, Any], environ: Mapping[str
         return tuple(dict.fromkeys(faults))
 
     faults = located(reader.faults)
-    return Report(faults, located(declaring.warnings), None if faults else fleet)
+    return Report(faults, located(declaring.warnings), None if faults else fleet, tuple(declaring.endpoints))
 
 
 def load(path: str | os.PathLike[str], *, environ: Mapping[str, str] = os.environ) -> Fleet:

@@ -39,6 +39,7 @@ class Declaring:
 
     def __init__(self, reader: Reader) -> None:
         self.warnings: list[tuple[Place, str]] = []
+        self.endpoints: list[tuple[str, Endpoint]] = []
         self._reader = reader
         self._patterns: list[tuple[str, Place]] = []
         self._topics: list[str] | None = []  # None: not all are known
@@ -97,6 +98,7 @@ class Declaring:
         except Skip:
             self._topics = None
             return
+        self.endpoints.append((declared.name, endpoint))
         if len(reader.faults) > known or faulty or callable(endpoint.topic):
             self._topics = None
         if self._topics is not None:

@@ -14,6 +14,7 @@ __all__ = ["BROKEN", "Filled", "Filler"]
 
 _PART = re.compile(r"\$\$|\$\{(?:([^}]*)(\}))?")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_FILE_MAX = 2**16  # a secret is shorter, and /dev/zero longer
 _SHORT = 4  # a shorter secret is part of too many words to be looked for inside of them
 
 
@@ -75,7 +76,11 @@ class Filler:
     def _file(self, name: str) -> str:
         path = self._folder / Path(name).expanduser()
         try:
-            return path.read_text(encoding="utf-8").rstrip("\r\n")
+            with path.open("rb") as file:
+                content = file.read(_FILE_MAX + 1)
+            if len(content) > _FILE_MAX:
+                raise Wrong(f"{path} has more than {_FILE_MAX} bytes; a secret's file holds the secret alone")
+            return content.decode().rstrip("\r\n")
         except UnicodeDecodeError:
             raise Wrong(f"{path} is not text in UTF-8; a secret's file holds the secret alone") from None
         except (OSError, ValueError) as exc:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from wsfleet.errors import ConnectionLost
@@ -23,13 +23,14 @@ Payload = str | bytes
 class Target:
     """Where one attempt goes, with the functions of an `Endpoint` already called."""
 
+    # What may hold a credential is not in the repr: others log what they were called with.
     name: str
-    uri: str
-    headers: Mapping[str, str]
-    subprotocols: Sequence[str] = ()
+    uri: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+    subprotocols: Sequence[str] = field(default=(), repr=False)
     compression: Literal["deflate"] | None = None
     ssl: ssl.SSLContext | None = None
-    proxy: str | Literal[False] | None = None
+    proxy: str | Literal[False] | None = field(default=None, repr=False)
     max_size: int = 2**20
     max_fragments: int | None = None
     close_s: float = 2.0
@@ -108,12 +109,25 @@ class Wire(Protocol):
 
 
 class Progress:
-    """How far an attempt has come, for the one who has to say at what stage its deadline passed."""
+    """How far an attempt has come and which way, for the one who has to say at what stage it failed.
 
-    __slots__ = ("stage",)
+    `proxy` is the one that it goes through, `redirected` the other origin that it was led to; both are redacted, and
+    empty where there is none. `secrets` are what must be seen of neither, nor of what the attempt began with.
+    """
+
+    __slots__ = ("proxy", "redirected", "secrets", "stage")
 
     def __init__(self) -> None:
         self.stage = "uri"
+        self.proxy = ""
+        self.redirected = ""
+        self.secrets: list[str] = []
+
+    @property
+    def way(self) -> str:
+        """What is to be said of the way, behind the endpoint's own URI."""
+        redirected = f", redirected to {self.redirected}" if self.redirected else ""
+        return redirected + (f", through the proxy {self.proxy}" if self.proxy else "")
 
 
 class Transport(Protocol):

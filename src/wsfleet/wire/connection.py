@@ -14,7 +14,7 @@ import time
 from typing import cast
 
 from websockets.exceptions import PayloadTooBig, ProtocolError
-from websockets.frames import BINARY, CONT, PONG, TEXT, CloseCode, Frame
+from websockets.frames import BINARY, CONT, PING, PONG, TEXT, CloseCode, Frame
 from websockets.http11 import Request, Response
 from websockets.protocol import OPEN, Protocol
 
@@ -77,6 +77,7 @@ class WebSocketWire(asyncio.BufferedProtocol):
         "_loop",
         "_lost",
         "_need",
+        "_owed",
         "_paused",
         "_ping_count",
         "_pings",
@@ -143,6 +144,7 @@ class WebSocketWire(asyncio.BufferedProtocol):
         self._timer: asyncio.TimerHandle | None = None
 
         self._write_paused = False
+        self._owed = b""  # a pong that there was no room for
         self._writers: list[asyncio.Future[None]] = []
         self._pings: list[tuple[bytes, float, float]] = []  # few; a deque begins with half a KiB
         self._ping_count = 0
@@ -353,6 +355,9 @@ class WebSocketWire(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._write_paused = False
+        owed, self._owed = self._owed, b""
+        if owed and self._open:  # nothing follows a close frame
+            self._transport.write(owed)
         self._wake_writers()
 
     def _wake_writers(self) -> None:
@@ -479,7 +484,12 @@ class WebSocketWire(asyncio.BufferedProtocol):
         protocol = self._protocol
         protocol.receive_data(frame)
         received = cast(list[Frame], protocol.events_received())
-        self._flush()
+        if self._write_paused and received and received[-1].opcode is PING:
+            # RFC 6455, section 5.5.3: the latest ping alone may be answered. Who floods us with pings and reads no pong
+            # must not fill our memory with them.
+            self._owed = b"".join(protocol.data_to_send())
+        else:
+            self._flush()
         for event in received:
             if event.opcode in (TEXT, BINARY, CONT):
                 self._data_frame(event, batch)

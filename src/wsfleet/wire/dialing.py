@@ -8,9 +8,12 @@ is told to pause goes on reading the socket, and drops what it holds when it see
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import socket
 import ssl
+import urllib.request
+import weakref
 from typing import Any, cast
 
 import aiohappyeyeballs
@@ -20,10 +23,13 @@ from websockets.proxy import Proxy, get_proxy, parse_proxy, prepare_connect_requ
 from websockets.streams import StreamReader
 from websockets.uri import WebSocketURI
 
+from wsfleet.redact import redact_uri, secrets_of
 from wsfleet.wire.base import Progress, Target
 from wsfleet.wire.resolver import AddrInfo, Resolver, in_thread
 
-__all__ = ["Dialer", "Opening", "parse_head"]
+__all__ = ["Dialer", "Opening", "parse_head", "usual_proxy"]
+
+log = logging.getLogger("wsfleet")
 
 HEAD_MAX = 2**16
 """The longest head of a response that is read; websockets bounds its lines and their number besides."""
@@ -142,12 +148,21 @@ async def _connected(address: AddrInfo) -> socket.socket:
     return sock
 
 
+def usual_proxy(where: WebSocketURI) -> str | None:
+    """Return the proxy that the environment, or the system, names for `where`."""
+    proxy = get_proxy(where)
+    if proxy is None and not urllib.request.proxy_bypass(f"{where.host}:{where.port}"):
+        proxy = urllib.request.getproxies().get("all")  # websockets passes it over
+    return proxy
+
+
 class Dialer:
     """Opens transports. One for a fleet, so that lookups and the SSLContext are shared."""
 
     def __init__(self) -> None:
         self._resolver = Resolver()
         self._context: asyncio.Future[ssl.SSLContext] | None = None
+        self._blind: weakref.WeakSet[ssl.SSLContext] = weakref.WeakSet()
         self._proxies: dict[tuple[object, ...], str | None] = {}
         self._proxies_until = 0.0
 
@@ -163,6 +178,8 @@ class Dialer:
         if chosen is not None:
             progress.stage = "proxy"
             proxy = parse_proxy(chosen)
+            progress.proxy = redact_uri(chosen)
+            progress.secrets += secrets_of(chosen, {})
         if proxy is not None and proxy.scheme.startswith("socks"):
             sock = await self._socks(proxy, where, progress)
         elif proxy is not None:
@@ -178,6 +195,7 @@ class Dialer:
                 await self._tunnel(opening, proxy, where)
             if where.secure:
                 progress.stage = "tls"
+                self._warn_of_blindness(target)
                 await self._encrypt(opening, target.ssl, where.host)
         except BaseException:
             opening.source.abort()
@@ -185,14 +203,14 @@ class Dialer:
         return opening
 
     def _usual_proxy(self, where: WebSocketURI) -> str | None:
-        """Return the proxy that the environment, or the system, names for `where`."""
+        """Return the usual proxy, which is remembered for a moment."""
         now = asyncio.get_running_loop().time()
         if now >= self._proxies_until:
             self._proxies.clear()
             self._proxies_until = now + PROXIES_S
         case = (where.secure, where.host, where.port, *map(os.environ.get, PROXY_VARIABLES))
         if case not in self._proxies:
-            self._proxies[case] = get_proxy(where)
+            self._proxies[case] = usual_proxy(where)
         return self._proxies[case]
 
     async def _tcp(self, addresses: list[AddrInfo]) -> socket.socket:
@@ -260,6 +278,17 @@ class Dialer:
         if transport is None or opening.lost is not None:
             raise ConnectionResetError("the connection was closed in the TLS handshake")
         opening.transport = transport
+
+    def _warn_of_blindness(self, target: Target) -> None:
+        """Say once of each SSLContext that it does not tell the server from anybody else."""
+        context = target.ssl
+        if context is None or context in self._blind or (context.check_hostname and context.verify_mode):
+            return
+        self._blind.add(context)
+        what = "certificate" if context.verify_mode == ssl.CERT_NONE else "name in its certificate"
+        log.warning(
+            "%s: the server's %s is not checked, as its SSLContext says; anybody may pose as it", target.name, what
+        )
 
     async def _default_context(self) -> ssl.SSLContext:
         """Return the SSLContext of all endpoints that have none of their own. Reading the CAs blocks, so elsewhere."""

@@ -24,7 +24,7 @@ from wsfleet import open_files
 from wsfleet.errors import ConfigError, ConnectFailed, HandshakeRejected
 from wsfleet.options import check_headers, check_uri
 from wsfleet.policy import retry_after_s
-from wsfleet.redact import redact_text
+from wsfleet.redact import redact_text, redact_uri, secrets_of
 from wsfleet.wire.base import Progress, Target
 from wsfleet.wire.connection import READ_BYTES, TLS_READ_BYTES, WebSocketWire
 from wsfleet.wire.dialing import Dialer, Opening, parse_head
@@ -34,6 +34,8 @@ from wsfleet.wire.turns import Turns
 __all__ = ["WebSocketTransport", "WebSocketWire"]
 
 MAX_REDIRECTS = 5
+
+NO_SUBPROTOCOLS = "where the subprotocols do not go, as they may be credentials; give that URI yourself"
 
 _logger = logging.getLogger("wsfleet.wire")
 
@@ -66,7 +68,13 @@ class WebSocketTransport:
                     raise
             except (OSError, EOFError, ValueError, WebSocketException) as exc:
                 raise _translate(exc, progress.stage) from (None if isinstance(exc, InvalidProxy) else exc)
-            uri, headers = _redirect(uri, location, headers)
+            new = _redirect(uri, location)
+            progress.secrets += secrets_of(new, {})
+            if _origin(new) != _origin(uri):
+                progress.redirected, headers = redact_uri(_origin(new)), {}
+                if target.subprotocols:
+                    raise ConnectFailed("http", f"redirected to {progress.redirected}, {NO_SUBPROTOCOLS}")
+            uri = new
         raise ConnectFailed("http", f"more than {MAX_REDIRECTS} redirects")
 
     async def _attempt(
@@ -143,10 +151,17 @@ def _rescheme(uri: str, old: str, new: str) -> str:
     return f"{new}{scheme[len(old) :]}:{rest}" if colon and scheme.lower().startswith(old) else uri
 
 
-def _redirect(uri: str, location: str, headers: dict[str, str]) -> tuple[str, dict[str, str]]:
-    """Return where a redirect leads, and which headers may go there.
+def _origin(uri: str) -> str:
+    """Return what two URIs have in common that lead to the same server."""
+    where = parse_uri(uri)
+    host = f"[{where.host}]" if ":" in where.host else where.host
+    return f"{'wss' if where.secure else 'ws'}://{host}:{where.port}"
 
-    To another origin goes nothing that the user set: credentials have many names. Never from wss to ws.
+
+def _redirect(uri: str, location: str) -> str:
+    """Return where a redirect leads: never from wss to ws, and with the userinfo to the same origin alone.
+
+    To another one goes nothing that the user set: credentials have many names.
     """
     # urljoin knows http, not ws. A fragment means nothing to the server (RFC 9110, section 10.2.2).
     new = urldefrag(_rescheme(urljoin(_rescheme(uri, "ws", "http"), location), "http", "ws")).url
@@ -156,13 +171,11 @@ def _redirect(uri: str, location: str, headers: dict[str, str]) -> tuple[str, di
     old_place, new_place = parse_uri(uri), parse_uri(new)
     if old_place.secure and not new_place.secure:
         raise ConnectFailed("http", "redirected from wss:// to ws://, which would give up encryption")
-    if (old_place.secure, old_place.host, old_place.port) != (new_place.secure, new_place.host, new_place.port):
-        return new, {}
-    if old_place.user_info and not new_place.user_info:
+    if old_place.user_info and not new_place.user_info and _origin(uri) == _origin(new):
         parts = urlsplit(new)
         userinfo = urlsplit(uri).netloc.rpartition("@")[0]
         new = parts._replace(netloc=f"{userinfo}@{parts.netloc}").geturl()
-    return new, headers
+    return new
 
 
 def _translate(exc: Exception, stage: str) -> ConnectFailed:

@@ -1,0 +1,31 @@
+"""`make audit` tells what is known of the pinned versions, and never takes silence for good news."""
+
+import sys
+
+import pytest
+
+from tools.audit import NONE_KNOWN, NOT_REACHED, SOME_KNOWN, main
+
+GOOD = '{"dependencies": [{"name": "a", "version": "1", "vulns": []}], "fixes": []}'
+BAD = '{"dependencies": [{"name": "a", "version": "1", "vulns": [{"id": "X-1", "fix_versions": ["2"]}]}], "fixes": []}'
+
+SKIPPED = '{"dependencies": [{"name": "a", "skip_reason": "not found"}], "fixes": []}'
+
+
+@pytest.mark.parametrize(
+    ("said", "code", "told"),
+    [
+        (GOOD, NONE_KNOWN, "no weakness is known of 1 packages"),
+        (BAD, SOME_KNOWN, "a 1: X-1, mended in 2"),
+        (SKIPPED, NOT_REACHED, "nothing learnt of 1 of 1 packages, as pip-audit did not reach its data: not found"),
+        ("", NOT_REACHED, "did not reach its data: the network is away"),
+        ("[]", NOT_REACHED, "did not reach its data: the network is away"),
+    ],
+)
+def test_what_pip_audit_says_is_told_apart(said: str, code: int, told: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Nothing known, something known, and nothing learnt have exit codes of their own, and a line each."""
+    program = f"import sys; print({said!r}); print('the network is away', file=sys.stderr); sys.exit(1)"
+    assert main([sys.executable, "-c", program]) == code
+    out, err = capfd.readouterr()
+    assert told in out + err
+    assert len((out + err).splitlines()) == 1

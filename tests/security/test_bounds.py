@@ -1,0 +1,69 @@
+"""What a hostile server may make a client hold, or wait for, has an end."""
+
+import asyncio
+import struct
+
+import pytest
+
+from tests.wirekit import CLOSE, PING, PONG, TEXT, Collector, Pipe, frame, open_protocol, open_wire, written_frames
+from wsfleet.wire.connection import WebSocketWire
+
+
+def opened() -> tuple[Pipe, WebSocketWire, Collector]:
+    """An open connection over no network."""
+    pipe = Pipe()
+    wire = open_wire(pipe, open_protocol(2**20))
+    collector = Collector()
+    collector.start(wire)
+    return pipe, wire, collector
+
+
+async def test_a_flood_of_pings_costs_no_memory() -> None:
+    """While there is no room to write, pings wait as the one that came last, and it is answered when there is."""
+    pipe, wire, collector = opened()
+    wire.pause_writing()
+    for number in range(1000):
+        pipe.incoming.append(frame(PING, struct.pack("!I", number)))
+    pipe.incoming.append(frame(TEXT, b"data goes on"))
+    await pipe.settle()
+    assert pipe.written == b""
+    assert collector.messages == ["data goes on"]
+    wire.resume_writing()
+    assert written_frames(bytes(pipe.written)) == [(PONG, struct.pack("!I", 999))]
+    pipe.incoming.append(frame(PING, b"soon"))
+    await pipe.settle()
+    assert written_frames(bytes(pipe.written))[1:] == [(PONG, b"soon")]
+    wire.abort()
+    await collector.ended
+
+
+@pytest.mark.parametrize("ours", [True, False], ids=["our close", "the peer's close"])
+async def test_no_pong_follows_a_close_frame(ours: bool) -> None:
+    """A close goes out at once, also where there is no room, and the pong that was owed does not come behind it."""
+    pipe, wire, collector = opened()
+    wire.pause_writing()
+    pipe.incoming.append(frame(PING, b"owed"))
+    await pipe.settle()
+    if ours:
+        wire.close(1000)
+    else:
+        pipe.incoming.append(frame(CLOSE, struct.pack("!H", 1000)))
+        await pipe.settle()
+    wire.resume_writing()
+    assert [opcode for opcode, _ in written_frames(bytes(pipe.written))] == [CLOSE]
+    wire.abort()
+    await collector.ended
+
+
+@pytest.mark.parametrize("opcode", [TEXT, PING, CLOSE])
+@pytest.mark.parametrize("length", [2**63, 2**64 - 1, 2**63 - 1, 2**32, 2**20 + 1])
+async def test_a_length_beyond_reason_ends_the_connection_at_once(opcode: int, length: int) -> None:
+    """A frame that announces more than may come is refused by its head; nothing of it is waited for or kept."""
+    pipe, _, collector = opened()
+    pipe.incoming.append(bytes([0x80 | opcode, 127]) + struct.pack("!Q", length))
+    await pipe.settle()
+    ((written, payload),) = written_frames(bytes(pipe.written))
+    assert written == CLOSE
+    assert struct.unpack_from("!H", payload)[0] in (1002, 1009)
+    pipe.abort()
+    assert (await asyncio.wait_for(collector.ended, 5)).code in (1002, 1009)

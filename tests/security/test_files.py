@@ -1,0 +1,46 @@
+"""A configuration file does what its author wrote, and nothing that the environment or a file beside it would like."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from wsfleet.config import check
+
+
+def faults(folder: Path, lines: str, **environ: str) -> list[str]:
+    (folder / "feeds.toml").write_text(f'[[connect]]\nuri = "ws://a.example"\n{lines}\n')
+    return [fault.text for fault in check(folder / "feeds.toml", environ=environ).faults]
+
+
+@pytest.mark.parametrize("key", ["uri", "topic", "decode"])
+def test_what_is_filled_in_is_never_run(key: str, tmp_path: Path) -> None:
+    """A value of the shape `module:function` from outside is text where text may stand."""
+    (tmp_path / "planted.py").write_text("raise SystemExit('imported')\n")
+    file = tmp_path / "feeds.toml"
+    uri = "" if key == "uri" else 'uri = "ws://a.example"\n'
+    file.write_text(f'[[connect]]\n{uri}name = "a"\n{key} = "${{PLANTED}}"\n')
+    report = check(file, environ={"PLANTED": "planted:run"})
+    assert not [fault for fault in report.faults if "import" in fault.text]
+    assert report.faults or key == "topic"
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="a file without an end")
+def test_a_file_without_an_end_is_a_fault(tmp_path: Path) -> None:
+    """What is filled in from a file is a secret, and short: no more than that is read."""
+    (fault,) = faults(tmp_path, 'headers = { X = "${file:/dev/zero}" }')
+    assert "has more than 65536 bytes" in fault
+
+
+@pytest.mark.parametrize("content", [b"a\r\nX-Forged: 1", b"a\nb", b"a\x00b", b"\xff\xfe"])
+def test_a_file_cannot_forge_a_header(content: bytes, tmp_path: Path) -> None:
+    """Line ends and control characters in a secret's file are a fault, which quotes nothing of it."""
+    (tmp_path / "secret").write_bytes(content)
+    (fault,) = faults(tmp_path, 'headers = { X = "${file:secret}" }')
+    assert "Forged" not in fault
+
+
+def test_a_folder_is_a_fault(tmp_path: Path) -> None:
+    """What cannot be read is told with its path."""
+    (fault,) = faults(tmp_path, 'headers = { X = "${file:.}" }')
+    assert "cannot be read" in fault

@@ -1,0 +1,261 @@
+"""Where an endpoint really goes: redirects, proxies, certificates."""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.wire.peers import HOST, HttpProxy, answering, listening, request, switching, until_gone
+from wsfleet import Endpoint, Fleet, Reconnect, Subscription
+from wsfleet.cli import main
+from wsfleet.config import check
+from wsfleet.errors import ConfigError, ConnectFailed
+
+SECRET = "q7s3kr1tZ9"
+ONCE = Reconnect(initial_s=60.0, max_s=60.0, jitter=0.0)
+
+
+class Server:
+    """Keeps the heads of the requests; redirects from "/" to `location` where there is one."""
+
+    def __init__(self, location: str = "") -> None:
+        self.location = location
+        self.seen: list[str] = []
+
+    async def __call__(self, reader, writer) -> None:  # type: ignore[no-untyped-def]
+        first, headers = await request(reader)
+        self.seen.append(f"{first} {headers}")
+        if self.location and first.split()[1] == "/":
+            writer.write(f"HTTP/1.1 302 Found\r\nLocation: {self.location}\r\n\r\n".encode())
+        else:
+            writer.write(switching(headers))
+        await until_gone(reader)
+
+
+@asynccontextmanager
+async def running(uri: str, **options) -> AsyncIterator[tuple[Fleet, Subscription]]:  # type: ignore[no-untyped-def]
+    """A fleet of one endpoint, and the changes of its state."""
+    fleet = Fleet()
+    states = fleet.subscribe("$state.feed")
+    fleet.connect(Endpoint(uri, name="feed", reconnect=ONCE, **options))
+    async with fleet:
+        yield fleet, states
+
+
+async def first_error(states: Subscription) -> Exception:
+    async for message in states:
+        if message.data.error is not None:
+            return message.data.error  # type: ignore[no-any-return]
+    raise AssertionError("it ended without an error")
+
+
+# Redirects
+
+
+@pytest.mark.parametrize("subprotocol", ["graphql-ws", f"api-key.{SECRET}"])
+async def test_subprotocols_do_not_go_to_another_origin(subprotocol: str, caplog: pytest.LogCaptureFixture) -> None:
+    """They are a header that the user set, and may hold a token: such a redirect fails, and says what to do."""
+    there = Server()
+    async with listening(there) as other:
+        here = Server(f"ws://{HOST}:{other}/?token={SECRET}")
+        async with (
+            listening(here) as port,
+            running(f"ws://{HOST}:{port}", subprotocols=[subprotocol]) as (_, states),
+        ):
+            error = await first_error(states)
+    assert here.seen
+    assert there.seen == []
+    assert f"ws://{HOST}:{other}, where the subprotocols do not go" in str(error)
+    assert SECRET not in str(error) + caplog.text
+
+
+async def test_a_redirect_on_the_same_origin_keeps_subprotocols() -> None:
+    """Nothing is refused that stays where it was meant to go."""
+    here = Server("/next")
+    async with listening(here) as port, running(f"ws://{HOST}:{port}", subprotocols=["graphql-ws"]) as (fleet, _):
+        await fleet.connections["feed"].wait_open()
+    assert len(here.seen) == 2
+    assert all("graphql-ws" in seen for seen in here.seen)
+
+
+async def test_a_redirect_to_another_origin_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """A warning says it, as what on_open sends goes there as well; so does the line that it is open, both redacted."""
+    caplog.set_level(logging.INFO)
+    async with (
+        listening(Server()) as other,
+        listening(Server(f"ws://u:{SECRET}@{HOST}:{other}/a?token={SECRET}")) as port,
+        running(f"ws://{HOST}:{port}") as (fleet, _),
+    ):
+        await fleet.connections["feed"].wait_open()
+    told = [record for record in caplog.records if "redirected to" in record.getMessage()]
+    assert [record.levelname for record in told] == ["WARNING", "INFO"]
+    assert all(f"ws://{HOST}:{other}" in record.getMessage() for record in told)
+    assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize("echo", [f"Upgrade: {SECRET}", f"Sec-WebSocket-Accept: x{SECRET}"])
+async def test_what_a_redirect_leads_to_is_not_shown(echo: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A token in a Location is a secret like one in the endpoint's own URI."""
+    answer = f"HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{echo}\r\n\r\n"
+    async with (
+        listening(answering(answer.encode())) as other,
+        listening(Server(f"ws://{HOST}:{other}/?token={SECRET}")) as port,
+        running(f"ws://{HOST}:{port}") as (fleet, states),
+    ):
+        error = await first_error(states)
+        report = str(fleet.stats())
+    assert SECRET not in str(error) + repr(error) + report + caplog.text
+
+
+# Proxies
+
+
+@pytest.mark.parametrize("variable", ["ws_proxy", "http_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"])
+async def test_the_environments_proxy_is_used_and_shown(
+    variable: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The line that an endpoint is open names the proxy that it goes through, without its password."""
+    caplog.set_level(logging.INFO)
+    proxy = HttpProxy(user="someone", password=SECRET)
+    async with listening(Server()) as port, listening(proxy) as proxy_port:
+        monkeypatch.setenv(variable, f"http://someone:{SECRET}@{HOST}:{proxy_port}")
+        async with running(f"ws://{HOST}:{port}") as (fleet, _):
+            await fleet.connections["feed"].wait_open()
+    assert proxy.asked == [f"CONNECT {HOST}:{port}"]
+    assert f"open (ws://{HOST}:{port}, through the proxy http://***@{HOST}:{proxy_port})" in caplog.text
+    assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize("proxied", ["all_proxy", "ws_proxy"])
+async def test_no_proxy_is_obeyed(
+    proxied: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A host that no_proxy names is reached directly, and no proxy is shown."""
+    caplog.set_level(logging.INFO)
+    async with listening(Server()) as port:
+        monkeypatch.setenv(proxied, f"http://{HOST}:1")
+        monkeypatch.setenv("no_proxy", HOST)
+        async with running(f"ws://{HOST}:{port}") as (fleet, _):
+            await fleet.connections["feed"].wait_open()
+    assert "through the proxy" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"HTTP/1.1 407 Password {SECRET}\r\n\r\n",
+        f"garbage {SECRET}\r\n\r\n",
+        f"HTTP/1.1 200 OK\r\nBad Header {SECRET}\r\n\r\n",
+        f"HTTP/1.1 200 OK\r\nX: \x1b{SECRET}\r\n\r\n",
+    ],
+)
+async def test_a_proxy_that_answers_garbage_is_named(answer: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The error says through which proxy it was; what the proxy repeats of its password is hidden."""
+    async with listening(answering(answer.encode())) as port:
+        proxy = f"http://someone:{SECRET}@{HOST}:{port}"
+        async with running("wss://feed.example/", proxy=proxy) as (fleet, states):
+            error = await first_error(states)
+            report = str(fleet.stats())
+    assert isinstance(error, ConnectFailed)
+    assert error.stage == "proxy"
+    assert f"(through the proxy http://***@{HOST}:{port})" in str(error)
+    shown = [str(error), repr(error), str(error.__cause__), report, caplog.text]
+    assert not [text for text in shown if SECRET in text]
+
+
+def test_check_tells_the_proxies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`wsfleet check` says who would go through which proxy, one of the environment's too, without passwords."""
+    file = tmp_path / "feeds.toml"
+    own = f'proxy = "socks5h://someone:{SECRET}@own.example:1080"'
+    names = "abcdefg"
+    entries = "".join(f'[[connect]]\nuri = "wss://{name}.example"\nname = "{name}"\n' for name in names)
+    file.write_text(f'{entries}[[connect]]\nuri = "wss://o.example"\n{own}\n[[connect]]\nuri = "ws://n.example"\n')
+    monkeypatch.setenv("wss_proxy", f"http://someone:{SECRET}@proxy.example:3128")
+    assert main(["check", str(file)]) == 0
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "through the proxy http://***@proxy.example:3128, by the environment: a, b, c, d, e, and 2 more",
+        "through the proxy socks5h://***@own.example:1080, by the file: o-example",
+    ]
+
+
+# Certificates
+
+
+def blind(check_hostname: bool, mode: ssl.VerifyMode) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    context.check_hostname = check_hostname
+    context.verify_mode = mode
+    return context
+
+
+@pytest.mark.parametrize(
+    ("mode", "told"),
+    [
+        (ssl.CERT_NONE, "the server's certificate is not"),
+        (ssl.CERT_REQUIRED, "the server's name in its certificate is"),
+    ],
+)
+async def test_a_context_that_does_not_check_is_told_once(
+    mode: ssl.VerifyMode, told: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever gives an SSLContext without checks reads so in the log, with the endpoint's name, once."""
+    ca = trustme.CA()
+    tls, context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), blind(False, mode)
+    ca.issue_cert("other.example").configure_cert(tls)
+    ca.configure_trust(context)
+    async with listening(Server(), tls=tls) as port:
+        fleet = Fleet()
+        for name in ("one", "two"):
+            fleet.connect(f"wss://localhost:{port}", name=name, ssl=context)
+        async with fleet:
+            for connection in fleet.connections.values():
+                await connection.wait_open()
+            fleet.connections["one"].restart()
+            while fleet.connections["one"].session_count < 2:
+                await asyncio.sleep(0.01)
+    (record,) = [record for record in caplog.records if "not checked" in record.getMessage()]
+    assert record.levelname == "WARNING"
+    assert record.getMessage().startswith(("one: ", "two: "))
+    assert told in record.getMessage()
+
+
+async def test_a_context_that_checks_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is said where certificates are checked, by a context of the user's own as well."""
+    ca = trustme.CA()
+    tls, context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    ca.issue_cert("localhost").configure_cert(tls)
+    ca.configure_trust(context)
+    async with listening(Server(), tls=tls) as port, running(f"wss://localhost:{port}", ssl=context) as (fleet, _):
+        await fleet.connections["feed"].wait_open()
+    assert "not checked" not in caplog.text
+
+
+@pytest.mark.parametrize("value", [False, True, 0, "none", ssl.CERT_NONE])
+def test_no_value_of_ssl_turns_the_checks_off(value: object) -> None:
+    """Whoever means to do without must make an SSLContext that does: no word or flag is taken for it."""
+    with pytest.raises(ConfigError, match=r"must be an ssl\.SSLContext"):
+        Endpoint("wss://feed.example", ssl=value)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["ssl = true", 'ssl = "none"', "ssl = { verify = false }", "ssl = { check_hostname = false }", "verify = false"],
+)
+def test_no_line_of_a_file_turns_the_checks_off(line: str, tmp_path: Path) -> None:
+    """In a configuration file nothing does."""
+    (tmp_path / "feeds.toml").write_text(f'[[connect]]\nuri = "wss://feed.example"\n{line}\n')
+    assert check(tmp_path / "feeds.toml").faults
+
+
+def test_a_file_that_says_no_ssl_has_the_usual_checks(tmp_path: Path) -> None:
+    """`ssl = false` is the default, a context that checks, and not a way around it."""
+    (tmp_path / "feeds.toml").write_text('[[connect]]\nuri = "wss://feed.example"\nssl = false\n')
+    ((_, endpoint),) = check(tmp_path / "feeds.toml").endpoints
+    assert endpoint.ssl is None

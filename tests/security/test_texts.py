@@ -1,0 +1,132 @@
+"""What a peer wrote gets into logs, errors and reports as text that is obeyed by nobody, and without our secrets."""
+
+import asyncio
+import json
+import logging
+from pathlib import Path
+
+import pytest
+
+from tests.wire.peers import HOST, answering, listening
+from wsfleet import Buffer, Fleet, Liveness, Message, Overflow, Reconnect, Subscription
+from wsfleet.cli import main
+from wsfleet.errors import ConnectFailed, ConnectionLost, EndpointFailed
+from wsfleet.printable import one_line
+from wsfleet.runner import log_to_stderr
+from wsfleet.testing import FakeTransport
+
+REASON = "\x1b]0;owned\x07 red\x9b31m\n12:00:00 INFO    forged: open \u202e"
+SECRET = "q7s3kr1tZ9"
+ONCE = Reconnect(initial_s=60.0, max_s=60.0, jitter=0.0)
+
+
+async def first_error(states: Subscription) -> Exception:
+    """What the first change of state with an error has as one."""
+    async for message in states:
+        if message.data.error is not None:
+            return message.data.error
+    raise AssertionError("it ended without an error")
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectFailed("http", REASON), ConnectionLost(1000, REASON), EndpointFailed("a", REASON)], ids=repr
+)
+def test_the_text_of_an_error_is_one_line_that_no_terminal_obeys(error: Exception) -> None:
+    """Escape sequences, line feeds and marks of direction are shown, not written."""
+    assert str(error).isprintable()
+    assert one_line(REASON) in str(error)
+
+
+async def test_a_close_reason_cannot_forge_a_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """A program's log, the stats and the error's text have it escaped; the error's `reason` is as the peer wrote it."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    states = fleet.subscribe("$state.feed")
+    fleet.connect("ws://feed.test/", name="feed", reconnect=ONCE)
+    async with fleet:
+        (await transport.accept("feed")).close(1000, REASON)
+        lost = await first_error(states)
+        row = fleet.stats().endpoints[0]
+    assert isinstance(lost, ConnectionLost)
+    assert lost.reason == REASON
+    assert row.last_error is not None
+    assert row.last_error.isprintable()
+    told = [record.getMessage() for record in caplog.records if "connection lost" in record.getMessage()]
+    assert told
+    assert all(text.isprintable() for text in told)
+
+
+@pytest.mark.parametrize(
+    "header", ["Sec-WebSocket-Accept: {}", "Upgrade: {}", "Sec-WebSocket-Extensions: {}", "Connection: {}"]
+)
+async def test_a_secret_that_the_server_repeats_is_not_shown(header: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The log and the error, its repr included, are without what the attempt's own URI kept secret."""
+    caplog.set_level(logging.DEBUG)
+    lines = ["HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade", header.format(SECRET)]
+    if header.startswith(("Upgrade", "Connection")):
+        del lines[1 if header.startswith("Upgrade") else 2]
+    async with listening(answering("\r\n".join([*lines, "", ""]).encode())) as port:
+        fleet = Fleet()
+        states = fleet.subscribe("$state.feed")
+        fleet.connect(f"ws://{HOST}:{port}/?token={SECRET}", name="feed", reconnect=ONCE)
+        async with fleet:
+            error = await first_error(states)
+            report = json.dumps(fleet.stats().to_dict())
+    assert isinstance(error, ConnectFailed)
+    for shown in (caplog.text, report, str(error), repr(error), str(error.__cause__), repr(error.__cause__)):
+        assert SECRET not in shown
+
+
+async def test_no_function_of_the_users_puts_a_secret_into_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    """The traceback of a key or heartbeat that failed has no credentials in it."""
+
+    def fail(*_: object) -> str:
+        raise ValueError(f"cannot sign: token={SECRET}")
+
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+
+    @fleet.process("*", name="lanes", concurrency=2, key=fail)
+    async def lanes(message: Message[str]) -> None: ...
+
+    @fleet.process("*", name="latest", buffer=Buffer(overflow=Overflow.LATEST, key=fail))
+    async def latest(message: Message[str]) -> None: ...
+
+    fleet.connect("ws://feed.test/", name="feed", liveness=Liveness(heartbeat=fail, heartbeat_s=0.01))
+    async with fleet:
+        await (await transport.accept("feed")).feed("a")
+        while "heartbeat failed" not in caplog.text:
+            await asyncio.sleep(0.005)
+    assert caplog.text.count("cannot sign: token=***") >= 3
+    assert SECRET not in caplog.text
+
+
+def test_the_commands_log_shows_no_secret_of_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    """What `wsfleet run` logs is redacted as a whole, whoever logs it, and is obeyed by no terminal."""
+    root = logging.getLogger()
+    before, root.handlers = root.handlers, []
+    try:
+        log_to_stderr()
+        try:
+            raise ValueError(f"GET wss://someone:{SECRET}@feed.example/?token={SECRET}\x1b[2J")
+        except ValueError:
+            logging.getLogger("somebody.else").exception("it failed")
+    finally:
+        root.handlers = before
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown
+    assert "feed.example" in shown
+    assert SECRET not in shown
+    assert "\x1b" not in shown
+
+
+def test_a_program_that_cannot_be_made_shows_no_secret(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The error of a function that should have made a fleet is shown without credentials."""
+    (tmp_path / "faulty.py").write_text(f"def make():\n    raise OSError('wss://u:{SECRET}@feed.example/')\n")
+    monkeypatch.chdir(tmp_path)
+    assert main(["run", "faulty:make"]) == 2
+    shown = capsys.readouterr().err
+    assert "feed.example" in shown
+    assert SECRET not in shown
