@@ -325,7 +325,7 @@ def files(draw: st.DrawFn) -> bytes:
 CONNECT = '[[connect]]\nuri = "ws://h"\nname = "a"\n'
 
 
-@settings(max_examples=4 * settings().max_examples)
+@settings(max_examples=2 * settings().max_examples)
 @given(files())
 @example(f"{CONNECT}x = {'[' * 5000}".encode())
 @example(f"{CONNECT}on_open = {'[' * 200}{']' * 200}".encode())
