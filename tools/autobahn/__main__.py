@@ -14,6 +14,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -161,6 +162,7 @@ def main() -> int:
     if not every and (options.write or options.accept or options.go_on):
         parser.error("what is written, or goes on, is about all cases")
     if not options.last:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no server is left behind
         if not options.go_on:
             shutil.rmtree(REPORTS, ignore_errors=True)
         asyncio.run(run_all(options.server_python, GROUPS if every else {"chosen": options.cases}))
