@@ -1,12 +1,15 @@
 """How results of Autobahn|Testsuite are read, compared and shown; and those that are kept."""
 
+import asyncio
 import json
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from tools.autobahn import __main__ as autobahn
 from tools.autobahn import results
-from tools.autobahn.__main__ import EXPECTED, PAGE, START, STOP
+from tools.autobahn.__main__ import EXPECTED, GROUPS, PAGE, START, STOP
 from tools.autobahn.results import Result, chosen, differences
 
 OK = Result("OK", "OK")
@@ -90,6 +93,38 @@ def test_what_is_written_can_be_read_again(tmp_path: Path):
     report = {"us": {case: {"behavior": each.behavior, "behaviorClose": each.close} for case, each in found.items()}}
     (tmp_path / "index.json").write_text(json.dumps(report))
     assert results.read_report(tmp_path / "index.json", "us") == found
+
+
+def test_every_case_is_in_one_group():
+    """A run goes through the cases group by group, each once."""
+    expected = results.read_expected(EXPECTED)
+    parts = [case for patterns in GROUPS.values() for case in chosen(expected, patterns)]
+    assert sorted(parts) == sorted(expected)
+
+
+def test_the_reports_of_all_groups_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """What each group's server found counts; a group that was stopped has no report, and is run when it goes on."""
+    monkeypatch.setattr(autobahn, "REPORTS", tmp_path)
+    for group, case in [("1-7", "1.1"), ("12.1", "12.1.1")]:
+        (tmp_path / "us" / group).mkdir(parents=True)
+        report = {"us": {case: {"behavior": "OK", "behaviorClose": "OK"}}}
+        (tmp_path / "us" / group / "index.json").write_text(json.dumps(report))
+    (tmp_path / "us" / "12.2").mkdir()
+    assert autobahn.read_reports("us") == {"1.1": OK, "12.1.1": OK}
+    ran = []
+
+    @asynccontextmanager
+    async def server(python2, folder, cases):
+        ran.append((folder.name, cases))
+        yield "ws://h"
+
+    async def client(name, url):
+        pass
+
+    monkeypatch.setattr(autobahn, "fuzzing_server", server)
+    monkeypatch.setattr(autobahn, "run_client", client)
+    asyncio.run(autobahn.run("us", "python2", {"1-7": ["1.*"], "12.1": ["12.1.*"], "12.2": ["12.2.*"]}))
+    assert ran == [("12.2", ["12.2.*"])]
 
 
 def test_no_failure_is_expected():

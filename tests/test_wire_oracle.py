@@ -1,8 +1,5 @@
 """The wire against websockets' own parser: any stream, cut anywhere, the same messages and the same end."""
 
-import asyncio
-from contextlib import contextmanager
-from dataclasses import dataclass, field
 from itertools import pairwise
 
 import pytest
@@ -10,12 +7,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from websockets.exceptions import ProtocolError
 from websockets.extensions.permessage_deflate import PerMessageDeflate
-from websockets.frames import BINARY, CLOSE, CONT, PING, PONG, TEXT, Frame, Opcode
-from websockets.protocol import OPEN
+from websockets.frames import Frame, Opcode
 
 from tests.compiled import compiled
-from tests.wirekit import Collector, Pipe, frame, open_protocol, open_wire, written_frames
-from wsfleet.wire import connection, scanner, turns
+from tests.wirecheck import Case, Conversation, compare, oracle
+from tests.wirekit import BINARY, CLOSE, CONT, PING, PONG, TEXT, frame, open_protocol, written_frames
+from wsfleet.wire import connection, scanner
 
 
 @pytest.fixture(scope="module", autouse=True, params=["python", "compiled"])
@@ -33,70 +30,6 @@ def test_a_length_is_written_in_a_form_that_can_hold_it(size: int, form: int, he
     made = frame(BINARY, bytes(size), form=form)
     assert made[1] == head
     assert len(made) == 2 + (2 if head == 126 else 8) + size
-
-
-@dataclass
-class Expected:
-    """What websockets makes of a stream: messages (with whether they are text), what it answers, how it ends."""
-
-    messages: list[tuple[bytes, bool]] = field(default_factory=list)
-    written: bytes = b""
-    code: int = 1006
-    reason: str = ""
-
-
-CLOSED_BY_US = (1001, "we go")
-MAX_FRAGMENTS = 4
-
-
-def oracle(stream: bytes, limit: int, deflate: bool, close_at: int | None = None) -> Expected:
-    """Feed websockets' Sans-I/O client byte by byte, and put messages together as its Assembler does.
-
-    After `close_at` bytes we begin to close.
-    """
-    protocol = open_protocol(limit, extensions(deflate))
-    expected = Expected()
-    parts: list[bytes] = []
-    text = failed = closing = False
-    for place in range(len(stream) + 1):
-        if place == close_at and protocol.state is OPEN:
-            protocol.send_close(*CLOSED_BY_US)
-            closing = True
-        expected.written += b"".join(protocol.data_to_send())
-        protocol.receive_data(stream[place : place + 1])
-        for event in protocol.events_received():
-            if failed or closing or event.opcode not in (CONT, TEXT, BINARY):
-                continue
-            if event.opcode != CONT:
-                text = event.opcode == TEXT
-            elif len(parts) >= MAX_FRAGMENTS:
-                protocol.fail(1009, "too many fragments")
-                failed = True
-                continue
-            parts.append(bytes(event.data))
-            if not event.fin:
-                continue
-            payload = b"".join(parts)
-            parts.clear()
-            try:
-                if text:
-                    payload.decode()
-            except UnicodeDecodeError as exc:
-                protocol.fail(1007, f"{exc.reason} at position {exc.start}")
-                failed = True
-            else:
-                expected.messages.append((payload, text))
-    failed = failed or (protocol.parser_exc is not None and not closing)
-    close = protocol.close_sent if failed else protocol.close_rcvd
-    if close is not None:
-        expected.code, expected.reason = int(close.code), close.reason
-    elif closing:
-        expected.code, expected.reason = CLOSED_BY_US[0], "closed by us; the peer did not answer"
-    return expected
-
-
-def extensions(deflate: bool) -> list[PerMessageDeflate]:
-    return [PerMessageDeflate(False, False, 15, 15)] if deflate else []
 
 
 # Streams
@@ -163,15 +96,6 @@ def utf8_cut_anywhere(text: str, places: list[int]) -> list[bytes]:
     return [whole[start:stop] for start, stop in pairwise(edges)]
 
 
-@dataclass(frozen=True)
-class Conversation:
-    """What a peer sends, and what was negotiated with it."""
-
-    stream: bytes
-    limit: int
-    deflate: bool
-
-
 @st.composite
 def conversations(draw) -> Conversation:
     """Mostly good messages, so that there is something to be compared; then perhaps a close or a fault, then more."""
@@ -230,20 +154,6 @@ def conversations(draw) -> Conversation:
     return Conversation(stream, limit, deflate)
 
 
-@dataclass(frozen=True)
-class Case:
-    """How a stream comes and how it is taken: reads, the receiver's wishes, pauses, slices, whether we close."""
-
-    cuts: list[int]
-    as_text: bool = True
-    chunk: int = 256
-    pause_every: int = 0
-    sliced: bool = False
-    early: bool = False
-    turns: int = 1
-    close_after: int | None = None
-
-
 cases = st.builds(
     Case,
     cuts=st.lists(st.integers(1, 40), max_size=12),
@@ -255,65 +165,6 @@ cases = st.builds(
     turns=st.integers(0, 2),
     close_after=st.one_of(st.none(), st.none(), st.none(), st.integers(0, 5)),
 )
-
-
-def reads_of(stream: bytes, cuts: list[int]) -> list[bytes]:
-    """Cut `stream` into reads of the given sizes, over and over; one read where there are none."""
-    reads, pos, number = [], 0, 0
-    while pos < len(stream):
-        size = cuts[number % len(cuts)] * (1 if number < 200 else 1000) if cuts else len(stream)
-        reads.append(stream[pos : pos + size])
-        pos, number = pos + size, number + 1
-    return reads
-
-
-@contextmanager
-def bounds(everything_put_off: bool):
-    """No time at all, so that the wire puts off each read, and again after each chunk, or any amount."""
-    before = connection.SLICE_S, turns.SLICE_S, turns.GAP_S
-    connection.SLICE_S = turns.SLICE_S = -1.0 if everything_put_off else 1e9
-    turns.GAP_S = 1e9 if everything_put_off else 0.0
-    try:
-        yield
-    finally:
-        connection.SLICE_S, turns.SLICE_S, turns.GAP_S = before
-
-
-async def settle(collector: Collector, pipe: Pipe) -> None:
-    """Until everything that came has been handed over, pauses or not."""
-    await pipe.settle()
-    while collector.paused:
-        collector.resume()
-        await pipe.settle()
-
-
-async def through_the_wire(said: Conversation, case: Case) -> tuple[Collector, Pipe, int | None]:
-    """What comes out of the wire, and after how many bytes we began to close."""
-    pipe = Pipe()
-    collector = Collector(as_text=case.as_text, chunk=case.chunk, pause_every=case.pause_every)
-    reads = reads_of(said.stream, case.cuts)
-    early = reads.pop(0) if case.early and reads else b""
-    wire = open_wire(pipe, open_protocol(said.limit, extensions(said.deflate)), early, max_fragments=MAX_FRAGMENTS)
-    collector.start(wire)
-    fed, close_at = len(early), None
-    for number, read in enumerate([*reads, b""]):
-        if number == case.close_after:
-            await settle(collector, pipe)
-            close_at = fed
-            wire.close(*CLOSED_BY_US)
-        if read:
-            pipe.incoming.append(read)
-            fed += len(read)
-        for _ in range(case.turns):
-            handed_over = len(collector.batches)
-            pipe.read()
-            if case.sliced:
-                assert len(collector.batches) <= handed_over + 1, "two chunks in one turn of the loop"
-            await asyncio.sleep(0)
-    await settle(collector, pipe)
-    pipe.ending = True
-    await settle(collector, pipe)
-    return collector, pipe, close_at
 
 
 @settings(max_examples=4 * settings().max_examples)
@@ -328,20 +179,7 @@ async def through_the_wire(said: Conversation, case: Case) -> tuple[Collector, P
 @example(Conversation((frame(TEXT, b"1") + frame(PING)) * 4 + frame(CLOSE), 10, False), Case([4], close_after=2))
 async def test_gives_what_websockets_gives(said, case):
     """Whatever a peer sends and however it is cut, the messages, the answers and the end are those of websockets."""
-    with bounds(case.sliced):
-        collector, pipe, close_at = await through_the_wire(said, case)
-        expected = oracle(said.stream, said.limit, said.deflate, close_at)
-    messages = [payload.decode() if text and case.as_text else payload for payload, text in expected.messages]
-    assert collector.messages == messages
-    assert written_frames(bytes(pipe.written)) == written_frames(expected.written)
-    error = collector.error
-    assert error is not None
-    assert error.code == expected.code
-    if expected.code != 1006:
-        assert error.reason == expected.reason
-    assert max(map(len, collector.batches), default=0) <= case.chunk
-    assert all(collector.batches), "an empty batch"
-    assert collector.while_paused == 0
+    await compare(said, case)
 
 
 def test_the_oracle_itself_tells_good_from_bad():

@@ -481,7 +481,15 @@ async def test_a_redirect_from_wss_to_ws_is_refused(connect, authority, location
 
 @pytest.mark.parametrize(
     "location",
-    ["ftp://feed.example/", "ws://", "ws://feed.example:port/", "ws://.feed.example/", "javascript:alert(1)", "//"],
+    [
+        "ftp://feed.example/",
+        "ws://",
+        "ws://feed.example:port/",
+        "ws://.feed.example/",
+        "javascript:alert(1)",
+        "//",
+        "//[",
+    ],
 )
 async def test_a_redirect_to_nowhere_fails(connect, location):
     """A Location that cannot be reached is a failure at the stage http, and not for good."""

@@ -2,7 +2,8 @@
 
 Its fuzzing server sends good and forbidden things, and judges what the client does. The client runs twice, at once and
 each against a server of its own: with the compiled parts, and with WSFLEET_NO_EXTENSIONS. What the servers found must
-be what is in `expected.json`. Their reports, a page for each case, are in `build/autobahn`.
+be what is in `expected.json`. Their reports, a page for each case, are in `build/autobahn`. A server writes them at its
+end, so each group of cases has one of its own: a run that was stopped can go on with the group it was at.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -20,6 +22,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tools.autobahn.results import (
+    Result,
     Results,
     chosen,
     differences,
@@ -35,12 +38,18 @@ ROOT = HERE.parent.parent
 EXPECTED = HERE / "expected.json"
 PAGE = ROOT / "docs" / "autobahn.md"
 REPORTS = ROOT / "build" / "autobahn"
+SUMMARY = "index.json"
 
 CLIENTS = {"compiled": "", "python": "1"}
 """The clients, and what WSFLEET_NO_EXTENSIONS is for each."""
 
+LONG = [f"{section}.{part}" for section, parts in ((12, 5), (13, 7)) for part in range(1, parts + 1)]
+"""Compression, which is most of the work: a thousand messages in each case."""
+
+GROUPS = {"1-7": [f"{section}.*" for section in range(1, 8)], "9-10": ["9.*", "10.*"]} | {p: [f"{p}.*"] for p in LONG}
+
 RUN_S = 7200.0
-"""How long a client's run may take: minutes, where the machine has nothing else to do."""
+"""How long a group may take: minutes, where the machine has nothing else to do."""
 
 START, STOP = "<!-- results: written by make autobahn -->", "<!-- end of results -->"
 
@@ -77,7 +86,7 @@ async def copy(stream: asyncio.StreamReader, path: Path) -> None:
 
 
 async def run_client(name: str, url: str) -> None:
-    """Run one client to its end."""
+    """Run one client through all cases of a server."""
     env = {**os.environ, "WSFLEET_NO_EXTENSIONS": CLIENTS[name]}
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "tools.autobahn.client", url, name, cwd=ROOT, env=env
@@ -92,20 +101,32 @@ async def run_client(name: str, url: str) -> None:
             await process.wait()
 
 
-async def run(name: str, python2: str, cases: Sequence[str]) -> None:
-    folder = REPORTS / name
-    folder.mkdir(parents=True)
-    async with fuzzing_server(python2, folder, cases) as url:
-        await run_client(name, url)
+async def run(name: str, python2: str, groups: Mapping[str, Sequence[str]]) -> None:
+    """Run one client through the groups that have no report."""
+    for group, cases in groups.items():
+        folder = REPORTS / name / group
+        if (folder / SUMMARY).exists():
+            continue
+        folder.mkdir(parents=True, exist_ok=True)
+        async with fuzzing_server(python2, folder, cases) as url:
+            await run_client(name, url)
+        print(f"{name}: {group} done", flush=True)
 
 
-async def run_all(python2: str, cases: Sequence[str]) -> None:
+def read_reports(name: str) -> Results:
+    """Read what all the servers of one client found."""
+    found: dict[str, Result] = {}
+    for path in (REPORTS / name).glob(f"*/{SUMMARY}"):
+        found |= read_report(path, name)
+    return found
+
+
+async def run_all(python2: str, groups: Mapping[str, Sequence[str]]) -> None:
     """Run both clients at once: in each run two programs wait for one another most of the time."""
-    shutil.rmtree(REPORTS, ignore_errors=True)
     try:
         async with asyncio.TaskGroup() as tasks:
             for name in CLIENTS:
-                tasks.create_task(run(name, python2, cases))
+                tasks.create_task(run(name, python2, groups))
     except* TimeoutError:
         raise SystemExit(f"not done after {RUN_S:g} s") from None
 
@@ -133,14 +154,19 @@ def main() -> int:
         "--cases", nargs="+", default=["*"], metavar="CASE", help="such as 7.1.5 or '9.*'; default: all"
     )
     parser.add_argument("--last", action="store_true", help="run nothing: look at the reports of the last run again")
+    parser.add_argument("--go-on", action="store_true", help="run what the last run, of all cases, has not come to")
     parser.add_argument("--write", action="store_true", help=f"write the table into {PAGE.relative_to(ROOT)}")
     parser.add_argument("--accept", action="store_true", help="make what the compiled client did the expected results")
     options = parser.parse_args()
-    if options.cases != ["*"] and (options.write or options.accept):
-        parser.error("what is written is about all cases")
+    every = options.cases == ["*"]
+    if not every and (options.write or options.accept or options.go_on):
+        parser.error("what is written, or goes on, is about all cases")
     if not options.last:
-        asyncio.run(run_all(options.server_python, options.cases))
-    clients = {name: read_report(REPORTS / name / "index.json", name) for name in CLIENTS}
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no server is left behind
+        if not options.go_on:
+            shutil.rmtree(REPORTS, ignore_errors=True)
+        asyncio.run(run_all(options.server_python, GROUPS if every else {"chosen": options.cases}))
+    clients = {name: read_reports(name) for name in CLIENTS}
     if options.accept:
         before = read_expected(EXPECTED)
         write_expected(EXPECTED, {c: before[c] if r.fits(before.get(c)) else r for c, r in clients["compiled"].items()})

@@ -35,8 +35,6 @@ handler = "handlers:on_trade"
 from __future__ import annotations
 
 import os
-import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,6 +44,7 @@ from wsfleet.config.declare import Declaring
 from wsfleet.config.faults import Fault, Place, show_place
 from wsfleet.config.filling import Filler
 from wsfleet.config.lines import find_lines, line_of
+from wsfleet.config.reading import Unreadable, read
 from wsfleet.config.values import Reader
 from wsfleet.errors import ConfigError
 from wsfleet.options import Endpoint
@@ -54,8 +53,6 @@ if TYPE_CHECKING:
     from wsfleet.fleet import Fleet
 
 __all__ = ["Fault", "Report", "check", "load"]
-
-_TOML_PLACE = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,14 +75,9 @@ def check(path: str | os.PathLike[str], *, environ: Mapping[str, str] = os.envir
     """
     path = Path(path)
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
-        return Report((_syntax_fault(path, text, exc),))
-    except UnicodeDecodeError as exc:
-        return Report((Fault(str(path), f"is not UTF-8 (byte {exc.start}); TOML is written in UTF-8"),))
-    except OSError as exc:
-        return Report((Fault(str(path), f"cannot be read: {exc.strerror}; name a TOML file"),))
+        text, document = read(path)
+    except Unreadable as exc:
+        return Report((exc.fault,))
     return _check(path, text, document, environ)
 
 
@@ -103,13 +95,16 @@ def _check(path: Path, text: str, document: dict[str, Any], environ: Mapping[str
     def located(found: list[tuple[Place, str]]) -> tuple[Fault, ...]:
         placed = sorted(((line_of(place, lines) or 0, show_place(place, filled), said) for place, said in found))
         faults = (
-            Fault(": ".join(filter(None, (f"{path}:{line}" if line else str(path), place))), said)
+            Fault.of(": ".join(filter(None, (f"{path}:{line}" if line else str(path), place))), said)
             for line, place, said in placed
         )
         return tuple(dict.fromkeys(faults))
 
+    def hidden(found: list[tuple[Place, str]]) -> list[tuple[Place, str]]:
+        return [(place, filler.hide(said)) for place, said in found]
+
     faults = located(reader.faults)
-    return Report(faults, located(declaring.warnings), None if faults else fleet, tuple(declaring.endpoints))
+    return Report(faults, located(hidden(declaring.warnings)), None if faults else fleet, tuple(declaring.endpoints))
 
 
 def load(path: str | os.PathLike[str], *, environ: Mapping[str, str] = os.environ) -> Fleet:
@@ -122,12 +117,3 @@ def load(path: str | os.PathLike[str], *, environ: Mapping[str, str] = os.enviro
         faults = report.faults
         raise ConfigError("\n".join(map(str, faults)), tuple((fault.where, fault.text) for fault in faults))
     return report.fleet
-
-
-def _syntax_fault(path: Path, text: str, error: tomllib.TOMLDecodeError) -> Fault:
-    found = _TOML_PLACE.fullmatch(str(error))
-    if found is None:
-        return Fault(str(path), str(error))
-    line, column = (found[2], found[3]) if found[2] else (text.count("\n") + 1, len(text.rpartition("\n")[2]) + 1)
-    what = found[1][:1].lower() + found[1][1:]
-    return Fault(f"{path}:{line}:{column}", f"not TOML: {what}; mend this first, the rest is read afterwards")

@@ -8,10 +8,15 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-__all__ = ["Fault", "Place", "Wrong", "closest", "did_you_mean", "show_place"]
+from wsfleet.printable import printable
+
+__all__ = ["DEEPEST", "Fault", "Place", "Wrong", "closest", "did_you_mean", "show_place"]
 
 Place = tuple[str | int, ...]
 """The way to a value from the top of the file: `("connect", 1, "reconnect", "max_s")`. Indexes are from 0."""
+
+DEEPEST = 50
+"""Tables and lists in one another; no option needs ten."""
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -29,6 +34,15 @@ class Fault:
 
     def __str__(self) -> str:
         return f"{self.where}: {self.text}"
+
+    @classmethod
+    def of(cls, where: str, text: str) -> Fault:
+        """Return the fault in one line, with nothing in it that a terminal would obey."""
+        return cls(_one_line(where), _one_line(text))
+
+
+def _one_line(text: str) -> str:
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import operator
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from wsfleet.config.faults import Place, Wrong
+from wsfleet.config.faults import DEEPEST, Place, Wrong
 from wsfleet.redact import HIDDEN
 
 __all__ = ["BROKEN", "Filled", "Filler"]
@@ -15,15 +16,18 @@ __all__ = ["BROKEN", "Filled", "Filler"]
 _PART = re.compile(r"\$\$|\$\{(?:([^}]*)(\}))?")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _FILE_MAX = 2**16  # a secret is shorter, and /dev/zero longer
+_BETWEEN = re.compile(r"[\s.,:;/@?#&=|'\"(){}\[\]<>\\]+")  # what a value is taken apart at, so that a part is quoted
 _SHORT = 4  # a shorter secret is part of too many words to be looked for inside of them
+_WHOLE = range(-(2**63), 2**63)
 
 
 class Filled(str):
-    """A string that something was filled into. `template` is what stands in the file, and may be shown."""
+    """A string that something was filled into: `values`. `template` is what stands in the file, and may be shown."""
 
-    __slots__ = ("template",)
+    __slots__ = ("template", "values")
 
     template: str
+    values: tuple[str, ...]
 
 
 class _Broken:
@@ -41,20 +45,22 @@ class Filler:
         self._environ = environ
         self._secrets: set[str] = set()
         self._filled: dict[str, str] = {}
+        self._at: dict[Place, tuple[str, ...]] = {}
 
     def fill(self, text: str) -> str:
         """Return `text` with its references filled in: `${NAME}`, `${file:PATH}`, `$$` for `$`. Raises Wrong."""
         if "$" not in text:
             return text
-        made = _PART.sub(self._part, text)
+        values: list[str] = []
+        made = _PART.sub(lambda part: self._part(part, values), text)
         if "${" not in text.replace("$$", ""):
             return made
         filled = Filled(made)
-        filled.template = text
+        filled.template, filled.values = text, tuple(values)
         self._filled[made] = text
         return filled
 
-    def _part(self, part: re.Match[str]) -> str:
+    def _part(self, part: re.Match[str], values: list[str]) -> str:
         if part[0] == "$$":
             return "$"
         if not part[2]:
@@ -62,6 +68,7 @@ class Filler:
         reference: str = part[1]
         value = self._file(reference[5:]) if reference.startswith("file:") else self._variable(reference)
         self._secrets.add(value)
+        values.append(value)
         return value
 
     def _variable(self, name: str) -> str:
@@ -74,8 +81,9 @@ class Filler:
         return self._environ[name]
 
     def _file(self, name: str) -> str:
-        path = self._folder / Path(name).expanduser()
+        path = self._folder / name
         try:
+            path = self._folder / Path(name).expanduser()
             with path.open("rb") as file:
                 content = file.read(_FILE_MAX + 1)
             if len(content) > _FILE_MAX:
@@ -83,31 +91,58 @@ class Filler:
             return content.decode().rstrip("\r\n")
         except UnicodeDecodeError:
             raise Wrong(f"{path} is not text in UTF-8; a secret's file holds the secret alone") from None
-        except (OSError, ValueError) as exc:
-            why = exc.strerror if isinstance(exc, OSError) else str(exc)
+        except (OSError, ValueError, RuntimeError) as exc:  # RuntimeError: of "~somebody", who is unknown
+            why = exc.strerror if isinstance(exc, OSError) else str(exc).rstrip(".").lower()
             raise Wrong(f"{path} cannot be read: {why}; it should hold the value") from None
 
     def fill_all(self, value: Any, place: Place, faults: list[tuple[Place, str]]) -> Any:
-        """Return `value` with every string in it filled; where that fails stands BROKEN, and the fault in `faults`."""
+        """Return `value` with every string in it filled; where that fails stands BROKEN, and the fault in `faults`.
+
+        So it is with numbers beyond those of TOML, which have 64 bits, and with what is nested without an end.
+        """
+        if len(place) > DEEPEST:
+            faults.append((place[:3], f"is nested in more than {DEEPEST} tables and lists"))
+            return BROKEN
         if isinstance(value, dict):
             return {key: self.fill_all(item, (*place, key), faults) for key, item in value.items()}
         if isinstance(value, list):
             return [self.fill_all(item, (*place, index), faults) for index, item in enumerate(value)]
+        if isinstance(value, int) and value not in _WHOLE:
+            faults.append((place, "must be a whole number of 64 bits; TOML has no others"))
+            return BROKEN
         if not isinstance(value, str):
             return value
         try:
-            return self.fill(value)
+            filled = self.fill(value)
         except Wrong as exc:
             faults.append((place, str(exc)))
             return BROKEN
+        if isinstance(filled, Filled):
+            self._at[place] = filled.values
+        return filled
 
-    def hide(self, text: str) -> str:
-        """Return `text` without anything that was filled in: whole values as they stand in the file, parts as `***`."""
+    def hide(self, text: str, place: Place = ()) -> str:
+        """Return `text`, which is about `place`, without anything that was filled in.
+
+        Whole values become what stands in the file, parts `***`. What was filled in at `place` is also looked for in
+        pieces: a fault may quote one word of it.
+        """
         for value, template in self._filled.items():
             if not value:
                 continue
             text = text.replace(repr(value), repr(template))
-        for secret in sorted(self._secrets, key=len, reverse=True):
+        pieces = {piece for at, values in self._at.items() if _touch(at, place) for piece in _pieces(values)}
+        for secret in sorted(self._secrets | pieces, key=len, reverse=True):
             if len(secret) >= _SHORT:
                 text = text.replace(secret, HIDDEN).replace(repr(secret)[1:-1], HIDDEN)
         return text
+
+
+def _touch(one: Place, other: Place) -> bool:
+    """Tell whether one of the places is in the other."""
+    return all(map(operator.eq, one, other))
+
+
+def _pieces(values: Iterable[str]) -> Iterator[str]:
+    for value in values:
+        yield from _BETWEEN.split(value)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from typing import Any
 
-from wsfleet.config.faults import Place
+from wsfleet.config.faults import DEEPEST, Place
 
 __all__ = ["find_lines", "line_of"]
+
+
+_LAST = re.compile(r"\]|\"\"\"|'''")
+"""What is in the last line of a statement of several: they are arrays and strings."""
 
 
 def find_lines(text: str) -> dict[Place, int]:
@@ -21,13 +26,18 @@ def find_lines(text: str) -> dict[Place, int]:
     table: Place = ()
     statement, begin = "", 1
     for number, line in enumerate(text.split("\n"), 1):
-        if not statement:
+        goes_on = bool(statement)
+        if not goes_on:
             begin = number
         statement += line + "\n"
+        if goes_on and not _LAST.search(line):
+            continue
         try:
             parsed = tomllib.loads(statement)
         except tomllib.TOMLDecodeError:
             continue  # in the middle of a statement
+        except RecursionError:  # nearly so deep that nobody could read it
+            parsed = {}
         if statement.lstrip().startswith("["):
             table = _header(parsed, lengths)
             lines.setdefault(table, begin)
@@ -52,6 +62,8 @@ def _header(parsed: dict[str, Any], lengths: dict[Place, int]) -> Place:
 
 
 def _note(value: Any, place: Place, line: int, lines: dict[Place, int]) -> None:
+    if len(place) > DEEPEST:
+        return
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
         lines.setdefault((*place, key), line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import functools
+import os
 import re
 import ssl
 import types
@@ -42,7 +43,7 @@ class Reader:
 
     def note(self, place: Place, text: str) -> None:
         """Note a fault, with what was filled into the file hidden."""
-        self.faults.append((place, self._filler.hide(text)))
+        self.faults.append((place, self._filler.hide(text, place)))
 
     def table(self, table: Any, kinds: Mapping[str, Any], place: Place) -> tuple[dict[str, Any], set[str]]:
         """Return the good values of `table`, each as its kind tells, and the keys of the others."""
@@ -164,8 +165,8 @@ class Reader:
     def _context(self, files: dict[str, str], faulty: set[str], place: Place) -> ssl.SSLContext:
         paths = {}
         for key, name in files.items():
-            path = self.folder / Path(name).expanduser()
-            if path.is_file():
+            path = self.folder / os.path.expanduser(name)
+            if os.path.isfile(path):  # Path's own raises where it may not look, or the name is too long
                 paths[key] = str(path)
             else:
                 self.note((*place, key), f"there is no file {path}; name one in PEM format")

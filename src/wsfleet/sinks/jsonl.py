@@ -49,9 +49,9 @@ def from_argument(argument: str, folder: Path) -> JsonLines:
     """Return the sink for `jsonl:ARGUMENT`; raises ConfigError where no file can be made there."""
     if not argument:
         raise ConfigError("jsonl: a path is missing; write jsonl:PATH")
-    path = folder / Path(argument).expanduser()
-    if path.is_dir():
+    path = folder / os.path.expanduser(argument)
+    if os.path.isdir(path):  # Path's own raises where it may not look, or the name is too long
         raise ConfigError(f"jsonl: {path} is a folder; name a file")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise ConfigError(f"jsonl: there is no folder {path.parent}; make it first")
     return JsonLines(path)

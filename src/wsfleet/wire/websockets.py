@@ -164,8 +164,12 @@ def _redirect(uri: str, location: str) -> str:
     To another one goes nothing that the user set: credentials have many names.
     """
     # urljoin knows http, not ws. A fragment means nothing to the server (RFC 9110, section 10.2.2).
-    new = urldefrag(_rescheme(urljoin(_rescheme(uri, "ws", "http"), location), "http", "ws")).url
-    fault = _uri_fault(new)
+    fault: str | None
+    try:
+        new = urldefrag(_rescheme(urljoin(_rescheme(uri, "ws", "http"), location), "http", "ws")).url
+        fault = _uri_fault(new)
+    except ValueError:
+        fault = "it is not a URI"
     if fault:
         raise ConnectFailed("http", f"redirected to a place that cannot be reached: {fault}")
     old_place, new_place = parse_uri(uri), parse_uri(new)

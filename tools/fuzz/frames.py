@@ -1,4 +1,4 @@
-"""Random bytes for the compiled scanner, under the address sanitizer: `make fuzz`, or `python -m tools.fuzz --help`.
+"""Random bytes for the compiled scanner, under the address sanitizer.
 
 Builds the compiled parts with gcc's sanitizers into a folder that is thrown away. What the scanner makes of streams of
 frames, mutated and cut anywhere, must be what its twin in Python makes of them, and what websockets' own parser does.
@@ -7,7 +7,6 @@ The byte behind each buffer and those before it are poisoned: reading one ends t
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import importlib.util
 import os
@@ -28,7 +27,7 @@ from websockets.streams import StreamReader
 from tests.wirekit import BINARY, CONT, PING, TEXT, frame
 from wsfleet.wire import scanner
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PART = "wsfleet.wire._scanner"
 SANITIZE = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1"
 
@@ -181,8 +180,6 @@ def fuzz(folder: Path, seed: int, seconds: float) -> None:
 
 def build(folder: Path) -> None:
     """Compile with the sanitizers; ends the program where that cannot be done."""
-    if sys.platform != "linux" or shutil.which("gcc") is None:
-        sys.exit("this needs gcc, with its address sanitizer, on Linux")
     environment = {**os.environ, "CC": "gcc", "CFLAGS": SANITIZE, "LDFLAGS": SANITIZE, "WSFLEET_NO_EXTENSIONS": ""}
     command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", folder, "--build-temp", folder / "temp"]
     subprocess.run(command, cwd=ROOT, env=environment, check=True)
@@ -190,16 +187,13 @@ def build(folder: Path) -> None:
         sys.exit(f"{PART} could not be compiled with the sanitizers")
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tools.fuzz", description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**32))
-    parser.add_argument("--built", type=Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
-    if args.built:
-        fuzz(args.built, args.seed, args.seconds)
-        return 0
-    print(f"seed {args.seed}, {args.seconds:g} s", flush=True)
+def missing() -> str | None:
+    """Say what is missing for it, if anything is."""
+    return None if sys.platform == "linux" and shutil.which("gcc") else "gcc with its address sanitizer, on Linux"
+
+
+def run(seed: int, seconds: float) -> int:
+    """Build, and run the inner program; returns its exit code."""
     with tempfile.TemporaryDirectory(prefix="wsfleet-fuzz-") as name:
         build(Path(name))
         library = subprocess.run(["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)
@@ -210,10 +204,9 @@ def main() -> int:
             "PYTHONMALLOC": "malloc",
             "WSFLEET_NO_EXTENSIONS": "1",
         }
-        inner = [sys.executable, "-m", "tools.fuzz", "--built", name]
-        inner += ["--seed", str(args.seed), "--seconds", str(args.seconds)]
+        inner = [sys.executable, "-m", "tools.fuzz.frames", name, str(seed), str(seconds)]
         return subprocess.run(inner, cwd=ROOT, env=environment, check=False).returncode
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    fuzz(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]))

@@ -1,0 +1,65 @@
+"""Reads a file as TOML. Whatever stands in it, what is wrong has its place, and nothing else is raised."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from bisect import bisect_left
+from pathlib import Path
+from typing import Any
+
+from wsfleet.config.faults import Fault
+
+__all__ = ["Unreadable", "read"]
+
+_TOML_PLACE = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
+
+
+class Unreadable(Exception):
+    """The file is no TOML: the one fault that it has until then."""
+
+    def __init__(self, where: str, text: str) -> None:
+        super().__init__(text)
+        self.fault = Fault.of(where, text)
+
+
+def read(path: Path) -> tuple[str, dict[str, Any]]:
+    """Return the text of the file at `path`, and what it says. Raises Unreadable."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        return text, tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise _not_toml(path, text, exc) from None
+    except UnicodeDecodeError as exc:
+        raise Unreadable(str(path), f"is not UTF-8 (byte {exc.start}); TOML is written in UTF-8") from None
+    except OSError as exc:
+        raise Unreadable(str(path), f"cannot be read: {exc.strerror}; name a TOML file") from None
+    except RecursionError:
+        raise Unreadable(_breaking_line(path, text), "is nested too deeply to be read") from None
+    except ValueError:  # Python's own, of numbers
+        raise Unreadable(_breaking_line(path, text), "has a number of too many digits to be read") from None
+
+
+def _not_toml(path: Path, text: str, error: tomllib.TOMLDecodeError) -> Unreadable:
+    found = _TOML_PLACE.fullmatch(str(error))
+    if found is None:
+        return Unreadable(str(path), str(error))
+    line, column = (found[2], found[3]) if found[2] else (text.count("\n") + 1, len(text.rpartition("\n")[2]) + 1)
+    what = found[1][:1].lower() + found[1][1:]
+    return Unreadable(f"{path}:{line}:{column}", f"not TOML: {what}; mend this first, the rest is read afterwards")
+
+
+def _breaking_line(path: Path, text: str) -> str:
+    """Return the place of what tomllib cannot read without telling where: the line it gets no further than."""
+    lines = text.split("\n")
+
+    def breaks(count: int) -> bool:
+        try:
+            tomllib.loads("\n".join(lines[:count]))
+        except tomllib.TOMLDecodeError:  # before it: cut off in the middle
+            return False
+        except (RecursionError, ValueError):
+            return True
+        return False
+
+    return f"{path}:{1 + bisect_left(range(1, len(lines)), True, key=breaks)}"

@@ -1,0 +1,45 @@
+"""Recorded and mutated bytes for the wire, guided by what they make it do: atheris, over libFuzzer.
+
+`python -m tools.fuzz.guided wire|handshake [libFuzzer's options] FOLDER...`; `tools.fuzz` runs it. What it does with an
+input is told in `tests/fuzzing.py`. One that fails is written down, and ends the program.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+
+import atheris
+
+with atheris.instrument_imports(include=["wsfleet.wire", "websockets"]):
+    from tests.fuzzing import TARGETS, fails_loudly
+    from wsfleet.wire import connection, scanner
+
+SCANNERS = [scanner.scan]
+try:
+    from wsfleet.wire import _scanner
+
+    SCANNERS.append(_scanner.scan)
+except ImportError:  # not compiled: in Python alone
+    pass
+
+
+def main() -> None:
+    target = TARGETS[sys.argv.pop(1)]
+    logging.disable()  # what goes wrong is meant
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+
+    def once(data: bytes) -> None:
+        for scan in SCANNERS:
+            connection.scan = scan
+            with fails_loudly(loop):
+                loop.run_until_complete(target(data))
+
+    atheris.Setup(sys.argv, once)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()
