@@ -5,7 +5,9 @@ import struct
 
 import pytest
 
+from tests.wire.peers import HOST, listening, request
 from tests.wirekit import CLOSE, PING, PONG, TEXT, Collector, Pipe, frame, open_protocol, open_wire, written_frames
+from wsfleet import Fleet, Reconnect
 from wsfleet.wire.connection import WebSocketWire
 
 
@@ -67,3 +69,24 @@ async def test_a_length_beyond_reason_ends_the_connection_at_once(opcode: int, l
     assert struct.unpack_from("!H", payload)[0] in (1002, 1009)
     pipe.abort()
     assert (await asyncio.wait_for(collector.ended, 5)).code in (1002, 1009)
+
+
+@pytest.mark.parametrize("head", [b"", b"HTTP/1.1 101 x\r\n", b"HTTP/1.1 401 x\r\n"], ids=["silence", "101", "401"])
+async def test_a_handshake_that_trickles_has_an_end(head: bytes) -> None:
+    """A server that goes on sending headers, a few bytes at a time, is left when `open_s` is over."""
+
+    async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await request(reader)
+        writer.write(head)
+        while not writer.transport.is_closing():
+            writer.write(b"X: y\r\n" if head else b"")
+            await asyncio.sleep(0.02)
+
+    fleet = Fleet()
+    states = fleet.subscribe("$state.feed")
+    async with listening(trickle) as port:
+        fleet.connect(f"ws://{HOST}:{port}", name="feed", open_s=0.5, reconnect=Reconnect(initial_s=60.0, jitter=0.0))
+        async with fleet:
+            error = (await anext(aiter(states))).data.error
+    assert str(error).startswith("http: ")
+    assert "open_s = 0.5 s" in str(error) or "head" in str(error) or "header" in str(error)

@@ -1,0 +1,90 @@
+"""A peer's data is data: it costs what it weighs, and says neither what is run nor where anything is written."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from wsfleet import Fleet, sinks
+from wsfleet.testing import FakeTransport
+
+
+class Tree(msgspec.Struct):
+    leaf: "Tree | None" = None
+
+
+BOMBS = {
+    "depth": "[" * 100_000 + "]" * 100_000,
+    "depth of objects": '{"leaf":' * 100_000 + "null" + "}" * 100_000,
+    "unended depth": "[" * 500_000,
+    "huge integer": "9" * 900_000,
+    "huge exponent": "1e999999999",
+    "lone surrogate": '"\\ud800"',
+    "no number": "NaN",
+}
+
+
+@pytest.mark.parametrize("decode", ["json", Tree, Any], ids=str)
+@pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
+async def test_a_bomb_of_json_is_malformed(bomb: str, decode: Any) -> None:
+    """What would cost more than its bytes is refused: counted as malformed, and the connection goes on."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    messages = fleet.subscribe("feed")
+    fleet.connect("ws://feed.test/", name="feed", decode=decode)
+    async with fleet:
+        socket = await transport.accept("feed")
+        await socket.feed(bomb)
+        await socket.feed("{}")
+        message = await anext(aiter(messages))
+        row = fleet.stats().endpoints[0]
+    assert (message.index, row.malformed, row.losses) == (2, 1, 0)
+
+
+async def test_of_a_key_given_twice_the_last_one_counts() -> None:
+    """For the topic as for the data: nobody downstream sees another value than the one that chose the way."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    messages = fleet.subscribe(">")
+    fleet.connect("ws://feed.test/", name="feed", decode="json", topic="t.{symbol}")
+    async with fleet:
+        await (await transport.accept("feed")).feed('{"symbol": "a", "symbol": "b"}')
+        message = await anext(aiter(messages))
+    assert (message.topic, message.data) == ("t.b", {"symbol": "b"})
+
+
+STEERING = [
+    "../../etc/passwd",
+    "os:system",
+    "${HOME}",
+    "${file:/etc/passwd}",
+    "$state.feed",
+    "a\nb",
+    "\x1b[2J",
+    "a\0b",
+    "|id",
+]
+
+
+@pytest.mark.parametrize("symbol", STEERING)
+async def test_no_data_steers_a_sink(symbol: str, tmp_path: Path) -> None:
+    """Whatever a message says, the one file is written that was named, a line for each message, and nothing else."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    fleet.connect(
+        "ws://feed.test/", sinks.open(f"jsonl:{tmp_path}/out.jsonl"), name="feed", decode="json", topic="t.{symbol}"
+    )
+    async with fleet:
+        await (await transport.accept("feed")).feed(json.dumps({"symbol": symbol, "file": symbol, "topic": symbol}))
+        while fleet.stats().subscriptions[0].processed < 1:
+            await asyncio.sleep(0.01)
+    assert [path.name for path in tmp_path.rglob("*")] == ["out.jsonl"]
+    (line,) = (tmp_path / "out.jsonl").read_bytes().splitlines()
+    written = json.loads(line)
+    assert written["data"]["symbol"] == symbol
+    assert written["topic"].startswith("t.")
+    assert written["topic"].isprintable()
+    assert written["topic"].count(".") == 1
