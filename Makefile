@@ -12,7 +12,7 @@ run := $(VENV)/bin
 compiled := $(if $(WSFLEET_NO_EXTENSIONS),,$(VENV)/.compiled)
 pip := $(VENV)/bin/python -m pip --disable-pip-version-check --no-input -q
 
-.PHONY: help demo test check test-all soak mutants fuzz autobahn bench docs audit servers clean
+.PHONY: help demo test check test-all simulate soak mutants fuzz autobahn bench docs audit servers clean
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -37,6 +37,9 @@ test-all: servers ## the test suite on every Python of 3.11 to 3.14 that is foun
 	    echo "== Python $$version ==" && \
 	    $(MAKE) --no-print-directory test VENV=".venv-$$version" PYTHON="$$python" </dev/null || exit 1; \
 	done
+
+simulate: $(VENV)/.dev $(compiled) ## thousands of fleets live through random faults in a world of their own, from seeds
+	@$(run)/python -m tools.simulate $(ARGS)
 
 soak: $(VENV)/.dev $(compiled) ## a minute of flood for each overflow policy
 	@$(run)/python -m tools.soak $(ARGS)

@@ -100,7 +100,7 @@ class Declarations(Services):
         self.has_transport = transport is not None
         self.names = Names()
         self.keeper: Keepers
-        self.workers: set[Processor] = set()
+        self.workers: dict[Processor, None] = {}  # in the order in which they began
         self.unclosed: set[Processor] = set()
         self.connections: dict[str, Connection] = {}
         self.subscriptions = _Subscriptions()
@@ -306,7 +306,7 @@ class Declarations(Services):
             processor.give_up()
             return
         processor.tasks.add(task)
-        self.workers.add(processor)
+        self.workers[processor] = None
         task.add_done_callback(lambda done: self._worker_ended(processor, done, tasks))
 
     async def _work(self, work: Work) -> None:
@@ -323,7 +323,7 @@ class Declarations(Services):
             log.warning("%s: its task was cancelled from outside; it goes on in another", processor.mailbox.name)
             self._start_work(processor, processor.another(), tasks)
         if not processor.tasks:
-            self.workers.discard(processor)
+            self.workers.pop(processor, None)
             if processor.opened:
                 self.unclosed.add(processor)
 

@@ -1,0 +1,112 @@
+"""Thousands of fleet-lifetimes, each decided by its seed: `make simulate`, or `python -m tools.simulate`.
+
+A failing seed is told with the command that lives that life again; `--log` shows all that happened in it. By default
+wsfleet runs in Python alone: how long the compiled parts go on at a time, the machine's real clock decides, so with
+`--compiled` a seed decides nearly everything.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.simulation.lifetime import Outcome
+
+LIVES = 5000
+TOGETHER = 25
+"""Lives that a process lives in one go."""
+
+SHOWN = 10
+"""Failing seeds after which it is enough."""
+
+
+def live(seeds: range) -> list[Outcome]:
+    """Live the lives of `seeds`; the logs of those that went well are forgotten."""
+    from tests.simulation.lifetime import simulate
+
+    outcomes = [simulate(seed) for seed in seeds]
+    for outcome in outcomes:
+        if not outcome.faults:
+            outcome.log = []
+    return outcomes
+
+
+def live_all(first: int, count: int, jobs: int | None) -> Iterator[Outcome]:
+    """The same in so many processes."""
+    seeds = range(first, first + count)
+    parts = [seeds[start : start + TOGETHER] for start in range(0, count, TOGETHER)]
+    if jobs == 1:
+        yield from itertools.chain.from_iterable(map(live, parts))
+        return
+    with ProcessPoolExecutor(jobs) as processes:
+        try:
+            yield from itertools.chain.from_iterable(processes.map(live, parts))
+        finally:
+            processes.shutdown(cancel_futures=True)
+
+
+def tell(outcome: Outcome, *, compiled: bool) -> str:
+    """Return what is wrong with a life, and how to see it again."""
+    again = f"python -m tools.simulate --seed {outcome.seed} --log{' --compiled' if compiled else ''}"
+    return "\n".join([f"seed {outcome.seed} failed; again: {again}", *(f"  {fault}" for fault in outcome.faults)])
+
+
+def in_python_alone() -> int:
+    """Start this program afresh, without the compiled parts, and with the same hashes of strings each time."""
+    environment = os.environ | {"WSFLEET_NO_EXTENSIONS": "1", "PYTHONHASHSEED": "0"}
+    return subprocess.run([sys.executable, "-m", "tools.simulate", *sys.argv[1:]], env=environment).returncode
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tools.simulate", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--seed", type=int, metavar="N", help="live this one life")
+    parser.add_argument("--log", action="store_true", help="with --seed: print everything that happens")
+    parser.add_argument("--first", type=int, metavar="N", help="the first seed (default: by chance)")
+    parser.add_argument("--lives", type=int, default=LIVES, metavar="N", help=f"how many (default: {LIVES:,})")
+    parser.add_argument("--jobs", type=int, metavar="N", help="how many processes (default: one for each core)")
+    parser.add_argument("--compiled", action="store_true", help="with the compiled parts, where they are built")
+    return parser.parse_args()
+
+
+def live_one(seed: int, *, log: bool) -> int:
+    """Live one life again, and tell of it."""
+    from tests.simulation.lifetime import simulate
+
+    outcome = simulate(seed)
+    if log:
+        print("\n".join(outcome.log))
+    print("\n".join(outcome.faults) or "nothing wrong")
+    return 1 if outcome.faults else 0
+
+
+def main() -> int:
+    args = arguments()
+    if not args.compiled and not os.environ.get("WSFLEET_NO_EXTENSIONS"):
+        return in_python_alone()
+    if args.seed is not None:
+        return live_one(args.seed, log=args.log)
+    first = args.first if args.first is not None else int.from_bytes(os.urandom(4))
+    print(f"{args.lives:,} lives, seeds from {first}", flush=True)
+    began, failed, messages = time.monotonic(), 0, 0
+    for outcome in live_all(first, args.lives, args.jobs):
+        messages += outcome.messages
+        if outcome.faults:
+            failed += 1
+            print(tell(outcome, compiled=args.compiled), flush=True)
+            if failed == SHOWN:
+                break
+    seconds = time.monotonic() - began
+    print(f"{failed} failed; {messages:,} messages reached processors and loops, in {seconds:.0f} s")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
