@@ -1,6 +1,8 @@
-"""For testing programs that are built on wsfleet: a server to connect to, and a transport without a network."""
+"""For testing programs that are built on wsfleet: a server that fails on demand, and a transport without a network."""
 
+from wsfleet.testing import faults
 from wsfleet.testing.fake import FakeSocket, FakeTransport
 from wsfleet.testing.feed_server import FeedServer
+from wsfleet.testing.numbers import Audit
 
-__all__ = ["FakeSocket", "FakeTransport", "FeedServer"]
+__all__ = ["Audit", "FakeSocket", "FakeTransport", "FeedServer", "faults"]

@@ -4,22 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import http
+import itertools
 import logging
 import socket
 import ssl as ssl_module
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self, cast
+from typing import Literal, Self, cast
 
 import msgspec
 from websockets.asyncio.server import Server, ServerConnection, serve
-from websockets.datastructures import Headers
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.protocol import State
 from websockets.typing import Subprotocol
+
+from wsfleet.testing.client import Client
+from wsfleet.testing.faults import Close, ConnectionFault, Drop, Fault, HandshakeFault, Refuse
+from wsfleet.testing.numbers import Audit, Trail, audit
 
 __all__ = ["FeedServer"]
 
@@ -41,10 +43,14 @@ class FeedServer:
             server.drop()                       # the fleet comes back by itself
             await server.wait_clients(1)
 
+    What else it can do wrong is in `wsfleet.testing.faults`: `script` says what each of the next attempts meets,
+    `strike` does it to whoever is connected. Whether a fault cost more messages than it had to, `send_numbered` and
+    `audit` tell.
+
     `port=0` takes a free port, which stays the server's own until the end of the context, over `stop` and `start`.
     With an `ssl` context the `uri` is a wss one. Every path is served. `on_client(client)` is awaited for each new
     client, which is websockets' `ServerConnection`: it may log the client in with `client.recv()` and `client.send()`,
-    and it is cancelled when that connection is lost; afterwards the server reads on by itself.
+    and it is cancelled when that connection is lost or a fault ends it; afterwards the server reads on by itself.
 
     `received` holds all messages of all clients as they came, text as str and binary as bytes; `requests` all opening
     handshakes, those that were refused too, with their `path` and `headers`.
@@ -70,9 +76,11 @@ class FeedServer:
         self._compression = compression
         self._max_size = max_size
         self._on_client = on_client
-        self._refusal: _Refusal | None = None
-        self._clients: dict[ServerConnection, None] = {}  # a set that keeps the order of connecting
-        self._sockets: set[_Client] = set()  # in their handshake or closing, too
+        self._script: Iterator[Fault] = iter(())
+        self._clients: dict[Client, None] = {}  # a set that keeps the order of connecting
+        self._sockets: set[Client] = set()  # in their handshake or closing, too
+        self._trails: list[Trail] = []
+        self._number = 0
         self._closing: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
         self._keeper: socket.socket | None = None
@@ -100,8 +108,8 @@ class FeedServer:
         return f"{'wss' if self._ssl else 'ws'}://{host}:{self.port}"
 
     @property
-    def clients(self) -> tuple[ServerConnection, ...]:
-        """The connected clients, in the order of their connecting."""
+    def clients(self) -> tuple[Client, ...]:
+        """The connected clients, in the order of their connecting; without those that a fault has ended."""
         return tuple(self._clients)
 
     async def start(self) -> None:
@@ -116,12 +124,14 @@ class FeedServer:
             select_subprotocol=self._select,
             compression=self._compression,
             process_request=self._answer,
+            process_response=self._deliver,
+            open_timeout=None,  # how long a handshake may take is the client's decision
             ping_interval=None,  # a test says what the server sends; whether clients are alive is not its concern
             close_timeout=CLOSE_S,
             max_size=self._max_size,
             max_queue=None,  # an `on_client` that never reads must not keep pings from being answered
             logger=logger,
-            create_connection=cast(type[ServerConnection], functools.partial(_Client, self)),
+            create_connection=cast(type[ServerConnection], functools.partial(Client, self)),
             backlog=4096,
         )
 
@@ -136,9 +146,11 @@ class FeedServer:
             return
         server.close(code=code)
         for each in self._sockets:
-            if each.state is State.CONNECTING:  # may never have asked for anything; close() would wait for it
+            # Those may never have asked for anything, these never read what they are told; close() would wait for both.
+            if each.state is State.CONNECTING or each.held:
                 each.transport.abort()
-        self._forget_clients()
+        for client in self.clients:
+            client.leave(Close(code))
         await server.wait_closed()
         if self._closing:
             await asyncio.wait(self._closing)
@@ -164,36 +176,73 @@ class FeedServer:
 
     def drop(self) -> None:
         """Cut all connections without a close frame; a client sees 1006."""
-        for client in self._clients:
-            client.transport.abort()
-        self._forget_clients()
+        self.strike(Drop())
 
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Begin the closing handshake with all clients; those that do not answer are cut after a second.
 
         The server goes on listening. Raises websockets' ProtocolError for a code that no close frame may carry.
         """
-        for client in self._clients:
-            client.protocol.send_close(code, reason)
-            client.send_data()
-            # This close() finds the frame sent, and only sees to it that the answer does not take too long.
-            task = asyncio.get_running_loop().create_task(client.close())
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
-        self._forget_clients()
+        fault = Close(code, reason)
+        fault.check()
+        self.strike(fault)
+
+    def strike(self, fault: ConnectionFault, *clients: Client) -> None:
+        """Let this happen to the given clients, or to all: at once, or where the fault says, some messages later."""
+        for client in clients or self.clients:
+            client.arm(fault)
+
+    def script(self, steps: Iterable[Fault]) -> None:
+        """Let each of the next attempts to connect meet the next step; with the last one the server is well again.
+
+        The steps may be endless, as `itertools.cycle` makes them. They replace those that were left, and `refuse`.
+        """
+        self._script = iter(steps)
 
     def refuse(self, status: int, headers: Mapping[str, str] | None = None, *, times: int | None = None) -> None:
         """Answer the following opening handshakes with `status` and `headers`, until `accept` or for so many `times`.
 
         Connected clients stay. Raises ValueError for a status below 200, which would not be an answer.
         """
-        if not 200 <= status <= 599:
-            raise ValueError(f"status must be from 200 to 599, not {status}")
-        self._refusal = _Refusal(status, dict(headers or {}), times)
+        fault = Refuse(status, dict(headers or {}))
+        self.script(itertools.repeat(fault) if times is None else itertools.repeat(fault, times))
 
     def accept(self) -> None:
-        """Accept handshakes again after `refuse`."""
-        self._refusal = None
+        """Accept handshakes again after `refuse`; a script ends, too."""
+        self.script(())
+
+    def heal(self) -> None:
+        """Be well from now on: no script, no fault that waits for its moment, and nobody left hanging.
+
+        What a fault holds (a connection that is silent, a handshake that never ends) is cut, so that the client comes
+        back now rather than when it notices.
+        """
+        self.accept()
+        for client in self._sockets:
+            client.disarm()
+            if client.held or (client.state is State.CONNECTING and client.request is not None):
+                client.transport.abort()
+
+    async def send_numbered(self, count: int, make: Callable[[int], object] = lambda n: {"n": n}) -> None:
+        """Send the next `count` numbers, each once, as the messages that `make` returns; by default `{"n": 1}`.
+
+        Each goes to all who are connected at that moment, and while nobody is, it waits: so the numbers run on over
+        reconnects, and `audit` can tell which are missing.
+        """
+        for _ in range(count):
+            await self.wait_clients(1)
+            self._number += 1
+            for client in self._clients:
+                client.trail.numbers.append(self._number)
+            await self.send(make(self._number))
+            await asyncio.sleep(0)  # whoever shares the loop is to keep up
+
+    def audit(self, seen: Iterable[int], path: str | None = None) -> Audit:
+        """Compare the numbers that one program has seen with those that were sent to it.
+
+        With several connections at a time, give the path of the one that is meant.
+        """
+        return audit([trail for trail in self._trails if path in (None, trail.path)], seen)
 
     def _keep_port(self) -> None:
         # Bound, but not listening: while the server is stopped nobody else gets the port, not even as the local port
@@ -218,96 +267,60 @@ class FeedServer:
     def _family(self) -> socket.AddressFamily:
         return socket.AF_INET6 if ":" in self.host else socket.AF_INET
 
-    def _answer(self, connection: ServerConnection, request: Request) -> Response | None:
+    async def _answer(self, connection: ServerConnection, request: Request) -> Response | None:
         self.requests.append(request)
-        refusal = self._refusal
-        if refusal is None:
-            return None
-        if refusal.times is not None:
-            refusal.times -= 1
-            if refusal.times <= 0:
-                self.accept()
-        return refusal.response()
+        client = cast(Client, connection)
+        client.step = next(self._script, None)
+        return await client.step.answer(client) if isinstance(client.step, HandshakeFault) else None
+
+    async def _deliver(self, connection: ServerConnection, request: Request, response: Response) -> None:
+        client = cast(Client, connection)
+        if client.byte_s:
+            await client.trickle(response.serialize())
 
     def _select(self, connection: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
         # websockets by itself would refuse a client that offers none of ours; whether that is good is the client's say.
         return next((name for name in self._subprotocols if name in offered), None)
 
-    async def _serve_client(self, client: ServerConnection) -> None:
+    async def _serve_client(self, connection: ServerConnection) -> None:
+        client = cast(Client, connection)
         self._clients[client] = None
+        self._trails.append(client.trail)
+        client.trail.path = client.request.path if client.request is not None else ""
+        if isinstance(client.step, ConnectionFault):
+            client.arm(client.step)
         self._change()
         try:
-            if self._on_client is not None:
-                await cast(_Client, client).until_lost(self._on_client(client))
+            if self._on_client is not None and client.struck is None:
+                await client.until_lost(self._on_client(client))
             async for _ in client:
                 pass  # recv() has noted it
         except ConnectionClosed:
             pass
         finally:
-            if client in self._clients:
-                del self._clients[client]
-                self._change()
+            self._forget(client)
 
-    async def _send_to(self, client: ServerConnection, messages: Sequence[str | bytes]) -> None:
+    async def _send_to(self, client: Client, messages: Sequence[str | bytes]) -> None:
         try:
             for message in messages:
+                if client.struck is not None:
+                    return
                 await client.send(message)
+                client.count()
         except ConnectionClosed:
             pass
 
-    def _forget_clients(self) -> None:
-        self._clients.clear()
-        self._change()
+    def _end(self, client: Client) -> None:
+        # A close frame is written already; this close() only sees to it that the answer does not take too long.
+        task = asyncio.get_running_loop().create_task(client.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
+
+    def _forget(self, client: Client) -> None:
+        if client in self._clients:
+            del self._clients[client]
+            self._change()
 
     def _change(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
-
-
-@dataclass
-class _Refusal:
-    status: int
-    headers: dict[str, str]
-    times: int | None
-
-    def response(self) -> Response:
-        try:
-            phrase = http.HTTPStatus(self.status).phrase
-        except ValueError:
-            phrase = "Refused"  # 499 or 520 are no standard, but servers send them
-        headers = Headers(self.headers)
-        headers.setdefault("Connection", "close")
-        headers.setdefault("Content-Length", "0")
-        return Response(self.status, phrase, headers, b"")
-
-
-class _Client(ServerConnection):
-    """A connection that notes what it receives, and that the server knows from its first byte on."""
-
-    def __init__(self, feed: FeedServer, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._feed = feed
-        self._hook: asyncio.Task[Any] | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._feed._sockets.add(self)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        super().connection_lost(exc)
-        self._feed._sockets.discard(self)
-        if self._hook is not None:
-            self._hook.cancel()
-
-    async def recv(self, decode: bool | None = None) -> Any:
-        message = await super().recv(decode)
-        self._feed.received.append(message)
-        return message
-
-    async def until_lost(self, hook: Awaitable[None]) -> None:
-        """Await the hook in this task, which is cancelled when the connection is lost meanwhile."""
-        self._hook = asyncio.current_task()
-        try:
-            await hook
-        finally:
-            self._hook = None

@@ -1,0 +1,178 @@
+"""One client of a `FeedServer`: websockets' server connection, and what faults need to get at it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import struct
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from websockets.asyncio.server import ServerConnection
+from websockets.protocol import State
+
+from wsfleet.testing.numbers import Trail
+
+if TYPE_CHECKING:
+    from wsfleet.testing.faults import ConnectionFault, Fault
+    from wsfleet.testing.feed_server import FeedServer
+
+__all__ = ["Client"]
+
+
+@dataclass(eq=False)
+class _Armed:
+    """A fault that waits for its moment."""
+
+    fault: ConnectionFault
+    at: int | None
+    timer: asyncio.TimerHandle | None = None
+
+
+class Client(ServerConnection):
+    """A connection that notes what it receives, and that the server knows from its first byte on.
+
+    For faults of your own: `write` puts bytes on the wire as they are, `reset` and `transport.abort()` end the
+    connection, and `transport.pause_reading()` lets it go deaf.
+    """
+
+    def __init__(self, feed: FeedServer, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.sent = 0
+        """How many messages the server's `send` has written to this client."""
+        self.struck: ConnectionFault | None = None
+        """The fault that took this client from the server's care, if one has."""
+        self.held = False
+        """Whether it was left hanging, and nothing but the server will end it."""
+        self.trail = Trail()
+        self.step: Fault | None = None
+        """What the server's script has for this attempt."""
+        self.byte_s = 0.0
+        """How long each byte of the answer to the handshake takes."""
+        self._feed = feed
+        self._hook: asyncio.Task[Any] | None = None
+        self._armed: list[_Armed] = []
+        self._told = False
+
+    # For faults
+
+    def write(self, data: bytes) -> None:
+        """Put these bytes on the wire, frames or not."""
+        if not self.transport.is_closing():
+            self.transport.write(data)
+
+    def reset(self) -> None:
+        """End the connection with a RST: what is not sent yet never will be (SO_LINGER with a time of zero)."""
+        # By a socket of our own over the same descriptor, as uvloop's has no options.
+        with socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno())) as own:
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.transport.abort()
+
+    def hold(self, for_s: float | None) -> None:
+        """Leave the connection as it is, and cut it after `for_s` seconds, or when the server ends."""
+        self.held = True
+        if for_s is not None:
+            self.loop.call_later(for_s, self.transport.abort)
+
+    def hang_up(self) -> None:
+        """See to it that a closing handshake that has begun does not take too long."""
+        self._feed._end(self)
+
+    # For the server
+
+    def arm(self, fault: ConnectionFault) -> None:
+        """Let the fault happen, now or when its time has come."""
+        if not fault.after and not fault.after_s:
+            self.suffer(fault)
+            return
+        armed = _Armed(fault, self.sent + fault.after if fault.after else None)
+        if fault.after_s:
+            armed.timer = self.loop.call_later(fault.after_s, self._fire, armed)
+        self._armed.append(armed)
+
+    def disarm(self) -> None:
+        """Forget the faults that have not happened yet."""
+        for armed in self._armed:
+            if armed.timer is not None:
+                armed.timer.cancel()
+        self._armed.clear()
+
+    def count(self) -> None:
+        """Note that one more message was sent, and let happen what was to happen after it."""
+        self.sent += 1
+        for armed in [each for each in self._armed if each.at == self.sent]:
+            if armed in self._armed:
+                self._fire(armed)
+
+    def suffer(self, fault: ConnectionFault) -> None:
+        """Let the fault happen now; it happens to no client twice that one ends it."""
+        if self.struck is not None or self.state is not State.OPEN or self.transport.is_closing():
+            return
+        fault.strike(self)
+        if not fault.spares:
+            self.leave(fault)
+
+    def leave(self, fault: ConnectionFault) -> None:
+        """Count as gone, whatever the socket still does."""
+        self.struck = fault
+        self.trail.destroyed = fault.destroys
+        self.disarm()
+        self._feed._forget(self)
+        if self._hook is not None:
+            self._hook.cancel()
+
+    async def until_lost(self, hook: Awaitable[None]) -> None:
+        """Await the hook in this task; it is cancelled when the connection is lost, or a fault takes it over."""
+        task = self._hook = asyncio.current_task()
+        try:
+            await hook
+        except asyncio.CancelledError:
+            if task is None or self.struck is None:
+                raise
+            task.uncancel()
+        finally:
+            self._hook = None
+
+    async def trickle(self, answer: bytes) -> None:
+        """Write the answer to the handshake a byte at a time, but for the last one, which websockets writes."""
+        for place in range(len(answer) - 1):
+            self.write(answer[place : place + 1])
+            done, _ = await asyncio.wait([self.connection_lost_waiter], timeout=self.byte_s)
+            if done:
+                return
+        self._told = True
+
+    def _fire(self, armed: _Armed) -> None:
+        self._armed.remove(armed)
+        if armed.timer is not None:
+            armed.timer.cancel()
+        self.suffer(armed.fault)
+
+    # See websockets
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self._feed._sockets.add(self)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._feed._sockets.discard(self)
+        self.disarm()
+        if self.struck is None:
+            self.trail.destroyed = True  # the client went, and may have left something unread
+        if self._hook is not None:
+            self._hook.cancel()
+
+    def send_data(self) -> None:
+        if self._told:
+            self._told = False
+            self.write(b"".join(self.protocol.data_to_send())[-1:])
+        else:
+            super().send_data()
+
+    async def recv(self, decode: bool | None = None) -> Any:
+        message = await super().recv(decode)
+        self._feed.received.append(message)
+        return message

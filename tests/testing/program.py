@@ -1,0 +1,64 @@
+"""The program that faults meet: a fleet with one feed, which keeps the numbers it sees and the errors it is told."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from wsfleet import Fleet, Message, Reconnect, State, Subscription
+from wsfleet.message import StateChange
+from wsfleet.testing import FeedServer
+
+QUICK = Reconnect(initial_s=0.01, max_s=0.05)
+
+
+class Program:
+    """`seen` are the numbers, in their order."""
+
+    def __init__(self, fleet: Fleet, states: Subscription) -> None:
+        self.fleet = fleet
+        self.seen: list[int] = []
+        self._numbers = fleet.subscribe("feed", name="numbers")
+        self._states = states
+
+    async def goes_through(self, server: FeedServer, count: int = 20) -> Exception:
+        """See so many numbers although the connection is lost meanwhile; return the error of the loss."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(server.send_numbered(count))
+            tasks.create_task(self.until(count))
+            return await self.error()
+
+    async def until(self, number: int) -> None:
+        """Read up to this number."""
+        async for message in self._numbers:
+            if "n" in message.data:
+                self.seen.append(message.data["n"])
+                if message.data["n"] == number:
+                    return
+
+    async def change_to(self, state: State) -> Message[StateChange]:
+        """Wait for the next change to this state."""
+        async for message in self._states:
+            if message.data.state is state:
+                return message
+        raise AssertionError(f"the fleet ended before it was {state}")
+
+    async def error(self) -> Exception:
+        """Wait for the next loss or failed attempt, and return its error."""
+        error = (await self.change_to(State.BACKOFF)).data.error
+        assert error is not None
+        return error
+
+
+@contextlib.asynccontextmanager
+async def program(server: FeedServer, path: str = "", **options: Any) -> AsyncIterator[Program]:
+    """Run it against this server; afterwards every message must be accounted for."""
+    fleet = Fleet(drain_s=1.0)
+    states = fleet.subscribe("$state.feed", name="states")
+    running = Program(fleet, states)
+    options = {"decode": "json", "reconnect": QUICK, "proxy": False} | options
+    fleet.connect(server.uri + path, name="feed", **options)
+    async with fleet:
+        yield running
+        assert fleet.stats().balanced
+    assert fleet.stats().balanced

@@ -1,0 +1,159 @@
+"""Every fault of a connection, as a fleet meets it: what it is told, and that no number is lost beyond the fault."""
+
+import asyncio
+
+import pytest
+
+from tests.testing.program import program
+from wsfleet import Liveness, State
+from wsfleet.errors import ConnectionLost
+from wsfleet.testing import FeedServer, faults
+
+ENDINGS = [
+    (faults.Drop(after=10), 1006),
+    (faults.Reset(after=10), 1006),
+    (faults.Close(1000, after=10), 1000),
+    (faults.Close(1012, "restarting", after=10), 1012),
+    (faults.Close(4321, after=10), 4321),
+    (faults.Close(1005, after=10), 1005),
+    (faults.Close(1006, after=10), 1002),
+    (faults.Close(999, after=10), 1002),
+    (faults.Garbage(after=10), 1002),
+    (faults.ReservedBits(after=10), 1002),
+    (faults.ReservedBits(1, after=10), 1002),
+    (faults.InvalidUTF8(after=10), 1007),
+    (faults.Oversize(after=10), 1009),
+    (faults.FragmentFlood(after=10), 1009),
+]
+
+
+@pytest.mark.parametrize(
+    ("fault", "code"),
+    ENDINGS,
+    ids=lambda value: type(value).__name__ if isinstance(value, faults.ConnectionFault) else str(value),
+)
+async def test_a_fault_costs_one_connection(fault: faults.ConnectionFault, code: int) -> None:
+    """The loss has the fault's code, the feed comes back, and only a fault that destroys has cost a number."""
+    async with FeedServer() as server, program(server) as running:
+        server.script([fault])
+        error = await running.goes_through(server)
+        assert isinstance(error, ConnectionLost)
+        assert error.code == code
+        audit = server.audit(running.seen)
+        assert audit.clean
+        assert audit.sent == 20
+        assert audit.arrived + len(audit.destroyed) == 20
+        assert set(audit.destroyed) <= (set(range(1, 11)) if fault.destroys else set())
+        assert running.seen == sorted(running.seen)
+        assert running.fleet.connections["feed"].session_count == 2
+
+
+async def test_a_compression_bomb_is_not_inflated() -> None:
+    """A message that would be larger than `max_size` once inflated ends its connection with 1009."""
+    async with FeedServer(compression="deflate") as server, program(server, compression="deflate") as running:
+        server.script([faults.CompressionBomb(after=10)])
+        error = await running.goes_through(server)
+        assert isinstance(error, ConnectionLost)
+        assert error.code == 1009
+        assert running.seen == list(range(1, 21))
+        assert server.audit(running.seen).clean
+
+
+async def test_a_compression_bomb_wants_compression() -> None:
+    """Where compression was not agreed on, a bomb would be something else, and the test is told so."""
+    async with FeedServer() as server, program(server):
+        await server.wait_clients(1)
+        with pytest.raises(ValueError, match="deflate"):
+            server.strike(faults.CompressionBomb())
+        assert len(server.clients) == 1
+
+
+async def test_a_stalled_server_is_found_by_pings() -> None:
+    """A connection that is half-open is given up when its pings stay unanswered, and has cost no number."""
+    async with FeedServer() as server, program(server, liveness=Liveness(ping_s=0.1, pong_s=0.2)) as running:
+        server.script([faults.Stall(after=10)])
+        error = await running.goes_through(server)
+        assert isinstance(error, ConnectionLost)
+        assert "pong" in str(error) or "ping" in str(error)
+        assert server.audit(running.seen).clean
+
+
+async def test_a_silent_server_is_found_by_its_silence() -> None:
+    """A server that answers pings and says nothing else is left for `stale_s` alone."""
+    liveness = Liveness(ping_s=0.05, pong_s=60.0, stale_s=0.3)
+    async with FeedServer() as server, program(server, liveness=liveness) as running:
+        server.script([faults.Silence(after=10)])
+        error = await running.goes_through(server)
+        assert isinstance(error, ConnectionLost)
+        assert "no data" in str(error) or "stale" in str(error), error
+        assert server.audit(running.seen).clean
+
+
+@pytest.mark.parametrize(
+    "fault", [faults.Stall(for_s=0.05), faults.Silence(for_s=0.05)], ids=lambda fault: type(fault).__name__
+)
+async def test_hanging_ends_when_it_is_said_to(fault: faults.ConnectionFault) -> None:
+    """With `for_s` the server itself cuts the connection, so that nobody has to wait for pings."""
+    async with FeedServer() as server, program(server) as running:
+        await server.wait_clients(1)
+        server.strike(fault)
+        error = await running.error()
+        assert isinstance(error, ConnectionLost)
+        assert error.code == 1006
+        await server.wait_clients(1)
+
+
+async def test_a_server_with_stalled_clients_stops_at_once() -> None:
+    """Nobody who hangs keeps the server from its end; afterwards the feed comes back."""
+    async with FeedServer() as server, program(server) as running:
+        await server.wait_clients(1)
+        server.strike(faults.Stall())
+        assert server.clients == ()
+        await server.stop()
+        await running.error()
+        await server.start()
+        await server.wait_clients(1)
+
+
+async def test_a_flood_loses_nothing() -> None:
+    """A flood is more than the mailbox takes at once: the connection is paused, not lost, and every message arrives."""
+    async with FeedServer() as server, program(server) as running:
+        await server.wait_clients(1)
+        server.strike(faults.Flood(20_000))
+        await asyncio.gather(server.send_numbered(5), running.until(5))
+        assert running.seen == [1, 2, 3, 4, 5]
+        row = running.fleet.stats().endpoints[0]
+        assert row.received == 20_005
+        assert running.fleet.connections["feed"].session_count == 1
+
+
+async def test_accepted_only_to_be_closed() -> None:
+    """A close as a step of a script, again and again: the waits grow as after any failure, and the last try is good."""
+    async with FeedServer() as server, program(server) as running:
+        server.script([faults.Close(1013, "try again later")] * 3)
+        changes = [await running.change_to(State.BACKOFF) for _ in range(3)]
+        await server.wait_clients(1)
+        errors = [change.data.error for change in changes]
+        assert [error.code for error in errors if isinstance(error, ConnectionLost)] == [1013] * 3
+        assert [change.data.attempt for change in changes] == [1, 2, 3]
+
+
+async def test_a_fault_after_some_time() -> None:
+    """With `after_s` a connection is good for so long."""
+    async with FeedServer() as server, program(server) as running:
+        server.script([faults.Close(1012, after_s=0.05)])
+        await server.send_numbered(1)
+        error = await running.error()
+        assert isinstance(error, ConnectionLost)
+        assert error.code == 1012
+
+
+async def test_only_who_is_meant_is_struck() -> None:
+    """`strike` with a client leaves the others alone."""
+    async with FeedServer() as server, program(server, "/one") as one, program(server, "/other") as other:
+        await server.wait_clients(2)
+        (client,) = (each for each in server.clients if each.trail.path == "/one")
+        server.strike(faults.Drop(), client)
+        await one.error()
+        await server.wait_clients(2)
+        assert other.fleet.connections["feed"].session_count == 1

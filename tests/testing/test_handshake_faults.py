@@ -1,0 +1,138 @@
+"""Every fault of a handshake, as a fleet meets it; and scripts, which say what each attempt meets."""
+
+import asyncio
+import itertools
+
+import pytest
+
+from tests.testing.program import program
+from wsfleet import Fleet, Liveness, State
+from wsfleet.errors import ConnectFailed, ConnectionLost, HandshakeRejected
+from wsfleet.testing import FeedServer, faults
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+async def test_an_answer_for_good(status: int) -> None:
+    """The fleet does not ask again."""
+    async with FeedServer() as server, program(server) as running:
+        server.script([faults.Refuse(status)])
+        error = (await running.change_to(State.FAILED)).data.error
+        assert isinstance(error, HandshakeRejected)
+        assert error.status == status
+        assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("fault", [faults.Refuse(429, {"Retry-After": "0"}), faults.Refuse(503)], ids=["429", "503"])
+async def test_an_answer_for_now(fault: faults.Refuse) -> None:
+    """The fleet comes back, and is let in."""
+    async with FeedServer() as server, program(server) as running:
+        server.script([fault])
+        error = await running.error()
+        assert isinstance(error, HandshakeRejected)
+        assert error.status == fault.status
+        assert error.retry_after_s == (0.0 if fault.headers else None)
+        await server.wait_clients(1)
+
+
+async def test_a_redirect_is_followed() -> None:
+    """The feed is read where the server has sent it."""
+    async with FeedServer() as there, FeedServer() as here, program(here) as running:
+        here.script([faults.Redirect(f"{there.uri}/moved".replace("ws:", "http:"), 307)])
+        await there.send_numbered(3)
+        await running.until(3)
+        assert [request.path for request in there.requests] == ["/moved"]
+        assert here.clients == ()
+
+
+UNOPENED = [
+    faults.NoAnswer(),
+    faults.BadAnswer(),
+    faults.SlowHandshake(byte_s=10.0),
+    faults.EndlessHeaders(),
+    faults.EndlessHeaders(line_bytes=10),
+]
+
+
+@pytest.mark.parametrize("fault", UNOPENED, ids=lambda fault: type(fault).__name__)
+async def test_an_answer_that_is_none(fault: faults.HandshakeFault) -> None:
+    """The attempt fails while HTTP is spoken, at the latest when `open_s` is over, and the next one is good."""
+    async with FeedServer() as server, program(server, open_s=0.5) as running:
+        server.script([fault])
+        error = await running.error()
+        assert isinstance(error, ConnectFailed)
+        assert error.stage == "http"
+        server.heal()
+        await server.send_numbered(2)
+        await running.until(2)
+
+
+async def test_a_slow_handshake_is_a_good_one() -> None:
+    """Who waits for the last byte of the answer has a connection like any other."""
+    async with FeedServer() as server, program(server) as running:
+        server.script([faults.SlowHandshake(byte_s=0.0005)])
+        await server.send_numbered(2)
+        await running.until(2)
+        assert running.fleet.connections["feed"].session_count == 1
+
+
+async def test_nobody_in_a_handshake_holds_up_the_end() -> None:
+    """A server with handshakes that never end stops at once, and a fleet in one, too."""
+    async with FeedServer() as server, program(server):
+        server.script(itertools.repeat(faults.NoAnswer()))
+        while not server.requests:
+            await asyncio.sleep(0.01)
+        await server.stop()
+
+
+async def test_a_script_has_a_step_for_each_attempt() -> None:
+    """First refused, then cut after ten messages, then left alone for one attempt, closed, and well from there on."""
+    async with FeedServer() as server, program(server) as running:
+        server.script([faults.Refuse(503), faults.Drop(after=10), faults.Well(), faults.Close(4000)])
+        assert isinstance(await running.error(), HandshakeRejected)
+        error = await running.goes_through(server, 20)
+        assert isinstance(error, ConnectionLost)
+        server.drop()
+        assert isinstance(await running.error(), ConnectionLost)
+        error = await running.error()
+        assert isinstance(error, ConnectionLost)
+        assert error.code == 4000
+        await server.wait_clients(1)
+        assert len(server.requests) == 5
+        assert server.audit(running.seen).clean
+
+
+async def test_a_script_may_be_endless_until_the_server_is_healed() -> None:
+    """`heal` ends the script, forgets what waits for its moment, and cuts what hangs, so that the feed comes back."""
+    async with FeedServer() as server, program(server, liveness=Liveness(ping_s=60.0)) as running:
+        server.script(itertools.cycle([faults.Stall(after=5), faults.Drop(after=5)]))
+        await server.send_numbered(5)
+        await running.until(5)
+        assert server.clients == ()
+        server.heal()
+        await running.error()
+        await server.wait_clients(1)
+        server.strike(faults.Drop(after=3, after_s=3600.0))
+        server.heal()
+        await server.send_numbered(10)
+        await running.until(15)
+        assert running.fleet.connections["feed"].session_count == 2
+
+
+async def test_feeds_of_one_server_are_audited_apart() -> None:
+    """Each number goes to everybody, and a path tells whose numbers are meant."""
+    async with FeedServer() as server, program(server, "/a") as one, program(server, "/b") as other:
+        await server.wait_clients(2)
+        await server.send_numbered(5)
+        await asyncio.gather(one.until(5), other.until(5))
+        assert server.audit(one.seen, "/a").arrived == 5
+        assert server.audit([1, 2, 2, 9], "/b").lost == (3, 4, 5)
+        assert server.audit([], "/nowhere").sent == 0
+
+
+async def test_numbers_come_in_the_shape_that_is_asked_for() -> None:
+    """`make` says what a number's message is."""
+    async with FeedServer() as server, Fleet() as fleet:
+        fleet.connect(server.uri, name="feed", topic="prices.{symbol}", decode="json", proxy=False)
+        prices = fleet.subscribe("prices.AMBER")
+        await server.send_numbered(2, lambda n: {"symbol": "AMBER", "price": n / 2})
+        assert [(await anext(prices)).data["price"] for _ in range(2)] == [0.5, 1.0]
