@@ -1,8 +1,9 @@
 """For testing programs that are built on wsfleet: a server that fails on demand, and a transport without a network."""
 
 from wsfleet.testing import faults
+from wsfleet.testing.chaos import Chaos
 from wsfleet.testing.fake import FakeSocket, FakeTransport
 from wsfleet.testing.feed_server import FeedServer
 from wsfleet.testing.numbers import Audit
 
-__all__ = ["Audit", "FakeSocket", "FakeTransport", "FeedServer", "faults"]
+__all__ = ["Audit", "Chaos", "FakeSocket", "FakeTransport", "FeedServer", "faults"]

@@ -287,7 +287,8 @@ class Stall(ConnectionFault):
 # What no server should send
 
 
-_PAGE = b"<html><head><title>502 Bad Gateway</title></head><body>The upstream server is gone.</body></html>"
+_BODY = b"<html><head><title>502 Bad Gateway</title></head><body>The upstream server is gone.</body></html>"
+_PAGE = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: %d\r\n\r\n%s" % (len(_BODY), _BODY)
 
 
 @dataclass(frozen=True)
@@ -297,7 +298,7 @@ class Garbage(ConnectionFault):
     Bytes that look like the beginning of a frame may leave a client waiting for its end, if there are too few of them.
     """
 
-    data: bytes = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: %d\r\n\r\n%s" % (len(_PAGE), _PAGE)
+    data: bytes = field(default=_PAGE, repr=False)
 
     def strike(self, client: Client) -> None:
         client.write(self.data)

@@ -1,0 +1,114 @@
+"""The pytest plugin, in a pytest of its own, as users run it; and the example project, whose tests use it."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+import pytest
+
+import wsfleet
+from wsfleet import Fleet
+from wsfleet.testing import Chaos, FeedServer
+
+SOURCE = Path(wsfleet.__file__).parents[1]
+EXAMPLE = Path(__file__).parents[2] / "examples" / "testing"
+
+AUTO = "[pytest]\nasyncio_mode = auto\nasyncio_default_fixture_loop_scope = function\n"
+STRICT = AUTO.replace("auto", "strict")
+
+USING = """
+import pytest
+
+@pytest.mark.asyncio
+async def test_it(feed_server, fleet, chaos):
+    fleet.connect(feed_server.uri, name="feed", decode="json", proxy=False)
+    async with fleet.subscribe("feed") as feed:
+        await feed_server.send_numbered(1)
+        assert (await anext(feed)).data == {"n": 1}
+"""
+
+FAILING = """
+async def test_it(feed_server, chaos):
+    with chaos:
+        next(feed_server._script)
+        raise AssertionError("the program did not survive")
+"""
+
+UNBALANCED = """
+async def test_it(fleet):
+    fleet._declared.hub.published += 1
+"""
+
+
+def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
+    """Run pytest in a folder as its user would, warnings being errors."""
+    command = [sys.executable, "-W", "error", "-m", "pytest", "-p", "no:cacheprovider", *options]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    return subprocess.run(
+        command, cwd=folder, env=environment | {"PYTHONPATH": str(SOURCE)},
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def project(folder: Path, settings: str, test: str) -> Path:
+    (folder / "pytest.ini").write_text(settings)
+    (folder / "test_it.py").write_text(test)
+    return folder
+
+
+def test_the_plugin_is_announced() -> None:
+    """pytest loads it by the name under which the package announces it."""
+    (entry,) = entry_points(group="pytest11", name="wsfleet")
+    assert entry.value == "wsfleet.testing.pytest_plugin"
+
+
+async def test_the_fixtures_are_what_they_are_called(feed_server: FeedServer, fleet: Fleet, chaos: Chaos) -> None:
+    """In this suite, too: a server that listens, a fleet that runs, and chaos on that server."""
+    assert chaos.server is feed_server
+    fleet.connect(feed_server.uri, name="feed", proxy=False)
+    await feed_server.wait_clients(1)
+
+
+def test_the_example_project_passes(tmp_path: Path) -> None:
+    """The tests of examples/testing, by plain `pytest` and outside of this repository."""
+    folder = shutil.copytree(EXAMPLE, tmp_path / "project", ignore=shutil.ignore_patterns("__pycache__"))
+    done = run(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 passed" in done.stdout
+
+
+@pytest.mark.parametrize("settings", [AUTO, STRICT], ids=["auto", "strict"])
+def test_works_in_both_modes_of_pytest_asyncio(tmp_path: Path, settings: str) -> None:
+    """The fixtures are found without an import, and run in the loop of the test."""
+    done = run(project(tmp_path, settings, USING))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_failure_tells_the_seed(tmp_path: Path) -> None:
+    """A failing test under chaos shows its seed and its faults, and with that seed it has them again."""
+    done = run(project(tmp_path, AUTO, FAILING))
+    assert done.returncode == 1
+    found = re.search(r"- wsfleet chaos -.*\nseed (\d+), 1 faults\n(.+)\n.*--wsfleet-seed=\1\n", done.stdout)
+    assert found is not None, done.stdout
+    again = run(tmp_path, f"--wsfleet-seed={found[1]}")
+    assert f"seed {found[1]}, 1 faults\n{found[2]}\n" in again.stdout
+
+
+def test_an_unbalanced_fleet_fails_its_test(tmp_path: Path) -> None:
+    """The fixture looks at the balance when the test is over."""
+    done = run(project(tmp_path, AUTO, UNBALANCED))
+    assert done.returncode == 1
+    assert "messages are unaccounted for" in done.stdout
+
+
+def test_wsfleet_needs_no_pytest(tmp_path: Path) -> None:
+    """Where pytest is not installed, the test kit is imported all the same."""
+    code = "import sys; sys.modules['pytest'] = None; import wsfleet.testing, wsfleet.testing.faults"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(SOURCE)}, check=False
+    )
+    assert done.returncode == 0
