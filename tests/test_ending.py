@@ -670,3 +670,39 @@ async def test_left_at_every_step_of_its_life() -> None:
             assert fleet.stats().balanced
             assert not [task for task in asyncio.all_tasks() if task.get_name().startswith("wsfleet")]
         await server.wait_clients(0)
+
+
+@pytest.mark.looptime
+async def test_cancelling_every_task_closes_every_socket() -> None:
+    """When a program cancels all tasks, as `asyncio.run` does at its end, open sockets are dropped, none forgotten."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    connection = fleet.connect(URI, Slow(), name="feed")
+    me = asyncio.current_task()
+    running = asyncio.create_task(fleet.serve())
+    socket = await transport.accept()
+    await connection.wait_open()
+    for task in asyncio.all_tasks() - {me}:
+        task.cancel()
+    await asyncio.wait({running})
+    with pytest.raises(errors.ConnectionLost):
+        await socket.feed("a")
+    assert connection.state is State.CLOSED
+    assert fleet.stats().balanced
+
+
+@pytest.mark.looptime
+async def test_a_fleet_whose_root_is_cancelled_before_its_first_step_has_ended() -> None:
+    """Entering it does not wait for ever; its endpoints are CLOSED, and it says that it has ended."""
+    fleet = Fleet(transport=FakeTransport())
+    connection = fleet.connect(URI, name="feed")
+    entering = asyncio.create_task(fleet.__aenter__())
+    await asyncio.sleep(0)
+    for task in asyncio.all_tasks():
+        if task.get_name() == "wsfleet-fleet":
+            task.cancel()
+    await asyncio.wait({entering})
+    assert entering.cancelled()
+    assert connection.state is State.CLOSED
+    with pytest.raises(errors.FleetError, match="has ended"):
+        fleet.publish("news", 1)

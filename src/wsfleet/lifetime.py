@@ -103,6 +103,7 @@ class Lifetime:
         self.phase = "starting"
         started: asyncio.Future[None] = self.loop.create_future()
         self._root = self.loop.create_task(self._run(started), name=f"wsfleet-{self._name}")
+        self._root.add_done_callback(lambda root: self._never_began(started))
         try:
             await asyncio.shield(started)
         except BaseException as exc:
@@ -110,6 +111,13 @@ class Lifetime:
                 self._root.cancel()  # out of a sink that does not open
             await self.leave(exc)
             raise
+
+    def _never_began(self, started: asyncio.Future[None]) -> None:
+        # A task that is cancelled before its first step runs no line of its coroutine.
+        if not self.ended:
+            started.cancel()
+            self._end_before_start()
+            self.thread = None
 
     async def _run(self, started: asyncio.Future[None]) -> None:
         declared = self._declared

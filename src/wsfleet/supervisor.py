@@ -256,7 +256,8 @@ class Supervisor:
         self._pulse.end()
         if session is not None:
             session.discard()
-            if not session.ended.done():
+            # Not `ended`, which is cancelled with whoever waits for it.
+            if session.lost_error is None:
                 session.abort("given up")
             self.feed.detach()
 
