@@ -8,6 +8,7 @@ wsfleet runs in Python alone: how long the compiled parts go on at a time, the m
 from __future__ import annotations
 
 import argparse
+import gc
 import itertools
 import os
 import subprocess
@@ -32,6 +33,7 @@ def live(seeds: range) -> list[Outcome]:
     """Live the lives of `seeds`; the logs of those that went well are forgotten."""
     from tests.simulation.lifetime import simulate
 
+    gc.freeze()  # what imports made stays anyway: each life ends with a look for garbage
     outcomes = [simulate(seed) for seed in seeds]
     for outcome in outcomes:
         if not outcome.faults:

@@ -37,7 +37,7 @@ class User:
         """Ask the fleet to end."""
         self._ledger.note("user closes")
         self.closed = True
-        self._start(self.fleet.close())
+        self._start(self.fleet.close)
 
     async def act(self) -> None:
         """Do one thing, and wait a while."""
@@ -84,10 +84,10 @@ class User:
         connection.restart()
 
     async def _send(self) -> None:
-        self._start(self._connection().send(f"hello {self._chance.random()}"))
+        self._start(self._connection().send, f"hello {self._chance.random()}")
 
     async def _wait_open(self) -> None:
-        self._start(self._connection().wait_open())
+        self._start(self._connection().wait_open)
 
     async def _close_connection(self) -> None:
         connection = self._connection()
@@ -103,7 +103,7 @@ class User:
             pool = self._chance.choice(self.declaring.pools)
             self.declaring.own.pop(pool.name, None)
             self._note_closed(pool.name)
-            self._start(pool.close())
+            self._start(pool.close)
 
     async def _connect(self) -> None:
         free = [name for name in self._free if name not in self.fleet.connections]
@@ -131,27 +131,24 @@ class User:
 
     # What takes time
 
-    def _start(self, doing: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(self._do(doing), name=doing.__qualname__)
-        self.tasks[task] = doing.__qualname__
+    def _start(self, do: Callable[..., Coroutine[Any, Any, None]], *arguments: object) -> None:
+        task = asyncio.get_running_loop().create_task(self._do(do, *arguments))
+        self.tasks[task] = do.__qualname__
         task.add_done_callback(self.tasks.pop)
 
-    async def _do(self, doing: Coroutine[Any, Any, None]) -> None:
-        name = doing.__qualname__
+    async def _do(self, do: Callable[..., Coroutine[Any, Any, None]], *arguments: object) -> None:
         try:
-            await doing
+            await do(*arguments)
         except (FleetError, asyncio.CancelledError) as exc:
-            self._ledger.note(name, "ends with", type(exc).__name__)
+            self._ledger.note(do.__qualname__, "ends with", type(exc).__name__)
             if isinstance(exc, asyncio.CancelledError):
                 raise
         except BaseException as exc:
-            self._ledger.fault(f"{name} raised {exc!r}")
-        finally:
-            doing.close()  # one that was cancelled before it began
+            self._ledger.fault(f"{do.__qualname__} raised {exc!r}")
 
     async def _request(self) -> None:
         if self.declaring.pools:
-            self._start(self._ask())
+            self._start(self._ask)
 
     async def _ask(self) -> None:
         self.asked += 1
@@ -166,7 +163,7 @@ class User:
             self._ledger.expect(clock() - began < REQUEST_S + 0.01, f"a request took {clock() - began} s")
 
     async def _loop(self) -> None:
-        self._start(self._read())
+        self._start(self._read)
 
     async def _read(self) -> None:
         subscription, reader = self.declaring.subscribe()
@@ -186,7 +183,7 @@ class User:
                 reader.closed = True
 
     async def _loop_over_connection(self) -> None:
-        self._start(self._read_connection(self._connection()))
+        self._start(self._read_connection, self._connection())
 
     async def _read_connection(self, connection: Connection) -> None:
         loop = aiter(connection)

@@ -96,9 +96,9 @@ class World:
         end = self.loop.call_at(until, self._too_late)
         log = Unexpected()
         try:
-            with self._clocks(), _quiet(log), _own_garbage():
+            with self._clocks(), _quiet(log), _own_garbage(), mock.patch("sys.unraisablehook", self._unraisable):
                 self.loop.run_until_complete(main)
-                gc.collect(0)  # what was never awaited or retrieved says so now
+                gc.collect()  # what was never awaited or retrieved says so now, and is not found by the next life
         except KeyboardInterrupt:
             raise Hung(f"not over after {until:g} s of the loop's time") from None
         finally:
@@ -107,6 +107,10 @@ class World:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # after a Hung, tasks are left
                 self.loop.close()
+
+    def _unraisable(self, unraisable: Any) -> None:
+        # What a destructor complains about: a coroutine that was never awaited, a task whose error nobody saw.
+        self.faults.append(f"{unraisable.err_msg}: {unraisable.exc_value!r} in {unraisable.object!r}")
 
     def _too_late(self) -> None:
         raise KeyboardInterrupt  # the one way to stop a loop from inside that no task can keep to itself

@@ -1,0 +1,85 @@
+"""Whatever is cancelled, at whatever point it waits: it is cancelled, the fleet's balance holds, nothing stays open."""
+
+import asyncio
+import itertools
+
+import pytest
+
+from tests.simulation.script import EVERYTHING, HOLDERS, NEVER, PARTS, WORKERS, Script
+from wsfleet import Fleet, Message, Reconnect, Retry, Session
+from wsfleet.testing import FeedServer
+
+
+@pytest.mark.parametrize("victim", [*HOLDERS, *PARTS, *WORKERS, EVERYTHING])
+def test_a_cancel_at_every_turn_of_the_loop(victim: str) -> None:
+    """At the n-th turn, for all n in which it is there: it ends cancelled, all else goes on or ends in order."""
+    rehearsal = Script("context" if victim != "serve" else victim, NEVER)
+    rehearsal.play()
+    assert not rehearsal.faults
+    turns, hits = rehearsal.alive[victim], 0
+    for turn in turns:
+        script = Script(victim, turn)
+        script.play()
+        assert not script.faults, f"cancelled in turn {turn}: {script.faults}"
+        hits += script.cancelled is not None
+    # The compiled parts go by the real clock, so that a turn may be missed.
+    assert hits > len(turns) * 0.9
+
+
+@pytest.mark.parametrize("how", ["context", "serve"])
+async def test_a_cancel_at_many_turns_on_real_sockets(how: str) -> None:
+    """The same with a server: whoever holds the fleet is cancelled after so many turns; no socket stays open."""
+    async with FeedServer() as server:
+        finished = False
+        for turns in itertools.chain(range(12), range(12, 400, 40)):
+            holder, fleet = _hold(server, how)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+                if turns > 30:
+                    await asyncio.sleep(0.0005)
+            holder.cancel()
+            await asyncio.wait({holder})
+            assert holder.cancelled()
+            stats = fleet.stats()
+            assert stats.balanced, stats.to_dict()
+            assert all(row.pending == 0 for row in stats.subscriptions)
+            await server.wait_clients(0)
+            finished = finished or any(row.processed for row in stats.subscriptions)
+        assert finished
+
+
+def _hold(server: FeedServer, how: str) -> tuple["asyncio.Task[None]", Fleet]:
+    fleet = Fleet(drain_s=1.0)
+
+    async def log_in(session: Session) -> None:
+        await session.send("login")
+
+    async def take(message: Message[str]) -> None:
+        await asyncio.sleep(0.001)
+        if message.index % 3 == 0:
+            raise ValueError("planted")
+
+    fleet.connect(server.uri, take, name="feed", on_open=log_in, retry=Retry(2, 0, 0), reconnect=Reconnect(0.01))
+    pool = fleet.pool(server.uri, 2, name="pool")
+
+    async def use() -> None:
+        await fleet.connections["feed"].wait_open()
+        await server.send("1", "2", "3", "4")
+        await pool.send("x")
+        await asyncio.sleep(0.02)
+        server.drop()
+        await asyncio.sleep(3600)
+
+    async def context() -> None:
+        async with fleet:
+            await use()
+
+    async def serve() -> None:
+        using = asyncio.create_task(use())
+        try:
+            await fleet.serve()
+        finally:
+            using.cancel()
+            await asyncio.wait({using})
+
+    return asyncio.create_task(context() if how == "context" else serve()), fleet
