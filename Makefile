@@ -5,8 +5,9 @@ VENV ?= .venv
 PYTHON ?=
 # More arguments for the program that a target runs: make test ARGS="-k nats -x"
 ARGS ?=
-# How many processes share the tests; 0 runs them in one, as a debugger wants it.
-WORKERS ?= auto
+# How many processes share the tests, which often wait: two more than there are processors. 0 runs them in one, as a
+# debugger wants it.
+WORKERS ?= $(shell expr 2 + $$(getconf _NPROCESSORS_ONLN))
 
 run := $(VENV)/bin
 compiled := $(if $(WSFLEET_NO_EXTENSIONS),,$(VENV)/.compiled)
@@ -22,7 +23,7 @@ demo: $(VENV)/.library $(compiled) ## 1,000 connections to a local server that m
 	@$(run)/wsfleet demo $(ARGS)
 
 test: $(VENV)/.dev $(compiled) servers ## the whole test suite
-	PYTHONASYNCIODEBUG=1 $(run)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	PYTHONASYNCIODEBUG=1 PYTHONDONTWRITEBYTECODE= $(run)/python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types, and who may import whom
 	$(run)/ruff format --check

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import inspect
+import logging
 import os
 import threading
 import time
@@ -109,6 +110,18 @@ def nothing_left_open(request: pytest.FixtureRequest) -> Iterator[None]:
         loop.close()
         if left:
             pytest.fail("left open:\n" + "\n".join(left), pytrace=False)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """What a command under test sets up for its process is no other test's."""
+    loggers = [logging.getLogger(name) for name in (None, "wsfleet", "wsfleet.run")]
+    levels = [logger.level for logger in loggers]
+    handlers = loggers[0].handlers[:]
+    yield
+    loggers[0].handlers = handlers
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
 
 
 @pytest.fixture

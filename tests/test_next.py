@@ -177,6 +177,10 @@ async def test_a_subclass_may_have_its_own() -> None:
             self.restart()
             self.bounded.waiting.extend([Message(1), Message(2)])
 
+        def slow(self) -> Any:  # the slice of a busy machine is over between two steps
+            self.restart()
+            return super().__anext__()
+
     class Doubled(Filled):
         async def __anext__(self) -> Any:
             return 2 * (await super().__anext__()).data

@@ -23,6 +23,9 @@ LONG_S = 100.0
 NEVER = 10**9
 """The turn of a rehearsal, which notes in which turns each task is there to be cancelled."""
 
+WATCHED = 40
+"""In so many turns after the cancel the balance is looked at; at the end it is anyway."""
+
 
 class Network(FakeTransport):
     """A feed that is lost, refused once and comes back; a pool that answers; another that only listens."""
@@ -93,16 +96,19 @@ class Script:
     def _on_turn(self, turn: int) -> None:
         if turn < 2:
             return  # nothing has begun
-        tasks = [task for task in asyncio.all_tasks() if task.get_name() not in ("script", "server")]
         if self.turn == NEVER:
-            for name in {EVERYTHING, *(task.get_name() for task in tasks)}:
+            for name in {EVERYTHING, *(task.get_name() for task in self._tasks())}:
                 self.alive.setdefault(name, []).append(turn)
         if turn == self.turn:
-            for task in tasks:
+            for task in self._tasks():
                 if self.victim in (EVERYTHING, task.get_name()) and task.cancel():
                     self.cancelled = task
-        if turn >= self.turn and not self.fleet.stats().balanced:
+        if self.turn <= turn < self.turn + WATCHED and not self.fleet.stats().balanced:
             self.faults.append(f"not balanced in turn {turn}: {self.fleet.stats().to_dict()}")
+
+    @staticmethod
+    def _tasks() -> list[asyncio.Task[Any]]:
+        return [task for task in asyncio.all_tasks() if task.get_name() not in ("script", "server")]
 
     async def _play(self) -> None:
         task = asyncio.current_task()

@@ -23,7 +23,7 @@ def test_a_cancel_at_every_turn_of_the_loop(victim: str) -> None:
         assert not script.faults, f"cancelled in turn {turn}: {script.faults}"
         hits += script.cancelled is not None
     # The compiled parts go by the real clock, so that a turn may be missed.
-    assert hits > len(turns) * 0.9
+    assert hits >= len(turns) * 0.9 - 1
 
 
 @pytest.mark.parametrize("how", ["context", "serve"])

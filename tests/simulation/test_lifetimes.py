@@ -12,7 +12,7 @@ from tools.simulate import tell
 LIVES = int(os.environ.get("WSFLEET_LIVES", "2000"))
 """How many lives the suite lives; those with the compiled parts, where there are any, come on top of it."""
 
-SHARDS = 8
+SHARDS = 4
 
 
 def run(*arguments: object, **environment: str) -> str:
