@@ -14,12 +14,12 @@ import time
 from typing import cast
 
 from websockets.exceptions import PayloadTooBig, ProtocolError
-from websockets.frames import BINARY, CONT, PING, PONG, TEXT, CloseCode, Frame
+from websockets.frames import BINARY, CONT, PONG, TEXT, CloseCode, Frame
 from websockets.http11 import Request, Response
-from websockets.protocol import OPEN, Protocol
+from websockets.protocol import Protocol
 
 from wsfleet.accel import fastest
-from wsfleet.errors import ConnectionLost, NotOpen
+from wsfleet.errors import ConnectionLost
 from wsfleet.wire import scanner
 from wsfleet.wire.base import Payload, Receiver
 from wsfleet.wire.dialing import Opening
@@ -27,6 +27,7 @@ from wsfleet.wire.fragments import Fragments, TooManyFragments
 from wsfleet.wire.inflating import Inflater
 from wsfleet.wire.scanner import frame_end
 from wsfleet.wire.turns import LOSS_S, SLICE_S, Turns
+from wsfleet.wire.writing import WRITE_BYTES, Writing
 
 __all__ = ["READ_BYTES", "TLS_READ_BYTES", "WebSocketWire"]
 
@@ -39,9 +40,6 @@ TLS_READ_BYTES = 2**18 + 2**16
 It has to fit. What does not fit stays in the transport, which forgets it when the socket's end comes first.
 """
 
-WRITE_BYTES = 2**16
-"""More than this waiting to be sent, and there is no room."""
-
 UNWANTED = 256
 """Frames passed over in one go once nobody wants them any more."""
 
@@ -53,7 +51,7 @@ scan = fastest(scanner.scan, "wsfleet.wire._scanner")
 log = logging.getLogger("wsfleet.wire")
 
 
-class WebSocketWire(asyncio.BufferedProtocol):
+class WebSocketWire(Writing, asyncio.BufferedProtocol):
     """One open socket. See `wsfleet.wire.base.Wire`.
 
     What has been read and not handed over, because there is no receiver yet, because reading is paused or because
@@ -67,22 +65,15 @@ class WebSocketWire(asyncio.BufferedProtocol):
         "_aborted",
         "_at",
         "_close_s",
-        "_closing",
         "_failed",
         "_failure",
         "_fragments",
         "_going",
         "_inflater",
         "_limit",
-        "_loop",
-        "_lost",
         "_need",
-        "_owed",
         "_paused",
-        "_ping_count",
-        "_pings",
         "_pos",
-        "_protocol",
         "_reading",
         "_receiver",
         "_rest",
@@ -90,14 +81,10 @@ class WebSocketWire(asyncio.BufferedProtocol):
         "_tail",
         "_text",
         "_timer",
-        "_transport",
         "_turns",
         "_view",
-        "_write_paused",
-        "_writers",
         "connected_at",
         "last_frame",
-        "latency_s",
         "request_headers",
         "response_headers",
         "subprotocol",
@@ -114,11 +101,9 @@ class WebSocketWire(asyncio.BufferedProtocol):
         max_fragments: int,
         turns: Turns,
     ) -> None:
-        self._protocol = protocol
+        super().__init__(opening.transport, protocol)
         self._turns = turns
-        self._transport = opening.transport
         self._source = opening.source
-        self._loop = asyncio.get_running_loop()
         self._view = view
         self._close_s = close_s
         self._receiver: Receiver | None = None
@@ -136,23 +121,14 @@ class WebSocketWire(asyncio.BufferedProtocol):
 
         self._paused = False
         self._reading = False
-        self._closing = False
         self._failed: tuple[int, str] | None = None
         self._failure: Exception | None = None
         self._aborted: str | None = None
-        self._lost: tuple[Exception | None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-
-        self._write_paused = False
-        self._owed = b""  # a pong that there was no room for
-        self._writers: list[asyncio.Future[None]] = []
-        self._pings: list[tuple[bytes, float, float]] = []  # few; a deque begins with half a KiB
-        self._ping_count = 0
 
         self.connected_at = self.last_frame = self._loop.time()
         if self._rest:
             self.last_frame = math.nextafter(self.connected_at, math.inf)  # it came with the handshake's last read
-        self.latency_s: float | None = None
         self.subprotocol: str | None = protocol.subprotocol
         self.request_headers = dict(request.headers.raw_items())
         self.response_headers = dict(response.headers.raw_items())
@@ -181,42 +157,6 @@ class WebSocketWire(asyncio.BufferedProtocol):
             self._paused = False
             self._go_on_soon()
 
-    @property
-    def ping_sent(self) -> float | None:
-        return self._pings[0][1] if self._pings else None
-
-    @property
-    def writable(self) -> bool:
-        return not self._write_paused
-
-    async def wait_writable(self) -> None:
-        while self._write_paused and self._lost is None:
-            waiter = self._loop.create_future()
-            self._writers.append(waiter)
-            try:
-                await waiter
-            finally:
-                self._writers.remove(waiter)
-
-    def write(self, payload: Payload) -> None:
-        if not self._open:
-            raise NotOpen("the connection is closing")
-        if isinstance(payload, str):
-            self._protocol.send_text(payload.encode())
-        else:
-            self._protocol.send_binary(payload)
-        self._flush()
-
-    def ping(self) -> None:
-        if not self._open:
-            return
-        self._ping_count += 1
-        payload = self._ping_count.to_bytes(8, "big")
-        # The loop's clock serves deadlines; uvloop's counts whole milliseconds, too coarse for a round trip.
-        self._pings.append((payload, self._loop.time(), time.perf_counter()))
-        self._protocol.send_ping(payload)
-        self._flush()
-
     def close(self, code: int, reason: str = "") -> None:
         if self._open:
             # A cut inside a character leaves bytes that are not UTF-8, and they go too.
@@ -232,11 +172,6 @@ class WebSocketWire(asyncio.BufferedProtocol):
             self._source.abort()
 
     # Closing
-
-    @property
-    def _open(self) -> bool:
-        closed = self._closing or self._lost is not None or self._protocol.state is not OPEN
-        return not closed and not self._transport.is_closing()
 
     @property
     def _discarding(self) -> bool:
@@ -349,27 +284,6 @@ class WebSocketWire(asyncio.BufferedProtocol):
             self._timer = None
         self._wake_writers()
         self._go_on_soon()
-
-    def pause_writing(self) -> None:
-        self._write_paused = True
-
-    def resume_writing(self) -> None:
-        self._write_paused = False
-        owed, self._owed = self._owed, b""
-        if owed and self._open:  # nothing follows a close frame
-            self._transport.write(owed)
-        self._wake_writers()
-
-    def _wake_writers(self) -> None:
-        for waiter in self._writers:
-            if not waiter.done():
-                waiter.set_result(None)
-
-    def _flush(self) -> None:
-        for data in self._protocol.data_to_send():
-            # An empty one asks for the socket's end to be sent: only where the peer's was read, and asyncio closes.
-            if data and not self._transport.is_closing():
-                self._transport.write(data)
 
     # Reading
 
@@ -484,12 +398,7 @@ class WebSocketWire(asyncio.BufferedProtocol):
         protocol = self._protocol
         protocol.receive_data(frame)
         received = cast(list[Frame], protocol.events_received())
-        if self._write_paused and received and received[-1].opcode is PING:
-            # RFC 6455, section 5.5.3: the latest ping alone may be answered. Who floods us with pings and reads no pong
-            # must not fill our memory with them.
-            self._owed = b"".join(protocol.data_to_send())
-        else:
-            self._flush()
+        self._answer(received)
         for event in received:
             if event.opcode in (TEXT, BINARY, CONT):
                 self._data_frame(event, batch)
@@ -524,12 +433,3 @@ class WebSocketWire(asyncio.BufferedProtocol):
             self._fail(CloseCode.INVALID_DATA, f"{exc.reason} at position {exc.start}")
             return
         batch.append(text if receiver.as_text else data)
-
-    def _pong(self, payload: bytes) -> None:
-        # RFC 6455, section 5.5.3: a pong answers the latest ping, so all before it are answered too.
-        if any(payload == sent for sent, _, _ in self._pings):
-            while True:
-                sent, _, when = self._pings.pop(0)
-                if sent == payload:
-                    self.latency_s = time.perf_counter() - when
-                    return

@@ -1,0 +1,131 @@
+"""The writing side of an open socket: messages, pings and their answers, and room to write."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from websockets.frames import PING, Frame
+from websockets.protocol import OPEN, Protocol
+
+from wsfleet.errors import NotOpen
+from wsfleet.wire.base import Payload
+
+__all__ = ["WRITE_BYTES", "Writing"]
+
+WRITE_BYTES = 2**16
+"""More than this waiting to be sent, and there is no room."""
+
+
+class Writing:
+    """What a wire does for `write`, `ping` and `wait_writable`.
+
+    A base class and no object of its own, as there may be ten thousand of them.
+    """
+
+    __slots__ = (
+        "_closing",
+        "_loop",
+        "_lost",
+        "_owed",
+        "_ping_count",
+        "_pings",
+        "_protocol",
+        "_transport",
+        "_write_paused",
+        "_writers",
+        "latency_s",
+    )
+
+    def __init__(self, transport: asyncio.Transport, protocol: Protocol) -> None:
+        self._transport = transport
+        self._protocol = protocol
+        self._loop = asyncio.get_running_loop()
+        self._closing = False
+        self._lost: tuple[Exception | None] | None = None
+        self._write_paused = False
+        self._owed = b""  # a pong that there was no room for
+        self._writers: list[asyncio.Future[None]] = []
+        self._pings: list[tuple[bytes, float, float]] = []  # few; a deque begins with half a KiB
+        self._ping_count = 0
+        self.latency_s: float | None = None
+
+    @property
+    def _open(self) -> bool:
+        closed = self._closing or self._lost is not None or self._protocol.state is not OPEN
+        return not closed and not self._transport.is_closing()
+
+    @property
+    def ping_sent(self) -> float | None:
+        return self._pings[0][1] if self._pings else None
+
+    @property
+    def writable(self) -> bool:
+        return not self._write_paused
+
+    async def wait_writable(self) -> None:
+        while self._write_paused and self._lost is None:
+            waiter = self._loop.create_future()
+            self._writers.append(waiter)
+            try:
+                await waiter
+            finally:
+                self._writers.remove(waiter)
+
+    def write(self, payload: Payload) -> None:
+        if not self._open:
+            raise NotOpen("the connection is closing")
+        if isinstance(payload, str):
+            self._protocol.send_text(payload.encode())
+        else:
+            self._protocol.send_binary(payload)
+        self._flush()
+
+    def ping(self) -> None:
+        if not self._open:
+            return
+        self._ping_count += 1
+        payload = self._ping_count.to_bytes(8, "big")
+        # The loop's clock serves deadlines; uvloop's counts whole milliseconds, too coarse for a round trip.
+        self._pings.append((payload, self._loop.time(), time.perf_counter()))
+        self._protocol.send_ping(payload)
+        self._flush()
+
+    def pause_writing(self) -> None:
+        self._write_paused = True
+
+    def resume_writing(self) -> None:
+        self._write_paused = False
+        owed, self._owed = self._owed, b""
+        if owed and self._open:  # nothing follows a close frame
+            self._transport.write(owed)
+        self._wake_writers()
+
+    def _wake_writers(self) -> None:
+        for waiter in self._writers:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _flush(self) -> None:
+        for data in self._protocol.data_to_send():
+            # An empty one asks for the socket's end to be sent: only where the peer's was read, and asyncio closes.
+            if data and not self._transport.is_closing():
+                self._transport.write(data)
+
+    def _answer(self, received: list[Frame]) -> None:
+        """Send what the protocol object answers to what it has received."""
+        if self._write_paused and received and received[-1].opcode is PING:
+            # RFC 6455, section 5.5.3: the latest ping alone may be answered. Who floods us with pings and reads no pong
+            # must not fill our memory with them.
+            self._owed = b"".join(self._protocol.data_to_send())
+        else:
+            self._flush()
+
+    def _pong(self, payload: bytes) -> None:
+        # RFC 6455, section 5.5.3: a pong answers the latest ping, so all before it are answered too.
+        if any(payload == sent for sent, _, _ in self._pings):
+            while True:
+                sent, _, when = self._pings.pop(0)
+                if sent == payload:
+                    self.latency_s = time.perf_counter() - when
+                    return
