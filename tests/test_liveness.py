@@ -1,6 +1,7 @@
 """Is the peer there, is data coming, and what must be sent to be kept: in a simulated clock, but for blocked loops."""
 
 import asyncio
+import gc
 import time
 import weakref
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from wsfleet import Buffer, Connection, Fleet, Liveness, Message, Reconnect, Session, State, liveness
+from wsfleet.feed import Feed
 from wsfleet.testing import FakeSocket, FakeTransport, FeedServer
 
 URI = "ws://feed.test/"
@@ -343,6 +345,19 @@ async def test_a_lost_session_is_let_go_at_once() -> None:
         server.drop()
         await lost(connection)
         assert kept() is None
+
+
+async def test_a_closed_endpoint_is_let_go_at_once() -> None:
+    """Nor is anything of an endpoint that has gone for good, with all that it kept for replay."""
+    transport = FakeTransport()
+    async with Fleet(transport=transport) as fleet:
+        connection = fleet.connect(URI, name="goes", liveness=Liveness(ping_s=3000.0), keep_last=1)
+        await (await transport.accept()).feed("a")
+        await connection.close()
+        del connection
+        await asyncio.sleep(0.01)
+        gc.collect()
+        assert not [feed for feed in gc.get_objects() if isinstance(feed, Feed) and feed.intake.name == "goes"]
 
 
 @pytest.mark.looptime

@@ -13,7 +13,6 @@ import time
 from collections.abc import Callable
 
 from wsfleet.failures import shown
-from wsfleet.feed import Feed
 from wsfleet.options import Liveness
 from wsfleet.session import SessionCore
 
@@ -34,10 +33,9 @@ LOOK_S = 0.5
 class Pulse:
     """What an endpoint's open session owes and is owed, and when. One for all of the endpoint's sessions."""
 
-    __slots__ = ("_beat_at", "_feed", "_opened_at", "_ping_at", "_plan", "_session", "due_at", "place")
+    __slots__ = ("_beat_at", "_opened_at", "_ping_at", "_plan", "_session", "due_at", "place")
 
-    def __init__(self, feed: Feed, liveness: Liveness) -> None:
-        self._feed = feed
+    def __init__(self, liveness: Liveness) -> None:
         self._plan = liveness
         self._session: SessionCore | None = None
         self._opened_at = 0.0
@@ -83,11 +81,11 @@ class Pulse:
         sent = session.wire.ping_sent
         if sent is None:
             return None
-        return self._feed.running_since(max(sent, session.wire.last_frame), now)
+        return session.running_since(max(sent, session.wire.last_frame), now)
 
     def _quiet(self, session: SessionCore, now: float) -> float:
         """Return for how long no data has come. What on_open waited for is no matter of the feed's."""
-        return self._feed.running_since(max(session.last_data, self._opened_at), now)
+        return session.running_since(max(session.last_data, self._opened_at), now)
 
     def _overdue(self, session: SessionCore, now: float) -> str | None:
         plan, silence = self._plan, self._silence(session, now)

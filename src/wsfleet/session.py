@@ -348,6 +348,10 @@ class SessionCore:
         """Whether anything that comes is still wanted."""
         return self._reading
 
+    def running_since(self, when: float, now: float) -> float:
+        """Return the seconds from `when` to `now` in which the feed was read."""
+        return self._feed.running_since(when, now)
+
     def stop_reading(self) -> None:
         """Hand over nothing more; sending still works."""
         self._reading = False

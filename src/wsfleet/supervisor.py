@@ -76,7 +76,7 @@ class Supervisor:
         self._backoff = policy.Backoff(endpoint.reconnect, random.random)
         self._budget = policy.RestartBudget(endpoint.reconnect.max_restarts, endpoint.reconnect.window_s)
         self._chronicle = Chronicle(self.name)
-        self._pulse = Pulse(self.feed, endpoint.liveness)
+        self._pulse = Pulse(endpoint.liveness)
         self._attempt = 0
         self._rejections = 0
         self._restarting = False
