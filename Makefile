@@ -13,11 +13,11 @@ run := $(VENV)/bin
 compiled := $(if $(WSFLEET_NO_EXTENSIONS),,$(VENV)/.compiled)
 pip := $(VENV)/bin/python -m pip --disable-pip-version-check --no-input -q
 
-.PHONY: help demo test check test-all simulate soak mutants fuzz autobahn bench docs audit servers clean
+.PHONY: help demo test check test-all simulate soak soak-policies mutants fuzz autobahn bench docs audit servers clean
 .DELETE_ON_ERROR:
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 demo: $(VENV)/.library $(compiled) ## 1,000 connections to a local server that misbehaves, for 15 seconds
 	@$(run)/wsfleet demo $(ARGS)
@@ -42,8 +42,11 @@ test-all: servers ## the test suite on every Python of 3.11 to 3.14 that is foun
 simulate: $(VENV)/.dev $(compiled) ## thousands of fleets live through random faults in a world of their own, from seeds
 	@$(run)/python -m tools.simulate $(ARGS)
 
-soak: $(VENV)/.dev $(compiled) ## a minute of flood for each overflow policy
+soak: $(VENV)/.dev $(VENV)/.bench $(compiled) ## ten minutes of 2,000 connections, with faults at random; makes a page with plots
 	@$(run)/python -m tools.soak $(ARGS)
+
+soak-policies: $(VENV)/.dev $(compiled) ## a minute of flood for each overflow policy
+	@$(run)/python -m tools.soak_policies $(ARGS)
 
 mutants: $(VENV)/.dev $(compiled) ## faults planted in the core, one at a time; the tests must find each
 	@$(run)/python -m tools.mutants $(ARGS)

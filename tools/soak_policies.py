@@ -1,4 +1,4 @@
-"""A flood for each overflow policy, a minute each: `make soak`, or `python -m tools.soak [SECONDS]`.
+"""A flood for each overflow policy, a minute each: `make soak-policies`, or `python -m tools.soak_policies [SECONDS]`.
 
 A server sends as fast as it can, a processor takes a millisecond for each message. Prints a table, and what is wrong.
 """

@@ -1,0 +1,103 @@
+"""`make soak` in small: what it measures, what it judges by, and that it finds a leak."""
+
+import asyncio
+import random
+from collections import Counter
+
+import pytest
+
+from tools.soak.page import page, verdict
+from tools.soak.run import Report, soak
+from tools.soak.samples import Samples
+from tools.soak.verdict import End, growth, judge, slope
+
+END = End(balanced=True, processed=10, failed=2, pending=0, handled=11, asked={"restarts": 3})
+
+
+@pytest.mark.parametrize("fill", ["flat", "leaking"])
+def test_a_slope_is_seen_through_noise_and_outliers(fill: str) -> None:
+    """A level with noise and a few spikes is flat; one that rises by a tenth is not, whatever the spikes say."""
+    chance = random.Random(1)
+    at = [float(n) for n in range(80)]
+    rise = 0.1 if fill == "leaking" else 0.0
+    values = [100.0 + rise * 100 * n / 80 + chance.uniform(-2, 2) + (50 if n % 20 == 7 else 0) for n in range(80)]
+    values[:20] = [10.0 + 4 * n for n in range(20)]  # the warm-up is not judged
+    found = growth(at, values)
+    assert found is not None
+    assert found == pytest.approx(0.07 if fill == "leaking" else 0.0, abs=0.015)
+
+
+def test_a_slope_is_the_median_of_those_between_the_points() -> None:
+    """Of points on a line with one outlier it is the line's; of a few it is not asked."""
+    assert slope([0, 1, 2, 3, 4], [0, 2, 4, 60, 8]) == 2
+    assert growth([0, 1, 2], [1, 1, 1]) is None
+
+
+def test_each_criterion_fails_for_its_own_reason() -> None:
+    """What is wrong is named; a run too short for slopes fails for them in no case."""
+
+    def failing(**changes: object) -> list[str]:
+        given = {"samples": Samples(), "end": END, "log": [], "before": Counter(), "after": Counter()} | changes
+        criteria = judge(connections=1000, **given)  # type: ignore[arg-type]
+        return [each.name for each in criteria if each.holds is False]
+
+    assert failing() == []
+    end = {"balanced": True, "processed": 10, "failed": 2, "pending": 0, "handled": 11, "asked": {}}
+    assert failing(end=End(**end | {"balanced": False})) == ["The balance is exact at the end"]
+    assert failing(end=End(**end | {"pending": 1})) == ["Nothing is pending at the end"]
+    assert failing(end=End(**end | {"handled": 9})) == ["Processors and loops saw what is counted"]
+    assert failing(end=End(**end | {"handled": 13})) == ["Processors and loops saw what is counted"]
+    assert failing(samples=Samples(unbalanced=1)) == ["The balance is exact at every look"]
+    assert failing(log=["x: the supervisor failed"]) == ["The log tells of no fault of wsfleet's own"]
+    ours, others = failing(after=Counter({"wsfleet.feed.Feed": 1})), failing(after=Counter(dict=101))
+    assert ours == ["No object of wsfleet's, websockets' or asyncio's is left"]
+    assert others == ["Objects of other types are as many as before"]
+    assert failing(after=Counter(dict=100)) == []
+    at = [float(n) for n in range(40)]
+    grown = Samples(weighed_at=at, traced=[1000 + int(n) for n in at], rss=[1000] * 40)
+    assert failing(samples=grown) == ["tracemalloc is flat"]
+
+
+def small() -> Report:
+    return soak(60, 6.0, 3, asyncio.run, lambda text: None)
+
+
+def test_a_small_soak_ends_balanced_and_leaves_nothing() -> None:
+    """Sixty connections and a server that misbehaves, for some seconds: every criterion that can be judged holds."""
+    report = small()
+    assert not report.failed, report.failed
+    assert report.samples.received[-1] > 60
+    assert report.faults
+    text = page(report, [("A plot", "<svg></svg>")])
+    assert verdict(report) in text and "<h2>A plot</h2>\n<svg></svg>" in text and f"--seed {report.seed}" in text
+
+
+def test_a_small_soak_finds_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Feeds that somebody keeps hold of are named as what is left."""
+    from wsfleet.feed import Feed
+
+    kept: list[Feed] = []
+    detach = Feed.detach
+
+    def keep(self: Feed) -> None:
+        kept.append(self)
+        detach(self)
+
+    monkeypatch.setattr(Feed, "detach", keep)
+    found = {each.name: each.found for each in small().failed}
+    assert "wsfleet.feed.Feed" in found["No object of wsfleet's, websockets' or asyncio's is left"]
+
+
+def test_the_plots_are_drawn_where_that_can_be() -> None:
+    """Each series is in one of the plots, as SVG that stands by itself."""
+    pytest.importorskip("matplotlib", reason="the extra bench brings it")
+    from tools.soak.plots import draw
+
+    samples = Samples(weighed_at=[1.0, 2.0], rss=[1, 2], traced=[1, 2], objects={"dict": [1, 2]})
+    samples.at, samples.received, samples.losses = [1.0, 2.0], [1, 2], [0, 1]
+    samples.connects, samples.pending, samples.paused = [1, 2], [0, 0], [0, 0]
+    for series in (*samples.states.values(), *samples.dropped.values()):
+        series += [1, 1]
+    plots = dict(draw(samples))
+    assert len(plots) == 7
+    assert all(svg.startswith("<svg") and "</svg>" in svg for svg in plots.values())
