@@ -88,6 +88,7 @@ def test_a_small_soak_finds_what_is_left(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "wsfleet.feed.Feed" in found["No object of wsfleet's, websockets' or asyncio's is left"]
 
 
+@pytest.mark.leaves_open  # matplotlib keeps the files of its fonts
 def test_the_plots_are_drawn_where_that_can_be() -> None:
     """Each series is in one of the plots, as SVG that stands by itself."""
     pytest.importorskip("matplotlib", reason="the extra bench brings it")
