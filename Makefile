@@ -58,7 +58,7 @@ fuzz: $(VENV)/.fuzz $(compiled) ## three minutes of bytes that nobody meant: fra
 autobahn: $(VENV)/.dev $(compiled) .venv-autobahn/.server ## the 517 cases of Autobahn|Testsuite; needs Python 2.7
 	@$(run)/python -m tools.autobahn --server-python .venv-autobahn/server/bin/python $(ARGS)
 
-bench: $(VENV)/.bench $(compiled) ## all that is measured, beside what people write by hand; in about 40 minutes
+bench: $(VENV)/.bench $(compiled) ## all that is measured, beside what people write by hand; in about 25 minutes
 	@$(run)/python -m benchmarks $(ARGS)
 
 docs: $(VENV)/.dev $(compiled) ## the documents' links, and their Python code

@@ -33,7 +33,7 @@ GOALS = {1: 1.2, 10: 3.0, 100: 8.0}
 PART = Part(
     "buffers",
     "the mailbox beside asyncio.Queue",
-    pair_s=6.0,
+    pair_s=5.0,
     pairs=7,
     quick="--pairs 1 --messages 20 --most 10",
 )

@@ -20,7 +20,7 @@ from benchmarks.rounds import arguments, compared, spread, take_turns
 PART = Part(
     "latency",
     "what wsfleet adds to a message's way",
-    pair_s=11.0,
+    pair_s=10.0,
     pairs=11,
     quick="--pairs 1 --seconds 0.2 --warm 0.1",
 )

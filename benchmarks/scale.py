@@ -27,7 +27,7 @@ from wsfleet.open_files import ADVICE, SPARE, raise_limit
 PART = Part(
     "scale",
     "ten thousand connections in one process",
-    once_s=180.0,
+    once_s=140.0,
     quick="--connections 20 --idle 0.2 --ticking 0.2 --settle 0.1",
 )
 

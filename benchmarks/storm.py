@@ -36,7 +36,7 @@ from wsfleet.wire.websockets import WebSocketTransport, WebSocketWire
 PART = Part(
     "storm",
     "all connections lost at once, refused, and back",
-    once_s=120.0,
+    once_s=40.0,
     quick="--connections 20 --refuse 0.3 --calm 1.5 --settle 0.1",
 )
 

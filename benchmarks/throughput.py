@@ -23,8 +23,8 @@ from benchmarks.table import detailed, overview, summary
 PART = Part(
     "throughput",
     "CPU time per message, beside other programs",
-    once_s=70.0,
-    pair_s=19.5,
+    once_s=30.0,
+    pair_s=12.0,
     pairs=42,
     quick="--pairs 1 --connections 2 --messages 20",
 )
