@@ -61,7 +61,7 @@ autobahn: $(VENV)/.dev $(compiled) .venv-autobahn/.server ## the 517 cases of Au
 bench: $(VENV)/.bench $(compiled) ## all that is measured, beside what people write by hand; in about 25 minutes
 	@$(run)/python -m benchmarks $(ARGS)
 
-docs: $(VENV)/.dev $(compiled) ## the documents' links, and their Python code
+docs: $(VENV)/.dev $(VENV)/.docs $(compiled) ## the documents' links, and their Python code
 	$(run)/python tools/check_docs.py
 
 audit: .venv-audit/.made ## known weaknesses in the pinned versions; needs the network, and ends with 3 without it
@@ -102,6 +102,10 @@ $(VENV)/.compiled: $(VENV)/.library setup.py $(shell find src -name '_*.pyx')
 $(VENV)/.fuzz: $(VENV)/.dev
 	@WSFLEET_NO_EXTENSIONS=1 $(pip) install -c constraints.txt --no-build-isolation --only-binary atheris -e '.[fuzz]' || \
 	    echo "atheris could not be installed: see what make fuzz skips"
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.library
+	@WSFLEET_NO_EXTENSIONS=1 $(pip) install -c constraints.txt --no-build-isolation -e '.[docs]'
 	@touch $@
 
 $(VENV)/.bench: $(VENV)/.library
