@@ -18,7 +18,7 @@ REPORT_S = 300.0
 """While it stays down, or keeps being lost, that is told again after so long; then after twice as long, each time."""
 
 CHANGES = 3
-"""So many changes are told between two of these; at every attempt, an endpoint may go up and down or change its error."""
+"""So many changes are told between two of these: one may go up and down, or change its error, at every attempt."""
 
 
 class Chronicle:
