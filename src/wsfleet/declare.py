@@ -205,6 +205,11 @@ class Declarations(Services):
         self.names.free(supervisor.name)
         self.retired_endpoints = add_rows(self.retired_endpoints, supervisor.stats())
 
+    def forget_unstarted(self) -> None:
+        """Before the start: what was closed so far has counted nothing, and leaves no row."""
+        self.retired_endpoints = None
+        self.hub.forget_unused()
+
     # Subscriptions
 
     def process(self, pattern: str, target: Any, name: str | None, options: dict[str, Any]) -> Processor:

@@ -255,6 +255,12 @@ class Hub(Deliverer):
         rows = tuple(mailbox.stats() for mailbox in self._mailboxes)
         return rows if retired is None else (*rows, retired)
 
+    def forget_unused(self) -> None:
+        """Keep no row of subscriptions that were removed before anything was offered to them."""
+        self._retire()
+        if self._retired is not None and not self._retired.offered:
+            self._retired = None
+
     def _retire(self) -> None:
         """Sum up those that were removed and have nothing pending any more: their counts are final.
 
