@@ -51,6 +51,7 @@ class Fleet:
     ) -> None:
         check_fleet(name, limits, drain_s)
         self.name = name
+        self.drain_s = drain_s
         self._declared = Declarations(limits, transport)
         self._lifetime = Lifetime(name, self._declared, drain_s)
         self._guests = Guests(self._lifetime)

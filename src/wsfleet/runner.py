@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -30,10 +30,14 @@ __all__ = [
     "ENDED_WELL",
     "FAILED",
     "INTERRUPTED",
+    "LEAVE_S",
     "MISUSED",
+    "Run",
     "check_report",
     "collect_seldom",
+    "ending_limit_s",
     "log_to_stderr",
+    "nobody_reads",
     "run_fleet",
     "run_loop",
     "stop_signals",
@@ -60,6 +64,9 @@ _USUAL = gc.get_threshold()
 logger = logging.getLogger("wsfleet.run")
 
 T = TypeVar("T")
+
+Stops = Callable[[Callable[[], object], Callable[[], object]], AbstractContextManager[None]]
+"""Has the first function called when the run is to drain, and the second when it is to stop at once."""
 
 
 def run_loop(main: Coroutine[Any, Any, T]) -> T:
@@ -116,7 +123,7 @@ def stop_signals(first: Callable[[], object], second: Callable[[], object]) -> I
 
     def broken_pipe(number: int, frame: FrameType | None) -> None:
         # `wsfleet run feeds.toml | head`. Writing to a socket that the peer has closed raises the same signal.
-        if _nobody_reads(1):
+        if nobody_reads(1):
             loop.call_soon_threadsafe(first)
 
     handlers = {signal.SIGINT: stop, signal.SIGTERM: stop}
@@ -132,7 +139,8 @@ def stop_signals(first: Callable[[], object], second: Callable[[], object]) -> I
             signal.signal(number, previous)
 
 
-def _nobody_reads(fd: int) -> bool:
+def nobody_reads(fd: int) -> bool:
+    """Whether `fd` is a pipe whose other end is closed."""
     poll = select.poll()
     poll.register(fd, 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))
@@ -151,7 +159,7 @@ def run_fleet(
     the fleet has ended, and when it ends first the fleet drains. `report` is the file for the last snapshot as JSON,
     written whichever way the run ended; raises OSError where it cannot be written.
     """
-    run = _Run(fleet, duration, watch)
+    run = Run(fleet, duration, watch)
     try:
         with collect_seldom():
             run_loop(run.serve())
@@ -161,11 +169,18 @@ def run_fleet(
     return run.code()
 
 
-class _Run:
+class Run:
     """One run of a fleet, from its start to the exit code."""
 
-    def __init__(self, fleet: Fleet, duration: float | None, watch: Callable[[Fleet], Awaitable[None]] | None) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        duration: float | None = None,
+        watch: Callable[[Fleet], Awaitable[None]] | None = None,
+        stops: Stops = stop_signals,
+    ) -> None:
         self.stats: FleetStats | None = None
+        self.errors: list[BaseException] = []
         self._fleet = fleet
         self._duration = duration
         self._watch = watch
@@ -173,7 +188,7 @@ class _Run:
         self._interrupted = False
         self._serving: asyncio.Task[None] | None = None
         self._helpers: set[asyncio.Future[None]] = set()
-        self._errors: list[BaseException] = []
+        self._stops = stops
 
     async def serve(self) -> None:
         """Serve until the fleet has ended and nothing of the run is left."""
@@ -182,7 +197,7 @@ class _Run:
         if self._watch is not None:
             self._helpers.add(asyncio.ensure_future(self._watch(self._fleet)))
         timer = None if self._duration is None else loop.call_later(self._duration, self._drain)
-        with stop_signals(self._drain_and_tell, self._interrupt):
+        with self._stops(self._drain_and_tell, self._interrupt):
             try:
                 await asyncio.wait({serving, *self._helpers}, return_when=asyncio.FIRST_COMPLETED)
                 if not serving.done():
@@ -194,7 +209,7 @@ class _Run:
                 for task in (serving, *self._helpers):
                     task.cancel()
                 ended = await asyncio.gather(serving, *self._helpers, return_exceptions=True)
-                self._errors = [error for error in ended if isinstance(error, Exception)]
+                self.errors = [error for error in ended if isinstance(error, Exception)]
                 self.stats = self._fleet.stats()
 
     def _drain(self) -> None:
@@ -214,12 +229,12 @@ class _Run:
 
     def code(self) -> int:
         """Return the exit code, having logged what went wrong."""
-        for error in self._errors:
+        for error in self.errors:
             expected = isinstance(error, FleetError | OSError)
             logger.error("%s", error if expected else type(error).__name__, exc_info=None if expected else error)
         if self._interrupted:
             return INTERRUPTED
-        if self._errors or self.stats is None or not self.stats.balanced:
+        if self.errors or self.stats is None or not self.stats.balanced:
             return FAILED
         states = [row.state for row in self.stats.endpoints if row.name != RETIRED]
         return FAILED if states and all(state == State.FAILED for state in states) else ENDED_WELL
@@ -247,10 +262,16 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
         raise
 
 
-def log_to_stderr(level: int = logging.INFO) -> None:
+def ending_limit_s(fleet: Fleet) -> float:
+    """Return how long `fleet` may take to drain and to close; past that, something of the user's holds it."""
+    close_s = max((each.endpoint.close_s for each in fleet._declared.supervisors.values()), default=0.0)
+    return fleet.drain_s + close_s + LEAVE_S
+
+
+def log_to_stderr(level: int = logging.INFO, prefix: str = "") -> None:
     """Set up a command's log: readable lines on the standard error. A library leaves this to the program."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Lines("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(_Lines(f"%(asctime)s %(levelname)-7s {prefix}%(message)s", "%H:%M:%S"))
     logging.basicConfig(level=level, handlers=[handler])
 
 

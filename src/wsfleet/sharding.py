@@ -16,7 +16,7 @@ from wsfleet.closing import endpoint_part, pool_part
 if TYPE_CHECKING:
     from wsfleet.fleet import Fleet
 
-__all__ = ["Shard", "divide", "parse_shard"]
+__all__ = ["Shard", "divide", "held", "parse_shard"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,25 +54,26 @@ def parse_shard(text: str) -> Shard:
     return Shard(index, count)
 
 
+def held(fleet: Fleet, *shards: Shard) -> set[str]:
+    """Return the names of the connections that all of `shards` hold. A pool stays whole: its own name decides."""
+    pools = fleet._declared.pools.values()
+    deciding = {member.name: pool.name for pool in pools for member in pool.connections}
+    return {name for name in fleet.connections if all(shard.holds(deciding.get(name, name)) for shard in shards)}
+
+
 def divide(fleet: Fleet, *shards: Shard) -> None:
     """Leave `fleet`, which has not started, only the endpoints and pools that all of `shards` hold.
 
-    A pool stays whole: its own name decides. What goes takes its own processors along and leaves no row; processors
-    over a pattern stay, for whatever comes.
+    What goes takes its own processors along and leaves no row; processors over a pattern stay, for whatever comes.
     """
     declared = fleet._declared
+    kept = held(fleet, *shards)
+    parts = [pool_part(declared, pool) for pool in declared.pools.values() if pool.connections[0].name not in kept]
     members = {supervisor for pool in declared.pools.values() for supervisor in pool.supervisors}
-    parts = [pool_part(declared, pool) for pool in declared.pools.values() if not _held(pool.name, shards)]
-    parts += [
-        endpoint_part(declared, supervisor)
-        for name, supervisor in declared.supervisors.items()
-        if supervisor not in members and not _held(name, shards)
-    ]
+    for name, supervisor in declared.supervisors.items():
+        if name not in kept and supervisor not in members:
+            parts.append(endpoint_part(declared, supervisor))
     for part in parts:
         if part is not None:
             part.let_go()
     declared.forget_unstarted()
-
-
-def _held(name: str, shards: tuple[Shard, ...]) -> bool:
-    return all(shard.holds(name) for shard in shards)
