@@ -13,12 +13,14 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 
-__all__ = ["Notifier", "without_notifier"]
+__all__ = ["ENDING", "Notifier", "without_notifier"]
 
 logger = logging.getLogger("wsfleet.run")
 
 STATUS_S = 5.0
 """How often the status line is told anew, where no watchdog asks for news more often."""
+
+ENDING = "ending: what came in is processed first"
 
 _VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
@@ -49,7 +51,7 @@ class Notifier:
 
     def stopping(self) -> None:
         """The end has begun."""
-        self._send("STOPPING=1", "STATUS=ending: what came in is processed first")
+        self._send("STOPPING=1", f"STATUS={ENDING}")
 
     async def keep(self, status: Callable[[], str]) -> None:
         """Tell what `status()` returns, and that the loop we run in still turns, until cancelled.

@@ -13,12 +13,14 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from wsfleet.errors import FleetError
 from wsfleet.message import State
+from wsfleet.notify import ENDING, Notifier
 from wsfleet.printable import printable
 from wsfleet.redact import redact_text
 from wsfleet.stats import RETIRED, FleetStats
@@ -102,16 +104,22 @@ def collect_seldom() -> Iterator[None]:
 
 
 @contextmanager
-def stop_signals(first: Callable[[], object], second: Callable[[], object]) -> Iterator[None]:
+def stop_signals(
+    first: Callable[[], object],
+    second: Callable[[], object],
+    *,
+    limit: tuple[float, Callable[[], object]] | None = None,
+) -> Iterator[None]:
     """Call `first`, then `second`, on the running loop, for SIGINT and SIGTERM; the main thread's loop alone.
 
-    After the second the process ends by itself, with 130, should the loop be held up; after a third at once. `first`
+    After the second the process ends by itself, with 130, should the loop be held up; after a third at once. `limit`
+    is so many seconds after the first and what is called then, in a thread, before the process ends with 1. `first`
     is also called, perhaps again, when nobody reads the standard output any more.
     """
     loop = asyncio.get_running_loop()
     steps = iter((first, second))
-    leaving = threading.Timer(LEAVE_S, os._exit, (INTERRUPTED,))
-    leaving.daemon = True
+    leaving = _daemon_timer(LEAVE_S, os._exit, INTERRUPTED)
+    late = _daemon_timer(limit[0], _leave, limit[1]) if limit is not None else None
 
     def stop(number: int, frame: FrameType | None) -> None:
         step = next(steps, None)
@@ -120,6 +128,8 @@ def stop_signals(first: Callable[[], object], second: Callable[[], object]) -> I
         loop.call_soon_threadsafe(step)
         if step is second:
             leaving.start()
+        elif late is not None:
+            late.start()
 
     def broken_pipe(number: int, frame: FrameType | None) -> None:
         # `wsfleet run feeds.toml | head`. Writing to a socket that the peer has closed raises the same signal.
@@ -135,8 +145,23 @@ def stop_signals(first: Callable[[], object], second: Callable[[], object]) -> I
         yield
     finally:
         leaving.cancel()
+        if late is not None:
+            late.cancel()
         for number, previous in before.items():
             signal.signal(number, previous)
+
+
+def _daemon_timer(seconds: float, function: Callable[..., object], *args: object) -> threading.Timer:
+    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), function, args)
+    timer.daemon = True
+    return timer
+
+
+def _leave(last: Callable[[], object]) -> None:
+    try:
+        last()
+    finally:
+        os._exit(FAILED)
 
 
 def nobody_reads(fd: int) -> bool:
@@ -159,14 +184,24 @@ def run_fleet(
     the fleet has ended, and when it ends first the fleet drains. `report` is the file for the last snapshot as JSON,
     written whichever way the run ended; raises OSError where it cannot be written.
     """
-    run = Run(fleet, duration, watch)
+    path = None if report is None else Path(report)
+    run = Run(
+        fleet, duration, watch, partial(stop_signals, limit=(ending_limit_s(fleet), lambda: _give_up(fleet, path)))
+    )
     try:
         with collect_seldom():
             run_loop(run.serve())
     finally:
-        if report is not None and run.stats is not None:
-            write_report(Path(report), run.stats.to_dict())
+        if path is not None and run.stats is not None:
+            write_report(path, run.stats.to_dict())
     return run.code()
+
+
+def _give_up(fleet: Fleet, report: Path | None) -> None:
+    """Leave with what is known. In a thread: the loop is held up, or ends never because of a call that goes on."""
+    logger.error("the end takes too long: a call holds it up; leaving without it")
+    if report is not None:
+        write_report(report, fleet._lifetime.stats().to_dict())
 
 
 class Run:
@@ -188,12 +223,15 @@ class Run:
         self._interrupted = False
         self._serving: asyncio.Task[None] | None = None
         self._helpers: set[asyncio.Future[None]] = set()
+        self.running = asyncio.Event()
         self._stops = stops
+        self._notifier = Notifier()
 
     async def serve(self) -> None:
         """Serve until the fleet has ended and nothing of the run is left."""
         loop = asyncio.get_running_loop()
-        serving = self._serving = loop.create_task(self._fleet.serve())
+        serving = self._serving = loop.create_task(self._serve())
+        telling = loop.create_task(self._tell_manager())
         if self._watch is not None:
             self._helpers.add(asyncio.ensure_future(self._watch(self._fleet)))
         timer = None if self._duration is None else loop.call_later(self._duration, self._drain)
@@ -206,15 +244,33 @@ class Run:
             finally:
                 if timer is not None:
                     timer.cancel()
-                for task in (serving, *self._helpers):
+                for task in (serving, telling, *self._helpers):
                     task.cancel()
-                ended = await asyncio.gather(serving, *self._helpers, return_exceptions=True)
+                ended = await asyncio.gather(serving, telling, *self._helpers, return_exceptions=True)
                 self.errors = [error for error in ended if isinstance(error, Exception)]
                 self.stats = self._fleet.stats()
+
+    async def _serve(self) -> None:
+        async with self._fleet:
+            self.running.set()
+            await self._fleet.wait()
+
+    async def _tell_manager(self) -> None:
+        await self.running.wait()
+        self._notifier.ready(self._status())
+        await self._notifier.keep(self._status)
+
+    def _status(self) -> str:
+        if self._draining:
+            return ENDING
+        connections = self._fleet.connections.values()
+        is_open = sum(connection.state is State.OPEN for connection in connections)
+        return f"{is_open:,} of {len(connections):,} endpoints open"
 
     def _drain(self) -> None:
         if not self._draining:
             self._draining = True
+            self._notifier.stopping()
             self._helpers.add(asyncio.get_running_loop().create_task(self._fleet.close()))
 
     def _drain_and_tell(self) -> None:
