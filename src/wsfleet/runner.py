@@ -213,6 +213,7 @@ class Run:
         duration: float | None = None,
         watch: Callable[[Fleet], Awaitable[None]] | None = None,
         stops: Stops = stop_signals,
+        tells: bool = True,
     ) -> None:
         self.stats: FleetStats | None = None
         self.errors: list[BaseException] = []
@@ -225,6 +226,7 @@ class Run:
         self._helpers: set[asyncio.Future[None]] = set()
         self.running = asyncio.Event()
         self._stops = stops
+        self._tells = tells
         self._notifier = Notifier()
 
     async def serve(self) -> None:
@@ -274,8 +276,8 @@ class Run:
             self._helpers.add(asyncio.get_running_loop().create_task(self._fleet.close()))
 
     def _drain_and_tell(self) -> None:
-        if not self._draining:
-            logger.info("ending: what came in is processed first; once more to stop at once")
+        if not self._draining and self._tells:
+            logger.info("%s; once more to stop at once", ENDING)
         self._drain()
 
     def _interrupt(self) -> None:

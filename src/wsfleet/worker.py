@@ -62,6 +62,7 @@ class _Worker:
         self._early: list[str] = []
         self._steps: dict[str, Callable[[], object]] = {}
         self._limit_s = 0.0
+        self._run: Run
         channel.listen(self._hear)
 
     def run(self) -> int:
@@ -73,7 +74,7 @@ class _Worker:
             return MISUSED
         divide(fleet, *(Shard(*shard) for shard in order["shards"]))
         self._limit_s = ending_limit_s(fleet)
-        run = Run(fleet, watch=self._tell, stops=self._stops)
+        run = self._run = Run(fleet, watch=self._tell, stops=self._stops, tells=False)
         try:
             with collect_seldom():
                 run_loop(run.serve())
@@ -86,6 +87,7 @@ class _Worker:
         return code
 
     async def _tell(self, fleet: Fleet) -> None:
+        await self._run.running.wait()
         self._channel.send({"kind": "started"})
         while True:
             if self._channel.is_idle:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from wsfleet.channel import Frame
 from wsfleet.message import State
 from wsfleet.minder import Minder, Order
+from wsfleet.notify import ENDING, Notifier
 from wsfleet.observe.merged import absent, as_stats, merge
 from wsfleet.runner import (
     ENDED_WELL,
@@ -34,8 +36,8 @@ __all__ = ["Crew", "run_workers"]
 
 logger = logging.getLogger("wsfleet.run")
 
-TICK_S = 1.0
-"""How often the parent looks after its workers."""
+LOOK_S = 1.0
+"""How often the parent looks after its workers, each of which reports as often."""
 
 Report = dict[str, Any]
 
@@ -70,7 +72,8 @@ class Crew:
         self._watchers: set[Callable[[Minder, Frame], None]] = set()
         self._merged: Report | None = None
         self._draining = self._interrupted = self._misused = False
-        self._ended = asyncio.Event()
+        self._notifier = Notifier()
+        self._started = asyncio.Event()
         blank = fleet.stats().to_dict()
         for index in range(count):
             mine = (*shards, Shard(index, count, "worker"))
@@ -105,11 +108,6 @@ class Crew:
         self._watchers.add(watcher)
         return lambda: self._watchers.discard(watcher)
 
-    @property
-    def is_running(self) -> bool:
-        """Whether every worker that has not ended runs its fleet."""
-        return all(minder.started or minder.done for minder in self.minders)
-
     # Running
 
     async def serve(self, duration: float | None = None) -> None:
@@ -120,9 +118,10 @@ class Crew:
             try:
                 async with asyncio.TaskGroup() as tasks:
                     keeping = [tasks.create_task(minder.keep()) for minder in self.minders]
-                    ticking = tasks.create_task(self._tick())
+                    beside = [tasks.create_task(each) for each in (self._look_after(), self._tell_manager())]
                     await asyncio.wait(keeping)
-                    ticking.cancel()
+                    for task in beside:
+                        task.cancel()
             finally:
                 if timer is not None:
                     timer.cancel()
@@ -131,6 +130,7 @@ class Crew:
         """Let the end begin: workers finish what came in. One that does not end in time is killed."""
         if not self._draining:
             self._draining = True
+            self._notifier.stopping()
             self._end("drain", self._limit_s)
 
     def _end(self, how: str, limit_s: float) -> None:
@@ -148,16 +148,39 @@ class Crew:
         self._draining = True
         self._end("stop", LEAVE_S - 1)  # the rest of that time is for the report
 
-    async def _tick(self) -> None:
+    async def _look_after(self) -> None:
+        patience = None if self._notifier.watchdog_s is None else math.ceil(self._notifier.watchdog_s / LOOK_S) + 1
         while True:
-            await asyncio.sleep(TICK_S)
+            await asyncio.sleep(LOOK_S)
             if nobody_reads(1):  # `wsfleet run --workers 3 feeds.toml | head`
                 self.drain()
+            for minder in self.minders:
+                # What the service manager does with us where we are silent, we do with a worker. Looks are counted,
+                # not seconds: where we were late ourselves, its words may lie unread.
+                minder.silent += 1
+                if patience is not None and minder.started and minder.silent > patience:
+                    logger.error("%s has said nothing for %d s: it is killed", minder.name, minder.silent * LOOK_S)
+                    minder.kill()
+
+    async def _tell_manager(self) -> None:
+        await self._started.wait()
+        self._notifier.ready(self._status())
+        await self._notifier.keep(self._status)
+
+    def _status(self) -> str:
+        if self._draining:
+            return ENDING
+        report = self.report()
+        rows = [row["state"] for row in report["endpoints"] if row["name"] != RETIRED]
+        workers = f"{report['workers']['running']} of {len(self.minders)} workers"
+        return f"{rows.count(State.OPEN):,} of {len(rows):,} endpoints open, in {workers}"
 
     def _hear(self, minder: Minder, frame: Frame) -> None:
         self._merged = None
         for watcher in tuple(self._watchers):
             watcher(minder, frame)
+        if all(each.started or each.done for each in self.minders):
+            self._started.set()
         if frame["kind"] == "ended" and not self._draining:
             self._one_ended(minder)
 
