@@ -37,6 +37,8 @@ class Order:
     count: int
     shards: tuple[tuple[int, int, str], ...]
     level: int = logging.INFO
+    turns: int = -1
+    """An open file that workers lock while they write to the standard output."""
 
     def frame(self) -> Frame:
         """Return it as the first frame of a channel, with what the worker needs to be like its parent."""
@@ -45,6 +47,7 @@ class Order:
             "index": self.index,
             "shards": [list(shard) for shard in self.shards],
             "level": self.level,
+            "turns": self.turns,
             "path": [os.path.abspath(entry) for entry in sys.path],
             "pythonpath": os.environ.get("PYTHONPATH"),
         }
@@ -137,6 +140,7 @@ class Minder:
                 *(sys.executable, "-P", "-m", "wsfleet.worker", f"{order.index}/{order.count}", order.target),
                 stdin=theirs.fileno(),
                 env=without_notifier(os.environ) | {"PYTHONPATH": os.pathsep.join(order.frame()["path"])},
+                pass_fds=[order.turns],
                 start_new_session=True,
             )
         reader, writer = await asyncio.open_connection(sock=ours)

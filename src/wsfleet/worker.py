@@ -17,6 +17,7 @@ from wsfleet.channel import Channel, Frame
 from wsfleet.fleet import Fleet
 from wsfleet.runner import FAILED, LEAVE_S, MISUSED, Run, collect_seldom, ending_limit_s, log_to_stderr, run_loop
 from wsfleet.sharding import Shard, divide
+from wsfleet.sinks.stdout import take_turns
 from wsfleet.targeting import find_fleet
 
 __all__ = ["REPORT_S", "main"]
@@ -67,6 +68,7 @@ class _Worker:
 
     def run(self) -> int:
         order = self._order
+        take_turns(order["turns"])
         log_to_stderr(order["level"], f"[{order['index']}] ")
         fleet = find_fleet(order["target"], warn=False)  # the parent has
         if fleet is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,10 +75,12 @@ class Crew:
         self._draining = self._interrupted = self._misused = False
         self._notifier = Notifier()
         self._started = asyncio.Event()
+        self._turns = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the last worker
         blank = fleet.stats().to_dict()
         for index in range(count):
             mine = (*shards, Shard(index, count, "worker"))
-            order = Order(target, index, count, tuple((s.index, s.count, s.level) for s in mine), level)
+            shares = tuple((s.index, s.count, s.level) for s in mine)
+            order = Order(target, index, count, shares, level, self._turns.fileno())
             self.minders.append(Minder(order, absent(blank, held(fleet, *mine)), self._hear))
 
     # Looking
@@ -123,6 +126,7 @@ class Crew:
                     for task in beside:
                         task.cancel()
             finally:
+                self._turns.close()
                 if timer is not None:
                     timer.cancel()
 
