@@ -1,7 +1,9 @@
 """What a service manager is told, over a real datagram socket, as systemd makes it."""
 
 import asyncio
+import json
 import os
+import signal
 import socket
 import sys
 import time
@@ -10,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.test_cli import Command
 from wsfleet.notify import Notifier, without_notifier
+from wsfleet.testing import FeedServer
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no datagram sockets with paths")
 
@@ -123,3 +127,96 @@ def test_other_processes_do_not_speak_for_the_service() -> None:
     """What we start does not get the socket."""
     environ = {"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "1", "WATCHDOG_PID": "1", "HOME": "/"}
     assert without_notifier(environ) == {"HOME": "/"}
+
+
+# ---- the command ----
+
+
+HANDLERS = """
+import os, time
+from pathlib import Path
+
+async def hold(message):
+    Path("held").write_text(str(os.getpid()))
+    while not Path("go").exists():
+        time.sleep(0.01)
+"""
+
+
+async def started(folder: Path, manager: Manager, *arguments: str, watchdog_s: float | None = None) -> Command:
+    (folder / "handlers.py").write_text(HANDLERS)
+    environ = {**os.environ, "NOTIFY_SOCKET": manager.name}
+    if watchdog_s is not None:
+        environ["WATCHDOG_USEC"] = str(int(watchdog_s * 1e6))
+    command = [sys.executable, "-m", "wsfleet", "run", "feeds.toml", "--report", "report.json", *arguments]
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, cwd=folder, stdout=pipe, stderr=pipe, env=environ)
+    return Command(process, folder)
+
+
+def write(folder: Path, uri: str, endpoints: int) -> None:
+    text = "".join(f'[[connect]]\nuri = "{uri}/{n}"\nname = "f{n}"\n' for n in range(endpoints))
+    (folder / "feeds.toml").write_text(f'{text}[[process]]\npattern = ">"\nhandler = "handlers:hold"\n')
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+async def test_the_command_tells_its_manager(manager: Manager, tmp_path: Path, workers: int) -> None:
+    """Ready comes once the fleet runs, then signs of life with a line of status, then that it ends."""
+    more = ("--workers", str(workers)) if workers else ()
+    async with FeedServer() as server:
+        write(tmp_path, server.uri, 6)
+        command = await started(tmp_path, manager, *more, watchdog_s=1)
+        first, *_ = await manager.until("READY")
+        assert set(first) == {"READY", "STATUS"}
+        await server.wait_clients(6)
+        while "6 of 6 endpoints open" not in (await manager.until("WATCHDOG"))[-1]["STATUS"]:
+            pass
+        command.kill(signal.SIGTERM)
+        assert (await manager.until("STOPPING"))[-1]["STATUS"].startswith("ending")
+        ended = await command.ended()
+    assert ended.code == 0, ended.err
+    assert not any("READY" in each for each in manager.heard())
+
+
+async def test_a_file_that_is_wrong_is_never_ready(manager: Manager, tmp_path: Path) -> None:
+    """Whoever waits for READY learns from the exit that there is none."""
+    (tmp_path / "feeds.toml").write_text("x = 1\n")
+    command = await started(tmp_path, manager)
+    assert (await command.ended()).code == 2
+    assert manager.heard() == []
+
+
+async def test_a_blocked_loop_gives_no_sign_of_life(manager: Manager, tmp_path: Path) -> None:
+    """While a processor holds the loop nothing is sent, so that the manager notices; afterwards it goes on."""
+    async with FeedServer() as server:
+        write(tmp_path, server.uri, 1)
+        command = await started(tmp_path, manager, watchdog_s=0.1)
+        await server.wait_clients(1)
+        await manager.until("WATCHDOG")
+        await server.send("x")
+        await command._until((tmp_path / "held").exists)
+        manager.heard()
+        await asyncio.sleep(0.5)  # ten signs of life
+        assert manager.heard() == []
+        (tmp_path / "go").touch()
+        await manager.until("WATCHDOG")
+        assert (await command.drained()).code == 0
+
+
+async def test_a_worker_that_is_blocked_is_replaced(manager: Manager, tmp_path: Path) -> None:
+    """Where a watchdog is set, the parent does with a silent worker what the manager would do with us."""
+    async with FeedServer() as server:
+        write(tmp_path, server.uri, 6)
+        command = await started(tmp_path, manager, "--workers", "2", watchdog_s=2)
+        await server.wait_clients(6)
+        await server.clients[0].send("x")
+        await command._until((tmp_path / "held").exists)
+        await command.until_said("has said nothing for")
+        await command.until_said("started again")
+        (tmp_path / "go").touch()
+        while len(server.requests) < 7:
+            await asyncio.sleep(0.01)
+        await server.wait_clients(6)
+        ended = await command.drained()
+    assert ended.code == 0, ended.err
+    assert json.loads((tmp_path / "report.json").read_text())["workers"]["restarts"] == 1
