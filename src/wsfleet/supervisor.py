@@ -24,7 +24,7 @@ from wsfleet.message import Gap, State, StateChange
 from wsfleet.options import Endpoint
 from wsfleet.redact import redact_text, redact_uri, secrets_of
 from wsfleet.session import SessionCore
-from wsfleet.stats import EndpointStats
+from wsfleet.stats import Counted, EndpointStats
 from wsfleet.target import make_target
 from wsfleet.watchdog import Watchdog
 from wsfleet.wire.base import Progress, Transport
@@ -67,6 +67,8 @@ class Supervisor:
         self.last_error: Exception | None = None
         self.stopping = False
         self.task: asyncio.Task[None] | None = None
+        self.down_since: float | None = None
+        self._told: tuple[Exception | None, str] = (None, "")
         self._services = services
         self._shown_uri = redact_uri(endpoint.uri) if isinstance(endpoint.uri, str) else ""
         self._way = ""
@@ -274,6 +276,8 @@ class Supervisor:
         previous, self.state = self.state, state
         if state is previous:
             return
+        if State.OPEN in (previous, state):
+            self.down_since = None if state is State.OPEN else asyncio.get_running_loop().time()
         self._chronicle.tell(state, error, delay_s, self._shown_uri + self._way)
         topic = f"$state.{self.name}"
         if self._services.hub.wants(topic):
@@ -352,6 +356,8 @@ class Supervisor:
     def start(self, tasks: asyncio.TaskGroup) -> None:
         """Begin, as a task of `tasks`."""
         self.stopping = False
+        if self.down_since is None:
+            self.down_since = asyncio.get_running_loop().time()
         self.task = tasks.create_task(self.run(), name=f"wsfleet-{self.name}")
         self.task.add_done_callback(self._never_began)
 
@@ -371,25 +377,43 @@ class Supervisor:
         if self.state is not State.OPEN and self.task is not None:
             self.task.cancel()
 
-    def stats(self) -> EndpointStats:
+    def error_text(self) -> str | None:
+        """Return the last error as it may be shown. It is made once: that takes long, and many may be down."""
+        error = self.last_error
+        if error is None:
+            return None
+        if self._told[0] is not error:
+            self._told = (error, redact_text(str(error), self._secrets))
+        return self._told[1]
+
+    def counted(self) -> Counted:
+        """Return what the balance is made of, quickly."""
         feed, session = self.feed, self.session
+        return (
+            *(feed.received, feed.received_bytes, feed.malformed, feed.answered, feed.published, feed.discarded),
+            session.held if session is not None else 0,
+        )
+
+    def stats(self, counted: Counted | None = None) -> EndpointStats:
+        feed, session = self.feed, self.session
+        received, received_bytes, malformed, answered, published, discarded, held = counted or self.counted()
         return EndpointStats(
             name=self.name,
             uri=self._shown_uri,
             state=self.state.value,
             connects=self.session_count,
             losses=self.losses,
-            received=feed.received,
-            received_bytes=feed.received_bytes,
+            received=received,
+            received_bytes=received_bytes,
             sent=feed.sent,
-            malformed=feed.malformed,
-            answered=feed.answered,
-            published=feed.published,
-            held=session.held if session is not None else 0,
-            discarded=feed.discarded,
-            paused_by=tuple(mailbox.name for mailbox in feed.paused_by),
+            malformed=malformed,
+            answered=answered,
+            published=published,
+            held=held,
+            discarded=discarded,
+            paused_by=tuple([mailbox.name for mailbox in feed.paused_by]) if feed.paused_by else (),
             paused_s=feed.paused_s,
-            last_error=None if self.last_error is None else redact_text(str(self.last_error), self._secrets),
+            last_error=self.error_text(),
             latency_s=session.wire.latency_s if session is not None else None,
         )
 
