@@ -11,6 +11,7 @@ from wsfleet.declare import Declarations
 from wsfleet.mailbox import Mailbox
 from wsfleet.message import State
 from wsfleet.stats import (
+    Counted,
     FleetStats,
     Totals,
     is_endpoint_balanced,
@@ -54,10 +55,10 @@ async def snapshot(declared: Declarations, name: str, uptime_s: float) -> FleetS
     lag_s, blocked = declared.sweep.lag_s, declared.watchdog.stats()
 
     endpoints, endpoints_good = await _rows(
-        list(zip(supervisors, endpoint_counts, strict=True)), Supervisor.stats, removed, is_endpoint_balanced
+        supervisors, endpoint_counts, Supervisor.stats, removed, is_endpoint_balanced
     )
     subscriptions, subscriptions_good = await _rows(
-        list(zip(mailboxes, mailbox_counts, strict=True)), Mailbox.stats, unsubscribed, is_subscription_balanced
+        mailboxes, mailbox_counts, Mailbox.stats, unsubscribed, is_subscription_balanced
     )
     published, offered = sum([row.published for row in endpoints]), sum([row.offered for row in subscriptions])
     return FleetStats(
@@ -74,16 +75,17 @@ async def snapshot(declared: Declarations, name: str, uptime_s: float) -> FleetS
 
 
 async def _rows(
-    items: Sequence[tuple[T, tuple[int, ...]]],
-    make: Callable[[T, tuple[int, ...]], Row],
+    items: Sequence[T],
+    counts: Sequence[Counted],
+    make: Callable[[T, Counted], Row],
     retired: Row | None,
     is_balanced: Callable[[Row], bool],
 ) -> tuple[list[Row], bool]:
     """Return the rows, the one of what was removed last, and whether each of them keeps the balance."""
     rows: list[Row] = []
     good = retired is None or is_balanced(retired)
-    async for some in by_and_by(items, ROWS):
-        made = [make(item, counted) for item, counted in some]
+    async for numbers in by_and_by(range(len(items)), ROWS):
+        made = [make(items[n], counts[n]) for n in numbers]
         good = good and all(map(is_balanced, made))
         rows += made
     return rows + ([] if retired is None else [retired]), good

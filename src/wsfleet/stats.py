@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, TypeVar
 
@@ -18,6 +19,7 @@ __all__ = [
     "is_endpoint_balanced",
     "is_hub_balanced",
     "is_subscription_balanced",
+    "plain_rows",
 ]
 
 Counted = tuple[int, ...]
@@ -169,10 +171,17 @@ class FleetStats:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the snapshot as plain data, ready for JSON."""
-        shown = asdict(self)
-        for rows in ("endpoints", "subscriptions"):
-            shown[rows] = [
-                {key: list(value) if isinstance(value, tuple) else value for key, value in row.items()}
-                for row in shown[rows]
-            ]
+        shown = asdict(replace(self, endpoints=(), subscriptions=()))
+        shown["endpoints"] = plain_rows(self.endpoints)
+        shown["subscriptions"] = plain_rows(self.subscriptions)
         return shown
+
+
+def plain_rows(rows: Iterable[EndpointStats | SubscriptionStats]) -> list[dict[str, Any]]:
+    """Return rows as plain data, ready for JSON."""
+    # Not asdict, which takes twenty times as long: there may be ten thousand of them.
+    plain = [{name: getattr(row, name) for name in row.__slots__} for row in rows]
+    for each in plain:
+        if "paused_by" in each:
+            each["paused_by"] = list(each["paused_by"])
+    return plain

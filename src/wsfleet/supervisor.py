@@ -62,6 +62,7 @@ class Supervisor:
         self.feed = Feed(intake, services.hub, endpoint.keep_last)
         self.state = State.CONNECTING
         self.session: SessionCore | None = None
+        self.holding: SessionCore | None = None  # until all that it held for on_open has gone on
         self.session_count = 0
         self.losses = 0
         self.last_error: Exception | None = None
@@ -172,6 +173,7 @@ class Supervisor:
         self._tell_way(progress)
         self._opened(session, opened_at)
         await session.release()
+        self.holding = None
         self._services.sweep.watch(session, self._pulse)
         error = self._explain(await session.ended)
         lost_at = loop.time()
@@ -205,7 +207,7 @@ class Supervisor:
         finally:
             leave()
         self.session_count += 1
-        session = self.session = SessionCore(self.endpoint, self.feed, wire, self.session_count)
+        session = self.session = self.holding = SessionCore(self.endpoint, self.feed, wire, self.session_count)
         wire.start(session)
         if self.endpoint.on_open is not None:
             progress.stage = "on_open"
@@ -255,6 +257,7 @@ class Supervisor:
     def _drop_session(self) -> None:
         """Leave nothing of a session behind, whatever state it is in."""
         session, self.session = self.session, None
+        self.holding = None
         self._pulse.end()
         if session is not None:
             session.discard()
@@ -388,11 +391,10 @@ class Supervisor:
 
     def counted(self) -> Counted:
         """Return what the balance is made of, quickly."""
-        feed, session = self.feed, self.session
-        return (
-            *(feed.received, feed.received_bytes, feed.malformed, feed.answered, feed.published, feed.discarded),
-            session.held if session is not None else 0,
-        )
+        feed, holding = self.feed, self.holding
+        held = holding.held if holding is not None else 0
+        received, received_bytes, malformed = feed.received, feed.received_bytes, feed.malformed
+        return received, received_bytes, malformed, feed.answered, feed.published, feed.discarded, held
 
     def stats(self, counted: Counted | None = None) -> EndpointStats:
         feed, session = self.feed, self.session
