@@ -6,10 +6,17 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-__all__ = ["Down", "Report", "Sample", "Source"]
+from wsfleet.errors import ConfigError
+from wsfleet.stats import Totals
+
+__all__ = ["Down", "NoFile", "Report", "Sample", "Source"]
 
 Report = dict[str, Any]
 """What `FleetStats.to_dict()` gives: the same for one fleet and for several workers' fleets."""
+
+
+class NoFile(ConfigError):
+    """There is no file that could be read again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,28 +30,19 @@ class Down:
     required: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Sample:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample(Totals):
     """The totals of one second. Counters go on from the fleet's start: whoever wants a rate takes differences."""
 
     at: float
-    received: int
-    processed: int
-    dropped: int
-    failed: int
-    losses: int
-    connects: int
-    open: int
-    pending: int
-    loop_lag_s: float
-    latency_p50: float | None
-    latency_p99: float | None
 
 
 class Source(Protocol):
-    """What is watched. `workers` is how many processes it stands for, None where there is but this one."""
+    """What is watched."""
 
     workers: int | None = None
+    """How many processes it stands for; None where there is but this one."""
+
     dead: int = 0
     """Dead letters seen."""
 
@@ -52,18 +50,18 @@ class Source(Protocol):
         """Begin to watch. Called by whoever serves it, in the loop, before anything else."""
 
     async def stop(self) -> None:
-        """End watching. What was seen can still be asked for."""
+        """End watching. What was seen can still be asked for. Idempotent."""
 
     def report(self) -> Report:
         """Return everything that is counted, now."""
         ...
 
     async def look(self) -> Report:
-        """Return the same without holding the loop for long; those who ask at the same time may share one."""
+        """Return the same without holding the loop for long."""
         return self.report()
 
-    def down(self) -> list[Down]:
-        """Return the endpoints that are not OPEN."""
+    def down(self, most: int | None = None) -> list[Down]:
+        """Return the endpoints that are not OPEN, at most so many, the required ones first."""
         ...
 
     def history(self) -> list[Sample]:
@@ -71,7 +69,7 @@ class Source(Protocol):
         ...
 
     def events(self) -> AsyncIterator[dict[str, Any]]:
-        """Watch what happens from now on: `{"at", "topic", ...}`, plain data without secrets.
+        """Watch what happens from this call on: `{"at", "topic", ...}`, plain data without secrets.
 
         Whoever does not keep up misses some, and gets a `$missed` with their `count`.
         """
