@@ -201,7 +201,7 @@ def _give_up(fleet: Fleet, report: Path | None) -> None:
     """Leave with what is known. In a thread: the loop is held up, or ends never because of a call that goes on."""
     logger.error("the end takes too long: a call holds it up; leaving without it")
     if report is not None:
-        write_report(report, fleet._lifetime.stats().to_dict())
+        write_report(report, fleet._declared.stats(fleet.name, fleet._lifetime.uptime_s).to_dict())
 
 
 class Run:
