@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import inspect
 import logging
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
-from wsfleet import Fleet, __version__, accelerated
+from wsfleet import __version__, accelerated
 from wsfleet.arguments import seconds
 from wsfleet.config import Report, check
-from wsfleet.config.faults import Wrong
-from wsfleet.config.references import References, is_reference
-from wsfleet.errors import ConfigError
-from wsfleet.failures import describe
 from wsfleet.logs import log_to_stderr
 from wsfleet.redact import redact_uri
 from wsfleet.runner import (
@@ -28,8 +24,12 @@ from wsfleet.runner import (
     run_fleet,
     summary,
 )
+from wsfleet.sharding import Shard, divide, parse_shard
+from wsfleet.targeting import complain, find_fleet, tell
 
 __all__ = ["main"]
+
+MAX_WORKERS = 256
 
 NAMES = 5
 """So many endpoints of one proxy are named."""
@@ -71,6 +71,8 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     run.add_argument("--report", type=Path, metavar="FILE.json", help="write the last snapshot to this file, as JSON")
     run.add_argument("--quiet", action="store_true", help="log warnings and errors alone")
     run.add_argument("--log-json", action="store_true", help="log one JSON object a line")
+    run.add_argument("--workers", type=_workers, metavar="N", help="so many processes, with the endpoints divided")
+    run.add_argument("--shard", type=_shard, metavar="I/N", help="of N shares of the endpoints, share I, from 0")
     run.set_defaults(main=_run)
 
     checked = commands.add_parser("check", help="tell everything that is wrong with a TOML file")
@@ -86,9 +88,22 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
+def _workers(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_WORKERS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of processes; write 1 to {MAX_WORKERS}")
+    return int(text)
+
+
+def _shard(text: str) -> Shard:
+    try:
+        return parse_shard(text)
+    except ValueError as exc:
+        raise argparse.ArgumentTypeError(str(exc)) from None
+
+
 def _check(args: argparse.Namespace) -> int:
     report = check(args.file)
-    fleet = _told(report)
+    fleet = tell(report)
     if fleet is None:
         return MISUSED
     print(f"{args.file}: good; {len(fleet.connections)} endpoints, {len(fleet.subscriptions)} processors")
@@ -119,75 +134,30 @@ def _proxies(report: Report) -> Iterator[str]:
 def _run(args: argparse.Namespace) -> int:
     fault = check_report(args.report) if args.report is not None else None
     if fault is not None:
-        _complain(f"--report: {fault}")
+        complain(f"--report: {fault}")
         return MISUSED
-    log_to_stderr(logging.WARNING if args.quiet else logging.INFO, as_json=args.log_json)
-    fleet = _find(args.target)
+    level = logging.WARNING if args.quiet else logging.INFO
+    log_to_stderr(level, as_json=args.log_json)
+    fleet = find_fleet(args.target)
     if fleet is None:
         return MISUSED
+    shards = () if args.shard is None else (args.shard,)
+    divide(fleet, *shards)
+    if args.workers is None:
+        run, stats = partial(run_fleet, fleet), fleet.stats
+    else:
+        # Only where it is asked for: others need none of it.
+        workers = importlib.import_module("wsfleet.workers")
+        crew = workers.Crew(args.target, fleet, args.workers, shards, level, args.log_json)
+        run, stats = partial(workers.run_workers, crew), crew.stats
     try:
-        code = run_fleet(fleet, duration=args.duration, report=args.report)
+        code = run(duration=args.duration, report=args.report)
     except OSError as exc:
-        _complain(f"--report: {exc}")
+        complain(f"--report: {exc}")
         code = FAILED
-    for line in summary(fleet.stats()):
+    for line in summary(stats()):
         print(line, file=sys.stderr)
     return code
-
-
-def _find(target: str) -> Fleet | None:
-    """Return the fleet of a TOML file or a program, or None when its faults have been told."""
-    if is_reference(target) and not target.endswith(".toml"):
-        try:
-            return _import(target)
-        except (ConfigError, Wrong) as exc:
-            _complain(f"{target}: {exc}")
-            return None
-    if target.endswith(".py"):
-        _complain(f"{target} is a Python file: write {_module(Path(target))}:fleet, where fleet is its Fleet")
-        return None
-    if not target.endswith(".toml") and not Path(target).is_file():
-        _complain(f"{target!r} is neither a TOML file nor module:fleet")
-        return None
-    return _load(Path(target))
-
-
-def _module(path: Path) -> str:
-    parts = path.with_suffix("").parts
-    return ".".join(parts) if all(part.isidentifier() for part in parts) else path.stem
-
-
-def _load(path: Path) -> Fleet | None:
-    return _told(check(path))
-
-
-def _told(report: Report) -> Fleet | None:
-    for warning in report.warnings:
-        print(f"{warning.where}: warning: {warning.text}", file=sys.stderr)
-    for fault in report.faults:
-        print(fault, file=sys.stderr)
-    return report.fleet
-
-
-def _import(reference: str) -> Fleet:
-    """Return the fleet that `reference` names, from the folder we are in. Raises Wrong and ConfigError."""
-    found = References(Path()).find(reference, like=Fleet)
-    if inspect.iscoroutinefunction(found):
-        raise Wrong("is an async function; name a Fleet, or a plain function without arguments that returns one")
-    if callable(found):
-        try:
-            found = found()
-        except ConfigError:
-            raise
-        except Exception as exc:
-            raise Wrong(f"the function raised {describe(exc)}") from exc
-    if not isinstance(found, Fleet):
-        raise Wrong(f"is {type(found).__name__}; name a Fleet, or a function without arguments that returns one")
-    return found
-
-
-def _complain(text: str) -> None:
-    print(f"wsfleet: {text}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from wsfleet.liveness import Sweep
 from wsfleet.login import CALLERS as LOGIN_CALLERS
 from wsfleet.mailbox import Mailbox
 from wsfleet.names import Names
+from wsfleet.observers import Observers
 from wsfleet.options import Buffer, Endpoint, EndpointOptions, Limits, ProcessorOptions
 from wsfleet.pool import Identify, Pool, PoolKeeper, check_pool
 from wsfleet.processor import CALLERS as PROCESSOR_CALLERS
@@ -95,6 +96,7 @@ class Declarations(Services):
         self.governor = Governor(limits)
         self.sweep = Sweep()
         self.watchdog = Watchdog(_CALLERS)
+        self.observers = Observers()
         if transport is not None:
             self.transport = transport
         self.has_transport = transport is not None
@@ -204,6 +206,11 @@ class Declarations(Services):
         self.hub.forget_endpoint(supervisor.name)
         self.names.free(supervisor.name)
         self.retired_endpoints = add_rows(self.retired_endpoints, supervisor.stats())
+
+    def forget_unstarted(self) -> None:
+        """Before the start: what was closed so far has counted nothing, and leaves no row."""
+        self.retired_endpoints = None
+        self.hub.forget_unused()
 
     # Subscriptions
 

@@ -29,18 +29,22 @@ __all__ = ["JsonLines", "Lines", "log_to_stderr"]
 _USUAL = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "color_message"}
 
 
-def log_to_stderr(level: int = logging.INFO, *, as_json: bool = False) -> None:
-    """Set up a command's log on the standard error: lines for a person, or with `as_json` an object for each."""
+def log_to_stderr(level: int = logging.INFO, *, as_json: bool = False, worker: int | None = None) -> None:
+    """Set up a command's log on the standard error: lines for a person, or with `as_json` an object for each.
+
+    Where several processes write there, each names its `worker` in them.
+    """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines() if as_json else Lines())
+    handler.setFormatter(JsonLines(worker) if as_json else Lines(worker))
     logging.basicConfig(level=level, handlers=[handler])
 
 
 class Lines(logging.Formatter):
     """Shows what a peer wrote, and does not let the terminal obey it; and no secrets, which a traceback may have."""
 
-    def __init__(self) -> None:
-        super().__init__("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S")
+    def __init__(self, worker: int | None = None) -> None:
+        prefix = "" if worker is None else f"[{worker}] "
+        super().__init__(f"%(asctime)s %(levelname)-7s {prefix}%(message)s", "%H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(redact_text(super().format(record)))
@@ -54,12 +58,17 @@ class JsonLines(logging.Formatter):
     `traceback` where there is one. No secrets; what is no plain value is shown as text.
     """
 
+    def __init__(self, worker: int | None = None) -> None:
+        super().__init__()
+        self._worker: dict[str, Any] = {} if worker is None else {"worker": worker}
+
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
             "message": redact_text(record.getMessage()),
+            **self._worker,
         }
         for key, value in vars(record).items():
             if key not in _USUAL and key not in entry:

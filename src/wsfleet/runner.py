@@ -12,13 +12,15 @@ import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from wsfleet.errors import FleetError
 from wsfleet.message import State
+from wsfleet.notify import ENDING, Notifier
 from wsfleet.stats import RETIRED, FleetStats
 
 if TYPE_CHECKING:
@@ -28,9 +30,13 @@ __all__ = [
     "ENDED_WELL",
     "FAILED",
     "INTERRUPTED",
+    "LEAVE_S",
     "MISUSED",
+    "Run",
     "check_report",
     "collect_seldom",
+    "ending_limit_s",
+    "nobody_reads",
     "run_fleet",
     "run_loop",
     "stop_signals",
@@ -57,6 +63,9 @@ _USUAL = gc.get_threshold()
 logger = logging.getLogger("wsfleet.run")
 
 T = TypeVar("T")
+
+Stops = Callable[[Callable[[], object], Callable[[], object]], AbstractContextManager[None]]
+"""Has the first function called when the run is to drain, and the second when it is to stop at once."""
 
 
 def run_loop(main: Coroutine[Any, Any, T]) -> T:
@@ -92,16 +101,22 @@ def collect_seldom() -> Iterator[None]:
 
 
 @contextmanager
-def stop_signals(first: Callable[[], object], second: Callable[[], object]) -> Iterator[None]:
+def stop_signals(
+    first: Callable[[], object],
+    second: Callable[[], object],
+    *,
+    limit: tuple[float, Callable[[], object]] | None = None,
+) -> Iterator[None]:
     """Call `first`, then `second`, on the running loop, for SIGINT and SIGTERM; the main thread's loop alone.
 
-    After the second the process ends by itself, with 130, should the loop be held up; after a third at once. `first`
+    After the second the process ends by itself, with 130, should the loop be held up; after a third at once. `limit`
+    is so many seconds after the first and what is called then, in a thread, before the process ends with 1. `first`
     is also called, perhaps again, when nobody reads the standard output any more.
     """
     loop = asyncio.get_running_loop()
     steps = iter((first, second))
-    leaving = threading.Timer(LEAVE_S, os._exit, (INTERRUPTED,))
-    leaving.daemon = True
+    leaving = _daemon_timer(LEAVE_S, os._exit, INTERRUPTED)
+    late = _daemon_timer(limit[0], _leave, limit[1]) if limit is not None else None
 
     def stop(number: int, frame: FrameType | None) -> None:
         step = next(steps, None)
@@ -110,10 +125,12 @@ def stop_signals(first: Callable[[], object], second: Callable[[], object]) -> I
         loop.call_soon_threadsafe(step)
         if step is second:
             leaving.start()
+        elif late is not None:
+            late.start()
 
     def broken_pipe(number: int, frame: FrameType | None) -> None:
         # `wsfleet run feeds.toml | head`. Writing to a socket that the peer has closed raises the same signal.
-        if _nobody_reads(1):
+        if nobody_reads(1):
             loop.call_soon_threadsafe(first)
 
     handlers = {signal.SIGINT: stop, signal.SIGTERM: stop}
@@ -125,11 +142,27 @@ def stop_signals(first: Callable[[], object], second: Callable[[], object]) -> I
         yield
     finally:
         leaving.cancel()
+        if late is not None:
+            late.cancel()
         for number, previous in before.items():
             signal.signal(number, previous)
 
 
-def _nobody_reads(fd: int) -> bool:
+def _daemon_timer(seconds: float, function: Callable[..., object], *args: object) -> threading.Timer:
+    timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), function, args)
+    timer.daemon = True
+    return timer
+
+
+def _leave(last: Callable[[], object]) -> None:
+    try:
+        last()
+    finally:
+        os._exit(FAILED)
+
+
+def nobody_reads(fd: int) -> bool:
+    """Whether `fd` is a pipe whose other end is closed."""
     poll = select.poll()
     poll.register(fd, 0)
     return any(event & select.POLLERR for _, event in poll.poll(0))
@@ -148,21 +181,39 @@ def run_fleet(
     the fleet has ended, and when it ends first the fleet drains. `report` is the file for the last snapshot as JSON,
     written whichever way the run ended; raises OSError where it cannot be written.
     """
-    run = _Run(fleet, duration, watch)
+    path = None if report is None else Path(report)
+    run = Run(
+        fleet, duration, watch, partial(stop_signals, limit=(ending_limit_s(fleet), lambda: _give_up(fleet, path)))
+    )
     try:
         with collect_seldom():
             run_loop(run.serve())
     finally:
-        if report is not None and run.stats is not None:
-            write_report(Path(report), run.stats.to_dict())
+        if path is not None and run.stats is not None:
+            write_report(path, run.stats.to_dict())
     return run.code()
 
 
-class _Run:
+def _give_up(fleet: Fleet, report: Path | None) -> None:
+    """Leave with what is known. In a thread: the loop is held up, or ends never because of a call that goes on."""
+    logger.error("the end takes too long: a call holds it up; leaving without it")
+    if report is not None:
+        write_report(report, fleet._declared.stats(fleet.name, fleet._lifetime.uptime_s).to_dict())
+
+
+class Run:
     """One run of a fleet, from its start to the exit code."""
 
-    def __init__(self, fleet: Fleet, duration: float | None, watch: Callable[[Fleet], Awaitable[None]] | None) -> None:
+    def __init__(
+        self,
+        fleet: Fleet,
+        duration: float | None = None,
+        watch: Callable[[Fleet], Awaitable[None]] | None = None,
+        stops: Stops = stop_signals,
+        tells: bool = True,
+    ) -> None:
         self.stats: FleetStats | None = None
+        self.errors: list[BaseException] = []
         self._fleet = fleet
         self._duration = duration
         self._watch = watch
@@ -170,16 +221,20 @@ class _Run:
         self._interrupted = False
         self._serving: asyncio.Task[None] | None = None
         self._helpers: set[asyncio.Future[None]] = set()
-        self._errors: list[BaseException] = []
+        self.running = asyncio.Event()
+        self._stops = stops
+        self._tells = tells
+        self._notifier = Notifier()
 
     async def serve(self) -> None:
         """Serve until the fleet has ended and nothing of the run is left."""
         loop = asyncio.get_running_loop()
-        serving = self._serving = loop.create_task(self._fleet.serve())
+        serving = self._serving = loop.create_task(self._serve())
+        telling = loop.create_task(self._tell_manager())
         if self._watch is not None:
             self._helpers.add(asyncio.ensure_future(self._watch(self._fleet)))
         timer = None if self._duration is None else loop.call_later(self._duration, self._drain)
-        with stop_signals(self._drain_and_tell, self._interrupt):
+        with self._stops(self._drain_and_tell, self._interrupt):
             try:
                 await asyncio.wait({serving, *self._helpers}, return_when=asyncio.FIRST_COMPLETED)
                 if not serving.done():
@@ -188,20 +243,38 @@ class _Run:
             finally:
                 if timer is not None:
                     timer.cancel()
-                for task in (serving, *self._helpers):
+                for task in (serving, telling, *self._helpers):
                     task.cancel()
-                ended = await asyncio.gather(serving, *self._helpers, return_exceptions=True)
-                self._errors = [error for error in ended if isinstance(error, Exception)]
+                ended = await asyncio.gather(serving, telling, *self._helpers, return_exceptions=True)
+                self.errors = [error for error in ended if isinstance(error, Exception)]
                 self.stats = self._fleet.stats()
+
+    async def _serve(self) -> None:
+        async with self._fleet:
+            self.running.set()
+            await self._fleet.wait()
+
+    async def _tell_manager(self) -> None:
+        await self.running.wait()
+        self._notifier.ready(self._status())
+        await self._notifier.keep(self._status)
+
+    def _status(self) -> str:
+        if self._draining:
+            return ENDING
+        connections = self._fleet.connections.values()
+        is_open = sum(connection.state is State.OPEN for connection in connections)
+        return f"{is_open:,} of {len(connections):,} endpoints open"
 
     def _drain(self) -> None:
         if not self._draining:
             self._draining = True
+            self._notifier.stopping()
             self._helpers.add(asyncio.get_running_loop().create_task(self._fleet.close()))
 
     def _drain_and_tell(self) -> None:
-        if not self._draining:
-            logger.info("ending: what came in is processed first; once more to stop at once")
+        if not self._draining and self._tells:
+            logger.info("%s; once more to stop at once", ENDING)
         self._drain()
 
     def _interrupt(self) -> None:
@@ -211,12 +284,12 @@ class _Run:
 
     def code(self) -> int:
         """Return the exit code, having logged what went wrong."""
-        for error in self._errors:
+        for error in self.errors:
             expected = isinstance(error, FleetError | OSError)
             logger.error("%s", error if expected else type(error).__name__, exc_info=None if expected else error)
         if self._interrupted:
             return INTERRUPTED
-        if self._errors or self.stats is None or not self.stats.balanced:
+        if self.errors or self.stats is None or not self.stats.balanced:
             return FAILED
         states = [row.state for row in self.stats.endpoints if row.name != RETIRED]
         return FAILED if states and all(state == State.FAILED for state in states) else ENDED_WELL
@@ -242,6 +315,12 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def ending_limit_s(fleet: Fleet) -> float:
+    """Return how long `fleet` may take to drain and to close; past that, something of the user's holds it."""
+    close_s = max((each.endpoint.close_s for each in fleet._declared.supervisors.values()), default=0.0)
+    return fleet.drain_s + close_s + LEAVE_S
 
 
 def summary(stats: FleetStats) -> Iterator[str]:

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import RawIOBase
 from pathlib import Path
 
 from wsfleet.errors import ConfigError
 from wsfleet.sinks.base import LineSink
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 __all__ = ["JsonLines", "from_argument"]
 
 
 class JsonLines(LineSink):
-    """Appends to `path`, which is made at the fleet's start; its folder must be there."""
+    """Appends to `path`, which is made at the fleet's start; its folder must be there.
+
+    Several processes may append to one file: each batch of lines is whole, and where one of them died in the middle of
+    a line, the next line begins on a line of its own.
+    """
 
     name = "jsonl"
 
@@ -25,24 +36,43 @@ class JsonLines(LineSink):
         return f"<sink jsonl:{self.path}>"
 
     def _open_file(self) -> tuple[RawIOBase, bool]:
-        torn = _ends_within_a_line(self.path)
-        return open(self.path, "ab", buffering=0), torn
+        # Read is only whether it ends within a line; a pipe or a terminal that the path may name has no end.
+        return open(self.path, "ab+" if self.path.is_file() or not self.path.exists() else "ab", buffering=0), False
 
     def _append(self, lines: bytes) -> None:
+        assert self._file is not None, "open comes first"  # noqa: S101
         try:
-            super()._append(lines)
+            with _alone(self._file):
+                if self._file.readable():
+                    self._torn = _ends_within_a_line(self._file)
+                super()._append(lines)
         except OSError as exc:
             exc.filename = str(self.path)  # "No space left on device" does not say where
             raise
 
 
-def _ends_within_a_line(path: Path) -> bool:
+@contextmanager
+def _alone(file: RawIOBase) -> Iterator[None]:
+    """Let no other process of ours append meanwhile, where the file system has locks."""
+    locked = fcntl is not None
+    try:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+    except OSError:
+        locked = False
+    try:
+        yield
+    finally:
+        if fcntl is not None and locked:
+            fcntl.flock(file, fcntl.LOCK_UN)
+
+
+def _ends_within_a_line(file: RawIOBase) -> bool:
     # A program that was killed may have left half a line; what is appended must not become its other half.
-    if not path.is_file() or path.stat().st_size == 0:
+    if not file.seek(0, os.SEEK_END):
         return False
-    with open(path, "rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) != b"\n"
+    file.seek(-1, os.SEEK_END)
+    return file.read(1) != b"\n"
 
 
 def from_argument(argument: str, folder: Path) -> JsonLines:

@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from io import RawIOBase
 from pathlib import Path
 
 from wsfleet.errors import ConfigError
 from wsfleet.sinks.base import LineSink
 
-__all__ = ["StandardOutput", "from_argument"]
+__all__ = ["StandardOutput", "from_argument", "take_turns"]
+
+_turns: int | None = None
+_one_thread = threading.Lock()
 
 
 class StandardOutput(LineSink):
@@ -32,9 +38,34 @@ class StandardOutput(LineSink):
 
     def _append(self, lines: bytes) -> None:
         try:
-            super()._append(lines)
+            with _turn():
+                super()._append(lines)
         except BrokenPipeError as exc:
             raise BrokenPipeError(exc.errno, "nobody reads the standard output any more") from None
+
+
+def take_turns(fd: int) -> None:
+    """Have this process write only while it holds a lock on the file `fd`.
+
+    A pipe takes a large batch in pieces, between which others that write to the same output may come: workers do.
+    """
+    global _turns
+    _turns = fd
+
+
+@contextmanager
+def _turn() -> Iterator[None]:
+    if _turns is None:
+        yield
+        return
+    import fcntl
+
+    with _one_thread:  # the lock is the whole process's
+        fcntl.lockf(_turns, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.lockf(_turns, fcntl.LOCK_UN)
 
 
 class _Replaced(RawIOBase):

@@ -1,0 +1,185 @@
+"""Keeps one worker process alive, as a supervisor does a connection: start, listen, and again when it has died."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from wsfleet.channel import Frame, pack, read_frame
+from wsfleet.notify import without_notifier
+from wsfleet.observe.merged import absent, counts
+from wsfleet.options import Reconnect
+from wsfleet.policy import Backoff
+from wsfleet.runner import LEAVE_S, MISUSED
+
+__all__ = ["Minder", "Order"]
+
+logger = logging.getLogger("wsfleet.run")
+
+AGAIN = Reconnect(initial_s=0.5, max_s=30.0, stable_s=30.0)
+"""When a worker that died is started again: soon at first, seldom in the end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a worker is to run."""
+
+    target: str
+    index: int
+    count: int
+    shards: tuple[tuple[int, int, str], ...]
+    level: int = logging.INFO
+    turns: int = -1
+    """An open file that workers lock while they write to the standard output."""
+    log_json: bool = False
+
+    def frame(self) -> Frame:
+        """Return it as the first frame of a channel, with what the worker needs to be like its parent."""
+        return {
+            "target": self.target,
+            "index": self.index,
+            "shards": [list(shard) for shard in self.shards],
+            "level": self.level,
+            "turns": self.turns,
+            "log_json": self.log_json,
+            "path": [os.path.abspath(entry) for entry in sys.path],
+            "pythonpath": os.environ.get("PYTHONPATH"),
+        }
+
+
+class Minder:
+    """One worker, over all of the processes that it has been.
+
+    `report` is its last one, and counts nothing while no process is there. `lost` is what the last reports of those
+    processes counted that died: of what they had received after that, nobody knows.
+    """
+
+    def __init__(self, order: Order, blank: dict[str, Any], news: Callable[[Minder, Frame], None]) -> None:
+        self.index = order.index
+        self.name = f"worker {order.index}"
+        self.report = blank
+        self.pid: int | None = None
+        self.started = False
+        self.done = False
+        self.died_ending = False
+        self.silent = 0  # the parent's looks since its last word
+        self.restarts = 0
+        self.lost: dict[str, int] = dict.fromkeys(counts(blank), 0)
+        self.code: int | None = None
+        self.failed = False
+        self._order = order
+        self._news = news
+        self._process: asyncio.subprocess.Process | None = None
+        self._writer: asyncio.StreamWriter | None = None
+        self._ending = asyncio.Event()
+        self._backoff = Backoff(AGAIN, random.random)
+
+    async def keep(self) -> None:
+        """Have a process running until it ends by itself, or was told to. Cancelling kills it."""
+        loop = asyncio.get_running_loop()
+        while not self._ending.is_set():
+            began = loop.time()
+            code = await self._live()
+            if self.done:
+                return
+            if loop.time() - began > AGAIN.stable_s:
+                self._backoff.reset()
+            delay_s = self._backoff.next()
+            self._died(code, delay_s)
+            try:
+                async with asyncio.timeout(delay_s):
+                    await self._ending.wait()
+            except TimeoutError:
+                self.restarts += 1
+
+    def tell(self, do: str) -> None:
+        """Have the process drain, stop, or reload; one that is not there, or starts, is told in time."""
+        if do != "reload":
+            self._ending.set()
+        if self._writer is not None:
+            self._writer.write(pack({"do": do}))
+
+    def kill(self) -> None:
+        """End the process at once."""
+        if self._process is not None and self._process.returncode is None:
+            self._process.kill()
+
+    async def _live(self) -> int:
+        """Run one process to its end, and return its exit code."""
+        process, reader, self._writer = await self._spawn()
+        self._process, self.pid, self.silent = process, process.pid, 0
+        loop = asyncio.get_running_loop()
+        listening, over = loop.create_task(self._listen(reader)), loop.create_task(process.wait())
+        try:
+            await asyncio.wait({listening, over}, return_when=asyncio.FIRST_COMPLETED)
+            # Its last words may still be under way; or it has said them, and something of the user's keeps it.
+            await asyncio.wait({listening, over}, timeout=LEAVE_S)
+            self.kill()
+            return await over
+        finally:
+            self.kill()
+            listening.cancel()
+            await asyncio.gather(listening, over, return_exceptions=True)
+            self._writer.close()
+            self._process = self._writer = self.pid = None
+            self.started = False
+
+    async def _spawn(self) -> tuple[asyncio.subprocess.Process, asyncio.StreamReader, asyncio.StreamWriter]:
+        ours, theirs = socket.socketpair()
+        order = self._order
+        with theirs:
+            # The arguments are for whoever lists processes. It imports what we import, from wherever that is; in a
+            # session of its own Ctrl-C does not reach it.
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", "wsfleet.worker", f"{order.index}/{order.count}", order.target),
+                stdin=theirs.fileno(),
+                env=without_notifier(os.environ) | {"PYTHONPATH": os.pathsep.join(order.frame()["path"])},
+                pass_fds=[order.turns],
+                start_new_session=True,
+            )
+        reader, writer = await asyncio.open_connection(sock=ours)
+        writer.write(pack(order.frame()))
+        return process, reader, writer
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        try:
+            while not self.done:
+                self._hear(await read_frame(reader))
+        except (asyncio.IncompleteReadError, OSError):
+            return  # it has died
+
+    def _hear(self, frame: Frame) -> None:
+        self.silent = 0
+        self.report = frame.pop("report", self.report)
+        match frame["kind"]:
+            case "started":
+                self.started = True
+            case "ended" if frame["code"] != MISUSED or not self.restarts:
+                # A file that was spoilt meanwhile is no reason to end: it is tried again later.
+                self.code, self.failed, self.done = frame["code"], frame.get("failed", False), True
+        self._news(self, frame)
+
+    def _died(self, code: int, delay_s: float) -> None:
+        """Account for what is gone with the process."""
+        before = counts(self.report)
+        for key, count in before.items():
+            self.lost[key] += count
+        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        lost = f"lost: {before['pending'] + before['held']:,} messages that waited there, and what it has not told of"
+        if self._ending.is_set():
+            self.died_ending = True
+            error = f"its worker died ({how})"
+            logger.error("%s died (%s) before its end; %s", self.name, how, lost)
+        else:
+            error = f"its worker died ({how}); it is started again"
+            logger.error("%s died (%s), and is started again in %.1f s; %s", self.name, how, delay_s, lost)
+        self.report = absent(self.report, error=error)
+        self._news(self, {"kind": "died"})

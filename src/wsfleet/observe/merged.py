@@ -1,0 +1,119 @@
+"""One report for several workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from wsfleet.message import State
+from wsfleet.stats import RETIRED, FleetStats, is_balanced
+
+__all__ = ["absent", "as_stats", "counts", "merge"]
+
+Report = dict[str, Any]
+Row = dict[str, Any]
+
+_NOT_SUMMED = ("name", "uri", "state", "pattern", "overflow", "paused_by", "last_error", "latency_s")
+
+
+def merge(reports: Sequence[Report]) -> Report:
+    """Return the report of a fleet whose workers gave `reports`.
+
+    The hub's counts are summed, endpoints stand one after the other, and subscriptions of one name are one row. It is
+    balanced where each of them is, and the sums are. `loop_lag_s` is the worst, and so is `blocked`.
+    """
+    hub = {key: sum(report["hub"][key] for report in reports) for key in reports[0]["hub"]}
+    merged = {
+        "name": reports[0]["name"],
+        "uptime_s": max(report["uptime_s"] for report in reports),
+        "balanced": False,
+        "accelerated": all(report["accelerated"] for report in reports),
+        "loop_lag_s": max(report["loop_lag_s"] for report in reports),
+        "hub": hub,
+        "endpoints": _endpoints(reports),
+        "subscriptions": _retired_last(_sum_by_name(row for report in reports for row in report["subscriptions"])),
+        "blocked": max(
+            (report["blocked"] for report in reports if report.get("blocked")),
+            key=lambda blocked: blocked["seconds"],
+            default=None,
+        ),
+    }
+    stats = as_stats(merged)
+    merged["balanced"] = all(report["balanced"] for report in reports) and is_balanced(
+        stats.hub, stats.endpoints, stats.subscriptions
+    )
+    return merged
+
+
+def as_stats(report: Report) -> FleetStats:
+    """Return the snapshot that `report` was made of."""
+    return msgspec.convert(report, FleetStats)
+
+
+def absent(report: Report, names: Iterable[str] | None = None, *, error: str | None = None) -> Report:
+    """Return what is to be said of a worker that is not there: the rows of `report`, and nothing counted.
+
+    Its endpoints are in BACKOFF because of `error`, or still CONNECTING. With `names` there are those alone.
+    """
+    state = {"state": (State.CONNECTING if error is None else State.BACKOFF).value, "last_error": error}
+    known = None if names is None else frozenset(names)
+    rows = [row for row in report["endpoints"] if known is None or row["name"] in known]
+    return {
+        **report,
+        "balanced": True,
+        "loop_lag_s": 0.0,
+        "blocked": None,
+        "hub": dict.fromkeys(report["hub"], 0),
+        "endpoints": [_zeroed(row) | state for row in rows if row["name"] != RETIRED],
+        "subscriptions": [_zeroed(row) for row in report["subscriptions"] if row["name"] != RETIRED],
+    }
+
+
+def counts(report: Report) -> dict[str, int]:
+    """Return what a worker's messages had come to: what of it was pending or held when it died is lost."""
+    endpoints, subscriptions = report["endpoints"], report["subscriptions"]
+    return {
+        "received": sum(row["received"] for row in endpoints),
+        "held": sum(row["held"] for row in endpoints),
+        **{key: sum(row[key] for row in subscriptions) for key in ("processed", "failed", "dropped", "pending")},
+    }
+
+
+def _zeroed(row: Row) -> Row:
+    return {key: value if key in _NOT_SUMMED else type(value)(0) for key, value in row.items()} | (
+        {"paused_by": [], "latency_s": None} if "paused_by" in row else {}
+    )
+
+
+def _endpoints(reports: Sequence[Report]) -> list[Row]:
+    rows: dict[str, Row] = {}
+    retired: list[Row] = []
+    for worker, report in enumerate(reports):
+        for row in report["endpoints"]:
+            name = row["name"]
+            if name == RETIRED:
+                retired.append(row)
+            elif name in rows:  # declared while they run, by each of the workers: a name must stand for one row
+                rows[f"{name}@{worker}"] = row | {"name": f"{name}@{worker}"}
+            else:
+                rows[name] = row
+    return [*rows.values(), *_sum_by_name(retired)]
+
+
+def _sum_by_name(rows: Iterable[Row]) -> list[Row]:
+    summed: dict[str, Row] = {}
+    for row in rows:
+        known = summed.get(row["name"])
+        if known is None:
+            summed[row["name"]] = row
+        else:
+            summed[row["name"]] = {
+                key: value if key in _NOT_SUMMED else value + row[key] for key, value in known.items()
+            }
+    return list(summed.values())
+
+
+def _retired_last(rows: list[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: bool(row["name"] == RETIRED))

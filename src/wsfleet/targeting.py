@@ -1,0 +1,69 @@
+"""Finds the fleet that a command line names, and tells what is wrong with it."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from pathlib import Path
+
+from wsfleet.config import Report, check
+from wsfleet.config.faults import Wrong
+from wsfleet.config.references import References, is_reference
+from wsfleet.errors import ConfigError
+from wsfleet.failures import describe
+from wsfleet.fleet import Fleet
+
+__all__ = ["complain", "find_fleet", "tell"]
+
+
+def find_fleet(target: str, *, warn: bool = True) -> Fleet | None:
+    """Return the fleet of a TOML file or a program, or None when its faults have been told."""
+    if is_reference(target) and not target.endswith(".toml"):
+        try:
+            return _import(target)
+        except (ConfigError, Wrong) as exc:
+            complain(f"{target}: {exc}")
+            return None
+    if target.endswith(".py"):
+        complain(f"{target} is a Python file: write {_module(Path(target))}:fleet, where fleet is its Fleet")
+        return None
+    if not target.endswith(".toml") and not Path(target).is_file():
+        complain(f"{target!r} is neither a TOML file nor module:fleet")
+        return None
+    return tell(check(Path(target)), warn=warn)
+
+
+def _module(path: Path) -> str:
+    parts = path.with_suffix("").parts
+    return ".".join(parts) if all(part.isidentifier() for part in parts) else path.stem
+
+
+def tell(report: Report, *, warn: bool = True) -> Fleet | None:
+    """Tell what is wrong with a file; return its fleet where nothing is."""
+    for warning in report.warnings if warn else ():
+        print(f"{warning.where}: warning: {warning.text}", file=sys.stderr)
+    for fault in report.faults:
+        print(fault, file=sys.stderr)
+    return report.fleet
+
+
+def _import(reference: str) -> Fleet:
+    """Return the fleet that `reference` names, from the folder we are in. Raises Wrong and ConfigError."""
+    found = References(Path()).find(reference, like=Fleet)
+    if inspect.iscoroutinefunction(found):
+        raise Wrong("is an async function; name a Fleet, or a plain function without arguments that returns one")
+    if callable(found):
+        try:
+            found = found()
+        except ConfigError:
+            raise
+        except Exception as exc:
+            raise Wrong(f"the function raised {describe(exc)}") from exc
+    if not isinstance(found, Fleet):
+        raise Wrong(f"is {type(found).__name__}; name a Fleet, or a function without arguments that returns one")
+    return found
+
+
+def complain(text: str) -> None:
+    """Say on the standard error why the command does not do what it was asked to."""
+    print(f"wsfleet: {text}", file=sys.stderr)

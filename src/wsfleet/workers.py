@@ -1,0 +1,219 @@
+"""`wsfleet run --workers N`: one fleet in several processes, with one report, one end, and one exit code."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsfleet.channel import Frame
+from wsfleet.message import State
+from wsfleet.minder import Minder, Order
+from wsfleet.notify import ENDING, Notifier
+from wsfleet.observe.merged import absent, as_stats, merge
+from wsfleet.runner import (
+    ENDED_WELL,
+    FAILED,
+    INTERRUPTED,
+    LEAVE_S,
+    MISUSED,
+    ending_limit_s,
+    nobody_reads,
+    run_loop,
+    stop_signals,
+    write_report,
+)
+from wsfleet.sharding import Shard, held
+from wsfleet.stats import RETIRED, FleetStats
+
+if TYPE_CHECKING:
+    from wsfleet.fleet import Fleet
+
+__all__ = ["Crew", "run_workers"]
+
+logger = logging.getLogger("wsfleet.run")
+
+LOOK_S = 1.0
+"""How often the parent looks after its workers, each of which reports as often."""
+
+Report = dict[str, Any]
+
+
+def run_workers(
+    crew: Crew,
+    *,
+    duration: float | None = None,
+    report: str | Path | None = None,
+) -> int:
+    """Run `crew` as `runner.run_fleet` does a fleet: signals, duration, report, exit code. Raises OSError."""
+    try:
+        run_loop(crew.serve(duration))
+    finally:
+        if report is not None:
+            write_report(Path(report), crew.report())
+    return crew.code()
+
+
+class Crew:
+    """The workers of one fleet, seen as one.
+
+    Each runs the endpoints that are its share of what `shards` leaves of `fleet`, which is asked for its declarations
+    and never started.
+    """
+
+    def __init__(
+        self,
+        target: str,
+        fleet: Fleet,
+        count: int,
+        shards: tuple[Shard, ...] = (),
+        level: int = logging.INFO,
+        log_json: bool = False,
+    ) -> None:
+        self.minders: list[Minder] = []
+        self._limit_s = ending_limit_s(fleet)
+        self._watchers: set[Callable[[Minder, Frame], None]] = set()
+        self._merged: Report | None = None
+        self._draining = self._interrupted = self._misused = False
+        self._notifier = Notifier()
+        self._started = asyncio.Event()
+        self._turns = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the last worker
+        blank = fleet.stats().to_dict()
+        for index in range(count):
+            mine = (*shards, Shard(index, count, "worker"))
+            shares = tuple((s.index, s.count, s.level) for s in mine)
+            order = Order(target, index, count, shares, level, self._turns.fileno(), log_json)
+            self.minders.append(Minder(order, absent(blank, held(fleet, *mine)), self._hear))
+
+    # Looking
+
+    def report(self) -> Report:
+        """Return one report for all, with a line on the workers themselves; merged when there is news, at most."""
+        if self._merged is None:
+            self._merged = merge([minder.report for minder in self.minders]) | {"workers": self._workers()}
+        return self._merged
+
+    def stats(self) -> FleetStats:
+        """Return the same as a snapshot."""
+        return as_stats(self.report())
+
+    def _workers(self) -> dict[str, Any]:
+        lost: dict[str, int] = {}
+        for minder in self.minders:
+            lost = {key: count + lost.get(key, 0) for key, count in minder.lost.items()}
+        return {
+            "count": len(self.minders),
+            "running": sum(minder.started for minder in self.minders),
+            "restarts": sum(minder.restarts for minder in self.minders),
+            "lost": lost,
+        }
+
+    def watch(self, watcher: Callable[[Minder, Frame], None]) -> Callable[[], None]:
+        """Call `watcher` for everything that workers say, until what this returns is called."""
+        self._watchers.add(watcher)
+        return lambda: self._watchers.discard(watcher)
+
+    # Running
+
+    async def serve(self, duration: float | None = None) -> None:
+        """Run all workers until the last has ended; nothing of them is left."""
+        loop = asyncio.get_running_loop()
+        timer = None if duration is None else loop.call_later(duration, self.drain)
+        with stop_signals(self._drain_and_tell, self._interrupt):
+            try:
+                async with asyncio.TaskGroup() as tasks:
+                    keeping = [tasks.create_task(minder.keep()) for minder in self.minders]
+                    beside = [tasks.create_task(each) for each in (self._look_after(), self._tell_manager())]
+                    await asyncio.wait(keeping)
+                    for task in beside:
+                        task.cancel()
+            finally:
+                self._turns.close()
+                if timer is not None:
+                    timer.cancel()
+
+    def drain(self) -> None:
+        """Let the end begin: workers finish what came in. One that does not end in time is killed."""
+        if not self._draining:
+            self._draining = True
+            self._notifier.stopping()
+            self._end("drain", self._limit_s)
+
+    def _end(self, how: str, limit_s: float) -> None:
+        for minder in self.minders:
+            minder.tell(how)
+            asyncio.get_running_loop().call_later(limit_s, minder.kill)
+
+    def _drain_and_tell(self) -> None:
+        if not self._draining:
+            logger.info("ending: what came in is processed first; once more to stop at once")
+        self.drain()
+
+    def _interrupt(self) -> None:
+        self._interrupted = True
+        self._draining = True
+        self._end("stop", LEAVE_S - 1)  # the rest of that time is for the report
+
+    async def _look_after(self) -> None:
+        patience = None if self._notifier.watchdog_s is None else math.ceil(self._notifier.watchdog_s / LOOK_S) + 1
+        while True:
+            await asyncio.sleep(LOOK_S)
+            if nobody_reads(1):  # `wsfleet run --workers 3 feeds.toml | head`
+                self.drain()
+            for minder in self.minders:
+                # What the service manager does with us where we are silent, we do with a worker. Looks are counted,
+                # not seconds: where we were late ourselves, its words may lie unread.
+                minder.silent += 1
+                if patience is not None and minder.started and minder.silent > patience:
+                    logger.error("%s has said nothing for %d s: it is killed", minder.name, minder.silent * LOOK_S)
+                    minder.kill()
+
+    async def _tell_manager(self) -> None:
+        await self._started.wait()
+        self._notifier.ready(self._status())
+        await self._notifier.keep(self._status)
+
+    def _status(self) -> str:
+        if self._draining:
+            return ENDING
+        report = self.report()
+        rows = [row["state"] for row in report["endpoints"] if row["name"] != RETIRED]
+        workers = f"{report['workers']['running']} of {len(self.minders)} workers"
+        return f"{rows.count(State.OPEN):,} of {len(rows):,} endpoints open, in {workers}"
+
+    def _hear(self, minder: Minder, frame: Frame) -> None:
+        self._merged = None
+        for watcher in tuple(self._watchers):
+            watcher(minder, frame)
+        if all(each.started or each.done for each in self.minders):
+            self._started.set()
+        if frame["kind"] == "ended" and not self._draining:
+            self._one_ended(minder)
+
+    def _one_ended(self, minder: Minder) -> None:
+        """A worker has ended by itself: that may be the end of all."""
+        if minder.code == MISUSED:
+            self._misused = True
+        if minder.failed or self._misused:
+            # A required endpoint failed, a sink did not open: in one process that is the end at once, too.
+            self._draining = True
+            self._end("stop", LEAVE_S)
+        elif all(other.done or not other.report["endpoints"] for other in self.minders):
+            self.drain()  # the others have nothing to do
+
+    def code(self) -> int:
+        """Return the exit code of all, by the same rules as for one fleet."""
+        if self._misused:
+            return MISUSED
+        if self._interrupted:
+            return INTERRUPTED
+        if any(minder.failed or minder.died_ending for minder in self.minders):
+            return FAILED
+        report = self.report()
+        states = [row["state"] for row in report["endpoints"] if row["name"] != RETIRED]
+        failed = not report["balanced"] or (states and all(state == State.FAILED for state in states))
+        return FAILED if failed else ENDED_WELL

@@ -1,0 +1,443 @@
+"""A fleet in several processes, run as a person runs it: one report, one end, and nothing left behind."""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.test_cli import Command, Start
+from wsfleet.sharding import Shard
+from wsfleet.testing import FeedServer
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are sent as on Unix")
+
+HANDLERS = """
+import asyncio, os, time
+from pathlib import Path
+
+def note(*words):
+    with open("notes", "a", buffering=1) as file:
+        file.write(" ".join(map(str, words)) + "\\n")
+
+async def who(message): note(os.getpid(), message.endpoint, message.data)
+
+async def slow(message):
+    note("begun", os.getpid())
+    while not Path("go").exists():
+        await asyncio.sleep(0.01)
+
+async def hanging(message):
+    note("begun", os.getpid())
+    await asyncio.sleep(1000)
+
+async def stubborn(message):
+    note("begun", os.getpid())
+    while True:
+        try:
+            await asyncio.sleep(1000)
+        except asyncio.CancelledError:
+            pass
+
+async def blocking(message):
+    note("begun", os.getpid())
+    time.sleep(1000)
+
+async def first_blocks(message):
+    note("begun", os.getpid())
+    if message.endpoint == "f0":
+        time.sleep(1000)
+"""
+
+
+@pytest.fixture
+async def start(tmp_path: Path) -> AsyncIterator[Start]:
+    """Start `wsfleet` with these arguments in the folder of `handlers.py`; afterwards no process of it may be left."""
+    (tmp_path / "handlers.py").write_text(HANDLERS)
+    started: list[Command] = []
+
+    async def start(*arguments: str, **environ: str) -> Command:
+        command = [sys.executable, "-m", "wsfleet", *arguments]
+        pipe = asyncio.subprocess.PIPE
+        process = await asyncio.create_subprocess_exec(
+            *command, cwd=tmp_path, stdout=pipe, stderr=pipe, env={**os.environ, **environ}
+        )
+        started.append(Command(process, tmp_path))
+        return started[-1]
+
+    yield start
+    for command in started:
+        await command.abandon()  # its output ends with the last process that holds it
+
+
+def write(folder: Path, uri: str, endpoints: int, handler: str = "who", more: str = "", each: str = "") -> None:
+    """A file with so many endpoints, and one handler for all."""
+    text = "".join(f'[[connect]]\nuri = "{uri}/{n}"\nname = "f{n}"\nclose_s = 0.1\n{each}' for n in range(endpoints))
+    text += (
+        f'[[process]]\nname = "all"\npattern = ">"\nhandler = "handlers:{handler}"\nbuffer = {{ messages = 5000 }}\n'
+    )
+    (folder / "feeds.toml").write_text(f"{more}\n{text}" if more.startswith("[fleet]") else f"{text}\n{more}")
+
+
+def noted(folder: Path) -> list[list[str]]:
+    path = folder / "notes"
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+async def until_lines(command: Command, folder: Path, count: int) -> list[list[str]]:
+    await command._until(lambda: len(noted(folder)) >= count)
+    return noted(folder)
+
+
+def begun(folder: Path) -> set[int]:
+    return {int(words[1]) for words in noted(folder) if words[0] == "begun"}
+
+
+def alive(pid: int) -> bool:
+    """Whether the process is there, and no zombie."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        stat = Path(f"/proc/{pid}/stat")
+        with contextlib.suppress(OSError):
+            return not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] != "Z"
+    return False
+
+
+async def until_gone(*pids: int) -> None:
+    while any(map(alive, pids)):
+        await asyncio.sleep(0.05)
+
+
+def read_report(folder: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((folder / "report.json").read_text())
+    return found
+
+
+# ---- one fleet ----
+
+
+async def test_a_hundred_endpoints_in_three_processes(start: Start, tmp_path: Path) -> None:
+    """Each endpoint is connected once, each message processed once, and the report is that of one balanced fleet."""
+    async with FeedServer() as server:
+        write(tmp_path, server.uri, 100)
+        command = await start("run", "feeds.toml", "--workers", "3", "--report", "report.json")
+        await server.wait_clients(100)
+        await server.send("x", "y")
+        lines = await until_lines(command, tmp_path, 200)
+        ended = await command.drained()
+        assert len(server.requests) == 100
+    assert ended.code == 0, ended.err
+    pids = {name: {pid for pid, each, _ in lines if each == name} for name in (f"f{n}" for n in range(100))}
+    assert all(len(each) == 1 for each in pids.values())
+    assert len(set.union(*pids.values())) == 3
+    assert Counter((name, data) for _, name, data in lines) == Counter((f"f{n}", d) for n in range(100) for d in "xy")
+
+    report = read_report(tmp_path)
+    assert report["balanced"] is True
+    assert sorted(row["name"] for row in report["endpoints"]) == sorted(f"f{n}" for n in range(100))
+    assert all((row["received"], row["connects"], row["state"]) == (2, 1, "CLOSED") for row in report["endpoints"])
+    (row,) = report["subscriptions"]
+    assert (row["name"], row["offered"], row["processed"]) == ("all", 200, 200)
+    assert report["hub"] == {"published": 200, "injected": 0, "routed": 200, "unrouted": 0, "deliveries": 200}
+    assert (report["workers"]["count"], report["workers"]["restarts"]) == (3, 0)
+    assert not any(report["workers"]["lost"].values())
+    assert "200 received, 200 processed, 0 failed, 0 dropped" in ended.err
+    assert ended.err.count("ending: what came in is processed first") == 1
+
+
+async def test_a_killed_worker_is_started_again_and_the_others_go_on(start: Start, tmp_path: Path) -> None:
+    """After kill -9 the share of that worker is connected again, no other socket is lost, and the report says so."""
+    async with FeedServer() as server:
+        write(tmp_path, server.uri, 30)
+        command = await start("run", "feeds.toml", "--workers", "3", "--report", "report.json")
+        await server.wait_clients(30)
+        await server.send("x")
+        lines = await until_lines(command, tmp_path, 30)
+        victim = int(lines[0][0])
+        share = {name for pid, name, _ in lines if int(pid) == victim}
+        await asyncio.sleep(1.5)  # for its report, so that there is something to be lost
+        os.kill(victim, signal.SIGKILL)
+        while len(server.requests) < 30 + len(share):
+            await asyncio.sleep(0.01)
+        await server.wait_clients(30)
+        await server.send("y")
+        lines = await until_lines(command, tmp_path, 60)
+        ended = await command.drained()
+        asked = Counter(request.path.strip("/") for request in server.requests)
+    assert ended.code == 0, ended.err
+    assert {f"f{number}" for number, count in asked.items() if count == 2} == share
+    assert max(asked.values()) == 2
+    assert {name for pid, name, data in lines if data == "y"} == {f"f{n}" for n in range(30)}
+    assert "died (killed by SIGKILL), and is started again" in ended.err
+
+    report = read_report(tmp_path)
+    assert report["balanced"] is True
+    # What the dead process had counted is told apart: its successor counts afresh.
+    assert report["workers"] == {
+        "count": 3,
+        "running": 0,
+        "restarts": 1,
+        "lost": {"received": len(share), "held": 0, "processed": len(share), "failed": 0, "dropped": 0, "pending": 0},
+    }
+    assert {row["name"] for row in report["endpoints"] if row["received"] == 1} == share
+    assert report["subscriptions"][0]["processed"] == 60 - len(share)
+
+
+async def test_workers_of_a_program(start: Start, tmp_path: Path) -> None:
+    """A Fleet of a program is divided as a file's is, with its pools whole."""
+    program = """
+from wsfleet import Fleet
+from handlers import who
+
+def make():
+    fleet = Fleet(name="made")
+    fleet.pool("{uri}/pool", 4, who, name="p")
+    for number in range(6):
+        fleet.connect("{uri}/f", who, name=f"f{{number}}")
+    return fleet
+"""
+    async with FeedServer() as server:
+        (tmp_path / "program.py").write_text(program.format(uri=server.uri))
+        command = await start("run", "program:make", "--workers", "2", "--report", "report.json")
+        await server.wait_clients(10)
+        await server.send("1")
+        lines = await until_lines(command, tmp_path, 10)
+        ended = await command.drained()
+    assert ended.code == 0, ended.err
+    assert len({pid for pid, name, _ in lines if name.startswith("p-")}) == 1
+    report = read_report(tmp_path)
+    assert (report["name"], len(report["endpoints"]), report["balanced"]) == ("made", 10, True)
+
+
+async def test_more_workers_than_endpoints(start: Start, tmp_path: Path) -> None:
+    """Those without an endpoint wait, and end with the others, when these have ended by themselves."""
+    async with FeedServer() as server:
+        server.refuse(404)
+        write(tmp_path, server.uri, 1)
+        command = await start("run", "feeds.toml", "--workers", "4", "--report", "report.json")
+        ended = await command.ended()
+    assert ended.code == 1, ended.err
+    assert [row["state"] for row in read_report(tmp_path)["endpoints"]] == ["FAILED"]
+
+
+async def test_the_duration_ends_all(start: Start, tmp_path: Path) -> None:
+    """After `--duration` all workers have ended well."""
+    write(tmp_path, "ws://127.0.0.1:1", 4)
+    ended = await (await start("run", "feeds.toml", "--workers", "2", "--duration", "2 s", "--quiet")).ended()
+    assert ended.code == 0, ended.err
+    assert "endpoints  4" in ended.err
+
+
+# ---- the end ----
+
+
+async def test_a_signal_drains_every_worker(start: Start, tmp_path: Path) -> None:
+    """What came in before SIGTERM is processed, in each of them."""
+    async with FeedServer() as server:
+        write(tmp_path, server.uri, 12, "slow")
+        command = await start("run", "feeds.toml", "--workers", "3", "--report", "report.json")
+        await server.wait_clients(12)
+        await server.send("x", "y")
+        await command._until(lambda: len(begun(tmp_path)) == 3)
+        command.kill(signal.SIGTERM)
+        await command.until_said("once more to stop at once")
+        (tmp_path / "go").touch()
+        ended = await command.ended()
+    assert ended.code == 0, ended.err
+    report = read_report(tmp_path)
+    received = sum(row["received"] for row in report["endpoints"])
+    (row,) = report["subscriptions"]
+    assert (row["processed"], row["failed"], row["dropped"], row["pending"]) == (received, 0, 0, 0)
+    assert report["balanced"] is True
+
+
+@pytest.mark.parametrize("workers", [0, 3])
+async def test_processors_that_hang_are_left_after_drain_s(start: Start, tmp_path: Path, workers: int) -> None:
+    """Calls that wait for ever are cancelled when `drain_s` is over, and counted as failed: the end is a good one."""
+    async with FeedServer() as server:
+        write(tmp_path, server.uri, 12, "hanging", "[fleet]\ndrain_s = 0.2")
+        more = ("--workers", str(workers)) if workers else ()
+        command = await start("run", "feeds.toml", "--report", "report.json", *more)
+        await server.wait_clients(12)
+        await server.send("x")
+        await command._until(lambda: len(begun(tmp_path)) == max(workers, 1))
+        ended = await command.drained()
+    assert ended.code == 0, ended.err
+    report = read_report(tmp_path)
+    (row,) = report["subscriptions"]
+    assert (row["failed"], row["pending"], row["processed"]) == (max(workers, 1), 0, 0)
+    assert report["balanced"] is True
+
+
+@pytest.mark.parametrize("handler", ["blocking", "stubborn"])
+@pytest.mark.parametrize("workers", [0, 2])
+async def test_what_never_ends_is_left_behind(start: Start, tmp_path: Path, handler: str, workers: int) -> None:
+    """After one SIGTERM the command ends in time, with 1 and its report, even where a call holds the loop for ever."""
+    async with FeedServer() as server:
+        write(tmp_path, server.uri, 8, handler, "[fleet]\ndrain_s = 0.2")
+        more = ("--workers", str(workers)) if workers else ()
+        command = await start("run", "feeds.toml", "--report", "report.json", *more)
+        await server.wait_clients(8)
+        await server.send("x")
+        await command._until(lambda: len(begun(tmp_path)) == max(workers, 1))
+        ended = await command.drained()
+    assert ended.code == 1, ended.err
+    assert read_report(tmp_path)["balanced"] is True
+    await until_gone(*begun(tmp_path))
+
+
+@pytest.mark.parametrize("handler", ["slow", "blocking"])
+async def test_a_second_signal_stops_all_at_once(start: Start, tmp_path: Path, handler: str) -> None:
+    """However they hold on, the second signal ends all workers, and the command with 130 and its report."""
+    async with FeedServer() as server:
+        write(tmp_path, server.uri, 12, handler, "[fleet]\ndrain_s = 1000")
+        command = await start("run", "feeds.toml", "--workers", "3", "--report", "report.json")
+        await server.wait_clients(12)
+        await server.send("x")
+        await command._until(lambda: len(begun(tmp_path)) == 3)
+        command.kill(signal.SIGINT)
+        await command.until_said("once more to stop at once")
+        command.kill(signal.SIGINT)
+        ended = await command.ended()
+    assert ended.code == 130, ended.err
+    assert read_report(tmp_path)["balanced"] is True
+    await until_gone(*begun(tmp_path))
+
+
+@pytest.mark.parametrize("handler", ["who", "blocking"])
+async def test_nothing_outlives_a_parent_that_was_killed(start: Start, tmp_path: Path, handler: str) -> None:
+    """After SIGKILL of the parent its workers end by themselves, also one whose loop is blocked for ever."""
+    async with FeedServer() as server:
+        write(tmp_path, server.uri, 12, handler, "[fleet]\ndrain_s = 0.2")
+        command = await start("run", "feeds.toml", "--workers", "3")
+        await server.wait_clients(12)
+        await server.send("x")
+        await command._until(lambda: len({words[handler == "blocking"] for words in noted(tmp_path)}) == 3)
+        pids = {int(words[handler == "blocking"]) for words in noted(tmp_path)}
+        assert command.process.pid not in pids
+        command.kill(signal.SIGKILL)
+        await until_gone(*pids)
+
+
+async def test_a_reader_who_has_seen_enough_ends_all(start: Start, tmp_path: Path) -> None:
+    """`wsfleet run --workers 2 feeds.toml | head -1` ends, and well."""
+    async with FeedServer() as server:
+        write(tmp_path, server.uri, 4, more='[[process]]\npattern = ">"\nsink = "stdout"')
+        command = f"{sys.executable} -m wsfleet run feeds.toml --workers 2 2>err | head -1; echo ${{PIPESTATUS[0]}}"
+        process = await asyncio.create_subprocess_exec(
+            "bash", "-c", command, cwd=tmp_path, stdout=asyncio.subprocess.PIPE
+        )
+        ending = asyncio.create_task(process.communicate())
+        while not ending.done():
+            await server.send("x")
+            await asyncio.sleep(0.01)
+        out, _ = await ending
+    first, code = out.decode().splitlines()
+    assert (json.loads(first)["data"], code) == ("x", "0"), (tmp_path / "err").read_text()
+
+
+# ---- what goes wrong ----
+
+
+@pytest.mark.parametrize(("required", "code"), [(True, 1), (False, 0)])
+async def test_one_endpoint_that_fails(start: Start, tmp_path: Path, required: bool, code: int) -> None:
+    """A required one ends all workers with 1; another leaves them alone, and is not all that there are."""
+    async with FeedServer() as good, FeedServer() as bad:
+        bad.refuse(401)
+        more = f'[[connect]]\nuri = "{bad.uri}"\nname = "bad"\nrequired = {str(required).lower()}\n'
+        write(tmp_path, good.uri, 8, more=more)
+        command = await start("run", "feeds.toml", "--workers", "3", "--report", "report.json")
+        if not required:
+            await good.wait_clients(8)
+            await command.until_said("401")
+            command.kill(signal.SIGTERM)
+        ended = await command.ended()
+    assert ended.code == code, ended.err
+    states = {row["name"]: row["state"] for row in read_report(tmp_path)["endpoints"]}
+    assert (states["bad"], len(states)) == ("FAILED", 9)
+
+
+async def test_a_sink_that_cannot_be_opened_ends_all(start: Start, tmp_path: Path) -> None:
+    """Nothing is run without what was asked for."""
+    write(tmp_path, "ws://127.0.0.1:1", 4, more='[[process]]\npattern = ">"\nsink = "jsonl:out/x"')
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "x").symlink_to(tmp_path / "nowhere" / "x")
+    ended = await (await start("run", "feeds.toml", "--workers", "2")).ended()
+    assert ended.code == 1, ended.err
+    assert "No such file or directory" in ended.err
+
+
+async def test_faults_of_the_file_are_told_once(start: Start, tmp_path: Path) -> None:
+    """A wrong file is exit code 2 and a line for each fault, however many workers were asked for."""
+    (tmp_path / "feeds.toml").write_text('[[connect]]\nuri = "http://h"\nx = 1\n')
+    ended = await (await start("run", "feeds.toml", "--workers", "3")).ended()
+    assert ended.code == 2
+    assert len(ended.lines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["--workers", "0"], "'0' is no number of processes"),
+        (["--workers", "many"], "'many' is no number of processes"),
+        (["--shard", "3/3"], "'3/3': of 3 shares the first is 0 and the last 2"),
+        (["--shard", "1"], "'1' is no share; write I/N"),
+    ],
+)
+async def test_a_wrong_command_line(start: Start, tmp_path: Path, arguments: list[str], text: str) -> None:
+    """It is exit code 2, and says what is wrong."""
+    ended = await (await start("run", "feeds.toml", *arguments)).ended()
+    assert ended.code == 2
+    assert text in ended.err
+
+
+# ---- several hosts ----
+
+
+async def test_shards_are_the_whole(start: Start, tmp_path: Path) -> None:
+    """Three hosts with a share each have every endpoint once, one of them with workers of its own."""
+    async with FeedServer() as server:
+        write(tmp_path, server.uri, 30)
+        hosts = [
+            await start("run", "feeds.toml", "--shard", f"{index}/3", "--report", f"{index}.json", *more)
+            for index, more in enumerate([(), ("--workers", "2"), ()])
+        ]
+        await server.wait_clients(30)
+        for host in hosts:
+            assert (await host.drained()).code == 0
+    names = [
+        {row["name"] for row in json.loads((tmp_path / f"{index}.json").read_text())["endpoints"]} for index in range(3)
+    ]
+    assert sum(map(len, names)) == 30
+    assert names == [{f"f{n}" for n in range(30) if Shard(index, 3).holds(f"f{n}")} for index in range(3)]
+
+
+# ---- sinks ----
+
+
+async def test_workers_share_a_file_and_the_standard_output(start: Start, tmp_path: Path) -> None:
+    """Each message is one whole line of both, also where a batch is more than a pipe takes at once."""
+    more = '[[process]]\npattern = ">"\nsink = "jsonl:out.jsonl"\n[[process]]\npattern = ">"\nsink = "stdout"'
+    (tmp_path / "out.jsonl").write_text('{"torn')
+    async with FeedServer() as server:
+        write(tmp_path, server.uri, 12, more=more)
+        command = await start("run", "feeds.toml", "--workers", "3")
+        await server.wait_clients(12)
+        for number in range(50):
+            await server.send(*(f"{number} {'x' * 997}" for _ in range(4)))
+        await until_lines(command, tmp_path, 12 * 50 * 4)
+        ended = await command.drained()
+    assert ended.code == 0, ended.err
+    torn, *lines = (tmp_path / "out.jsonl").read_text().splitlines()
+    assert torn == '{"torn'
+    expected = Counter((f"f{n}", index) for n in range(12) for index in range(1, 201))
+    for each in (lines, ended.out.splitlines()):
+        rows = [json.loads(line) for line in each]
+        assert Counter((row["endpoint"], row["index"]) for row in rows) == expected
