@@ -6,12 +6,13 @@ import asyncio
 import types
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any, Literal, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
 
 from wsfleet.blocking import run_blocking
 from wsfleet.calls import Plan, check_plan
 from wsfleet.connection import Connection
 from wsfleet.declare import Declarations, check_fleet, check_process_pattern
+from wsfleet.errors import ConfigError
 from wsfleet.guests import Guests
 from wsfleet.lifetime import Lifetime
 from wsfleet.looking import snapshot, totals
@@ -23,6 +24,9 @@ from wsfleet.stats import FleetStats, Totals
 from wsfleet.subscription import Subscription
 from wsfleet.targets import Function, Sink
 from wsfleet.wire.base import Transport
+
+if TYPE_CHECKING:
+    from wsfleet.config.reload import Reloader
 
 __all__ = ["Fleet"]
 
@@ -59,6 +63,7 @@ class Fleet:
         self._guests = Guests(self._lifetime)
         self.connections: Mapping[str, Connection] = types.MappingProxyType(self._declared.connections)
         self.subscriptions: Mapping[str, Subscription] = self._declared.subscriptions
+        self._reloader: Reloader | None = None
 
     def __repr__(self) -> str:
         return f"<Fleet {self.name!r} {self._lifetime.phase}, {len(self.connections)} connections>"
@@ -221,6 +226,19 @@ class Fleet:
         and return its result or raise its exception. Raises FleetError once the fleet has ended, or in its own thread.
         """
         return self._guests.call(function, args)
+
+    async def reload(self) -> list[str]:
+        """Read the file again that this fleet is from, and return a line for each change; see `wsfleet.config`.
+
+        Endpoints, pools and processors that the file says nothing new about keep their sockets and what waits for
+        them; others are opened, drained and closed, or both. Raises ConfigError with every fault of the file, or where
+        there is no file, and then nothing was changed; FleetError where another reload is under way, or the fleet does
+        not run. Cancelled, it leaves undone what it has not begun; reload again.
+        """
+        self._lifetime.check_thread()
+        if self._reloader is None:
+            raise ConfigError("this fleet was not read from a file; restart its program instead")
+        return await self._reloader.reload(self)
 
     # Looking
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from wsfleet.accel import note_once
@@ -50,6 +51,7 @@ class Lifetime:
         # Set when the fleet is to end, or when there may be no endpoint left to wait for.
         self._close = asyncio.Event()
         self._news = asyncio.Event()
+        self._kept_open = 0
         self._failure: BaseException | None = None
         self._body: asyncio.Task[Any] | None = None
         self._body_cancelled = False
@@ -270,10 +272,24 @@ class Lifetime:
         """Wait until the fleet is to end, or every endpoint has ended."""
         while not self._close.is_set():
             states = [s.state for s in self._declared.supervisors.values()]
-            if self._had_endpoints and all(state in _OVER for state in states) and not self._closings:
+            if (
+                self._had_endpoints
+                and all(state in _OVER for state in states)
+                and not (self._closings or self._kept_open)
+            ):
                 return
             self._news.clear()
             await self._news.wait()
+
+    @contextmanager
+    def kept_open(self) -> Iterator[None]:
+        """Within it the fleet does not end because no endpoint is left: others are to come."""
+        self._kept_open += 1
+        try:
+            yield
+        finally:
+            self._kept_open -= 1
+            self._news.set()
 
     async def _finish(self, *, drain: bool) -> None:
         """End the fleet and wait for the root task, come what may; a cancellation meanwhile only makes it hurry."""

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from wsfleet.errors import FleetError
+from wsfleet.errors import ConfigError, FleetError
 from wsfleet.message import State
 from wsfleet.notify import ENDING, Notifier
 from wsfleet.stats import RETIRED, FleetStats
@@ -148,6 +148,20 @@ def stop_signals(
             signal.signal(number, previous)
 
 
+@contextmanager
+def hangup(reload: Callable[[], object]) -> Iterator[None]:
+    """Call `reload` on the running loop for SIGHUP; the main thread's loop alone."""
+    if not hasattr(signal, "SIGHUP") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    before = signal.signal(signal.SIGHUP, lambda number, frame: loop.call_soon_threadsafe(reload))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def _daemon_timer(seconds: float, function: Callable[..., object], *args: object) -> threading.Timer:
     timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), function, args)
     timer.daemon = True
@@ -234,7 +248,7 @@ class Run:
         if self._watch is not None:
             self._helpers.add(asyncio.ensure_future(self._watch(self._fleet)))
         timer = None if self._duration is None else loop.call_later(self._duration, self._drain)
-        with self._stops(self._drain_and_tell, self._interrupt):
+        with self._stops(self._drain_and_tell, self._interrupt), hangup(self.hang_up):
             try:
                 await asyncio.wait({serving, *self._helpers}, return_when=asyncio.FIRST_COMPLETED)
                 if not serving.done():
@@ -281,6 +295,23 @@ class Run:
         self._interrupted = True
         if self._serving is not None:
             self._serving.cancel()
+
+    def hang_up(self) -> None:
+        """Read the fleet's file again, as a daemon does on SIGHUP."""
+        self._helpers.add(asyncio.get_running_loop().create_task(self._reload()))
+
+    async def _reload(self) -> None:
+        self._notifier.reloading()
+        try:
+            for line in await self._fleet.reload() or ["nothing in the file is different"]:
+                logger.info("reload: %s", line, extra={"event": "fleet.reload"})
+        except ConfigError as exc:
+            for fault in str(exc).splitlines():
+                logger.error("reload: %s", fault, extra={"event": "fleet.reload_refused"})
+            logger.error("reload: nothing was changed", extra={"event": "fleet.reload_refused"})
+        except FleetError as exc:
+            logger.warning("reload: %s", exc, extra={"event": "fleet.reload_refused"})
+        self._notifier.ready(self._status())
 
     def code(self) -> int:
         """Return the exit code, having logged what went wrong."""

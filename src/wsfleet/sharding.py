@@ -77,3 +77,5 @@ def divide(fleet: Fleet, *shards: Shard) -> None:
         if part is not None:
             part.let_go()
     declared.forget_unstarted()
+    if fleet._reloader is not None:
+        fleet._reloader.keeps = lambda section, name: section == "process" or all(s.holds(name) for s in shards)

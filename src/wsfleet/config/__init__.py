@@ -36,7 +36,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +46,7 @@ from wsfleet.config.faults import Fault, Place, show_place
 from wsfleet.config.filling import Filler
 from wsfleet.config.lines import find_lines, line_of
 from wsfleet.config.reading import Unreadable, read
+from wsfleet.config.reload import Entry, Reloader
 from wsfleet.config.values import Reader
 from wsfleet.errors import ConfigError
 from wsfleet.options import Endpoint
@@ -52,20 +54,22 @@ from wsfleet.options import Endpoint
 if TYPE_CHECKING:
     from wsfleet.fleet import Fleet
 
-__all__ = ["Fault", "Report", "check", "load"]
+__all__ = ["Fault", "Reloader", "Report", "check", "load"]
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
     """What was found in a file. `fleet` is there where nothing is wrong; it is declared, not started.
 
-    `endpoints` are those of its connections and pools, with their names.
+    `endpoints` are those of its connections and pools, with their names; `entries` and `settings` are for a `Reloader`.
     """
 
     faults: tuple[Fault, ...] = ()
     warnings: tuple[Fault, ...] = ()
     fleet: Fleet | None = None
     endpoints: tuple[tuple[str, Endpoint], ...] = ()
+    entries: tuple[Entry, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 def check(path: str | os.PathLike[str], *, environ: Mapping[str, str] = os.environ) -> Report:
@@ -78,7 +82,10 @@ def check(path: str | os.PathLike[str], *, environ: Mapping[str, str] = os.envir
         text, document = read(path)
     except Unreadable as exc:
         return Report((exc.fault,))
-    return _check(path, text, document, environ)
+    report = _check(path, text, document, environ)
+    if report.fleet is not None:
+        report.fleet._reloader = Reloader(path, report, partial(check, environ=environ))
+    return report
 
 
 def _check(path: Path, text: str, document: dict[str, Any], environ: Mapping[str, str]) -> Report:
@@ -87,8 +94,9 @@ def _check(path: Path, text: str, document: dict[str, Any], environ: Mapping[str
     declaring = Declaring(reader)
     filled = filler.fill_all(document, (), reader.faults)
     fleet = declaring.declare(filled)
+    entries, settings = tuple(declaring.entries), {key: filled.get(key) for key in ("fleet", "http")}
     if not reader.faults and not declaring.warnings:
-        return Report(fleet=fleet, endpoints=tuple(declaring.endpoints))
+        return Report(fleet=fleet, endpoints=tuple(declaring.endpoints), entries=entries, settings=settings)
 
     lines = find_lines(text)
 
@@ -104,7 +112,8 @@ def _check(path: Path, text: str, document: dict[str, Any], environ: Mapping[str
         return [(place, filler.hide(said)) for place, said in found]
 
     faults = located(reader.faults)
-    return Report(faults, located(hidden(declaring.warnings)), None if faults else fleet, tuple(declaring.endpoints))
+    warnings = located(hidden(declaring.warnings))
+    return Report(faults, warnings, None if faults else fleet, tuple(declaring.endpoints), entries, settings)
 
 
 def load(path: str | os.PathLike[str], *, environ: Mapping[str, str] = os.environ) -> Fleet:

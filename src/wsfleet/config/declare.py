@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from difflib import get_close_matches
+from functools import partial
 from typing import Any, get_type_hints
 
 from wsfleet import sinks
 from wsfleet.config.faults import Place, did_you_mean
 from wsfleet.config.matching import can_match, fleet_topics
+from wsfleet.config.reload import Entry
 from wsfleet.config.values import Reader, Skip
 from wsfleet.errors import ConfigError
 from wsfleet.fleet import Fleet
@@ -40,6 +42,7 @@ class Declaring:
     def __init__(self, reader: Reader) -> None:
         self.warnings: list[tuple[Place, str]] = []
         self.endpoints: list[tuple[str, Endpoint]] = []
+        self.entries: list[Entry] = []
         self._reader = reader
         self._patterns: list[tuple[str, Place]] = []
         self._topics: list[str] | None = []  # None: not all are known
@@ -65,24 +68,31 @@ class Declaring:
         return fleet
 
     def _connect(self, fleet: Fleet, table: Any, place: Place) -> None:
-        def connect(target: Any = None, **values: Any) -> Any:
+        def connect(fleet: Fleet, target: Any = None, **values: Any) -> Any:
             endpoint = Endpoint(**{key: values.pop(key) for key in list(values) if key in _ENDPOINT})
             return fleet.connect(endpoint, target, **values), endpoint
 
-        self._declare_endpoint(connect, *self._reader.table(table, _CONNECT, place), place)
+        self._declare_endpoint(fleet, table, connect, *self._reader.table(table, _CONNECT, place), place)
 
     def _pool(self, fleet: Fleet, table: Any, place: Place) -> None:
-        def pool(size: int, target: Any = None, **values: Any) -> Any:
+        def pool(fleet: Fleet, size: int, target: Any = None, **values: Any) -> Any:
             endpoint = Endpoint(**{key: values.pop(key) for key in list(values) if key in _ENDPOINT})
             return fleet.pool(endpoint, size, target, **values), endpoint
 
         values, faulty = self._reader.table(table, _POOL, place)
         if not {"size"} & (values.keys() | faulty):
             self._reader.note(place, "has no size; say how many connections")
-        self._declare_endpoint(pool, {"decode": "json"} | values, faulty, place, size=1)
+        self._declare_endpoint(fleet, table, pool, {"decode": "json"} | values, faulty, place, size=1)
 
     def _declare_endpoint(
-        self, declare: Callable[..., Any], values: dict[str, Any], faulty: set[str], place: Place, **stand_ins: Any
+        self,
+        fleet: Fleet,
+        table: Any,
+        declare: Callable[..., Any],
+        values: dict[str, Any],
+        faulty: set[str],
+        place: Place,
+        **stand_ins: Any,
     ) -> None:
         reader = self._reader
         known = len(reader.faults)
@@ -94,19 +104,23 @@ class Declaring:
                 del values[key]
                 reader.note((*place, key), "goes with a handler or a sink; name one")
         try:
-            declared, endpoint = reader.build(declare, values, faulty, place, uri=_URI, **stand_ins)
+            declared, endpoint = reader.build(partial(declare, fleet), values, faulty, place, uri=_URI, **stand_ins)
         except Skip:
             self._topics = None
             return
         self.endpoints.append((declared.name, endpoint))
+        self._note_entry(place, declared.name, table, declare, values)
         if len(reader.faults) > known or faulty or callable(endpoint.topic):
             self._topics = None
         if self._topics is not None:
             self._topics += [declared.name, endpoint.topic or declared.name]
 
     def _process(self, fleet: Fleet, table: Any, place: Place) -> None:
-        def process(pattern: str, target: Any, **values: Any) -> Any:
-            return fleet.process(pattern, **values)(target)
+        def process(fleet: Fleet, pattern: str, target: Any, **values: Any) -> Any:
+            known = set(fleet.subscriptions)
+            fleet.process(pattern, **values)(target)
+            (name,) = set(fleet.subscriptions) - known
+            return name
 
         values, faulty = self._reader.table(table, _PROCESS, place)
         given = values.keys() | faulty
@@ -116,9 +130,16 @@ class Declaring:
             self._reader.note(place, "has no handler; name one, or a sink")
         self._take_target(values, faulty, place)
         known = len(self._reader.faults)
-        self._reader.build(process, values, faulty, place, pattern=">", target=_handler)
+        name = self._reader.build(partial(process, fleet), values, faulty, place, pattern=">", target=_handler)
         if "pattern" in values and len(self._reader.faults) == known:
+            self._note_entry(place, name, table, process, values)
             self._patterns.append((values["pattern"], (*place, "pattern")))
+
+    def _note_entry(
+        self, place: Place, name: str, table: Any, declare: Callable[..., Any], values: dict[str, Any]
+    ) -> None:
+        """Keep what it takes to declare the same in another fleet, under the name that it has got here."""
+        self.entries.append(Entry(str(place[0]), name, table, lambda fleet: declare(fleet, **values | {"name": name})))
 
     def _take_target(self, values: dict[str, Any], faulty: set[str], place: Place) -> None:
         """Put the handler or the sink into `values`, as "target"."""

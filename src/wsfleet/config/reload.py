@@ -1,0 +1,141 @@
+"""Reads a fleet's file again while the fleet runs, and changes only what the file changed.
+
+An entry is known by its section and its name. One whose table says what it said before, with what is filled in from the
+environment and from files, is not touched: its sockets, its mailbox and what waits there stay. Modules are not imported
+again, so a changed function needs a restart; so do changes of `[fleet]` and `[http]`, which are told.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wsfleet.ending import finish_processor
+from wsfleet.errors import ConfigError, FleetError
+
+if TYPE_CHECKING:
+    from wsfleet.config import Report
+    from wsfleet.fleet import Fleet
+    from wsfleet.processor import Processor
+
+__all__ = ["Entry", "Reloader"]
+
+Key = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One table of a file: what it says, and how to declare it in another fleet."""
+
+    section: str
+    name: str
+    table: Mapping[str, Any] = field(repr=False)
+    declare: Callable[[Fleet], object] = field(compare=False, repr=False)
+
+    @property
+    def key(self) -> Key:
+        return self.section, self.name
+
+    def __str__(self) -> str:
+        return f"[[{self.section}]] {self.name}"
+
+
+class Reloader:
+    """Keeps one fleet like its file. `report` is what the fleet was declared from, and `read` makes another.
+
+    `keeps(section, name)` tells which entries are this fleet's: of a fleet that is divided, others have the rest.
+    """
+
+    def __init__(self, path: Path, report: Report, read: Callable[[Path], Report]) -> None:
+        self._path = path
+        self._read = read
+        self._settings = report.settings
+        self._entries = {entry.key: entry for entry in report.entries}
+        self._busy = False
+        self.keeps: Callable[[str, str], bool] = lambda section, name: True
+
+    async def reload(self, fleet: Fleet) -> list[str]:
+        """Read the file again, change what is different, and return a line for each change.
+
+        Raises ConfigError with every fault of the file, and then nothing was changed; FleetError where another reload
+        is under way, or the fleet does not run. What is removed or changed drains as `Connection.close()` does.
+        Cancelled, it leaves undone what it has not begun.
+        """
+        if self._busy:
+            raise FleetError("a reload is under way; try again when it is done")
+        if fleet._lifetime.phase != "running":
+            raise FleetError(f"the fleet is {fleet._lifetime.phase}; only one that runs can be reloaded")
+        self._busy = True
+        try:
+            # Elsewhere, as thousands of endpoints take a while, and so may a module that is new.
+            report = await asyncio.to_thread(self._read, self._path)
+            if report.fleet is None:
+                text = "\n".join(map(str, report.faults))
+                raise ConfigError(text, tuple((fault.where, fault.text) for fault in report.faults))
+            return await self._apply(fleet, report)
+        finally:
+            self._busy = False
+
+    async def _apply(self, fleet: Fleet, report: Report) -> list[str]:
+        wanted = {entry.key: entry for entry in report.entries if self.keeps(*entry.key)}
+        lines = [
+            f"[{section}] is different: that takes a restart"
+            for section in ("fleet", "http")
+            if report.settings.get(section) != self._settings.get(section)
+        ]
+        self._entries = {key: entry for key, entry in self._entries.items() if self.keeps(*key)}
+        gone = [entry for key, entry in self._entries.items() if key not in wanted]
+        changed = [entry for key, entry in wanted.items() if key in self._entries and self._entries[key] != entry]
+        added = [entry for key, entry in wanted.items() if key not in self._entries]
+        with fleet._lifetime.kept_open():
+            # What is gone first: its names may be taken by others. All at once, as each may drain for a while.
+            await asyncio.gather(
+                *(self._close(fleet, entry) for entry in gone), *(self._replace(fleet, entry) for entry in changed)
+            )
+            for entry in added:
+                entry.declare(fleet)
+                self._entries[entry.key] = entry
+        return [
+            *(f"{entry}: removed" for entry in gone),
+            *(f"{entry}: changed" for entry in changed),
+            *(f"{entry}: added" for entry in added),
+            *lines,
+        ]
+
+    async def _replace(self, fleet: Fleet, entry: Entry) -> None:
+        if entry.section == "process":  # its name is free at once, so that no message finds nobody
+            finish = self._take_out(fleet, entry)
+            self._declare(fleet, entry)
+            await finish
+        else:
+            await self._close(fleet, entry)
+            self._declare(fleet, entry)
+
+    def _declare(self, fleet: Fleet, entry: Entry) -> None:
+        entry.declare(fleet)
+        self._entries[entry.key] = entry
+
+    async def _close(self, fleet: Fleet, entry: Entry) -> None:
+        if entry.section == "process":
+            await self._take_out(fleet, entry)
+        elif entry.section == "pool" and entry.name in fleet._declared.pools:
+            await fleet._declared.pools[entry.name].close()
+        elif entry.section == "connect" and entry.name in fleet.connections:
+            await fleet.connections[entry.name].close()
+        self._entries.pop(entry.key, None)
+
+    def _take_out(self, fleet: Fleet, entry: Entry) -> Awaitable[None]:
+        """Give a processor no more messages, now; what is returned lets it finish those that it has."""
+        for processor in list(fleet._declared.processors.values()):
+            if processor.mailbox.name == entry.name:
+                fleet._declared.remove(processor.mailbox, drop=False)
+                return _finish(processor, fleet.drain_s)
+        return asyncio.sleep(0)
+
+
+async def _finish(processor: Processor, drain_s: float) -> None:
+    await finish_processor(processor, drain_s)
+    await processor.close()

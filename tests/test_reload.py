@@ -1,0 +1,262 @@
+"""A fleet's file is read again while it runs: what is new in it changes, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from wsfleet import Fleet, FleetStats
+from wsfleet.config import load
+from wsfleet.errors import ConfigError, FleetError
+from wsfleet.testing import FeedServer
+
+HANDLERS = """
+seen = []
+
+async def one(message):
+    seen.append(message.data)
+
+async def two(message):
+    seen.append(message.data)
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    """A configuration file, with a module of handlers of its own beside it."""
+    (tmp_path / f"h{tmp_path.name.replace('-', '_')}.py").write_text(HANDLERS)
+    return tmp_path / "fleet.toml"
+
+
+def write(file: Path, *tables: str) -> None:
+    module = next(file.parent.glob("h*.py")).stem
+    file.write_text("\n".join(tables).replace("HANDLERS", module))
+
+
+def connect(server: FeedServer, name: str, more: str = 'handler = "HANDLERS:one"') -> str:
+    return f'[[connect]]\nuri = "{server.uri}"\nname = "{name}"\n{more}\n'
+
+
+@asynccontextmanager
+async def running(file: Path) -> AsyncIterator[Fleet]:
+    async with load(file) as fleet:
+        await asyncio.gather(*(each.wait_open() for each in fleet.connections.values()))
+        yield fleet
+
+
+def sessions(fleet: Fleet) -> dict[str, Any]:
+    """The object of each open session: another one is another socket."""
+    return {name: each._supervisor.session for name, each in fleet.connections.items()}
+
+
+async def test_what_is_untouched_keeps_its_socket(file: Path) -> None:
+    """One is added, one removed, one changed, and the socket of the fourth is the one of before."""
+    async with FeedServer() as server:
+        write(file, *(connect(server, name) for name in ("same", "gone", "other")))
+        async with running(file) as fleet:
+            before = sessions(fleet)
+            write(
+                file,
+                connect(server, "same"),
+                connect(server, "other", 'handler = "HANDLERS:two"'),
+                connect(server, "fresh"),
+            )
+            lines = await fleet.reload()
+            await asyncio.gather(*(each.wait_open() for each in fleet.connections.values()))
+            after = sessions(fleet)
+            await server.send("x")
+            while sum(row.processed for row in fleet.stats().subscriptions) < 3:
+                await asyncio.sleep(0.01)
+    assert lines == ["[[connect]] gone: removed", "[[connect]] other: changed", "[[connect]] fresh: added"]
+    assert set(after) == {"same", "other", "fresh"}
+    assert after["same"] is before["same"]
+    assert after["other"] is not before["other"]
+    assert fleet.stats().balanced
+
+
+async def test_a_fault_changes_nothing(file: Path) -> None:
+    """All faults are told, with their places, and every socket stays, also where most of the file is good."""
+    async with FeedServer() as server:
+        write(file, connect(server, "a"), connect(server, "b"))
+        async with running(file) as fleet:
+            before = sessions(fleet)
+            write(file, connect(server, "c"), '[[connect]]\nname = "d"\n', connect(server, "e", "ping = 1"))
+            with pytest.raises(ConfigError) as told:
+                await fleet.reload()
+            assert sessions(fleet) == before
+            assert len(told.value.faults) == 2
+            file.unlink()
+            with pytest.raises(ConfigError, match=r"fleet\.toml"):
+                await fleet.reload()
+            write(file, connect(server, "a"), connect(server, "b"))
+            assert await fleet.reload() == []
+            assert sessions(fleet) == before
+
+
+async def test_all_endpoints_may_change_at_once(file: Path) -> None:
+    """The fleet does not end in the moment in which the old ones are gone and the new ones are to come."""
+    async with FeedServer() as server:
+        write(file, connect(server, "a"))
+        async with running(file) as fleet:
+            waiting = asyncio.create_task(fleet.wait())
+            write(file, connect(server, "b"))
+            await fleet.reload()
+            await fleet.connections["b"].wait_open()
+            assert not waiting.done()
+            waiting.cancel()
+
+
+async def test_a_changed_secret_is_a_change(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is filled in from outside is compared too, and told to nobody."""
+    async with FeedServer() as server:
+        monkeypatch.setenv("FEED_TOKEN", "one-secret")
+        write(file, connect(server, "a", 'headers = { Authorization = "Bearer ${FEED_TOKEN}" }'))
+        async with running(file) as fleet:
+            monkeypatch.setenv("FEED_TOKEN", "another-secret")
+            lines = await fleet.reload()
+    assert lines == ["[[connect]] a: changed"]
+
+
+async def test_a_changed_processor_finishes_what_it_has(file: Path) -> None:
+    """Nothing is dropped where a processor's table changes: the old one has what came before, the new one the rest."""
+    async with FeedServer() as server:
+        process = '[[process]]\npattern = ">"\nname = "p"\nhandler = "HANDLERS:one"\n'
+        write(file, connect(server, "a", ""), process)
+        async with running(file) as fleet:
+            for number in range(100):
+                await server.send(str(number))
+                if number == 50:
+                    write(file, connect(server, "a", ""), process + "concurrency = 2\n")
+                    assert await fleet.reload() == ["[[process]] p: changed"]
+            while sum(row.processed for row in fleet.stats().subscriptions) < 100:
+                await asyncio.sleep(0.01)
+    stats = fleet.stats()
+    assert sum(row.dropped for row in stats.subscriptions) == 0
+    assert stats.balanced
+
+
+async def test_pools_are_closed_and_opened_whole(file: Path) -> None:
+    """A pool of another size is another pool; one that is untouched keeps its members' sockets."""
+    async with FeedServer() as server:
+        pools = '[[pool]]\nuri = "{0}"\nname = "p"\nsize = {1}\n[[pool]]\nuri = "{0}"\nname = "q"\nsize = 2\n'
+        write(file, pools.format(server.uri, 2))
+        async with running(file) as fleet:
+            before = sessions(fleet)
+            write(file, pools.format(server.uri, 3))
+            assert await fleet.reload() == ["[[pool]] p: changed"]
+            await asyncio.gather(*(each.wait_open() for each in fleet.connections.values()))
+            after = sessions(fleet)
+    assert set(after) == {"p-1", "p-2", "p-3", "q-1", "q-2"}
+    assert [after[name] is before[name] for name in ("q-1", "q-2", "p-1")] == [True, True, False]
+
+
+async def test_settings_of_the_fleet_take_a_restart(file: Path) -> None:
+    """What a running fleet cannot take over is told, each time, and not silently left out."""
+    async with FeedServer() as server:
+        write(file, connect(server, "a"))
+        async with running(file) as fleet:
+            write(file, "[fleet]\ndrain_s = 1\n", connect(server, "a"))
+            for _ in range(2):
+                assert await fleet.reload() == ["[fleet] is different: that takes a restart"]
+
+
+async def test_who_cannot_be_reloaded_says_so(file: Path) -> None:
+    """A fleet that has no file, one that does not run, and one that is at it already."""
+    with pytest.raises(ConfigError, match="was not read from a file"):
+        await Fleet().reload()
+    async with FeedServer() as server:
+        write(file, connect(server, "a"))
+        with pytest.raises(FleetError, match="is declared"):
+            await load(file).reload()
+        async with running(file) as fleet:
+            first = asyncio.create_task(fleet.reload())
+            await asyncio.sleep(0)
+            with pytest.raises(FleetError, match="under way"):
+                await fleet.reload()
+            await first
+
+
+Tables = dict[str, tuple[int, bool]]
+TABLES = st.dictionaries(st.sampled_from("abcdef"), st.tuples(st.integers(1, 2), st.booleans()), min_size=1)
+
+
+@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(TABLES, TABLES)
+def test_after_a_reload_the_fleet_is_like_its_file(file: Path, old: Tables, new: Tables) -> None:
+    """Whatever two files say, the fleet of the first becomes that of the second, and what both say stays open."""
+
+    def tables(server: FeedServer, all_of: Tables) -> list[str]:
+        return [
+            connect(server, name, f"close_s = {close_s}" + ('\nhandler = "HANDLERS:one"' if handled else ""))
+            for name, (close_s, handled) in all_of.items()
+        ]
+
+    def described(stats: FleetStats) -> tuple[set[str], set[str]]:
+        rows = (stats.endpoints, stats.subscriptions)
+        names, processors = ({row.name for row in each if row.name != "$retired"} for each in rows)
+        return names, processors
+
+    async def check() -> None:
+        async with FeedServer() as server:
+            write(file, *tables(server, old))
+            async with running(file) as fleet:
+                before = sessions(fleet)
+                write(file, *tables(server, new))
+                lines = await fleet.reload()
+                await asyncio.gather(*(each.wait_open() for each in fleet.connections.values()))
+                after = sessions(fleet)
+                stats = fleet.stats()
+                assert described(stats) == described(load(file).stats())
+                same = {name for name in new if old.get(name) == new[name]}
+                assert {name for name in new if after[name] is before.get(name)} == same
+                assert len(lines) == len(old.keys() | new.keys()) - len(same)
+                assert stats.balanced
+
+    asyncio.run(check())
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP here")
+async def test_the_command_reloads_at_sighup(file: Path) -> None:
+    """A file with a fault is refused in the log, a good one is taken over, and the untouched socket is the same."""
+    async with FeedServer() as server:
+        write(file, connect(server, "a"), connect(server, "b"))
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "wsfleet", "run", str(file)), stderr=asyncio.subprocess.PIPE
+        )
+        assert process.stderr is not None
+        log: list[str] = []
+
+        async def until(text: str) -> None:
+            assert process.stderr is not None
+            async with asyncio.timeout(20):
+                while not any(text in line for line in log):
+                    log.append((await process.stderr.readline()).decode())
+
+        try:
+            await server.wait_clients(2)
+            await until("b: open")
+            write(file, connect(server, "a"), "[[connect]]\n")
+            os.kill(process.pid, signal.SIGHUP)
+            await until("nothing was changed")
+            write(file, connect(server, "a"), connect(server, "c"))
+            os.kill(process.pid, signal.SIGHUP)
+            await until("[[connect]] c: added")
+            await until("c: open")
+        finally:
+            process.terminate()
+            code = await process.wait()
+            log += (await process.stderr.read()).decode().splitlines()
+    assert code == 0
+    assert sum("a: open" in line for line in log) == 1
+    assert any("fleet.toml:6" in line and "uri" in line for line in log)
+    assert any("[[connect]] b: removed" in line for line in log)
