@@ -29,7 +29,6 @@ default_role = "code"  # docstrings write `like this`
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
-autodoc_preserve_defaults = True
 autodoc_default_options = {"members": True}
 python_display_short_literal_types = True
 python_use_unqualified_type_names = True
@@ -40,5 +39,6 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(asyncio|collections|contextlib|dataclasses|enum|http|os|pathlib|ssl|types|typing|websockets)\..*"),
     (r"py:.*", r"(Any|Callable|Mapping|Sequence|Iterable|Iterator|AsyncIterator|Awaitable|Literal|Path|PathLike|Self)"),
     (r"py:.*", r"(ABC|Generic|StrEnum|Struct|SSLContext|TracebackType|Unpack|Exception|ServerConnection|Response)"),
+    (r"py:.*", r"wsfleet\.\w+\.[A-Z]"),  # type variables
     (r"py:.*", r"(msgspec|starlette|prometheus_client)\..*"),
 ]

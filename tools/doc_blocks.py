@@ -24,10 +24,31 @@ MARKERS = {"run", "test", "file", "block", "prints", "output", "not run"}
 NOT_CODE = {"text", "mermaid"}
 """Drawings, and what a program prints. With `<!-- output -->` it is compared."""
 
-OTHERS = set(
-    ["cat", "cd", "cp", "curl", "docker", "export", "git", "head", "install", "jq", "journalctl", "kill", "kubectl"]
-    + ["less", "ls", "mkdir", "podman", "prometheus", "promtool", "sudo", "systemctl", "tail", "ulimit"]
-)
+OTHERS = {
+    "cat",
+    "cd",
+    "cp",
+    "curl",
+    "docker",
+    "export",
+    "git",
+    "head",
+    "install",
+    "jq",
+    "journalctl",
+    "kill",
+    "kubectl",
+    "less",
+    "ls",
+    "mkdir",
+    "podman",
+    "prometheus",
+    "promtool",
+    "sudo",
+    "systemctl",
+    "tail",
+    "ulimit",
+}
 """Commands that are not ours. Which options they have is not looked at, whether the repository's files are there is."""
 
 

@@ -21,6 +21,7 @@ DOCS = ROOT / "docs"
 
 PAGE = re.compile(r"^<!-- page: (\S+) -->$", re.MULTILINE)
 LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s#]+)(#[^)\s]*)?\)")
+OPTIONAL = re.compile(r"^([\w-]+)\*\n", re.MULTILINE)
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 logger = logging.getLogger(__name__)
@@ -65,7 +66,8 @@ def make(app: Sphinx, name: str, source: list[str]) -> None:
     text = relinked(text, folder)
     if "<!-- generated: configuration -->" in text:
         text = text.replace("<!-- generated: configuration -->", reference())
-    source[0] = text
+    # Entries of a table of contents that end with `*` are for pages that may be there, and need not.
+    source[0] = OPTIONAL.sub(lambda entry: entry[0] if list(DOCS.glob(f"{entry[1]}*.md")) else "", text)
 
 
 def setup(app: Sphinx) -> dict[str, Any]:
