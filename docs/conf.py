@@ -29,6 +29,7 @@ default_role = "code"  # docstrings write `like this`
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
 autodoc_default_options = {"members": True}
 python_display_short_literal_types = True
 python_use_unqualified_type_names = True

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from sphinx.application import Sphinx
-from sphinx.util import logging
 
 from tools.config_reference import reference
 
@@ -24,7 +23,9 @@ LINK = re.compile(r"(!?\[[^\]]*\]\()([^)\s#]+)(#[^)\s]*)?\)")
 OPTIONAL = re.compile(r"^([\w-]+)\*\n", re.MULTILINE)
 FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
-logger = logging.getLogger(__name__)
+# Made before autodoc looks at the code, since it changes what signatures say.
+REFERENCE = reference()
+DECLARED_IN = ("options.py", "config/declare.py", "config/values.py", "fleet.py")
 
 
 def pages() -> dict[Path, str]:
@@ -65,11 +66,21 @@ def make(app: Sphinx, name: str, source: list[str]) -> None:
         text, folder = path.read_text("utf-8"), path.parent
     text = relinked(text, folder)
     if "<!-- generated: configuration -->" in text:
-        text = text.replace("<!-- generated: configuration -->", reference())
+        text = text.replace("<!-- generated: configuration -->", REFERENCE)
+        for file in DECLARED_IN:
+            app.env.note_dependency(str(ROOT / "src" / "wsfleet" / file))
     # Entries of a table of contents that end with `*` are for pages that may be there, and need not.
     source[0] = OPTIONAL.sub(lambda entry: entry[0] if list(DOCS.glob(f"{entry[1]}*.md")) else "", text)
 
 
+def plain_defaults(
+    app: Sphinx, what: str, name: str, thing: Any, options: Any, signature: str | None, returned: str | None
+) -> tuple[str | None, str | None]:
+    """Show a default that is a constant of its module as what it is."""
+    return signature and re.sub(r"= _([A-Z])([A-Z]+)\b", lambda m: f"= {m[1]}{m[2].lower()}()", signature), returned
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
+    app.connect("autodoc-process-signature", plain_defaults)
     app.connect("source-read", make)
     return {"parallel_read_safe": True}
