@@ -152,7 +152,7 @@ async def watch(fleet: Fleet, wanted: str, said: io.StringIO) -> None:
     def done() -> bool:
         states = {each.state for each in fleet.connections.values()}
         rows = [row for row in fleet.stats().subscriptions if not row.pattern.startswith("$")]
-        idle = [row for row in rows if row.processed == 0 and row.pattern != "node"]
+        idle = [row for row in rows if row.processed + row.failed == 0 and row.pattern != "node"]
         return states <= {State.OPEN, State.FAILED} and not idle and wanted in said.getvalue()
 
     async with fleet:

@@ -27,7 +27,7 @@ class EndpointStats:
     """One endpoint. `latency_s` is the round trip of the last answered ping, None before the first."""
 
     name: str  #: the endpoint's name
-    uri: str  #: without secrets; "" where it is a function that was not called yet
+    uri: str  #: where it connects to, without secrets; "" until a function has said it
     state: str  #: its `State`
     connects: int  #: handshakes that were completed
     losses: int  #: connections that were lost
