@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequen
 from datetime import UTC, datetime
 from functools import partial
 from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import PurePath
 from typing import Any
 
 import msgspec
@@ -28,16 +30,12 @@ from wsfleet.observe.tables import ENDPOINTS, SUBSCRIPTIONS, BadParameter, Query
 from wsfleet.observe.threads import in_thread
 from wsfleet.redact import redact_text
 
-__all__ = ["PAGE", "make_app"]
+__all__ = ["make_app", "page_files"]
 
 log = logging.getLogger("wsfleet")
 
-PAGE = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/page.css": ("page.css", "text/css; charset=utf-8"),
-    "/page.js": ("page.js", "text/javascript; charset=utf-8"),
-}
-"""The files of the page, by path. There is nothing of the fleet in them."""
+TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+"""Of the page's files."""
 
 LISTED = 100
 """So many endpoints that are down are named by /readyz."""
@@ -51,8 +49,8 @@ Reload = Callable[[], Awaitable[list[str]]]
 def make_app(source: Source, looks: Looks, reload: Reload) -> Starlette:
     """Return the application. `reload` reads the configuration again."""
     asked = _Asked(source, looks, reload)
-    routes = [Route(path, _page(*file)) for path, file in PAGE.items()]
-    routes += [
+    routes = [
+        *(Route(path, _page(file)) for path, file in page_files().items()),
         Route("/metrics", asked.metrics),
         Route("/healthz", asked.healthz),
         Route("/readyz", asked.readyz),
@@ -72,8 +70,15 @@ def _json(data: Any, status: int = 200) -> Response:
     return Response(msgspec.json.encode(data, enc_hook=str), status, media_type="application/json")
 
 
-def _page(name: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:
-    file = resources.files("wsfleet.observe").joinpath("page", name)
+def page_files() -> dict[str, Traversable]:
+    """Return the files of the page, by path. There is nothing of the fleet in them."""
+    folder = resources.files("wsfleet.observe").joinpath("page")
+    files = [file for file in (folder.iterdir() if folder.is_dir() else ()) if PurePath(file.name).suffix in TYPES]
+    return {"/" if file.name == "index.html" else f"/{file.name}": file for file in files}
+
+
+def _page(file: Traversable) -> Callable[[Request], Awaitable[Response]]:
+    media_type = TYPES[PurePath(file.name).suffix]
 
     async def page(request: Request) -> Response:
         return Response(file.read_bytes(), media_type=media_type)

@@ -14,7 +14,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from wsfleet.errors import FleetError
-from wsfleet.observe.app import PAGE, make_app
+from wsfleet.observe.app import make_app, page_files
 from wsfleet.observe.fleet import FleetSource
 from wsfleet.observe.guard import Guard, check_listen, is_loopback, split_listen
 from wsfleet.observe.look import Looks
@@ -129,7 +129,7 @@ class HttpServer:
             make_app(self.source, self._looks, self._read_again),
             token=self._token,
             loopback=is_loopback(self._host),
-            open_paths=PAGE,
+            open_paths=page_files(),
         )
         # What would set up logging for the whole process is left out, and so are signals and the lifespan.
         config = uvicorn.Config(
