@@ -102,6 +102,11 @@ class HttpServer:
     def __repr__(self) -> str:
         return f"<HttpServer on {self.address}{', with a token' if self._token else ''}>"
 
+    def __str__(self) -> str:
+        alone = is_loopback(self._host)
+        token = "nothing can be changed" if not self._token else "changes need" if alone else "everything needs"
+        return f"http://{self.address}, {token}{' the token' if self._token else ' without a token'}"
+
     @property
     def address(self) -> str:
         """Where it listens, or will: `127.0.0.1:9464`. A port of 0 is known once it listens."""
