@@ -17,6 +17,7 @@ from wsfleet.config.faults import Wrong
 from wsfleet.config.references import References, is_reference
 from wsfleet.errors import ConfigError
 from wsfleet.failures import describe
+from wsfleet.logs import log_to_stderr
 from wsfleet.redact import redact_uri
 from wsfleet.runner import (
     ENDED_WELL,
@@ -24,7 +25,6 @@ from wsfleet.runner import (
     INTERRUPTED,
     MISUSED,
     check_report,
-    log_to_stderr,
     run_fleet,
     summary,
 )
@@ -70,6 +70,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     run.add_argument("--duration", type=seconds, metavar="SECONDS", help='drain and end after so long, also "5 min"')
     run.add_argument("--report", type=Path, metavar="FILE.json", help="write the last snapshot to this file, as JSON")
     run.add_argument("--quiet", action="store_true", help="log warnings and errors alone")
+    run.add_argument("--log-json", action="store_true", help="log one JSON object a line")
     run.set_defaults(main=_run)
 
     checked = commands.add_parser("check", help="tell everything that is wrong with a TOML file")
@@ -91,6 +92,8 @@ def _check(args: argparse.Namespace) -> int:
     if fleet is None:
         return MISUSED
     print(f"{args.file}: good; {len(fleet.connections)} endpoints, {len(fleet.subscriptions)} processors")
+    for observer in fleet.observers:
+        print(f"serving {observer}")
     for line in _proxies(report):
         print(line)
     return ENDED_WELL
@@ -120,7 +123,7 @@ def _run(args: argparse.Namespace) -> int:
     if fault is not None:
         _complain(f"--report: {fault}")
         return MISUSED
-    log_to_stderr(level=logging.WARNING if args.quiet else logging.INFO)
+    log_to_stderr(logging.WARNING if args.quiet else logging.INFO, as_json=args.log_json)
     fleet = _find(args.target)
     if fleet is None:
         return MISUSED

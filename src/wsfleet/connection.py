@@ -55,6 +55,16 @@ class Connection:
         return self._supervisor.state
 
     @property
+    def down_since(self) -> float | None:
+        """Since when it has not been OPEN, in seconds of the loop's clock; None where it is, or has not begun."""
+        return self._supervisor.down_since
+
+    @property
+    def required(self) -> bool:
+        """Whether its failing for good ends the fleet."""
+        return self._supervisor.endpoint.required
+
+    @property
     def session_count(self) -> int:
         """How many times it has connected."""
         return self._supervisor.session_count

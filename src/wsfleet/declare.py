@@ -23,6 +23,7 @@ from wsfleet.liveness import Sweep
 from wsfleet.login import CALLERS as LOGIN_CALLERS
 from wsfleet.mailbox import Mailbox
 from wsfleet.names import Names
+from wsfleet.observers import Observers
 from wsfleet.options import Buffer, Endpoint, EndpointOptions, Limits, ProcessorOptions
 from wsfleet.pool import Identify, Pool, PoolKeeper, check_pool
 from wsfleet.processor import CALLERS as PROCESSOR_CALLERS
@@ -95,6 +96,7 @@ class Declarations(Services):
         self.governor = Governor(limits)
         self.sweep = Sweep()
         self.watchdog = Watchdog(_CALLERS)
+        self.observers = Observers()
         if transport is not None:
             self.transport = transport
         self.has_transport = transport is not None
@@ -253,7 +255,7 @@ class Declarations(Services):
         if not self.hub.remove(mailbox, drop=drop):
             return
         if mailbox.error is not None and mailbox in self.processors:
-            log.error("%s", mailbox.error)
+            log.error("%s", mailbox.error, extra={"event": "subscription.overflowed", "subscription": mailbox.name})
         self.subscriptions.kept.pop(mailbox.name, None)
         self.subscriptions.pulled.pop(mailbox.name, None)
         self.processors.pop(mailbox, None)

@@ -14,10 +14,12 @@ from wsfleet.connection import Connection
 from wsfleet.declare import Declarations, check_fleet, check_process_pattern
 from wsfleet.guests import Guests
 from wsfleet.lifetime import Lifetime
+from wsfleet.looking import snapshot, totals
 from wsfleet.message import Message
+from wsfleet.observers import Observer, load
 from wsfleet.options import Buffer, ConnectOptions, Endpoint, Limits, Retry
 from wsfleet.pool import Pool
-from wsfleet.stats import FleetStats
+from wsfleet.stats import FleetStats, Totals
 from wsfleet.subscription import Subscription
 from wsfleet.targets import Function, Sink
 from wsfleet.wire.base import Transport
@@ -160,6 +162,25 @@ class Fleet:
         self._lifetime.check_open()
         return self._declared.publish(topic, data)
 
+    # Observing
+
+    def serve_http(self, listen: str = "127.0.0.1:9464", *, token: str | None = None) -> Observer:
+        """Serve a status page, `/metrics`, `/healthz`, `/readyz` and reports while the fleet runs, and as it ends.
+
+        Needs the extra `http`. Where `listen` is not on loopback, and to change anything, `token` is asked for. Port 0
+        is any free one, which `address` of what is returned tells. Raises ConfigError for what cannot work, and
+        FleetError where the address is taken: at the start, or here where the fleet runs.
+        """
+        self._lifetime.check_declaring()
+        observer: Observer = load("http", "http").serve(self, listen, token)
+        self._declared.observers.add(observer)
+        return observer
+
+    @property
+    def observers(self) -> tuple[Observer, ...]:
+        """What was declared to watch this fleet."""
+        return tuple(self._declared.observers.all)
+
     # Running
 
     async def __aenter__(self) -> Fleet:
@@ -209,4 +230,17 @@ class Fleet:
     def stats(self) -> FleetStats:
         """Return an immutable snapshot of everything that is counted."""
         self._lifetime.check_thread()
-        return self._lifetime.stats()
+        return self._declared.stats(self.name, self._lifetime.uptime_s)
+
+    async def snapshot(self) -> FleetStats:
+        """Return the same, counted at one moment but written down over many turns of the loop.
+
+        For whoever looks at ten thousand endpoints every second: `stats` would hold the loop for a tenth of one.
+        """
+        self._lifetime.check_thread()
+        return await snapshot(self._declared, self.name, self._lifetime.uptime_s)
+
+    async def totals(self) -> Totals:
+        """Return the sums alone, added up over many turns of the loop."""
+        self._lifetime.check_thread()
+        return await totals(self._declared)

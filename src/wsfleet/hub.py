@@ -248,12 +248,17 @@ class Hub(Deliverer):
 
     def subscription_stats(self) -> tuple[SubscriptionStats, ...]:
         """Return a row for each mailbox, and a last one for those removed, once there are any."""
+        retired = self.retired_stats()
+        rows = tuple(mailbox.stats() for mailbox in self._mailboxes)
+        return rows if retired is None else (*rows, retired)
+
+    def retired_stats(self) -> SubscriptionStats | None:
+        """Return the row of the mailboxes that were removed, once there are any."""
         self._retire()
         retired = self._retired
         for mailbox in self._leaving:
             retired = add_rows(retired, mailbox.stats())
-        rows = tuple(mailbox.stats() for mailbox in self._mailboxes)
-        return rows if retired is None else (*rows, retired)
+        return retired
 
     def _retire(self) -> None:
         """Sum up those that were removed and have nothing pending any more: their counts are final.

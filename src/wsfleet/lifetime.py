@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 import threading
 from collections.abc import Callable
 from typing import Any
 
-from wsfleet import open_files
 from wsfleet.accel import note_once
 from wsfleet.closing import Part, endpoint_part, pool_part
 from wsfleet.connection import Connection
@@ -19,15 +17,12 @@ from wsfleet.mailbox import Mailbox
 from wsfleet.message import State
 from wsfleet.pool import Pool
 from wsfleet.processor import Processor
-from wsfleet.stats import FleetStats
+from wsfleet.starting import open_parts, start_endpoints
 from wsfleet.supervisor import Supervisor
 
 __all__ = ["Lifetime"]
 
 _OVER = (State.CLOSED, State.FAILED)
-
-START = 50
-"""Endpoints started in one turn of the loop."""
 
 
 class Lifetime:
@@ -124,12 +119,7 @@ class Lifetime:
         loop = asyncio.get_running_loop()
         note_once()
         try:
-            if not declared.has_transport:
-                # The adapter is a leaf, loaded by name.
-                declared.transport = importlib.import_module("wsfleet.wire.websockets").WebSocketTransport()
-                open_files.check(len(declared.supervisors))
-            for processor in list(declared.processors.values()):
-                await processor.open()
+            await open_parts(declared)
             async with asyncio.TaskGroup() as self._tasks:
                 sweep = self._tasks.create_task(declared.sweep.run(), name="wsfleet-sweep")
                 self._began_at = loop.time()
@@ -137,7 +127,8 @@ class Lifetime:
                 declared.watchdog.start()
                 for processor in list(declared.processors.values()):
                     declared.start_worker(processor, self._tasks)
-                await self._start_endpoints(self._tasks)
+                self._had_endpoints = self._had_endpoints or bool(declared.supervisors)
+                await start_endpoints(declared, self._tasks)
                 started.set_result(None)
                 await self._close.wait()
                 self.phase = "ending"
@@ -159,16 +150,6 @@ class Lifetime:
             # What is over belongs to no thread: whoever waited for it may look at it.
             self.thread = None
 
-    async def _start_endpoints(self, tasks: asyncio.TaskGroup) -> None:
-        """Start what was declared before the start, a few at a time: each begins with some work of its own."""
-        for number, supervisor in enumerate(list(self._declared.supervisors.values()), 1):
-            self._had_endpoints = True
-            # Meanwhile one may have been closed.
-            if supervisor.state not in _OVER and not supervisor.stopping:
-                supervisor.start(tasks)
-            if number % START == 0:
-                await asyncio.sleep(0)
-
     async def _clean_up(self, loop: asyncio.AbstractEventLoop) -> None:
         declared = self._declared
         self._tasks = None
@@ -182,6 +163,7 @@ class Lifetime:
             await each.close()
         if hasattr(declared, "transport"):
             await declared.transport.aclose()
+        await declared.observers.stop()
         # Transports close their sockets in the loop's next turn.
         await asyncio.sleep(0)
 
@@ -393,8 +375,9 @@ class Lifetime:
 
     # Looking
 
-    def stats(self) -> FleetStats:
-        uptime_s = 0.0
-        if self.loop is not None and self._began_at is not None:
-            uptime_s = (self.loop.time() if self._ended_at is None else self._ended_at) - self._began_at
-        return self._declared.stats(self._name, uptime_s)
+    @property
+    def uptime_s(self) -> float:
+        """For how long it has run, or ran."""
+        if self.loop is None or self._began_at is None:
+            return 0.0
+        return (self.loop.time() if self._ended_at is None else self._ended_at) - self._began_at

@@ -19,7 +19,7 @@ from wsfleet.latest import Latest
 from wsfleet.message import Message
 from wsfleet.options import Buffer, Overflow
 from wsfleet.pausing import Pausers, Source
-from wsfleet.stats import SubscriptionStats
+from wsfleet.stats import Counted, SubscriptionStats
 
 __all__ = ["Aside", "Mailbox"]
 
@@ -365,16 +365,21 @@ class Mailbox(Bounded):
         if not self.closed:
             self.check_half()
 
-    def stats(self) -> SubscriptionStats:
+    def counted(self) -> Counted:
+        """Return what the balance is made of, quickly."""
+        return (self.offered, self.processed, self.failed, self.dropped, self.pending, self.pending_bytes)
+
+    def stats(self, counted: Counted | None = None) -> SubscriptionStats:
+        offered, processed, failed, dropped, pending, pending_bytes = counted or self.counted()
         return SubscriptionStats(
             name=self.name,
             pattern=self.pattern,
-            offered=self.offered,
-            processed=self.processed,
-            failed=self.failed,
-            dropped=self.dropped,
-            pending=self.pending,
-            pending_bytes=self.pending_bytes,
+            offered=offered,
+            processed=processed,
+            failed=failed,
+            dropped=dropped,
+            pending=pending,
+            pending_bytes=pending_bytes,
             overflow=self.buffer.overflow.value,
             pausing_s=self._pausers.seconds(),
         )

@@ -19,8 +19,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from wsfleet.errors import FleetError
 from wsfleet.message import State
-from wsfleet.printable import printable
-from wsfleet.redact import redact_text
 from wsfleet.stats import RETIRED, FleetStats
 
 if TYPE_CHECKING:
@@ -33,7 +31,6 @@ __all__ = [
     "MISUSED",
     "check_report",
     "collect_seldom",
-    "log_to_stderr",
     "run_fleet",
     "run_loop",
     "stop_signals",
@@ -245,23 +242,6 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
     except OSError:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def log_to_stderr(level: int = logging.INFO) -> None:
-    """Set up a command's log: readable lines on the standard error. A library leaves this to the program."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Lines("%(asctime)s %(levelname)-7s %(message)s", "%H:%M:%S"))
-    logging.basicConfig(level=level, handlers=[handler])
-
-
-class _Lines(logging.Formatter):
-    """Shows what a peer wrote, and does not let the terminal obey it; and no secrets, which a traceback may have."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(redact_text(super().format(record)))
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        return super().formatMessage(record).replace("\n", "\\n")  # nor forge a line
 
 
 def summary(stats: FleetStats) -> Iterator[str]:

@@ -24,7 +24,7 @@ from wsfleet.message import Gap, State, StateChange
 from wsfleet.options import Endpoint
 from wsfleet.redact import redact_text, redact_uri, secrets_of
 from wsfleet.session import SessionCore
-from wsfleet.stats import EndpointStats
+from wsfleet.stats import Counted, EndpointStats
 from wsfleet.target import make_target
 from wsfleet.watchdog import Watchdog
 from wsfleet.wire.base import Progress, Transport
@@ -62,11 +62,14 @@ class Supervisor:
         self.feed = Feed(intake, services.hub, endpoint.keep_last)
         self.state = State.CONNECTING
         self.session: SessionCore | None = None
+        self.holding: SessionCore | None = None  # until all that it held for on_open has gone on
         self.session_count = 0
         self.losses = 0
         self.last_error: Exception | None = None
         self.stopping = False
         self.task: asyncio.Task[None] | None = None
+        self.down_since: float | None = None
+        self._told: tuple[Exception | None, str] = (None, "")
         self._services = services
         self._shown_uri = redact_uri(endpoint.uri) if isinstance(endpoint.uri, str) else ""
         self._way = ""
@@ -110,7 +113,8 @@ class Supervisor:
             # A fault of ours, or of the user's `fatal`: it ends this endpoint, never the fleet.
             fault = failures.unexpected(exc, self._secrets)
             failures.hide_secrets(fault, self._secrets)
-            log.error("%s: the supervisor failed: %s", self.name, fault, exc_info=fault.__cause__)
+            told = {"event": "endpoint.failed", "endpoint": self.name, "error": fault}
+            log.error("%s: the supervisor failed: %s", self.name, fault, exc_info=fault.__cause__, extra=told)
             self._drop_session()
             self._fail(fault)
         except (KeyboardInterrupt, SystemExit) as exc:
@@ -170,6 +174,7 @@ class Supervisor:
         self._tell_way(progress)
         self._opened(session, opened_at)
         await session.release()
+        self.holding = None
         self._services.sweep.watch(session, self._pulse)
         error = self._explain(await session.ended)
         lost_at = loop.time()
@@ -203,7 +208,7 @@ class Supervisor:
         finally:
             leave()
         self.session_count += 1
-        session = self.session = SessionCore(self.endpoint, self.feed, wire, self.session_count)
+        session = self.session = self.holding = SessionCore(self.endpoint, self.feed, wire, self.session_count)
         wire.start(session)
         if self.endpoint.on_open is not None:
             progress.stage = "on_open"
@@ -227,7 +232,8 @@ class Supervisor:
             # Where it logs in is no longer what the program says, so this is for whoever runs it to know.
             self._redirected = progress.redirected
             text = "%s: redirected to another origin, %s: no headers go there; what on_open sends does"
-            log.warning(text, self.name, progress.redirected)
+            told = {"event": "endpoint.redirected", "endpoint": self.name}
+            log.warning(text, self.name, progress.redirected, extra=told)
 
     def _attempt_failed(self, exc: BaseException, progress: Progress) -> Exception:
         lost = self.session.lost_error if self.session is not None else None
@@ -253,6 +259,7 @@ class Supervisor:
     def _drop_session(self) -> None:
         """Leave nothing of a session behind, whatever state it is in."""
         session, self.session = self.session, None
+        self.holding = None
         self._pulse.end()
         if session is not None:
             session.discard()
@@ -274,6 +281,8 @@ class Supervisor:
         previous, self.state = self.state, state
         if state is previous:
             return
+        if State.OPEN in (previous, state):
+            self.down_since = None if state is State.OPEN else asyncio.get_running_loop().time()
         self._chronicle.tell(state, error, delay_s, self._shown_uri + self._way)
         topic = f"$state.{self.name}"
         if self._services.hub.wants(topic):
@@ -352,6 +361,8 @@ class Supervisor:
     def start(self, tasks: asyncio.TaskGroup) -> None:
         """Begin, as a task of `tasks`."""
         self.stopping = False
+        if self.down_since is None:
+            self.down_since = asyncio.get_running_loop().time()
         self.task = tasks.create_task(self.run(), name=f"wsfleet-{self.name}")
         self.task.add_done_callback(self._never_began)
 
@@ -371,25 +382,42 @@ class Supervisor:
         if self.state is not State.OPEN and self.task is not None:
             self.task.cancel()
 
-    def stats(self) -> EndpointStats:
+    def error_text(self) -> str | None:
+        """Return the last error as it may be shown. It is made once: that takes long, and many may be down."""
+        error = self.last_error
+        if error is None:
+            return None
+        if self._told[0] is not error:
+            self._told = (error, redact_text(str(error), self._secrets))
+        return self._told[1]
+
+    def counted(self) -> Counted:
+        """Return what the balance is made of, quickly."""
+        feed, holding = self.feed, self.holding
+        held = holding.held if holding is not None else 0
+        received, received_bytes, malformed = feed.received, feed.received_bytes, feed.malformed
+        return received, received_bytes, malformed, feed.answered, feed.published, feed.discarded, held
+
+    def stats(self, counted: Counted | None = None) -> EndpointStats:
         feed, session = self.feed, self.session
+        received, received_bytes, malformed, answered, published, discarded, held = counted or self.counted()
         return EndpointStats(
             name=self.name,
             uri=self._shown_uri,
             state=self.state.value,
             connects=self.session_count,
             losses=self.losses,
-            received=feed.received,
-            received_bytes=feed.received_bytes,
+            received=received,
+            received_bytes=received_bytes,
             sent=feed.sent,
-            malformed=feed.malformed,
-            answered=feed.answered,
-            published=feed.published,
-            held=session.held if session is not None else 0,
-            discarded=feed.discarded,
-            paused_by=tuple(mailbox.name for mailbox in feed.paused_by),
+            malformed=malformed,
+            answered=answered,
+            published=published,
+            held=held,
+            discarded=discarded,
+            paused_by=tuple([mailbox.name for mailbox in feed.paused_by]) if feed.paused_by else (),
             paused_s=feed.paused_s,
-            last_error=None if self.last_error is None else redact_text(str(self.last_error), self._secrets),
+            last_error=self.error_text(),
             latency_s=session.wire.latency_s if session is not None else None,
         )
 

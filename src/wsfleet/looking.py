@@ -1,0 +1,136 @@
+"""Looking at ten thousand endpoints without holding the loop: counted at once, written down bit by bit."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from typing import TypeVar
+
+from wsfleet.accel import accelerated
+from wsfleet.declare import Declarations
+from wsfleet.mailbox import Mailbox
+from wsfleet.message import State
+from wsfleet.stats import (
+    Counted,
+    FleetStats,
+    Totals,
+    is_endpoint_balanced,
+    is_hub_balanced,
+    is_subscription_balanced,
+)
+from wsfleet.supervisor import Supervisor
+
+__all__ = ["by_and_by", "percentile", "snapshot", "totals"]
+
+T = TypeVar("T")
+Row = TypeVar("Row")
+
+ROWS = 100
+"""Rows written in one turn of the loop: about a millisecond."""
+
+SUMS = 2000
+"""Rows added up in one turn."""
+
+
+async def by_and_by(items: Sequence[T], most: int) -> AsyncIterator[Sequence[T]]:
+    """Go through `items`, at most so many in each turn of the loop; what fits into one is done at once."""
+    for start in range(0, len(items), most):
+        if start:
+            await asyncio.sleep(0)
+        yield items[start : start + most]
+
+
+async def snapshot(declared: Declarations, name: str, uptime_s: float) -> FleetStats:
+    """Count everything, as `Declarations.stats` does.
+
+    What the balance is made of is taken down at one moment, since messages go on meanwhile. The rest of a row (its
+    state, its last error) is what it is when the row is written.
+    """
+    declared.reap()
+    supervisors, mailboxes = list(declared.supervisors.values()), declared.hub.mailboxes()
+    endpoint_counts = [supervisor.counted() for supervisor in supervisors]
+    mailbox_counts = [mailbox.counted() for mailbox in mailboxes]
+    hub = declared.hub.stats()
+    removed, unsubscribed = declared.retired_endpoints, declared.hub.retired_stats()
+    lag_s, blocked = declared.sweep.lag_s, declared.watchdog.stats()
+
+    endpoints, endpoints_good = await _rows(
+        supervisors, endpoint_counts, Supervisor.stats, removed, is_endpoint_balanced
+    )
+    subscriptions, subscriptions_good = await _rows(
+        mailboxes, mailbox_counts, Mailbox.stats, unsubscribed, is_subscription_balanced
+    )
+    published, offered = sum([row.published for row in endpoints]), sum([row.offered for row in subscriptions])
+    return FleetStats(
+        name=name,
+        uptime_s=uptime_s,
+        balanced=is_hub_balanced(hub, published, offered) and endpoints_good and subscriptions_good,
+        accelerated=accelerated(),
+        loop_lag_s=lag_s,
+        blocked=blocked,
+        hub=hub,
+        endpoints=tuple(endpoints),
+        subscriptions=tuple(subscriptions),
+    )
+
+
+async def _rows(
+    items: Sequence[T],
+    counts: Sequence[Counted],
+    make: Callable[[T, Counted], Row],
+    retired: Row | None,
+    is_balanced: Callable[[Row], bool],
+) -> tuple[list[Row], bool]:
+    """Return the rows, the one of what was removed last, and whether each of them keeps the balance."""
+    rows: list[Row] = []
+    good = retired is None or is_balanced(retired)
+    async for numbers in by_and_by(range(len(items)), ROWS):
+        made = [make(items[n], counts[n]) for n in numbers]
+        good = good and all(map(is_balanced, made))
+        rows += made
+    return rows + ([] if retired is None else [retired]), good
+
+
+async def totals(declared: Declarations) -> Totals:
+    """Add everything up. Messages that pass meanwhile may be on one side and not yet on the other."""
+    removed, unsubscribed = declared.retired_endpoints, declared.hub.retired_stats()
+    received, losses, connects = (removed.received, removed.losses, removed.connects) if removed else (0, 0, 0)
+    opened, latencies = 0, []
+    async for supervisors in by_and_by(list(declared.supervisors.values()), SUMS):
+        received += sum([s.feed.received for s in supervisors])
+        losses += sum([s.losses for s in supervisors])
+        connects += sum([s.session_count for s in supervisors])
+        opened += sum([s.state is State.OPEN for s in supervisors])
+        latencies += _latencies(supervisors)
+    gone = unsubscribed
+    processed, failed = (gone.processed, gone.failed) if gone else (0, 0)
+    dropped, pending = (gone.dropped, gone.pending) if gone else (0, 0)
+    async for mailboxes in by_and_by(declared.hub.mailboxes(), SUMS):
+        processed += sum([m.processed for m in mailboxes])
+        dropped += sum([m.dropped for m in mailboxes])
+        failed += sum([m.failed for m in mailboxes])
+        pending += sum([m.pending for m in mailboxes])
+    latencies.sort()
+    return Totals(
+        received=received,
+        processed=processed,
+        dropped=dropped,
+        failed=failed,
+        losses=losses,
+        connects=connects,
+        open=opened,
+        pending=pending,
+        loop_lag_s=declared.sweep.lag_s,
+        latency_p50=percentile(latencies, 0.5),
+        latency_p99=percentile(latencies, 0.99),
+    )
+
+
+def _latencies(supervisors: Iterable[Supervisor]) -> list[float]:
+    found = [s.session.wire.latency_s for s in supervisors if s.session is not None]
+    return [latency_s for latency_s in found if latency_s is not None]
+
+
+def percentile(ordered: Sequence[float], part: float) -> float | None:
+    """Return the value that `part` of all are not above; None of nothing."""
+    return ordered[min(int(len(ordered) * part), len(ordered) - 1)] if ordered else None

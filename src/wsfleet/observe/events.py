@@ -1,0 +1,148 @@
+"""What happens to a fleet, as plain data without secrets, for any number of watchers of any speed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from wsfleet.failures import describe
+from wsfleet.message import DeadLetter, Gap, Malformed, Message, Slow, StateChange
+from wsfleet.redact import redact_text
+
+__all__ = ["KINDS", "Event", "Events", "plain"]
+
+Event = dict[str, Any]
+
+KINDS = ("state", "dead", "slow", "gap", "malformed")
+
+KEPT = 500
+"""Events that wait for one watcher. Beyond them the oldest go."""
+
+
+def plain(message: Message[Any]) -> Event:
+    """Return a message of a `$` topic as data that may be shown. What a peer sent is not in it, only what it was."""
+    return {"at": message.received_at, "topic": message.topic} | _record(message.data)
+
+
+def _record(record: Any) -> Event:
+    match record:
+        case StateChange():
+            return {
+                "endpoint": record.endpoint,
+                "previous": record.previous.value,
+                "state": record.state.value,
+                "error": None if record.error is None else redact_text(str(record.error)),
+                "attempt": record.attempt,
+                "delay_s": record.delay_s,
+            }
+        case DeadLetter():
+            return {
+                "endpoint": record.message.endpoint,
+                "session": record.message.session,
+                "index": record.message.index,
+                "message_topic": redact_text(record.message.topic),
+                "attempts": record.attempts,
+                "error": describe(record.error),
+            }
+        case Malformed():
+            return {
+                "endpoint": record.endpoint,
+                "session": record.session,
+                "index": record.index,
+                "error": describe(record.error),
+            }
+        case Slow():
+            return {
+                "subscription": record.subscription,
+                "pending": record.pending,
+                "pending_bytes": record.pending_bytes,
+                "overflow": record.overflow,
+            }
+        case Gap():
+            return {
+                "endpoint": record.endpoint,
+                "previous_session": record.previous_session,
+                "session": record.session,
+                "last_index": record.last_index,
+                "down_s": record.down_s,
+            }
+    return {}
+
+
+class Watcher:
+    """One of those who watch: an iterator that keeps what it has not handed out yet, up to a bound."""
+
+    def __init__(self, leave: Callable[[Watcher], None]) -> None:
+        self._events: deque[Event] = deque()
+        self._missed = 0
+        self._news = asyncio.Event()
+        self._leave = leave
+        self._over = False
+
+    def put(self, event: Event) -> None:
+        """Keep `event`; where there is no room, the oldest is missed."""
+        if len(self._events) >= KEPT:
+            self._events.popleft()
+            self._missed += 1
+        self._events.append(event)
+        self._news.set()
+
+    def end(self) -> None:
+        """There will be no more."""
+        self._over = True
+        self._news.set()
+
+    def __aiter__(self) -> Watcher:
+        return self
+
+    async def __anext__(self) -> Event:
+        while not self._events:
+            if self._over:
+                raise StopAsyncIteration
+            self._news.clear()
+            await self._news.wait()
+        if self._missed:
+            missed, self._missed = self._missed, 0
+            return {"at": self._events[0]["at"], "topic": "$missed", "count": missed}
+        return self._events.popleft()
+
+    async def aclose(self) -> None:
+        """Watch no longer."""
+        self._leave(self)
+        self.end()
+
+
+class Events:
+    """Hands every event to every watcher."""
+
+    def __init__(self) -> None:
+        self._watchers: dict[Watcher, None] = {}
+        self._over = False
+
+    def watch(self) -> Watcher:
+        """Watch from now on."""
+        watcher = Watcher(self._left)
+        if self._over:
+            watcher.end()
+        else:
+            self._watchers[watcher] = None
+        return watcher
+
+    def _left(self, watcher: Watcher) -> None:
+        self._watchers.pop(watcher, None)
+
+    def tell(self, message: Message[Any]) -> None:
+        """Tell of one message of a `$` topic. Nothing is made of it where nobody watches."""
+        if self._watchers:
+            event = plain(message)
+            for watcher in self._watchers:
+                watcher.put(event)
+
+    def end(self) -> None:
+        """There will be no more."""
+        self._over = True
+        for watcher in self._watchers:
+            watcher.end()
+        self._watchers.clear()

@@ -1,0 +1,129 @@
+"""One fleet in this process, as observers look at it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+from wsfleet.connection import Connection
+from wsfleet.fleet import Fleet
+from wsfleet.looking import by_and_by
+from wsfleet.message import Message, State
+from wsfleet.observe.events import KINDS, Event, Events
+from wsfleet.observe.source import Down, NoFile, Report, Sample, Source
+from wsfleet.options import Buffer, Overflow
+from wsfleet.stats import plain_rows
+
+__all__ = ["FleetSource"]
+
+SAMPLE_S = 1.0
+SAMPLES = 600
+
+ROWS = 500
+"""Rows made plain in one turn of the loop: about a millisecond."""
+
+Reload = Callable[[], Awaitable[list[str]]]
+
+
+class FleetSource(Source):
+    """Watches `fleet`: its snapshots, and its `$` topics by processors of its own. `reload` reads its file again."""
+
+    def __init__(self, fleet: Fleet, reload: Reload | None = None) -> None:
+        self.workers = None
+        self.dead = 0
+        self._fleet = fleet
+        self._reload = reload
+        self._events = Events()
+        self._samples: deque[Sample] = deque(maxlen=SAMPLES)
+        self._sampling: asyncio.Task[None] | None = None
+        self._names: list[str] = []
+
+    async def start(self) -> None:
+        """Begin to watch; the fleet may be about to start, or running."""
+        for kind in KINDS:
+            name = self._free_name(f"observer-{kind}")
+            # Many are handed over at a time, and in a storm the newest count.
+            buffer = Buffer(messages=1000, overflow=Overflow.DROP_OLDEST)
+            self._fleet.process(f"${kind}.*", name=name, buffer=buffer, batch=100)(self._seen)
+            self._names.append(name)
+        self._sampling = asyncio.get_running_loop().create_task(self._sample(), name="wsfleet-samples")
+
+    def _free_name(self, name: str) -> str:
+        taken, free, number = {*self._fleet.subscriptions, *self._fleet.connections}, name, 1
+        while free in taken:
+            number += 1
+            free = f"{name}-{number}"
+        return free
+
+    async def stop(self) -> None:
+        """End watching."""
+        self._events.end()
+        sampling, self._sampling = self._sampling, None
+        if sampling is not None:
+            sampling.cancel()
+            await asyncio.wait({sampling})
+        for name in self._names:
+            if name in self._fleet.subscriptions:
+                self._fleet.subscriptions[name].close()
+        self._names.clear()
+
+    async def _seen(self, messages: list[Message[Any]]) -> None:
+        for message in messages:
+            if message.topic.startswith("$dead."):
+                self.dead += 1
+            self._events.tell(message)
+
+    async def _sample(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            totals = await self._fleet.totals()
+            self._samples.append(Sample(at=time.time(), **asdict(totals)))
+            due = max(due + SAMPLE_S, loop.time())
+            await asyncio.sleep(due - loop.time())
+
+    # What it knows
+
+    def report(self) -> Report:
+        """Return everything that is counted, now."""
+        return self._fleet.stats().to_dict()
+
+    async def look(self) -> Report:
+        """Return the same without holding the loop for long."""
+        stats = await self._fleet.snapshot()
+        report = replace(stats, endpoints=(), subscriptions=()).to_dict()
+        async for endpoints in by_and_by(stats.endpoints, ROWS):
+            report["endpoints"] += plain_rows(endpoints)
+        async for subscriptions in by_and_by(stats.subscriptions, ROWS):
+            report["subscriptions"] += plain_rows(subscriptions)
+        return report
+
+    def down(self, most: int | None = None) -> list[Down]:
+        """Return the endpoints that are not OPEN, at most so many, the required ones first."""
+        down = [each for each in self._fleet.connections.values() if each.state is not State.OPEN]
+        down.sort(key=lambda connection: not connection.required)
+        now, clock = time.time(), asyncio.get_running_loop().time()
+        return [_down(each, now - (clock - (each.down_since or clock))) for each in down[:most]]
+
+    def history(self) -> list[Sample]:
+        """Return the samples so far, oldest first."""
+        return list(self._samples)
+
+    def events(self) -> AsyncIterator[Event]:
+        """Watch what happens from this call on."""
+        return self._events.watch()
+
+    async def reload(self) -> list[str]:
+        """Call what was given for it."""
+        if self._reload is None:
+            raise NoFile("this fleet was not read from a file; start it with `wsfleet run FILE.toml`")
+        return await self._reload()
+
+
+def _down(connection: Connection, since: float) -> Down:
+    row = connection.stats()
+    return Down(row.name, row.state, since, row.last_error, connection.required)

@@ -1,0 +1,36 @@
+"""How a fleet starts: first whatever can refuse, then the endpoints, a few in each turn of the loop."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+
+from wsfleet import open_files
+from wsfleet.declare import Declarations
+from wsfleet.message import State
+
+__all__ = ["open_parts", "start_endpoints"]
+
+START = 50
+"""Endpoints started in one turn of the loop."""
+
+
+async def open_parts(declared: Declarations) -> None:
+    """Open what the endpoints will need. Raises what opening a sink raises, or an observer that has no address."""
+    if not declared.has_transport:
+        # The adapter is a leaf, loaded by name.
+        declared.transport = importlib.import_module("wsfleet.wire.websockets").WebSocketTransport()
+        open_files.check(len(declared.supervisors))
+    await declared.observers.start()
+    for processor in list(declared.processors.values()):
+        await processor.open()
+
+
+async def start_endpoints(declared: Declarations, tasks: asyncio.TaskGroup) -> None:
+    """Start what was declared before the start, a few at a time: each begins with some work of its own."""
+    for number, supervisor in enumerate(list(declared.supervisors.values()), 1):
+        # Meanwhile one may have been closed.
+        if supervisor.state not in (State.CLOSED, State.FAILED) and not supervisor.stopping:
+            supervisor.start(tasks)
+        if number % START == 0:
+            await asyncio.sleep(0)
