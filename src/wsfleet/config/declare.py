@@ -20,13 +20,36 @@ from wsfleet.replies import Match
 
 __all__ = ["Declaring"]
 
-_FLEET = {"name": str, "drain_s": float, "limits": Limits}
-_TARGET = {"handler": Callable[..., Any], "sink": str}
+# What stands behind `#:`, here and in the options, is the meaning that the configuration reference shows.
+_FLEET = {
+    "name": str,  #: what logs and reports call it
+    "drain_s": float,  #: at the end: how long processors may go on with what has come in
+    "limits": Limits,  #: what one host is asked for at a time
+}
+_TARGET = {
+    "handler": Callable[..., Any],  #: the function that is called, async or plain
+    "sink": str,  #: where messages go without a function: "stdout", or "jsonl:PATH"
+}
 _OPTIONS = get_type_hints(ProcessorOptions)
 _ENDPOINT = get_type_hints(Endpoint)
 _CONNECT = _ENDPOINT | _TARGET | _OPTIONS
-_POOL = _CONNECT | {"size": int, "identify": Identify, "match": Match}
-_PROCESS = {"pattern": str, "name": str} | _TARGET | _OPTIONS
+_POOL = _CONNECT | {
+    "size": int,  #: how many connections
+    "identify": Identify,  #: a function of a request that returns its id, and what to send
+    "match": Match,  #: a function of a message that returns the id that it replies to, or None
+}
+_PROCESS = (
+    {
+        "pattern": str,  #: the topics: `*` is one token, `>` the rest
+        "name": str,  #: the subscription's name, one token; by default the function's or the sink's
+    }
+    | _TARGET
+    | _OPTIONS
+)
+_HTTP = {
+    "listen": str,  #: address and port; one that is not on loopback needs a token
+    "token": str,  #: what others must show, as Authorization: Bearer TOKEN; without one nothing can be changed
+}
 
 # Stand in for what is faulty, so that everything else about the entry is still looked at.
 _URI = "wss://stand-in.invalid"
@@ -52,8 +75,8 @@ class Declaring:
         reader = self._reader
         sections = {"connect": self._connect, "pool": self._pool, "process": self._process}
         for key in document:
-            if key != "fleet" and key not in sections:
-                reader.note((key,), f"unknown section; {did_you_mean(key, ['fleet', *sections])}")
+            if key not in ("fleet", "http", *sections):
+                reader.note((key,), f"unknown section; {did_you_mean(key, ['fleet', 'http', *sections])}")
         fleet = reader.build(Fleet, *reader.table(document.get("fleet", {}), _FLEET, ("fleet",)), ("fleet",))
         for section, declare in sections.items():
             entries = document.get(section, [])
@@ -64,8 +87,19 @@ class Declaring:
                 declare(fleet, entry, (section, number))
         if not document.get("connect") and not document.get("pool"):
             reader.note((), "there is no endpoint; add a [[connect]] with a uri")
+        if "http" in document:
+            self._http(fleet, document["http"])
         self._warn(fleet)
         return fleet
+
+    def _http(self, fleet: Fleet, table: Any) -> None:
+        known = len(self._reader.faults)
+        values, faulty = self._reader.table(table, _HTTP, ("http",))
+        if len(self._reader.faults) == known or values:
+            try:
+                self._reader.build(fleet.serve_http, values, faulty, ("http",))
+            except Skip:
+                pass
 
     def _connect(self, fleet: Fleet, table: Any, place: Place) -> None:
         def connect(fleet: Fleet, target: Any = None, **values: Any) -> Any:
