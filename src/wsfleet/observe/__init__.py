@@ -1,1 +1,1 @@
-"""For whoever watches a fleet: nothing in here is imported by the core."""
+"""Reports, metrics and screens: they read snapshots and `$` topics, and the core knows none of them."""

@@ -30,7 +30,7 @@ class _History(msgspec.Struct):
 
 
 def check_url(text: str) -> str:
-    """Return the URL of a fleet as it is used, or raise ValueError with what is wrong. Quotes nothing that is secret."""
+    """Return the URL of a fleet as it is used, or raise ValueError, which quotes no secret, with what is wrong."""
     url = text if "://" in text else f"http://{text}"
     try:
         parts = urlsplit(url)
@@ -103,7 +103,10 @@ class Client:
         return f"{self.place}/api/{what}"
 
     def _headers(self, accept: str) -> dict[str, str]:
-        token = self._token()
+        try:
+            token = self._token()
+        except (OSError, ValueError) as exc:
+            raise Trouble("REFUSED", "the file of the token cannot be read any more") from exc
         return {"Accept": accept} | ({"Authorization": f"Bearer {token}"} if token else {})
 
     def _check(self, answer: httpx.Response) -> None:

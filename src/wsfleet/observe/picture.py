@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
 from wsfleet.observe.shown import Overview, Sample, Trouble
@@ -38,21 +40,16 @@ class Picture:
         """When the trouble began, by our wall clock."""
         self._samples: deque[Sample] = deque(maxlen=KEPT)
 
-    @property
-    def fresh(self) -> bool:
-        """Whether the fleet's own history is wanted."""
-        return not self._samples
+    def wants_history(self, overview: Overview) -> bool:
+        """Whether the fleet's own history is to come with this look: nothing is known yet, or of another run only."""
+        return not self._samples or self._is_another(overview)
 
-    def seed(self, samples: list[Sample]) -> None:
-        """Begin with the fleet's own history."""
-        self._samples.extendleft(reversed(samples[-KEPT:]))
-
-    def take(self, overview: Overview) -> None:
-        """Take the newest look."""
-        before, self.overview = self.overview, overview
-        self.trouble = self.since = None
-        if before is not None and (overview.uptime_s < before.uptime_s or overview.name != before.name):
-            self._samples.clear()  # another run, which counts from nothing
+    def take(self, overview: Overview, history: Sequence[Sample] = ()) -> None:
+        """Take the newest look, and the history that was wanted."""
+        if self.wants_history(overview):
+            self._samples.clear()
+            self._samples.extend(history)
+        self.overview, self.trouble, self.since = overview, None, None
         if self._samples and overview.at <= self._samples[-1].at:
             return  # the same look as before
         totals = overview.totals
@@ -69,6 +66,10 @@ class Picture:
             )
         )
 
+    def _is_another(self, overview: Overview) -> bool:
+        before = self.overview
+        return before is not None and (overview.uptime_s < before.uptime_s or overview.name != before.name)
+
     def fail(self, trouble: Trouble, now: float) -> None:
         """Keep what is known, and why nothing newer is. What is missed meanwhile is the fleet's history."""
         self.trouble = trouble
@@ -82,10 +83,9 @@ class Picture:
 
     def rates(self, counter: Counter) -> list[float]:
         """How many a second, oldest first, for each pair of looks."""
-        samples = list(self._samples)
         return [
             max(0, getattr(new, counter) - getattr(old, counter)) / (new.at - old.at)
-            for old, new in zip(samples, samples[1:], strict=False)
+            for old, new in pairwise(self._samples)
             if new.at > old.at
         ]
 

@@ -1,0 +1,229 @@
+"""What a terminal shows of a fleet, but for the table of endpoints: each function draws one part as plain content.
+
+Content has styles of the theme and no markup: what a peer wrote is text here, whatever it looks like.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from textual.content import Content
+
+from wsfleet.observe.picture import Picture, Verdict, count, duration
+from wsfleet.observe.shown import Overview
+from wsfleet.printable import one_line
+
+__all__ = ["STATE_STYLES", "clean", "connections", "events", "health", "messages", "slowest", "title", "verdict"]
+
+STATE_STYLES = {
+    "OPEN": "$text-success",
+    "CONNECTING": "$text-accent",
+    "BACKOFF": "$text-warning",
+    "FAILED": "$text-error",
+    "CLOSED": "$text-muted",
+}
+
+_EIGHTHS = " ▁▂▃▄▅▆▇█"
+_LEVELS = {"good": "$text-success", "warn": "$text-warning", "bad": "$text-error", "none": "$text-muted"}
+_DIM = "$text-muted"
+
+Part = str | tuple[str, str]
+
+
+def clean(text: object) -> str:
+    """Return a peer's or the fleet's text as one line that the terminal shows and does not obey."""
+    return one_line(str(text)).replace("\t", " ")
+
+
+def title(picture: Picture, width: int) -> Content:
+    """Draw who it is, where, and for how long it has been running."""
+    parts: list[Part] = [("wsfleet top", "bold"), "  "]
+    overview = picture.overview
+    right = ""
+    if overview is not None:
+        parts += [(clean(overview.name), "bold $text-primary"), "  "]
+        workers = f"{overview.workers} workers, " if overview.workers else ""
+        right = f"{workers}up {duration(overview.uptime_s)}"
+    left = Content.assemble(*parts, (clean(picture.place), _DIM))
+    return left.truncate(max(0, width - len(right) - 2), ellipsis=True, pad=True).append("  ") + Content.styled(
+        right, _DIM
+    )
+
+
+def verdict(picture: Picture) -> Content:
+    """Draw whether the fleet is well, and why not."""
+    found: Verdict = picture.verdict()
+    style = _LEVELS[found.level]
+    parts: list[Part] = [(f" {found.word} ", f"bold reverse {style}"), " ", (clean(found.text), style)]
+    if picture.trouble is not None and picture.since is not None:
+        old = " What is shown is of before." if picture.overview is not None else ""
+        parts.append((f". Since {_clock(picture.since)}; it is tried again.{old}", _DIM))
+    return Content.assemble(*parts)
+
+
+def connections(picture: Picture, width: int) -> Content:
+    """Draw how many endpoints are in which state."""
+    overview = picture.overview
+    if overview is None:
+        return Content()
+    total = sum(overview.states.values())
+    lines = []
+    for state, style in STATE_STYLES.items():
+        number = overview.states.get(state, 0)
+        quiet = style if number else _DIM
+        bar = _bar(number, total, width - 22)
+        lines.append(Content.assemble((f"{state:<11}", quiet), f"{count(number):>9}  ", (bar, style)))
+    paused = overview.totals.paused
+    lines.append(
+        Content.assemble((f"{'paused':<11}", _DIM), (f"{count(paused):>9}", "$text-warning" if paused else ""))
+    )
+    return Content("\n").join(lines)
+
+
+def messages(picture: Picture, width: int) -> Content:
+    """Draw what came in and what became of it: a second, in all, and over time."""
+    overview = picture.overview
+    if overview is None:
+        return Content()
+    totals = overview.totals
+    lines = []
+    rows: tuple[tuple[str, str | None, int, str], ...] = (
+        ("received", "received", totals.received, ""),
+        ("processed", "processed", totals.processed, ""),
+        ("dropped", "dropped", totals.dropped, "$text-warning"),
+        ("dead letters", None, totals.dead, "$text-error"),
+        ("malformed", None, totals.malformed, "$text-warning"),
+        ("pending", None, totals.pending, ""),
+    )
+    for label, counter, total, style in rows:
+        rates = picture.rates(counter) if counter else []  # type: ignore[arg-type]
+        rate = f"{count(rates[-1])}/s" if rates else ""
+        chart = _spark(rates, width - 38) if counter else ""
+        lines.append(
+            Content.assemble(
+                (f"{label:<13}", _DIM),
+                (f"{rate:>11}", style if rates and rates[-1] else ""),
+                (f"{count(total):>11}", style if total else ""),
+                "   ",
+                (chart, style or "$text-primary"),
+            )
+        )
+    return Content("\n").join(lines)
+
+
+def health(picture: Picture, width: int) -> Content:
+    """Draw what was lost and came back, the latency, and who holds up the loop."""
+    overview = picture.overview
+    if overview is None:
+        return Content()
+    totals, room = overview.totals, width - 24
+    losses, lags = picture.rates("losses"), picture.lags()
+    lately = f"{picture.lately('losses'):,} lost, {picture.lately('connects'):,} connected in the last minute"
+    lines = [
+        _row("losses", count(totals.losses), _spark(losses, room), "$text-warning"),
+        _row("", "", lately, _DIM),
+        _row("latency", duration(overview.latency.p50), f"median; p99 {duration(overview.latency.p99)}", ""),
+        _row("loop lag", duration(overview.loop_lag_s), _spark(lags, room), "$text-primary"),
+        *_blocked(overview),
+    ]
+    return Content("\n").join(line.truncate(width, ellipsis=True) for line in lines)
+
+
+def _blocked(overview: Overview) -> list[Content]:
+    blocked = overview.blocked
+    if blocked is None:
+        return [_row("blocked by", "nobody", "", "")]
+    return [
+        _row("blocked", duration(blocked.seconds), f"by {clean(blocked.by)}", "$text-warning"),
+        _row("", "", clean(blocked.where), _DIM),
+    ]
+
+
+def _row(label: str, value: str, rest: str, style: str) -> Content:
+    head = Content.assemble((f"{label:<11}", _DIM), f"{value:>10}" if value else "", "   " if value else "")
+    return head + Content.styled(rest, style)
+
+
+def slowest(picture: Picture, width: int, height: int) -> Content:
+    """Draw the subscriptions that have most to do, or drop most."""
+    rows = picture.overview.slowest if picture.overview is not None else ()
+    if not rows:
+        return Content.styled("no subscriptions" if picture.overview else "", _DIM)
+    room = max(8, width - 37)
+    lines = [Content.styled(f"{'name':<{room}} {'pending':>10} {'dropped':>10}  overflow", _DIM)]
+    for row in rows[: max(1, height - 1)]:
+        name = Content(clean(row.name)).truncate(room, ellipsis=True, pad=True)
+        dropped = (f"{count(row.dropped):>10}", "$text-warning" if row.dropped else _DIM)
+        lines.append(
+            Content.assemble(name, " ", f"{count(row.pending):>10}", " ", dropped, "  ", (clean(row.overflow), _DIM))
+        )
+    return Content("\n").join(line.truncate(width, ellipsis=True) for line in lines)
+
+
+def events(picture: Picture, width: int, height: int) -> Content:
+    """Draw what happened, the newest first."""
+    if not picture.events:
+        return Content.styled("nothing yet" if picture.overview else "", _DIM)
+    newest = list(picture.events)[: -max(1, height) - 1 : -1]
+    return Content("\n").join(_event(event).truncate(width, ellipsis=True) for event in newest)
+
+
+def _event(event: dict[str, Any]) -> Content:
+    kind = clean(event.get("kind", ""))
+    at = event.get("at")
+    when = _clock(at) if isinstance(at, int | float) else "        "
+    style = _KINDS.get(kind, "")
+    if kind == "state":
+        style = STATE_STYLES.get(str(event.get("state")), "")
+    return Content.assemble((when, _DIM), " ", (f"{kind:<9} ", style), clean(_told(kind, event)))
+
+
+_KINDS = {"dead": "$text-error", "slow": "$text-warning", "gap": "$text-warning", "malformed": "$text-warning"}
+
+
+def _told(kind: str, event: dict[str, Any]) -> str:
+    """Say in a person's words what happened; what isn't known is left out."""
+    who = str(event.get("endpoint") or event.get("subscription") or _last_token(event.get("topic")))
+    error = f": {event['error']}" if event.get("error") else ""
+    if kind == "state":
+        return f"{who} {event.get('state', '')}{error}"
+    if kind == "dead":
+        return f"{who} gave a message up{error}"
+    if kind == "slow":
+        return f"{who} is full: {event.get('pending', '?')} pending, {event.get('overflow', '')}"
+    if kind == "gap":
+        down_s = event.get("down_s")
+        return f"{who} was away for {duration(down_s) if isinstance(down_s, int | float) else 'a while'}"
+    if kind == "malformed":
+        return f"{who} sent what cannot be decoded{error}"
+    return "there was more than could be told" if kind == "missed" else who
+
+
+def _last_token(topic: object) -> str:
+    return str(topic or "").rpartition(".")[2]
+
+
+def _clock(at: float) -> str:
+    try:
+        return time.strftime("%H:%M:%S", time.localtime(at))
+    except (OverflowError, OSError, ValueError):
+        return "--:--:--"
+
+
+def _bar(number: int, total: int, width: int) -> str:
+    if width < 1 or not number:
+        return ""
+    eighths = max(1, round(8 * width * number / max(1, total)))
+    return "█" * (eighths // 8) + " ▏▎▍▌▋▊▉"[eighths % 8].strip()
+
+
+def _spark(values: Sequence[float], width: int) -> str:
+    """Draw the values as far as there is room; each column is the highest of its part of the time."""
+    if width < 1 or not values:
+        return ""
+    parts = min(width, len(values))
+    columns = [max(values[len(values) * i // parts : len(values) * (i + 1) // parts]) for i in range(parts)]
+    top = max(columns)
+    return "".join(_EIGHTHS[max(1, round(8 * value / top)) if top and value > 0 else 0 + 1] for value in columns)
