@@ -39,7 +39,7 @@ def endpoint(number: int) -> dict[str, Any]:
 
 
 def overview(endpoints: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
-    states = {state: 0 for state in ("CONNECTING", "OPEN", "BACKOFF", "CLOSED", "FAILED")}
+    states = dict.fromkeys(("CONNECTING", "OPEN", "BACKOFF", "CLOSED", "FAILED"), 0)
     for row in endpoints:
         states[row["state"]] += 1
     totals = {

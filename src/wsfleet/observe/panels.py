@@ -22,12 +22,12 @@ STATE_STYLES = {
     "CONNECTING": "$text-accent",
     "BACKOFF": "$text-warning",
     "FAILED": "$text-error",
-    "CLOSED": "$text-muted",
+    "CLOSED": "$foreground-muted",
 }
 
 _EIGHTHS = " ▁▂▃▄▅▆▇█"
-_LEVELS = {"good": "$text-success", "warn": "$text-warning", "bad": "$text-error", "none": "$text-muted"}
-_DIM = "$text-muted"
+_LEVELS = {"good": "$text-success", "warn": "$text-warning", "bad": "$text-error", "none": "$foreground-muted"}
+_DIM = "$foreground-muted"
 
 Part = str | tuple[str, str]
 
@@ -89,6 +89,7 @@ def messages(picture: Picture, width: int) -> Content:
         return Content()
     totals = overview.totals
     lines = []
+    charts = iter(_chart(picture.rates("received"), width - 38))
     rows: tuple[tuple[str, str | None, int, str], ...] = (
         ("received", "received", totals.received, ""),
         ("processed", "processed", totals.processed, ""),
@@ -100,7 +101,7 @@ def messages(picture: Picture, width: int) -> Content:
     for label, counter, total, style in rows:
         rates = picture.rates(counter) if counter else []  # type: ignore[arg-type]
         rate = f"{count(rates[-1])}/s" if rates else ""
-        chart = _spark(rates, width - 38) if counter else ""
+        chart = _spark(rates, width - 38) if counter == "dropped" else next(charts, "")
         lines.append(
             Content.assemble(
                 (f"{label:<13}", _DIM),
@@ -120,10 +121,10 @@ def health(picture: Picture, width: int) -> Content:
         return Content()
     totals, room = overview.totals, width - 24
     losses, lags = picture.rates("losses"), picture.lags()
-    lately = f"{picture.lately('losses'):,} lost, {picture.lately('connects'):,} connected in the last minute"
+    lately = f"{picture.lately('losses'):,} lost, {picture.lately('connects'):,} connected"
     lines = [
         _row("losses", count(totals.losses), _spark(losses, room), "$text-warning"),
-        _row("", "", lately, _DIM),
+        _row("last minute", "", lately, ""),
         _row("latency", duration(overview.latency.p50), f"median; p99 {duration(overview.latency.p99)}", ""),
         _row("loop lag", duration(overview.loop_lag_s), _spark(lags, room), "$text-primary"),
         *_blocked(overview),
@@ -134,7 +135,7 @@ def health(picture: Picture, width: int) -> Content:
 def _blocked(overview: Overview) -> list[Content]:
     blocked = overview.blocked
     if blocked is None:
-        return [_row("blocked by", "nobody", "", "")]
+        return [_row("blocked", "never", "", "")]
     return [
         _row("blocked", duration(blocked.seconds), f"by {clean(blocked.by)}", "$text-warning"),
         _row("", "", clean(blocked.where), _DIM),
@@ -142,7 +143,7 @@ def _blocked(overview: Overview) -> list[Content]:
 
 
 def _row(label: str, value: str, rest: str, style: str) -> Content:
-    head = Content.assemble((f"{label:<11}", _DIM), f"{value:>10}" if value else "", "   " if value else "")
+    head = Content.assemble((f"{label:<11}", _DIM), "  " if label and not value else f"{value:>10}   ")
     return head + Content.styled(rest, style)
 
 
@@ -221,9 +222,15 @@ def _bar(number: int, total: int, width: int) -> str:
 
 def _spark(values: Sequence[float], width: int) -> str:
     """Draw the values as far as there is room; each column is the highest of its part of the time."""
+    return _chart(values, width, 1)[0]
+
+
+def _chart(values: Sequence[float], width: int, height: int = 2) -> list[str]:
+    """The same over several lines, the upper one first."""
     if width < 1 or not values:
-        return ""
+        return [""] * height
     parts = min(width, len(values))
     columns = [max(values[len(values) * i // parts : len(values) * (i + 1) // parts]) for i in range(parts)]
-    top = max(columns)
-    return "".join(_EIGHTHS[max(1, round(8 * value / top)) if top and value > 0 else 0 + 1] for value in columns)
+    top = max(columns) or 1.0
+    levels = [max(1, round(8 * height * value / top)) for value in columns]
+    return ["".join(_EIGHTHS[max(0, min(8, level - 8 * line))] for level in levels) for line in range(height)][::-1]

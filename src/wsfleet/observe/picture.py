@@ -99,7 +99,7 @@ class Picture:
             return 0
         last = self._samples[-1]
         first = next(sample for sample in self._samples if sample.at >= last.at - LATELY_S)
-        return max(0, getattr(last, counter) - getattr(first, counter))
+        return max(0, int(getattr(last, counter) - getattr(first, counter)))
 
     def verdict(self) -> Verdict:
         """Whether the fleet is well, and every reason why it isn't, the worst first."""

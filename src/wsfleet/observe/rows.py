@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import ClassVar, NamedTuple
 
+import msgspec
 from rich.cells import set_cell_size
 from rich.segment import Segment
 from rich.style import Style
@@ -54,16 +55,16 @@ class EndpointTable(ScrollView, can_focus=True):
 
     DEFAULT_CSS = """
     EndpointTable { overflow-x: hidden; overflow-y: scroll; scrollbar-size-vertical: 1; }
-    EndpointTable > .table--heading { color: $text-muted; text-style: bold; }
+    EndpointTable > .table--heading { color: $foreground-muted; text-style: bold; }
     EndpointTable > .table--sorted { color: $text-primary; text-style: bold; }
     EndpointTable > .table--cursor { background: $block-cursor-blurred-background; }
     EndpointTable:focus > .table--cursor { background: $primary-muted; text-style: bold; }
-    EndpointTable > .table--dim { color: $text-muted; }
+    EndpointTable > .table--dim { color: $foreground-muted; }
     EndpointTable > .table--OPEN { color: $text-success; }
     EndpointTable > .table--CONNECTING { color: $text-accent; }
     EndpointTable > .table--BACKOFF { color: $text-warning; }
     EndpointTable > .table--FAILED { color: $text-error; }
-    EndpointTable > .table--CLOSED { color: $text-muted; }
+    EndpointTable > .table--CLOSED { color: $foreground-muted; }
     """
     COMPONENT_CLASSES: ClassVar[set[str]] = {
         "table--heading",
@@ -99,8 +100,7 @@ class EndpointTable(ScrollView, can_focus=True):
     @property
     def query_wanted(self) -> Query:
         """What to ask for: the rows that are in sight."""
-        wish = self._wish
-        return Query(wish.search, wish.state, wish.sort, wish.order, round(self.scroll_y), max(1, self._page))
+        return msgspec.structs.replace(self._wish, offset=round(self.scroll_y), limit=max(1, self._page))
 
     @property
     def total(self) -> int:
@@ -123,13 +123,7 @@ class EndpointTable(ScrollView, can_focus=True):
 
     def show(self, query: Query, got: Endpoints) -> None:
         """Show the answer to `query`, unless something else is wanted by now."""
-        wanted = self.query_wanted
-        if (query.search, query.state, query.sort, query.order) != (
-            wanted.search,
-            wanted.state,
-            wanted.sort,
-            wanted.order,
-        ):
+        if msgspec.structs.replace(query, offset=self._wish.offset, limit=self._wish.limit) != self._wish:
             return
         self._got = got
         self.cursor = min(self.cursor, max(0, got.matched - 1))
@@ -174,10 +168,9 @@ class EndpointTable(ScrollView, can_focus=True):
         self.sort_by(self._wish.sort)
 
     def _ask(self, **changes: str) -> None:
-        wish = self._wish
-        values = {"search": wish.search, "state": wish.state, "sort": wish.sort, "order": wish.order, **changes}
-        if Query(**values) != wish:
-            self._wish = Query(**values)
+        wish = msgspec.structs.replace(self._wish, **changes)
+        if wish != self._wish:
+            self._wish = wish
             self.cursor = 0
             self.scroll_to(y=0, animate=False)
         self.refresh()

@@ -73,8 +73,9 @@ class Top(App[int]):
     """A fleet in the terminal. `view` brings what is shown; it is closed at the end."""
 
     ENABLE_COMMAND_PALETTE = False
-    HORIZONTAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-narrow"), (WIDE, "-wide")]
-    VERTICAL_BREAKPOINTS: ClassVar[list[tuple[int, str]] | None] = [(0, "-short"), (TALL, "-tall")]
+    TITLE = "wsfleet top"
+    HORIZONTAL_BREAKPOINTS = [(0, "-narrow"), (WIDE, "-wide")]  # noqa: RUF012 - Textual declares it so
+    VERTICAL_BREAKPOINTS = [(0, "-short"), (TALL, "-tall")]  # noqa: RUF012
     CSS = """
     Screen { background: $background; layout: vertical; }
     Panel { height: 1; }
@@ -91,12 +92,12 @@ class Top(App[int]):
     #search { display: none; height: 1; border: none; padding: 0; background: $surface; }
     #search.-open { display: block; }
     EndpointTable { height: 1fr; }
-    #details { height: 1; color: $text-muted; }
+    #details { height: 1; color: $foreground-muted; }
 
     .-tall #title, .-tall #verdict { margin: 0 2; }
     .-tall #numbers { margin: 1 2 0 2; }
     .-tall #endpoints { margin: 1 2 0 2; }
-    .-wide #numbers { grid-size: 3 1; grid-columns: 5fr 9fr 8fr; grid-rows: 6; height: 6; }
+    .-wide #numbers { grid-size: 3 1; grid-columns: 5fr 10fr 8fr; grid-rows: 6; height: 6; }
     .-wide #health { column-span: 1; }
     .-wide.-tall #numbers, .-wide.-tall #more { grid-gutter: 0 1; margin: 0 1; }
     .-wide.-tall #numbers { grid-rows: 8; height: 8; margin: 1 1 0 1; }
@@ -132,26 +133,29 @@ class Top(App[int]):
         self._now = now
         self._picture = Picture(view.place)
         self._rows_wanted = asyncio.Event()
+        # By name, not found by a query: another screen may lie above, or the app may be ending.
+        panel = partial(Panel, picture=self._picture)
+        self._panels = {
+            "title": panel(_plain(panels.title), id="title"),
+            "connections": panel(_plain(panels.connections), id="connections", title="connections"),
+            "messages": panel(_plain(panels.messages), id="messages", title="messages"),
+            "health": panel(_plain(panels.health), id="health", title="health"),
+            "slowest": panel(panels.slowest, id="slowest", title="slowest subscriptions"),
+            "events": panel(panels.events, id="events", title="events"),
+        }
+        self._verdict, self._heading, self._details = (Static(id=name) for name in ("verdict", "heading", "details"))
+        self._search = Input(placeholder="search in names", id="search", compact=True)
+        self._search.cursor_blink = False
+        self._table = EndpointTable(id="table")
 
     def compose(self) -> ComposeResult:
         """Make the screen."""
-        panel = partial(Panel, picture=self._picture)
-        yield panel(_plain(panels.title), id="title")
-        yield Static(id="verdict")
-        with Container(id="numbers"):
-            yield panel(_plain(panels.connections), id="connections", title="connections")
-            yield panel(_plain(panels.messages), id="messages", title="messages")
-            yield panel(_plain(panels.health), id="health", title="health")
-        with Container(id="more"):
-            yield panel(panels.slowest, id="slowest", title="slowest subscriptions")
-            yield panel(panels.events, id="events", title="events")
-        with Vertical(id="endpoints"):
-            yield Static(id="heading")
-            search = Input(placeholder="search in names", id="search", compact=True)
-            search.cursor_blink = False
-            yield search
-            yield EndpointTable(id="table")
-            yield Static(id="details")
+        shown = self._panels
+        yield shown["title"]
+        yield self._verdict
+        yield Container(shown["connections"], shown["messages"], shown["health"], id="numbers")
+        yield Container(shown["slowest"], shown["events"], id="more")
+        yield Vertical(self._heading, self._search, self._table, self._details, id="endpoints")
         yield Footer(compact=True, show_command_palette=False)
 
     def on_mount(self) -> None:
@@ -165,10 +169,6 @@ class Top(App[int]):
     async def on_unmount(self) -> None:
         """Let go of the fleet."""
         await self._view.close()
-
-    @property
-    def _table(self) -> EndpointTable:
-        return self.query_one(EndpointTable)
 
     # Looking.
 
@@ -208,9 +208,9 @@ class Top(App[int]):
     # Showing.
 
     def _draw(self) -> None:
-        for panel in self.query(Panel):
+        for panel in self._panels.values():
             panel.refresh()
-        self.query_one("#verdict", Static).update(panels.verdict(self._picture))
+        self._verdict.update(panels.verdict(self._picture))
         self._draw_heading()
 
     def _draw_heading(self) -> None:
@@ -221,9 +221,9 @@ class Top(App[int]):
         number = f"{table.matched:,} of {table.total:,}" if chosen else f"{table.total:,}"
         by = next(column.heading for column in COLUMNS if column.key == query.sort)
         rest = "".join(f" · {text}" for text in (*chosen, f"by {by}{', reversed' * (query.order == 'desc')}"))
-        heading = Content.assemble(("endpoints ", "bold $text-primary"), number, (rest, "$text-muted"))
-        self.query_one("#heading", Static).update(heading)
-        self.query_one("#details", Static).update(_details(table))
+        heading = Content.assemble(("endpoints ", "bold $text-primary"), number, (rest, "$foreground-muted"))
+        self._heading.update(heading)
+        self._details.update(_details(table))
 
     def on_endpoint_table_wanted(self) -> None:
         """Ask for the rows that are in sight."""
@@ -239,9 +239,8 @@ class Top(App[int]):
     def action_search(self) -> None:
         """Open the search."""
         self.screen.remove_class("-events")
-        search = self.query_one("#search", Input)
-        search.add_class("-open")
-        search.focus()
+        self._search.add_class("-open")
+        self._search.focus()
 
     def on_input_changed(self, event: Input.Changed) -> None:
         """Search while it is being written."""
@@ -253,9 +252,8 @@ class Top(App[int]):
 
     def action_clear(self) -> None:
         """End the search, and show all states."""
-        search = self.query_one("#search", Input)
-        search.value = ""
-        search.remove_class("-open")
+        self._search.value = ""
+        self._search.remove_class("-open")
         self._table.clear_filters()
         self._table.focus()
 
