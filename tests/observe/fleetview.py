@@ -9,7 +9,6 @@ import msgspec
 from wsfleet.observe.shown import Endpoints, Overview, Query, Sample, Trouble
 
 AT = 1_000_000_000.0  # 2001-09-09 01:46:40 UTC
-LATE = "the loop"
 
 
 def endpoint(number: int) -> dict[str, Any]:
@@ -171,7 +170,11 @@ class FleetView:
 
 def matching(rows: list[dict[str, Any]], query: Query) -> dict[str, Any]:
     """What /api/endpoints answers."""
-    found = [row for row in rows if query.search in row["name"] and query.state in ("", row["state"])]
+    found = [
+        row
+        for row in rows
+        if query.state in ("", row["state"]) and query.search in f"{row['name']} {row['uri']} {row['last_error']}"
+    ]
     empty = [row for row in found if row[query.sort] is None]
     known = [row for row in found if row[query.sort] is not None]
     known.sort(key=lambda row: row[query.sort], reverse=query.order == "desc")

@@ -12,7 +12,6 @@ from typing import Any
 from textual.content import Content
 
 from wsfleet.observe.picture import Picture, Verdict, count, duration
-from wsfleet.observe.shown import Overview
 from wsfleet.printable import one_line
 
 __all__ = ["STATE_STYLES", "clean", "connections", "events", "health", "messages", "slowest", "title", "verdict"]
@@ -87,64 +86,60 @@ def messages(picture: Picture, width: int) -> Content:
     overview = picture.overview
     if overview is None:
         return Content()
-    totals = overview.totals
-    lines = []
-    charts = iter(_chart(picture.rates("received"), width - 38))
-    rows: tuple[tuple[str, str | None, int, str], ...] = (
-        ("received", "received", totals.received, ""),
-        ("processed", "processed", totals.processed, ""),
-        ("dropped", "dropped", totals.dropped, "$text-warning"),
-        ("dead letters", None, totals.dead, "$text-error"),
-        ("malformed", None, totals.malformed, "$text-warning"),
-        ("pending", None, totals.pending, ""),
+    totals, room = overview.totals, width - 27
+    charts = _chart(picture.rates("received"), room)
+    rows: tuple[tuple[str, str, int, str, str], ...] = (
+        ("received", _rate(picture.rate("received")), totals.received, charts[0], "$text-primary"),
+        ("processed", _rate(picture.rate("processed")), totals.processed, charts[1], "$text-primary"),
+        ("dropped", count(totals.dropped), totals.dropped, _spark(picture.rates("dropped"), room), "$text-warning"),
+        ("dead letters", count(totals.dead), totals.dead, "", "$text-error"),
+        ("malformed", count(totals.malformed), totals.malformed, "", "$text-warning"),
+        ("pending", count(totals.pending), totals.pending, "", ""),
     )
-    for label, counter, total, style in rows:
-        rates = picture.rates(counter) if counter else []  # type: ignore[arg-type]
-        rate = f"{count(rates[-1])}/s" if rates else ""
-        chart = _spark(rates, width - 38) if counter == "dropped" else next(charts, "")
-        lines.append(
-            Content.assemble(
-                (f"{label:<13}", _DIM),
-                (f"{rate:>11}", style if rates and rates[-1] else ""),
-                (f"{count(total):>11}", style if total else ""),
-                "   ",
-                (chart, style or "$text-primary"),
-            )
-        )
+    lines = []
+    for label, value, number, chart, style in rows:
+        striking = style if number and value[-1:] != "s" else ""
+        lines.append(Content.assemble((f"{label:<13}", _DIM), (f"{value:>11}", striking), "   ", (chart, style)))
     return Content("\n").join(lines)
 
 
-def health(picture: Picture, width: int) -> Content:
+def _rate(rate: float) -> str:
+    return f"{count(rate)}/s"
+
+
+def health(picture: Picture, width: int, height: int) -> Content:
     """Draw what was lost and came back, the latency, and who holds up the loop."""
     overview = picture.overview
     if overview is None:
         return Content()
-    totals, room = overview.totals, width - 24
-    losses, lags = picture.rates("losses"), picture.lags()
+    room, warning = width - _VALUE, "$text-warning"
+    latency, blocked = overview.latency, overview.blocked
     lately = f"{picture.lately('losses'):,} lost, {picture.lately('connects'):,} connected"
     lines = [
-        _row("losses", count(totals.losses), _spark(losses, room), "$text-warning"),
-        _row("last minute", "", lately, ""),
-        _row("latency", duration(overview.latency.p50), f"median; p99 {duration(overview.latency.p99)}", ""),
-        _row("loop lag", duration(overview.loop_lag_s), _spark(lags, room), "$text-primary"),
-        *_blocked(overview),
+        _row("losses", count(overview.totals.losses), _spark(picture.rates("losses"), room), warning),
+        Content.assemble((f"{'last minute':<13}", _DIM), lately),
+        _row("latency p50", duration(latency.p50), f"p99 {duration(latency.p99)}", ""),
+        _row("loop lag", duration(overview.loop_lag_s), _spark(picture.lags(), room), "$text-primary"),
     ]
+    if blocked is None:
+        lines.append(_row("blocked", "never", "", ""))
+    elif height > len(lines) + 1:
+        lines.append(_row("blocked", duration(blocked.seconds), clean(blocked.by), warning))
+        lines.append(Content.styled(f"  {clean(blocked.where)}", _DIM))
+    else:
+        lines.append(
+            _row("blocked", duration(blocked.seconds), f"{clean(blocked.by)}, {clean(blocked.where)}", warning)
+        )
+    if len(lines) > height:
+        del lines[1]  # the chart above it tells the same
     return Content("\n").join(line.truncate(width, ellipsis=True) for line in lines)
 
 
-def _blocked(overview: Overview) -> list[Content]:
-    blocked = overview.blocked
-    if blocked is None:
-        return [_row("blocked", "never", "", "")]
-    return [
-        _row("blocked", duration(blocked.seconds), f"by {clean(blocked.by)}", "$text-warning"),
-        _row("", "", clean(blocked.where), _DIM),
-    ]
+_VALUE = 25
 
 
 def _row(label: str, value: str, rest: str, style: str) -> Content:
-    head = Content.assemble((f"{label:<11}", _DIM), "  " if label and not value else f"{value:>10}   ")
-    return head + Content.styled(rest, style)
+    return Content.assemble((f"{label:<12}", _DIM), f"{value:>10}   ", (rest, style))
 
 
 def slowest(picture: Picture, width: int, height: int) -> Content:
@@ -186,7 +181,7 @@ _KINDS = {"dead": "$text-error", "slow": "$text-warning", "gap": "$text-warning"
 
 def _told(kind: str, event: dict[str, Any]) -> str:
     """Say in a person's words what happened; what isn't known is left out."""
-    who = str(event.get("endpoint") or event.get("subscription") or _last_token(event.get("topic")))
+    who = str(event.get("topic", "")).rpartition(".")[2]
     error = f": {event['error']}" if event.get("error") else ""
     if kind == "state":
         return f"{who} {event.get('state', '')}{error}"
@@ -199,11 +194,7 @@ def _told(kind: str, event: dict[str, Any]) -> str:
         return f"{who} was away for {duration(down_s) if isinstance(down_s, int | float) else 'a while'}"
     if kind == "malformed":
         return f"{who} sent what cannot be decoded{error}"
-    return "there was more than could be told" if kind == "missed" else who
-
-
-def _last_token(topic: object) -> str:
-    return str(topic or "").rpartition(".")[2]
+    return f"{event.get('count', 'some')} more that could not be told" if kind == "missed" else who
 
 
 def _clock(at: float) -> str:

@@ -231,7 +231,7 @@ class EndpointTable(ScrollView, can_focus=True):
         shown = [column for column in COLUMNS if width >= column.needs]
         spare = width - sum(column.width for column in shown)
         # What is left is divided: names may be long, and errors are.
-        more = max(0, min(18, spare - 40))
+        more = max(0, min(10, spare - 40))
         widths = {"name": COLUMNS[0].width + more, "last_error": max(0, spare - more - 2)}
         return [column._replace(width=widths.get(column.key, column.width)) for column in shown]
 
@@ -255,7 +255,7 @@ class EndpointTable(ScrollView, can_focus=True):
             style += self.get_component_rich_style("table--cursor")
         row = self._row(index)
         if row is None:  # on its way
-            dim = self.get_component_rich_style("table--dim", partial=True)
+            dim = self._colour("table--dim")
             return Strip([Segment("·", style + dim)]).adjust_cell_length(width, style)
         return self._line(row, style).adjust_cell_length(width, style)
 
@@ -265,7 +265,7 @@ class EndpointTable(ScrollView, can_focus=True):
             chosen = column.key == self._wish.sort
             arrow = ("▲" if self._wish.order == "asc" else "▼") if chosen else ""
             part = "table--sorted" if chosen else "table--heading"
-            style = self.rich_style + self.get_component_rich_style(part, partial=True)
+            style = self.rich_style + self._colour(part)
             text = f"{arrow}{column.heading}" if column.right else f"{column.heading}{arrow}"
             segments.append(Segment(_cell(text, column), style))
         return Strip(segments)
@@ -276,11 +276,16 @@ class EndpointTable(ScrollView, can_focus=True):
             text = clean(column.text(row))
             colour = style
             if column.key == "state" and row.state in STATE_STYLES:
-                colour += self.get_component_rich_style(f"table--{row.state}", partial=True)
+                colour += self._colour(f"table--{row.state}")
             elif column.key == "last_error" or text in ("0", "-"):
-                colour += self.get_component_rich_style("table--dim", partial=True)
+                colour += self._colour("table--dim")
             segments.append(Segment(_cell(text, column), colour))
         return Strip(segments)
+
+    def _colour(self, name: str) -> Style:
+        """The colour of a part, mixed with what is behind it, which is left as it is."""
+        found = self.get_component_rich_style(name)
+        return Style(color=found.color, bold=found.bold or None)
 
     def get_cursor_region(self) -> Region:
         """Where the cursor stands, within the table."""

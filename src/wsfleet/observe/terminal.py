@@ -31,7 +31,7 @@ TALL = 34
 
 HELP = (
     ("↑ ↓  PgUp PgDn  Home End", "move through the endpoints"),
-    ("/", "search in names; Enter goes back to the table"),
+    ("/", "search in names, addresses and errors; Enter goes back to the table"),
     ("f", "show one state alone, then the next, then all"),
     ("Esc", "end the search, show all states"),
     ("s", "sort by the next column; a click on a heading sorts by it"),
@@ -81,7 +81,7 @@ class Top(App[int]):
     Panel { height: 1; }
     #title { margin: 0 1; }
     #verdict { height: auto; max-height: 2; margin: 0 1; }
-    #numbers { layout: grid; height: 11; grid-size: 2 2; grid-columns: 34 1fr; grid-rows: 6 5; margin: 0 1;
+    #numbers { layout: grid; height: 10; grid-size: 2 2; grid-columns: 29 1fr; grid-rows: 6 4; margin: 0 1;
                grid-gutter: 0 2; }
     #numbers Panel { height: 100%; }
     #health { column-span: 2; }
@@ -97,7 +97,7 @@ class Top(App[int]):
     .-tall #title, .-tall #verdict { margin: 0 2; }
     .-tall #numbers { margin: 1 2 0 2; }
     .-tall #endpoints { margin: 1 2 0 2; }
-    .-wide #numbers { grid-size: 3 1; grid-columns: 5fr 10fr 8fr; grid-rows: 6; height: 6; }
+    .-wide #numbers { grid-size: 3 1; grid-columns: 4fr 8fr 6fr; grid-rows: 6; height: 6; }
     .-wide #health { column-span: 1; }
     .-wide.-tall #numbers, .-wide.-tall #more { grid-gutter: 0 1; margin: 0 1; }
     .-wide.-tall #numbers { grid-rows: 8; height: 8; margin: 1 1 0 1; }
@@ -139,12 +139,12 @@ class Top(App[int]):
             "title": panel(_plain(panels.title), id="title"),
             "connections": panel(_plain(panels.connections), id="connections", title="connections"),
             "messages": panel(_plain(panels.messages), id="messages", title="messages"),
-            "health": panel(_plain(panels.health), id="health", title="health"),
+            "health": panel(panels.health, id="health", title="health"),
             "slowest": panel(panels.slowest, id="slowest", title="slowest subscriptions"),
             "events": panel(panels.events, id="events", title="events"),
         }
         self._verdict, self._heading, self._details = (Static(id=name) for name in ("verdict", "heading", "details"))
-        self._search = Input(placeholder="search in names", id="search", compact=True)
+        self._search = Input(placeholder="search in names, addresses and errors", id="search", compact=True)
         self._search.cursor_blink = False
         self._table = EndpointTable(id="table")
 
@@ -220,7 +220,7 @@ class Top(App[int]):
         chosen += [f'"{panels.clean(query.search)}"'] if query.search else []
         number = f"{table.matched:,} of {table.total:,}" if chosen else f"{table.total:,}"
         by = next(column.heading for column in COLUMNS if column.key == query.sort)
-        rest = "".join(f" · {text}" for text in (*chosen, f"by {by}{', reversed' * (query.order == 'desc')}"))
+        rest = "".join(f" · {text}" for text in (*chosen, f"by {by} {'▲' if query.order == 'asc' else '▼'}"))
         heading = Content.assemble(("endpoints ", "bold $text-primary"), number, (rest, "$foreground-muted"))
         self._heading.update(heading)
         self._details.update(_details(table))
