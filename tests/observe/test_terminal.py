@@ -159,9 +159,10 @@ async def test_sorted_by_key_and_by_click() -> None:
     """`s` goes through the columns, `r` turns the order round, a click on a heading does both."""
     view = troubled()
     async with shown(view) as pilot:
+        most = max(row["received"] for row in view.rows)
         await pilot.press("s", "s")
         await until(pilot, lambda: (view.asked[-1].sort, view.asked[-1].order) == ("received", "desc"))
-        await until(pilot, lambda: table(pilot).current and table(pilot).current.received == 1_995_588)
+        await until(pilot, lambda: table(pilot).current and table(pilot).current.received == most)
         await pilot.press("r")
         await until(pilot, lambda: view.asked[-1].order == "asc")
         x = lines(pilot, "losses")[-1].index("losses")
