@@ -39,6 +39,7 @@ _ROOMS = {
     "bench": "what a message costs on this machine: by hand, with wsfleet, and at best",
     "demo": "a thousand connections to a local server that misbehaves, watched live",
     "tap": "connect to one server and print what it says",
+    "top": "watch a running fleet in the terminal",
 }
 
 

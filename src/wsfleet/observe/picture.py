@@ -1,0 +1,170 @@
+"""What a screen knows of a fleet: the last look at it, what came before, and the verdict on it. No terminal in here."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any, Literal, NamedTuple
+
+from wsfleet.observe.shown import Overview, Sample, Trouble
+
+__all__ = ["Picture", "Verdict", "count", "duration"]
+
+KEPT = 600  # samples: ten minutes
+EVENTS = 500
+LATELY_S = 60.0
+LAG_S = 0.1  # a loop that is later than this is worth a word
+
+Counter = Literal["received", "processed", "dropped", "failed", "losses", "connects"]
+Level = Literal["good", "warn", "bad", "none"]
+
+
+class Verdict(NamedTuple):
+    """How the fleet is: `word` for the eye, `text` for the reasons."""
+
+    level: Level
+    word: str
+    text: str
+
+
+class Picture:
+    """Grows with each look at the fleet, and tells rates. A fleet that has been started anew begins a new picture."""
+
+    def __init__(self, place: str) -> None:
+        self.place = place
+        self.overview: Overview | None = None
+        self.events: deque[dict[str, Any]] = deque(maxlen=EVENTS)
+        self.trouble: Trouble | None = None
+        self.since: float | None = None
+        """When the trouble began, by our wall clock."""
+        self._samples: deque[Sample] = deque(maxlen=KEPT)
+
+    def wants_history(self, overview: Overview) -> bool:
+        """Whether the fleet's own history is to come with this look: nothing is known yet, or of another run only."""
+        return not self._samples or self._is_another(overview)
+
+    def take(self, overview: Overview, history: Sequence[Sample] = ()) -> None:
+        """Take the newest look, and the history that was wanted."""
+        if self.wants_history(overview):
+            self._samples.clear()
+            self._samples.extend(history)
+        self.overview, self.trouble, self.since = overview, None, None
+        if self._samples and overview.at <= self._samples[-1].at:
+            return  # the same look as before
+        totals = overview.totals
+        self._samples.append(
+            Sample(
+                at=overview.at,
+                received=totals.received,
+                processed=totals.processed,
+                dropped=totals.dropped,
+                failed=totals.failed,
+                losses=totals.losses,
+                connects=totals.connects,
+                loop_lag_s=overview.loop_lag_s,
+            )
+        )
+
+    def _is_another(self, overview: Overview) -> bool:
+        before = self.overview
+        return before is not None and (overview.uptime_s < before.uptime_s or overview.name != before.name)
+
+    def fail(self, trouble: Trouble, now: float) -> None:
+        """Keep what is known, and why nothing newer is. What is missed meanwhile is the fleet's history."""
+        self.trouble = trouble
+        if self.since is None:
+            self.since = now
+        self._samples.clear()
+
+    def rate(self, counter: Counter) -> float:
+        """How many a second, between the last two looks."""
+        return next(reversed(self.rates(counter)), 0.0)
+
+    def rates(self, counter: Counter) -> list[float]:
+        """How many a second, oldest first, for each pair of looks."""
+        return [
+            max(0, getattr(new, counter) - getattr(old, counter)) / (new.at - old.at)
+            for old, new in pairwise(self._samples)
+            if new.at > old.at
+        ]
+
+    def lags(self) -> list[float]:
+        """How late the loop was, oldest first."""
+        return [sample.loop_lag_s for sample in self._samples]
+
+    def lately(self, counter: Counter) -> int:
+        """How many in the last minute."""
+        if not self._samples:
+            return 0
+        last = self._samples[-1]
+        first = next(sample for sample in self._samples if sample.at >= last.at - LATELY_S)
+        return max(0, int(getattr(last, counter) - getattr(first, counter)))
+
+    def verdict(self) -> Verdict:
+        """Whether the fleet is well, and every reason why it isn't, the worst first."""
+        if self.trouble is not None:
+            return Verdict("bad", self.trouble.headline, self.trouble.text)
+        if self.overview is None:
+            return Verdict("none", "CONNECTING", f"to {self.place}")
+        bad, warn = _bad(self.overview), list(self._warnings(self.overview))
+        reasons = "; ".join(bad + warn)
+        if bad:
+            return Verdict("bad", "FAILING", reasons)
+        if warn:
+            return Verdict("warn", "DEGRADED", reasons)
+        total = sum(self.overview.states.values())
+        kept = "every message accounted for, none dropped in the last minute"
+        return Verdict("good", "WELL", f"{_all(total)} open; {kept}" if total else f"no endpoints; {kept}")
+
+    def _warnings(self, overview: Overview) -> list[str]:
+        states, totals = overview.states, overview.totals
+        total = sum(states.values())
+        away = {state: number for state in ("FAILED", "BACKOFF", "CONNECTING") if (number := states.get(state, 0))}
+        parts = ", ".join(f"{number:,} {state}" for state, number in away.items())
+        reasons = [
+            (sum(away.values()), f"{sum(away.values()):,} of {total:,} not open ({parts})"),
+            (self.lately("dropped"), f"{self.lately('dropped'):,} dropped in the last minute"),
+            (self.lately("failed"), f"{self.lately('failed'):,} failed in the last minute"),
+            (totals.paused, f"{totals.paused:,} paused by a full mailbox"),
+            (overview.loop_lag_s >= LAG_S, f"the loop is {duration(overview.loop_lag_s)} late"),
+        ]
+        return [text for wrong, text in reasons if wrong]
+
+
+def _bad(overview: Overview) -> list[str]:
+    total, required = sum(overview.states.values()), [row.name for row in overview.down if row.required]
+    reasons = [
+        (not overview.balanced, "the balance does not hold: messages are unaccounted for"),
+        (total and not overview.states.get("OPEN") and overview.states.get("CLOSED") != total, "nothing is open"),
+        (required, f"required and down: {', '.join(required[:3])}{', ...' if len(required) > 3 else ''}"),
+    ]
+    return [text for wrong, text in reasons if wrong]
+
+
+def _all(total: int) -> str:
+    return "the one endpoint is" if total == 1 else f"all {total:,} endpoints are"
+
+
+def count(number: float) -> str:
+    """Return a count in at most nine characters."""
+    for limit, factor, unit in ((1e7, 1, ""), (1e10, 1e6, " M"), (1e13, 1e9, " G")):
+        if number < limit:
+            return f"{number:,.0f}" if factor == 1 else f"{number / factor:,.1f}{unit}"
+    return f"{number:.2g}"
+
+
+def duration(seconds: float | None) -> str:
+    """Return a duration as a person would say it, in its two largest units."""
+    if seconds is None:
+        return "-"
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.{1 if seconds < 0.00995 else 0}f} ms"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s"

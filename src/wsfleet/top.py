@@ -1,0 +1,86 @@
+"""`wsfleet top [URL]`: the status page of a running fleet, in the terminal."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import importlib.util
+import os
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+__all__ = ["add_arguments", "main"]
+
+URL = "http://127.0.0.1:9464"
+TOKEN = "WSFLEET_TOKEN"
+
+USAGE = """\
+The fleet must have an HTTP interface: listen in [http] of its file, or Fleet.serve_http(). A fleet on another machine
+wants a token: it comes from a file or from the environment variable WSFLEET_TOKEN, never from the command line, which
+others can read.
+"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of `wsfleet top` to `parser`."""
+    parser.epilog = USAGE
+    parser.add_argument("url", metavar="URL", nargs="?", default=URL, help="where the fleet listens (%(default)s)")
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="a file with the fleet's token alone")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Show the fleet until the user has seen enough; return the exit code."""
+    from wsfleet.runner import MISUSED
+
+    missing = [name for name in ("textual", "httpx") if importlib.util.find_spec(name) is None]
+    if missing:
+        return _misused(f"{' and '.join(missing)} missing: install wsfleet[top]")
+    from wsfleet.observe.client import check_url
+
+    try:
+        url = check_url(args.url)
+    except ValueError as exc:
+        return _misused(f"the URL {exc}")
+    try:
+        token = tokens(args.token_file)
+        token()
+    except (OSError, ValueError) as exc:
+        return _misused(f"--token-file: {getattr(exc, 'strerror', None) or exc}")
+    if not (sys.stdin.isatty() and sys.stderr.isatty()) or os.environ.get("TERM", "dumb") == "dumb":
+        return _misused(f"this needs a terminal; for a program there is {url}/api/stats")
+    code = asyncio.run(_show(url, token))
+    return MISUSED if code is None else code
+
+
+def tokens(file: Path | None) -> Callable[[], str | None]:
+    """Return what finds the token whenever it is asked: a file may get another one while we look."""
+
+    def token() -> str | None:
+        text = os.environ.get(TOKEN, "") if file is None else file.read_text(encoding="utf-8")
+        text = text.strip()
+        if not all(33 <= ord(letter) <= 126 for letter in text):
+            raise ValueError("is not one line of printable ASCII")  # what a header can carry
+        return text or None
+
+    return token
+
+
+async def _show(url: str, token: Callable[[], str | None]) -> int | None:
+    from wsfleet.observe.client import Client
+    from wsfleet.observe.terminal import Top
+
+    top = Top(Client(url, token))
+    loop = asyncio.get_running_loop()
+    # A terminal that nobody gives back its usual ways is no use to anybody.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, top.exit, 128 + number)
+    return await top.run_async()
+
+
+def _misused(text: str) -> int:
+    from wsfleet.runner import MISUSED
+
+    print(f"wsfleet top: {text}", file=sys.stderr)
+    return MISUSED

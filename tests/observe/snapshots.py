@@ -1,0 +1,39 @@
+"""Screens kept as SVG, and compared.
+
+`WSFLEET_RENEW_SNAPSHOTS=1` before pytest writes them anew: look at each that changed before it is committed.
+"""
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+from textual.app import App
+
+FOLDER = Path(__file__).parent / "snapshots"
+SHOWN = Path(__file__).parents[2] / "docs" / "top.svg"
+"""The one that the documents show."""
+
+
+def picture(app: App[int]) -> str:
+    """Return the screen as an SVG that asks nobody for its font."""
+    svg = re.sub(r"\s*@font-face \{.*?\}", "", app.export_screenshot(), flags=re.DOTALL)
+    return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
+
+
+def text(app: App[int]) -> str:
+    """Return the screen as plain text."""
+    return "\n".join(strip.text.rstrip() for strip in app.screen._compositor.render_strips(app.size))
+
+
+def compare(app: App[int], name: str, tmp_path: Path) -> None:
+    """Compare the screen with the one that is kept under `name`."""
+    file = SHOWN if name == "top" else FOLDER / f"{name}.svg"
+    now = picture(app)
+    if os.environ.get("WSFLEET_RENEW_SNAPSHOTS"):
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(now, encoding="utf-8")
+    elif not file.exists() or file.read_text(encoding="utf-8") != now:
+        actual = tmp_path / file.name
+        actual.write_text(now, encoding="utf-8")
+        pytest.fail(f"{file.name} looks otherwise now: {actual}; WSFLEET_RENEW_SNAPSHOTS=1 keeps it", pytrace=False)
