@@ -39,6 +39,8 @@ class Order:
     level: int = logging.INFO
     turns: int = -1
     """An open file that workers lock while they write to the standard output."""
+    observed: bool = False
+    """Whether somebody looks at the fleet, so that events are to be told."""
 
     def frame(self) -> Frame:
         """Return it as the first frame of a channel, with what the worker needs to be like its parent."""
@@ -48,6 +50,7 @@ class Order:
             "shards": [list(shard) for shard in self.shards],
             "level": self.level,
             "turns": self.turns,
+            "observed": self.observed,
             "path": [os.path.abspath(entry) for entry in sys.path],
             "pythonpath": os.environ.get("PYTHONPATH"),
         }
