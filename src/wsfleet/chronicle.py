@@ -15,10 +15,10 @@ __all__ = ["Chronicle"]
 log = logging.getLogger("wsfleet")
 
 REPORT_S = 300.0
-"""While it stays down, or keeps being lost, that is told again after so long."""
+"""While it stays down, or keeps being lost, that is told again after so long; then after twice as long, each time."""
 
 CHANGES = 3
-"""So many changes are told in that time. An endpoint may go up and down, or change its error, at every attempt."""
+"""So many changes are told between two of these: one may go up and down, or change its error, at every attempt."""
 
 
 class Chronicle:
@@ -32,6 +32,7 @@ class Chronicle:
         self._opened = False  # since the trouble began
         self._told: tuple[object, ...] | None = None  # the kind of error that was told last; None: that it is open
         self._period = float("-inf")
+        self._report_s = REPORT_S
         self._changes = 0
 
     def tell(self, state: State, error: Exception | None, delay_s: float, uri: str) -> None:
@@ -46,10 +47,12 @@ class Chronicle:
     def opened(self, uri: str, now: float) -> None:
         """It is OPEN."""
         if self._told is None:
-            log.info("%s: open (%s)", self._name, uri)
+            self._log(logging.INFO, "endpoint.open", "%s: open (%s)", self._name, uri, state=State.OPEN)
         else:
             down_s = now - (now if self._down_since is None else self._down_since)
-            log.warning("%s: open again after %s (%s)", self._name, _span(down_s), uri)
+            text = "%s: open again after %s (%s)"
+            told = {"state": State.OPEN, "down_s": down_s, "attempts": self._attempts}
+            self._log(logging.WARNING, "endpoint.open_again", text, self._name, _span(down_s), uri, **told)
         self._opened = self._trouble_since is not None
         self._down_since = self._told = None
 
@@ -62,29 +65,41 @@ class Chronicle:
         again = self._trouble_since is not None
         if self._trouble_since is None:
             self._trouble_since, self._attempts, self._opened = now, 0, False
+            self._report_s = REPORT_S
         if self._down_since is None:
             self._down_since = now
         self._attempts += 1
-        report = now - self._period >= REPORT_S
+        report = now - self._period >= self._report_s
         if report:
             self._period, self._changes = now, 0
         kind = _kind(error)
+        told = {"state": State.BACKOFF, "error": error, "attempts": self._attempts, "delay_s": delay_s}
         if report and again:
             self._changes, self._told = 1, kind
+            self._report_s *= 2
             state = "lost again and again" if self._opened else "still down"
             past = _span(now - self._trouble_since)
-            log.warning("%s: %s for %s, %d attempts; last: %s", self._name, state, past, self._attempts, error)
-        elif kind != self._told and self._changes < CHANGES:
+            text = "%s: %s for %s, %d attempts; last: %s"
+            self._log(
+                logging.WARNING, "endpoint.still_down", text, self._name, state, past, self._attempts, error, **told
+            )
+            return
+        level = logging.DEBUG
+        if kind != self._told and self._changes < CHANGES:
             self._changes, self._told = self._changes + 1, kind
-            log.warning("%s: %s; next attempt in %.1f s", self._name, error, delay_s)
-        else:
-            log.debug("%s: %s; next attempt in %.1f s", self._name, error, delay_s)
+            level = logging.WARNING
+        text = "%s: %s; next attempt in %.1f s"
+        self._log(level, "endpoint.down", text, self._name, error, delay_s, **told)
 
     def failed(self, error: Exception | None, now: float) -> None:
         """It is FAILED."""
         self._told = (error,)
         self._down_since = now if self._down_since is None else self._down_since
-        log.error("%s: failed for good: %s", self._name, error)
+        text = "%s: failed for good: %s"
+        self._log(logging.ERROR, "endpoint.failed", text, self._name, error, state=State.FAILED, error=error)
+
+    def _log(self, level: int, event: str, text: str, *arguments: object, **fields: object) -> None:
+        log.log(level, text, *arguments, extra={"event": event, "endpoint": self._name, **fields})
 
 
 def _kind(error: Exception) -> tuple[object, ...]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from wsfleet import __version__, accelerated
 from wsfleet.arguments import seconds
 from wsfleet.config import Report, check
+from wsfleet.logs import log_to_stderr
 from wsfleet.redact import redact_uri
 from wsfleet.runner import (
     ENDED_WELL,
@@ -20,7 +21,6 @@ from wsfleet.runner import (
     INTERRUPTED,
     MISUSED,
     check_report,
-    log_to_stderr,
     run_fleet,
     summary,
 )
@@ -72,6 +72,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     run.add_argument("--quiet", action="store_true", help="log warnings and errors alone")
     run.add_argument("--workers", type=_workers, metavar="N", help="so many processes, with the endpoints divided")
     run.add_argument("--shard", type=_shard, metavar="I/N", help="of N shares of the endpoints, share I, from 0")
+    run.add_argument("--log-json", action="store_true", help="log one JSON object a line")
     run.set_defaults(main=_run)
 
     checked = commands.add_parser("check", help="tell everything that is wrong with a TOML file")
@@ -136,7 +137,7 @@ def _run(args: argparse.Namespace) -> int:
         complain(f"--report: {fault}")
         return MISUSED
     level = logging.WARNING if args.quiet else logging.INFO
-    log_to_stderr(level)
+    log_to_stderr(level, as_json=args.log_json)
     fleet = find_fleet(args.target)
     if fleet is None:
         return MISUSED
@@ -147,7 +148,7 @@ def _run(args: argparse.Namespace) -> int:
     else:
         # Only where it is asked for: others need none of it.
         workers = importlib.import_module("wsfleet.workers")
-        crew = workers.Crew(args.target, fleet, args.workers, shards, level)
+        crew = workers.Crew(args.target, fleet, args.workers, shards, level=level, log_json=args.log_json)
         run, stats = partial(workers.run_workers, crew), crew.stats
     try:
         code = run(duration=args.duration, report=args.report)

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
+from wsfleet.failures import describe
 from wsfleet.message import Message
 
 __all__ = ["QUIET_S", "Complaints", "log_sink"]
@@ -34,12 +35,13 @@ class Complaints:
             return
         more = f" ({self._unlogged} more since the last report)" if self._unlogged else ""
         self._logged_at, self._unlogged = now, 0
+        told = {"event": "message.failed", "subscription": self._name, "error": describe(error)}
         if isinstance(error, asyncio.CancelledError):
-            log.warning("%s: a call was cancelled: %s%s", self._name, _which(messages), more)
+            log.warning("%s: a call was cancelled: %s%s", self._name, _which(messages), more, extra=told)
         elif self._of_sink:
             log_sink(self._name, f"the sink could not write{more}", error)
         else:
-            log.error("%s: a message failed: %s%s", self._name, _which(messages), more, exc_info=error)
+            log.error("%s: a message failed: %s%s", self._name, _which(messages), more, exc_info=error, extra=told)
 
 
 def _which(messages: Sequence[Message[Any]]) -> str:
@@ -51,10 +53,12 @@ def _which(messages: Sequence[Message[Any]]) -> str:
 
 def log_sink(name: str, what: str, error: BaseException) -> None:
     """Log what a sink raised. A full disk needs no traceback through code that is not the user's."""
+    told = {"event": "sink.failed", "subscription": name, "error": describe(error)}
     if isinstance(error, OSError):
         reason = error.strerror or str(error) or type(error).__name__
         # A reader who has seen enough is no fault: `wsfleet run feeds.toml | head`.
         level = logging.WARNING if isinstance(error, BrokenPipeError) else logging.ERROR
-        log.log(level, "%s: %s: %s%s", name, what, f"{error.filename}: " if error.filename else "", reason)
+        place = f"{error.filename}: " if error.filename else ""
+        log.log(level, "%s: %s: %s%s", name, what, place, reason, extra=told)
     else:
-        log.error("%s: %s", name, what, exc_info=error)
+        log.error("%s: %s", name, what, exc_info=error, extra=told)

@@ -260,7 +260,7 @@ class Declarations(Services):
         if not self.hub.remove(mailbox, drop=drop):
             return
         if mailbox.error is not None and mailbox in self.processors:
-            log.error("%s", mailbox.error)
+            log.error("%s", mailbox.error, extra={"event": "subscription.overflowed", "subscription": mailbox.name})
         self.subscriptions.kept.pop(mailbox.name, None)
         self.subscriptions.pulled.pop(mailbox.name, None)
         self.processors.pop(mailbox, None)

@@ -77,14 +77,15 @@ class Ending:
         except TimeoutError:
             if not self._hurried:
                 names = ", ".join(p.mailbox.name for p in processors() if p.mailbox.pending)
-                log.warning("drain_s = %g s are over; dropping what waits for %s", self._drain_s, names)
+                told = {"event": "fleet.drain_over"}
+                log.warning("drain_s = %g s are over; dropping what waits for %s", self._drain_s, names, extra=told)
         finally:
             self._scope = None
 
     def _tell(self, processors: Callable[[], list[Processor]]) -> None:
         names = ", ".join(repr(processor.mailbox.name) for processor in _busy(processors))
         if names and self._drain_s > PATIENCE_S:
-            log.warning("waiting for %s, at most %g s", names, self._drain_s)
+            log.warning("waiting for %s, at most %g s", names, self._drain_s, extra={"event": "fleet.drain"})
 
 
 def _busy(processors: Callable[[], list[Processor]]) -> list[Processor]:

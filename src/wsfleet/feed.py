@@ -220,6 +220,7 @@ class Feed:
                     index,
                     describe(exc),
                     topic,
+                    extra={"event": "message.malformed", "endpoint": self.name, "error": describe(exc)},
                 )
             if self.hub.wants(topic):
                 self.hub.inject(topic, Malformed(self.intake.name, index, session, payload, shown(exc)))
@@ -236,6 +237,7 @@ class Feed:
             log.warning(
                 "%s: message %d lacks a field that its topic %r needs; such are published as %r",
                 *(self.name, message.index, template, message.topic),
+                extra={"event": "message.no_topic", "endpoint": self.name},
             )
 
     def _keep_last(self, messages: list[Message[Any]]) -> None:

@@ -165,7 +165,8 @@ class Lanes:
             if not self._failed:
                 self._failed = True
                 text = "%s: the key function failed; such messages share one lane"
-                log.error(text, self._mailbox.name, exc_info=shown(exc))
+                told = {"event": "key.failed", "subscription": self._mailbox.name}
+                log.error(text, self._mailbox.name, exc_info=shown(exc), extra=told)
             return None
         return key
 

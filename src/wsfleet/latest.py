@@ -48,7 +48,8 @@ class Latest:
             if not self._failed:
                 self._failed = True
                 text = "%s: the key function of its buffer failed; the topic stands in"
-                log.error(text, self.name, exc_info=shown(exc))
+                told = {"event": "key.failed", "subscription": self.name}
+                log.error(text, self.name, exc_info=shown(exc), extra=told)
             return message.topic
         return key
 

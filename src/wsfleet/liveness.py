@@ -111,7 +111,8 @@ class Pulse:
                 session.beat(payload)
         except (Exception, asyncio.CancelledError) as exc:
             # The user's function; its endpoint goes on without this beat, and the sweep without any harm.
-            log.error("%s: the heartbeat failed", session.endpoint, exc_info=shown(exc))
+            told = {"event": "heartbeat.failed", "endpoint": session.endpoint}
+            log.error("%s: the heartbeat failed", session.endpoint, exc_info=shown(exc), extra=told)
 
     def _due(self, session: SessionCore, now: float) -> float | None:
         plan, silence = self._plan, self._silence(session, now)

@@ -37,6 +37,7 @@ class Order:
     count: int
     shards: tuple[tuple[int, int, str], ...]
     level: int = logging.INFO
+    log_json: bool = False
     turns: int = -1
     """An open file that workers lock while they write to the standard output."""
     observed: bool = False
@@ -49,6 +50,7 @@ class Order:
             "index": self.index,
             "shards": [list(shard) for shard in self.shards],
             "level": self.level,
+            "log_json": self.log_json,
             "turns": self.turns,
             "observed": self.observed,
             "path": [os.path.abspath(entry) for entry in sys.path],

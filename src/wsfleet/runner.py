@@ -21,8 +21,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from wsfleet.errors import FleetError
 from wsfleet.message import State
 from wsfleet.notify import ENDING, Notifier
-from wsfleet.printable import printable
-from wsfleet.redact import redact_text
 from wsfleet.stats import RETIRED, FleetStats
 
 if TYPE_CHECKING:
@@ -38,7 +36,6 @@ __all__ = [
     "check_report",
     "collect_seldom",
     "ending_limit_s",
-    "log_to_stderr",
     "nobody_reads",
     "run_fleet",
     "run_loop",
@@ -324,23 +321,6 @@ def ending_limit_s(fleet: Fleet) -> float:
     """Return how long `fleet` may take to drain and to close; past that, something of the user's holds it."""
     close_s = max((each.endpoint.close_s for each in fleet._declared.supervisors.values()), default=0.0)
     return fleet.drain_s + close_s + LEAVE_S
-
-
-def log_to_stderr(level: int = logging.INFO, prefix: str = "") -> None:
-    """Set up a command's log: readable lines on the standard error. A library leaves this to the program."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Lines(f"%(asctime)s %(levelname)-7s {prefix}%(message)s", "%H:%M:%S"))
-    logging.basicConfig(level=level, handlers=[handler])
-
-
-class _Lines(logging.Formatter):
-    """Shows what a peer wrote, and does not let the terminal obey it; and no secrets, which a traceback may have."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(redact_text(super().format(record)))
-
-    def formatMessage(self, record: logging.LogRecord) -> str:
-        return super().formatMessage(record).replace("\n", "\\n")  # nor forge a line
 
 
 def summary(stats: FleetStats) -> Iterator[str]:

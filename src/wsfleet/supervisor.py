@@ -113,7 +113,8 @@ class Supervisor:
             # A fault of ours, or of the user's `fatal`: it ends this endpoint, never the fleet.
             fault = failures.unexpected(exc, self._secrets)
             failures.hide_secrets(fault, self._secrets)
-            log.error("%s: the supervisor failed: %s", self.name, fault, exc_info=fault.__cause__)
+            told = {"event": "endpoint.failed", "endpoint": self.name, "error": fault}
+            log.error("%s: the supervisor failed: %s", self.name, fault, exc_info=fault.__cause__, extra=told)
             self._drop_session()
             self._fail(fault)
         except (KeyboardInterrupt, SystemExit) as exc:
@@ -231,7 +232,8 @@ class Supervisor:
             # Where it logs in is no longer what the program says, so this is for whoever runs it to know.
             self._redirected = progress.redirected
             text = "%s: redirected to another origin, %s: no headers go there; what on_open sends does"
-            log.warning(text, self.name, progress.redirected)
+            told = {"event": "endpoint.redirected", "endpoint": self.name}
+            log.warning(text, self.name, progress.redirected, extra=told)
 
     def _attempt_failed(self, exc: BaseException, progress: Progress) -> Exception:
         lost = self.session.lost_error if self.session is not None else None

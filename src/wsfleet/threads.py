@@ -228,7 +228,8 @@ class Crew:
         self._collect()
         left = [t.name for t in self.threads if t.is_alive()]
         if left:
-            log.warning("%s: still in a call, and left behind: %s", self._name, ", ".join(left))
+            told = {"event": "thread.left", "subscription": self._name}
+            log.warning("%s: still in a call, and left behind: %s", self._name, ", ".join(left), extra=told)
 
     # In the threads
 

@@ -115,7 +115,8 @@ class Watchdog:
         late = now - asked > 2 * BLOCKED_S
         if late and by == OUTSIDE and self._answered.wait(ASK_S):
             return
-        log.warning("the loop is blocked by %s at %s", by, where)
+        told = {"event": "loop.blocked", "by": by, "where": where}
+        log.warning("the loop is blocked by %s at %s", by, where, extra=told)
         self.last = Block(by, where, now - asked, now)
         answered = False
         while not answered:
@@ -123,7 +124,7 @@ class Watchdog:
             now = time.monotonic()
             self.last = Block(by, where, now - asked, now)
         if not self._stopping.is_set():
-            log.warning("%s", self.last)
+            log.warning("%s", self.last, extra={**told, "event": "loop.was_blocked", "seconds": now - asked})
 
     def _look(self, thread: int) -> tuple[str, str]:
         """Return who blocks the loop, and where: the line in the called function, and the innermost one."""

@@ -15,8 +15,9 @@ from typing import Any
 
 from wsfleet.channel import Channel, Frame
 from wsfleet.fleet import Fleet
+from wsfleet.logs import log_to_stderr
 from wsfleet.observe.fleet import FleetSource
-from wsfleet.runner import FAILED, LEAVE_S, MISUSED, Run, collect_seldom, ending_limit_s, log_to_stderr, run_loop
+from wsfleet.runner import FAILED, LEAVE_S, MISUSED, Run, collect_seldom, ending_limit_s, run_loop
 from wsfleet.sharding import Shard, divide
 from wsfleet.sinks.stdout import take_turns
 from wsfleet.targeting import find_fleet
@@ -70,7 +71,7 @@ class _Worker:
     def run(self) -> int:
         order = self._order
         take_turns(order["turns"])
-        log_to_stderr(order["level"], f"[{order['index']}] ")
+        log_to_stderr(order["level"], as_json=order["log_json"], worker=order["index"])
         fleet = find_fleet(order["target"], warn=False)  # the parent has
         if fleet is None:
             self._channel.finish({"kind": "ended", "code": MISUSED})

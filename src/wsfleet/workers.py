@@ -66,7 +66,14 @@ class Crew:
     """
 
     def __init__(
-        self, target: str, fleet: Fleet, count: int, shards: tuple[Shard, ...] = (), level: int = logging.INFO
+        self,
+        target: str,
+        fleet: Fleet,
+        count: int,
+        shards: tuple[Shard, ...] = (),
+        *,
+        level: int = logging.INFO,
+        log_json: bool = False,
     ) -> None:
         self.minders: list[Minder] = []
         self._limit_s = ending_limit_s(fleet)
@@ -81,8 +88,8 @@ class Crew:
         for index in range(count):
             mine = (*shards, Shard(index, count, "worker"))
             shares = tuple((s.index, s.count, s.level) for s in mine)
-            order = Order(target, index, count, shares, level, self._turns.fileno(), bool(fleet.observers))
-            self.minders.append(Minder(order, absent(blank, held(fleet, *mine)), self._hear))
+            told = Order(target, index, count, shares, level, log_json, self._turns.fileno(), bool(fleet.observers))
+            self.minders.append(Minder(told, absent(blank, held(fleet, *mine)), self._hear))
 
     # Looking
 

@@ -11,8 +11,8 @@ from tests.wire.peers import HOST, answering, listening
 from wsfleet import Buffer, Fleet, Liveness, Message, Overflow, Reconnect, Subscription
 from wsfleet.cli import main
 from wsfleet.errors import ConnectFailed, ConnectionLost, EndpointFailed
+from wsfleet.logs import log_to_stderr
 from wsfleet.printable import one_line
-from wsfleet.runner import log_to_stderr
 from wsfleet.testing import FakeTransport
 
 REASON = "\x1b]0;owned\x07 red\x9b31m\n12:00:00 INFO    forged: open \u202e"

@@ -1,7 +1,8 @@
-"""Random bytes for the compiled scanner, under the address sanitizer.
+"""Random bytes for the compiled scanner and inflater, under the address sanitizer.
 
 Builds the compiled parts with gcc's sanitizers into a folder that is thrown away. What the scanner makes of streams of
-frames, mutated and cut anywhere, must be what its twin in Python makes of them, and what websockets' own parser does.
+frames, mutated and cut anywhere, must be what its twin in Python makes of them, and what websockets' own parser does;
+what inflates compressed ones is held against its twin, errors included.
 The byte behind each buffer and those before it are poisoned: reading one ends the program, with a report.
 """
 
@@ -16,22 +17,25 @@ import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from websockets.exceptions import PayloadTooBig, ProtocolError
 from websockets.frames import Frame
 from websockets.streams import StreamReader
 
 from tests.wirekit import BINARY, CONT, PING, TEXT, frame
-from wsfleet.wire import scanner
+from wsfleet.wire import inflating, scanner
 
 ROOT = Path(__file__).parents[2]
 PART = "wsfleet.wire._scanner"
 SANITIZE = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1"
 
 Scan = Callable[[bytes, int, int, int, bool, list[str | bytes]], int]
+Inflate = Callable[[Any, int, bytes, int, int, int, bool, list[str | bytes]], int]
 
 SIZES = [0, 1, 2, 3, 7, 8, 9, 15, 16, 17, 124, 125, 126, 127, 128, 300]
 LENGTHS = [0, 1, 125, 126, 2**16, 2**31 - 1, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 10, 2**64 - 1]
@@ -71,9 +75,24 @@ def piece(chance: random.Random) -> bytes:
     return frame(chance.choice([TEXT, BINARY]), payload(chance), form=chance.choice([0, 0, 0, 16, 64]))
 
 
-def stream(chance: random.Random) -> bytes:
+def compressed(chance: random.Random, wbits: int, shared: bool) -> Callable[[], bytes]:
+    """Returns what makes frames: mostly compressed, sometimes a bomb, sometimes anything that `piece` makes."""
+    kept = zlib.compressobj(wbits=wbits)
+
+    def make() -> bytes:
+        if chance.randrange(12) == 0:
+            return piece(chance)
+        coder = kept if shared else zlib.compressobj(wbits=wbits)
+        content = payload(chance) * chance.choice([*[1] * 8, 1000])
+        packed = (coder.compress(content) + coder.flush(zlib.Z_SYNC_FLUSH))[:-4]
+        return frame(chance.choice([TEXT, BINARY]), packed, reserved=4, form=chance.choice([0, 0, 0, 16, 64]))
+
+    return make
+
+
+def stream(chance: random.Random, make: Callable[[], bytes]) -> bytes:
     """Some frames, a few of their bytes changed, cut anywhere."""
-    made = bytearray(b"".join(piece(chance) for _ in range(chance.randrange(8))))
+    made = bytearray(b"".join(make() for _ in range(chance.randrange(8))))
     for _ in range(chance.choice([0, 0, 0, 1, 3]) if made else 0):
         made[chance.randrange(len(made))] = chance.randrange(256)
     return bytes(made[: chance.choice([len(made), chance.randint(0, len(made))])])
@@ -150,7 +169,7 @@ class Poison:
 def compare(scan: Scan, poison: Poison, chance: random.Random) -> int:
     """One buffer, by all three; returns how many frames were taken. Raises AssertionError where they differ."""
     # Two bytes at least: Python shares the shorter ones. Some buffers end in a header, some with a frame.
-    data = stream(chance) + chance.choice([b"\x82\x7e", b"\x82\x00", b"\x82\x00\x81"])
+    data = stream(chance, lambda: piece(chance)) + chance.choice([b"\x82\x7e", b"\x82\x00", b"\x82\x00\x81"])
     pos = chance.choice([*[0] * 9, chance.randint(0, len(data) + 2)])
     arguments = (pos, chance.choice(LIMITS), chance.choice(COUNTS), chance.random() < 0.5)
     out: list[str | bytes] = []
@@ -164,6 +183,34 @@ def compare(scan: Scan, poison: Poison, chance: random.Random) -> int:
     return len(out)
 
 
+def compare_inflated(inflate: Inflate, poison: Poison, chance: random.Random) -> int:
+    """The same for compressed messages, by two, in one buffer and then another that goes on with the same state."""
+    wbits, shared = -chance.randint(9, 15), chance.random() < 0.7
+    make = compressed(chance, wbits, shared)
+    ours, theirs = ((zlib.decompressobj(wbits) if shared else None) for _ in range(2))
+    count = 0
+    for _ in range(2):
+        data = stream(chance, make) + chance.choice([b"\xc2\x7e", b"\xc2\x00", b"\xc2\x00\xc1"])
+        arguments = (0, chance.choice([limit for limit in LIMITS if 0 <= limit < 2**31]), chance.choice(COUNTS[:-2]))
+        arguments = (*arguments, chance.random() < 0.5)
+        with poison.around(data):
+            here = told(inflate, ours, wbits, data, *arguments)
+        there = told(inflating.inflate, theirs, wbits, data, *arguments)
+        if here != there:
+            raise AssertionError(f"inflate({wbits}, {data!r}, {arguments}): {here}; Python: {there}")
+        count += len(here[0])
+    return count
+
+
+def told(inflate: Inflate, decoder: Any, *arguments: Any) -> tuple[list[str | bytes], int | str]:
+    """What comes of it: the messages, and where it ended or what it raised."""
+    out: list[str | bytes] = []
+    try:
+        return out, inflate(decoder, *arguments, out)
+    except (zlib.error, PayloadTooBig, UnicodeDecodeError) as exc:
+        return out, repr(exc)
+
+
 def fuzz(folder: Path, seed: int, seconds: float) -> None:
     """The inner program, which runs under the sanitizer."""
     (path,) = (folder / Path(*PART.split("."))).parent.glob("_scanner.*.so")
@@ -172,10 +219,15 @@ def fuzz(folder: Path, seed: int, seconds: float) -> None:
     spec.loader.exec_module(module)
     chance, poison = random.Random(seed), Poison()
     until = time.monotonic() + seconds
-    buffers = frames = 0
+    buffers = frames = messages = 0
     while time.monotonic() < until:
-        buffers, frames = buffers + 1, frames + compare(module.scan, poison, chance)
-    print(f"{buffers:,} buffers, {frames:,} frames taken out of them: no difference, nothing read beside them")
+        buffers += 3
+        frames += compare(module.scan, poison, chance)
+        messages += compare_inflated(module.inflate, poison, chance)
+    print(
+        f"{buffers:,} buffers, {frames:,} frames and {messages:,} compressed messages taken out of them: "
+        "no difference, nothing read beside them"
+    )
 
 
 def build(folder: Path) -> None:

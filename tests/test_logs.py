@@ -1,0 +1,94 @@
+"""The command's log: lines for people, JSON for machines, and none of it set up by the library."""
+
+import asyncio
+import io
+import json
+import logging
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from wsfleet import Fleet
+from wsfleet.logs import JsonLines, Lines
+from wsfleet.testing import FeedServer
+
+SECRET = "s3cr3tT0kenOfTwentyCharacters99"
+
+
+@pytest.fixture
+def written() -> Iterator[io.StringIO]:
+    """What the library's log writes through the JSON formatter."""
+    text = io.StringIO()
+    handler = logging.StreamHandler(text)
+    handler.setFormatter(JsonLines())
+    log = logging.getLogger("wsfleet")
+    log.addHandler(handler)
+    level = log.level
+    log.setLevel(logging.INFO)
+    yield text
+    log.removeHandler(handler)
+    log.setLevel(level)
+
+
+async def test_a_record_says_what_it_is_about_in_fields(written: io.StringIO) -> None:
+    """Whoever reads the log by program needs to take no sentence apart."""
+    async with FeedServer() as server, Fleet() as fleet:
+
+        async def broken(message: object) -> None:
+            raise ValueError("no such price")
+
+        feed = fleet.connect(server.uri, broken, name="feed")
+        await feed.wait_open()
+        await server.send("x")
+        while not fleet.stats().subscriptions[0].failed:
+            await asyncio.sleep(0.01)
+    entries = [json.loads(line) for line in written.getvalue().splitlines()]
+    opened, failed = (entry for entry in entries if "event" in entry)
+    assert (opened["event"], opened["endpoint"], opened["state"]) == ("endpoint.open", "feed", "OPEN")
+    assert (failed["event"], failed["subscription"], failed["level"]) == ("message.failed", "feed", "ERROR")
+    assert "no such price" in failed["error"]
+    assert "Traceback" in failed["traceback"]
+
+
+def test_an_object_is_a_line_without_secrets() -> None:
+    """Neither a newline nor a control character gets through, and what reads like a secret is left out."""
+    record = logging.LogRecord("wsfleet", logging.WARNING, "", 1, "a\nb\x1b[2J %s", (f"token={SECRET}",), None)
+    record.error = ValueError(f"wss://h/?token={SECRET}")
+    line = JsonLines().format(record)
+    assert SECRET not in line
+    assert line.isprintable()
+    assert json.loads(line)["message"].startswith("a\nb\x1b[2J")
+    assert "\n" not in Lines().format(record)
+
+
+def test_the_library_sets_up_no_logging() -> None:
+    """Importing and running a fleet leaves the program's logging alone."""
+    program = (
+        "import asyncio, logging, wsfleet\n"
+        "from wsfleet.testing import FeedServer\n"
+        "async def main():\n"
+        "    async with FeedServer() as server, wsfleet.Fleet() as fleet:\n"
+        "        await fleet.connect(server.uri).wait_open()\n"
+        "asyncio.run(main())\n"
+        "found = [l for l in (logging.root, *map(logging.getLogger, logging.root.manager.loggerDict))"
+        " if l.name.split('.')[0] in ('root', 'wsfleet') and (l.handlers or l.level not in (0, 30))]\n"
+        "print(found)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_the_command_logs_json_where_it_is_told_to(tmp_path: Path) -> None:
+    """With --log-json each line of a run's log is an object, and nothing else is among them but the summary."""
+    file = tmp_path / "fleet.toml"
+    file.write_text('[[connect]]\nname = "gone"\nuri = "ws://127.0.0.1:1/"\n')
+    command = [sys.executable, "-m", "wsfleet", "run", str(file), "--log-json", "--duration", "0.5"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    entries = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    down = next(entry for entry in entries if entry.get("event") == "endpoint.down")
+    assert down["endpoint"] == "gone"
+    assert down["time"].endswith("+00:00")
+    assert sum(entry.get("event") == "endpoint.down" for entry in entries) == 1
