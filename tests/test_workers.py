@@ -184,7 +184,8 @@ async def test_a_killed_worker_is_started_again_and_the_others_go_on(start: Star
         "count": 3,
         "running": 0,
         "restarts": 1,
-        "lost": {"received": len(share), "held": 0, "processed": len(share), "failed": 0, "dropped": 0, "pending": 0},
+        "lost": {"connects": len(share), "losses": 0, "received": len(share), "held": 0}
+        | {"processed": len(share), "failed": 0, "dropped": 0, "pending": 0},
     }
     assert {row["name"] for row in report["endpoints"] if row["received"] == 1} == share
     assert report["subscriptions"][0]["processed"] == 60 - len(share)

@@ -71,9 +71,9 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     run.add_argument("--duration", type=seconds, metavar="SECONDS", help='drain and end after so long, also "5 min"')
     run.add_argument("--report", type=Path, metavar="FILE.json", help="write the last snapshot to this file, as JSON")
     run.add_argument("--quiet", action="store_true", help="log warnings and errors alone")
-    run.add_argument("--log-json", action="store_true", help="log one JSON object a line")
     run.add_argument("--workers", type=_workers, metavar="N", help="so many processes, with the endpoints divided")
     run.add_argument("--shard", type=_shard, metavar="I/N", help="of N shares of the endpoints, share I, from 0")
+    run.add_argument("--log-json", action="store_true", help="log one JSON object a line")
     run.set_defaults(main=_run)
 
     checked = commands.add_parser("check", help="tell everything that is wrong with a TOML file")
@@ -151,7 +151,7 @@ def _run(args: argparse.Namespace) -> int:
     else:
         # Only where it is asked for: others need none of it.
         workers = importlib.import_module("wsfleet.workers")
-        crew = workers.Crew(args.target, fleet, args.workers, shards, level, args.log_json)
+        crew = workers.Crew(args.target, fleet, args.workers, shards, level=level, log_json=args.log_json)
         run, stats = partial(workers.run_workers, crew), crew.stats
     try:
         code = run(duration=args.duration, report=args.report)

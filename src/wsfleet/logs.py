@@ -11,6 +11,7 @@ wsfleet's records carry what they are about as attributes, by logging's `extra`,
 | `attempts` | failed attempts since the trouble began |
 | `delay_s` | seconds until the next attempt |
 | `down_s` | seconds since it was open |
+| `worker` | in which of several processes, from 0 |
 """
 
 from __future__ import annotations
@@ -32,18 +33,19 @@ _USUAL = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "c
 def log_to_stderr(level: int = logging.INFO, *, as_json: bool = False, worker: int | None = None) -> None:
     """Set up a command's log on the standard error: lines for a person, or with `as_json` an object for each.
 
-    Where several processes write there, each names its `worker` in them.
+    With `worker` each of them says in which process it was written.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines(worker) if as_json else Lines(worker))
+    handler.setFormatter(JsonLines() if as_json else Lines("" if worker is None else f"[{worker}] "))
+    if worker is not None:
+        handler.addFilter(lambda record: record.__dict__.setdefault("worker", worker) is not None)
     logging.basicConfig(level=level, handlers=[handler])
 
 
 class Lines(logging.Formatter):
     """Shows what a peer wrote, and does not let the terminal obey it; and no secrets, which a traceback may have."""
 
-    def __init__(self, worker: int | None = None) -> None:
-        prefix = "" if worker is None else f"[{worker}] "
+    def __init__(self, prefix: str = "") -> None:
         super().__init__(f"%(asctime)s %(levelname)-7s {prefix}%(message)s", "%H:%M:%S")
 
     def format(self, record: logging.LogRecord) -> str:
@@ -58,17 +60,12 @@ class JsonLines(logging.Formatter):
     `traceback` where there is one. No secrets; what is no plain value is shown as text.
     """
 
-    def __init__(self, worker: int | None = None) -> None:
-        super().__init__()
-        self._worker: dict[str, Any] = {} if worker is None else {"worker": worker}
-
     def format(self, record: logging.LogRecord) -> str:
         entry: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
             "message": redact_text(record.getMessage()),
-            **self._worker,
         }
         for key, value in vars(record).items():
             if key not in _USUAL and key not in entry:

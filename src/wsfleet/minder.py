@@ -37,9 +37,11 @@ class Order:
     count: int
     shards: tuple[tuple[int, int, str], ...]
     level: int = logging.INFO
+    log_json: bool = False
     turns: int = -1
     """An open file that workers lock while they write to the standard output."""
-    log_json: bool = False
+    observed: bool = False
+    """Whether somebody looks at the fleet, so that events are to be told."""
 
     def frame(self) -> Frame:
         """Return it as the first frame of a channel, with what the worker needs to be like its parent."""
@@ -48,8 +50,9 @@ class Order:
             "index": self.index,
             "shards": [list(shard) for shard in self.shards],
             "level": self.level,
-            "turns": self.turns,
             "log_json": self.log_json,
+            "turns": self.turns,
+            "observed": self.observed,
             "path": [os.path.abspath(entry) for entry in sys.path],
             "pythonpath": os.environ.get("PYTHONPATH"),
         }

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 from wsfleet.channel import Channel, Frame
 from wsfleet.fleet import Fleet
 from wsfleet.logs import log_to_stderr
+from wsfleet.observe.fleet import FleetSource
 from wsfleet.runner import FAILED, LEAVE_S, MISUSED, Run, collect_seldom, ending_limit_s, run_loop
 from wsfleet.sharding import Shard, divide
 from wsfleet.sinks.stdout import take_turns
@@ -75,6 +76,7 @@ class _Worker:
         if fleet is None:
             self._channel.finish({"kind": "ended", "code": MISUSED})
             return MISUSED
+        fleet._declared.observers.all.clear()  # the parent serves them, for all
         divide(fleet, *(Shard(*shard) for shard in order["shards"]))
         self._limit_s = ending_limit_s(fleet)
         run = self._run = Run(fleet, watch=self._tell, stops=self._stops, tells=False)
@@ -90,12 +92,33 @@ class _Worker:
         return code
 
     async def _tell(self, fleet: Fleet) -> None:
-        await self._run.running.wait()
-        self._channel.send({"kind": "started"})
-        while True:
-            if self._channel.is_idle:
-                self._channel.send({"kind": "report", "report": fleet.stats()})
-            await asyncio.sleep(REPORT_S)
+        """Tell the parent that the fleet runs, what it counts every second, and what happens where somebody looks."""
+        source = FleetSource(fleet) if self._order["observed"] else None
+        passing_on = None
+        if source is not None:
+            await source.start()
+            passing_on = asyncio.get_running_loop().create_task(self._pass_on(source.events()))
+        try:
+            await self._run.running.wait()
+            self._channel.send({"kind": "started"})
+            while True:
+                if self._channel.is_idle:
+                    dead = 0 if source is None else source.dead
+                    self._channel.send({"kind": "report", "report": await fleet.snapshot(), "dead": dead})
+                await asyncio.sleep(REPORT_S)
+        finally:
+            if source is not None and passing_on is not None:
+                await source.stop()
+                passing_on.cancel()
+
+    async def _pass_on(self, events: AsyncIterator[Frame]) -> None:
+        missed = 0
+        async for event in events:
+            if missed and self._channel.send(
+                {"kind": "event", "event": {"at": event["at"], "topic": "$missed", "count": missed}}
+            ):
+                missed = 0
+            missed += not self._channel.send({"kind": "event", "event": event})
 
     # What the parent says
 

@@ -71,23 +71,25 @@ class Crew:
         fleet: Fleet,
         count: int,
         shards: tuple[Shard, ...] = (),
+        *,
         level: int = logging.INFO,
         log_json: bool = False,
     ) -> None:
         self.minders: list[Minder] = []
         self._limit_s = ending_limit_s(fleet)
-        self._watchers: set[Callable[[Minder, Frame], None]] = set()
+        self._watchers: list[Callable[[int, Frame], None]] = []
         self._merged: Report | None = None
         self._draining = self._interrupted = self._misused = False
         self._notifier = Notifier()
         self._started = asyncio.Event()
         self._turns = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the last worker
+        self.required = {name for name, each in fleet.connections.items() if each.required}
         blank = fleet.stats().to_dict()
         for index in range(count):
             mine = (*shards, Shard(index, count, "worker"))
             shares = tuple((s.index, s.count, s.level) for s in mine)
-            order = Order(target, index, count, shares, level, self._turns.fileno(), log_json)
-            self.minders.append(Minder(order, absent(blank, held(fleet, *mine)), self._hear))
+            told = Order(target, index, count, shares, level, log_json, self._turns.fileno(), bool(fleet.observers))
+            self.minders.append(Minder(told, absent(blank, held(fleet, *mine)), self._hear))
 
     # Looking
 
@@ -112,10 +114,15 @@ class Crew:
             "lost": lost,
         }
 
-    def watch(self, watcher: Callable[[Minder, Frame], None]) -> Callable[[], None]:
-        """Call `watcher` for everything that workers say, until what this returns is called."""
-        self._watchers.add(watcher)
-        return lambda: self._watchers.discard(watcher)
+    def watch(self, watcher: Callable[[int, Frame], None]) -> Callable[[], None]:
+        """Call `watcher` with everything that a worker says, and its index, until what this returns is called."""
+        self._watchers.append(watcher)
+        return lambda: self._watchers.remove(watcher)
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return len(self.minders)
 
     # Running
 
@@ -186,9 +193,10 @@ class Crew:
         return f"{rows.count(State.OPEN):,} of {len(rows):,} endpoints open, in {workers}"
 
     def _hear(self, minder: Minder, frame: Frame) -> None:
-        self._merged = None
+        if frame["kind"] != "event":
+            self._merged = None
         for watcher in tuple(self._watchers):
-            watcher(minder, frame)
+            watcher(minder.index, frame)
         if all(each.started or each.done for each in self.minders):
             self._started.set()
         if frame["kind"] == "ended" and not self._draining:

@@ -136,9 +136,12 @@ class Events:
     def tell(self, message: Message[Any]) -> None:
         """Tell of one message of a `$` topic. Nothing is made of it where nobody watches."""
         if self._watchers:
-            event = plain(message)
-            for watcher in self._watchers:
-                watcher.put(event)
+            self.pass_on(plain(message))
+
+    def pass_on(self, event: Event) -> None:
+        """Tell of what is plain already: another process has made it so."""
+        for watcher in self._watchers:
+            watcher.put(event)
 
     def end(self) -> None:
         """There will be no more."""

@@ -75,8 +75,7 @@ def counts(report: Report) -> dict[str, int]:
     """Return what a worker's messages had come to: what of it was pending or held when it died is lost."""
     endpoints, subscriptions = report["endpoints"], report["subscriptions"]
     return {
-        "received": sum(row["received"] for row in endpoints),
-        "held": sum(row["held"] for row in endpoints),
+        **{key: sum(row[key] for row in endpoints) for key in ("connects", "losses", "received", "held")},
         **{key: sum(row[key] for row in subscriptions) for key in ("processed", "failed", "dropped", "pending")},
     }
 
