@@ -315,7 +315,7 @@ def test_load_gives_the_fleet_or_raises_every_fault(tmp_path: Path) -> None:
     [
         # keys and types
         ("[conect]\nx = 1", "[conect]: unknown section; did you mean 'connect'?"),
-        ("[http]\nport = 1", "[http]: unknown section; there are fleet, connect, pool, process"),
+        ("[http]\nport = 1", "[http] port: unknown key; there are listen, token"),
         ("[[connect]]\nurl = 'ws://h'", "[[connect]] 2 url: unknown key; did you mean 'uri'?"),
         ("name = 1", "name: unknown section"),
         ("[fleet]\ndrain = 1", "[fleet] drain: unknown key; did you mean 'drain_s'?"),

@@ -2,11 +2,13 @@
 
 import asyncio
 import datetime
+import io
 import json
 import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -347,15 +349,13 @@ def test_any_file_is_judged(folder: Path, content: bytes) -> None:
     """`wsfleet check` ends with its own verdict: a line with its place for each fault, nothing secret, no control."""
     path = folder / "any.toml"
     path.write_bytes(content)
-    told: list[str] = []
-    with (
-        patch.dict(os.environ, ENVIRONMENT),
-        patch.object(cli, "print", lambda *words, file=None: told.append(" ".join(map(str, words))), create=True),
-    ):
+    printed = io.StringIO()
+    with patch.dict(os.environ, ENVIRONMENT), redirect_stdout(printed), redirect_stderr(printed):
         code = cli.main(["check", str(path)])
         report = config.check(path)
     assert code == (0 if report.fleet else 2)
     assert (report.fleet is None) == bool(report.faults)
+    told = printed.getvalue().split("\n")[:-1]
     assert len(told) == len(report.warnings) + len(report.faults) + (code == 0)
     for line in told:
         assert re.match(rf"{re.escape(str(path))}(:\d+)?(:\d+)?: ", line), line

@@ -20,7 +20,7 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from wsfleet import __version__
-from wsfleet.errors import ConfigError
+from wsfleet.errors import ConfigError, FleetError
 from wsfleet.looking import by_and_by
 from wsfleet.observe.look import Look, Looks
 from wsfleet.observe.prometheus import exposition
@@ -43,12 +43,10 @@ LISTED = 100
 ROWS = 200
 """Rows encoded in one turn of the loop: less than a millisecond."""
 
-Reload = Callable[[], Awaitable[list[str]]]
 
-
-def make_app(source: Source, looks: Looks, reload: Reload) -> Starlette:
-    """Return the application. `reload` reads the configuration again."""
-    asked = _Asked(source, looks, reload)
+def make_app(source: Source, looks: Looks) -> Starlette:
+    """Return the application."""
+    asked = _Asked(source, looks)
     routes = [
         *(Route(path, _page(file)) for path, file in page_files().items()),
         Route("/metrics", asked.metrics),
@@ -89,10 +87,9 @@ def _page(file: Traversable) -> Callable[[Request], Awaitable[Response]]:
 class _Asked:
     """One method for each path."""
 
-    def __init__(self, source: Source, looks: Looks, reload: Reload) -> None:
+    def __init__(self, source: Source, looks: Looks) -> None:
         self._source = source
         self._looks = looks
-        self._reload = reload
         self._reloading = asyncio.Lock()
         self._watching = 0
 
@@ -155,12 +152,14 @@ class _Asked:
     async def reload(self, request: Request) -> Response:
         async with self._reloading:
             try:
-                changed = await self._reload()
+                changed = await self._source.reload()
             except NoFile as exc:
                 return PlainTextResponse(f"{exc}\n", 409)
             except ConfigError as exc:
                 faults = [f"{where}: {text}" for where, text in exc.faults] or str(exc).splitlines()
                 return _json({"faults": [redact_text(fault) for fault in faults]}, 422)
+            except FleetError as exc:
+                return PlainTextResponse(f"{exc}\n", 409)
         return _json({"changed": changed})
 
 

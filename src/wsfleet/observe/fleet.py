@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -26,17 +26,14 @@ SAMPLES = 600
 ROWS = 500
 """Rows made plain in one turn of the loop: about a millisecond."""
 
-Reload = Callable[[], Awaitable[list[str]]]
-
 
 class FleetSource(Source):
-    """Watches `fleet`: its snapshots, and its `$` topics by processors of its own. `reload` reads its file again."""
+    """Watches `fleet`: its snapshots, and its `$` topics by processors of its own."""
 
-    def __init__(self, fleet: Fleet, reload: Reload | None = None) -> None:
+    def __init__(self, fleet: Fleet) -> None:
         self.workers = None
         self.dead = 0
         self._fleet = fleet
-        self._reload = reload
         self._events = Events()
         self._samples: deque[Sample] = deque(maxlen=SAMPLES)
         self._sampling: asyncio.Task[None] | None = None
@@ -118,10 +115,10 @@ class FleetSource(Source):
         return self._events.watch()
 
     async def reload(self) -> list[str]:
-        """Call what was given for it."""
-        if self._reload is None:
+        """Reload the fleet."""
+        if self._fleet._reloader is None:
             raise NoFile("this fleet was not read from a file; start it with `wsfleet run FILE.toml`")
-        return await self._reload()
+        return await self._fleet.reload()
 
 
 def _down(connection: Connection, since: float) -> Down:

@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -83,7 +82,7 @@ class _Connection(H11Protocol):
 
 
 class HttpServer:
-    """One server for one source, which it starts and stops. `reload`, where set, is what POST /api/reload calls.
+    """One server for one source, which it starts and stops.
 
     Raises ConfigError where `listen` or `token` cannot stand.
     """
@@ -91,7 +90,6 @@ class HttpServer:
     def __init__(self, source: Source, listen: str = "127.0.0.1:9464", token: str | None = None) -> None:
         check_listen(listen, token)
         self.source = source
-        self.reload: Callable[[], Awaitable[list[str]]] | None = None
         self._host, self._port = split_listen(listen)
         self._token = token
         self._looks = Looks(source)
@@ -131,7 +129,7 @@ class HttpServer:
         listening = self.bind()
         await self.source.start()
         app = Guard(
-            make_app(self.source, self._looks, self._read_again),
+            make_app(self.source, self._looks),
             token=self._token,
             loopback=is_loopback(self._host),
             open_paths=page_files(),
@@ -145,9 +143,6 @@ class HttpServer:
         self._server = await loop.create_server(
             lambda: _Connection(config=config, server_state=self._state, app_state={}), sock=listening
         )
-
-    async def _read_again(self) -> list[str]:
-        return await (self.reload or self.source.reload)()
 
     async def stop(self) -> None:
         """Let answers under way end, and leave nothing open. Idempotent."""

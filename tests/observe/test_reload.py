@@ -1,0 +1,35 @@
+"""Reloading over HTTP."""
+
+from pathlib import Path
+
+import httpx
+
+from wsfleet.config import load
+from wsfleet.testing import FeedServer
+
+TOKEN = "let-me-change-things-please"
+
+
+async def test_who_has_the_token_can_reload(tmp_path: Path) -> None:
+    """A good file is taken over, one with a fault is refused with its faults, and without the token nobody can."""
+    file = tmp_path / "fleet.toml"
+    async with FeedServer() as server:
+        table = f'[[connect]]\nuri = "{server.uri}"\nname = "NAME"\n'
+        head = f'[http]\nlisten = "127.0.0.1:0"\ntoken = "{TOKEN}"\n'
+        file.write_text(head + table.replace("NAME", "a"))
+        async with load(file) as fleet:
+            await fleet.connections["a"].wait_open()
+            (observer,) = fleet.observers
+            async with httpx.AsyncClient(base_url=f"http://{observer.address}") as client:  # type: ignore[attr-defined]
+                bearer = {"Authorization": f"Bearer {TOKEN}"}
+                file.write_text(head + "[[connect]]\n")
+                refused = await client.post("/api/reload", headers=bearer)
+                file.write_text(head + table.replace("NAME", "a") + table.replace("NAME", "b"))
+                nobody = await client.post("/api/reload")
+                assert set(fleet.connections) == {"a"}
+                good = await client.post("/api/reload", headers=bearer)
+                await fleet.connections["b"].wait_open()
+    assert refused.status_code == 422
+    assert "fleet.toml:4" in refused.json()["faults"][0]
+    assert nobody.status_code == 401
+    assert (good.status_code, good.json()) == (200, {"changed": ["[[connect]] b: added"]})
