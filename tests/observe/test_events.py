@@ -1,4 +1,4 @@
-"""What happens is told to whoever watches, as it happens; who is slow misses some and is told; who goes is forgotten."""
+"""What happens is told to whoever watches; who is slow misses some and is told so; who goes is forgotten."""
 
 import asyncio
 import json

@@ -75,7 +75,7 @@ def test_others_can_reach_it_with_a_token_alone(listen: str) -> None:
 @pytest.mark.parametrize("token", ["", "two words", "tüv", "a\n", 5])
 def test_bad_tokens(token: Any) -> None:
     """A token that no header could carry is refused, and not quoted."""
-    with pytest.raises(ConfigError, match="token must be printable ASCII without spaces$"):
+    with pytest.raises(ConfigError, match=r"token must be printable ASCII without spaces$"):
         Fleet().serve_http(token=token)
 
 

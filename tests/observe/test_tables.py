@@ -52,7 +52,7 @@ async def test_a_part_of_it() -> None:
 
 async def test_search_and_state() -> None:
     """`search` finds in names, addresses and errors, whatever the case; `state` is exact."""
-    async with serving(["alpha", "BETA", "gamma"]) as (client, sockets, fleet):
+    async with serving(["alpha", "BETA", "gamma"]) as (client, sockets, _):
         assert await rows(client, "search=beta") == ["BETA"]
         assert await rows(client, "search=ALPHA.test") == ["alpha"]
         assert await rows(client, "search=%25") == []
