@@ -105,7 +105,9 @@ async def totals(declared: Declarations) -> Totals:
     gone = unsubscribed
     processed, failed = (gone.processed, gone.failed) if gone else (0, 0)
     dropped, pending = (gone.dropped, gone.pending) if gone else (0, 0)
-    async for mailboxes in by_and_by(declared.hub.mailboxes(), SUMS):
+    # Those of `$` topics, an observer's own among them, would only blur what became of the feeds.
+    about_feeds = [mailbox for mailbox in declared.hub.mailboxes() if not mailbox.pattern.startswith("$")]
+    async for mailboxes in by_and_by(about_feeds, SUMS):
         processed += sum([m.processed for m in mailboxes])
         dropped += sum([m.dropped for m in mailboxes])
         failed += sum([m.failed for m in mailboxes])

@@ -44,7 +44,7 @@ class FleetSource(Source):
         for kind in KINDS:
             name = self._free_name(f"observer-{kind}")
             # Many are handed over at a time, and in a storm the newest count.
-            buffer = Buffer(messages=1000, overflow=Overflow.DROP_OLDEST)
+            buffer = Buffer(messages=10_000, overflow=Overflow.DROP_OLDEST)
             self._fleet.process(f"${kind}.*", name=name, buffer=buffer, batch=100)(self._seen)
             self._names.append(name)
         self._sampling = asyncio.get_running_loop().create_task(self._sample(), name="wsfleet-samples")

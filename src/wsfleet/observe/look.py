@@ -60,7 +60,8 @@ class Look:
             latencies += [row["latency_s"] for row in there if row["latency_s"] is not None]
         slowest: list[Mapping[str, Any]] = []
         async for rows in by_and_by(self.report["subscriptions"], ROWS):
-            _add(totals, _OF_SUBSCRIPTIONS, rows)
+            # Those of `$` topics, an observer's own among them, would only blur what became of the feeds.
+            _add(totals, _OF_SUBSCRIPTIONS, [row for row in rows if not row["pattern"].startswith("$")])
             slowest = _slowest([*slowest, *rows])
         latencies.sort()
         return {

@@ -1,0 +1,187 @@
+"""What happens is told to whoever watches; who is slow misses some and is told so; who goes is forgotten."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from wsfleet import Buffer, Endpoint, Fleet, Message, Overflow, Reconnect
+from wsfleet.observe.events import KEPT, Events
+from wsfleet.observe.sse import MOST
+from wsfleet.testing import FakeTransport
+
+
+@asynccontextmanager
+async def watching(server: Any) -> AsyncIterator[AsyncIterator[tuple[str, Any]]]:
+    """Watch the events of `server`, as pairs of their kind and what they say."""
+
+    async def pairs(lines: AsyncIterator[str]) -> AsyncIterator[tuple[str, Any]]:
+        kind = ""
+        async for line in lines:
+            name, _, value = line.partition(": ")
+            if name == "event":
+                kind = value
+            elif name == "data":
+                yield kind, json.loads(value)
+            elif name == "":
+                yield "comment", value
+
+    async with (
+        httpx.AsyncClient(base_url=f"http://{server.address}", trust_env=False) as client,
+        client.stream("GET", "/api/events") as answer,
+    ):
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        events = pairs(answer.aiter_lines())
+        while await anext(events) != ("comment", "watching"):
+            pass
+        yield events
+        await events.aclose()  # type: ignore[attr-defined]
+
+
+async def first(events: AsyncIterator[tuple[str, Any]], kind: str) -> Any:
+    """Return what the next event of `kind` says."""
+    async for each, said in events:
+        if each == kind:
+            return said
+    raise AssertionError(f"there was no {kind}")
+
+
+async def test_every_kind() -> None:
+    """State changes, dead letters, full mailboxes, gaps and malformed messages are told, each with what it is about."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    full = asyncio.Event()
+
+    async def fails(message: Message[Any]) -> None:
+        if message.data == "wait":
+            await full.wait()
+        raise KeyError("why")
+
+    fleet.connect(
+        Endpoint("ws://a.test", name="a", decode="json", reconnect=Reconnect(initial_s=0, max_s=0)),
+        fails,
+        buffer=Buffer(messages=2, overflow=Overflow.DROP_NEWEST),
+    )
+    server = fleet.serve_http("127.0.0.1:0")
+    async with fleet, watching(server) as events:
+        began = time.time()
+        socket = await transport.accept("a")
+        state = await first(events, "state")
+        assert (state["topic"], state["previous"], state["state"]) == ("$state.a", "CONNECTING", "OPEN")
+        assert began - 60 < state["at"] < began + 60 and state["error"] is None
+        await socket.feed('"wait"', "1", "2", "3")
+        slow = await first(events, "slow")
+        assert (slow["subscription"], slow["pending"], slow["overflow"]) == ("a", 2, "drop_newest")
+        full.set()
+        dead = await first(events, "dead")
+        assert (dead["topic"], dead["endpoint"], dead["index"], dead["attempts"]) == ("$dead.a", "a", 1, 1)
+        assert dead["error"] == "KeyError: 'why'"
+        await socket.feed("no json")
+        malformed = await first(events, "malformed")
+        assert (malformed["endpoint"], malformed["index"]) == ("a", 5) and "no json" not in str(malformed)
+        socket.close(4000, "maintenance")
+        await transport.accept("a")
+        assert (await first(events, "state"))["error"] == "connection lost: 4000 maintenance"
+        gap = await first(events, "gap")
+        assert (gap["endpoint"], gap["previous_session"], gap["session"], gap["last_index"]) == ("a", 1, 2, 5)
+
+
+async def test_a_quiet_fleet_sends_comments(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing happens a comment goes now and then, and events still come after it."""
+    monkeypatch.setattr("wsfleet.observe.sse.QUIET_S", 0.02)
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    fleet.connect("ws://a.test", name="a")
+    server = fleet.serve_http("127.0.0.1:0")
+    async with fleet, watching(server) as events:
+        assert await first(events, "comment") == await first(events, "comment") == "quiet"
+        await transport.accept("a")
+        assert (await first(events, "state"))["state"] == "OPEN"
+
+
+async def test_a_slow_watcher_misses_some_and_is_told() -> None:
+    """Who does not keep up loses the oldest, is told how many, and holds nobody else up."""
+    events = Events()
+    slow, quick = events.watch(), events.watch()
+    taken = 0
+    for number in range(KEPT + 7):
+        events.tell(Message({}, f"$state.e{number}", received_at=float(number)))
+        assert (await anext(quick))["topic"] == f"$state.e{number}"
+    first = await anext(slow)
+    assert first == {"at": 7.0, "topic": "$missed", "count": 7}
+    for number in range(7, KEPT + 7):
+        assert (await anext(slow))["topic"] == f"$state.e{number}"
+        taken += 1
+    assert taken == KEPT
+    events.end()
+    with pytest.raises(StopAsyncIteration):
+        await anext(slow)
+
+
+async def test_a_watcher_that_does_not_read_is_told_what_it_missed() -> None:
+    """Over a real socket: whoever stops reading costs a bounded room, and finds `missed` when it reads again."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    server = fleet.serve_http("127.0.0.1:0")
+    async with fleet:
+        reader, writer = await asyncio.open_connection(*server.address.split(":"), limit=2**10)
+        writer.write(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await reader.readuntil(b"watching")
+        source = server.source
+        for number in range(20_000):
+            source._events.tell(Message({}, f"$state.{'x' * 500}{number}", received_at=1.0))
+            if number % 100 == 0:
+                await asyncio.sleep(0)
+        (watcher,) = source._events._watchers
+        assert len(watcher._events) <= KEPT and watcher._missed > 0
+        found = b""
+        while b"event: missed" not in found:
+            found = found[-20:] + await reader.read(2**16)
+        writer.close()
+        await writer.wait_closed()
+
+
+async def test_who_goes_is_forgotten() -> None:
+    """A watcher that disconnects is gone, and its place is free; past a number of them there is none."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    server = fleet.serve_http("127.0.0.1:0")
+    async with fleet:
+        writers = []
+        for _ in range(MOST):
+            reader, writer = await asyncio.open_connection(*server.address.split(":"))
+            writer.write(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            await reader.readuntil(b"watching")
+            writers.append(writer)
+        async with httpx.AsyncClient(base_url=f"http://{server.address}", trust_env=False) as client:
+            refused = await client.get("/api/events")
+            assert refused.status_code == 503 and "retry-after" in refused.headers
+            for writer in writers:
+                writer.close()
+                await writer.wait_closed()
+            while server.source._events._watchers:
+                await asyncio.sleep(0.01)
+        async with watching(server):
+            pass
+
+
+async def test_the_stream_ends_with_the_fleet() -> None:
+    """Whoever watches at the end sees the drain begin, and then the stream's proper end."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    fleet.connect("ws://a.test", name="a")
+    server = fleet.serve_http("127.0.0.1:0")
+    async with fleet:
+        reader, writer = await asyncio.open_connection(*server.address.split(":"))
+        writer.write(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        await reader.readuntil(b"watching")
+        await transport.accept("a")
+        await reader.readuntil(b'"OPEN"')
+    assert (await reader.read()).endswith(b"0\r\n\r\n")
+    writer.close()
+    await writer.wait_closed()

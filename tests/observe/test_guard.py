@@ -1,0 +1,184 @@
+"""Who may ask what: loopback without a token, a token elsewhere, and no page of another origin at all."""
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from wsfleet import Fleet
+from wsfleet.errors import ConfigError
+from wsfleet.observe.guard import Guard, split_listen
+from wsfleet.testing import FakeTransport
+
+TOKEN = "a-token-for-tests"
+BEARER = {"Authorization": f"Bearer {TOKEN}"}
+
+
+@asynccontextmanager
+async def served(listen: str = "127.0.0.1:0", token: str | None = None) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a fleet that is served at `listen`."""
+    fleet = Fleet(transport=FakeTransport())
+    server = fleet.serve_http(listen, token=token)
+    async with fleet:
+        address = server.address.replace("0.0.0.0", "127.0.0.1")
+        async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False) as client:
+            yield client
+
+
+@pytest.mark.parametrize(
+    ("listen", "found"),
+    [
+        ("127.0.0.1:9464", ("127.0.0.1", 9464)),
+        ("localhost:0", ("127.0.0.1", 0)),
+        ("[::1]:80", ("::1", 80)),
+        ("[0:0::1]:80", ("::1", 80)),
+        ("0.0.0.0:65535", ("0.0.0.0", 65535)),
+    ],
+)
+def test_good_addresses(listen: str, found: tuple[str, int]) -> None:
+    """An IP address or localhost, and a port."""
+    assert split_listen(listen) == found
+
+
+@pytest.mark.parametrize(
+    ("listen", "text"),
+    [
+        ("9464", "must be an address and a port"),
+        (":9464", "must be an address and a port"),
+        ("::1:9464", "must be an address and a port"),
+        ("127.0.0.1:", "must be an address and a port"),
+        ("127.0.0.1:x", "must be an address and a port"),
+        ("127.0.0.1:65536", "the highest is 65535"),
+        ("example.com:80", "must name an IP address or localhost"),
+        ("127.0.0.256:80", "must name an IP address or localhost"),
+        (9464, "must be an address and a port"),
+    ],
+)
+def test_bad_addresses(listen: Any, text: str) -> None:
+    """Anything else is refused when it is declared, with what is wrong."""
+    with pytest.raises(ConfigError, match=text) as caught:
+        Fleet().serve_http(listen)
+    assert [field for field, _ in caught.value.faults] == ["listen"]
+
+
+@pytest.mark.parametrize("listen", ["0.0.0.0:9464", "[::]:9464", "192.0.2.1:9464", "[::ffff:192.0.2.1]:80"])
+def test_others_can_reach_it_with_a_token_alone(listen: str) -> None:
+    """An address that isn't loopback needs a token."""
+    with pytest.raises(ConfigError, match="needs a token"):
+        Fleet().serve_http(listen)
+    assert str(Fleet().serve_http(listen, token=TOKEN)).endswith("everything needs the token")
+
+
+@pytest.mark.parametrize("token", ["", "two words", "tüv", "a\n", 5])
+def test_bad_tokens(token: Any) -> None:
+    """A token that no header could carry is refused, and not quoted."""
+    with pytest.raises(ConfigError, match=r"token must be printable ASCII without spaces$"):
+        Fleet().serve_http(token=token)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:9464", "localhost:1", "LOCALHOST", "[::1]:9464", "127.1.2.3"])
+async def test_loopback_names_are_answered(host: str) -> None:
+    """Without a token, whoever names this machine is answered."""
+    async with served() as client:
+        assert (await client.get("/healthz", headers={"Host": host})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["attacker.example", "127.0.0.1.attacker.example", "localhost.attacker.example:80", "192.0.2.1", "[::2]:1", ""],
+)
+async def test_other_names_are_refused(host: str) -> None:
+    """A page under another name that leads here (DNS rebinding) gets nothing, and not the page either."""
+    async with served() as client:
+        for path in ("/", "/healthz", "/api/stats", "/nothing"):
+            answer = await client.get(path, headers={"Host": host})
+            assert answer.status_code == 403 and "loopback" in answer.text
+        assert (await client.post("/api/reload", headers={"Host": host})).status_code == 403
+
+
+async def test_nothing_changes_where_no_token_was_set() -> None:
+    """Without a token a POST is refused with 403, whatever it brings."""
+    async with served() as client:
+        for headers in ({}, BEARER, {"Authorization": "Bearer "}, {"Authorization": "Bearer None"}):
+            assert (await client.post("/api/reload", headers=headers)).status_code == 403
+
+
+WRONG = [
+    {},
+    {"Authorization": f"Bearer {TOKEN}x"},
+    {"Authorization": f"Bearer {TOKEN[:-1]}"},
+    {"Authorization": TOKEN},
+    {"Authorization": f"Basic {TOKEN}"},
+    {"Authorization": "Bearer "},
+    {"Authorization": "Bearer tÿ"},
+    {"Cookie": f"token={TOKEN}"},
+]
+
+
+@pytest.mark.parametrize("headers", WRONG)
+async def test_on_loopback_a_token_is_for_changes(headers: dict[str, str]) -> None:
+    """With a token on loopback, looking is free; whoever wants to change something needs the right one."""
+    async with served(token=TOKEN) as client:
+        raw = {name: value.encode("latin-1") for name, value in headers.items()}
+        assert (await client.get("/healthz", headers=raw)).status_code == 200
+        answer = await client.post("/api/reload", headers=raw)
+        assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer"
+        assert (await client.post("/api/reload", headers=BEARER)).status_code == 409
+        # Another name is only for those who have it: a proxy, not a page.
+        raw["Host"] = b"fleet.example"
+        assert (await client.get("/healthz", headers=raw)).status_code == 401
+        assert (await client.get("/healthz", headers={**BEARER, "Host": "fleet.example"})).status_code == 200
+
+
+@pytest.mark.parametrize("headers", WRONG)
+async def test_elsewhere_everything_needs_the_token(headers: dict[str, str]) -> None:
+    """On another address nothing of the fleet is told without the token, neither by GET nor by HEAD."""
+    async with served("0.0.0.0:0", TOKEN) as client:
+        raw = {name: value.encode("latin-1") for name, value in headers.items()}
+        for path in ("/api/stats", "/api/events", "/metrics", "/healthz", "/readyz", "/nothing"):
+            assert (await client.get(path, headers=raw)).status_code == 401
+            assert (await client.head(path, headers=raw)).status_code == 401
+        assert (await client.post("/api/reload", headers=raw)).status_code == 401
+        assert (await client.get("/api/stats", headers=BEARER)).status_code == 200
+        assert (await client.get("/api/stats", headers={"Authorization": f"bearer  {TOKEN} "})).status_code == 200
+
+
+async def test_no_token_is_taken_from_a_url() -> None:
+    """What stands in a URL is in histories and logs, so a token there does not count."""
+    async with served("0.0.0.0:0", TOKEN) as client:
+        assert (await client.get(f"/api/stats?token={TOKEN}")).status_code == 401
+
+
+async def test_the_page_itself_is_for_everybody() -> None:
+    """The page's files need no token, as they have nothing of the fleet in them and ask for it."""
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"page"})
+
+    guard = Guard(app, token=TOKEN, loopback=False, open_paths=["/"])
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(guard), base_url="http://fleet.example") as client:
+        assert (await client.get("/")).text == "page"
+        assert (await client.get("/api/stats")).status_code == 401
+        assert (await client.post("/")).status_code == 401
+
+
+async def test_other_methods_change_nothing() -> None:
+    """What is neither asked for nor foreseen is refused."""
+    async with served(token=TOKEN) as client:
+        for method in ("PUT", "DELETE", "OPTIONS", "PATCH"):
+            assert (await client.request(method, "/api/reload")).status_code == 401
+            assert (await client.request(method, "/api/reload", headers=BEARER)).status_code == 405
+        assert (await client.get("/api/reload")).status_code == 405
+
+
+async def test_other_machines_reach_it_where_it_listens_alone() -> None:
+    """By default nobody but this machine can connect."""
+    fleet = Fleet(transport=FakeTransport())
+    server = fleet.serve_http("127.0.0.1:0")
+    async with fleet:
+        listening = server._socket
+        assert isinstance(listening, socket.socket) and listening.getsockname()[0] == "127.0.0.1"

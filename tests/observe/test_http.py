@@ -1,0 +1,460 @@
+"""What is to be seen of a fleet over HTTP: every answer, at the right time, without secrets, and nothing left open."""
+
+import asyncio
+import json
+import logging
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from wsfleet import Endpoint, Fleet, Message, Reconnect, State
+from wsfleet.errors import ConfigError, ConnectionLost, EndpointFailed, FleetError
+from wsfleet.observe.http import HttpServer
+from wsfleet.testing import FakeTransport, FeedServer
+
+SECRET = "zq8sK2vTq9Lw4XbN7rYd"
+ANY = "127.0.0.1:0"
+
+# What the page asks for, by name; other tests look at what is in it.
+TOTALS = {
+    *("received", "received_bytes", "sent", "malformed", "dropped", "failed", "processed"),
+    *("pending", "connects", "losses", "dead", "paused"),
+}
+SAMPLE = {
+    *("at", "received", "processed", "dropped", "failed", "losses", "connects", "open", "pending"),
+    *("loop_lag_s", "latency_p50", "latency_p99"),
+}
+
+
+async def nothing(message: Message[Any]) -> None:
+    pass
+
+
+@asynccontextmanager
+async def asking(server: Any, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of `server`, which must listen."""
+    async with httpx.AsyncClient(base_url=f"http://{server.address}", trust_env=False, **options) as client:
+        yield client
+
+
+async def until(client: httpx.AsyncClient, path: str, good: Any) -> Any:
+    """Ask until the answer is `good`."""
+    while not good(answer := (await client.get(path)).json()):
+        await asyncio.sleep(0.01)
+    return answer
+
+
+async def test_stats_are_the_contracts_json() -> None:
+    """`/api/stats` is what `FleetStats.to_dict()` gives, key by key, and it holds the balance."""
+    async with FeedServer() as feed:
+        fleet = Fleet(name="mine")
+        fleet.connect(feed.uri, nothing, name="feed")
+        server = fleet.serve_http(ANY)
+        async with fleet, asking(server) as client:
+            await feed.wait_clients(1)
+            await feed.send("one", "two")
+            shown = await until(client, "/api/stats", lambda stats: stats["endpoints"][0]["received"] == 2)
+            answer = await client.get("/api/stats")
+            mine = fleet.stats().to_dict()
+    assert answer.headers["content-type"] == "application/json"
+    assert list(shown) == list(mine) and shown["name"] == "mine" and shown["balanced"]
+    for rows in ("endpoints", "subscriptions"):
+        assert [list(row) for row in shown[rows]] == [list(row) for row in mine[rows]]
+    assert shown["endpoints"] == mine["endpoints"]
+
+
+async def test_overview() -> None:
+    """`/api/overview` has what a person wants to see at a glance, all of it and nothing else."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+
+    async def fails(message: Message[Any]) -> None:
+        raise ValueError
+
+    fleet.connect("ws://a.test", fails, name="a")
+    fleet.connect("ws://b.test", name="b", required=True)
+    server = fleet.serve_http(ANY)
+    async with fleet, asking(server) as client:
+        await (await transport.accept("a")).feed("one", "two")
+        shown = await until(client, "/api/overview", lambda overview: overview["totals"]["dead"] == 2)
+    assert list(shown) == [
+        *("name", "uptime_s", "balanced", "accelerated", "loop_lag_s", "blocked", "at", "states", "totals"),
+        *("latency", "slowest", "down", "down_count", "workers"),
+    ]
+    assert shown["states"] == {"OPEN": 1, "CONNECTING": 1, "BACKOFF": 0, "CLOSED": 0, "FAILED": 0}
+    assert set(shown["totals"]) == TOTALS
+    assert (shown["totals"]["received"], shown["totals"]["failed"]) == (2, 2)
+    assert shown["latency"] == {"p50": None, "p99": None}
+    assert shown["workers"] is None and shown["blocked"] is None and shown["down_count"] == 1
+    assert [(down["name"], down["state"], down["required"]) for down in shown["down"]] == [("b", "CONNECTING", True)]
+
+
+async def test_slowest_subscriptions() -> None:
+    """`slowest` names those with the most pending, then the most dropped, and none that keeps up."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport, drain_s=0)
+
+    async def waits(message: Message[Any]) -> None:
+        await asyncio.Event().wait()
+
+    for name in ("a", "b"):
+        fleet.connect(f"ws://{name}.test", waits, name=name)
+    fleet.connect("ws://c.test", nothing, name="c")
+    server = fleet.serve_http(ANY)
+    async with fleet, asking(server) as client:
+        for name, size in (("a", 1), ("b", 3), ("c", 5)):
+            await (await transport.accept(name)).feed(*"x" * size)
+        shown = await until(client, "/api/overview", lambda overview: overview["totals"]["received"] == 9)
+    assert [(row["name"], row["pending"]) for row in shown["slowest"]] == [("b", 3), ("a", 1)]
+
+
+async def test_history(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`/api/history` has a sample for every second, oldest first, with totals that go on."""
+    monkeypatch.setattr("wsfleet.observe.fleet.SAMPLE_S", 0.02)
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    fleet.connect("ws://a.test", nothing, name="a")
+    server = fleet.serve_http(ANY)
+    async with fleet, asking(server) as client:
+        await (await transport.accept("a")).feed("one")
+        shown = await until(client, "/api/history", lambda history: history["samples"][-1]["received"] == 1)
+    samples = shown["samples"]
+    assert all(set(sample) == SAMPLE for sample in samples)
+    assert [sample["at"] for sample in samples] == sorted(sample["at"] for sample in samples)
+    assert (samples[-1]["open"], samples[-1]["connects"], samples[-1]["losses"]) == (1, 1, 0)
+
+
+async def test_readyz_tells_what_is_down_since_when_and_why() -> None:
+    """`/readyz` is 200 while every endpoint is open; else 503, with each that is not, since when, and why."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    fleet.connect(Endpoint("ws://a.test", name="a", reconnect=Reconnect(initial_s=60, jitter=0)))
+    fleet.connect("ws://b.test", name="b")
+    server = fleet.serve_http(ANY)
+    began = time.time()
+    async with fleet, asking(server) as client:
+        early = await client.get("/readyz")
+        a, _ = await transport.accept("a"), await transport.accept("b")
+        ready = await until(client, "/readyz", lambda answer: answer["ready"])
+        plainly = await client.get("/readyz", headers={"Accept": "text/plain"})
+        a.close(4000, "maintenance")
+        late = await until(client, "/readyz", lambda answer: not answer["ready"])
+        lately = await client.get("/readyz", headers={"Accept": "text/plain"})
+    assert early.status_code == 503 and early.json()["down_count"] == 2
+    assert ready == {"ready": True, "down": [], "down_count": 0} and plainly.text == "ready\n"
+    (down,) = late["down"]
+    assert (down["name"], down["state"], down["error"]) == ("a", "BACKOFF", "connection lost: 4000 maintenance")
+    assert began <= down["since"] <= time.time() and late["down_count"] == 1
+    assert lately.status_code == 503 and lately.headers["content-type"].startswith("text/plain")
+    (line,) = lately.text.splitlines()
+    assert line.startswith("a BACKOFF since 20") and line.endswith(": connection lost: 4000 maintenance")
+
+
+async def test_down_is_counted_from_the_loss_on() -> None:
+    """However often it is tried again, an endpoint is down since it was last open."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    connection = fleet.connect(Endpoint("ws://a.test", name="a", reconnect=Reconnect(initial_s=0, max_s=0)))
+    assert connection.down_since is None
+    async with fleet:
+        assert connection.down_since is not None
+        socket = await transport.accept("a")
+        await connection.wait_open()
+        assert connection.down_since is None
+        socket.lose()
+        transport.refuse(ConnectionLost(1006))
+        again = await transport.accept("a")
+        del again
+        await connection.wait_open()
+        assert connection.down_since is None and connection.session_count == 2
+
+
+async def test_healthz_tells_of_a_broken_balance() -> None:
+    """`/healthz` is 200 while every message is accounted for, and 503 when one is lost."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    fleet.connect("ws://a.test", nothing, name="a")
+    server = fleet.serve_http(ANY)
+    async with fleet, asking(server) as client:
+        await (await transport.accept("a")).feed("one")
+        assert (await client.get("/healthz")).json()["healthy"] is True
+        feed = fleet._declared.supervisors["a"].feed
+        feed.received += 1  # one that went nowhere
+        sick = await until(client, "/healthz", lambda answer: not answer["healthy"])
+        answer = await client.get("/healthz")
+        feed.received -= 1
+    assert answer.status_code == 503 and sick["balanced"] is False
+
+
+async def test_metrics() -> None:
+    """`/metrics` is what Prometheus reads, in the format that it asks for."""
+    fleet = Fleet(name="mine", transport=FakeTransport())
+    fleet.connect("ws://a.test", name="a")
+    server = fleet.serve_http(ANY)
+    async with fleet, asking(server) as client:
+        plain = await client.get("/metrics")
+        opened = await client.get("/metrics", headers={"Accept": "application/openmetrics-text"})
+    assert plain.headers["content-type"].startswith("text/plain")
+    assert 'wsfleet_endpoint_open{endpoint="a"} 0.0' in plain.text
+    assert opened.headers["content-type"].startswith("application/openmetrics-text")
+
+
+async def test_the_page_is_served() -> None:
+    """`/` and the files beside it are served with their types, and may load nothing from elsewhere."""
+    fleet = Fleet(transport=FakeTransport())
+    server = fleet.serve_http(ANY)
+    async with fleet, asking(server) as client:
+        page = await client.get("/")
+        missing = await client.get("/page.exe")
+    if page.status_code == 404:
+        pytest.skip("the page is not there")
+    assert page.headers["content-type"] == "text/html; charset=utf-8"
+    assert "default-src 'self'" in page.headers["content-security-policy"]
+    assert missing.status_code == 404
+
+
+async def test_every_answer_says_what_a_browser_may_do_with_it() -> None:
+    """Every answer, refusals too, has the headers that keep other pages and guesses of types away."""
+    fleet = Fleet(transport=FakeTransport())
+    server = fleet.serve_http(ANY)
+    async with fleet, asking(server) as client:
+        answers = [await client.get(path) for path in ("/", "/api/stats", "/nothing", "/api/endpoints?sort=x")]
+        answers.append(await client.post("/api/reload"))
+    for answer in answers:
+        headers = answer.headers
+        assert headers["x-content-type-options"] == "nosniff" and headers["referrer-policy"] == "no-referrer"
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert headers["cross-origin-resource-policy"] == "same-origin" and headers["cache-control"] == "no-store"
+        assert "date" in headers and "server" not in headers
+
+
+async def test_no_secret_is_in_any_answer() -> None:
+    """What stands in a URI, in headers, or in what a peer says of them, is in no answer and no event."""
+    async with FeedServer() as feed:
+        fleet = Fleet()
+
+        async def fails(message: Message[Any]) -> None:
+            raise ValueError(f"api_key={SECRET}")
+
+        fleet.connect(
+            Endpoint(
+                f"{feed.uri}/v2/{SECRET}?token={SECRET}",
+                name="a",
+                headers={"Authorization": f"Bearer {SECRET}", "X-Api-Key": SECRET},
+                decode="json",
+                reconnect=Reconnect(initial_s=60, jitter=0),
+            ),
+            fails,
+        )
+        server = fleet.serve_http(ANY, token=SECRET)
+        seen = ""
+        async with fleet, asking(server) as client, client.stream("GET", "/api/events") as events:
+            lines = events.aiter_lines()
+            await feed.wait_clients(1)
+            await feed.send(json.dumps({"token": SECRET}), f'{{"token": "{SECRET}"')
+            while "event: malformed" not in seen or "event: dead" not in seen:
+                seen += f"{await anext(lines)}\n"
+            feed.close(4001, f"bad token={SECRET}, or {SECRET}")
+            await until(client, "/readyz", lambda answer: answer["down"] and answer["down"][0]["error"])
+            while "BACKOFF" not in seen:
+                seen += f"{await anext(lines)}\n"
+            for path in (
+                *("/api/stats", "/api/overview", "/api/history", "/api/endpoints", "/api/subscriptions"),
+                *("/metrics", "/healthz", "/readyz", "/nothing", f"/api/endpoints?sort={SECRET}"),
+            ):
+                answer = await client.get(path)
+                seen += f"{answer.headers}{answer.text}" if SECRET not in path else ""
+            seen += (await client.post("/api/reload", headers={"Authorization": f"Bearer {SECRET}x"})).text
+            seen += repr(server) + str(server)
+    assert "4001" in seen and SECRET not in seen
+
+
+async def test_reload_says_what_has_changed() -> None:
+    """POST /api/reload gives the lines of what has changed; all faults with 422; 409 without a file."""
+    fleet = Fleet(transport=FakeTransport())
+    server = fleet.serve_http(ANY, token="t0ken")
+    bearer = {"Authorization": "Bearer t0ken"}
+
+    async def changes() -> list[str]:
+        return ["a: added"]
+
+    async def refuses() -> list[str]:
+        raise ConfigError("x", (("feeds.toml:3", "must be text"), ("feeds.toml:4", f"token={SECRET} is wrong")))
+
+    async with fleet, asking(server) as client:
+        nowhere = await client.post("/api/reload", headers=bearer)
+        server.reload = changes
+        good = await client.post("/api/reload", headers=bearer)
+        server.reload = refuses
+        bad = await client.post("/api/reload", headers=bearer)
+    assert nowhere.status_code == 409 and "file" in nowhere.text
+    assert (good.status_code, good.json()) == (200, {"changed": ["a: added"]})
+    assert (bad.status_code, bad.json()) == (
+        422,
+        {"faults": ["feeds.toml:3: must be text", "feeds.toml:4: token=*** is wrong"]},
+    )
+
+
+async def test_a_port_in_use_is_one_clear_error() -> None:
+    """Where the address is taken, the fleet does not start, and the error names the address; nothing is left open."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        fleet = Fleet(transport=FakeTransport())
+        fleet.serve_http(ANY)
+        fleet.serve_http(address)
+        with pytest.raises(FleetError, match=f"cannot listen on {address}: Address already in use"):
+            await fleet.serve()
+        running = Fleet(transport=FakeTransport())
+        async with running:
+            with pytest.raises(FleetError, match="cannot listen"):
+                running.serve_http(address)
+            assert running.observers == ()
+
+
+async def test_declared_while_the_fleet_runs() -> None:
+    """A server that is declared while the fleet runs listens at once, and ends with it."""
+    fleet = Fleet(transport=FakeTransport())
+    async with fleet:
+        server = fleet.serve_http(ANY)
+        async with asking(server) as client:
+            assert (await client.get("/healthz")).status_code == 200
+    with pytest.raises(FleetError):
+        fleet.serve_http(ANY)
+
+
+async def test_the_end_can_be_seen() -> None:
+    """While the fleet drains it still answers; when it has ended nobody does."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    going_on = asyncio.Event()
+
+    async def slow(message: Message[Any]) -> None:
+        await going_on.wait()
+
+    fleet.connect("ws://a.test", slow, name="a")
+    server = fleet.serve_http(ANY)
+    await fleet.__aenter__()
+    await (await transport.accept("a")).feed("one")
+    async with asking(server) as client:
+        closing = asyncio.create_task(fleet.close())
+        shown = await until(client, "/api/overview", lambda overview: overview["totals"]["pending"] == 1)
+        assert shown["balanced"]
+        going_on.set()
+        await closing
+        with pytest.raises(httpx.TransportError):
+            await client.get("/healthz")
+    await fleet.__aexit__(None, None, None)
+    assert fleet.stats().balanced
+
+
+async def test_a_fleet_that_ends_at_once_closes_the_server() -> None:
+    """A required endpoint that fails, or an exception in the body, leaves nothing listening."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    fleet.connect(Endpoint("ws://a.test", name="a", required=True, reconnect=Reconnect(fatal=lambda error: True)))
+    server = fleet.serve_http(ANY)
+    transport.refuse(ConnectionLost(1006))
+    with pytest.raises(EndpointFailed):
+        await fleet.serve()
+    host, port = server.address.split(":")
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection((host, int(port))).close()
+
+
+async def test_two_servers_for_one_fleet() -> None:
+    """A fleet may be served at two addresses, each with its own rules."""
+    fleet = Fleet(transport=FakeTransport())
+    first, second = fleet.serve_http(ANY), fleet.serve_http(ANY, token="t0ken")
+    async with fleet, asking(first) as one, asking(second) as two:
+        assert first.address != second.address
+        assert (await one.post("/api/reload")).status_code == 403
+        assert (await two.post("/api/reload")).status_code == 401
+        names = [row["name"] for row in (await two.get("/api/subscriptions")).json()["rows"]]
+    assert len(names) == len(set(names)) == 10
+    assert fleet.observers == (first, second)
+
+
+async def test_it_is_silent(caplog: pytest.LogCaptureFixture) -> None:
+    """Neither requests nor bad ones are logged, and the program's own uvicorn is left as it is."""
+    caplog.set_level(logging.DEBUG)
+    access = logging.getLogger("uvicorn.access")
+    before = (list(access.handlers), access.propagate)
+    fleet = Fleet(transport=FakeTransport())
+    server = fleet.serve_http(ANY)
+    async with fleet, asking(server) as client:
+        await client.get("/healthz")
+        reader, writer = await asyncio.open_connection(*server.address.split(":"))
+        writer.write(b"no HTTP at all\r\n\r\n")
+        assert b"400" in await reader.readline()
+        writer.close()
+        await writer.wait_closed()
+    assert (list(access.handlers), access.propagate) == before
+    assert not [record for record in caplog.records if record.name.startswith(("uvicorn", "wsfleet.http"))]
+
+
+async def test_a_request_that_never_comes_in_whole_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that asks nothing, or byte by byte, is closed; and past a number of them there are no more."""
+    monkeypatch.setattr("wsfleet.observe.http.HEAD_S", 0.05)
+    monkeypatch.setattr("wsfleet.observe.http.CONNECTIONS", 2)
+    fleet = Fleet(transport=FakeTransport())
+    server = fleet.serve_http(ANY)
+    async with fleet:
+        address = server.address.split(":")
+        reader, writer = await asyncio.open_connection(*address)
+        writer.write(b"GET / HT")
+        with pytest.raises(ConnectionError):
+            while await reader.read():
+                pass
+            raise ConnectionResetError  # an end without a reset will do as well
+        writer.close()
+        monkeypatch.setattr("wsfleet.observe.http.HEAD_S", 60)
+        both = [await asyncio.open_connection(*address) for _ in range(2)]
+        third = await asyncio.open_connection(*address)
+        with pytest.raises(ConnectionError):
+            assert await third[0].read() == b""
+            raise ConnectionResetError
+        for _, each in (*both, third):
+            each.close()
+
+
+def test_a_bare_install_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra, `serve_http` says in one line what to install."""
+    import sys
+
+    for name in [name for name in sys.modules if name.startswith("wsfleet.observe")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "starlette", None)
+    monkeypatch.setitem(sys.modules, "starlette.applications", None)
+    with pytest.raises(ConfigError, match=r"install wsfleet\[http\]"):
+        Fleet().serve_http()
+
+
+async def test_a_source_of_ones_own() -> None:
+    """HttpServer serves any source, which it starts and stops, without a fleet around it."""
+    fleet = Fleet(transport=FakeTransport())
+    connection = fleet.connect("ws://a.test", name="a")
+    async with fleet:
+        from wsfleet.observe.fleet import FleetSource
+
+        async def changes() -> list[str]:
+            return []
+
+        server = HttpServer(FleetSource(fleet, changes), "[::1]:0", "t0ken")
+        try:
+            server.bind()
+        except FleetError:
+            pytest.skip("this machine has no IPv6")
+        await server.start()
+        async with asking(server) as client:
+            assert (await client.post("/api/reload", headers={"Authorization": "Bearer t0ken"})).json() == {
+                "changed": []
+            }
+        await server.stop()
+        await server.stop()
+        assert list(fleet.subscriptions) == []
+        assert connection.state is State.CONNECTING
