@@ -1,0 +1,83 @@
+// Is the fleet well? One sentence, and what else there is to know.
+
+import { clock, count, plural, seconds } from "./words.js";
+
+/** How much of the history is "now" for the verdict. */
+export const RECENT_S = 60;
+/** Half a second without a turn of the loop is what the watchdog tells of; a lag of this much is felt before. */
+export const LAG_S = 0.25;
+/** A fleet so young that is still connecting for the first time is starting, not down. */
+const YOUNG_S = 60;
+
+export const MARKS = { well: "✓", starting: "…", attention: "!", unwell: "✕", lost: "?" };
+
+/** What a counter went up by in the last minute of the history. */
+export function recent(samples, counter) {
+  const last = samples.at(-1);
+  if (!last) return 0;
+  const first = samples.find((sample) => sample.at >= last.at - RECENT_S);
+  return Math.max(0, last[counter] - first[counter]);
+}
+
+function balance(overview) {
+  if (overview.balanced) return [];
+  return [["unwell", "The balance does not hold: a message is unaccounted for"]];
+}
+
+function connections(overview) {
+  const { states, down, down_count: many } = overview;
+  const all = Object.values(states).reduce((sum, n) => sum + n, 0);
+  const required = down.filter((each) => each.required);
+  const found = required.map((each) => ["unwell", `The required endpoint ${each.name} is down since ${clock(each.since)}`]);
+  if (many === 0) return found;
+  const open = states.OPEN ?? 0;
+  const connecting = down.every((each) => each.state === "CONNECTING" && !each.error);
+  if (overview.uptime_s < YOUNG_S && connecting) {
+    return [...found, ["starting", `Starting: ${count(open)} of ${plural(all, "endpoint")} open`]];
+  }
+  const since = clock(Math.min(...down.map((each) => each.since)));
+  const who = many === 1 ? `${down[0].name} is down` : `${count(many)} of ${plural(all, "endpoint")} are down`;
+  const level = open * 2 < all ? "unwell" : "attention";
+  return [...found, [level, many === 1 ? `${who} since ${since}` : `${who}, the first since ${since}`]];
+}
+
+function loop(overview, samples, blockedLately) {
+  const after = (samples.at(-1)?.at ?? 0) - RECENT_S;
+  const worst = Math.max(0, overview.loop_lag_s, ...samples.filter((s) => s.at >= after).map((s) => s.loop_lag_s));
+  const { blocked } = overview;
+  if (blocked && (blockedLately || worst >= LAG_S)) {
+    return [["attention", `The event loop was blocked for ${seconds(blocked.seconds)} by ${blocked.by}`]];
+  }
+  return worst >= LAG_S ? [["attention", `The event loop was late by ${seconds(worst)}`]] : [];
+}
+
+function messages(overview, samples) {
+  const found = [];
+  const dropped = recent(samples, "dropped");
+  const failed = recent(samples, "failed");
+  const { paused } = overview.totals;
+  if (failed) found.push(["attention", `Processing failed for ${plural(failed, "message")} in the last minute`]);
+  if (dropped) found.push(["attention", `${plural(dropped, "message")} dropped in the last minute`]);
+  if (paused) found.push(["well", `${plural(paused, "endpoint")} paused by subscribers that do not keep up`]);
+  return found;
+}
+
+/** The worst thing first: `{level, headline, notes}`. */
+export function verdict(overview, samples, blockedLately) {
+  const order = ["unwell", "attention", "starting", "well"];
+  const found = [
+    ...balance(overview),
+    ...connections(overview),
+    ...loop(overview, samples, blockedLately),
+    ...messages(overview, samples),
+  ].sort((a, b) => order.indexOf(a[0]) - order.indexOf(b[0]));
+  if (found.length && found[0][0] !== "well") {
+    const [[level, headline], ...rest] = found;
+    return { level, headline, notes: rest.map(([, text]) => text) };
+  }
+  const all = Object.values(overview.states).reduce((sum, n) => sum + n, 0);
+  const headline = all
+    ? `Well: ${all === 1 ? "the endpoint is" : `all ${count(all)} endpoints are`} open, and every message is accounted for`
+    : "Well: no endpoints yet, and every message is accounted for";
+  return { level: "well", headline, notes: found.map(([, text]) => text) };
+}

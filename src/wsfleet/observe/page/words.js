@@ -1,0 +1,65 @@
+// Numbers and times as a person reads them, and elements made of text. What comes from peers is only ever text.
+
+const whole = new Intl.NumberFormat("en");
+const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
+const three = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
+
+export const NONE = "–";
+
+/** A new element. Children that are strings become text, never markup. */
+export function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value !== null) made.setAttribute(name, value);
+  }
+  made.append(...children);
+  return made;
+}
+
+/** Change a text only where it differs: what is selected or being read aloud stays. */
+export function write(node, text) {
+  if (node.textContent !== text) node.textContent = text;
+}
+
+export const count = (n) => (Math.abs(n) < 1e7 ? whole.format(n) : short.format(n));
+export const compact = (n) => (Math.abs(n) < 1000 ? three.format(n) : short.format(n));
+
+/** "1 endpoint", "3,000 endpoints". */
+export const plural = (n, word) => `${count(n)} ${word}${n === 1 ? "" : "s"}`;
+
+export function bytes(n) {
+  let unit = 0;
+  while (n >= 1024 && unit < 5) {
+    n /= 1024;
+    unit += 1;
+  }
+  return `${unit ? three.format(n) : n} ${["B", "KiB", "MiB", "GiB", "TiB", "PiB"][unit]}`;
+}
+
+/** A short time, to three digits: latencies, lags. */
+export function seconds(s) {
+  if (s === null || s === undefined) return NONE;
+  if (s === 0) return "0 s";
+  if (s < 1e-3) return `${three.format(s * 1e6)} µs`;
+  if (s < 1) return `${three.format(s * 1e3)} ms`;
+  return s < 60 ? `${three.format(s)} s` : duration(s);
+}
+
+/** A long time, in its two largest units. */
+export function duration(s) {
+  s = Math.max(0, Math.floor(s));
+  const parts = [[Math.floor(s / 86400), "d"], [Math.floor(s / 3600) % 24, "h"], [Math.floor(s / 60) % 60, "min"], [s % 60, "s"]];
+  const first = parts.findIndex(([n]) => n > 0);
+  if (first < 0) return "0 s";
+  return parts.slice(first, first + 2).filter(([n]) => n > 0).map(([n, unit]) => `${n} ${unit}`).join(" ");
+}
+
+const two = (n) => String(n).padStart(2, "0");
+
+/** Wall clock seconds as the time of day here; with the date where that is not clear. */
+export function clock(at, { withSeconds = true } = {}) {
+  const date = new Date(at * 1000);
+  const time = `${two(date.getHours())}:${two(date.getMinutes())}${withSeconds ? `:${two(date.getSeconds())}` : ""}`;
+  const far = Math.abs(Date.now() / 1000 - at) > 43200;
+  return far ? `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())} ${time}` : time;
+}
