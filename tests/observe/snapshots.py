@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 from textual.app import App
+from textual.pilot import Pilot
 
 FOLDER = Path(__file__).parent / "snapshots"
 SHOWN = Path(__file__).parents[2] / "docs" / "top.svg"
 """The one that the documents show."""
+TRIES = 200
+"""A bound on waiting for a screen to become what it should be; used up by one that looks otherwise alone."""
 
 
 def picture(app: App[int]) -> str:
@@ -26,14 +29,18 @@ def text(app: App[int]) -> str:
     return "\n".join(strip.text.rstrip() for strip in app.screen._compositor.render_strips(app.size))
 
 
-def compare(app: App[int], name: str, tmp_path: Path) -> None:
-    """Compare the screen with the one that is kept under `name`."""
+async def compare(pilot: Pilot[int], name: str, tmp_path: Path) -> None:
+    """Compare the screen, once it has become it, with the one that is kept under `name`."""
     file = SHOWN if name == "top" else FOLDER / f"{name}.svg"
-    now = picture(app)
     if os.environ.get("WSFLEET_RENEW_SNAPSHOTS"):
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(now, encoding="utf-8")
-    elif not file.exists() or file.read_text(encoding="utf-8") != now:
-        actual = tmp_path / file.name
-        actual.write_text(now, encoding="utf-8")
-        pytest.fail(f"{file.name} looks otherwise now: {actual}; WSFLEET_RENEW_SNAPSHOTS=1 keeps it", pytrace=False)
+        await pilot.pause(1.0)
+        file.write_text(picture(pilot.app), encoding="utf-8")
+        return
+    kept = file.read_text(encoding="utf-8")
+    for _ in range(TRIES):
+        if picture(pilot.app) == kept:
+            return
+        await pilot.pause(0.05)
+    actual = tmp_path / file.name
+    actual.write_text(picture(pilot.app), encoding="utf-8")
+    pytest.fail(f"{file.name} looks otherwise now: {actual}; WSFLEET_RENEW_SNAPSHOTS=1 keeps it", pytrace=False)

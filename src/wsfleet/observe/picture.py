@@ -41,8 +41,8 @@ class Picture:
         self._samples: deque[Sample] = deque(maxlen=KEPT)
 
     def wants_history(self, overview: Overview) -> bool:
-        """Whether the fleet's own history is to come with this look: nothing is known yet, or of another run only."""
-        return not self._samples or self._is_another(overview)
+        """Whether the fleet's own history is wanted: nothing is known, or some was missed, or it is another run."""
+        return not self._samples or self.trouble is not None or self._is_another(overview)
 
     def take(self, overview: Overview, history: Sequence[Sample] = ()) -> None:
         """Take the newest look, and the history that was wanted."""
@@ -71,11 +71,10 @@ class Picture:
         return before is not None and (overview.uptime_s < before.uptime_s or overview.name != before.name)
 
     def fail(self, trouble: Trouble, now: float) -> None:
-        """Keep what is known, and why nothing newer is. What is missed meanwhile is the fleet's history."""
+        """Keep what is known, and why nothing newer is."""
         self.trouble = trouble
         if self.since is None:
             self.since = now
-        self._samples.clear()
 
     def rate(self, counter: Counter) -> float:
         """How many a second, between the last two looks."""
