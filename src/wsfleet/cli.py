@@ -107,6 +107,8 @@ def _check(args: argparse.Namespace) -> int:
     if fleet is None:
         return MISUSED
     print(f"{args.file}: good; {len(fleet.connections)} endpoints, {len(fleet.subscriptions)} processors")
+    for observer in fleet.observers:
+        print(f"serving {observer}")
     for line in _proxies(report):
         print(line)
     return ENDED_WELL

@@ -22,7 +22,7 @@ class Observer(Protocol):
     address: str
     reload: Callable[[], Awaitable[list[str]]] | None
 
-    def bind(self) -> None:
+    def bind(self) -> object:
         """Take the address. Idempotent; raises FleetError where it can't be had."""
 
     async def start(self) -> None:

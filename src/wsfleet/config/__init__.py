@@ -23,6 +23,7 @@ handler = "handlers:on_trade"
 - A function is `"module:function"`. Where text may stand as well (`uri`, `topic`, `decode`, `heartbeat`), a string of
   that shape is a function; `{ text = "a:b" }` says that it is not, `{ function = "a:b" }` that it is. What something
   was filled into is text there: the environment does not say what is run.
+- `[http]` serves a status page, metrics and reports: `listen`, by default "127.0.0.1:9464", and a `token`.
 - `on_open` may be a list of payloads to send: strings as text, tables and lists as JSON.
 - Numbers are in the field's unit, or text with one: "500 ms", "10 s", "2 min", "1 h", "64 KB", "16 MiB". `false` is
   none, as in `ping_s = false`.

@@ -26,6 +26,7 @@ _OPTIONS = get_type_hints(ProcessorOptions)
 _ENDPOINT = get_type_hints(Endpoint)
 _CONNECT = _ENDPOINT | _TARGET | _OPTIONS
 _POOL = _CONNECT | {"size": int, "identify": Identify, "match": Match}
+_HTTP = {"listen": str, "token": str}
 _PROCESS = {"pattern": str, "name": str} | _TARGET | _OPTIONS
 
 # Stand in for what is faulty, so that everything else about the entry is still looked at.
@@ -52,8 +53,8 @@ class Declaring:
         reader = self._reader
         sections = {"connect": self._connect, "pool": self._pool, "process": self._process}
         for key in document:
-            if key != "fleet" and key not in sections:
-                reader.note((key,), f"unknown section; {did_you_mean(key, ['fleet', *sections])}")
+            if key not in ("fleet", "http", *sections):
+                reader.note((key,), f"unknown section; {did_you_mean(key, ['fleet', 'http', *sections])}")
         fleet = reader.build(Fleet, *reader.table(document.get("fleet", {}), _FLEET, ("fleet",)), ("fleet",))
         for section, declare in sections.items():
             entries = document.get(section, [])
@@ -64,8 +65,19 @@ class Declaring:
                 declare(fleet, entry, (section, number))
         if not document.get("connect") and not document.get("pool"):
             reader.note((), "there is no endpoint; add a [[connect]] with a uri")
+        if "http" in document:
+            self._http(fleet, document["http"])
         self._warn(fleet)
         return fleet
+
+    def _http(self, fleet: Fleet, table: Any) -> None:
+        known = len(self._reader.faults)
+        values, faulty = self._reader.table(table, _HTTP, ("http",))
+        if len(self._reader.faults) == known or values:
+            try:
+                self._reader.build(fleet.serve_http, values, faulty, ("http",))
+            except Skip:
+                pass
 
     def _connect(self, fleet: Fleet, table: Any, place: Place) -> None:
         def connect(fleet: Fleet, target: Any = None, **values: Any) -> Any:

@@ -1,0 +1,191 @@
+"""What can be asked over HTTP, and the answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import PurePath
+from typing import Any
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from wsfleet import __version__
+from wsfleet.errors import ConfigError
+from wsfleet.looking import by_and_by
+from wsfleet.observe.look import Look, Looks
+from wsfleet.observe.prometheus import exposition
+from wsfleet.observe.source import Down, NoFile, Source
+from wsfleet.observe.sse import MOST, stream
+from wsfleet.observe.tables import ENDPOINTS, SUBSCRIPTIONS, BadParameter, Query, Shape, Table
+from wsfleet.observe.threads import in_thread
+from wsfleet.redact import redact_text
+
+__all__ = ["make_app", "page_files"]
+
+log = logging.getLogger("wsfleet")
+
+TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
+"""Of the page's files."""
+
+LISTED = 100
+"""So many endpoints that are down are named by /readyz."""
+
+ROWS = 200
+"""Rows encoded in one turn of the loop: less than a millisecond."""
+
+Reload = Callable[[], Awaitable[list[str]]]
+
+
+def make_app(source: Source, looks: Looks, reload: Reload) -> Starlette:
+    """Return the application. `reload` reads the configuration again."""
+    asked = _Asked(source, looks, reload)
+    routes = [
+        *(Route(path, _page(file)) for path, file in page_files().items()),
+        Route("/metrics", asked.metrics),
+        Route("/healthz", asked.healthz),
+        Route("/readyz", asked.readyz),
+        Route("/api/stats", asked.stats),
+        Route("/api/overview", asked.overview),
+        Route("/api/history", asked.history),
+        Route("/api/endpoints", asked.endpoints),
+        Route("/api/subscriptions", asked.subscriptions),
+        Route("/api/events", asked.events),
+        Route("/api/reload", asked.reload, methods=["POST"]),
+    ]
+    return Starlette(routes=routes)
+
+
+def _json(data: Any, status: int = 200) -> Response:
+    # enc_hook: names may be of a type derived from str.
+    return Response(msgspec.json.encode(data, enc_hook=str), status, media_type="application/json")
+
+
+def page_files() -> dict[str, Traversable]:
+    """Return the files of the page, by path. There is nothing of the fleet in them."""
+    folder = resources.files("wsfleet.observe").joinpath("page")
+    files = [file for file in (folder.iterdir() if folder.is_dir() else ()) if PurePath(file.name).suffix in TYPES]
+    return {"/" if file.name == "index.html" else f"/{file.name}": file for file in files}
+
+
+def _page(file: Traversable) -> Callable[[Request], Awaitable[Response]]:
+    media_type = TYPES[PurePath(file.name).suffix]
+
+    async def page(request: Request) -> Response:
+        return Response(file.read_bytes(), media_type=media_type)
+
+    return page
+
+
+class _Asked:
+    """One method for each path."""
+
+    def __init__(self, source: Source, looks: Looks, reload: Reload) -> None:
+        self._source = source
+        self._looks = looks
+        self._reload = reload
+        self._reloading = asyncio.Lock()
+        self._watching = 0
+
+    async def metrics(self, request: Request) -> Response:
+        report, accept = (await self._looks.get()).report, request.headers.get("accept", "")
+        body, media_type = await in_thread(partial(exposition, report, accept=accept, version=__version__))
+        return Response(body, media_type=media_type)
+
+    async def healthz(self, request: Request) -> Response:
+        report = (await self._looks.get()).report
+        state = {key: report[key] for key in ("balanced", "loop_lag_s")}
+        return _json({"healthy": report["balanced"], **state}, 200 if report["balanced"] else 503)
+
+    async def readyz(self, request: Request) -> Response:
+        overview = await (await self._looks.get()).overview(self._source)
+        count = overview["down_count"]
+        down = self._source.down(LISTED) if count else []
+        status = 503 if count else 200
+        if "text/plain" in request.headers.get("accept", ""):
+            return PlainTextResponse("".join(_lines(down, count)), status)
+        listed = [{"name": d.name, "state": d.state, "since": d.since, "error": d.error} for d in down]
+        return _json({"ready": not count, "down": listed, "down_count": count}, status)
+
+    async def stats(self, request: Request) -> Response:
+        return StreamingResponse(_encoded(await self._looks.get()), media_type="application/json")
+
+    async def overview(self, request: Request) -> Response:
+        return _json(await (await self._looks.get()).overview(self._source))
+
+    async def history(self, request: Request) -> Response:
+        return _json({"samples": self._source.history()})
+
+    async def endpoints(self, request: Request) -> Response:
+        return await self._table(request, ENDPOINTS, lambda look: look.endpoints)
+
+    async def subscriptions(self, request: Request) -> Response:
+        return await self._table(request, SUBSCRIPTIONS, lambda look: look.subscriptions)
+
+    async def _table(self, request: Request, shape: Shape, table: Callable[[Look], Table]) -> Response:
+        try:
+            query = Query.read(request.query_params.multi_items(), shape)
+        except BadParameter as exc:
+            return PlainTextResponse(f"{exc}\n", 400)
+        return _json(await table(await self._looks.get()).answer(query))
+
+    async def events(self, request: Request) -> Response:
+        if self._watching >= MOST:
+            return PlainTextResponse(f"{MOST} are watching already\n", 503, {"retry-after": "5"})
+        return StreamingResponse(self._watched(), media_type="text/event-stream")
+
+    async def _watched(self) -> AsyncIterator[bytes]:
+        self._watching += 1
+        try:
+            async with contextlib.aclosing(stream(self._source.events())) as events:
+                async for event in events:
+                    yield event
+        finally:
+            self._watching -= 1
+
+    async def reload(self, request: Request) -> Response:
+        async with self._reloading:
+            try:
+                changed = await self._reload()
+            except NoFile as exc:
+                return PlainTextResponse(f"{exc}\n", 409)
+            except ConfigError as exc:
+                faults = [f"{where}: {text}" for where, text in exc.faults] or str(exc).splitlines()
+                return _json({"faults": [redact_text(fault) for fault in faults]}, 422)
+        return _json({"changed": changed})
+
+
+def _lines(down: Sequence[Down], count: int) -> Iterable[str]:
+    if not count:
+        yield "ready\n"
+    for each in down:
+        since = datetime.fromtimestamp(each.since, UTC).isoformat(timespec="seconds")
+        yield f"{each.name} {each.state} since {since}{f': {each.error}' if each.error else ''}\n"
+    if count > len(down):
+        yield f"and {count - len(down)} more\n"
+
+
+async def _encoded(look: Look) -> AsyncIterator[bytes]:
+    """Yield the report as JSON, a few rows in each turn of the loop."""
+    begin = b"{"
+    for key, value in look.report.items():
+        yield begin + msgspec.json.encode(key) + b":"
+        begin = b","
+        if isinstance(value, list):
+            comma = b"["
+            async for rows in by_and_by(value, ROWS):
+                yield comma + msgspec.json.encode(rows, enc_hook=str)[1:-1]
+                comma = b","
+            yield b"]" if value else b"[]"
+        else:
+            yield msgspec.json.encode(value, enc_hook=str)
+    yield b"}"

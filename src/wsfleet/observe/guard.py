@@ -1,0 +1,129 @@
+"""Who may ask what: where to listen, the hosts that a request may name, the token; and what a browser may do with it.
+
+Whoever can open a page in somebody's browser can have it ask any server on loopback. What keeps such pages out is the
+name that they are under (the Host header, which they cannot choose), and, for what changes something, the token in a
+header that no page of another origin can set.
+"""
+
+from __future__ import annotations
+
+import hmac
+import ipaddress
+import re
+from collections.abc import Iterable
+from email.utils import formatdate
+
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from wsfleet.checks import refuse
+
+__all__ = ["Guard", "check_listen", "is_loopback", "split_listen"]
+
+_LISTEN = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:\s]+)):(?P<port>\d{1,5})")
+_TOKEN = re.compile(r"[\x21-\x7e]+")
+_READS = ("GET", "HEAD")
+
+_HEADERS = (
+    (b"cache-control", b"no-store"),
+    (
+        b"content-security-policy",
+        b"default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'",
+    ),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+)
+
+
+def split_listen(listen: str) -> tuple[str, int]:
+    """Return address and port of `listen`. Raises ValueError, with what is wrong."""
+    found = _LISTEN.fullmatch(listen) if isinstance(listen, str) else None
+    if found is None:
+        raise ValueError(f"must be an address and a port, such as '127.0.0.1:9464' or '[::1]:9464', not {listen!r}")
+    host, port = found["v6"] or found["host"], int(found["port"])
+    if port > 65535:
+        raise ValueError(f"has port {port}, and the highest is 65535")
+    if host == "localhost":
+        return "127.0.0.1", port
+    try:
+        return str(ipaddress.ip_address(host)), port
+    except ValueError:
+        raise ValueError(f"must name an IP address or localhost, not {host!r}") from None
+
+
+def check_listen(listen: str, token: str | None) -> None:
+    """Raise ConfigError where it cannot or must not be listened so. The token is not quoted."""
+    fault = None
+    try:
+        host, _ = split_listen(listen)
+    except ValueError as exc:
+        fault = str(exc)
+    else:
+        if token is None and not is_loopback(host):
+            fault = f"is {listen!r}, which others can reach, so it needs a token; or listen on 127.0.0.1"
+    good = token is None or (isinstance(token, str) and _TOKEN.fullmatch(token) is not None)
+    refuse("http", [("listen", fault), ("token", None if good else "must be printable ASCII without spaces")])
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether `host` is a name or address of this machine alone."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _named_host(header: str) -> str:
+    """Return the host of a Host header, without its port and brackets."""
+    if header.startswith("["):
+        return header[1:].partition("]")[0]
+    return header.partition(":")[0]
+
+
+class Guard:
+    """Lets a request through to `app`, or answers it. `open_paths` are for everybody: nothing of the fleet is there."""
+
+    def __init__(self, app: ASGIApp, *, token: str | None, loopback: bool, open_paths: Iterable[str]) -> None:
+        self._app = app
+        self._token = None if token is None else token.encode()
+        self._loopback = loopback
+        self._open_paths = frozenset(open_paths)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def guarded(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                date = (b"date", formatdate(usegmt=True).encode())
+                message["headers"] = [*message.get("headers", ()), date, *_HEADERS]
+            await send(message)
+
+        app = self._refusal(scope) or self._app
+        await app(scope, receive, guarded)
+
+    def _refusal(self, scope: Scope) -> PlainTextResponse | None:
+        headers, reads = Headers(scope=scope), scope["method"] in _READS
+        host = _named_host(headers.get("host", ""))
+        if self._token is None:
+            if not is_loopback(host):
+                return _refuse(403, f"this server answers to loopback names alone, such as 127.0.0.1, not to {host!r}")
+            return None if reads else _refuse(403, "to change anything, a token must have been set")
+        if self._has_token(headers.get("authorization", "")):
+            return None
+        if reads and (scope["path"] in self._open_paths or (self._loopback and is_loopback(host))):
+            return None
+        return _refuse(401, "a token is needed: send the header Authorization: Bearer TOKEN", bearer=True)
+
+    def _has_token(self, authorization: str) -> bool:
+        scheme, _, given = authorization.partition(" ")
+        given = given.strip()
+        # In a time that does not tell how much of it was right.
+        right = hmac.compare_digest(given.encode("latin-1", "replace"), self._token or b"")
+        return right and scheme.lower() == "bearer"
+
+
+def _refuse(status: int, text: str, *, bearer: bool = False) -> PlainTextResponse:
+    return PlainTextResponse(f"{text}\n", status, {"www-authenticate": "Bearer"} if bearer else None)

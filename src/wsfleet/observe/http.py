@@ -1,0 +1,172 @@
+"""Serves what is to be seen of a fleet over HTTP, by Starlette on uvicorn's protocol, in the fleet's own loop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.server import ServerState
+
+from wsfleet.errors import FleetError
+from wsfleet.observe.app import make_app, page_files
+from wsfleet.observe.fleet import FleetSource
+from wsfleet.observe.guard import Guard, check_listen, is_loopback, split_listen
+from wsfleet.observe.look import Looks
+from wsfleet.observe.source import Source
+
+if TYPE_CHECKING:
+    from wsfleet.fleet import Fleet
+
+__all__ = ["HttpServer", "serve"]
+
+# What uvicorn warns of are other people's bad requests; its errors are ours.
+log = logging.getLogger("wsfleet.http")
+log.addFilter(lambda record: record.levelno >= logging.ERROR)
+
+CONNECTIONS = 128
+"""At a time. More would take the descriptors that the fleet needs."""
+
+HEAD_S = 10.0
+"""For a whole request to come in."""
+
+CLOSE_S = 1.0
+"""For answers under way at the end."""
+
+
+def serve(fleet: Fleet, listen: str, token: str | None) -> HttpServer:
+    """Return a server that watches `fleet`, and is started with it."""
+    return HttpServer(FleetSource(fleet), listen, token)
+
+
+class _Connection(H11Protocol):
+    """uvicorn's, but silent, one of a bounded number, and with a limit on how long a request may take to come in."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.logger = log
+        self.access_log = False
+        self._head: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > CONNECTIONS:
+            transport.abort()
+        else:
+            self._expect()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._expect()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        # uvicorn lets the timer go where the connection ended well.
+        self._unset_keepalive_if_required()
+        self._unset_head()
+
+    def _expect(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._unset_head()
+        elif self._head is None:
+            self._head = self.loop.call_later(HEAD_S, self.transport.abort)
+
+    def _unset_head(self) -> None:
+        if self._head is not None:
+            self._head.cancel()
+            self._head = None
+
+
+class HttpServer:
+    """One server for one source, which it starts and stops. `reload`, where set, is what POST /api/reload calls.
+
+    Raises ConfigError where `listen` or `token` cannot stand.
+    """
+
+    def __init__(self, source: Source, listen: str = "127.0.0.1:9464", token: str | None = None) -> None:
+        check_listen(listen, token)
+        self.source = source
+        self.reload: Callable[[], Awaitable[list[str]]] | None = None
+        self._host, self._port = split_listen(listen)
+        self._token = token
+        self._looks = Looks(source)
+        self._socket: socket.socket | None = None
+        self._server: asyncio.Server | None = None
+        self._state = ServerState()
+
+    def __repr__(self) -> str:
+        return f"<HttpServer on {self.address}{', with a token' if self._token else ''}>"
+
+    def __str__(self) -> str:
+        alone = is_loopback(self._host)
+        token = "nothing can be changed" if not self._token else "changes need" if alone else "everything needs"
+        return f"http://{self.address}, {token}{' the token' if self._token else ' without a token'}"
+
+    @property
+    def address(self) -> str:
+        """Where it listens, or will: `127.0.0.1:9464`. A port of 0 is known once it listens."""
+        return f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
+
+    def bind(self) -> socket.socket:
+        """Take the address. Idempotent. Raises FleetError where it can't be had."""
+        if self._socket is not None:
+            return self._socket
+        family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
+        both = self._host == "::" and socket.has_dualstack_ipv6()
+        try:
+            self._socket = socket.create_server((self._host, self._port), family=family, dualstack_ipv6=both)
+        except OSError as exc:
+            why = os.strerror(exc.errno) if exc.errno else str(exc)
+            raise FleetError(f"cannot listen on {self.address}: {why}") from exc
+        self._port = self._socket.getsockname()[1]
+        return self._socket
+
+    async def start(self) -> None:
+        """Begin to watch and to answer. Raises FleetError where the address can't be had."""
+        listening = self.bind()
+        await self.source.start()
+        app = Guard(
+            make_app(self.source, self._looks, self._read_again),
+            token=self._token,
+            loopback=is_loopback(self._host),
+            open_paths=page_files(),
+        )
+        # What would set up logging for the whole process is left out, and so are signals and the lifespan.
+        config = uvicorn.Config(
+            app, loop="none", ws="none", lifespan="off", log_config=None, proxy_headers=False, date_header=False
+        )
+        config.load()
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_server(
+            lambda: _Connection(config=config, server_state=self._state, app_state={}), sock=listening
+        )
+
+    async def _read_again(self) -> list[str]:
+        return await (self.reload or self.source.reload)()
+
+    async def stop(self) -> None:
+        """Let answers under way end, and leave nothing open. Idempotent."""
+        if self._server is not None:
+            self._server.close()
+        elif self._socket is not None:
+            self._socket.close()
+        await self.source.stop()
+        for connection in list(self._state.connections):
+            connection.shutdown()
+        await self._answered()
+        for connection in list(self._state.connections):
+            connection.transport.abort()
+        await self._answered()
+        for task in self._state.tasks:
+            task.cancel()
+        await self._answered()
+        await self._looks.stop()
+
+    async def _answered(self) -> None:
+        if self._state.tasks:
+            await asyncio.wait(set(self._state.tasks), timeout=CLOSE_S)

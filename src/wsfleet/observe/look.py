@@ -1,0 +1,123 @@
+"""One look at a source, shared by those who ask at the same time, with all that they want to know of it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from wsfleet.looking import by_and_by, percentile
+from wsfleet.message import State
+from wsfleet.observe.source import Report, Source
+from wsfleet.observe.tables import ENDPOINTS, SUBSCRIPTIONS, Table
+from wsfleet.stats import RETIRED
+
+__all__ = ["Look", "Looks"]
+
+SHARE = 0.1
+"""The part of its time that the loop may spend on looks."""
+
+OLDEST_S = 1.0
+"""However long a look takes, it is not shown for longer."""
+
+SLOWEST = 10
+DOWN = 20
+ROWS = 500
+
+_OF_ENDPOINTS = ("received", "received_bytes", "sent", "malformed", "connects", "losses")
+_OF_SUBSCRIPTIONS = ("processed", "failed", "dropped", "pending")
+_HEAD = ("name", "uptime_s", "balanced", "accelerated", "loop_lag_s", "blocked")
+
+
+class Look:
+    """A report, and what was asked of it."""
+
+    def __init__(self, report: Report) -> None:
+        self.report = report
+        self.at = time.time()
+        self.endpoints = Table(report["endpoints"], ENDPOINTS)
+        self.subscriptions = Table(report["subscriptions"], SUBSCRIPTIONS)
+        self._overview: dict[str, Any] | None = None
+
+    async def overview(self, source: Source) -> dict[str, Any]:
+        """Return what a person wants to see at a glance."""
+        if self._overview is None:
+            self._overview = await self._make_overview(source)
+        return self._overview
+
+    async def _make_overview(self, source: Source) -> dict[str, Any]:
+        totals = dict.fromkeys((*_OF_ENDPOINTS, *_OF_SUBSCRIPTIONS), 0)
+        states: Counter[str] = Counter()
+        latencies: list[float] = []
+        paused = 0
+        async for rows in by_and_by(self.report["endpoints"], ROWS):
+            _add(totals, _OF_ENDPOINTS, rows)
+            there = [row for row in rows if row["name"] != RETIRED]
+            states.update([row["state"] for row in there])
+            paused += sum([bool(row["paused_by"]) for row in there])
+            latencies += [row["latency_s"] for row in there if row["latency_s"] is not None]
+        slowest: list[Mapping[str, Any]] = []
+        async for rows in by_and_by(self.report["subscriptions"], ROWS):
+            _add(totals, _OF_SUBSCRIPTIONS, rows)
+            slowest = _slowest([*slowest, *rows])
+        latencies.sort()
+        return {
+            **{key: self.report.get(key) for key in _HEAD},
+            "at": self.at,
+            "states": {state.value: states.get(state.value, 0) for state in State},
+            "totals": {**totals, "dead": source.dead, "paused": paused},
+            "latency": {"p50": percentile(latencies, 0.5), "p99": percentile(latencies, 0.99)},
+            "slowest": slowest,
+            "down": source.down(DOWN),
+            "down_count": sum(states.values()) - states[State.OPEN.value],
+            "workers": source.workers,
+        }
+
+
+def _add(totals: dict[str, int], names: tuple[str, ...], rows: Any) -> None:
+    for name in names:
+        totals[name] += sum([row[name] for row in rows])
+
+
+def _slowest(rows: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    there = [row for row in rows if row["name"] != RETIRED and (row["pending"] or row["dropped"])]
+    there.sort(key=lambda row: (-row["pending"], -row["dropped"], row["name"]))
+    return there[:SLOWEST]
+
+
+class Looks:
+    """Looks at a source, as often as is asked for but not more often than the loop can bear."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self._look: Look | None = None
+        self._until = 0.0
+        self._making: asyncio.Task[Look] | None = None
+
+    async def get(self) -> Look:
+        """Return a look: of now, where it costs next to nothing, and at most a second old."""
+        loop = asyncio.get_running_loop()
+        if self._look is not None and loop.time() < self._until:
+            return self._look
+        if self._making is None:
+            self._making = loop.create_task(self._make(), name="wsfleet-look")
+        # Whoever asks may go away, and others wait for the same.
+        return await asyncio.shield(self._making)
+
+    async def _make(self) -> Look:
+        begun = time.perf_counter()
+        try:
+            look = Look(await self._source.look())
+        finally:
+            self._making = None
+        self._look = look
+        self._until = asyncio.get_running_loop().time() + min((time.perf_counter() - begun) / SHARE, OLDEST_S)
+        return look
+
+    async def stop(self) -> None:
+        """Leave no look under way."""
+        if self._making is not None:
+            self._making.cancel()
+            await asyncio.wait({self._making})
