@@ -61,8 +61,10 @@ autobahn: $(VENV)/.dev $(compiled) .venv-autobahn/.server ## the 517 cases of Au
 bench: $(VENV)/.bench $(compiled) ## all that is measured, beside what people write by hand; in about 25 minutes
 	@$(run)/python -m benchmarks $(ARGS)
 
-docs: $(VENV)/.dev $(VENV)/.docs $(compiled) ## the documents' links, and their Python code
-	$(run)/python tools/check_docs.py
+docs: $(VENV)/.dev $(VENV)/.docs $(compiled) ## the site, into build/docs; every link and every block of code is checked
+	$(run)/python -m tools.check_docs
+	$(run)/python -m sphinx -q -W --keep-going -n -b html docs build/docs
+	$(run)/python -m tools.check_site build/docs
 
 audit: .venv-audit/.made ## known weaknesses in the pinned versions; needs the network, and ends with 3 without it
 	@$(run)/python tools/audit.py .venv-audit/bin/pip-audit

@@ -1,22 +1,50 @@
-"""Checks the Markdown files: that their links lead somewhere in the repository, and that their Python code is sound.
+"""Checks the Markdown files: that their links lead somewhere in the repository, and that every block of code is good.
 
-A Python block below the comment `<!-- run -->` is a complete program: it is run in an empty folder and must end with 0.
-Every other one must compile, and what it imports from wsfleet must exist. Links to other sites are not followed.
+    python -m tools.check_docs [FILE.md ...]
+
+By its language a block is run (python), read by `wsfleet check` (toml), parsed (json, jsonl), or taken apart into
+commands that must exist with these options (bash, console). Of others somebody has to say why nothing checks them.
+A comment above it says more:
+
+- `<!-- run -->`: a complete program, run by itself in an empty folder; it must end with 0.
+- `<!-- test -->`: tests, run by pytest, with the modules of examples/testing.
+- `<!-- block: NAME -->`: tests/test_docs_patterns.py runs it.
+- `<!-- file: NAME -->`: a file of that name, which the blocks after it on the same page find.
+- `<!-- prints: TEXT -->`: it is run until it has printed that.
+- `<!-- output -->`: what the block before it prints.
+- `<!-- not run: REASON -->`: nothing checks it.
+
+Links to other sites are not followed.
 """
 
-import ast
-import importlib
+import argparse
+import logging
 import os
 import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+from tools import doc_live
+from tools.doc_blocks import (
+    FENCE,
+    NOT_CODE,
+    ROOT,
+    Block,
+    blocks,
+    json_faults,
+    outside,
+    shell_faults,
+    toml_faults,
+    wrong_markers,
+)
+
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-FENCE = re.compile(r"^(<!-- run -->\n+)?```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 RUN_LIMIT_S = 60
+RUN_ELSEWHERE = ("run", "test", "block", "file", "not run")
 
 
 def anchors(markdown: str) -> set[str]:
@@ -39,57 +67,112 @@ def broken_links(document: Path, markdown: str) -> list[str]:
     return faults
 
 
-def unsound(code: str) -> str | None:
-    """What is wrong with code that is only shown, not run."""
+def run(folder: Path, *command: str) -> tuple[str | None, str]:
+    """What is wrong with a program, and what it has printed."""
     try:
-        tree = ast.parse(code)
-        # Examples may await outside of a function, as in the asyncio console.
-        compile(tree, "<block>", "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    except SyntaxError as error:
-        return str(error)
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "wsfleet":
-            module = importlib.import_module(node.module or "")
-            missing = [alias.name for alias in node.names if not hasattr(module, alias.name)]
-            if missing:
-                return f"{node.module} has no {', '.join(missing)}"
-    return None
+        done = subprocess.run(
+            [sys.executable, "-W", "error", *command],
+            cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=RUN_LIMIT_S,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        return f"still running after {RUN_LIMIT_S} s", ""
+    return (None if done.returncode == 0 else f"exit code {done.returncode}\n{done.stdout}{done.stderr}"), done.stdout
 
 
-def failure(code: str) -> str | None:
-    """What is wrong with a complete program."""
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            done = subprocess.run(
-                [sys.executable, "-W", "error", "-c", code],
-                cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=RUN_LIMIT_S,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
-            return f"still running after {RUN_LIMIT_S} s"
-    return None if done.returncode == 0 else f"exit code {done.returncode}\n{done.stderr}"
+class Page:
+    """One document's blocks, one after the other."""
+
+    def __init__(self, document: Path, folder: Path, server: str) -> None:
+        self._document = document
+        self._folder = folder
+        self._server = server
+        self._printed = ""
+        self.counts: Counter[str] = Counter()
+
+    def faults(self) -> Iterator[str]:
+        """Yield what is wrong, each with its place."""
+        found = blocks(self._document)
+        for block in found:
+            for fault in (*wrong_markers(block), *self._check(block)):
+                yield f"{block}: {fault}"
+        for fault in (*broken_links(self._document, self._document.read_text("utf-8")), *outside(self._document)):
+            yield f"{self._document.relative_to(ROOT)}: {fault}"
+        tests = [block for block in found if "test" in block.markers]
+        if tests:
+            yield from self._test(tests)
+
+    def _check(self, block: Block) -> Iterator[str]:
+        self.counts[block.language or "bash"] += 1
+        if "file" in block.markers:
+            (self._folder / block.markers["file"]).write_text(block.code)
+        if "not run" in block.markers:
+            return
+        match block.language:
+            case "python":
+                yield from self._python(block)
+            case "toml":
+                yield from toml_faults(block, self._folder)
+            case "json" | "jsonl":
+                yield from json_faults(block)
+            case "bash" | "console" | "":
+                yield from shell_faults(block, {path.name for path in self._folder.iterdir()})
+            case language if language in NOT_CODE:
+                if "output" in block.markers and block.code != self._printed:
+                    yield f"the block before it prints\n{self._printed}"
+            case language:
+                yield f"nothing checks {language}; say why above it: <!-- not run: ... -->"
+
+    def _python(self, block: Block) -> Iterator[str]:
+        fault = None
+        if "run" in block.markers:
+            with tempfile.TemporaryDirectory() as folder:
+                (Path(folder) / "program.py").write_text(block.code)
+                fault, self._printed = run(Path(folder), "program.py")
+        elif not any(marker in block.markers for marker in RUN_ELSEWHERE):
+            sys.path.insert(0, str(self._folder))
+            try:
+                fault = doc_live.failure(block, self._server)
+            finally:
+                sys.path.remove(str(self._folder))
+        else:
+            compile(block.code, str(block), "exec")
+        if fault:
+            yield fault
+
+    def _test(self, tests: list[Block]) -> Iterator[str]:
+        """Run the page's tests, each block as a file of its own beside the examples' modules."""
+        for number, block in enumerate(tests):
+            name = "conftest.py" if "fixture" in block.code else f"test_{number}.py"
+            (self._folder / name).write_text(block.code)
+        for name in ("pytest.ini", "highs.py"):
+            (self._folder / name).write_text((ROOT / "examples/testing" / name).read_text())
+        fault, _ = run(self._folder, "-m", "pytest", "-q", "-p", "no:cacheprovider")
+        if fault:
+            yield f"{self._document.relative_to(ROOT)}: {fault}"
 
 
 def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="*", type=Path, help="by default all that git knows")
+    documents = [path.resolve() for path in parser.parse_args().files]
+    if not documents:
+        listed = subprocess.run(
+            ["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+        documents = [ROOT / name for name in listed.split("\n") if name and os.path.exists(ROOT / name)]
+    logging.disable(logging.WARNING)  # what goes wrong there is meant to
     faults: list[str] = []
-    ran = read = 0
-    listed = subprocess.run(["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    documents = [ROOT / name for name in listed.split("\n") if name and os.path.exists(ROOT / name)]
-    for document in documents:
-        markdown = document.read_text("utf-8")
-        name = document.relative_to(ROOT)
-        faults += [f"{name}: {fault}" for fault in broken_links(document, markdown)]
-        for match in FENCE.finditer(markdown):
-            run, language, code = match.groups()
-            if language != "python":
-                continue
-            line = markdown.count("\n", 0, match.start(3)) + 1
-            fault = failure(code) if run else unsound(code)
-            ran, read = ran + bool(run), read + (not run)
-            if fault:
-                faults.append(f"{name}:{line}: {fault}")
+    counts: Counter[str] = Counter()
+    with doc_live.servers() as server:
+        for document in documents:
+            with tempfile.TemporaryDirectory() as folder:
+                page = Page(document, Path(folder), server)
+                faults += page.faults()
+                counts += page.counts
     for fault in faults:
         print(fault)
-    print(f"{len(documents)} documents: {ran} programs run, {read} only compiled, {len(faults)} faults")
+    shown = ", ".join(f"{number} {language}" for language, number in sorted(counts.items()))
+    print(f"{len(documents)} documents; blocks: {shown}; {len(faults)} faults")
     return 1 if faults else 0
 
 

@@ -152,7 +152,11 @@ class Fleet:
     def subscribe(
         self, pattern: str, *, name: str | None = None, buffer: Buffer = _BUFFER, replay: Literal["last"] | None = None
     ) -> Subscription:
-        """Return a subscription to `pattern`; it takes messages from now on. Raises ConfigError as `connect` does."""
+        """Return a subscription to `pattern`, to loop over; it takes messages from now on.
+
+        With `replay="last"` it begins with the last message of each matching topic that an endpoint has kept
+        (`keep_last`). Keep it, or use `async with`: one that nobody holds is detached. Raises ConfigError as `connect`.
+        """
         self._lifetime.check_declaring()
         return self._declared.subscribe(pattern, name, buffer, replay)
 
@@ -206,7 +210,7 @@ class Fleet:
     async def serve(self) -> None:
         """The same inside a running loop, for a TaskGroup or gather; signals are left alone.
 
-        Cancelling it ends the fleet without waiting for processors.
+        Raises EndpointFailed as `run`. Cancelling it ends the fleet without waiting for processors.
         """
         await self._lifetime.start(body=None)
         await self._guests.until(self._lifetime.serve())

@@ -25,13 +25,13 @@ class Message(msgspec.Struct, Generic[T], frozen=True, gc=False):
     its own message would never be freed.
     """
 
-    data: T
-    topic: str = ""
-    endpoint: str = ""
-    index: int = 0
-    session: int = 0
-    received_at: float = 0.0
-    size: int = 0
+    data: T  #: the payload, decoded
+    topic: str = ""  #: tokens, joined by dots
+    endpoint: str = ""  #: over which it came
+    index: int = 0  #: the endpoint's own number of it, from 1
+    session: int = 0  #: over which connect it came, from 1
+    received_at: float = 0.0  #: wall clock, in seconds
+    size: int = 0  #: the payload in bytes, after decompression
 
 
 class State(enum.StrEnum):
@@ -48,50 +48,50 @@ class State(enum.StrEnum):
 class StateChange:
     """On `$state.<endpoint>`. `attempt` counts attempts since the last stable time, `delay_s` waits for the next."""
 
-    endpoint: str
-    previous: State
-    state: State
-    error: Exception | None
-    attempt: int
-    delay_s: float
+    endpoint: str  #: its name
+    previous: State  #: the state before
+    state: State  #: the state now
+    error: Exception | None  #: why; its text has no secrets
+    attempt: int  #: attempts since the last stable time
+    delay_s: float  #: seconds until the next attempt
 
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
     """On `$malformed.<endpoint>`: a message that could not be decoded, as it came."""
 
-    endpoint: str
-    index: int
-    session: int
-    raw: str | bytes
-    error: BaseException
+    endpoint: str  #: its name
+    index: int  #: the message's number at this endpoint
+    session: int  #: over which connect it came
+    raw: str | bytes  #: the payload
+    error: BaseException  #: why it could not be decoded
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
     """On `$dead.<subscription>`: a message whose processing failed for good, after `attempts` calls."""
 
-    message: Message[Any]
-    error: BaseException
-    attempts: int
+    message: Message[Any]  #: what was to be processed
+    error: BaseException  #: what the last call raised
+    attempts: int  #: how many calls there were
 
 
 @dataclass(frozen=True, slots=True)
 class Slow:
     """On `$slow.<subscription>`: its mailbox became full; once for each episode, which ends when it is at half."""
 
-    subscription: str
-    pending: int
-    pending_bytes: int
-    overflow: str
+    subscription: str  #: its name
+    pending: int  #: messages waiting and in hand
+    pending_bytes: int  #: their payloads, in bytes
+    overflow: str  #: its policy
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
     """On `$gap.<endpoint>`, before any message of the new session: what came in between is not known."""
 
-    endpoint: str
-    previous_session: int
-    session: int
-    last_index: int
-    down_s: float
+    endpoint: str  #: its name
+    previous_session: int  #: the connect that was lost
+    session: int  #: the new one
+    last_index: int  #: the number of the last message before
+    down_s: float  #: seconds without a connection

@@ -69,14 +69,14 @@ class Reconnect(Checked):
     endpoint FAILED.
     """
 
-    initial_s: float = 0.5
-    max_s: float = 60.0
-    factor: float = 2.0
-    jitter: float = 1.0
-    stable_s: float = 30.0
-    max_restarts: int | None = None
-    window_s: float = 60.0
-    fatal: Callable[[Exception], bool] = policy.is_fatal
+    initial_s: float = 0.5  #: the bound of the first wait
+    max_s: float = 60.0  #: the bound that waits grow to
+    factor: float = 2.0  #: by how much the bound grows with each failure
+    jitter: float = 1.0  #: the part of a wait that is drawn at random: 1 all of it, 0 none
+    stable_s: float = 30.0  #: so long open with any frame from the peer, and the waits start afresh
+    max_restarts: int | None = None  #: more restarts than that within window_s: FAILED; None: no limit
+    window_s: float = 60.0  #: the time in which restarts are counted
+    fatal: Callable[[Exception], bool] = policy.is_fatal  #: a function of the error: true makes the endpoint FAILED
 
     def _faults(self) -> Iterator[tuple[str, str | None]]:
         yield "initial_s", check_seconds(self.initial_s, zero=True)
@@ -99,11 +99,11 @@ class Liveness(Checked):
     `heartbeat_s`. While reading is paused, both deadlines stand still.
     """
 
-    ping_s: float | None = 20.0
-    pong_s: float | None = 20.0
-    stale_s: float | None = None
-    heartbeat: str | bytes | Callable[[], str | bytes] | None = None
-    heartbeat_s: float | None = None
+    ping_s: float | None = 20.0  #: the time between pings; None: none are sent
+    pong_s: float | None = 20.0  #: no frame for so long after a ping: reconnect; None: never
+    stale_s: float | None = None  #: no data message for so long: reconnect; None: never
+    heartbeat: str | bytes | Callable[[], str | bytes] | None = None  #: what the application must send to be kept
+    heartbeat_s: float | None = None  #: how often the heartbeat is sent
 
     def _faults(self) -> Iterator[tuple[str, str | None]]:
         for name in ("ping_s", "pong_s", "stale_s", "heartbeat_s"):
@@ -118,9 +118,10 @@ class Liveness(Checked):
 class Buffer(Checked):
     """The bounds of a subscription's mailbox, in messages and in bytes, and what happens past them."""
 
-    messages: int = 1000
-    bytes: int = 16 * 2**20
-    overflow: Overflow = Overflow.PAUSE
+    messages: int = 1000  #: how many messages may be pending: waiting or in hand
+    bytes: int = 16 * 2**20  #: how many bytes of payload may be pending
+    overflow: Overflow = Overflow.PAUSE  #: what happens past a bound
+    #: LATEST only: a function of the message; the newest of each key stays (None: of each topic)
     key: Callable[[Message[Any]], Any] | None = None
 
     def _faults(self) -> Iterator[tuple[str, str | None]]:
@@ -140,9 +141,9 @@ class Buffer(Checked):
 class Retry(Checked):
     """How often a failing call is repeated: `attempts` calls in all, waiting with jitter between them."""
 
-    attempts: int = 3
-    initial_s: float = 0.1
-    max_s: float = 5.0
+    attempts: int = 3  #: calls in all, the first one included
+    initial_s: float = 0.1  #: the bound of the wait before the second call; it doubles with each further one
+    max_s: float = 5.0  #: the bound that waits grow to
 
     def _faults(self) -> Iterator[tuple[str, str | None]]:
         yield "attempts", check_count(self.attempts)
@@ -157,9 +158,9 @@ class Limits(Checked):
     `hosts` holds other limits for single hosts, one level deep.
     """
 
-    handshakes: int = 64
-    connects_per_s: float | None = None
-    hosts: Mapping[str, Limits] = field(default_factory=dict)
+    handshakes: int = 64  #: handshakes under way at a time, per host
+    connects_per_s: float | None = None  #: new connections per second, per host; None: no limit
+    hosts: Mapping[str, Limits] = field(default_factory=dict)  #: other limits for single hosts, by name
 
     def _faults(self) -> Iterator[tuple[str, str | None]]:
         yield "handshakes", check_count(self.handshakes)
@@ -199,25 +200,31 @@ class Endpoint(Checked):
     decoded is malformed: counted, and told on `$malformed.<name>`. The first of each kind is logged.
     """
 
+    #: ws:// or wss://; or an async function that returns it, called for every attempt
     uri: str | Callable[[], Awaitable[str]] = field(repr=False)
-    name: str | None = None
+    name: str | None = None  #: one token; None: the host's name, made unique; must be given where uri is a function
+    #: more headers of the handshake; or an async function that returns them, called for every attempt
     headers: Mapping[str, str] | Callable[[], Awaitable[Mapping[str, str]]] | None = field(default=None, repr=False)
-    subprotocols: Sequence[str] = field(default=(), repr=False)
-    compression: Literal["deflate"] | None = None
-    ssl: ssl_module.SSLContext | None = None
+    subprotocols: Sequence[str] = field(default=(), repr=False)  #: offered to the server, the preferred one first
+    compression: Literal["deflate"] | None = None  #: "deflate": offer permessage-deflate; None: no compression
+    ssl: ssl_module.SSLContext | None = None  #: the TLS context; None: the system's authorities, everything verified
+    #: a proxy's URL; None: as the environment says; False: none
     proxy: str | Literal[False] | None = field(default=None, repr=False)
-    open_s: float = 15.0
-    close_s: float = 2.0
-    max_size: int = 2**20
+    open_s: float = 15.0  #: one deadline for an attempt: uri, DNS, TCP, proxy, TLS, HTTP and on_open together
+    close_s: float = 2.0  #: how long the closing handshake may take
+    max_size: int = 2**20  #: the largest message, after decompression
+    #: the most frames of one message; None: 4,096, and one for every 64 bytes of max_size
     max_fragments: int | None = field(default=None, kw_only=True)
+    #: an async function of the session: logs in and subscribes, on every connect, before OPEN
     on_open: Callable[[Any], Awaitable[Any]] | None = None
-    decode: Any = "text"
+    decode: Any = "text"  #: "text", "bytes", "json", a type for msgspec, or a function of the payload
+    #: a format string over the data ("trades.{symbol}"), or a function of it; None: the name
     topic: str | Callable[[Any], str] | None = None
-    keep_last: int = 0
-    sends_per_s: float | None = None
-    reconnect: Reconnect = field(default_factory=Reconnect)
-    liveness: Liveness = field(default_factory=Liveness)
-    required: bool = False
+    keep_last: int = 0  #: of how many topics the last message is kept, for replay="last"
+    sends_per_s: float | None = None  #: messages per second that the server takes from us; send() waits; None: no limit
+    reconnect: Reconnect = field(default_factory=Reconnect)  #: how a lost connection comes back
+    liveness: Liveness = field(default_factory=Liveness)  #: whether the peer is there, and data is coming
+    required: bool = False  #: its failing for good ends the fleet
 
     def __repr__(self) -> str:
         uri = redact_uri(self.uri) if isinstance(self.uri, str) else f"<{getattr(self.uri, '__name__', 'function')}>"
@@ -343,13 +350,14 @@ class EndpointOptions(TypedDict, total=False):
 class ProcessorOptions(TypedDict, total=False):
     """The keywords of `Fleet.process`."""
 
-    buffer: Buffer
-    concurrency: int
+    buffer: Buffer  #: the mailbox: its bounds, and what happens past them
+    concurrency: int  #: calls at a time; messages are in order where it is 1
+    #: a function of the message: keeps the order for each key where concurrency is more than 1
     key: Callable[[Message[Any]], Any] | None
-    batch: int | None
-    retry: Retry | None
-    timeout_s: float | None
-    offload: Literal["process"] | None
+    batch: int | None  #: the function gets a list of up to so many messages; None: one message
+    retry: Retry | None  #: repeats a call that failed; None: no
+    timeout_s: float | None  #: how long one call may take; None: as long as it likes
+    offload: Literal["process"] | None  #: "process": a plain function runs in processes; None: in threads
 
 
 class ConnectOptions(EndpointOptions, ProcessorOptions, total=False):

@@ -33,50 +33,50 @@ RETIRED = "$retired"
 class HubStats:
     """What went through the hub."""
 
-    published: int = 0
-    injected: int = 0
-    routed: int = 0
-    unrouted: int = 0
-    deliveries: int = 0
+    published: int = 0  #: all messages that were published, `injected` among them
+    injected: int = 0  #: those of `Fleet.publish` and the `$` topics
+    routed: int = 0  #: those that at least one subscription matched
+    unrouted: int = 0  #: those that none did
+    deliveries: int = 0  #: how often a message was given to a mailbox
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointStats:
     """One endpoint. `latency_s` is the round trip of the last answered ping, None before the first."""
 
-    name: str
-    uri: str
-    state: str
-    connects: int
-    losses: int
-    received: int
-    received_bytes: int
-    sent: int
-    malformed: int
-    answered: int
-    published: int
-    held: int
-    discarded: int
-    paused_by: tuple[str, ...]
-    paused_s: float
-    last_error: str | None
-    latency_s: float | None
+    name: str  #: the endpoint's name
+    uri: str  #: where it connects to, without secrets; "" until a function has said it
+    state: str  #: its `State`
+    connects: int  #: handshakes that were completed
+    losses: int  #: connections that were lost
+    received: int  #: messages that came in whole
+    received_bytes: int  #: their payloads, after decompression
+    sent: int  #: messages that were sent
+    malformed: int  #: could not be decoded
+    answered: int  #: replies to requests, and what `Session.recv` took
+    published: int  #: given to the hub
+    held: int  #: wait for `on_open` to be done
+    discarded: int  #: were held when `on_open` failed, or the connection ended
+    paused_by: tuple[str, ...]  #: the full mailboxes for which it is not read now
+    paused_s: float  #: how long it was not read, in seconds
+    last_error: str | None  #: the last error, without secrets
+    latency_s: float | None  #: seconds; None before the first pong
 
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionStats:
     """One subscription's mailbox. `pending` is what waits plus what is in hand."""
 
-    name: str
-    pattern: str
-    offered: int
-    processed: int
-    failed: int
-    dropped: int
-    pending: int
-    pending_bytes: int
-    overflow: str
-    pausing_s: float
+    name: str  #: the subscription's name
+    pattern: str  #: the topics it takes; `>` for an endpoint's own processor
+    offered: int  #: messages that came to its mailbox
+    processed: int  #: the function returned, or a loop was handed it
+    failed: int  #: the function raised, or took too long, for good
+    dropped: int  #: thrown away by the policy, or at the end
+    pending: int  #: waiting, and in hand
+    pending_bytes: int  #: their payloads, in bytes
+    overflow: str  #: its policy
+    pausing_s: float  #: how long it has paused endpoints, in seconds
 
 
 Row = TypeVar("Row", EndpointStats, SubscriptionStats)
@@ -150,24 +150,24 @@ class Totals:
 class BlockStats:
     """The last time that something blocked the loop: whose call, at which line, for how long."""
 
-    by: str
-    where: str
-    seconds: float
+    by: str  #: whose call: a processor, or what else is known
+    where: str  #: file and line
+    seconds: float  #: for how long
 
 
 @dataclass(frozen=True, slots=True)
 class FleetStats:
     """A snapshot of a fleet. Nothing in it changes afterwards; `balanced` says that no message is unaccounted for."""
 
-    name: str
-    uptime_s: float
-    balanced: bool
-    accelerated: bool
-    loop_lag_s: float
-    hub: HubStats
-    endpoints: tuple[EndpointStats, ...]
-    subscriptions: tuple[SubscriptionStats, ...]
-    blocked: BlockStats | None = None
+    name: str  #: the fleet's name
+    uptime_s: float  #: seconds since it started
+    balanced: bool  #: no message is unaccounted for
+    accelerated: bool  #: all compiled parts are in use
+    loop_lag_s: float  #: seconds that the event loop is late
+    hub: HubStats  #: what went through the hub
+    endpoints: tuple[EndpointStats, ...]  #: a row for each, and `$retired`
+    subscriptions: tuple[SubscriptionStats, ...]  #: a row for each, and `$retired`
+    blocked: BlockStats | None = None  #: the last time that something blocked the loop
 
     def to_dict(self) -> dict[str, Any]:
         """Return the snapshot as plain data, ready for JSON."""

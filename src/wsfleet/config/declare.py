@@ -20,14 +20,36 @@ from wsfleet.replies import Match
 
 __all__ = ["Declaring"]
 
-_FLEET = {"name": str, "drain_s": float, "limits": Limits}
-_TARGET = {"handler": Callable[..., Any], "sink": str}
+# What stands behind `#:`, here and in the options, is the meaning that the configuration reference shows.
+_FLEET = {
+    "name": str,  #: what logs and reports call it
+    "drain_s": float,  #: at the end: how long processors may go on with what has come in
+    "limits": Limits,  #: what one host is asked for at a time
+}
+_TARGET = {
+    "handler": Callable[..., Any],  #: the function that is called, async or plain
+    "sink": str,  #: where messages go without a function: "stdout", or "jsonl:PATH"
+}
 _OPTIONS = get_type_hints(ProcessorOptions)
 _ENDPOINT = get_type_hints(Endpoint)
 _CONNECT = _ENDPOINT | _TARGET | _OPTIONS
-_POOL = _CONNECT | {"size": int, "identify": Identify, "match": Match}
-_HTTP = {"listen": str, "token": str}
-_PROCESS = {"pattern": str, "name": str} | _TARGET | _OPTIONS
+_POOL = _CONNECT | {
+    "size": int,  #: how many connections
+    "identify": Identify,  #: a function of a request that returns its id, and what to send
+    "match": Match,  #: a function of a message that returns the id that it replies to, or None
+}
+_PROCESS = (
+    {
+        "pattern": str,  #: the topics: `*` is one token, `>` the rest
+        "name": str,  #: the subscription's name, one token; by default the function's or the sink's
+    }
+    | _TARGET
+    | _OPTIONS
+)
+_HTTP = {
+    "listen": str,  #: address and port; one that is not on loopback needs a token
+    "token": str,  #: what others must show, as Authorization: Bearer TOKEN; without one nothing can be changed
+}
 
 # Stand in for what is faulty, so that everything else about the entry is still looked at.
 _URI = "wss://stand-in.invalid"

@@ -24,7 +24,11 @@ __all__ = ["Reader", "Skip"]
 T = TypeVar("T")
 
 _SIZES = frozenset({"bytes", "max_size"})
-_TLS_FILES = {"ca": str, "cert": str, "key": str}
+_TLS_FILES = {
+    "ca": str,  #: authorities that are trusted in place of the system's, a PEM file
+    "cert": str,  #: our certificate, for servers that ask for one, a PEM file
+    "key": str,  #: its private key without a password, a PEM file
+}
 
 
 class Skip(Exception):

@@ -1,0 +1,228 @@
+"""OpenTelemetry: a fleet's metrics, a span for each connect attempt, and one for each call of a processor.
+
+Needs the extra `otel`, which is OpenTelemetry's API alone: providers, exporters and sampling are the program's, by the
+SDK. Without an SDK all of this does nothing. The core knows nothing of it: metrics are read off snapshots, attempts
+off the `$state` topics, and a processor is traced where its function is wrapped.
+
+```python
+from wsfleet.observe.otel import instrument, traced
+
+fleet.connect(uri, traced(on_trade), name="trades")
+instrument(fleet)
+```
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from opentelemetry import metrics, trace
+from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
+from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
+
+from wsfleet.errors import ConnectFailed, ConnectionLost, FleetError, HandshakeRejected
+from wsfleet.failures import describe
+from wsfleet.message import Message, State, StateChange
+from wsfleet.options import Buffer, Overflow
+from wsfleet.redact import redact_text
+from wsfleet.stats import FleetStats
+
+if TYPE_CHECKING:
+    from wsfleet.fleet import Fleet
+
+__all__ = ["instrument", "traced"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+SCOPE = "wsfleet"
+
+FRESH_S = 0.5
+"""One snapshot serves all instruments of a collection, which are asked one after the other."""
+
+# The instrument, the key of the rows, its unit, what it says.
+_ENDPOINT = (
+    ("wsfleet.endpoint.connects", "connects", "{connect}", "Handshakes completed"),
+    ("wsfleet.endpoint.losses", "losses", "{loss}", "Open connections lost"),
+    ("wsfleet.endpoint.received", "received", "{message}", "Messages received"),
+    ("wsfleet.endpoint.received.size", "received_bytes", "By", "Payload received, after decompression"),
+    ("wsfleet.endpoint.sent", "sent", "{message}", "Messages sent"),
+    ("wsfleet.endpoint.malformed", "malformed", "{message}", "Messages that could not be decoded"),
+    ("wsfleet.endpoint.paused", "paused_s", "s", "Time for which reading was paused"),
+)
+_SUBSCRIPTION = (
+    ("wsfleet.subscription.offered", "offered", "{message}", "Messages that came to the mailbox"),
+    ("wsfleet.subscription.processed", "processed", "{message}", "Messages processed"),
+    ("wsfleet.subscription.failed", "failed", "{message}", "Messages whose processing failed for good"),
+    ("wsfleet.subscription.dropped", "dropped", "{message}", "Messages dropped"),
+)
+
+
+def instrument(
+    fleet: Fleet, *, meter_provider: MeterProvider | None = None, tracer_provider: TracerProvider | None = None
+) -> None:
+    """Give `fleet`'s counts to OpenTelemetry, and a span for each of its connect attempts.
+
+    Call it once, before the fleet starts; the providers are by default the global ones. The SDK asks for metrics from a
+    thread of its own, which waits for the loop for as long as one snapshot takes. Raises what `Fleet.process` raises.
+    """
+    _Meters(fleet).make(metrics.get_meter(SCOPE, meter_provider=meter_provider))
+    attempts = _Attempts(trace.get_tracer(SCOPE, tracer_provider=tracer_provider))
+    # Spans that nobody can make in time are dropped, and counted there: they pause no endpoint.
+    fleet.process("$state.>", buffer=Buffer(messages=10_000, overflow=Overflow.DROP_OLDEST))(attempts.trace_attempts)
+
+
+class _Meters:
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._lock = threading.Lock()
+        self._last: FleetStats | None = None
+        self._at = 0.0
+
+    def make(self, meter: metrics.Meter) -> None:
+        for label, columns in (("endpoint", _ENDPOINT), ("subscription", _SUBSCRIPTION)):
+            for name, key, unit, text in columns:
+                meter.create_observable_counter(name, [self._rows(label, key)], unit, text)
+        meter.create_observable_gauge("wsfleet.endpoints", [self._states], "{endpoint}", "Endpoints in each state")
+        pending = self._rows("subscription", "pending")
+        meter.create_observable_gauge("wsfleet.subscription.pending", [pending], "{message}", "Waiting and in hand")
+        meter.create_observable_gauge("wsfleet.endpoint.latency", [self._latency], "s", "Round trip of the last ping")
+        meter.create_observable_gauge("wsfleet.loop.lag", [self._lag], "s", "How late the event loop is")
+        meter.create_observable_gauge(
+            "wsfleet.balanced", [self._balanced], "1", "1 while all messages are accounted for"
+        )
+
+    def _stats(self) -> FleetStats:
+        with self._lock:
+            if self._last is None or time.monotonic() - self._at > FRESH_S:
+                self._last = self._look()
+                self._at = time.monotonic()
+            return self._last
+
+    def _look(self) -> FleetStats:
+        try:
+            return self._fleet.stats()  # in the loop's own thread, and before and after it runs
+        except FleetError:
+            pass
+        try:
+            stats: FleetStats = self._fleet.from_thread(self._fleet.stats)
+        except FleetError:  # it has ended just now
+            stats = self._fleet.stats()
+        return stats
+
+    def _rows(self, label: str, key: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def observe(options: CallbackOptions) -> Iterator[Observation]:
+            for row in getattr(self._stats(), f"{label}s"):
+                yield Observation(getattr(row, key), {f"wsfleet.{label}": row.name})
+
+        return observe
+
+    def _states(self, options: CallbackOptions) -> Iterator[Observation]:
+        rows = self._stats().endpoints
+        for state in State:
+            yield Observation(sum(row.state == state for row in rows), {"wsfleet.state": str(state)})
+
+    def _latency(self, options: CallbackOptions) -> Iterator[Observation]:
+        for row in self._stats().endpoints:
+            if row.latency_s is not None:
+                yield Observation(row.latency_s, {"wsfleet.endpoint": row.name})
+
+    def _lag(self, options: CallbackOptions) -> Iterator[Observation]:
+        yield Observation(self._stats().loop_lag_s)
+
+    def _balanced(self, options: CallbackOptions) -> Iterator[Observation]:
+        yield Observation(int(self._stats().balanced))
+
+
+class _Attempts:
+    """Makes a span of two changes of state: what an attempt began with, and what came of it.
+
+    The time that the governor makes an attempt wait is part of it. Where an endpoint's first attempt began before
+    anybody looked, it counts from the time at which it was asked to be looked at.
+    """
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+        self._watched = time.time()
+        self._began: dict[str, float] = {}
+
+    async def trace_attempts(self, message: Message[StateChange]) -> None:
+        change = message.data
+        began = self._began.pop(change.endpoint, self._watched)
+        if change.state is State.CONNECTING:
+            self._began[change.endpoint] = message.received_at
+        elif change.previous is State.CONNECTING and change.state is not State.CLOSED:
+            attributes: dict[str, Any] = {"wsfleet.endpoint": change.endpoint, "wsfleet.attempt": change.attempt}
+            span = self._tracer.start_span("connect", None, SpanKind.CLIENT, attributes, start_time=_ns(began))
+            if change.state is not State.OPEN:
+                _fail(span, change.error)
+                span.set_attribute("wsfleet.delay_s", change.delay_s)
+            span.end(_ns(message.received_at))
+
+
+def traced(function: F, *, tracer_provider: TracerProvider | None = None) -> F:
+    """Return `function`, a processor's, with a span around each call: current within it, so that spans that it makes
+    are its children. A call for a batch has one span. Processes of `offload="process"` have providers of their own.
+    """
+    tracer = trace.get_tracer(SCOPE, tracer_provider=tracer_provider)
+
+    @functools.wraps(function)
+    async def call(messages: Any) -> Any:
+        with _span(tracer, function, messages):
+            return await function(messages)
+
+    @functools.wraps(function)
+    def call_plain(messages: Any) -> Any:
+        with _span(tracer, function, messages):
+            return function(messages)
+
+    return call if inspect.iscoroutinefunction(function) else call_plain  # type: ignore[return-value]
+
+
+@contextmanager
+def _span(
+    tracer: Tracer, function: Callable[..., Any], messages: Message[Any] | Sequence[Message[Any]]
+) -> Iterator[None]:
+    first = messages[0] if isinstance(messages, Sequence) else messages
+    attributes: dict[str, Any] = {"messaging.system": "websocket", "messaging.operation.type": "process"}
+    attributes |= {"messaging.destination.name": first.topic, "wsfleet.endpoint": first.endpoint}
+    if isinstance(messages, Sequence):
+        attributes["messaging.batch.message_count"] = len(messages)
+    else:
+        attributes |= {"messaging.message.body.size": first.size, "wsfleet.index": first.index}
+    # What an exception says may hold secrets: it is told below, without.
+    with tracer.start_as_current_span(
+        f"process {getattr(function, '__name__', 'messages')}",
+        kind=SpanKind.CONSUMER,
+        attributes=attributes,
+        record_exception=False,
+        set_status_on_exception=False,
+    ) as span:
+        try:
+            yield
+        except Exception as exc:
+            _fail(span, exc)
+            raise
+
+
+def _fail(span: Span, error: BaseException | None) -> None:
+    if error is None:
+        span.set_status(Status(StatusCode.ERROR))
+        return
+    span.set_attribute("error.type", type(error).__name__)
+    if isinstance(error, ConnectFailed):
+        span.set_attribute("wsfleet.stage", error.stage)
+    if isinstance(error, HandshakeRejected):
+        span.set_attribute("http.response.status_code", error.status)
+    if isinstance(error, ConnectionLost):
+        span.set_attribute("wsfleet.close_code", error.code)
+    span.set_status(Status(StatusCode.ERROR, redact_text(describe(error))))
+
+
+def _ns(seconds: float) -> int:
+    return int(seconds * 1e9)
