@@ -6,14 +6,18 @@ import os
 import shutil
 import subprocess
 from typing import Any
+from unittest import mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.parser import text_string_to_metric_families
 
+from wsfleet.observe import prometheus
 from wsfleet.observe.prometheus import OTHER, ROWS, exposition
-from wsfleet.stats import EndpointStats, FleetStats, HubStats, SubscriptionStats
+from wsfleet.stats import EndpointStats, FleetStats, HubStats, SubscriptionStats, add_rows
 
 COUNTS = st.integers(0, 10**6)
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
@@ -31,8 +35,10 @@ def subscription(name: str, **known: Any) -> SubscriptionStats:
     return SubscriptionStats(**{"name": name, "pattern": ">", "overflow": "pause", **zeros, **known})
 
 
-def report(endpoints: list[EndpointStats], subscriptions: list[SubscriptionStats]) -> dict[str, Any]:
-    stats = FleetStats("fleet", 1.5, True, True, 0.001, HubStats(5, 1, 2, 3, 4), (*endpoints,), (*subscriptions,))
+def report(
+    endpoints: list[EndpointStats], subscriptions: list[SubscriptionStats], name: str = "fleet"
+) -> dict[str, Any]:
+    stats = FleetStats(name, 1.5, True, True, 0.001, HubStats(5, 1, 2, 3, 4), (*endpoints,), (*subscriptions,))
     return stats.to_dict()
 
 
@@ -76,6 +82,48 @@ def test_labels_are_bounded_and_sums_stay_true(size: int) -> None:
     assert sum(offered.values()) == sum(is_open.values()) == size
     assert len(received) == len(offered) == len(is_open) == min(size, ROWS + 1)
     assert (OTHER in received) == (size > ROWS)
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abcdefgh"), st.sampled_from(["grow", "remove"]), COUNTS), max_size=30),
+    st.integers(0, 4),
+)
+def test_totals_never_go_down(steps: list[tuple[str, str, int]], rows: int) -> None:
+    """Whoever comes and goes, and whoever has a row of its own: over the whole fleet a counter only rises."""
+    live: dict[str, EndpointStats] = {}
+    retired: EndpointStats | None = None
+    before = everything = 0.0
+    with mock.patch.object(prometheus, "ROWS", rows):
+        for name, step, count in steps:
+            if step == "remove" and name in live:
+                retired = add_rows(retired, live.pop(name))
+            elif step == "grow":
+                everything += count
+                live[name] = endpoint(name, received=count + (live[name].received if name in live else 0))
+            found = samples(exposition(report([*live.values(), *([retired] if retired else [])], []))[0])
+            total = found["wsfleet_received_messages_total", None]
+            assert before <= total == everything
+            by_row = [value for (name, _), value in found.items() if name == "wsfleet_endpoint_received_messages_total"]
+            assert sum(by_row) == total
+            assert len(by_row) <= rows + 1
+            before = total
+
+
+@given(st.text(max_size=20))
+def test_a_fleet_may_have_any_name(name: str) -> None:
+    """What cannot be written as UTF-8 is replaced: it would make Prometheus refuse all else."""
+    text, _ = exposition(report([], [], name="".join(["\ud800", name])))
+    (info,) = (family for family in text_string_to_metric_families(text.decode()) if family.name == "wsfleet_info")
+    assert info.samples[0].labels["name"] == f"?{name}".encode(errors="replace").decode()
+
+
+@pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
+def test_names_are_escaped_the_quick_way_for_the_same_result(accept: str) -> None:
+    """The client library's own choice of escaping would write the same bytes."""
+    given = report([endpoint('a"\\b')], [subscription("ü\n")])
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(prometheus._Report(given, ""))
+    assert exposition(given, accept=accept)[0] == choose_encoder(accept)[0](registry)
 
 
 def test_no_address_is_shown() -> None:

@@ -3,16 +3,21 @@
 Names follow https://prometheus.io/docs/practices/naming/: base units, and counters that end in `_total`. Labels are
 bounded: the first ROWS endpoints and subscriptions by name have rows of their own, all others are summed as `$other`,
 so that sums over a metric stay true. An address is no label: there may be secrets in it, and it changes.
+
+Each column is there twice, by row (`wsfleet_endpoint_losses_total`) and for the whole fleet (`wsfleet_losses_total`).
+Rates over a fleet want the latter: when endpoints come and go while it runs, what they have counted moves from row to
+row, into `$other` or `$retired`, and a row that steps up or down looks like traffic, or like a counter begun again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, InfoMetricFamily, Metric
+from prometheus_client.openmetrics.exposition import ALLOWUTF8
 from prometheus_client.registry import Collector
 
 from wsfleet.message import State
@@ -68,7 +73,9 @@ def exposition(report: Row, *, accept: str = "", version: str = "") -> tuple[byt
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Report(report, version))
     encode, content_type = choose_encoder(accept)
-    return encode(registry), content_type
+    # No name here needs escaping, whichever way of it was asked for; this one does not look at each letter, and takes
+    # a third of the time in OpenMetrics.
+    return cast(Callable[..., bytes], encode)(registry, escaping=ALLOWUTF8), content_type
 
 
 class _Report(Collector):
@@ -81,7 +88,9 @@ class _Report(Collector):
 
     def collect(self) -> Iterator[Metric]:
         report = self._report
-        info = {"name": report["name"], "version": self._version, "accelerated": str(report["accelerated"]).lower()}
+        # A fleet may have any name at all; one that is no UTF-8 would make Prometheus refuse everything.
+        name = report["name"].encode(errors="replace").decode()
+        info = {"name": name, "version": self._version, "accelerated": str(report["accelerated"]).lower()}
         yield InfoMetricFamily("wsfleet", "Which fleet this is, and what runs it.", value=info)
         yield GaugeMetricFamily("wsfleet_uptime_seconds", "Time since the fleet started.", value=report["uptime_s"])
         yield GaugeMetricFamily(
@@ -133,8 +142,15 @@ def _table(label: str, columns: Sequence[tuple[str, str, str, bool]], rows: list
     for metric, key, text, rises in columns:
         make: Callable[..., Any] = CounterMetricFamily if rises else GaugeMetricFamily
         family = make(f"wsfleet_{label}_{metric}", text, labels=[label])
+        total = 0
         for row in own:
             family.add_metric([row["name"]], row[key])
+            total += row[key]
         if others:
-            family.add_metric([OTHER], sum(row[key] for row in others))
+            rest = sum(row[key] for row in others)
+            family.add_metric([OTHER], rest)
+            total += rest
         yield family
+        yield make(
+            f"wsfleet_{metric}", f"{text[:-1]}, over all {label}s, those included that were removed.", value=total
+        )
