@@ -5,9 +5,10 @@ import contextlib
 import json
 import os
 import signal
+import socket
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,10 @@ async def blocking(message):
     note("begun", os.getpid())
     time.sleep(1000)
 
-async def first_blocks(message):
-    note("begun", os.getpid())
-    if message.endpoint == "f0":
-        time.sleep(1000)
+async def first_dies(message):
+    if os.path.exists("die"):
+        os.remove("die")
+        os._exit(3)
 """
 
 
@@ -418,6 +419,99 @@ async def test_shards_are_the_whole(start: Start, tmp_path: Path) -> None:
     ]
     assert sum(map(len, names)) == 30
     assert names == [{f"f{n}" for n in range(30) if Shard(index, 3).holds(f"f{n}")} for index in range(3)]
+
+
+# ---- looking ----
+
+
+PROGRAM = """
+from wsfleet import Fleet
+from handlers import first_dies
+
+fleet = Fleet(name="watched")
+for number in range(12):
+    fleet.connect("{uri}", name=f"f{{number}}", required=number == 3)
+fleet.process(">", name="all")(first_dies)
+watch = fleet.serve_http("127.0.0.1:{port}", token="x" * 32)
+"""
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+async def ask(port: int, path: str) -> tuple[int, str]:
+    """What the server on `port` answers: status and body. Status 0 where nobody is there yet."""
+    try:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    except OSError:
+        return 0, ""
+    writer.write(f"GET {path} HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n".encode())
+    answer = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    head, _, body = answer.partition(b"\r\n\r\n")
+    return int(head.split()[1]), body.decode()
+
+
+async def until_stats(port: int, seen: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
+    """The report, once it is as wanted."""
+    while True:
+        status, body = await ask(port, "/api/stats")
+        if status == 200 and seen(report := json.loads(body)):
+            return report  # type: ignore[no-any-return]
+        await asyncio.sleep(0.05)
+
+
+async def test_one_page_for_all(start: Start, tmp_path: Path) -> None:
+    """The parent alone serves HTTP: reports and metrics are those of one fleet; what a dead worker had is told."""
+    port = free_port()
+    async with FeedServer() as server:
+        (tmp_path / "program.py").write_text(PROGRAM.format(uri=server.uri, port=port))
+        command = await start("run", "program:fleet", "--workers", "3")
+        await server.wait_clients(12)
+        await server.send("x")
+        report = await until_stats(port, lambda report: sum(row["processed"] for row in report["subscriptions"]) >= 12)
+        assert (report["name"], report["balanced"], len(report["endpoints"])) == ("watched", True, 12)
+        assert {row["received"] for row in report["endpoints"]} == {1}
+        assert (await ask(port, "/healthz"))[0] == 200
+        assert (await ask(port, "/readyz"))[0] == 200
+        metrics = (await ask(port, "/metrics"))[1]
+        assert "wsfleet_endpoint_received_messages_total{" in metrics
+        overview = json.loads((await ask(port, "/api/overview"))[1])
+        assert (overview["workers"], overview["states"]["OPEN"], overview["totals"]["received"]) == (3, 12, 12)
+
+        # Its process dies in the handler, before it comes back there are some down, and afterwards none.
+        (tmp_path / "die").touch()
+        await server.clients[0].send("y")
+        report = await until_stats(port, lambda report: report["workers"]["running"] == 2)
+        down = [row for row in report["endpoints"] if row["state"] == "BACKOFF"]
+        assert all("its worker died (exit code 3)" in row["last_error"] for row in down)
+        report = await until_stats(
+            port,
+            lambda report: (
+                report["workers"]["running"] == 3 and all(row["state"] == "OPEN" for row in report["endpoints"])
+            ),
+        )
+        assert report["workers"]["restarts"] >= 1 and report["workers"]["lost"]["received"] > 0
+        assert report["balanced"] is True
+        history = json.loads((await ask(port, "/api/history"))[1])["samples"]
+        received = [sample["received"] for sample in history]
+        assert received == sorted(received)  # what was lost is in them
+        assert (await command.drained()).code == 0
+    assert (await ask(port, "/healthz"))[0] == 0
+
+
+async def test_an_address_that_is_taken_ends_all(start: Start, tmp_path: Path) -> None:
+    """Without its page nothing is run, and it is said why."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        (tmp_path / "program.py").write_text(PROGRAM.format(uri="ws://127.0.0.1:1", port=port))
+        ended = await (await start("run", "program:fleet", "--workers", "2")).ended()
+    assert ended.code == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in ended.err
 
 
 # ---- sinks ----

@@ -76,7 +76,8 @@ class _Worker:
         if fleet is None:
             self._channel.finish({"kind": "ended", "code": MISUSED})
             return MISUSED
-        fleet._declared.observers.all.clear()  # the parent serves them, for all
+        observers = fleet._declared.observers.all
+        observers[:] = [each for each in observers if not hasattr(each, "over")]  # the parent has those, for all
         divide(fleet, *(Shard(*shard) for shard in order["shards"]))
         self._limit_s = ending_limit_s(fleet)
         run = self._run = Run(fleet, watch=self._tell, stops=self._stops, tells=False)

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsfleet.channel import Frame
+from wsfleet.errors import FleetError
 from wsfleet.message import State
 from wsfleet.minder import Minder, Order
 from wsfleet.notify import ENDING, Notifier
 from wsfleet.observe.merged import absent, as_stats, merge
+from wsfleet.observe.source import NoFile
+from wsfleet.observe.workers import WorkersSource
 from wsfleet.runner import (
     ENDED_WELL,
     FAILED,
@@ -79,17 +82,19 @@ class Crew:
         self._limit_s = ending_limit_s(fleet)
         self._watchers: list[Callable[[int, Frame], None]] = []
         self._merged: Report | None = None
-        self._draining = self._interrupted = self._misused = False
+        self._draining = self._interrupted = self._misused = self._failed = False
         self._notifier = Notifier()
         self._started = asyncio.Event()
         self._turns = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the last worker
         self.required = {name for name, each in fleet.connections.items() if each.required}
+        pages = [each for each in fleet.observers if hasattr(each, "over")]
         blank = fleet.stats().to_dict()
         for index in range(count):
             mine = (*shards, Shard(index, count, "worker"))
             shares = tuple((s.index, s.count, s.level) for s in mine)
-            told = Order(target, index, count, shares, level, log_json, self._turns.fileno(), bool(fleet.observers))
+            told = Order(target, index, count, shares, level, log_json, self._turns.fileno(), bool(pages))
             self.minders.append(Minder(told, absent(blank, held(fleet, *mine)), self._hear))
+        self._observers = [page.over(WorkersSource(self)) for page in pages]
 
     # Looking
 
@@ -124,6 +129,10 @@ class Crew:
         """How many there are."""
         return len(self.minders)
 
+    async def reload(self) -> list[str]:
+        """Raise NoFile: what runs in several processes is started again to run something else."""
+        raise NoFile("several workers do not read their file again; start them again")
+
     # Running
 
     async def serve(self, duration: float | None = None) -> None:
@@ -132,16 +141,27 @@ class Crew:
         timer = None if duration is None else loop.call_later(duration, self.drain)
         with stop_signals(self._drain_and_tell, self._interrupt):
             try:
-                async with asyncio.TaskGroup() as tasks:
-                    keeping = [tasks.create_task(minder.keep()) for minder in self.minders]
-                    beside = [tasks.create_task(each) for each in (self._look_after(), self._tell_manager())]
-                    await asyncio.wait(keeping)
-                    for task in beside:
-                        task.cancel()
+                for observer in self._observers:
+                    observer.bind()
+                    await observer.start()
+                await self._run()
+            except FleetError as exc:  # an address is taken
+                logger.error("%s", exc)
+                self._failed = True
             finally:
+                for observer in self._observers:
+                    await observer.stop()
                 self._turns.close()
                 if timer is not None:
                     timer.cancel()
+
+    async def _run(self) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            keeping = [tasks.create_task(minder.keep()) for minder in self.minders]
+            beside = [tasks.create_task(each) for each in (self._look_after(), self._tell_manager())]
+            await asyncio.wait(keeping)
+            for task in beside:
+                task.cancel()
 
     def drain(self) -> None:
         """Let the end begin: workers finish what came in. One that does not end in time is killed."""
@@ -219,7 +239,7 @@ class Crew:
             return MISUSED
         if self._interrupted:
             return INTERRUPTED
-        if any(minder.failed or minder.died_ending for minder in self.minders):
+        if self._failed or any(minder.failed or minder.died_ending for minder in self.minders):
             return FAILED
         report = self.report()
         states = [row["state"] for row in report["endpoints"] if row["name"] != RETIRED]

@@ -110,6 +110,10 @@ class HttpServer:
         """Where it listens, or will: `127.0.0.1:9464`. A port of 0 is known once it listens."""
         return f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
 
+    def over(self, source: Source) -> HttpServer:
+        """Return the same server for another source: for all the processes that have this one's share each."""
+        return HttpServer(source, self.address, self._token)
+
     def bind(self) -> socket.socket:
         """Take the address. Idempotent. Raises FleetError where it can't be had."""
         if self._socket is not None:
