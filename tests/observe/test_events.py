@@ -28,7 +28,7 @@ async def watching(server: Any) -> AsyncIterator[AsyncIterator[tuple[str, Any]]]
                 kind = value
             elif name == "data":
                 yield kind, json.loads(value)
-            elif name == "":
+            elif name == "" and value:
                 yield "comment", value
 
     async with (

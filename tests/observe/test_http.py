@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest.mock import AsyncMock, Mock, patch
 
 import httpx
 import pytest
@@ -279,19 +280,14 @@ async def test_reload_says_what_has_changed() -> None:
     fleet = Fleet(transport=FakeTransport())
     server = fleet.serve_http(ANY, token="t0ken")
     bearer = {"Authorization": "Bearer t0ken"}
-
-    async def changes() -> list[str]:
-        return ["a: added"]
-
-    async def refuses() -> list[str]:
-        raise ConfigError("x", (("feeds.toml:3", "must be text"), ("feeds.toml:4", f"token={SECRET} is wrong")))
+    faults = (("feeds.toml:3", "must be text"), ("feeds.toml:4", f"token={SECRET} is wrong"))
 
     async with fleet, asking(server) as client:
         nowhere = await client.post("/api/reload", headers=bearer)
-        server.reload = changes
-        good = await client.post("/api/reload", headers=bearer)
-        server.reload = refuses
-        bad = await client.post("/api/reload", headers=bearer)
+        with patch.object(Fleet, "reload", AsyncMock(side_effect=[["a: added"], ConfigError("x", faults)])):
+            fleet._reloader = Mock()
+            good = await client.post("/api/reload", headers=bearer)
+            bad = await client.post("/api/reload", headers=bearer)
     assert nowhere.status_code == 409 and "file" in nowhere.text
     assert (good.status_code, good.json()) == (200, {"changed": ["a: added"]})
     assert (bad.status_code, bad.json()) == (
@@ -441,19 +437,14 @@ async def test_a_source_of_ones_own() -> None:
     async with fleet:
         from wsfleet.observe.fleet import FleetSource
 
-        async def changes() -> list[str]:
-            return []
-
-        server = HttpServer(FleetSource(fleet, changes), "[::1]:0", "t0ken")
+        server = HttpServer(FleetSource(fleet), "[::1]:0", "t0ken")
         try:
             server.bind()
         except FleetError:
             pytest.skip("this machine has no IPv6")
         await server.start()
         async with asking(server) as client:
-            assert (await client.post("/api/reload", headers={"Authorization": "Bearer t0ken"})).json() == {
-                "changed": []
-            }
+            assert (await client.post("/api/reload", headers={"Authorization": "Bearer t0ken"})).status_code == 409
         await server.stop()
         await server.stop()
         assert list(fleet.subscriptions) == []

@@ -37,12 +37,19 @@ async def stream(events: AsyncIterator[dict[str, Any]]) -> AsyncGenerator[bytes,
             coming = None
             yield _encoded(event)
     finally:
+        # Nothing here may wait: whoever watches can be gone, and then every wait is cancelled (Starlette).
         if coming is not None:
+            coming.add_done_callback(_heard)
             coming.cancel()
-            await asyncio.wait({coming})
         close = getattr(events, "aclose", None)
         if close is not None:
             await close()
+
+
+def _heard(coming: asyncio.Future[dict[str, Any]]) -> None:
+    """Take note of the end, which is nobody's concern any more."""
+    if not coming.cancelled():
+        coming.exception()
 
 
 def _encoded(event: dict[str, Any]) -> bytes:
