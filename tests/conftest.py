@@ -59,7 +59,7 @@ def open_fds() -> Counter[str]:
 
 def live_threads() -> set[threading.Thread]:
     """All threads but those of a loop's default executor, which asyncio itself ends with the loop."""
-    return {thread for thread in threading.enumerate() if not thread.name.startswith("asyncio_")}
+    return {thread for thread in threading.enumerate() if not thread.name.startswith(("asyncio_", "uvloop_"))}
 
 
 class Opened:
