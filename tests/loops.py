@@ -1,18 +1,25 @@
-"""For a folder's conftest: its asynchronous tests run on asyncio's own loop, and on uvloop where it is installed."""
+"""For a folder's conftest: its asynchronous tests run on asyncio's own loop, and on uvloop where it is installed.
+
+A module that names its `LOOPS` runs on those alone.
+"""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 
-def pytest_asyncio_loop_factories() -> dict[str, Callable[[], Any]]:
-    try:
+def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], Any]]:
+    factories: dict[str, Callable[[], Any]] = {"asyncio": asyncio.new_event_loop}
+    with contextlib.suppress(ImportError):
         import uvloop
-    except ImportError:
-        return {"asyncio": asyncio.new_event_loop}
-    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
+
+        factories["uvloop"] = uvloop.new_event_loop
+    module = item.getparent(pytest.Module)
+    only = getattr(getattr(module, "obj", None), "LOOPS", factories)
+    return {name: factory for name, factory in factories.items() if name in only}
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:

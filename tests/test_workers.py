@@ -536,3 +536,56 @@ async def test_workers_share_a_file_and_the_standard_output(start: Start, tmp_pa
     for each in (lines, ended.out.splitlines()):
         rows = [json.loads(line) for line in each]
         assert Counter((row["endpoint"], row["index"]) for row in rows) == expected
+
+
+# ---- reading the file again ----
+
+
+async def test_workers_read_their_file_again(start: Start, tmp_path: Path) -> None:
+    """SIGHUP reaches every worker: what is new opens, what is gone closes, and nothing else is touched; a file with
+    faults changes nothing. A worker that was left with nothing runs again when there is something for it."""
+    async with FeedServer() as server:
+        write(tmp_path, server.uri, 8)
+        command = await start("run", "feeds.toml", "--workers", "3", "--report", "report.json")
+        await server.wait_clients(8)
+        before = {client.request.path: client for client in server.clients}
+
+        write(tmp_path, server.uri, 10)
+        command.kill(signal.SIGHUP)
+        await server.wait_clients(10)
+        await command.until_said("reload: [[connect]] f9: added")
+        assert set(before.values()) < set(server.clients)
+
+        (tmp_path / "feeds.toml").write_text("[[connect]]\n")
+        command.kill(signal.SIGHUP)
+        await command.until_said("feeds.toml:1: [[connect]] 1: has no uri")
+        await command.until_said("reload: nothing was changed")
+        assert len(server.clients) == 10
+
+        write(tmp_path, server.uri, 1)
+        command.kill(signal.SIGHUP)
+        await command.until_said("reload: [[connect]] f9: removed")
+        await server.wait_clients(1)
+        assert server.clients == (before["/0"],)
+
+        write(tmp_path, server.uri, 12)
+        command.kill(signal.SIGHUP)
+        await server.wait_clients(12)
+        assert before["/0"] in server.clients
+        await server.send("x")
+        lines = await until_lines(command, tmp_path, 12)
+        assert {words[1] for words in lines} == {f"f{number}" for number in range(12)}
+        assert (await command.drained()).code == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert report["balanced"] is True
+
+
+async def test_a_program_is_not_read_again(start: Start, tmp_path: Path) -> None:
+    """Workers of a program go on after SIGHUP, and it is said why nothing has changed."""
+    async with FeedServer() as server:
+        (tmp_path / "program.py").write_text(PROGRAM.format(uri=server.uri, port=free_port()))
+        command = await start("run", "program:fleet", "--workers", "2")
+        await server.wait_clients(12)
+        command.kill(signal.SIGHUP)
+        await command.until_said("no file that could be read again")
+        assert (await command.drained()).code == 0

@@ -89,9 +89,9 @@ class Channel:
         """Whether everything has been taken to be written."""
         return self._out.empty()
 
-    def send(self, frame: Frame) -> bool:
+    def send(self, frame: Frame, *, always: bool = False) -> bool:
         """Have `frame` encoded and written, from any thread and without waiting; False where too much waits."""
-        if self._out.qsize() >= WAITING:
+        if self._out.qsize() >= WAITING and not always:
             return False
         self._out.put(frame)
         return True

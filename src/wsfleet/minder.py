@@ -19,6 +19,7 @@ from wsfleet.observe.merged import absent, counts
 from wsfleet.options import Reconnect
 from wsfleet.policy import Backoff
 from wsfleet.runner import LEAVE_S, MISUSED
+from wsfleet.sharding import Shard
 
 __all__ = ["Minder", "Order"]
 
@@ -62,11 +63,12 @@ class Minder:
     """One worker, over all of the processes that it has been.
 
     `report` is its last one, and counts nothing while no process is there. `lost` is what the last reports of those
-    processes counted that died: of what they had received after that, nobody knows.
+    processes counted that are gone: of what they had received after that, where they died, nobody knows.
     """
 
     def __init__(self, order: Order, blank: dict[str, Any], news: Callable[[Minder, Frame], None]) -> None:
         self.index = order.index
+        self.shards = tuple(Shard(*shard) for shard in order.shards)
         self.name = f"worker {order.index}"
         self.report = blank
         self.pid: int | None = None
@@ -83,6 +85,7 @@ class Minder:
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._ending = asyncio.Event()
+        self._reloading: list[asyncio.Future[list[str]]] = []
         self._backoff = Backoff(AGAIN, random.random)
 
     async def keep(self) -> None:
@@ -110,6 +113,29 @@ class Minder:
         if self._writer is not None:
             self._writer.write(pack({"do": do}))
 
+    async def reload(self) -> list[str]:
+        """Have the process read its file again, and wait until it has; return what it found wrong with it.
+
+        One that is not there, or ends meanwhile, finds nothing. Cancelling changes nothing.
+        """
+        if self._writer is None:
+            return []
+        waiting: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
+        self._reloading.append(waiting)
+        self.tell("reload")
+        return await waiting
+
+    def expect(self, blank: dict[str, Any]) -> bool:
+        """Where no process is there, `blank` is what the next one will run. False where one is."""
+        if self._writer is not None:
+            return False
+        if self.done:  # and counted what nobody counts from now on
+            for key, count in counts(self.report).items():
+                self.lost[key] += count
+            self.done, self.code = False, None
+        self.report = blank
+        return True
+
     def kill(self) -> None:
         """End the process at once."""
         if self._process is not None and self._process.returncode is None:
@@ -134,6 +160,7 @@ class Minder:
             self._writer.close()
             self._process = self._writer = self.pid = None
             self.started = False
+            self._reloaded([])
 
     async def _spawn(self) -> tuple[asyncio.subprocess.Process, asyncio.StreamReader, asyncio.StreamWriter]:
         ours, theirs = socket.socketpair()
@@ -165,10 +192,18 @@ class Minder:
         match frame["kind"]:
             case "started":
                 self.started = True
+            case "reloaded":
+                self._reloaded(frame["faults"])
             case "ended" if frame["code"] != MISUSED or not self.restarts:
                 # A file that was spoilt meanwhile is no reason to end: it is tried again later.
                 self.code, self.failed, self.done = frame["code"], frame.get("failed", False), True
         self._news(self, frame)
+
+    def _reloaded(self, faults: list[str]) -> None:
+        for waiting in self._reloading:
+            if not waiting.done():
+                waiting.set_result([f"{self.name} changed nothing: {fault}" for fault in faults])
+        self._reloading.clear()
 
     def _died(self, code: int, delay_s: float) -> None:
         """Account for what is gone with the process."""

@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -36,7 +36,9 @@ __all__ = [
     "check_report",
     "collect_seldom",
     "ending_limit_s",
+    "hangup",
     "nobody_reads",
+    "reload_and_tell",
     "run_fleet",
     "run_loop",
     "stop_signals",
@@ -162,6 +164,19 @@ def hangup(reload: Callable[[], object]) -> Iterator[None]:
         signal.signal(signal.SIGHUP, before)
 
 
+async def reload_and_tell(reload: Callable[[], Awaitable[list[str]]]) -> None:
+    """Log what `reload` has changed, or why it changed nothing."""
+    try:
+        for line in await reload() or ["nothing in the file is different"]:
+            logger.info("reload: %s", line, extra={"event": "fleet.reload"})
+    except ConfigError as exc:
+        for fault in str(exc).splitlines():
+            logger.error("reload: %s", fault, extra={"event": "fleet.reload_refused"})
+        logger.error("reload: nothing was changed", extra={"event": "fleet.reload_refused"})
+    except FleetError as exc:
+        logger.warning("reload: %s", exc, extra={"event": "fleet.reload_refused"})
+
+
 def _daemon_timer(seconds: float, function: Callable[..., object], *args: object) -> threading.Timer:
     timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), function, args)
     timer.daemon = True
@@ -248,7 +263,8 @@ class Run:
         if self._watch is not None:
             self._helpers.add(asyncio.ensure_future(self._watch(self._fleet)))
         timer = None if self._duration is None else loop.call_later(self._duration, self._drain)
-        with self._stops(self._drain_and_tell, self._interrupt), hangup(self.hang_up):
+        hangs_up = hangup(self.hang_up) if self._tells else nullcontext()
+        with self._stops(self._drain_and_tell, self._interrupt), hangs_up:
             try:
                 await asyncio.wait({serving, *self._helpers}, return_when=asyncio.FIRST_COMPLETED)
                 if not serving.done():
@@ -302,15 +318,7 @@ class Run:
 
     async def _reload(self) -> None:
         self._notifier.reloading()
-        try:
-            for line in await self._fleet.reload() or ["nothing in the file is different"]:
-                logger.info("reload: %s", line, extra={"event": "fleet.reload"})
-        except ConfigError as exc:
-            for fault in str(exc).splitlines():
-                logger.error("reload: %s", fault, extra={"event": "fleet.reload_refused"})
-            logger.error("reload: nothing was changed", extra={"event": "fleet.reload_refused"})
-        except FleetError as exc:
-            logger.warning("reload: %s", exc, extra={"event": "fleet.reload_refused"})
+        await reload_and_tell(self._fleet.reload)
         self._notifier.ready(self._status())
 
     def code(self) -> int:

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import Any
 
 from wsfleet.channel import Channel, Frame
+from wsfleet.errors import ConfigError, FleetError
 from wsfleet.fleet import Fleet
 from wsfleet.logs import log_to_stderr
 from wsfleet.observe.fleet import FleetSource
@@ -66,6 +67,8 @@ class _Worker:
         self._steps: dict[str, Callable[[], object]] = {}
         self._limit_s = 0.0
         self._run: Run
+        self._fleet: Fleet
+        self._reloads: set[asyncio.Task[None]] = set()
         channel.listen(self._hear)
 
     def run(self) -> int:
@@ -80,6 +83,7 @@ class _Worker:
         observers[:] = [each for each in observers if not hasattr(each, "over")]  # the parent has those, for all
         divide(fleet, *(Shard(*shard) for shard in order["shards"]))
         self._limit_s = ending_limit_s(fleet)
+        self._fleet = fleet
         run = self._run = Run(fleet, watch=self._tell, stops=self._stops, tells=False)
         try:
             with collect_seldom():
@@ -121,6 +125,24 @@ class _Worker:
                 missed = 0
             missed += not self._channel.send({"kind": "event", "event": event})
 
+    def _begin_reload(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._reload())
+        self._reloads.add(task)
+        task.add_done_callback(self._reloads.discard)
+
+    async def _reload(self) -> None:
+        """Read the file again, which the parent has found good, and tell when all is as it says."""
+        await self._run.running.wait()
+        faults: list[str] = []
+        try:
+            await self._fleet.reload()
+        except ConfigError as exc:  # it has changed meanwhile
+            faults = str(exc).splitlines()
+        except FleetError:
+            return  # the end has begun, and the parent will hear of it
+        told = {"kind": "reloaded", "faults": faults, "report": await self._fleet.snapshot()}
+        self._channel.send(told, always=True)
+
     # What the parent says
 
     def _hear(self, frame: Frame | None) -> None:
@@ -158,6 +180,7 @@ class _Worker:
                 "drain": lambda: soon(first, None),
                 "stop": lambda: soon(second, LEAVE_S),
                 "gone": lambda: soon(first, self._limit_s),
+                "reload": lambda: soon(self._begin_reload, None),
             }
         self._follow()
         try:

@@ -8,10 +8,11 @@ import math
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wsfleet.channel import Frame
 from wsfleet.errors import FleetError
+from wsfleet.fleet import Fleet
 from wsfleet.message import State
 from wsfleet.minder import Minder, Order
 from wsfleet.notify import ENDING, Notifier
@@ -25,16 +26,15 @@ from wsfleet.runner import (
     LEAVE_S,
     MISUSED,
     ending_limit_s,
+    hangup,
     nobody_reads,
+    reload_and_tell,
     run_loop,
     stop_signals,
     write_report,
 )
 from wsfleet.sharding import Shard, held
 from wsfleet.stats import RETIRED, FleetStats
-
-if TYPE_CHECKING:
-    from wsfleet.fleet import Fleet
 
 __all__ = ["Crew", "run_workers"]
 
@@ -85,6 +85,10 @@ class Crew:
         self._draining = self._interrupted = self._misused = self._failed = False
         self._notifier = Notifier()
         self._started = asyncio.Event()
+        self._reloader = fleet._reloader
+        self._reloading = False
+        self._keeping: list[asyncio.Task[None]] = []
+        self._hang_ups: set[asyncio.Task[None]] = set()
         self._turns = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the last worker
         self.required = {name for name, each in fleet.connections.items() if each.required}
         pages = [each for each in fleet.observers if hasattr(each, "over")]
@@ -130,8 +134,37 @@ class Crew:
         return len(self.minders)
 
     async def reload(self) -> list[str]:
-        """Raise NoFile: what runs in several processes is started again to run something else."""
-        raise NoFile("several workers do not read their file again; start them again")
+        """Read the file again, have every worker change what is its own, and return a line for each change.
+
+        Raises ConfigError with every fault of the file, and then nothing was changed; FleetError where another reload
+        is under way, or the end has begun.
+        """
+        if self._reloader is None:
+            raise NoFile("these workers run a program, and no file that could be read again; restart them")
+        if self._reloading or self._draining:
+            raise FleetError("a reload is under way" if self._reloading else "the end has begun")
+        self._reloading = True
+        try:
+            report = await self._reloader.read()
+            fleet = report.fleet or Fleet()  # it has one, or read() had raised
+            self.required = {name for name, each in fleet.connections.items() if each.required}
+            self._expect(fleet)
+            faults = await asyncio.gather(*(minder.reload() for minder in self.minders))
+            self._expect(fleet)  # some may have been about to end
+            return [*self._reloader.note(report), *(fault for found in faults for fault in found)]
+        finally:
+            self._reloading = False
+            self._merged = None
+            if self._has_ended():
+                self.drain()
+
+    def _expect(self, fleet: Fleet) -> None:
+        """Workers that are not there will run their shares of `fleet`; those that had nothing left, again."""
+        blank = fleet.stats().to_dict()
+        for minder in self.minders:
+            share, again = held(fleet, *minder.shards), minder.done
+            if not self._draining and (share or not again) and minder.expect(absent(blank, share)) and again:
+                self._keeping.append(self._start(minder.keep()))
 
     # Running
 
@@ -139,7 +172,7 @@ class Crew:
         """Run all workers until the last has ended; nothing of them is left."""
         loop = asyncio.get_running_loop()
         timer = None if duration is None else loop.call_later(duration, self.drain)
-        with stop_signals(self._drain_and_tell, self._interrupt):
+        with stop_signals(self._drain_and_tell, self._interrupt), hangup(self._hang_up):
             try:
                 for observer in self._observers:
                     observer.bind()
@@ -157,9 +190,11 @@ class Crew:
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            keeping = [tasks.create_task(minder.keep()) for minder in self.minders]
+            self._start = tasks.create_task
+            self._keeping = [self._start(minder.keep()) for minder in self.minders]
             beside = [tasks.create_task(each) for each in (self._look_after(), self._tell_manager())]
-            await asyncio.wait(keeping)
+            while keeping := [task for task in self._keeping if not task.done()]:
+                await asyncio.wait(keeping)
             for task in beside:
                 task.cancel()
 
@@ -184,6 +219,16 @@ class Crew:
         self._interrupted = True
         self._draining = True
         self._end("stop", LEAVE_S - 1)  # the rest of that time is for the report
+
+    def _hang_up(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._reload())
+        self._hang_ups.add(task)
+        task.add_done_callback(self._hang_ups.discard)
+
+    async def _reload(self) -> None:
+        self._notifier.reloading()
+        await reload_and_tell(self.reload)
+        self._notifier.ready(self._status())
 
     async def _look_after(self) -> None:
         patience = None if self._notifier.watchdog_s is None else math.ceil(self._notifier.watchdog_s / LOOK_S) + 1
@@ -230,8 +275,13 @@ class Crew:
             # A required endpoint failed, a sink did not open: in one process that is the end at once, too.
             self._draining = True
             self._end("stop", LEAVE_S)
-        elif all(other.done or not other.report["endpoints"] for other in self.minders):
-            self.drain()  # the others have nothing to do
+        elif not self._reloading and self._has_ended():
+            self.drain()
+
+    def _has_ended(self) -> bool:
+        """Whether one has ended, and the others have nothing to do."""
+        done = [minder.done for minder in self.minders]
+        return any(done) and all(minder.done or not minder.report["endpoints"] for minder in self.minders)
 
     def code(self) -> int:
         """Return the exit code of all, by the same rules as for one fleet."""

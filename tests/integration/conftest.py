@@ -1,22 +1,5 @@
 """The foreign servers are met on both loops: asyncio's own, and uvloop where it is installed."""
 
-import asyncio
-from collections.abc import Callable
-from typing import Any
+from tests.loops import pytest_asyncio_loop_factories, pytest_itemcollected
 
-import pytest
-
-
-def pytest_asyncio_loop_factories() -> dict[str, Callable[[], Any]]:
-    try:
-        import uvloop
-    except ImportError:
-        return {"asyncio": asyncio.new_event_loop}
-    return {"asyncio": asyncio.new_event_loop, "uvloop": uvloop.new_event_loop}
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """A test that hangs on uvloop cannot be ended by a signal: uvloop only logs what the signal's handler raises."""
-    callspec = getattr(item, "callspec", None)
-    if callspec is not None and "uvloop" in callspec.id:
-        item.add_marker(pytest.mark.timeout(method="thread"))
+__all__ = ["pytest_asyncio_loop_factories", "pytest_itemcollected"]

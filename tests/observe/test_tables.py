@@ -133,6 +133,7 @@ async def test_subscriptions_have_no_state() -> None:
             assert (await client.get(f"/api/subscriptions?{question}")).status_code == 400
 
 
+@pytest.mark.asyncio(loop_factories=["asyncio"])
 async def test_ten_thousand_endpoints() -> None:
     """Of ten thousand endpoints only the rows that are shown are sent, and the report is whole."""
     transport = FakeTransport()

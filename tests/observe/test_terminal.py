@@ -16,6 +16,9 @@ from wsfleet.observe.rows import EndpointTable
 from wsfleet.observe.shown import Trouble
 from wsfleet.observe.terminal import Top
 
+# Textual has its own look at the loop, and no use for another.
+LOOPS = ("asyncio",)
+
 LOOK_S = 0.3  # pilot.press waits until nothing moves
 WIDE, NARROW = (120, 40), (80, 24)
 

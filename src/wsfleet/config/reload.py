@@ -43,6 +43,26 @@ class Entry:
         return f"[[{self.section}]] {self.name}"
 
 
+@dataclass(frozen=True, slots=True)
+class _Changes:
+    """What a file says now, and how that differs from before."""
+
+    wanted: dict[Key, Entry]
+    gone: list[Entry]
+    changed: list[Entry]
+    added: list[Entry]
+    restarts: list[str]
+
+    @property
+    def lines(self) -> list[str]:
+        return [
+            *(f"{entry}: removed" for entry in self.gone),
+            *(f"{entry}: changed" for entry in self.changed),
+            *(f"{entry}: added" for entry in self.added),
+            *(f"[{name}] is different: that takes a restart" for name in self.restarts),
+        ]
+
+
 class Reloader:
     """Keeps one fleet like its file. `report` is what the fleet was declared from, and `read` makes another.
 
@@ -70,40 +90,47 @@ class Reloader:
             raise FleetError(f"the fleet is {fleet._lifetime.phase}; only one that runs can be reloaded")
         self._busy = True
         try:
-            # Elsewhere, as thousands of endpoints take a while, and so may a module that is new.
-            report = await asyncio.to_thread(self._read, self._path)
-            if report.fleet is None:
-                text = "\n".join(map(str, report.faults))
-                raise ConfigError(text, tuple((fault.where, fault.text) for fault in report.faults))
-            return await self._apply(fleet, report)
+            return await self._apply(fleet, await self.read())
         finally:
             self._busy = False
 
-    async def _apply(self, fleet: Fleet, report: Report) -> list[str]:
+    async def read(self) -> Report:
+        """Read the file, and change nothing. Raises ConfigError with every fault."""
+        # Elsewhere, as thousands of endpoints take a while, and so may a module that is new.
+        report = await asyncio.to_thread(self._read, self._path)
+        if report.fleet is None:
+            text = "\n".join(map(str, report.faults))
+            raise ConfigError(text, tuple((fault.where, fault.text) for fault in report.faults))
+        return report
+
+    def note(self, report: Report) -> list[str]:
+        """Return a line for each change that `report` brings, and take them as done: others do them."""
+        changes = self._changes(report)
+        self._entries = changes.wanted
+        return changes.lines
+
+    def _changes(self, report: Report) -> _Changes:
         wanted = {entry.key: entry for entry in report.entries if self.keeps(*entry.key)}
-        lines = [
-            f"[{section}] is different: that takes a restart"
-            for section in ("fleet", "http")
-            if report.settings.get(section) != self._settings.get(section)
-        ]
-        self._entries = {key: entry for key, entry in self._entries.items() if self.keeps(*key)}
-        gone = [entry for key, entry in self._entries.items() if key not in wanted]
-        changed = [entry for key, entry in wanted.items() if key in self._entries and self._entries[key] != entry]
-        added = [entry for key, entry in wanted.items() if key not in self._entries]
+        before = self._entries = {key: entry for key, entry in self._entries.items() if self.keeps(*key)}
+        return _Changes(
+            wanted,
+            gone=[entry for key, entry in before.items() if key not in wanted],
+            changed=[entry for key, entry in wanted.items() if key in before and before[key] != entry],
+            added=[entry for key, entry in wanted.items() if key not in before],
+            restarts=[name for name in ("fleet", "http") if report.settings.get(name) != self._settings.get(name)],
+        )
+
+    async def _apply(self, fleet: Fleet, report: Report) -> list[str]:
+        changes = self._changes(report)
         with fleet._lifetime.kept_open():
             # What is gone first: its names may be taken by others. All at once, as each may drain for a while.
             await asyncio.gather(
-                *(self._close(fleet, entry) for entry in gone), *(self._replace(fleet, entry) for entry in changed)
+                *(self._close(fleet, entry) for entry in changes.gone),
+                *(self._replace(fleet, entry) for entry in changes.changed),
             )
-            for entry in added:
-                entry.declare(fleet)
-                self._entries[entry.key] = entry
-        return [
-            *(f"{entry}: removed" for entry in gone),
-            *(f"{entry}: changed" for entry in changed),
-            *(f"{entry}: added" for entry in added),
-            *lines,
-        ]
+            for entry in changes.added:
+                self._declare(fleet, entry)
+        return changes.lines
 
     async def _replace(self, fleet: Fleet, entry: Entry) -> None:
         if entry.section == "process":  # its name is free at once, so that no message finds nobody
