@@ -72,6 +72,7 @@ function lost(error) {
 // The token
 
 function wantToken() {
+  if (wanting) return; // several requests are refused at a time
   wanting = true;
   clearTimeout(next);
   write(at("token-why"), token.get() ? "That is not the token." : "This server shows its fleet to whoever has the token.");
