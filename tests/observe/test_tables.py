@@ -12,6 +12,8 @@ from wsfleet import Fleet, Limits, Message
 from wsfleet.stats import EndpointStats
 from wsfleet.testing import FakeSocket, FakeTransport
 
+LOOPS = ("asyncio",)  # what is tried is which rows are sent
+
 
 @asynccontextmanager
 async def serving(names: list[str]) -> AsyncIterator[tuple[httpx.AsyncClient, dict[str, FakeSocket], Fleet]]:
@@ -133,7 +135,6 @@ async def test_subscriptions_have_no_state() -> None:
             assert (await client.get(f"/api/subscriptions?{question}")).status_code == 400
 
 
-@pytest.mark.asyncio(loop_factories=["asyncio"])
 async def test_ten_thousand_endpoints() -> None:
     """Of ten thousand endpoints only the rows that are shown are sent, and the report is whole."""
     transport = FakeTransport()
