@@ -28,7 +28,8 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         write(Path(command[-1]), [Figure(f"found {len(commands)}", "nothing", 1.0)], {})
         return SimpleNamespace(returncode=0)
 
-    monkeypatch.setattr(benchmarks.subprocess, "run", run)
+    # Not the function itself, which matplotlib calls too when it first looks for fonts.
+    monkeypatch.setattr(benchmarks, "subprocess", SimpleNamespace(run=run))
     return commands
 
 

@@ -59,7 +59,7 @@ class Server:
     def __init__(self, connections: int, seed: int) -> None:
         self.done: Counter[str] = Counter()
         self._chance = random.Random(seed)
-        self._pause_s = FAULT_EVERY_S / connections
+        self._pause_s = min(FAULT_EVERY_S / connections, 0.5)  # a short run of few connections has faults too
         slices = round(EVERY_S / SLICE_S)
         self._slices: list[dict[ServerConnection, int]] = [{} for _ in range(slices)]
         self._bad_spell = False
