@@ -1,6 +1,7 @@
 """A blocked loop is noticed while it is blocked, and whoever blocks it is named."""
 
 import asyncio
+import gc
 import inspect
 import logging
 import threading
@@ -183,6 +184,27 @@ async def test_what_is_not_ours_is_named_by_its_line(records: Records) -> None:
         records.block()
         by, where = await blocked_by(fleet, records)
     assert by == "something outside of wsfleet" and "threading.py" in where
+
+
+class Garbage:
+    """What only the garbage collector finds, and what happens then."""
+
+    def __init__(self, ends: Callable[[], object]) -> None:
+        self.cycle = self
+        self.ends = ends
+
+    def __del__(self) -> None:
+        self.ends()
+
+
+async def test_a_long_garbage_collection_is_told(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A garbage collection that kept the interpreter to itself is told as one, and no line that it came upon."""
+    monkeypatch.setattr(watchdog_module, "BLOCKED_S", 0.1)
+    fleet, _ = fleet_of()
+    async with fleet:
+        Garbage(lambda: sum(range(30_000_000)))
+        gc.collect()
+        await until(lambda: "by the garbage collector at generation 2" in str(records.seen))
 
 
 async def test_nothing_is_said_when_nothing_blocks(records: Records) -> None:

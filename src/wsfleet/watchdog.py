@@ -8,6 +8,7 @@ themselves; a loop answers a few wake-ups a second.
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import sys
@@ -33,6 +34,7 @@ RECENT_S = 10.0
 """For so long a block is worth mentioning beside what it may have caused."""
 
 OUTSIDE = "something outside of wsfleet"
+COLLECTOR = "the garbage collector"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +59,13 @@ class Watchdog:
         self._answered = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        self._collecting_since = 0.0
+        self._collection: Block | None = None  # a long one that is over, and not told yet
 
     def start(self) -> None:
         """Begin to watch the running loop."""
         self._answered.set()
+        gc.callbacks.append(self._collector)
         loop, thread = asyncio.get_running_loop(), threading.get_ident()
         self._thread = threading.Thread(target=self._watch, args=(loop, thread), name="wsfleet-watchdog", daemon=True)
         self._thread.start()
@@ -72,6 +77,7 @@ class Watchdog:
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+            gc.callbacks.remove(self._collector)
 
     def recent(self) -> Block | None:
         """Return the last block, where it is recent enough to be the cause of something now."""
@@ -83,6 +89,15 @@ class Watchdog:
         last = self.last
         return BlockStats(last.by, last.where, last.seconds) if last is not None else None
 
+    def _collector(self, phase: str, info: dict[str, int]) -> None:
+        # A collection, whichever thread's, lets no other thread look meanwhile. It may come upon the log in the middle
+        # of a line, so what there is to say of it is left to our thread.
+        now = time.monotonic()
+        if phase == "start":
+            self._collecting_since = now
+        elif now - self._collecting_since >= BLOCKED_S:
+            self._collection = Block(COLLECTOR, f"generation {info['generation']}", now - self._collecting_since, now)
+
     # In the thread
 
     def _watch(self, loop: asyncio.AbstractEventLoop, thread: int) -> None:
@@ -91,6 +106,10 @@ class Watchdog:
         # them milliseconds.
         while not self._stopping.wait(pause_s):
             now = time.monotonic()
+            if self._collection is not None:
+                self.last, self._collection = self._collection, None
+                self._tell_end(self.last)
+                asked = now  # whoever is late because of it is no other block
             if self._answered.is_set():
                 self._answered.clear()
                 if self._stopping.is_set():  # stop() does not wait for an answer to a question that it did not see
@@ -124,7 +143,11 @@ class Watchdog:
             now = time.monotonic()
             self.last = Block(by, where, now - asked, now)
         if not self._stopping.is_set():
-            log.warning("%s", self.last, extra={**told, "event": "loop.was_blocked", "seconds": now - asked})
+            self._tell_end(self.last)
+
+    def _tell_end(self, block: Block) -> None:
+        told = {"event": "loop.was_blocked", "by": block.by, "where": block.where, "seconds": block.seconds}
+        log.warning("%s", block, extra=told)
 
     def _look(self, thread: int) -> tuple[str, str]:
         """Return who blocks the loop, and where: the line in the called function, and the innermost one."""
