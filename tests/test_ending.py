@@ -381,6 +381,29 @@ async def test_pull_subscriptions_end_and_drop_what_waits() -> None:
     assert fleet.stats().balanced
 
 
+@pytest.mark.looptime
+async def test_the_end_retires_no_row_of_a_loop_that_it_ended() -> None:
+    """A subscription that its `async with` closes because the fleet ends keeps its row, however long the end takes."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+
+    async def take_a_second(message: Message[str]) -> None:
+        await asyncio.sleep(1.0)
+
+    async def loop() -> None:
+        async with fleet.subscribe("feed", name="pulled") as subscription:
+            async for _ in subscription:
+                pass
+
+    fleet.connect(URI, take_a_second, name="feed")
+    async with fleet:
+        looping = asyncio.create_task(loop())
+        await asyncio.sleep(0.1)
+        await (await transport.accept()).feed("a", "b", "c")
+    await looping
+    assert [each.name for each in fleet.stats().subscriptions] == ["feed", "pulled"]
+
+
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
 @pytest.mark.parametrize("how", ["context", "run", "on_open"])
 def test_asking_to_exit_from_user_code_ends_the_fleet_in_order(error: BaseException, how: str) -> None:
@@ -504,6 +527,30 @@ async def test_sinks_are_closed_after_the_drain() -> None:
             fleet.publish("x", "y")
     assert sink.seen == ["open", "write", "write", "write", "close"]
     assert fleet.stats().subscriptions[0].processed == 25
+
+
+@pytest.mark.looptime
+async def test_a_sink_whose_closing_is_cancelled_by_itself_harms_no_other() -> None:
+    """A CancelledError that a sink's own close() raises is its failure alone: the other sinks are closed, too."""
+    bad, good = Sinking(close=asyncio.CancelledError()), Sinking()
+    fleet = Fleet(transport=FakeTransport())
+    fleet.process("x", name="bad")(bad)
+    fleet.process("x", name="good")(good)
+    async with fleet:
+        pass
+    assert bad.seen == good.seen == ["open", "close"]
+
+
+@pytest.mark.looptime
+async def test_a_sink_whose_opening_is_cancelled_by_itself_is_let_go(caplog: pytest.LogCaptureFixture) -> None:
+    """Declared while the fleet runs, it fails once: it is told, and its subscription removed."""
+    fleet = Fleet(transport=FakeTransport())
+    async with fleet:
+        fleet.process("x", name="bad")(Sinking(open=asyncio.CancelledError()))
+        fleet.publish("x", "y")
+        await asyncio.sleep(1.0)
+        assert "bad" not in fleet.subscriptions
+    assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
 
 
 @pytest.mark.looptime

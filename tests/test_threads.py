@@ -141,7 +141,7 @@ def test_the_fleet_ends_while_it_waits() -> None:
 
     with running() as it, concurrent.futures.ThreadPoolExecutor(4) as pool:
         waiting = [pool.submit(it.fleet.from_thread, forever) for _ in range(4)]
-        while it.fleet.from_thread(lambda: len(it.fleet._guests._waiting)) < 4:
+        while it.fleet.from_thread(lambda: len(it.fleet._lifetime.guests)) < 4:
             time.sleep(0.001)
         it.fleet.from_thread(it.fleet.close)
         for future in waiting:
@@ -207,6 +207,44 @@ def test_every_method_elsewhere_names_from_thread() -> None:
                 asyncio.run(start_it())
         assert fleet.from_thread(lambda: connection.state.value) == "OPEN"
         fleet.from_thread(subscription.close)
+
+
+def test_a_loop_goes_on_in_its_thread_alone() -> None:
+    """Loops that have begun take nothing in another thread, not even in their millisecond; nor does a context end."""
+    with running() as it:
+
+        async def begun() -> list[Callable[[], Any]]:
+            it.connection.__aiter__()  # what comes from now on is its, too
+            it.fleet.publish("feed", 1)
+            it.fleet.publish("feed", 2)
+            await anext(it.subscription)
+            batches, own = it.subscription.batches(), aiter(it.connection)
+            it.subscription.until += 10**6
+            return [lambda: anext(it.subscription), lambda: anext(batches), lambda: anext(own)]
+
+        for take in it.fleet.from_thread(begun):
+
+            async def taken(take: Callable[[], Any] = take) -> None:
+                async with asyncio.timeout(5):
+                    await take()
+
+            with pytest.raises(FleetError, match="from_thread"):
+                asyncio.run(taken())
+        with pytest.raises(FleetError, match="from_thread"):
+            asyncio.run(it.fleet.__aexit__(None, None, None))
+        it.fleet.from_thread(it.subscription.close)
+
+
+async def test_a_call_does_not_outlive_a_fleet_that_was_closed() -> None:
+    """When close() has ended the fleet, calls of other threads are over, although the context goes on."""
+    async with Fleet(transport=FakeTransport()) as fleet:
+        call = asyncio.create_task(asyncio.to_thread(fleet.from_thread, asyncio.sleep, 10**6))
+        while not fleet._lifetime.guests:
+            await asyncio.sleep(0)
+        await fleet.close()
+        assert not fleet._lifetime.guests
+        with pytest.raises(FleetError, match="ended"):
+            await call
 
 
 def test_a_session_elsewhere_names_from_thread() -> None:

@@ -320,7 +320,11 @@ cdef class Taker:
     def __anext__(self):
         cdef Bounded bounded = self.bounded
         self.count_message()
-        if not self.ready or (bounded.count() and self.late()):
+        if (
+            not self.ready
+            or self.thread != PyThread_get_thread_ident()
+            or (bounded.count() and self.late())
+        ):
             return self.slow()
         global spare
         following, spare = spare, None

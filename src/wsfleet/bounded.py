@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -127,17 +128,18 @@ class Taker:
     """An asynchronous iterator that takes messages out of a mailbox, one at a time.
 
     What it takes is counted processed, or, where it `keeps`, in hand: until the next one is asked for, which counts it
-    processed, or `give_back` takes it away. While `ready` is false, while nothing waits, and
-    each SLICE_S, `slow` is awaited for the next message instead.
+    processed, or `give_back` takes it away. While `ready` is false, while nothing waits, each SLICE_S, and in another
+    thread than the loop's, `slow` is awaited for the next message instead.
     """
 
-    __slots__ = ("bounded", "keeps", "message", "ready", "until")
+    __slots__ = ("bounded", "keeps", "message", "ready", "thread", "until")
 
     def __init__(self, mailbox: Bounded, keeps: bool = False) -> None:
         self.bounded = mailbox
         self.keeps = keeps
         self.ready = True
         self.until = 0.0
+        self.thread = 0
         self.message: Message[Any] | None = None
 
     def __aiter__(self) -> Self:
@@ -148,7 +150,8 @@ class Taker:
             message, self.message = self.message, None
             self.bounded.processed += 1
             self.bounded.settled(message)
-        if self.ready and self.bounded.waiting and time.perf_counter() <= self.until:
+        mine = self.ready and self.thread == threading.get_ident()
+        if mine and self.bounded.waiting and time.perf_counter() <= self.until:
             return self.take()
         return await self.slow()
 
@@ -162,6 +165,7 @@ class Taker:
     def restart(self) -> None:
         """Begin a new slice of time: the event loop has had its turn."""
         self.until = time.perf_counter() + SLICE_S
+        self.thread = threading.get_ident()
 
     async def call_each(self, function: Callable[[Message[Any]], Awaitable[Any]]) -> None:
         """Call `function` for one message after the other, until no more will come.

@@ -118,7 +118,7 @@ class Connection:
         self._keeper.check_thread()
         if self._mailbox is None or (self._mailbox.closed and self.state is not State.CLOSED):
             self._mailbox = self._keeper.open_loop(self._supervisor)
-        return Loop(self._mailbox, self._failure, self._guard)
+        return Loop(self._mailbox, self._failure, self._guard, self._keeper.check_thread)
 
     def __del__(self) -> None:
         # A closed connection that nobody holds: what waits for its next loop will never be asked for.

@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
+from wsfleet import inside
 from wsfleet.accel import accelerated
 from wsfleet.calls import Plan, check_plan
 from wsfleet.checks import check_seconds, refuse
@@ -254,7 +255,8 @@ class Declarations(Services):
 
     def remove(self, mailbox: Mailbox, *, drop: bool = True) -> None:
         """Take a subscription out. Idempotent; what the fleet's own end has closed stays to be seen."""
-        if self.hub.closed:
+        ended = self.keeper.ending and mailbox.closed and mailbox.error is None
+        if self.hub.closed or ended:
             return
         owners = self.hub.owners(mailbox)
         if not self.hub.remove(mailbox, drop=drop):
@@ -317,6 +319,7 @@ class Declarations(Services):
         task.add_done_callback(lambda done: self._worker_ended(processor, done, tasks))
 
     async def _work(self, work: Work) -> None:
+        inside.enter(self)
         try:
             await work()
         except (KeyboardInterrupt, SystemExit) as exc:

@@ -196,7 +196,8 @@ class Fleet:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._guests.until(self._lifetime.leave(error))
+        self._lifetime.check_thread()
+        await self._lifetime.leave(error)
 
     def run(self) -> None:
         """Run until every endpoint has ended, `close()`, or a signal; blocking, on uvloop where it is installed.
@@ -213,7 +214,7 @@ class Fleet:
         Raises EndpointFailed as `run`. Cancelling it ends the fleet without waiting for processors.
         """
         await self._lifetime.start(body=None)
-        await self._guests.until(self._lifetime.serve())
+        await self._lifetime.serve()
 
     async def wait(self) -> None:
         """Wait until every endpoint has ended, or for `close()`. Raises EndpointFailed as `run`. Safe to cancel."""

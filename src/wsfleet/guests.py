@@ -6,25 +6,22 @@ import asyncio
 import concurrent.futures
 import inspect
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import Any
 
 from wsfleet.errors import FleetError
 from wsfleet.lifetime import Lifetime
 
 __all__ = ["Guests"]
 
-T = TypeVar("T")
-
 Answer = concurrent.futures.Future[Any]
 
 
 class Guests:
-    """The calls that other threads have under way."""
+    """The calls of other threads. Those under way are the lifetime's `guests`: they end with it."""
 
     def __init__(self, lifetime: Lifetime) -> None:
         self._lifetime = lifetime
-        self._waiting: dict[Answer, asyncio.Task[None]] = {}
 
     def call(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """Call `function(*args)` on the loop and give back what comes of it; blocks the calling thread."""
@@ -54,6 +51,7 @@ class Guests:
         if self._lifetime.ended:
             answer.set_exception(FleetError("the fleet has ended"))
             return
+        self._lifetime.enter(thread)
         try:
             result = function(*args)
         except BaseException as exc:
@@ -63,10 +61,8 @@ class Guests:
             answer.set_result(result)
             return
         task = asyncio.get_running_loop().create_task(self._finish(result, answer), name="wsfleet-from-thread")
-        self._waiting[answer] = task
-        if self._lifetime.is_own_thread(thread):
-            self._lifetime.own_guests.add(task)
-            task.add_done_callback(self._lifetime.own_guests.discard)
+        self._lifetime.guests.add(task)
+        task.add_done_callback(self._lifetime.guests.discard)
 
     async def _finish(self, result: Awaitable[Any], answer: Answer) -> None:
         try:
@@ -77,18 +73,3 @@ class Guests:
             answer.set_exception(FleetError("the fleet has ended") if ours else exc)
         except BaseException as exc:
             answer.set_exception(exc)
-        finally:
-            self._waiting.pop(answer, None)
-
-    async def until(self, end: Coroutine[Any, Any, T]) -> T:
-        """Await the fleet's end, and then leave none of the calls behind."""
-        try:
-            return await end
-        finally:
-            # One turn of the loop for those that were waiting for this very end.
-            await asyncio.sleep(0)
-            tasks = list(self._waiting.values())
-            for task in tasks:
-                task.cancel()
-            if tasks:
-                await asyncio.wait(tasks)

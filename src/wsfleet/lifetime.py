@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from wsfleet import inside
 from wsfleet.accel import note_once
 from wsfleet.closing import Part, endpoint_part, pool_part
 from wsfleet.connection import Connection
@@ -57,8 +58,8 @@ class Lifetime:
         self._body_cancelled = False
         self._waiting: set[asyncio.Task[Any] | None] = set()
         self._closings: dict[Supervisor | Pool, asyncio.Task[None]] = {}
-        # What the processors' own threads have called: they cannot wait for the end, which waits for them.
-        self.own_guests: set[asyncio.Task[None]] = set()
+        self._until_end: set[asyncio.Task[Any] | None] = set()
+        self.guests: set[asyncio.Task[None]] = set()
 
     # What may be done when
 
@@ -168,6 +169,15 @@ class Lifetime:
         await declared.observers.stop()
         # Transports close their sockets in the loop's next turn.
         await asyncio.sleep(0)
+        await self._dismiss_guests()
+
+    async def _dismiss_guests(self) -> None:
+        """Leave no call of another thread behind; those that wait for this very end have seen it in a moment."""
+        guests = self.guests - self._until_end
+        for guest in guests:
+            guest.cancel()
+        if guests:
+            await asyncio.wait(guests)
 
     def added(self, connection: Connection, supervisor: Supervisor, processor: Processor | None) -> Connection:
         """Start what was declared while the fleet runs."""
@@ -252,17 +262,19 @@ class Lifetime:
     async def _until_ended(self) -> None:
         """Wait for the end, where that does not wait for the caller in turn."""
         root = self._root
-        if root is not None and not root.done() and not self._is_own(asyncio.current_task()):
+        if root is None or root.done() or inside.is_inside(self._declared):
+            return
+        task = asyncio.current_task()
+        self._until_end.add(task)
+        try:
             await asyncio.wait({root})
+        finally:
+            self._until_end.discard(task)
 
-    def _is_own(self, task: asyncio.Task[Any] | None) -> bool:
-        """Whether `task` is one that the fleet itself waits for at its end."""
-        supervisors = (s.task for s in self._declared.supervisors.values())
-        return task in {*supervisors, *self.own_guests, *(task for p in self._declared.workers for task in p.tasks)}
-
-    def is_own_thread(self, thread: threading.Thread) -> bool:
-        """Whether `thread` is one that makes a processor's calls."""
-        return any(thread in p.threads for p in self._declared.workers)
+    def enter(self, thread: threading.Thread) -> None:
+        """Where `thread` makes a processor's calls: its own call to the loop is inside the fleet, too."""
+        if any(thread in p.threads for p in self._declared.workers):
+            inside.enter(self._declared)
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
@@ -377,7 +389,7 @@ class Lifetime:
         if ending is None:
             ending = self._tasks.create_task(self._closing(part), name=f"wsfleet-{part.handle.name}-close")
             self._closings[part.handle] = ending
-        if not self._is_own(asyncio.current_task()):
+        if not inside.is_inside(self._declared):
             await asyncio.wait({ending})
 
     async def _closing(self, part: Part) -> None:

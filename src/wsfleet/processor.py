@@ -74,7 +74,9 @@ class Processor:
         if self.sink is not None and self.opened:
             try:
                 await self.sink.close()
-            except Exception as exc:
+            except BaseException as exc:
+                if _is_ours(exc):
+                    raise
                 log_sink(self.name, "closing the sink failed", shown(exc))
             self.opened = False
 
@@ -123,7 +125,9 @@ class Processor:
     async def _call_for_each(self) -> None:
         try:
             await self.open()
-        except Exception as exc:
+        except BaseException as exc:
+            if _is_ours(exc):
+                raise
             log_sink(self.name, "the sink could not be opened, its messages are dropped", shown(exc))
             self._remove(self.mailbox)
             return

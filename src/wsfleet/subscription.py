@@ -36,14 +36,22 @@ class Owner(Protocol):
 class Loop(Taker):
     """Hands out one mailbox's messages, and lets the event loop have its turn when there are many of them."""
 
-    def __init__(self, mailbox: Mailbox, failure: Callable[[], BaseException | None], guard: LoopGuard) -> None:
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        failure: Callable[[], BaseException | None],
+        guard: LoopGuard,
+        check_thread: Callable[[], None],
+    ) -> None:
         super().__init__(mailbox)
+        self._check_thread = check_thread
         self._mailbox = mailbox
         self._failure = failure
         self._guard = guard
         guard.enter(self)
 
     async def slow(self) -> Message[Any]:
+        self._check_thread()
         if not self.ready:
             self._guard.enter(self)
             self.ready = True
@@ -157,6 +165,7 @@ class _Batches:
 
     async def __anext__(self) -> list[Message[Any]]:
         mailbox = self._mailbox
+        self._subscription._pullable()
         if not mailbox.waiting or time.perf_counter() > self._subscription.until:
             await self._subscription._turn()
         return [mailbox.hand_out() for _ in range(min(len(mailbox.waiting), BATCH))]

@@ -11,7 +11,7 @@ import logging
 import random
 from typing import Protocol
 
-from wsfleet import failures, policy
+from wsfleet import failures, inside, policy
 from wsfleet.chronicle import Chronicle
 from wsfleet.decoding import Intake
 from wsfleet.errors import ConnectionLost, EndpointFailed, FleetError, NotOpen
@@ -91,6 +91,7 @@ class Supervisor:
 
     async def run(self) -> None:
         """Keep the endpoint alive until it fails for good or is told to stop."""
+        inside.enter(self._services)
         try:
             while not self.stopping:
                 error = await self._live_once()
