@@ -371,8 +371,11 @@ def test_load_gives_the_fleet_or_raises_every_fault(tmp_path: Path) -> None:
         ("[[process]]\npattern = '>'\nhandler = 'handlers'", "handler: 'handlers' is not a function; write \"module:f"),
         ("[[process]]\npattern = '>'\nhandler = 'handler:x'", "handler: there is no module 'handler' in"),
         ("[[process]]\npattern = '>'\nhandler = 'handlers:on_tade'", "has no 'on_tade'; did you mean 'on_trade'?"),
-        ("[[process]]\npattern = '>'\nhandler = 'handlers:seen'", "processor is a function or a sink, not []"),
-        ("[[process]]\npattern = '>'\nhandler = 'handlers:Trade'", "processor is a function or a sink"),
+        (
+            "[[process]]\npattern = '>'\nhandler = 'handlers:seen'",
+            "[[process]] 1 handler: is a function or a sink, not []",
+        ),
+        ("[[process]]\npattern = '>'\nhandler = 'handlers:Trade'", "[[process]] 1 handler: is a function or a sink"),
         ("[[connect]]\nuri = 'nowhere:uri'\nname = 'b'", "uri: there is no module 'nowhere'"),
         # files
         ("[[process]]\npattern = '>'\nsink = 'jsnol:x'", "sink: no sink is named 'jsnol'; did you mean 'jsonl'?"),
@@ -411,6 +414,12 @@ def test_each_fault_has_its_line(check: Check, lines: str, fault: str) -> None:
     assert len(told(report)) == 1, told(report)
     assert fault in told(report)[0]
     assert "\n" not in told(report)[0]
+
+
+def test_a_handler_that_is_not_there_hides_no_sink_beside_it(check: Check) -> None:
+    """That an entry has both is told although one of them is faulty."""
+    report = check(CONNECT + "[[process]]\npattern = '>'\nhandler = 'handlers:nope'\nsink = 'stdout'")
+    assert [fault for fault in told(report) if "has a handler and a sink" in fault] and len(told(report)) == 2
 
 
 def test_all_faults_in_one_go(check: Check) -> None:
@@ -646,6 +655,7 @@ def test_times_are_the_nearest_float(whole: int, part: int, unit: str) -> None:
     if unit == "ms":
         assert read_seconds(f"{text} ms") == float(f"{text}e-3")
     assert read_seconds(f"{text} s") == float(text)
+    assert read_seconds(f".{part:03d}") == float(f".{part:03d}")
     assert read_seconds(f"{text} {unit}") == pytest.approx(float(text) * float(TIMES[unit]))
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any, get_type_hints
 
 from wsfleet import sinks
+from wsfleet.calls import Plan
 from wsfleet.config.faults import Place, did_you_mean
 from wsfleet.config.matching import can_match, fleet_topics
 from wsfleet.config.reload import Entry
@@ -17,6 +18,7 @@ from wsfleet.fleet import Fleet
 from wsfleet.options import Endpoint, Limits, ProcessorOptions
 from wsfleet.pool import Identify
 from wsfleet.replies import Match
+from wsfleet.targets import check_processor
 
 __all__ = ["Declaring"]
 
@@ -177,11 +179,16 @@ class Declaring:
 
     def _take_target(self, values: dict[str, Any], faulty: set[str], place: Place) -> None:
         """Put the handler or the sink into `values`, as "target"."""
-        handler, sink = values.pop("handler", None), values.pop("sink", None)
-        if handler is not None and sink is not None:
+        if {"handler", "sink"} <= values.keys() | faulty:
             self._reader.note(place, "has a handler and a sink; name one of them")
+        handler, sink = values.pop("handler", None), values.pop("sink", None)
         if handler is not None:
-            values["target"] = handler
+            try:
+                check_processor(handler, Plan())
+                values["target"] = handler
+            except ConfigError as exc:
+                self._reader.note((*place, "handler"), exc.faults[0][1])
+                values["target"] = _handler
         elif sink is not None:
             try:
                 values["target"] = sinks.open(sink, folder=self._reader.folder)
@@ -199,4 +206,5 @@ class Declaring:
             if not any(can_match(pattern, topic) for topic in topics):
                 like = topics if pattern.startswith("$") else sorted(set(self._topics))
                 known = get_close_matches(pattern, like, n=3, cutoff=0.5) or like[:3]
-                self.warnings.append((place, f"no topic can match {pattern!r}; there are {', '.join(known)}"))
+                there = f"; there are {', '.join(known)}" if known else ""
+                self.warnings.append((place, f"no topic can match {pattern!r}{there}"))

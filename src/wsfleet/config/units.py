@@ -20,7 +20,7 @@ SIZES = {
     "GiB": Fraction(2**30),
 }
 
-_AMOUNT = re.compile(r"([+-]?[0-9_]{1,40}(?:\.[0-9]{1,40})?)\s*([^\s\d.][^\d]*)?", re.ASCII)
+_AMOUNT = re.compile(r"([+-]?(?:[0-9_]{1,40}(?:\.[0-9]{1,40})?|\.[0-9]{1,40}))\s*([^\s\d.][^\d]*)?", re.ASCII)
 
 
 def read_seconds(text: str) -> float:
