@@ -204,6 +204,7 @@ class Declarations(Services):
         for mailbox in tuple(supervisor.feed.paused_by):
             mailbox.forget(supervisor.feed)
         self.hub.forget_endpoint(supervisor.name)
+        self.hub.disown(supervisor.name)
         self.names.free(supervisor.name)
         self.retired_endpoints = add_rows(self.retired_endpoints, supervisor.stats())
 

@@ -134,6 +134,14 @@ class Hub(Deliverer):
         """An endpoint is gone, and its name is free again."""
         self._clear(self._routes.pop(endpoint, None))
 
+    def disown(self, endpoint: str) -> None:
+        """What is called `endpoint` from now on is another one: the mailboxes of the one that was closed are not its.
+
+        Left is a pool's mailbox, which lives on with the other members.
+        """
+        for mailbox in self._own.pop(endpoint, ()):
+            self._owners[mailbox] = tuple([name for name in self._owners[mailbox] if name != endpoint])
+
     # Messages
 
     def routes_of(self, endpoint: str) -> Routes:
