@@ -93,6 +93,7 @@ class Declarations(Services):
 
     def __init__(self, limits: Limits, transport: Transport | None) -> None:
         self.hub = Hub()
+        self.hub.exit_asked = self.exit_asked
         self.governor = Governor(limits)
         self.sweep = Sweep()
         self.watchdog = Watchdog(_CALLERS)

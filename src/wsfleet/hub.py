@@ -45,6 +45,10 @@ class Routes(dict[str, Route]):
         self.shared.clear()
 
 
+def _nobody(wish: BaseException) -> None:
+    """There is no fleet to end."""
+
+
 class Hub(Deliverer):
     """Where messages meet mailboxes. `Deliverer` does what every message costs, and counts; the rules are here."""
 
@@ -52,6 +56,8 @@ class Hub(Deliverer):
         super().__init__()
         self.closed = False
         self.injected = 0
+        self.exit_asked: Callable[[BaseException], object] = _nobody
+        """Told of the user's wish to end the program, where code of theirs is called on a message's way."""
         # An insertion-ordered set; those with a pattern are looked through for a new topic, the others are not.
         self._mailboxes: dict[Mailbox, None] = {}
         self._patterns: dict[Mailbox, Callable[[str], bool]] = {}
@@ -69,6 +75,8 @@ class Hub(Deliverer):
         """Return a new mailbox for `pattern`; with `endpoints`, for all that comes from there, and nothing else."""
         self._retire()
         mailbox = Mailbox(name, pattern, buffer, self._full)
+        if mailbox.may_replace:
+            mailbox.waiting.exit_asked = self.exit_asked
         self._mailboxes[mailbox] = None
         if not endpoints:
             self._patterns[mailbox] = compile_pattern(pattern)
