@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tests.flows import opened
-from wsfleet import Fleet, FleetError, Pool
+from tests.flows import opened, until
+from wsfleet import Fleet, FleetError, Message, Pool
 from wsfleet.errors import RequestTimeout
 from wsfleet.pool import match_json_rpc
 from wsfleet.testing import FakeTransport
@@ -82,3 +82,30 @@ async def test_a_timeout_of_the_users_own_is_not_taken_for_ours() -> None:
 async def test_what_is_an_id(number: Any, expected: Any) -> None:
     """Whole numbers and strings are ids; what JSON-RPC does not allow matches nothing."""
     assert match_json_rpc({"id": number}) == expected
+
+
+async def test_the_name_of_a_closed_member_feeds_the_pool_no_more() -> None:
+    """What another endpoint receives under a closed member's name is no matter of the pool's processor."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    got: list[str] = []
+
+    async def work(message: Message[Any]) -> None:
+        got.append(message.data)
+
+    pool = fleet.pool(URI, 2, work, name="rpc")
+    async with fleet:
+        await opened(fleet, transport, "rpc-1")
+        second = await opened(fleet, transport, "rpc-2")
+        await pool.connections[0].close()
+        fleet.connect("ws://other.test/", name="rpc-1")
+        stranger = await opened(fleet, transport, "rpc-1")
+        await stranger.feed('"stranger"')
+        await second.feed('"member"')
+        await until(lambda: bool(got))
+        assert fleet.stats().hub.unrouted == 1
+        await pool.close()
+        assert list(fleet.connections) == ["rpc-1"]
+        assert not fleet.subscriptions
+    assert got == ["member"]
+    assert fleet.stats().balanced

@@ -414,18 +414,30 @@ async def test_a_uri_function_that_returns_no_uri_is_fatal(made: object) -> None
         {"Sec-WebSocket-Key": "x"},
     ],
 )
-async def test_a_headers_function_that_returns_no_headers_is_fatal(made: object) -> None:
-    """What cannot stand in a request, or would forge a line of it, is not sent."""
+async def test_a_headers_function_that_returns_no_headers_is_asked_again(made: object) -> None:
+    """What cannot stand in a request, or would forge a line of it, is not sent: that attempt fails, and no more."""
+    returns = iter([made, {"X": "good"}])
 
     async def headers() -> object:
-        return made
+        return next(returns)
 
-    transport = Counting()
+    transport = FakeTransport()
     fleet = Fleet(transport=transport)
     connection = fleet.connect(Endpoint(URI, name="feed", headers=headers))  # type: ignore[arg-type]
+    async with fleet:
+        socket = await transport.accept("feed")
+        assert socket.headers == {"X": "good"}
+        assert str(connection.stats().last_error).startswith("uri: the headers function")
+
+
+@pytest.mark.looptime
+async def test_a_headers_function_that_is_not_async_is_fatal() -> None:
+    """Another attempt would find the same function."""
+    transport = Counting()
+    fleet = Fleet(transport=transport)
+    connection = fleet.connect(Endpoint(URI, name="feed", headers=lambda: {"X": "y"}))  # type: ignore[arg-type, return-value]
     await fleet.serve()
     assert connection.state is State.FAILED
-    assert str(connection.stats().last_error).startswith("uri: the headers function")
     assert not transport.times
 
 

@@ -61,7 +61,7 @@ def pool_part(declared: Declarations, pool: Pool) -> Part | None:
     """The same for a pool."""
     if declared.pools.get(pool.name) is not pool:
         return None
-    own = [m for m in declared.hub.mailboxes() if m.name == pool.name and declared.hub.owners(m)]
+    own = [m for m in declared.hub.mailboxes() if m.name == pool.name]
 
     def forget() -> None:
         for mailbox in own:

@@ -94,6 +94,7 @@ class Declarations(Services):
 
     def __init__(self, limits: Limits, transport: Transport | None) -> None:
         self.hub = Hub()
+        self.hub.exit_asked = self.exit_asked
         self.governor = Governor(limits)
         self.sweep = Sweep()
         self.watchdog = Watchdog(_CALLERS)
@@ -205,6 +206,7 @@ class Declarations(Services):
         for mailbox in tuple(supervisor.feed.paused_by):
             mailbox.forget(supervisor.feed)
         self.hub.forget_endpoint(supervisor.name)
+        self.hub.disown(supervisor.name)
         self.names.free(supervisor.name)
         self.retired_endpoints = add_rows(self.retired_endpoints, supervisor.stats())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import copy
 from collections.abc import Iterable, Iterator
 
@@ -9,10 +10,33 @@ from wsfleet.errors import ConnectFailed, ConnectionLost, Fatal, FleetError
 from wsfleet.printable import one_line, printable
 from wsfleet.redact import redact_text
 
-__all__ = ["attempt_failed", "describe", "hide_secrets", "loss", "shown", "unexpected"]
+__all__ = [
+    "attempt_failed",
+    "describe",
+    "hide_secrets",
+    "is_ours",
+    "is_wish_to_end",
+    "loss",
+    "shown",
+    "unexpected",
+]
 
 LINE = 300
 """So much of somebody else's text goes into one line of the log."""
+
+
+def is_wish_to_end(exc: BaseException) -> bool:
+    """Whether the user's code asks the whole program to end."""
+    return isinstance(exc, KeyboardInterrupt | SystemExit)
+
+
+def is_ours(exc: BaseException) -> bool:
+    """Whether `exc` is to end this task, or the program, and not just a failure of the user's code."""
+    if isinstance(exc, asyncio.CancelledError):
+        # One that nobody asked this task for comes from the user's code.
+        task = asyncio.current_task()
+        return task is None or task.cancelling() > 0
+    return is_wish_to_end(exc) or isinstance(exc, GeneratorExit)
 
 
 def attempt_failed(
@@ -28,6 +52,7 @@ def attempt_failed(
     `lost` says that the connection was lost in `on_open`; `open_s` that it took longer than this; `proxy` is the one
     that it went through, as it may be shown.
     """
+    exc = _fatal_in(exc) or exc
     through = f" (through the proxy {proxy})" if proxy and stage != "on_open" else ""
     if isinstance(exc, ConnectFailed) and stage != "on_open":
         _say(exc, redact_text(exc.message, secrets) + through if exc.message else "")
@@ -60,7 +85,7 @@ def loss(
     return error
 
 
-def unexpected(exc: Exception, secrets: Iterable[str]) -> FleetError:
+def unexpected(exc: BaseException, secrets: Iterable[str]) -> FleetError:
     """Return the error of an endpoint that a fault in the program ended: ours, or one in the user's `fatal`."""
     error = FleetError(one_line(f"unexpected {_text(exc, secrets)}"))
     error.__cause__ = exc
@@ -100,6 +125,16 @@ def hide_secrets(error: BaseException, secrets: Iterable[str]) -> None:
     if any(redact_text(text, secrets) != text for text in _texts_behind(error)):
         error.__cause__ = None  # and with it, the context is not shown either
         error.__context__ = None
+
+
+def _fatal_in(exc: BaseException) -> Fatal | None:
+    """Return the Fatal in a group of exceptions: an `on_open` may have raised it in a task of its own."""
+    while isinstance(exc, BaseExceptionGroup):
+        found = exc.subgroup(Fatal)
+        if found is None:
+            return None
+        exc = found.exceptions[0]
+    return exc if isinstance(exc, Fatal) else None
 
 
 def _text(exc: BaseException, secrets: Iterable[str]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from wsfleet.decoding import Intake
 from wsfleet.envelopes import envelopes, payload_size
-from wsfleet.failures import describe, shown
+from wsfleet.failures import describe, is_wish_to_end, shown
 from wsfleet.hub import Hub
 from wsfleet.mailbox import Mailbox
 from wsfleet.message import Malformed, Message
@@ -168,7 +168,7 @@ class Feed:
         name, first = intake.name, self.received + 1
         try:
             messages, nbytes = envelopes(payloads, intake.decode, intake.topic, name, first, session, at)
-        except Exception:
+        except BaseException:  # looked at where it is met again
             self.publish_each([(payload, at) for payload in payloads], session)
             return
         self.received_bytes += nbytes
@@ -207,28 +207,34 @@ class Feed:
                 self.received_bytes += payload_size(payload)
                 return None
             message = intake.of(data, payload, index, session, at)
-        except (Exception, asyncio.CancelledError) as exc:
+        except BaseException as exc:
             # Nothing is awaited here: a CancelledError can only be the user's own, and no more than another failure.
             self.received_bytes += payload_size(payload)
             self.malformed += 1
-            topic = f"$malformed.{self.intake.name}"
-            if not self._told_malformed:
-                self._told_malformed = True
-                log.warning(
-                    "%s: message %d is malformed: %s; such are counted, and told on %s",
-                    self.name,
-                    index,
-                    describe(exc),
-                    topic,
-                    extra={"event": "message.malformed", "endpoint": self.name, "error": describe(exc)},
-                )
-            if self.hub.wants(topic):
-                self.hub.inject(topic, Malformed(self.intake.name, index, session, payload, shown(exc)))
+            if is_wish_to_end(exc):
+                self.hub.exit_asked(exc)
+            else:
+                self._tell_malformed(payload, index, session, exc)
             return None
         self.received_bytes += message.size
         if intake.format is not None and message.topic == intake.topic and not self._told_topic:
             self._look_at_topic(message, intake.format)
         return message
+
+    def _tell_malformed(self, payload: str | bytes, index: int, session: int, exc: BaseException) -> None:
+        topic = f"$malformed.{self.intake.name}"
+        if not self._told_malformed:
+            self._told_malformed = True
+            log.warning(
+                "%s: message %d is malformed: %s; such are counted, and told on %s",
+                self.name,
+                index,
+                describe(exc),
+                topic,
+                extra={"event": "message.malformed", "endpoint": self.name, "error": describe(exc)},
+            )
+        if self.hub.wants(topic):
+            self.hub.inject(topic, Malformed(self.intake.name, index, session, payload, shown(exc)))
 
     def _look_at_topic(self, message: Message[Any], template: str) -> None:
         """Tell once where data has not what its topic needs: nobody who subscribed to such topics gets it."""

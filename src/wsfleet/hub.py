@@ -45,6 +45,10 @@ class Routes(dict[str, Route]):
         self.shared.clear()
 
 
+def _nobody(wish: BaseException) -> None:
+    """There is no fleet to end."""
+
+
 class Hub(Deliverer):
     """Where messages meet mailboxes. `Deliverer` does what every message costs, and counts; the rules are here."""
 
@@ -52,6 +56,8 @@ class Hub(Deliverer):
         super().__init__()
         self.closed = False
         self.injected = 0
+        self.exit_asked: Callable[[BaseException], object] = _nobody
+        """Told of the user's wish to end the program, where code of theirs is called on a message's way."""
         # An insertion-ordered set; those with a pattern are looked through for a new topic, the others are not.
         self._mailboxes: dict[Mailbox, None] = {}
         self._patterns: dict[Mailbox, Callable[[str], bool]] = {}
@@ -69,6 +75,8 @@ class Hub(Deliverer):
         """Return a new mailbox for `pattern`; with `endpoints`, for all that comes from there, and nothing else."""
         self._retire()
         mailbox = Mailbox(name, pattern, buffer, self._full)
+        if mailbox.may_replace:
+            mailbox.waiting.exit_asked = self.exit_asked
         self._mailboxes[mailbox] = None
         if not endpoints:
             self._patterns[mailbox] = compile_pattern(pattern)
@@ -133,6 +141,14 @@ class Hub(Deliverer):
     def forget_endpoint(self, endpoint: str) -> None:
         """An endpoint is gone, and its name is free again."""
         self._clear(self._routes.pop(endpoint, None))
+
+    def disown(self, endpoint: str) -> None:
+        """What is called `endpoint` from now on is another one: the mailboxes of the one that was closed are not its.
+
+        Left is a pool's mailbox, which lives on with the other members.
+        """
+        for mailbox in self._own.pop(endpoint, ()):
+            self._owners[mailbox] = tuple([name for name in self._owners[mailbox] if name != endpoint])
 
     # Messages
 

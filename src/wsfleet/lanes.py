@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import math
 from collections import deque
@@ -11,7 +10,7 @@ from operator import itemgetter
 from types import CodeType
 from typing import Any, NamedTuple
 
-from wsfleet.failures import shown
+from wsfleet.failures import is_wish_to_end, shown
 from wsfleet.mailbox import Mailbox
 from wsfleet.message import Message
 
@@ -63,10 +62,16 @@ class Lanes:
     a lane whose key is free again goes first. Ages rise in the order in which messages left the queue.
     """
 
-    def __init__(self, mailbox: Mailbox, key: Callable[[Message[Any]], Hashable] | None) -> None:
+    def __init__(
+        self,
+        mailbox: Mailbox,
+        key: Callable[[Message[Any]], Hashable] | None,
+        exit_asked: Callable[[BaseException], object] | None = None,
+    ) -> None:
         self.more = False  # whether take() stopped looking before it had seen all
         self._mailbox = mailbox
         self._key = key
+        self._exit_asked = exit_asked
         self._busy: set[Hashable] = set()
         self._lanes: dict[Hashable, _Lane] = {}
         self._free: deque[Hashable] = deque()
@@ -161,8 +166,11 @@ class Lanes:
         try:
             key = self._key(message) if self._key is not None else None
             hash(key)
-        except (Exception, asyncio.CancelledError) as exc:  # nothing is awaited here: it can only be the user's own
-            if not self._failed:
+        except BaseException as exc:
+            # Nothing is awaited here: a CancelledError can only be the user's own.
+            if is_wish_to_end(exc) and self._exit_asked is not None:
+                self._exit_asked(exc)
+            elif not self._failed:
                 self._failed = True
                 text = "%s: the key function failed; such messages share one lane"
                 told = {"event": "key.failed", "subscription": self._mailbox.name}

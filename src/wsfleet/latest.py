@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
 from types import CodeType
 from typing import Any
 
-from wsfleet.failures import shown
+from wsfleet.failures import is_wish_to_end, shown
 from wsfleet.message import Message
 
 __all__ = ["CALLERS", "Latest"]
@@ -29,6 +28,7 @@ class Latest:
         # A plain dict looks for its first item among all that were ever taken out before it.
         self._messages: OrderedDict[Hashable, Message[Any]] = OrderedDict()
         self._failed = False
+        self.exit_asked: Callable[[BaseException], object] | None = None
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -43,9 +43,11 @@ class Latest:
         try:
             key: Hashable = self._key(message)
             _ = key in self._messages  # its hash and its == are the user's code, too
-        except (Exception, asyncio.CancelledError) as exc:
+        except BaseException as exc:
             # Nothing is awaited here: a CancelledError can only be the user's own.
-            if not self._failed:
+            if is_wish_to_end(exc) and self.exit_asked is not None:
+                self.exit_asked(exc)
+            elif not self._failed:
                 self._failed = True
                 text = "%s: the key function of its buffer failed; the topic stands in"
                 told = {"event": "key.failed", "subscription": self.name}

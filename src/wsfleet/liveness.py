@@ -12,7 +12,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from wsfleet.failures import shown
+from wsfleet.failures import is_wish_to_end, shown
 from wsfleet.options import Liveness
 from wsfleet.session import SessionCore
 
@@ -109,8 +109,11 @@ class Pulse:
             payload = heartbeat() if callable(heartbeat) else heartbeat
             if payload is not None:
                 session.beat(payload)
-        except (Exception, asyncio.CancelledError) as exc:
+        except BaseException as exc:
             # The user's function; its endpoint goes on without this beat, and the sweep without any harm.
+            if is_wish_to_end(exc):
+                session.exit_asked(exc)
+                return
             told = {"event": "heartbeat.failed", "endpoint": session.endpoint}
             log.error("%s: the heartbeat failed", session.endpoint, exc_info=shown(exc), extra=told)
 

@@ -16,7 +16,7 @@ from typing import Any
 from wsfleet.bounded import SLICE_S, Taker
 from wsfleet.calls import Plan, RetryDelays
 from wsfleet.complaints import Complaints, log_sink
-from wsfleet.failures import shown
+from wsfleet.failures import is_ours, shown
 from wsfleet.hub import Hub
 from wsfleet.lanes import CALLERS as LANES_CALLERS
 from wsfleet.lanes import Lanes
@@ -57,7 +57,7 @@ class Processor:
     @cached_property
     def _lanes(self) -> Lanes:
         # Made when needed: the short path does without, and there may be ten thousand of them.
-        return Lanes(self.mailbox, self._plan.key)
+        return Lanes(self.mailbox, self._plan.key, self._hub.exit_asked)
 
     # Its life
 
@@ -149,7 +149,7 @@ class Processor:
                 if message is None:
                     raise
                 self._failed([message], exc, 1)
-                if _is_ours(exc):
+                if is_ours(exc):
                     raise
             else:
                 return
@@ -195,14 +195,14 @@ class Processor:
                     # A list that it may take apart, at every attempt.
                     await self._call(messages.copy() if plan.batch is not None else messages[0])
                 except BaseException as exc:
-                    if _is_ours(exc) or delays is None or attempt >= plan.attempts:
+                    if is_ours(exc) or delays is None or attempt >= plan.attempts:
                         raise
                     await asyncio.sleep(delays.next())
                 else:
                     break
         except BaseException as exc:
             self._failed(messages, exc, attempt)
-            if _is_ours(exc):
+            if is_ours(exc):
                 raise
         else:
             mailbox.processed += len(messages)
@@ -322,15 +322,6 @@ class _Calls(Taker):
         if not await self._mailbox.turn(self):
             raise StopAsyncIteration
         return self.take()
-
-
-def _is_ours(exc: BaseException) -> bool:
-    """Whether `exc` is to end this worker, or the program, and not just a failure of the user's code."""
-    if isinstance(exc, asyncio.CancelledError):
-        # One that nobody asked this task for comes from the user's code.
-        task = asyncio.current_task()
-        return task is None or task.cancelling() > 0
-    return isinstance(exc, KeyboardInterrupt | SystemExit | GeneratorExit)
 
 
 CALLERS: dict[CodeType, str] = {

@@ -9,6 +9,7 @@ from collections.abc import Callable, Hashable
 from typing import Any
 
 from wsfleet.errors import RequestLost
+from wsfleet.failures import is_wish_to_end
 
 __all__ = ["Match", "Replies"]
 
@@ -69,7 +70,9 @@ class Replies:
             if number is None:
                 return False
             future = self._waiting.get(number)
-        except (Exception, asyncio.CancelledError):
+        except BaseException as exc:
+            if is_wish_to_end(exc):
+                raise
             return False  # data that `match` does not understand is a message like any other
         if future is None:
             return self._is_past(number)

@@ -13,6 +13,7 @@ import msgspec
 from wsfleet.decoding import CHUNK, compile_decoder
 from wsfleet.envelopes import payload_size
 from wsfleet.errors import ConnectionLost, FleetError, NotOpen
+from wsfleet.failures import is_wish_to_end
 from wsfleet.feed import Feed
 from wsfleet.message import Message
 from wsfleet.options import Buffer, Endpoint
@@ -203,6 +204,10 @@ class SessionCore:
             if wait_s > 0.0:
                 await asyncio.wait([self.ended], timeout=wait_s)
 
+    def exit_asked(self, wish: BaseException) -> None:
+        """User code raised `wish`, which asks the whole program to end."""
+        self._feed.hub.exit_asked(wish)
+
     def beat(self, payload: str | bytes) -> None:
         """Send a heartbeat, without waiting: one that has no room now is late anyway."""
         if self._wire.writable and self._error is None:
@@ -245,7 +250,9 @@ class SessionCore:
                 data = decoder(data)
             elif as_bytes and isinstance(data, str):
                 data = data.encode()
-        except Exception:
+        except BaseException as exc:
+            if is_wish_to_end(exc):
+                raise
             return None
         intake = self._feed.intake
         return Message(data, intake.topic, intake.name, held.index, self.number, held.at, held.size)

@@ -106,11 +106,17 @@ class Supervisor:
                 self._set_state(State.BACKOFF, error, delay_s)
                 await self._wait(delay_s)
             self._end(State.CLOSED, None)
-        except asyncio.CancelledError:
+        except (KeyboardInterrupt, SystemExit) as exc:
             self._drop_session()
             self._end(State.CLOSED, None)
+            self._services.exit_asked(exc)
+        except GeneratorExit:  # the loop is gone
             raise
-        except Exception as exc:
+        except BaseException as exc:
+            if failures.is_ours(exc):
+                self._drop_session()
+                self._end(State.CLOSED, None)
+                raise
             # A fault of ours, or of the user's `fatal`: it ends this endpoint, never the fleet.
             fault = failures.unexpected(exc, self._secrets)
             failures.hide_secrets(fault, self._secrets)
@@ -118,10 +124,6 @@ class Supervisor:
             log.error("%s: the supervisor failed: %s", self.name, fault, exc_info=fault.__cause__, extra=told)
             self._drop_session()
             self._fail(fault)
-        except (KeyboardInterrupt, SystemExit) as exc:
-            self._drop_session()
-            self._end(State.CLOSED, None)
-            self._services.exit_asked(exc)
 
     def _verdict(self, error: Exception) -> tuple[Exception, float | None]:
         """Return the error, and how long to wait before the next attempt, or None to give up."""
@@ -161,13 +163,9 @@ class Supervisor:
             if self._scope.expired() or self.stopping or self._restarting:
                 # An on_open that does not let itself be cancelled; or it was told to stop as it came through.
                 raise TimeoutError
-        except Exception as exc:
-            return self._attempt_failed(exc, progress)
-        except asyncio.CancelledError as exc:
-            task = asyncio.current_task()
-            if task is None or task.cancelling():
+        except BaseException as exc:
+            if failures.is_ours(exc):
                 raise
-            # One that nobody asked this task for comes from the user's code: a failure like any other.
             return self._attempt_failed(exc, progress)
         finally:
             self._scope = None

@@ -16,8 +16,8 @@ __all__ = ["make_target"]
 
 
 async def make_target(endpoint: Endpoint, name: str) -> Target:
-    """Return the target of a new attempt. Raises ConnectFailed, from a ConfigError, for what is no URI or headers;
-    and whatever the functions raise.
+    """Return the target of a new attempt. Raises ConnectFailed for what is no URI or headers; and whatever the
+    functions raise. Where another attempt would find the same, the ConnectFailed is from a ConfigError.
     """
     try:
         uri = endpoint.uri if isinstance(endpoint.uri, str) else await _made_uri(endpoint.uri)
@@ -51,11 +51,16 @@ async def _made_uri(function: Callable[[], Awaitable[str]]) -> str:
 async def _made_headers(function: Callable[[], Awaitable[Mapping[str, str]]]) -> Mapping[str, str]:
     headers = await _call(function, "headers")
     if not isinstance(headers, Mapping):
-        raise ConfigError(f"the headers function returned {type(headers).__name__}, not a mapping")
+        raise _bad_headers(f" returned {type(headers).__name__}, not a mapping")
     faults = list(check_headers(headers))
     if faults:
-        raise ConfigError(f"the headers function: {'; '.join(faults)}")
+        raise _bad_headers(f": {'; '.join(faults)}")
     return headers
+
+
+def _bad_headers(fault: str) -> ConnectFailed:
+    # From no ConfigError: the next attempt calls the function afresh.
+    return ConnectFailed("uri", redact_text(f"the headers function{fault}"))
 
 
 async def _call(function: Callable[[], Awaitable[Any]], what: str) -> Any:
