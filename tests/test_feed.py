@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from tests.flows import Clock, balanced, feeding, from_socket
 from tests.wirekit import BINARY, TEXT, Pipe, frame, open_protocol, open_wire
-from wsfleet import Buffer, Endpoint, Fleet, Message
+from wsfleet import Buffer, Endpoint, Fleet, Message, Overflow
 from wsfleet.decoding import compile_intake
 from wsfleet.envelopes import payload_size
 from wsfleet.feed import Feed
@@ -133,3 +133,27 @@ async def test_binary_and_text_frames_of_one_read_stay_what_they_are(monkeypatch
     assert from_socket(1).session == 1 and all(isinstance(m, Message) for m in box.waiting)
     wire.abort()
     await pipe.settle()
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize(
+    ("subscriptions", "key", "most"),
+    [(0, None, 256), (1, None, 256), (20, None, 25), (1000, None, 1), (1, lambda message: 1, 1)],
+)
+async def test_a_batch_is_as_large_as_those_who_take_it_allow(subscriptions: int, key: Any, most: int) -> None:
+    """A batch is not interrupted, so it is smaller the more mailboxes decide about it, and one where user code does.
+
+    What is not known yet, as at the beginning, is found out with one message.
+    """
+    transport = FakeTransport()
+    buffer = Buffer(overflow=Overflow.LATEST, key=key) if key is not None else Buffer(overflow=Overflow.DROP_OLDEST)
+    async with Fleet(transport=transport) as fleet:
+        taking = [fleet.subscribe("feed", buffer=buffer) for _ in range(subscriptions)]
+        connection = fleet.connect("ws://feed.test/", name="feed")
+        socket = await transport.accept()
+        await connection.wait_open()
+        session = connection._supervisor.session
+        assert session is not None and session.chunk == 1
+        await socket.feed("x")
+        assert session.chunk == most
+        assert len(taking) == subscriptions and all(each.stats().pending == 1 for each in taking)

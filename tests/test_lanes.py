@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -9,6 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.flows import DROP_OLDEST, Tap, from_socket, mailbox, put
 from wsfleet import Message, Overflow
 from wsfleet import lanes as lanes_module
+from wsfleet.bounded import SLICE_S
 from wsfleet.lanes import Lanes, Taken
 
 
@@ -31,15 +33,27 @@ async def test_a_batch_out_of_several_lanes_is_in_order_of_arrival() -> None:
     assert taken.keys == {"a", "b"}
 
 
-async def test_looking_for_a_free_key_has_an_end() -> None:
-    """`take` gives up after so many messages of busy keys, says so, and goes on from there."""
+class Clock:
+    """In place of `time`: the slice of a millisecond is over after so many looks."""
+
+    def __init__(self, looks: int) -> None:
+        self._now = 0.0
+        self._step = SLICE_S / (looks + 0.5)
+
+    def perf_counter(self) -> float:
+        self._now += self._step
+        return self._now
+
+
+async def test_looking_for_a_free_key_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`take` gives up when its slice of time is over, says so, and goes on from there."""
+    monkeypatch.setattr(lanes_module, "time", Clock(100))
     box, _ = mailbox(10_000)
     lanes = Lanes(box, key_of)
-    count = lanes_module.LOOK + 10
-    put(box, Tap(), *(from_socket(n, topic="a") for n in range(count)), from_socket(count, topic="b"))
+    put(box, Tap(), *(from_socket(n, topic="a") for n in range(110)), from_socket(110, topic="b"))
     lanes.take(1)
     assert not lanes.take(1).messages and lanes.more
-    assert [m.index for m in lanes.take(1).messages] == [count] and not lanes.more
+    assert [m.index for m in lanes.take(1).messages] == [110] and not lanes.more
 
 
 class Interleavings(RuleBasedStateMachine):
@@ -47,7 +61,7 @@ class Interleavings(RuleBasedStateMachine):
 
     @initialize(overflow=st.sampled_from([DROP_OLDEST, Overflow.PAUSE, Overflow.LATEST]), look=st.integers(1, 5))
     def begin(self, overflow: Overflow, look: int) -> None:
-        self.look, lanes_module.LOOK = lanes_module.LOOK, look
+        self.time, lanes_module.time = lanes_module.time, Clock(look)  # type: ignore[assignment]
         self.box, _ = mailbox(8 if overflow is not Overflow.PAUSE else 1000, overflow=overflow)
         self.lanes = Lanes(self.box, lambda message: message.topic[0])
         self.count = 0
@@ -111,7 +125,7 @@ class Interleavings(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "box"):
             return
-        lanes_module.LOOK = self.look
+        lanes_module.time = self.time
         # Whatever happened: all that was not dropped can be had.
         for _ in range(200):
             taken = self.lanes.take(3)

@@ -80,6 +80,11 @@ class Feed:
         return self.intake.name
 
     @property
+    def chunk(self) -> int:
+        """How many messages may be published in one go."""
+        return min(self.intake.chunk, self.routes.chunk)
+
+    @property
     def reading(self) -> bool:
         """Whether the socket may be read."""
         return self._reading

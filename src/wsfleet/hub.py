@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from wsfleet.bounded import Deliverer
-from wsfleet.mailbox import Mailbox
+from wsfleet.mailbox import WORK, Mailbox
 from wsfleet.message import Message, Slow
 from wsfleet.options import Buffer
 from wsfleet.pausing import Source
@@ -29,19 +29,24 @@ MAX_ROUTES_IN_ALL = 100_000
 class Routes(dict[str, Route]):
     """The remembered routes of one endpoint, by topic."""
 
-    __slots__ = ("shared",)
+    __slots__ = ("chunk", "shared")
 
     def __init__(self) -> None:
+        # How many messages may be published in one go, by what the widest route costs: a batch is not interrupted.
+        self.chunk = 1
         # Equal routes are the same tuple, so that runs of messages are found by identity.
         self.shared: dict[Route, Route] = {}
 
     def remember(self, topic: str, route: Route) -> Route:
         """Return what stands for `route`, now remembered for `topic`."""
+        chunk = WORK // max(1, min(WORK, sum([mailbox.cost for mailbox in route])))
+        self.chunk = min(self.chunk, chunk) if self else chunk
         route = self[topic] = self.shared.setdefault(route, route)
         return route
 
     def clear(self) -> None:
         super().clear()
+        self.chunk = 1
         self.shared.clear()
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import math
+import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from operator import itemgetter
 from types import CodeType
 from typing import Any, NamedTuple
 
+from wsfleet.bounded import SLICE_S
 from wsfleet.failures import is_wish_to_end, shown
 from wsfleet.mailbox import Mailbox
 from wsfleet.message import Message
@@ -17,9 +19,6 @@ from wsfleet.message import Message
 __all__ = ["CALLERS", "Lanes", "Taken"]
 
 log = logging.getLogger("wsfleet")
-
-LOOK = 1000
-"""So many messages of busy keys are set aside in one go; taking aside a flood of them would hold the loop."""
 
 Entry = tuple[int, Message[Any]]
 _age_of = itemgetter(0)
@@ -125,9 +124,9 @@ class Lanes:
 
     def _from_queue(self, entries: list[Entry], keys: set[Hashable], most: int) -> None:
         mailbox = self._mailbox
-        passed = 0
+        until = time.perf_counter() + SLICE_S
         while mailbox.waiting and len(entries) < most:
-            if passed == LOOK:
+            if time.perf_counter() > until:  # keys are asked for, and a flood may be set aside
                 self.more = True
                 return
             message = mailbox.waiting.popleft()
@@ -140,7 +139,6 @@ class Lanes:
                     mailbox.aside[lane] = None
                 lane.messages.append((self._count, message))
                 mailbox.set_aside += 1
-                passed += 1
                 continue
             self._busy.add(key)
             keys.add(key)

@@ -75,7 +75,7 @@ class Processor:
             try:
                 await self.sink.close()
             except BaseException as exc:
-                if _is_ours(exc):
+                if is_ours(exc):
                     raise
                 log_sink(self.name, "closing the sink failed", shown(exc))
             self.opened = False
@@ -126,7 +126,7 @@ class Processor:
         try:
             await self.open()
         except BaseException as exc:
-            if _is_ours(exc):
+            if is_ours(exc):
                 raise
             log_sink(self.name, "the sink could not be opened, its messages are dropped", shown(exc))
             self._remove(self.mailbox)

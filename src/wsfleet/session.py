@@ -296,7 +296,7 @@ class SessionCore:
                 await asyncio.sleep(0)
                 until = time.perf_counter() + SLICE_S
         self._holding = False
-        self.as_text, self.chunk = feed.intake.as_text, feed.intake.chunk
+        self.as_text, self.chunk = feed.intake.as_text, feed.chunk
         self._notify()
         if self._reading:
             feed.attach(self._wire)
@@ -305,7 +305,7 @@ class SessionCore:
 
     def _publish_held(self, feed: Feed) -> None:
         messages = []
-        for held in self._held[: feed.intake.chunk]:
+        for held in self._held[: feed.chunk]:
             feed.received_bytes -= held.size  # read() counts it
             message = feed.read(self._raw(held), held.index, self.number, held.at)
             self._take(0)
@@ -335,6 +335,7 @@ class SessionCore:
                 self._hold(payloads, at)
             else:
                 self._feed.publish(payloads, self.number, at)
+                self.chunk = self._feed.chunk
         finally:
             # What was handed to us, whatever became of it; last, as the user's code in between may look at the stats.
             self._feed.received += len(payloads)
