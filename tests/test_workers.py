@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -15,8 +16,11 @@ from typing import Any
 import pytest
 
 from tests.test_cli import Command, Start
+from wsfleet import Fleet
+from wsfleet.runner import Run
 from wsfleet.sharding import Shard
 from wsfleet.testing import FeedServer
+from wsfleet.worker import REPORT_S, _Worker
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are sent as on Unix")
 
@@ -512,6 +516,36 @@ async def test_an_address_that_is_taken_ends_all(start: Start, tmp_path: Path) -
         ended = await (await start("run", "program:fleet", "--workers", "2")).ended()
     assert ended.code == 1
     assert f"cannot listen on 127.0.0.1:{port}" in ended.err
+
+
+@pytest.mark.looptime
+async def test_a_worker_tells_more_often_at_first() -> None:
+    """Most endpoints open in its first moments, and whoever asks the parent then wants to know of it."""
+    told: list[float] = []
+    enough = asyncio.Event()
+
+    class Parent:
+        is_idle = True
+
+        def listen(self, hear: object) -> None: ...
+
+        def send(self, frame: dict[str, Any]) -> None:
+            if frame["kind"] == "report":
+                told.append(asyncio.get_running_loop().time())
+                if len(told) == 10:
+                    enough.set()
+
+    worker = _Worker(Parent(), {"observed": False})  # type: ignore[arg-type]
+    worker._run = Run(Fleet())
+    worker._run.running.set()
+    telling = asyncio.create_task(worker._tell(Fleet()))
+    await enough.wait()
+    telling.cancel()
+    await asyncio.wait({telling})
+    pauses = [after - before for before, after in itertools.pairwise(told)]
+    assert pauses[0] < REPORT_S / 10
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == pytest.approx(REPORT_S)
 
 
 # ---- sinks ----
