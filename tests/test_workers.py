@@ -189,9 +189,11 @@ async def test_a_killed_worker_is_started_again_and_the_others_go_on(start: Star
         "count": 3,
         "running": 0,
         "restarts": 1,
-        "lost": {"connects": len(share), "losses": 0, "received": len(share), "held": 0}
-        | {"processed": len(share), "failed": 0, "dropped": 0, "pending": 0},
+        "lost": dict.fromkeys(report["workers"]["lost"], 0)
+        | dict.fromkeys(("connects", "received", "received_bytes", "published", "offered", "processed"), len(share))
+        | dict.fromkeys(("hub_published", "hub_routed", "hub_deliveries"), len(share)),
     }
+    assert {"losses", "held", "failed", "dropped", "pending", "blocked_s"} < report["workers"]["lost"].keys()
     assert {row["name"] for row in report["endpoints"] if row["received"] == 1} == share
     assert report["subscriptions"][0]["processed"] == 60 - len(share)
 
@@ -506,6 +508,42 @@ async def test_one_page_for_all(start: Start, tmp_path: Path) -> None:
         assert received == sorted(received)  # what was lost is in them
         assert (await command.drained()).code == 0
     assert (await ask(port, "/healthz"))[0] == 0
+
+
+def totals(metrics: str) -> dict[str, float]:
+    """The counters of the whole fleet."""
+    lines = [line.split() for line in metrics.splitlines() if not line.startswith("#") and "{" not in line]
+    return {name: float(value) for name, value in lines if name.endswith("_total")}
+
+
+async def test_no_total_goes_back_when_a_worker_is_killed(start: Start, tmp_path: Path) -> None:
+    """Each time that /metrics is asked, before and after kill -9, no counter of the whole fleet is less than before."""
+    port = free_port()
+    async with FeedServer() as server:
+        write(tmp_path, server.uri, 12, more=f'[http]\nlisten = "127.0.0.1:{port}"')
+        command = await start("run", "feeds.toml", "--workers", "3")
+        await server.wait_clients(12)
+        await server.send("x")
+        victim = int((await until_lines(command, tmp_path, 12))[0][0])
+        seen: list[dict[str, float]] = []
+
+        async def until_total(name: str, count: float) -> None:
+            while not seen or seen[-1][name] < count:
+                seen.append(totals((await ask(port, "/metrics"))[1]))
+                await asyncio.sleep(0.02)
+
+        await until_total("wsfleet_processed_messages_total", 12)
+        os.kill(victim, signal.SIGKILL)
+        await until_total("wsfleet_worker_restarts_total", 1)
+        await server.wait_clients(12)
+        await server.send("y")
+        await until_total("wsfleet_processed_messages_total", 24)
+        overview = json.loads((await ask(port, "/api/overview"))[1])
+        assert (await command.drained()).code == 0
+    assert len(seen[-1]) > 20
+    for before, after in itertools.pairwise(seen):
+        assert {name for name, count in before.items() if after[name] < count} == set()
+    assert (overview["totals"]["received"], overview["totals"]["processed"]) == (24, 24)
 
 
 async def test_an_address_that_is_taken_ends_all(start: Start, tmp_path: Path) -> None:

@@ -113,7 +113,7 @@ class Crew:
         return as_stats(self.report())
 
     def _workers(self) -> dict[str, Any]:
-        lost: dict[str, int] = {}
+        lost: dict[str, float] = {}
         for minder in self.minders:
             lost = {key: count + lost.get(key, 0) for key, count in minder.lost.items()}
         return {
