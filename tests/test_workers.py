@@ -154,6 +154,8 @@ async def test_a_hundred_endpoints_in_three_processes(start: Start, tmp_path: Pa
     assert (report["workers"]["count"], report["workers"]["restarts"]) == (3, 0)
     assert not any(report["workers"]["lost"].values())
     assert "200 received, 200 processed, 0 failed, 0 dropped" in ended.err
+    assert "workers    3, 0 started again, 0 messages lost that waited there" in ended.err
+    assert ended.err.rstrip().endswith("holds: every message is accounted for")
     assert ended.err.count("ending: what came in is processed first") == 1
 
 
@@ -194,6 +196,10 @@ async def test_a_killed_worker_is_started_again_and_the_others_go_on(start: Star
         | dict.fromkeys(("hub_published", "hub_routed", "hub_deliveries"), len(share)),
     }
     assert {"losses", "held", "failed", "dropped", "pending", "blocked_s"} < report["workers"]["lost"].keys()
+    # What a person is told has it in the sums.
+    assert "60 received, 60 processed, 0 failed, 0 dropped" in ended.err
+    assert "workers    3, 1 started again, 0 messages lost that waited there" in ended.err
+    assert "every message is accounted for, but for what was lost with a worker" in ended.err
     assert {row["name"] for row in report["endpoints"] if row["received"] == 1} == share
     assert report["subscriptions"][0]["processed"] == 60 - len(share)
 
