@@ -80,7 +80,8 @@ async def blocked_by(fleet: Fleet, records: Records) -> tuple[str, str]:
     block = fleet.stats().blocked
     assert block is not None and text == f"the loop is blocked by {block.by} at {block.where}"
     assert block.seconds >= watchdog_module.BLOCKED_S
-    assert fleet.stats().to_dict()["blocked"] == {"by": block.by, "where": block.where, "seconds": block.seconds}
+    shown = {"by": block.by, "where": block.where, "seconds": block.seconds}
+    assert fleet.stats().to_dict()["blocked"] == shown | {"times": block.times, "total_s": block.total_s}
     return block.by, block.where
 
 
@@ -205,6 +206,27 @@ async def test_a_long_garbage_collection_is_told(records: Records, monkeypatch: 
         Garbage(lambda: sum(range(30_000_000)))
         gc.collect()
         await until(lambda: "by the garbage collector at generation 2" in str(records.seen))
+
+
+async def test_blocks_are_added_up(records: Records) -> None:
+    """Where the loop is blocked again and again, the stats say how often in all, and for how long."""
+    fleet, _ = fleet_of()
+
+    async def handle(message: Message[Any]) -> None:
+        records.told.clear()
+        records.block()
+
+    fleet.process("t")(handle)
+    blocked = []
+    async with fleet:
+        for count in (1, 2):
+            fleet.publish("t", count)
+            await until(lambda count=count: len(records.seen) == 2 * count)  # its begin and its end
+            blocked.append(fleet.stats().blocked)
+    first, second = blocked
+    assert first is not None and second is not None
+    assert (first.times, second.times) == (1, 2)
+    assert (first.total_s, second.total_s) == (first.seconds, first.seconds + second.seconds)
 
 
 async def test_nothing_is_said_when_nothing_blocks(records: Records) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import signal
@@ -15,8 +16,11 @@ from typing import Any
 import pytest
 
 from tests.test_cli import Command, Start
+from wsfleet import Fleet
+from wsfleet.runner import Run
 from wsfleet.sharding import Shard
 from wsfleet.testing import FeedServer
+from wsfleet.worker import REPORT_S, _Worker
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are sent as on Unix")
 
@@ -150,6 +154,8 @@ async def test_a_hundred_endpoints_in_three_processes(start: Start, tmp_path: Pa
     assert (report["workers"]["count"], report["workers"]["restarts"]) == (3, 0)
     assert not any(report["workers"]["lost"].values())
     assert "200 received, 200 processed, 0 failed, 0 dropped" in ended.err
+    assert "workers    3, 0 started again, 0 messages lost that waited there" in ended.err
+    assert ended.err.rstrip().endswith("holds: every message is accounted for")
     assert ended.err.count("ending: what came in is processed first") == 1
 
 
@@ -185,9 +191,15 @@ async def test_a_killed_worker_is_started_again_and_the_others_go_on(start: Star
         "count": 3,
         "running": 0,
         "restarts": 1,
-        "lost": {"connects": len(share), "losses": 0, "received": len(share), "held": 0}
-        | {"processed": len(share), "failed": 0, "dropped": 0, "pending": 0},
+        "lost": dict.fromkeys(report["workers"]["lost"], 0)
+        | dict.fromkeys(("connects", "received", "received_bytes", "published", "offered", "processed"), len(share))
+        | dict.fromkeys(("hub_published", "hub_routed", "hub_deliveries"), len(share)),
     }
+    assert {"losses", "held", "failed", "dropped", "pending", "blocked_s"} < report["workers"]["lost"].keys()
+    # What a person is told has it in the sums.
+    assert "60 received, 60 processed, 0 failed, 0 dropped" in ended.err
+    assert "workers    3, 1 started again, 0 messages lost that waited there" in ended.err
+    assert "every message is accounted for, but for what was lost with a worker" in ended.err
     assert {row["name"] for row in report["endpoints"] if row["received"] == 1} == share
     assert report["subscriptions"][0]["processed"] == 60 - len(share)
 
@@ -504,6 +516,42 @@ async def test_one_page_for_all(start: Start, tmp_path: Path) -> None:
     assert (await ask(port, "/healthz"))[0] == 0
 
 
+def totals(metrics: str) -> dict[str, float]:
+    """The counters of the whole fleet."""
+    lines = [line.split() for line in metrics.splitlines() if not line.startswith("#") and "{" not in line]
+    return {name: float(value) for name, value in lines if name.endswith("_total")}
+
+
+async def test_no_total_goes_back_when_a_worker_is_killed(start: Start, tmp_path: Path) -> None:
+    """Each time that /metrics is asked, before and after kill -9, no counter of the whole fleet is less than before."""
+    port = free_port()
+    async with FeedServer() as server:
+        write(tmp_path, server.uri, 12, more=f'[http]\nlisten = "127.0.0.1:{port}"')
+        command = await start("run", "feeds.toml", "--workers", "3")
+        await server.wait_clients(12)
+        await server.send("x")
+        victim = int((await until_lines(command, tmp_path, 12))[0][0])
+        seen: list[dict[str, float]] = []
+
+        async def until_total(name: str, count: float) -> None:
+            while not seen or seen[-1][name] < count:
+                seen.append(totals((await ask(port, "/metrics"))[1]))
+                await asyncio.sleep(0.02)
+
+        await until_total("wsfleet_processed_messages_total", 12)
+        os.kill(victim, signal.SIGKILL)
+        await until_total("wsfleet_worker_restarts_total", 1)
+        await server.wait_clients(12)
+        await server.send("y")
+        await until_total("wsfleet_processed_messages_total", 24)
+        overview = json.loads((await ask(port, "/api/overview"))[1])
+        assert (await command.drained()).code == 0
+    assert len(seen[-1]) > 20
+    for before, after in itertools.pairwise(seen):
+        assert {name for name, count in before.items() if after[name] < count} == set()
+    assert (overview["totals"]["received"], overview["totals"]["processed"]) == (24, 24)
+
+
 async def test_an_address_that_is_taken_ends_all(start: Start, tmp_path: Path) -> None:
     """Without its page nothing is run, and it is said why."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -512,6 +560,36 @@ async def test_an_address_that_is_taken_ends_all(start: Start, tmp_path: Path) -
         ended = await (await start("run", "program:fleet", "--workers", "2")).ended()
     assert ended.code == 1
     assert f"cannot listen on 127.0.0.1:{port}" in ended.err
+
+
+@pytest.mark.looptime
+async def test_a_worker_tells_more_often_at_first() -> None:
+    """Most endpoints open in its first moments, and whoever asks the parent then wants to know of it."""
+    told: list[float] = []
+    enough = asyncio.Event()
+
+    class Parent:
+        is_idle = True
+
+        def listen(self, hear: object) -> None: ...
+
+        def send(self, frame: dict[str, Any]) -> None:
+            if frame["kind"] == "report":
+                told.append(asyncio.get_running_loop().time())
+                if len(told) == 10:
+                    enough.set()
+
+    worker = _Worker(Parent(), {"observed": False})  # type: ignore[arg-type]
+    worker._run = Run(Fleet())
+    worker._run.running.set()
+    telling = asyncio.create_task(worker._tell(Fleet()))
+    await enough.wait()
+    telling.cancel()
+    await asyncio.wait({telling})
+    pauses = [after - before for before, after in itertools.pairwise(told)]
+    assert pauses[0] < REPORT_S / 10
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == pytest.approx(REPORT_S)
 
 
 # ---- sinks ----

@@ -147,18 +147,18 @@ def _run(args: argparse.Namespace) -> int:
     shards = () if args.shard is None else (args.shard,)
     divide(fleet, *shards)
     if args.workers is None:
-        run, stats = partial(run_fleet, fleet), fleet.stats
+        run, crew = partial(run_fleet, fleet), None
     else:
         # Only where it is asked for: others need none of it.
         workers = importlib.import_module("wsfleet.workers")
         crew = workers.Crew(args.target, fleet, args.workers, shards, level=level, log_json=args.log_json)
-        run, stats = partial(workers.run_workers, crew), crew.stats
+        run = partial(workers.run_workers, crew)
     try:
         code = run(duration=args.duration, report=args.report)
     except OSError as exc:
         complain(f"--report: {exc}")
         code = FAILED
-    for line in summary(stats()):
+    for line in summary(fleet.stats()) if crew is None else crew.summary():
         print(line, file=sys.stderr)
     return code
 

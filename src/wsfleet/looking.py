@@ -14,6 +14,7 @@ from wsfleet.stats import (
     Counted,
     FleetStats,
     Totals,
+    about_feeds,
     is_endpoint_balanced,
     is_hub_balanced,
     is_subscription_balanced,
@@ -105,9 +106,8 @@ async def totals(declared: Declarations) -> Totals:
     gone = unsubscribed
     processed, failed = (gone.processed, gone.failed) if gone else (0, 0)
     dropped, pending = (gone.dropped, gone.pending) if gone else (0, 0)
-    # Those of `$` topics, an observer's own among them, would only blur what became of the feeds.
-    about_feeds = [mailbox for mailbox in declared.hub.mailboxes() if not mailbox.pattern.startswith("$")]
-    async for mailboxes in by_and_by(about_feeds, SUMS):
+    of_feeds = [mailbox for mailbox in declared.hub.mailboxes() if about_feeds(mailbox.pattern)]
+    async for mailboxes in by_and_by(of_feeds, SUMS):
         processed += sum([m.processed for m in mailboxes])
         dropped += sum([m.dropped for m in mailboxes])
         failed += sum([m.failed for m in mailboxes])

@@ -77,7 +77,7 @@ class Minder:
         self.died_ending = False
         self.silent = 0  # the parent's looks since its last word
         self.restarts = 0
-        self.lost: dict[str, int] = dict.fromkeys(counts(blank), 0)
+        self.lost: dict[str, float] = dict.fromkeys(counts(blank), 0)
         self.code: int | None = None
         self.failed = False
         self._order = order

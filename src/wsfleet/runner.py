@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from wsfleet.errors import ConfigError, FleetError
 from wsfleet.message import State
 from wsfleet.notify import ENDING, Notifier
-from wsfleet.stats import RETIRED, FleetStats
+from wsfleet.stats import RETIRED, FleetStats, about_feeds
 
 if TYPE_CHECKING:
     from wsfleet.fleet import Fleet
@@ -362,23 +362,33 @@ def ending_limit_s(fleet: Fleet) -> float:
     return fleet.drain_s + close_s + LEAVE_S
 
 
-def summary(stats: FleetStats) -> Iterator[str]:
-    """Yield what a person wants to know at the end of a run, line by line."""
+def summary(stats: FleetStats, workers: Mapping[str, Any] | None = None) -> Iterator[str]:
+    """Yield what a person wants to know at the end of a run, line by line.
+
+    `workers` is that part of the report; what those had counted that died is in the sums.
+    """
     endpoints = [row for row in stats.endpoints if row.name != RETIRED]
-    # Those of `$` topics would only blur what became of the feed.
-    subscriptions = [row for row in stats.subscriptions if not row.pattern.startswith("$")]
+    subscriptions = [row for row in stats.subscriptions if about_feeds(row.pattern)]
+    lost: Mapping[str, int] = {} if workers is None else workers["lost"]
     counts = {
         "received": sum(row.received for row in stats.endpoints),
         "processed": sum(row.processed for row in subscriptions),
         "failed": sum(row.failed for row in subscriptions),
         "dropped": sum(row.dropped for row in subscriptions),
         "malformed": sum(row.malformed for row in stats.endpoints),
-        "unrouted": stats.hub.unrouted,
+        "unrouted": stats.hub.unrouted + lost.get("hub_unrouted", 0),
     }
     again = sum(max(row.connects - 1, 0) for row in endpoints)
     failed = [row.name for row in endpoints if row.state == State.FAILED]
     names = f" ({', '.join(failed[:5])}{', ...' if len(failed) > 5 else ''})" if failed else ""
+    balance = "holds: every message is accounted for" if stats.balanced else "DOES NOT HOLD"
     yield f"{stats.name} ran for {stats.uptime_s:.1f} s"
-    yield "  messages   " + ", ".join(f"{count:,} {what}" for what, count in counts.items())
+    yield "  messages   " + ", ".join(f"{count + lost.get(what, 0):,} {what}" for what, count in counts.items())
     yield f"  endpoints  {len(endpoints):,}, {again:,} reconnects, {len(failed):,} failed{names}"
-    yield "  balance    " + ("holds: every message is accounted for" if stats.balanced else "DOES NOT HOLD")
+    if workers is not None:
+        waited = lost["pending"] + lost["held"]
+        restarts = workers["restarts"]
+        yield f"  workers    {workers['count']}, {restarts:,} started again, {waited:,} messages lost that waited there"
+        if restarts or waited:
+            balance += ", but for what was lost with a worker"
+    yield f"  balance    {balance}"

@@ -14,6 +14,7 @@ __all__ = [
     "HubStats",
     "SubscriptionStats",
     "Totals",
+    "about_feeds",
     "add_rows",
     "is_balanced",
     "is_endpoint_balanced",
@@ -77,6 +78,14 @@ class SubscriptionStats:
     pending_bytes: int  #: their payloads, in bytes
     overflow: str  #: its policy
     pausing_s: float  #: how long it has paused endpoints, in seconds
+
+
+def about_feeds(pattern: str) -> bool:
+    """Whether a subscription to `pattern` has a part in totals.
+
+    Those of `$` topics, an observer's own among them, would only blur what became of the feeds.
+    """
+    return not pattern.startswith("$")
 
 
 Row = TypeVar("Row", EndpointStats, SubscriptionStats)
@@ -153,6 +162,8 @@ class BlockStats:
     by: str  #: whose call: a processor, or what else is known
     where: str  #: file and line
     seconds: float  #: for how long
+    times: int = 0  #: how often the loop was blocked until now, and is not any more
+    total_s: float = 0.0  #: for how long in all
 
 
 @dataclass(frozen=True, slots=True)

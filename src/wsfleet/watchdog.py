@@ -55,6 +55,7 @@ class Watchdog:
 
     def __init__(self, callers: Mapping[CodeType, str]) -> None:
         self.last: Block | None = None
+        self._times, self._total_s = 0, 0.0
         self._callers = callers
         self._answered = threading.Event()
         self._stopping = threading.Event()
@@ -87,7 +88,7 @@ class Watchdog:
     def stats(self) -> BlockStats | None:
         """Return the last block as the fleet's counts show it."""
         last = self.last
-        return BlockStats(last.by, last.where, last.seconds) if last is not None else None
+        return BlockStats(last.by, last.where, last.seconds, self._times, self._total_s) if last is not None else None
 
     def _collector(self, phase: str, info: dict[str, int]) -> None:
         # A collection, whichever thread's, lets no other thread look meanwhile. It may come upon the log in the middle
@@ -146,6 +147,8 @@ class Watchdog:
             self._tell_end(self.last)
 
     def _tell_end(self, block: Block) -> None:
+        self._times += 1
+        self._total_s += block.seconds
         told = {"event": "loop.was_blocked", "by": block.by, "where": block.where, "seconds": block.seconds}
         log.warning("%s", block, extra=told)
 

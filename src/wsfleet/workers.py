@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,11 @@ from wsfleet.runner import (
     reload_and_tell,
     run_loop,
     stop_signals,
+    summary,
     write_report,
 )
 from wsfleet.sharding import Shard, held
-from wsfleet.stats import RETIRED, FleetStats
+from wsfleet.stats import RETIRED
 
 __all__ = ["Crew", "run_workers"]
 
@@ -108,12 +109,13 @@ class Crew:
             self._merged = merge([minder.report for minder in self.minders]) | {"workers": self._workers()}
         return self._merged
 
-    def stats(self) -> FleetStats:
-        """Return the same as a snapshot."""
-        return as_stats(self.report())
+    def summary(self) -> Iterator[str]:
+        """Yield what a person wants to know at the end, line by line."""
+        report = self.report()
+        return summary(as_stats(report), report["workers"])
 
     def _workers(self) -> dict[str, Any]:
-        lost: dict[str, int] = {}
+        lost: dict[str, float] = {}
         for minder in self.minders:
             lost = {key: count + lost.get(key, 0) for key, count in minder.lost.items()}
         return {

@@ -82,8 +82,8 @@ async def test_prometheus_scrapes_a_running_fleet(tmp_path: Path) -> None:
         # Prometheus extrapolates to the whole range; that there was an increase is what can be said exactly.
         await is_true(prometheus, "sum(increase(wsfleet_endpoint_received_messages_total[1m])) > 100")
         await is_true(prometheus, "sum(rate(wsfleet_received_messages_total[1m])) > 0")
-        await is_true(prometheus, "wsfleet_failed_total == 14")
-        await is_true(prometheus, 'wsfleet_subscription_dropped_total{subscription="idle"} == 113')
+        await is_true(prometheus, "wsfleet_failed_messages_total == 14")
+        await is_true(prometheus, 'wsfleet_subscription_dropped_messages_total{subscription="idle"} == 113')
         await is_true(prometheus, "count(wsfleet_endpoint_latency_seconds > 0) == 2")
         it.feeds.refuse(503)
         it.feeds.drop()
@@ -94,7 +94,7 @@ async def test_labels_come_back_as_they_were_and_hold_no_secret(tmp_path: Path) 
     """Names with quotes, backslashes and newlines are read back; nothing that Prometheus keeps has a secret in it."""
     async with scraped(tmp_path) as it:
         await it.feeds.send("bad")
-        await is_true(it.prometheus, "wsfleet_failed_total == 2")
+        await is_true(it.prometheus, "wsfleet_failed_messages_total == 2")
         rows = await it.prometheus.query("wsfleet_endpoint_open == 1")
         assert {dict(labels)["endpoint"] for labels in rows} == {"plain", HOSTILE}
         (info,) = await it.prometheus.query("wsfleet_info")
@@ -144,7 +144,7 @@ async def test_the_dashboard_shows_what_there_is(tmp_path: Path) -> None:
     async with scraped(tmp_path) as it:
         await it.feeds.send("good", "bad")
         await is_true(
-            it.prometheus, "wsfleet_failed_total == 2 and on (instance) count_over_time(wsfleet_info[1m]) > 2"
+            it.prometheus, "wsfleet_failed_messages_total == 2 and on (instance) count_over_time(wsfleet_info[1m]) > 2"
         )
         exposed = set(await it.prometheus.ask("label/__name__/values"))
         for expression in expressions:

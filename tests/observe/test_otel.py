@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,9 +14,12 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import StatusCode
+from prometheus_client.parser import text_string_to_metric_families
 
-from wsfleet import Fleet, Message, Reconnect
+from wsfleet import Fleet, Liveness, Message, Reconnect
+from wsfleet.observe import otel
 from wsfleet.observe.otel import instrument, traced
+from wsfleet.observe.prometheus import exposition
 from wsfleet.testing import FeedServer
 
 SECRET = "s3cr3tT0kenOfTwentyCharacters99"
@@ -51,6 +55,10 @@ def points(reader: InMemoryMetricReader) -> dict[tuple[str, Any], float]:
     }
 
 
+async def nothing(message: Message[str]) -> None:
+    pass
+
+
 async def test_metrics_are_those_of_the_stats(
     meters: tuple[MeterProvider, InMemoryMetricReader], spans: tuple[TracerProvider, InMemorySpanExporter]
 ) -> None:
@@ -76,6 +84,42 @@ async def test_metrics_are_those_of_the_stats(
         assert found["wsfleet.subscription.processed", "feed"] == 2
         assert found["wsfleet.balanced", None] == 1
     assert running["wsfleet.endpoints", "OPEN"] == 1
+
+
+async def test_metrics_are_those_of_prometheus(
+    meters: tuple[MeterProvider, InMemoryMetricReader],
+    spans: tuple[TracerProvider, InMemorySpanExporter],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each metric of the one is a metric of the other with the same values; the subscription that traces attempts has
+    no part in what is said of the whole fleet."""
+    async with FeedServer() as server:
+        fleet = Fleet()
+        fleet.process("feed", name="seen")(nothing)
+        feed = fleet.connect(server.uri, name="feed", liveness=Liveness(ping_s=0.05))
+        instrument(fleet, meter_provider=meters[0], tracer_provider=spans[0])
+        async with fleet:
+            await feed.wait_open()
+            await server.send("x")
+            while not (stats := fleet.stats()).hub.routed or stats.endpoints[0].latency_s is None:
+                await asyncio.sleep(0.01)
+    monkeypatch.setattr(otel._Meters, "_look", lambda self: stats)
+    told = points(meters[1])
+    shown = {
+        (each.name.removesuffix("_total"), next(iter(each.labels.values()), None)): each.value
+        for family in text_string_to_metric_families(exposition(stats.to_dict())[0].decode())
+        for each in family.samples
+        if family.name != "wsfleet_info"
+    }
+    assert sorted(told.values()) == sorted(shown.values())
+    units = r"(_messages|_bytes|_seconds)$"
+    assert {(name.replace(".", "_").removesuffix("_size"), label) for name, label in told} == {
+        (re.sub(units, "", name), label) for name, label in shown
+    }
+    assert ("wsfleet.endpoint.latency", "feed") in told
+    assert told["wsfleet.subscription.offered", "trace_attempts"] > 0
+    assert told["wsfleet.offered", None] == told["wsfleet.subscription.offered", "seen"] == 1
+    assert told["wsfleet.processed", None] == told["wsfleet.subscription.processed", "seen"]
 
 
 async def test_each_attempt_is_a_span(spans: tuple[TracerProvider, InMemorySpanExporter]) -> None:

@@ -16,11 +16,17 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.parser import text_string_to_metric_families
 
 from wsfleet.observe import prometheus
-from wsfleet.observe.prometheus import OTHER, ROWS, exposition
+from wsfleet.observe.figures import OTHER
+from wsfleet.observe.merged import absent, counts, merge
+from wsfleet.observe.prometheus import ROWS, exposition
 from wsfleet.stats import EndpointStats, FleetStats, HubStats, SubscriptionStats, add_rows
 
 COUNTS = st.integers(0, 10**6)
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
+
+
+COUNTED = ("connects", "losses", "received", "received_bytes", "sent", "malformed", "answered", "discarded", "paused_s")
+TAKEN = ("offered", "processed", "failed", "dropped", "pending_bytes", "pausing_s")
 
 
 def endpoint(name: str, **known: Any) -> EndpointStats:
@@ -63,7 +69,7 @@ def test_what_is_exposed_is_what_the_report_says(received: dict[str, int], proce
     for name, count in received.items():
         assert found["wsfleet_endpoint_received_messages_total", name] == count
     for name, count in processed.items():
-        assert found["wsfleet_subscription_processed_total", name] == count
+        assert found["wsfleet_subscription_processed_messages_total", name] == count
     assert found["wsfleet_hub_deliveries_total", None] == 4
     assert found["wsfleet_endpoints", "OPEN"] == len(received)
 
@@ -76,7 +82,9 @@ def test_labels_are_bounded_and_sums_stay_true(size: int) -> None:
     received = {
         label: value for (name, label), value in found.items() if name == "wsfleet_endpoint_received_messages_total"
     }
-    offered = {label: value for (name, label), value in found.items() if name == "wsfleet_subscription_offered_total"}
+    offered = {
+        label: value for (name, label), value in found.items() if name == "wsfleet_subscription_offered_messages_total"
+    }
     is_open = {label: value for (name, label), value in found.items() if name == "wsfleet_endpoint_open"}
     assert sum(received.values()) == sum(range(size))
     assert sum(offered.values()) == sum(is_open.values()) == size
@@ -107,6 +115,54 @@ def test_totals_never_go_down(steps: list[tuple[str, str, int]], rows: int) -> N
             assert sum(by_row) == total
             assert len(by_row) <= rows + 1
             before = total
+
+
+def whole_fleet(found: dict[tuple[str, str | None], float]) -> dict[str, float]:
+    """The counters without a label."""
+    return {name: value for (name, label), value in found.items() if label is None and name.endswith("_total")}
+
+
+def test_what_a_worker_counted_that_died_stays_in_the_totals() -> None:
+    """Each counter of the whole fleet is what it was before; what waited there is no longer pending, but lost."""
+    row, taken = dict.fromkeys(COUNTED, 7), dict.fromkeys(TAKEN, 3)
+    stats = report([endpoint("a", **row, published=5, held=2)], [subscription("s", **taken, pending=4)])
+    dies = stats | {"blocked": {"by": "b", "where": "w", "seconds": 1.5, "times": 2, "total_s": 2.5}}
+    lives = report([endpoint("b", received=1)], [])
+    nothing = dict.fromkeys(counts(dies), 0)
+    before, after = (
+        samples(exposition(merge(reports) | {"workers": {"restarts": restarts, "lost": lost}})[0])
+        for reports, restarts, lost in (([dies, lives], 0, nothing), ([absent(dies), lives], 1, counts(dies)))
+    )
+    changed = {"wsfleet_worker_restarts_total": (0, 1), "wsfleet_worker_lost_messages_total": (0, 6)}
+    assert whole_fleet(before).keys() == whole_fleet(after).keys()
+    assert len(whole_fleet(before)) > 20
+    for name, value in whole_fleet(before).items():
+        assert (value, whole_fleet(after)[name]) == changed.get(name, (value, value)), name
+    assert before["wsfleet_received_messages_total", None] == 8
+    assert before["wsfleet_loop_blocked_seconds_total", None] == 2.5
+    pending = "wsfleet_pending_messages", None
+    assert (before[pending], after[pending]) == (4, 0)
+
+
+def test_workers_blocks_are_added_up() -> None:
+    """Of several workers the worst block is told, and the sums are those of all."""
+    one, other = report([], []), report([], [])
+    one["blocked"] = {"by": "a", "where": "x", "seconds": 2.0, "times": 1, "total_s": 2.0}
+    other["blocked"] = {"by": "b", "where": "y", "seconds": 0.5, "times": 4, "total_s": 3.0}
+    assert merge([one, other])["blocked"] == {"by": "a", "where": "x", "seconds": 2.0, "times": 5, "total_s": 5.0}
+    assert merge([report([], []), other])["blocked"] == other["blocked"]
+    assert merge([report([], [])])["blocked"] is None
+
+
+def test_an_observers_drops_are_not_the_fleets() -> None:
+    """A subscription to `$` topics has a row of its own, and no part in what is said of the whole fleet."""
+    feeds = subscription("feeds", offered=5, processed=4, dropped=1)
+    observer = subscription("observer-dead", pattern="$dead.*", offered=90, processed=30, dropped=60, pending=7)
+    found = samples(exposition(report([], [feeds, observer]))[0])
+    assert found["wsfleet_subscription_dropped_messages_total", "observer-dead"] == 60
+    for name, count in {"offered": 5, "processed": 4, "dropped": 1}.items():
+        assert found[f"wsfleet_{name}_messages_total", None] == count
+    assert found["wsfleet_pending_messages", None] == 0
 
 
 @given(st.text(max_size=20))

@@ -12,7 +12,7 @@ from wsfleet.looking import by_and_by, percentile
 from wsfleet.message import State
 from wsfleet.observe.source import Report, Source
 from wsfleet.observe.tables import ENDPOINTS, SUBSCRIPTIONS, Table
-from wsfleet.stats import RETIRED
+from wsfleet.stats import RETIRED, about_feeds
 
 __all__ = ["Look", "Looks"]
 
@@ -48,7 +48,9 @@ class Look:
         return self._overview
 
     async def _make_overview(self, source: Source) -> dict[str, Any]:
-        totals = dict.fromkeys((*_OF_ENDPOINTS, *_OF_SUBSCRIPTIONS), 0)
+        # What workers counted that have died stays in the totals: counters do not go back.
+        lost = self.report.get("workers", {}).get("lost", {})
+        totals = {key: lost.get(key, 0) for key in (*_OF_ENDPOINTS, *_OF_SUBSCRIPTIONS)} | {"pending": 0}
         states: Counter[str] = Counter()
         latencies: list[float] = []
         paused = 0
@@ -60,8 +62,7 @@ class Look:
             latencies += [row["latency_s"] for row in there if row["latency_s"] is not None]
         slowest: list[Mapping[str, Any]] = []
         async for rows in by_and_by(self.report["subscriptions"], ROWS):
-            # Those of `$` topics, an observer's own among them, would only blur what became of the feeds.
-            _add(totals, _OF_SUBSCRIPTIONS, [row for row in rows if not row["pattern"].startswith("$")])
+            _add(totals, _OF_SUBSCRIPTIONS, [row for row in rows if about_feeds(row["pattern"])])
             slowest = _slowest([*slowest, *rows])
         latencies.sort()
         return {

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from typing import Any
 
 import msgspec
 
 from wsfleet.message import State
-from wsfleet.stats import RETIRED, FleetStats, is_balanced
+from wsfleet.stats import RETIRED, EndpointStats, FleetStats, SubscriptionStats, about_feeds, is_balanced
 
 __all__ = ["absent", "as_stats", "counts", "merge"]
 
@@ -16,13 +17,15 @@ Report = dict[str, Any]
 Row = dict[str, Any]
 
 _NOT_SUMMED = ("name", "uri", "state", "pattern", "overflow", "paused_by", "last_error", "latency_s")
+_ENDPOINT = [each.name for each in fields(EndpointStats) if each.name not in _NOT_SUMMED]
+_SUBSCRIPTION = [each.name for each in fields(SubscriptionStats) if each.name not in _NOT_SUMMED]
 
 
 def merge(reports: Sequence[Report]) -> Report:
     """Return the report of a fleet whose workers gave `reports`.
 
     The hub's counts are summed, endpoints stand one after the other, and subscriptions of one name are one row. It is
-    balanced where each of them is, and the sums are. `loop_lag_s` is the worst, and so is `blocked`.
+    balanced where each of them is, and the sums are. `loop_lag_s` is the worst, and so is `blocked`, but for its sums.
     """
     hub = {key: sum(report["hub"][key] for report in reports) for key in reports[0]["hub"]}
     merged = {
@@ -34,11 +37,7 @@ def merge(reports: Sequence[Report]) -> Report:
         "hub": hub,
         "endpoints": _endpoints(reports),
         "subscriptions": _retired_last(_sum_by_name(row for report in reports for row in report["subscriptions"])),
-        "blocked": max(
-            (report["blocked"] for report in reports if report.get("blocked")),
-            key=lambda blocked: blocked["seconds"],
-            default=None,
-        ),
+        "blocked": _blocked(report["blocked"] for report in reports if report.get("blocked")),
     }
     stats = as_stats(merged)
     merged["balanced"] = all(report["balanced"] for report in reports) and is_balanced(
@@ -71,13 +70,28 @@ def absent(report: Report, names: Iterable[str] | None = None, *, error: str | N
     }
 
 
-def counts(report: Report) -> dict[str, int]:
-    """Return what a worker's messages had come to: what of it was pending or held when it died is lost."""
-    endpoints, subscriptions = report["endpoints"], report["subscriptions"]
+def counts(report: Report) -> dict[str, float]:
+    """Return what a worker had counted, all rows added up: what of it was pending or held when it died is lost.
+
+    The hub's counts are `hub_...`: what it calls published is not what endpoints do.
+    """
+    endpoints, blocked = report["endpoints"], report["blocked"] or {}
+    subscriptions = [row for row in report["subscriptions"] if about_feeds(row["pattern"])]
     return {
-        **{key: sum(row[key] for row in endpoints) for key in ("connects", "losses", "received", "held")},
-        **{key: sum(row[key] for row in subscriptions) for key in ("processed", "failed", "dropped", "pending")},
+        **{key: sum([row[key] for row in endpoints]) for key in _ENDPOINT},
+        **{key: sum([row[key] for row in subscriptions]) for key in _SUBSCRIPTION},
+        **{f"hub_{key}": count for key, count in report["hub"].items()},
+        "blocks": blocked.get("times", 0),
+        "blocked_s": blocked.get("total_s", 0),
     }
+
+
+def _blocked(each: Iterable[Row]) -> Row | None:
+    blocked = list(each)
+    if not blocked:
+        return None
+    worst = max(blocked, key=lambda block: block["seconds"])
+    return worst | {key: sum([block[key] for block in blocked]) for key in ("times", "total_s")}
 
 
 def _zeroed(row: Row) -> Row:

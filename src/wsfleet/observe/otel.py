@@ -29,6 +29,7 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, Trac
 from wsfleet.errors import ConnectFailed, ConnectionLost, FleetError, HandshakeRejected
 from wsfleet.failures import describe
 from wsfleet.message import Message, State, StateChange
+from wsfleet.observe.figures import METRICS, Figures, Metric
 from wsfleet.options import Buffer, Overflow
 from wsfleet.redact import redact_text
 from wsfleet.stats import FleetStats
@@ -44,23 +45,6 @@ SCOPE = "wsfleet"
 
 FRESH_S = 0.5
 """One snapshot serves all instruments of a collection, which are asked one after the other."""
-
-# The instrument, the key of the rows, its unit, what it says.
-_ENDPOINT = (
-    ("wsfleet.endpoint.connects", "connects", "{connect}", "Handshakes completed"),
-    ("wsfleet.endpoint.losses", "losses", "{loss}", "Open connections lost"),
-    ("wsfleet.endpoint.received", "received", "{message}", "Messages received"),
-    ("wsfleet.endpoint.received.size", "received_bytes", "By", "Payload received, after decompression"),
-    ("wsfleet.endpoint.sent", "sent", "{message}", "Messages sent"),
-    ("wsfleet.endpoint.malformed", "malformed", "{message}", "Messages that could not be decoded"),
-    ("wsfleet.endpoint.paused", "paused_s", "s", "Time for which reading was paused"),
-)
-_SUBSCRIPTION = (
-    ("wsfleet.subscription.offered", "offered", "{message}", "Messages that came to the mailbox"),
-    ("wsfleet.subscription.processed", "processed", "{message}", "Messages processed"),
-    ("wsfleet.subscription.failed", "failed", "{message}", "Messages whose processing failed for good"),
-    ("wsfleet.subscription.dropped", "dropped", "{message}", "Messages dropped"),
-)
 
 
 def instrument(
@@ -81,26 +65,25 @@ class _Meters:
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
         self._lock = threading.Lock()
-        self._last: FleetStats | None = None
+        self._last: Figures | None = None
         self._at = 0.0
 
     def make(self, meter: metrics.Meter) -> None:
-        for label, columns in (("endpoint", _ENDPOINT), ("subscription", _SUBSCRIPTION)):
-            for name, key, unit, text in columns:
-                meter.create_observable_counter(name, [self._rows(label, key)], unit, text)
-        meter.create_observable_gauge("wsfleet.endpoints", [self._states], "{endpoint}", "Endpoints in each state")
-        pending = self._rows("subscription", "pending")
-        meter.create_observable_gauge("wsfleet.subscription.pending", [pending], "{message}", "Waiting and in hand")
-        meter.create_observable_gauge("wsfleet.endpoint.latency", [self._latency], "s", "Round trip of the last ping")
-        meter.create_observable_gauge("wsfleet.loop.lag", [self._lag], "s", "How late the event loop is")
-        meter.create_observable_gauge(
-            "wsfleet.balanced", [self._balanced], "1", "1 while all messages are accounted for"
-        )
+        for metric in METRICS:
+            create = meter.create_observable_counter if metric.rises else meter.create_observable_gauge
+            create(f"wsfleet.{metric.name}", [self._asked(metric)], metric.unit, metric.text)
 
-    def _stats(self) -> FleetStats:
+    def _asked(self, metric: Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def observe(options: CallbackOptions) -> Iterator[Observation]:
+            for label, value in metric.values(self._figures()):
+                yield Observation(value, {f"wsfleet.{metric.label}": label} if metric.label else None)
+
+        return observe
+
+    def _figures(self) -> Figures:
         with self._lock:
             if self._last is None or time.monotonic() - self._at > FRESH_S:
-                self._last = self._look()
+                self._last = Figures(self._look().to_dict())
                 self._at = time.monotonic()
             return self._last
 
@@ -114,29 +97,6 @@ class _Meters:
         except FleetError:  # it has ended just now
             stats = self._fleet.stats()
         return stats
-
-    def _rows(self, label: str, key: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
-        def observe(options: CallbackOptions) -> Iterator[Observation]:
-            for row in getattr(self._stats(), f"{label}s"):
-                yield Observation(getattr(row, key), {f"wsfleet.{label}": row.name})
-
-        return observe
-
-    def _states(self, options: CallbackOptions) -> Iterator[Observation]:
-        rows = self._stats().endpoints
-        for state in State:
-            yield Observation(sum(row.state == state for row in rows), {"wsfleet.state": str(state)})
-
-    def _latency(self, options: CallbackOptions) -> Iterator[Observation]:
-        for row in self._stats().endpoints:
-            if row.latency_s is not None:
-                yield Observation(row.latency_s, {"wsfleet.endpoint": row.name})
-
-    def _lag(self, options: CallbackOptions) -> Iterator[Observation]:
-        yield Observation(self._stats().loop_lag_s)
-
-    def _balanced(self, options: CallbackOptions) -> Iterator[Observation]:
-        yield Observation(int(self._stats().balanced))
 
 
 class _Attempts:

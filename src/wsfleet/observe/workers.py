@@ -12,7 +12,7 @@ from wsfleet.looking import percentile
 from wsfleet.message import State
 from wsfleet.observe.events import Event, Events
 from wsfleet.observe.source import Down, Report, Sample, Source
-from wsfleet.stats import RETIRED
+from wsfleet.stats import RETIRED, about_feeds
 
 __all__ = ["Workers", "WorkersSource"]
 
@@ -135,7 +135,8 @@ def _endpoints(report: Report) -> list[dict[str, Any]]:
 
 def _sampled(report: Report) -> Sample:
     """Return the totals of `report`. What workers that died had counted is in them: counters do not go back."""
-    endpoints, subscriptions, lost = report["endpoints"], report["subscriptions"], report["workers"]["lost"]
+    endpoints, lost = report["endpoints"], report["workers"]["lost"]
+    subscriptions = [row for row in report["subscriptions"] if about_feeds(row["pattern"])]
 
     def total(rows: list[dict[str, Any]], key: str) -> int:
         return sum([int(row[key]) for row in rows], int(lost.get(key, 0)))
