@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from wsfleet.checks import check_count, refuse
+from wsfleet.checks import check_arguments, check_count, refuse
 from wsfleet.connection import Connection
 from wsfleet.errors import ConnectionLost, EndpointFailed, NotOpen, RequestLost, RequestTimeout
 from wsfleet.message import State
@@ -47,10 +47,10 @@ def match_json_rpc(data: Any) -> Hashable:
 def check_pool(endpoint: Endpoint, size: object, identify: object, match: object) -> None:
     """Raise ConfigError where a pool cannot work."""
     faults = [("size", check_count(size))]
-    if identify is not None and not callable(identify):
-        faults.append(("identify", "must be a function of the data that returns (id, data)"))
-    if match is not None and not callable(match):
-        faults.append(("match", "must be a function of the data that returns an id or None"))
+    for name, function, result in (("identify", identify, "(id, data)"), ("match", match, "an id or None")):
+        if function is not None:
+            must = f"must be a function of the data that returns {result}"
+            faults.append((name, check_arguments(function) if callable(function) else must))
     if match is None and endpoint.decode in ("text", "bytes"):
         faults.append(("decode", f"= {endpoint.decode!r} gives no ids to match replies by; use 'json', or give match"))
     refuse("pool", faults)
