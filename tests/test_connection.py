@@ -326,3 +326,15 @@ async def test_a_processor_may_send_on_any_connection() -> None:
         await first.feed("a")
         assert await first.next_sent() == "got a"
         assert await second.next_sent() == "a"
+
+
+async def test_a_fake_socket_takes_what_a_real_one_takes() -> None:
+    """Anything but str and bytes is a TypeError at once, as with the real wire."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    fleet.connect("ws://feed.test/", name="feed")
+    async with fleet:
+        socket = await transport.accept("feed")
+        with pytest.raises(TypeError, match="str or bytes, not int"):
+            socket.write(7)  # type: ignore[arg-type]
+        assert not socket.sent

@@ -269,6 +269,35 @@ async def test_publishing_where_all_came_over_sockets_drops_the_arriving_one() -
     assert reports.pending == [2]
 
 
+async def test_publishing_drops_what_was_replayed_and_never_what_came_live() -> None:
+    """No socket stands behind a replayed message, so it makes room for what is published; live ones do not."""
+    box, _ = mailbox(4)
+    box.replay([from_socket(1), from_socket(2), from_socket(3)])
+    put(box, Tap(), from_socket(4))
+    assert box.inject(injected(5))
+    assert data(box) == [2, 3, 4, 5]
+    assert box.hand_out().data == 2
+    put(box, Tap(), from_socket(6))
+    assert box.inject(injected(7))
+    assert data(box) == [4, 5, 6, 7]
+    assert box.inject(injected(8))
+    assert data(box) == [4, 6, 7, 8]
+    assert (box.offered, box.processed, box.dropped, box.pending) == (8, 1, 3, 4)
+
+
+async def test_what_was_refused_leaves_the_replayed_ones_in_front() -> None:
+    """A published message that finds no room changes nothing about which ones were replayed."""
+    box, _ = mailbox(3, 10)
+    box.replay([from_socket(1, 1), from_socket(2, 1)])
+    put(box, Tap(), from_socket(3, 8))
+    assert not box.inject(injected(4, 5))
+    assert box.inject(injected(5, 1))
+    assert box.inject(injected(6, 1))
+    assert data(box) == [3, 5, 6]
+    assert box.inject(injected(7, 1))
+    assert data(box) == [3, 6, 7]
+
+
 async def test_publishing_past_a_soft_bound_leaves_the_mailbox_no_fuller() -> None:
     """Where a read went past the bound, an arriving message takes the place of an older one of its kind."""
     box, _ = mailbox(2)
@@ -445,6 +474,18 @@ async def test_a_mailbox_full_of_bytes_is_reported_once() -> None:
 
 
 # Waiting, finishing, closing
+
+
+@pytest.mark.parametrize("overflow", [Overflow.LATEST, Overflow.DROP_OLDEST])
+async def test_what_takes_the_place_of_larger_ones_ends_an_episode(overflow: Overflow) -> None:
+    """A mailbox that falls to half as a small message takes a large one's place reports the next time it is full."""
+    box, reports = mailbox(nbytes=10, overflow=overflow)
+    put(box, Tap(), from_socket(1, 10))
+    put(box, Tap(), from_socket(2, 1))
+    put(box, Tap(), from_socket(3, 4))
+    assert reports.pending == [1]
+    put(box, Tap(), from_socket(4, 10))
+    assert len(reports.pending) == 2
 
 
 async def test_whoever_waits_is_woken_by_a_message() -> None:

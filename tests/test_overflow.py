@@ -441,6 +441,7 @@ class Model:
                 if self.fits(message):
                     self.waiting.insert(place, message)
                     self.look()
+                    self.left()
                     return
         if not self.fits(message):
             self.report()
@@ -450,6 +451,8 @@ class Model:
         if not self.closed and self.fits(message):
             self.waiting.append(message)
             self.look()
+            if self.overflow in (DROP_OLDEST, LATEST):
+                self.left()  # what was dropped for it may have been larger
         else:
             self.drop(message)
 

@@ -379,7 +379,7 @@ async def test_no_reply_is_a_timeout() -> None:
     async with bench_of(1) as bench:
         (socket,) = bench.sockets
         began = asyncio.get_running_loop().time()
-        with pytest.raises(RequestTimeout, match="7 s") as raised:
+        with pytest.raises(RequestTimeout, match="no reply within 7 s") as raised:
             await bench.pool.request({"method": "m"}, timeout_s=7)
         assert isinstance(raised.value, TimeoutError) and isinstance(raised.value, FleetError)
         assert 7 <= asyncio.get_running_loop().time() - began < 7.5
@@ -471,11 +471,19 @@ async def test_waiting_for_a_member_is_within_the_timeout() -> None:
     """The wait for a member counts towards `timeout_s`."""
     bench = Bench(2)
     async with bench.fleet:
-        with pytest.raises(RequestTimeout):
+        with pytest.raises(RequestTimeout, match="no member was open within 5 s; nothing was sent"):
             await bench.pool.request({"method": "m"}, timeout_s=5)
         with pytest.raises(RequestTimeout):
             await bench.pool.request({"method": "m"}, timeout_s=0)
         assert not bench.outstanding
+
+
+@pytest.mark.parametrize("timeout_s", ["5", None])
+async def test_a_timeout_that_is_no_number_is_refused(timeout_s: Any) -> None:
+    """A `timeout_s` that is no number raises one clear TypeError."""
+    async with bench_of(1) as bench:
+        with pytest.raises(TypeError, match=f"timeout_s must be a number of seconds, not {timeout_s!r}"):
+            await bench.pool.request({"method": "m"}, timeout_s=timeout_s)
 
 
 async def test_without_wait_there_is_no_waiting() -> None:

@@ -84,6 +84,28 @@ async def test_what_is_an_id(number: Any, expected: Any) -> None:
     assert match_json_rpc({"id": number}) == expected
 
 
+class Call:
+    """What a decoder may make of everything that comes, requests and replies."""
+
+    def __init__(self, id: int, method: str | None) -> None:
+        self.id, self.method = id, method
+
+
+@pytest.mark.parametrize(
+    ("data", "expected"),
+    [
+        ({"id": 7, "method": "m"}, None),
+        ({"id": 7, "method": None}, 7),
+        (Call(7, "m"), None),
+        (Call(7, None), 7),
+        ({"id": 7, "result": {"method": "m"}}, 7),
+    ],
+)
+def test_a_request_is_no_reply(data: Any, expected: object) -> None:
+    """What has a method is a request, such as an echo of our own, whatever its id."""
+    assert match_json_rpc(data) == expected
+
+
 async def test_the_name_of_a_closed_member_feeds_the_pool_no_more() -> None:
     """What another endpoint receives under a closed member's name is no matter of the pool's processor."""
     transport = FakeTransport()

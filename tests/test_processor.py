@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import inspect
 import json
 import logging
 import threading
@@ -264,12 +265,13 @@ async def test_a_call_that_raises_is_a_failed_message(error: BaseException) -> N
 
 
 async def test_a_function_that_fails_before_it_awaits_is_the_same() -> None:
-    """A processor that cannot even be called with a message fails that message."""
+    """A processor that cannot even be called with a message, whatever it says of itself, fails that message."""
     fleet, _ = fleet_of()
 
     async def wants_more(message: Message[Any], more: int) -> None:
         raise AssertionError
 
+    wants_more.__signature__ = inspect.signature(keeper([]))  # type: ignore[attr-defined]
     fleet.process("news")(wants_more)
     async with fleet:
         fleet.publish("news", 1)

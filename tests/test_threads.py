@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import inspect
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -282,3 +283,13 @@ def test_declared_in_one_thread_and_run_in_another() -> None:
     with running() as it:
         it.fleet.from_thread(it.subscription.close)
         assert "sub-1" not in it.fleet.from_thread(lambda: dict(it.fleet.subscriptions))
+
+
+async def test_a_coroutine_is_no_function() -> None:
+    """Whoever gives from_thread a coroutine is told what to give; the coroutine is closed."""
+    fleet = Fleet()
+    connection = fleet.connect("ws://feed.test/")
+    coroutine = connection.send("x")
+    with pytest.raises(TypeError, match="give the function and its arguments, not the coroutine"):
+        fleet.from_thread(coroutine)  # type: ignore[arg-type]
+    assert inspect.getcoroutinestate(coroutine) == inspect.CORO_CLOSED

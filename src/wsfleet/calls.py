@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from wsfleet.checks import check_count, check_seconds, refuse
+from wsfleet.checks import check_arguments, check_count, check_seconds, refuse
 from wsfleet.message import Message
 from wsfleet.options import Buffer, Retry
 
@@ -53,8 +53,8 @@ def check_plan(plan: Plan, buffer: Buffer) -> None:
     if not isinstance(buffer, Buffer):
         faults.append(("buffer", f"must be a Buffer, not {buffer!r}"))
     faults.append(("concurrency", check_count(plan.concurrency)))
-    if plan.key is not None and not callable(plan.key):
-        faults.append(("key", "must be a function of the message"))
+    if plan.key is not None:
+        faults.append(("key", check_arguments(plan.key) if callable(plan.key) else "must be a function of the message"))
     fault = check_count(plan.batch, none=True)
     if fault is None and plan.batch is not None and isinstance(buffer, Buffer) and plan.batch > buffer.messages:
         fault = f"of {plan.batch} is more than the buffer's {buffer.messages} messages"

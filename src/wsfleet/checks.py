@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from wsfleet.errors import ConfigError
@@ -12,6 +14,7 @@ from wsfleet.errors import ConfigError
 __all__ = [
     "HEADER_NAME",
     "Checked",
+    "check_arguments",
     "check_authority",
     "check_count",
     "check_headers",
@@ -123,6 +126,20 @@ def check_count(value: object, least: int = 1, *, none: bool = False) -> str | N
     if isinstance(value, int) and not isinstance(value, bool) and value >= least:
         return None
     return f"must be a whole number from {least}{' or None' if none else ''}, not {value!r}"
+
+
+def check_arguments(function: Callable[..., Any]) -> str | None:
+    """Return why `function` cannot be called with one argument, or None. Of some functions nobody knows."""
+    try:
+        # What a decorator wraps may take other arguments than those that it is given.
+        signature = inspect.signature(function, follow_wrapped=False)
+    except (TypeError, ValueError):
+        return None
+    try:
+        signature.bind(object())
+    except TypeError as exc:
+        return f"must take one argument: {exc}"
+    return None
 
 
 def refuse(what: str, faults: Iterable[tuple[str, str | None]]) -> None:

@@ -96,7 +96,7 @@ class Declarations(Services):
         self.hub = Hub()
         self.hub.exit_asked = self.exit_asked
         self.governor = Governor(limits)
-        self.sweep = Sweep()
+        self.sweep = Sweep(self.hub.unread)
         self.watchdog = Watchdog(_CALLERS)
         self.observers = Observers()
         if transport is not None:

@@ -50,7 +50,9 @@ class Feed:
         self._lag_until = float("-inf")
         self._pauses: list[tuple[float, float]] = []
         self._wire: Wire | None = None
+        self._attached_at = 0.0
         self._reading = True
+        self.told_unread = False
         self.replies: Replies | None = None
         # What would make no sound is logged once: it may be so with every message.
         self._told_malformed = self._told_topic = False
@@ -85,6 +87,11 @@ class Feed:
         return min(self.intake.chunk, self.routes.chunk)
 
     @property
+    def pausers(self) -> str:
+        """Whose mailboxes pause it."""
+        return ", ".join(mailbox.name for mailbox in self.paused_by)
+
+    @property
     def reading(self) -> bool:
         """Whether the socket may be read."""
         return self._reading
@@ -104,24 +111,31 @@ class Feed:
             self._pauses.append((self._paused_since, now))
             del self._pauses[:-PAUSES]
             self._note_lag(now)
+            self.hub.unread.end(self)
         else:
             self._paused_since = now
+            self.told_unread = False
             self._paused_by_name = dict.fromkeys(mailbox.name for mailbox in self.paused_by)
         if self._wire is not None:
             if reading:
                 self._wire.resume()
             else:
                 self._wire.pause()
+                self.hub.unread.begin(self)
 
     def attach(self, wire: Wire) -> None:
         """From now on `wire` is the one that pausing stops; a feed that is paused stops it at once."""
         self._wire = wire
+        self._attached_at = asyncio.get_running_loop().time()
+        self._lag_until = float("-inf")  # that was another socket's
         if not self._reading:
             wire.pause()
+            self.hub.unread.begin(self)
 
     def detach(self) -> None:
         """The socket is gone. Whoever paused the feed still does, and so finds the next one paused."""
         self._wire = None
+        self.hub.unread.end(self)
         if self.replies is not None:
             self.replies.lose(f"{self.intake.name}: the connection was lost before the reply came", socket_gone=True)
 
@@ -131,13 +145,18 @@ class Feed:
 
     def _note_lag(self, now: float) -> None:
         """A pause has ended."""
-        if now - self._paused_since < LONG_S:
+        paused_s = self._unread_s(now)
+        if paused_s < LONG_S:
             return
         if self._paused_since - self._lag_until > LAG_S:
             self._lag_s, self._lag_by = 0.0, {}
-        self._lag_s += now - self._paused_since
+        self._lag_s += paused_s
         self._lag_by |= self._paused_by_name
         self._lag_until = now
+
+    def _unread_s(self, now: float) -> float:
+        """Return for how long the pause has kept this socket unread: it may have begun with another one."""
+        return now - max(self._paused_since, self._attached_at)
 
     def lag(self) -> tuple[float, str]:
         """Return for how long the feed is or was just paused, and by whom; less than `LONG_S` where it keeps up.
@@ -145,8 +164,9 @@ class Feed:
         What has just been read after a pause lay there meanwhile. Where a long pause follows upon the other, that is
         so since the first of them.
         """
-        paused_s = self.paused_for()
-        if paused_s < LONG_S and asyncio.get_running_loop().time() - self._lag_until <= LAG_S:
+        now = asyncio.get_running_loop().time()
+        paused_s = self._unread_s(now) if not self._reading else 0.0
+        if paused_s < LONG_S and now - self._lag_until <= LAG_S:
             return self._lag_s, ", ".join(self._lag_by)
         return paused_s, ", ".join(self._paused_by_name)
 

@@ -25,6 +25,9 @@ class Guests:
 
     def call(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """Call `function(*args)` on the loop and give back what comes of it; blocks the calling thread."""
+        if inspect.iscoroutine(function):
+            function.close()
+            raise TypeError("from_thread(function, *args): give the function and its arguments, not the coroutine")
         loop = self._lifetime.loop
         if loop is None or self._lifetime.ended:
             raise FleetError("the fleet is not running")

@@ -10,7 +10,7 @@ from wsfleet.bounded import Deliverer
 from wsfleet.mailbox import WORK, Mailbox
 from wsfleet.message import Message, Slow
 from wsfleet.options import Buffer
-from wsfleet.pausing import Source
+from wsfleet.pausing import Source, Unread
 from wsfleet.stats import HubStats, SubscriptionStats, add_rows
 from wsfleet.topics import compile_pattern
 
@@ -61,6 +61,7 @@ class Hub(Deliverer):
         super().__init__()
         self.closed = False
         self.injected = 0
+        self.unread = Unread()
         self.exit_asked: Callable[[BaseException], object] = _nobody
         """Told of the user's wish to end the program, where code of theirs is called on a message's way."""
         # An insertion-ordered set; those with a pattern are looked through for a new topic, the others are not.

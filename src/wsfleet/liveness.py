@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from wsfleet.failures import is_wish_to_end, shown
 from wsfleet.options import Liveness
+from wsfleet.pausing import Unread
 from wsfleet.session import SessionCore
 
 __all__ = ["Pulse", "Sweep"]
@@ -132,7 +133,8 @@ class Pulse:
 class Sweep:
     """The one task that looks after all open sessions; it also measures how late the loop is."""
 
-    def __init__(self) -> None:
+    def __init__(self, unread: Unread) -> None:
+        self._unread = unread
         self._heap: list[tuple[float, int, Pulse]] = []
         self._count = itertools.count()
         self._sooner: asyncio.Future[None] | None = None
@@ -155,7 +157,7 @@ class Sweep:
         heapq.heappush(self._heap, (due, pulse.place, pulse))
 
     async def run(self) -> None:
-        """Check whoever is due, for ever; look at the loop's lateness at least every half second."""
+        """Check whoever is due, for ever; at least every half second look at the loop's lateness, and who is paused."""
         loop = asyncio.get_running_loop()
         while True:
             now = loop.time()
@@ -167,6 +169,7 @@ class Sweep:
             except TimeoutError:
                 self.lag_s = max(0.0, loop.time() - wake_at)
             await self._sweep(loop)
+            self._unread.tell(loop.time())
 
     async def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()

@@ -52,6 +52,7 @@ class Mailbox(Bounded):
         "_half_bytes",
         "_overflow",
         "_pausers",
+        "_replayed_until",
         "_retrying",
         "aside",
         "buffer",
@@ -84,6 +85,7 @@ class Mailbox(Bounded):
         self._half, self._half_bytes = buffer.messages // 2, buffer.bytes // 2
         self._pausers: Pausers[Mailbox] = Pausers(self)
         self._retrying = False
+        self._replayed_until = 0
 
     @property
     def may_replace(self) -> bool:
@@ -124,6 +126,7 @@ class Mailbox(Bounded):
             self._became_full(message)
             if not self._stand_in(message):
                 self.dropped += 1
+                self._replayed_until += 1  # it left no place in front
                 return False
             if self.watched:
                 self.check_half()
@@ -140,8 +143,9 @@ class Mailbox(Bounded):
         Nobody can be paused for it, and what came over a socket is not given up for it. Nothing is given up in vain.
         """
         freed, found = 0, []
+        replayed = self._replayed
         for place, aside, old in self._could_go():
-            if old.session == 0:
+            if old.session == 0 or place < replayed:
                 found.append((place, aside, old))
                 freed += old.size
                 if freed >= message.size or self.pending_bytes - freed + message.size <= self.most_bytes:
@@ -181,7 +185,13 @@ class Mailbox(Bounded):
             while self._overflow is Overflow.PAUSE and not self._fits(message) and self._drop_oldest():
                 pass
             self._offer(message)
+        self._replayed_until = self.processed + self.dropped + len(self.waiting)
         self._tell_overflow()
+
+    @property
+    def _replayed(self) -> int:
+        """How many of those in front were replayed. They came first, and only loops have any: none is set aside."""
+        return self._replayed_until - self.processed - self.dropped
 
     def _fits(self, message: Message[Any]) -> bool:
         pending = self.pending
@@ -229,6 +239,8 @@ class Mailbox(Bounded):
         self.pending_bytes += message.size
         if self.pending >= self.most or self.pending_bytes >= self.most_bytes:
             self._became_full(message)
+        elif self.watched and self._overflow in (Overflow.LATEST, Overflow.DROP_OLDEST):
+            self.check_half()  # it may have taken the place of much larger ones
 
     def _drop_oldest(self) -> bool:
         """Drop the oldest message whose call has not begun; return whether there was one."""

@@ -18,6 +18,7 @@ from wsfleet import policy
 from wsfleet.checks import (
     HEADER_NAME,
     Checked,
+    check_arguments,
     check_authority,
     check_count,
     check_headers,
@@ -87,7 +88,15 @@ class Reconnect(Checked):
         yield "stable_s", check_seconds(self.stable_s, zero=True)
         yield "max_restarts", check_count(self.max_restarts, 0, none=True)
         yield "window_s", check_seconds(self.window_s)
-        yield "fatal", None if callable(self.fatal) else "must be a function of the error"
+        if self.fatal is not policy.is_fatal:
+            yield "fatal", self._fatal_fault()
+
+    def _fatal_fault(self) -> str | None:
+        if not callable(self.fatal):
+            return "must be a function of the error"
+        if inspect.iscoroutinefunction(self.fatal):
+            return "must be a plain function: what an async one returns is always true"
+        return check_arguments(self.fatal)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +119,8 @@ class Liveness(Checked):
             yield name, check_seconds(getattr(self, name), none=True)
         if not (self.heartbeat is None or isinstance(self.heartbeat, str | bytes) or callable(self.heartbeat)):
             yield "heartbeat", "must be str, bytes, or a function that returns one"
+        elif inspect.iscoroutinefunction(self.heartbeat):
+            yield "heartbeat", "must be a plain function: nobody awaits what it returns"
         if (self.heartbeat is None) != (self.heartbeat_s is None):
             yield "heartbeat", "and heartbeat_s go together"
 
@@ -133,8 +144,8 @@ class Buffer(Checked):
             yield "overflow", f"must be one of Overflow, not {self.overflow!r}{meant}"
         elif self.key is not None and self.overflow is not Overflow.LATEST:
             yield "key", "goes with Overflow.LATEST alone"
-        if self.key is not None and not callable(self.key):
-            yield "key", "must be a function of the message"
+        if self.key is not None:
+            yield "key", check_arguments(self.key) if callable(self.key) else "must be a function of the message"
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,7 +277,9 @@ class Endpoint(Checked):
         says_none = getattr(self.on_open, "__annotations__", {}).get("return", ...) in (None, "None")
         if says_none and not inspect.iscoroutinefunction(self.on_open):
             return "must be an async function: declare it with async def"
-        return "yields: write an async function without yield" if inspect.isasyncgenfunction(self.on_open) else None
+        if inspect.isasyncgenfunction(self.on_open):
+            return "yields: write an async function without yield"
+        return check_arguments(self.on_open)
 
     def _uri_fault(self) -> str | None:
         if isinstance(self.uri, str):
@@ -315,12 +328,15 @@ class Endpoint(Checked):
             yield "decode", f"must be 'text', 'bytes', 'json', a type or a function, not {self.decode!r}"
         elif self.decode is None or inspect.iscoroutinefunction(self.decode):
             yield "decode", "must be 'text', 'bytes', 'json', a type or a plain function"
+        elif inspect.isroutine(self.decode):  # a type is not called
+            yield "decode", check_arguments(self.decode)
         if isinstance(self.topic, str):
             yield "topic", _unsafe_topic(self.topic)
             if "{" in self.topic and self.decode in ("text", "bytes"):
                 yield "topic", f"is a format over the decoded data, which decode={self.decode!r} does not give"
-        elif self.topic is not None and not callable(self.topic):
-            yield "topic", "must be a format string or a function of the data"
+        elif self.topic is not None:
+            must = "must be a format string or a function of the data"
+            yield "topic", check_arguments(self.topic) if callable(self.topic) else must
         yield "keep_last", check_count(self.keep_last, 0)
 
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+from collections import OrderedDict
 from typing import Generic, Protocol, TypeVar
 
-__all__ = ["Pausers", "Source"]
+__all__ = ["Pausers", "Source", "Unread"]
+
+log = logging.getLogger("wsfleet")
 
 Held = TypeVar("Held", contravariant=True)
 H = TypeVar("H")
 
 READ_BYTES = 2**16
 """What a released source may bring with its next read, and so the room that it needs."""
+
+PATIENCE_S = 10.0
+"""A pause that takes longer is told: the endpoint is OPEN, and yet nothing comes from it."""
 
 
 class Source(Protocol[Held]):
@@ -72,3 +79,43 @@ class Pausers(Generic[H]):
     def seconds(self) -> float:
         """Return for how long there has been anybody held, in all."""
         return self._pausing_s + (asyncio.get_running_loop().time() - self._since if self._since is not None else 0.0)
+
+
+class Paused(Protocol):
+    """A source, as it is told of."""
+
+    told_unread: bool
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def pausers(self) -> str: ...
+
+
+class Unread:
+    """The sources whose open sockets are not read, the longest first. Of each pause that is told once."""
+
+    def __init__(self) -> None:
+        # A plain dict looks for its first item among all that were ever taken out before it.
+        self._since: OrderedDict[Paused, float] = OrderedDict()
+
+    def begin(self, source: Paused) -> None:
+        """From now on the socket of `source` is not read."""
+        if not source.told_unread:
+            self._since[source] = asyncio.get_running_loop().time()
+
+    def end(self, source: Paused) -> None:
+        """It is read again, or gone."""
+        self._since.pop(source, None)
+
+    def tell(self, now: float) -> None:
+        """Tell whose patience is at an end; one line for all that wait for the same mailboxes."""
+        found: dict[str, list[str]] = {}
+        while self._since and now - next(iter(self._since.values())) >= PATIENCE_S:
+            source, since = self._since.popitem(last=False)
+            source.told_unread = True
+            text = f"not read for {now - since:.0f} s: the mailbox of {source.pausers} is full"
+            found.setdefault(text, []).append(source.name)
+        for text, names in found.items():
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            log.warning("%s%s: %s", names[0], more, text, extra={"event": "endpoint.paused", "endpoint": names[0]})

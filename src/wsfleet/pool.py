@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Hashable, Mapping
-from typing import Any, Protocol
+from collections.abc import Callable, Coroutine, Hashable, Mapping
+from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from wsfleet.checks import check_count, refuse
+from wsfleet.checks import check_arguments, check_count, refuse
 from wsfleet.connection import Connection
 from wsfleet.errors import ConnectionLost, EndpointFailed, NotOpen, RequestLost, RequestTimeout
 from wsfleet.message import State
@@ -18,6 +19,8 @@ from wsfleet.replies import Match, Replies
 from wsfleet.supervisor import Supervisor
 
 __all__ = ["Identify", "Pool", "check_pool", "match_json_rpc"]
+
+T = TypeVar("T")
 
 Identify = Callable[[Any], tuple[Hashable, Any]]
 
@@ -30,18 +33,24 @@ class PoolKeeper(Protocol):
 
 
 def match_json_rpc(data: Any) -> Hashable:
-    """Return the id of a JSON-RPC 2.0 response (https://www.jsonrpc.org/specification, section 5), or None."""
-    number = data.get("id") if isinstance(data, Mapping) else getattr(data, "id", None)
+    """Return the id of a JSON-RPC 2.0 response (https://www.jsonrpc.org/specification, section 5), or None.
+
+    What has a method is a request (section 4), such as our own that the server sends back.
+    """
+    get = data.get if isinstance(data, Mapping) else partial(getattr, data)
+    if isinstance(get("method", None), str):
+        return None
+    number = get("id", None)
     return number if isinstance(number, int | str) and not isinstance(number, bool) else None
 
 
 def check_pool(endpoint: Endpoint, size: object, identify: object, match: object) -> None:
     """Raise ConfigError where a pool cannot work."""
     faults = [("size", check_count(size))]
-    if identify is not None and not callable(identify):
-        faults.append(("identify", "must be a function of the data that returns (id, data)"))
-    if match is not None and not callable(match):
-        faults.append(("match", "must be a function of the data that returns an id or None"))
+    for name, function, result in (("identify", identify, "(id, data)"), ("match", match, "an id or None")):
+        if function is not None:
+            must = f"must be a function of the data that returns {result}"
+            faults.append((name, check_arguments(function) if callable(function) else must))
     if match is None and endpoint.decode in ("text", "bytes"):
         faults.append(("decode", f"= {endpoint.decode!r} gives no ids to match replies by; use 'json', or give match"))
     refuse("pool", faults)
@@ -107,27 +116,21 @@ class Pool:
         later is counted `answered` and dropped.
         """
         self._keeper.check_thread()
-        scope = asyncio.timeout(timeout_s)
-        try:
-            async with scope:
-                return await self._request(data, wait)
-        except TimeoutError:
-            if scope.expired():
-                raise RequestTimeout(f"{self.name}: no reply within {timeout_s:g} s") from None
-            raise
-
-    async def _request(self, data: Any, wait: bool) -> Any:
+        if not isinstance(timeout_s, int | float):
+            raise TypeError(f"timeout_s must be a number of seconds, not {timeout_s!r}")
         if self._identify is None:
             data = _json_object(data)
+        until = asyncio.get_running_loop().time() + timeout_s
         while True:
             if wait:
-                await self.wait_open()
+                late = f"{self.name}: no member was open within {timeout_s:g} s; nothing was sent"
+                await _by(until, self.wait_open(), late)
             member = self._least_busy()
             if _is_overfull(member):
                 await asyncio.sleep(0)  # whoever asks again at once must not keep out what would make room
                 raise RequestLost(f"{member.name} had to stop reading: no reply would come")
             try:
-                return await self._ask(member, data)
+                return await _by(until, self._ask(member, data), f"{self.name}: no reply within {timeout_s:g} s")
             except NotOpen:
                 pass  # as in send()
 
@@ -170,6 +173,18 @@ class Pool:
         for supervisor in self.supervisors:  # one that is FAILED may be restarted
             supervisor.tell_open(news)
         await news
+
+
+async def _by(until: float, doing: Coroutine[Any, Any, T], late: str) -> T:
+    """Await `doing`, at most until the loop's clock says `until`; then raise RequestTimeout with the text `late`."""
+    scope = asyncio.timeout_at(until)
+    try:
+        async with scope:
+            return await doing
+    except TimeoutError:
+        if scope.expired():
+            raise RequestTimeout(late) from None
+        raise
 
 
 def _is_overfull(member: Supervisor) -> bool:

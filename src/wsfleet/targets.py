@@ -8,6 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from wsfleet.calls import Plan
+from wsfleet.checks import check_arguments
 from wsfleet.errors import ConfigError
 from wsfleet.message import Message
 from wsfleet.processes import check_picklable
@@ -82,6 +83,8 @@ def check_processor(processor: Any, plan: Plan) -> None:
         fault = f"is a function or a sink, not {processor!r}"
     elif any(is_generator(each) for each in (target, target.__call__) for is_generator in _GENERATORS):
         fault = "yields instead of doing its work: write a function without yield"
+    else:
+        fault = check_arguments(processor)
     if fault is not None:
         raise ConfigError(f"a processor {fault}", (("processor", fault),))
     if plan.offload == "process":

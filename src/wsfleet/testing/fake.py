@@ -167,6 +167,8 @@ class FakeSocket:
         self._tell()
 
     def write(self, payload: Payload) -> None:
+        if not isinstance(payload, str | bytes):
+            raise TypeError(f"a payload is str or bytes, not {type(payload).__name__}")
         if self._gone or self._closing is not None:
             raise NotOpen("the connection is closing")
         self.sent.append(payload)
