@@ -21,6 +21,7 @@ from wsfleet.runner import (
     INTERRUPTED,
     MISUSED,
     check_report,
+    log_summary,
     run_fleet,
     summary,
 )
@@ -158,8 +159,11 @@ def _run(args: argparse.Namespace) -> int:
     except OSError as exc:
         complain(f"--report: {exc}")
         code = FAILED
-    for line in summary(stats()):
-        print(line, file=sys.stderr)
+    if args.log_json:
+        log_summary(stats())
+    else:
+        for line in summary(stats()):
+            print(line, file=sys.stderr)
     return code
 
 

@@ -37,6 +37,7 @@ __all__ = [
     "collect_seldom",
     "ending_limit_s",
     "hangup",
+    "log_summary",
     "nobody_reads",
     "reload_and_tell",
     "run_fleet",
@@ -362,12 +363,10 @@ def ending_limit_s(fleet: Fleet) -> float:
     return fleet.drain_s + close_s + LEAVE_S
 
 
-def summary(stats: FleetStats) -> Iterator[str]:
-    """Yield what a person wants to know at the end of a run, line by line."""
-    endpoints = [row for row in stats.endpoints if row.name != RETIRED]
+def _messages(stats: FleetStats) -> dict[str, int]:
     # Those of `$` topics would only blur what became of the feed.
     subscriptions = [row for row in stats.subscriptions if not row.pattern.startswith("$")]
-    counts = {
+    return {
         "received": sum(row.received for row in stats.endpoints),
         "processed": sum(row.processed for row in subscriptions),
         "failed": sum(row.failed for row in subscriptions),
@@ -375,10 +374,37 @@ def summary(stats: FleetStats) -> Iterator[str]:
         "malformed": sum(row.malformed for row in stats.endpoints),
         "unrouted": stats.hub.unrouted,
     }
-    again = sum(max(row.connects - 1, 0) for row in endpoints)
-    failed = [row.name for row in endpoints if row.state == State.FAILED]
+
+
+def _endpoints(stats: FleetStats) -> tuple[int, int, list[str]]:
+    """Return how many there are, how often they were connected again, and which have failed."""
+    rows = [row for row in stats.endpoints if row.name != RETIRED]
+    again = sum(max(row.connects - 1, 0) for row in rows)
+    return len(rows), again, [row.name for row in rows if row.state == State.FAILED]
+
+
+def summary(stats: FleetStats) -> Iterator[str]:
+    """Yield what a person wants to know at the end of a run, line by line."""
+    count, again, failed = _endpoints(stats)
     names = f" ({', '.join(failed[:5])}{', ...' if len(failed) > 5 else ''})" if failed else ""
     yield f"{stats.name} ran for {stats.uptime_s:.1f} s"
-    yield "  messages   " + ", ".join(f"{count:,} {what}" for what, count in counts.items())
-    yield f"  endpoints  {len(endpoints):,}, {again:,} reconnects, {len(failed):,} failed{names}"
+    yield "  messages   " + ", ".join(f"{number:,} {what}" for what, number in _messages(stats).items())
+    yield f"  endpoints  {count:,}, {again:,} reconnects, {len(failed):,} failed{names}"
     yield "  balance    " + ("holds: every message is accounted for" if stats.balanced else "DOES NOT HOLD")
+
+
+def log_summary(stats: FleetStats) -> None:
+    """Log the same as one record with the numbers as fields; whatever the level, as the lines are printed."""
+    count, again, failed = _endpoints(stats)
+    told = {
+        "event": "fleet.ended",
+        "fleet": stats.name,
+        "uptime_s": stats.uptime_s,
+        **_messages(stats),
+        "endpoints": count,
+        "reconnects": again,
+        "endpoints_failed": len(failed),
+        "balanced": stats.balanced,
+    }
+    text = f"{stats.name} ran for {stats.uptime_s:.1f} s"
+    logger.handle(logger.makeRecord(logger.name, logging.INFO, __file__, 0, text, (), None, extra=told))
