@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from wsfleet import Fleet, FleetStats
 from wsfleet.config import load
 from wsfleet.errors import ConfigError, FleetError
+from wsfleet.reloading import reload_and_tell
 from wsfleet.testing import FeedServer
 
 HANDLERS = """
@@ -143,6 +145,29 @@ async def test_a_changed_processor_finishes_what_it_has(file: Path) -> None:
     stats = fleet.stats()
     assert sum(row.dropped for row in stats.subscriptions) == 0
     assert stats.balanced
+
+
+async def test_a_reload_is_told_in_fields(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The log's records name the entry and what became of it, what takes a restart, and how many were left alone."""
+    caplog.set_level(logging.INFO)
+    async with FeedServer() as server:
+        pool = f'[[pool]]\nuri = "{server.uri}"\nname = "p"\nsize = 2\n'
+        write(file, connect(server, "a"), connect(server, "b"), pool)
+        async with running(file) as fleet:
+            write(file, "[fleet]\ndrain_s = 1\n", connect(server, "a"), connect(server, "c"), pool)
+            await reload_and_tell(fleet.reload)
+    names = ("event", "section", "entry", "change", "kept")
+    told = [
+        (record.levelname, *(getattr(record, name, None) for name in names))
+        for record in caplog.records
+        if record.name == "wsfleet.run"
+    ]
+    assert told == [
+        ("INFO", "fleet.reload", "connect", "b", "removed", None),
+        ("INFO", "fleet.reload", "connect", "c", "added", None),
+        ("WARNING", "fleet.restart_needed", "fleet", None, None, None),
+        ("INFO", "fleet.reload", None, None, None, 3),
+    ]
 
 
 async def test_pools_are_closed_and_opened_whole(file: Path) -> None:

@@ -18,9 +18,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from wsfleet.errors import ConfigError, FleetError
+from wsfleet.errors import FleetError
 from wsfleet.message import State
 from wsfleet.notify import ENDING, Notifier
+from wsfleet.reloading import hangup, reload_and_tell
 from wsfleet.stats import RETIRED, FleetStats
 
 if TYPE_CHECKING:
@@ -36,10 +37,8 @@ __all__ = [
     "check_report",
     "collect_seldom",
     "ending_limit_s",
-    "hangup",
     "log_summary",
     "nobody_reads",
-    "reload_and_tell",
     "run_fleet",
     "run_loop",
     "stop_signals",
@@ -149,33 +148,6 @@ def stop_signals(
             late.cancel()
         for number, previous in before.items():
             signal.signal(number, previous)
-
-
-@contextmanager
-def hangup(reload: Callable[[], object]) -> Iterator[None]:
-    """Call `reload` on the running loop for SIGHUP; the main thread's loop alone."""
-    if not hasattr(signal, "SIGHUP") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    loop = asyncio.get_running_loop()
-    before = signal.signal(signal.SIGHUP, lambda number, frame: loop.call_soon_threadsafe(reload))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-async def reload_and_tell(reload: Callable[[], Awaitable[list[str]]]) -> None:
-    """Log what `reload` has changed, or why it changed nothing."""
-    try:
-        for line in await reload() or ["nothing in the file is different"]:
-            logger.info("reload: %s", line, extra={"event": "fleet.reload"})
-    except ConfigError as exc:
-        for fault in str(exc).splitlines():
-            logger.error("reload: %s", fault, extra={"event": "fleet.reload_refused"})
-        logger.error("reload: nothing was changed", extra={"event": "fleet.reload_refused"})
-    except FleetError as exc:
-        logger.warning("reload: %s", exc, extra={"event": "fleet.reload_refused"})
 
 
 def _daemon_timer(seconds: float, function: Callable[..., object], *args: object) -> threading.Timer:

@@ -19,6 +19,7 @@ from wsfleet.notify import ENDING, Notifier
 from wsfleet.observe.merged import absent, as_stats, merge
 from wsfleet.observe.source import NoFile
 from wsfleet.observe.workers import WorkersSource
+from wsfleet.reloading import Reloaded, hangup, reload_and_tell
 from wsfleet.runner import (
     ENDED_WELL,
     FAILED,
@@ -26,9 +27,7 @@ from wsfleet.runner import (
     LEAVE_S,
     MISUSED,
     ending_limit_s,
-    hangup,
     nobody_reads,
-    reload_and_tell,
     run_loop,
     stop_signals,
     write_report,
@@ -133,7 +132,7 @@ class Crew:
         """How many there are."""
         return len(self.minders)
 
-    async def reload(self) -> list[str]:
+    async def reload(self) -> Reloaded:
         """Read the file again, have every worker change what is its own, and return a line for each change.
 
         Raises ConfigError with every fault of the file, and then nothing was changed; FleetError where another reload
@@ -151,7 +150,8 @@ class Crew:
             self._expect(fleet)
             faults = await asyncio.gather(*(minder.reload() for minder in self.minders))
             self._expect(fleet)  # some may have been about to end
-            return [*self._reloader.note(report), *(fault for found in faults for fault in found)]
+            sessions = {row["name"]: row["connects"] for row in self.report()["endpoints"]}
+            return self._reloader.note(report, sessions, [fault for found in faults for fault in found])
         finally:
             self._reloading = False
             self._merged = None
