@@ -373,6 +373,7 @@ def test_load_gives_the_fleet_or_raises_every_fault(tmp_path: Path) -> None:
         ("[[process]]\npattern = '>'\nhandler = 'handlers'", "handler: 'handlers' is not a function; write \"module:f"),
         ("[[process]]\npattern = '>'\nhandler = 'handler:x'", "handler: there is no module 'handler' in"),
         ("[[process]]\npattern = '>'\nhandler = 'handlers:on_tade'", "has no 'on_tade'; did you mean 'on_trade'?"),
+        ("[[process]]\npattern = '>'\nhandler = 'handlers:z_dataclass'", "has no 'z_dataclass'; there are subscribe, "),
         ("[[process]]\npattern = '>'\nhandler = 'handlers:seen'", "processor is a function or a sink, not []"),
         ("[[process]]\npattern = '>'\nhandler = 'handlers:Trade'", "processor is a function or a sink"),
         ("[[connect]]\nuri = 'nowhere:uri'\nname = 'b'", "uri: there is no module 'nowhere'"),

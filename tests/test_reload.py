@@ -105,6 +105,22 @@ async def test_a_fault_changes_nothing(file: Path) -> None:
             assert sessions(fleet) == before
 
 
+async def test_a_function_that_came_later_takes_a_restart(file: Path) -> None:
+    """Modules are not imported again: a function that its file has by now is told as such, another as unknown."""
+    async with FeedServer() as server:
+        write(file, connect(server, "a"))
+        async with running(file) as fleet:
+            module = next(file.parent.glob("h*.py"))
+            module.write_text("from functools import partial\n" + HANDLERS + "\nasync def later(message): ...\n")
+            write(file, connect(server, "a", 'handler = "HANDLERS:later"'))
+            with pytest.raises(ConfigError) as told:
+                await fleet.reload()
+            assert f"this process imported {module} before it had 'later'; restart to use it" in str(told.value)
+            write(file, connect(server, "a", 'handler = "HANDLERS:latter"'))
+            with pytest.raises(ConfigError, match=r"has no 'latter'; there are one, two$"):
+                await fleet.reload()
+
+
 async def test_all_endpoints_may_change_at_once(file: Path) -> None:
     """The fleet does not end in the moment in which the old ones are gone and the new ones are to come."""
     async with FeedServer() as server:

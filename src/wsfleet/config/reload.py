@@ -2,7 +2,8 @@
 
 An entry is known by its section and its name. One whose table says what it said before, with what is filled in from the
 environment and from files, is not touched: its sockets, its mailbox and what waits there stay. Modules are not imported
-again, so a changed function needs a restart; so do changes of `[fleet]` and `[http]`, which are told.
+again, so a changed function needs a restart, or a new one in a module that is in use; so do changes of `[fleet]` and
+`[http]`, which are told.
 """
 
 from __future__ import annotations
