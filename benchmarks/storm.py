@@ -230,7 +230,7 @@ class Storm:
         await asyncio.sleep(refuse_s)
         await asyncio.to_thread(self._stormy.ask, "accept")
         away = self._crowd
-        while (away := self._away(away)) and time.monotonic() < began + refuse_s + 120.0:
+        while (away := self._away(away)) and time.monotonic() < began + refuse_s + 120.0:  # noqa: ASYNC110
             await asyncio.sleep(0.25)
         back_s = time.monotonic() - began
         during_ms = self._latency_ms()

@@ -70,6 +70,20 @@ def test_going_up_and_down_all_night_is_bounded(caplog: pytest.LogCaptureFixture
     assert lines[-1].startswith("feed: open again")
 
 
+def test_the_end_of_what_was_not_told_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    """At INFO an endpoint that goes up and down all night is its first OPEN and the warnings; DEBUG has the rest."""
+    caplog.set_level(logging.DEBUG)
+    story = Chronicle("feed")
+    story.opened("ws://feed.test/", 0.0)
+    for now in range(1, 3600, 2):
+        story.waiting(ConnectionLost(1006), 1.0, float(now))
+        story.opened("ws://feed.test/", now + 1.0)
+    opened = [record for record in caplog.records if record.getMessage() == "feed: open (ws://feed.test/)"]
+    assert [record.levelno for record in opened[:2]] == [logging.INFO, logging.DEBUG]
+    assert sum(record.levelno == logging.INFO for record in caplog.records) == 1
+    assert len(caplog.records) == 1 + 2 * 1800
+
+
 @pytest.mark.looptime
 async def test_a_fleet_tells_of_an_outage_and_of_its_end(caplog: pytest.LogCaptureFixture) -> None:
     """What a program without any logging set up sees of an endpoint that cannot be reached for a while."""

@@ -347,6 +347,23 @@ async def test_run_a_program(start: Start, tmp_path: Path, target: str, name: st
     assert (tmp_path / "notes").read_text() == "x\n"
 
 
+async def test_a_pattern_of_no_dollar_topic_is_a_warning(start: Start, tmp_path: Path) -> None:
+    """In a program, too, a pattern of `$` topics that no fleet makes is told at the start; others may be published."""
+    (tmp_path / "misspelt.py").write_text(
+        "from wsfleet import Fleet\n"
+        "fleet = Fleet()\n"
+        "for n, pattern in enumerate(['$stat.*', '$state', '$gap.>', '$dead.later', 'orders.*', '>']):\n"
+        "    fleet.process(pattern, name=f'p{n}')(print)\n"
+    )
+    ended = await (await start("run", "misspelt:fleet", "--duration", "0.1")).ended()
+    warnings = [line.partition("; there are ")[0] for line in ended.err.splitlines() if "warning" in line]
+    assert warnings == [
+        "misspelt:fleet: warning: p0: no topic can match '$stat.*'",
+        "misspelt:fleet: warning: p1: no topic can match '$state'",
+    ]
+    assert ended.code == 0
+
+
 @pytest.mark.parametrize(
     ("target", "fault"),
     [

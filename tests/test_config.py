@@ -315,6 +315,8 @@ def test_load_gives_the_fleet_or_raises_every_fault(tmp_path: Path) -> None:
     [
         # keys and types
         ("[conect]\nx = 1", "[conect]: unknown section; did you mean 'connect'?"),
+        ("[[conect]]\nx = 1", "feeds.toml:4: conect: unknown section; did you mean 'connect'?"),
+        ("[htp.a]\nx = 1", "feeds.toml:4: [htp]: unknown section; did you mean 'http'?"),
         ("[http]\nport = 1", "[http] port: unknown key; there are listen, token"),
         ("[[connect]]\nurl = 'ws://h'", "[[connect]] 2 url: unknown key; did you mean 'uri'?"),
         ("name = 1", "name: unknown section"),
@@ -371,6 +373,7 @@ def test_load_gives_the_fleet_or_raises_every_fault(tmp_path: Path) -> None:
         ("[[process]]\npattern = '>'\nhandler = 'handlers'", "handler: 'handlers' is not a function; write \"module:f"),
         ("[[process]]\npattern = '>'\nhandler = 'handler:x'", "handler: there is no module 'handler' in"),
         ("[[process]]\npattern = '>'\nhandler = 'handlers:on_tade'", "has no 'on_tade'; did you mean 'on_trade'?"),
+        ("[[process]]\npattern = '>'\nhandler = 'handlers:z_dataclass'", "has no 'z_dataclass'; there are subscribe, "),
         (
             "[[process]]\npattern = '>'\nhandler = 'handlers:seen'",
             "[[process]] 1 handler: is a function or a sink, not []",

@@ -46,7 +46,7 @@ def test_a_bad_pattern_is_refused_before_there_is_a_function(pattern: Any) -> No
     ],
 )
 def test_an_unknown_option_names_the_one_that_is_meant(option: str, meant: str) -> None:
-    """A typing error, and another library's name for the same thing, are answered with ours."""
+    """A typing error, and another library's name for the same thing, are answered with ours, all in one go."""
     options: Any = {option: 1}
     for declare in (lambda: Fleet().connect(URI, **options), lambda: Fleet().pool(URI, 2, **options)):
         with pytest.raises(TypeError, match=f"unknown option '{option}'; did you mean ") as caught:
@@ -54,6 +54,9 @@ def test_an_unknown_option_names_the_one_that_is_meant(option: str, meant: str) 
         assert meant in str(caught.value)
     with pytest.raises(TypeError, match=r"unknown option 'zzz'$"):
         Fleet().connect(URI, zzz=1)  # type: ignore[call-overload, unused-ignore]
+    several: Any = {"decod": "json", "zzz": 1}
+    with pytest.raises(TypeError, match=r"^unknown option 'decod'; did you mean 'decode'\?; unknown option 'zzz'$"):
+        Fleet().connect(URI, **several)
 
 
 def test_overflow_given_as_its_word() -> None:

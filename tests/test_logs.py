@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import logging
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from wsfleet import Fleet
-from wsfleet.logs import JsonLines, Lines
+from wsfleet.logs import JsonLines, Lines, log_to_stderr
 from wsfleet.testing import FeedServer
 
 SECRET = "s3cr3tT0kenOfTwentyCharacters99"
@@ -82,13 +83,30 @@ def test_the_library_sets_up_no_logging() -> None:
 
 
 def test_the_command_logs_json_where_it_is_told_to(tmp_path: Path) -> None:
-    """With --log-json each line of a run's log is an object, and nothing else is among them but the summary."""
+    """With --log-json each line of a run is an object; the last has the summary's numbers, --quiet or not."""
     file = tmp_path / "fleet.toml"
     file.write_text('[[connect]]\nname = "gone"\nuri = "ws://127.0.0.1:1/"\n')
-    command = [sys.executable, "-m", "wsfleet", "run", str(file), "--log-json", "--duration", "0.5"]
+    command = [sys.executable, "-m", "wsfleet", "run", str(file), "--log-json", "--quiet", "--duration", "0.5"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    entries = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    entries = [json.loads(line) for line in done.stderr.splitlines()]
     down = next(entry for entry in entries if entry.get("event") == "endpoint.down")
     assert down["endpoint"] == "gone"
     assert down["time"].endswith("+00:00")
     assert sum(entry.get("event") == "endpoint.down" for entry in entries) == 1
+    last = entries[-1]
+    assert (last["event"], last["fleet"], last["balanced"]) == ("fleet.ended", "fleet", True)
+    assert (last["received"], last["endpoints"], last["reconnects"], last["endpoints_failed"]) == (0, 1, 0, 0)
+
+
+def test_lines_have_a_date_but_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file of many weeks says which day each line is of; a terminal has no room for that."""
+    handlers: list[logging.Handler] = []
+    monkeypatch.setattr(logging, "basicConfig", lambda **options: handlers.extend(options["handlers"]))
+    record = logging.LogRecord("wsfleet", logging.WARNING, "", 1, "late", (), None)
+    for is_terminal, time in ((False, r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"), (True, r"\d\d:\d\d:\d\d")):
+        written = io.StringIO()
+        monkeypatch.setattr(written, "isatty", lambda is_terminal=is_terminal: is_terminal)
+        monkeypatch.setattr(sys, "stderr", written)
+        log_to_stderr()
+        handlers.pop().handle(record)
+        assert re.fullmatch(rf"{time} WARNING late\n", written.getvalue())

@@ -18,6 +18,7 @@ import pytest
 
 from tests import process_work
 from tests.flows import balanced, feeding, row, until
+from tests.servers.base import free_port
 from wsfleet import Fleet, Message, Retry
 from wsfleet.errors import ConfigError, FleetError
 from wsfleet.processes import ProcessCall
@@ -390,26 +391,35 @@ def test_no_process_holds_up_a_program_that_does_not_end_its_fleet(tmp_path: Pat
 
 
 def test_a_program_without_a_guard_is_told_so(tmp_path: Path) -> None:
-    """A program that starts its fleet on import would start again in each process: it is told so."""
+    """A program that starts its fleet on import would start again in each process: it is told so, once, by the
+    program itself, which then spawns no other; nor does what runs beside the fleet start twice."""
     program_text = """
         import sys, threading
         from wsfleet import Fleet
         from tests.process_work import work
 
+        open(sys.argv[1], "a").write("imported\\n")
         fleet = Fleet(drain_s=0)
+        fleet.serve_http("127.0.0.1:PORT")
         fleet.process("t", name="p", offload="process")(work)
+        failed = []
 
         @fleet.process("$dead.p")
         async def dead(message):
-            await fleet.close()
+            failed.append(message)
+            if len(failed) == 5:
+                await fleet.close()
 
-        fleet.publish("t", ("note", sys.argv[1]))
+        for _ in range(5):
+            fleet.publish("t", ("note", sys.argv[1]))
         fleet.run()
     """
-    with start(tmp_path, program_text) as program:
+    with start(tmp_path, program_text.replace("PORT", str(free_port()))) as program:
         _, err = finish(program)
     assert "under if __name__ == '__main__'" in err
     assert "died before its first call" in err
+    assert err.count("Traceback") == 1
+    assert lines(tmp_path / "note") == ["imported"] * 2
 
 
 def test_a_typed_in_function_is_refused(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from wsfleet import Fleet, FleetStats
 from wsfleet.config import load
 from wsfleet.errors import ConfigError, FleetError
+from wsfleet.reloading import reload_and_tell
 from wsfleet.testing import FeedServer
 
 HANDLERS = """
@@ -103,6 +105,22 @@ async def test_a_fault_changes_nothing(file: Path) -> None:
             assert sessions(fleet) == before
 
 
+async def test_a_function_that_came_later_takes_a_restart(file: Path) -> None:
+    """Modules are not imported again: a function that its file has by now is told as such, another as unknown."""
+    async with FeedServer() as server:
+        write(file, connect(server, "a"))
+        async with running(file) as fleet:
+            module = next(file.parent.glob("h*.py"))
+            module.write_text("from functools import partial\n" + HANDLERS + "\nasync def later(message): ...\n")
+            write(file, connect(server, "a", 'handler = "HANDLERS:later"'))
+            with pytest.raises(ConfigError) as told:
+                await fleet.reload()
+            assert f"this process imported {module} before it had 'later'; restart to use it" in str(told.value)
+            write(file, connect(server, "a", 'handler = "HANDLERS:latter"'))
+            with pytest.raises(ConfigError, match=r"has no 'latter'; there are one, two$"):
+                await fleet.reload()
+
+
 async def test_all_endpoints_may_change_at_once(file: Path) -> None:
     """The fleet does not end in the moment in which the old ones are gone and the new ones are to come."""
     async with FeedServer() as server:
@@ -143,6 +161,29 @@ async def test_a_changed_processor_finishes_what_it_has(file: Path) -> None:
     stats = fleet.stats()
     assert sum(row.dropped for row in stats.subscriptions) == 0
     assert stats.balanced
+
+
+async def test_a_reload_is_told_in_fields(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The log's records name the entry and what became of it, what takes a restart, and how many were left alone."""
+    caplog.set_level(logging.INFO)
+    async with FeedServer() as server:
+        pool = f'[[pool]]\nuri = "{server.uri}"\nname = "p"\nsize = 2\n'
+        write(file, connect(server, "a"), connect(server, "b"), pool)
+        async with running(file) as fleet:
+            write(file, "[fleet]\ndrain_s = 1\n", connect(server, "a"), connect(server, "c"), pool)
+            await reload_and_tell(fleet.reload)
+    names = ("event", "section", "entry", "change", "kept")
+    told = [
+        (record.levelname, *(getattr(record, name, None) for name in names))
+        for record in caplog.records
+        if record.name == "wsfleet.run"
+    ]
+    assert told == [
+        ("INFO", "fleet.reload", "connect", "b", "removed", None),
+        ("INFO", "fleet.reload", "connect", "c", "added", None),
+        ("WARNING", "fleet.restart_needed", "fleet", None, None, None),
+        ("INFO", "fleet.reload", None, None, None, 3),
+    ]
 
 
 async def test_pools_are_closed_and_opened_whole(file: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import inspect
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -102,8 +103,9 @@ async def test_a_processor_that_blocks_is_named_while_it_does(options: Any, reco
     assert "threading.py" in where  # the innermost line
 
 
-async def test_a_block_of_half_a_second_is_noticed(records: Records) -> None:
+async def test_a_block_of_half_a_second_is_noticed(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever blocks the loop for half a second is named, whenever it begins."""
+    monkeypatch.setattr(watchdog_module, "QUIET_S", 0.0)
     fleet, _ = fleet_of()
 
     async def handle(message: Message[int]) -> None:
@@ -115,6 +117,60 @@ async def test_a_block_of_half_a_second_is_noticed(records: Records) -> None:
         for n in range(4):
             fleet.publish("t", n)
         await until(lambda: len([text for text, _ in records.seen if "is blocked by greedy" in text]) == 4)
+
+
+async def test_who_blocks_again_and_again_is_told_as_a_count(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a first block that is told, the same one's are counted for a while, and then told together."""
+    monkeypatch.setattr(watchdog_module, "QUIET_S", 1e9)
+    fleet, _ = fleet_of()
+
+    async def handle(message: Message[int]) -> None:
+        time.sleep(0.55)  # noqa: ASYNC251 - what this is about
+
+    fleet.process("t", name="greedy")(handle)
+    async with fleet:
+        fleet.publish("t", 0)
+        await until(lambda: len(records.seen) == 2)
+        quiet = fleet._declared.watchdog._quiet["greedy"]
+        for count in (1, 2):
+            fleet.publish("t", 0)
+            await until(lambda count=count: quiet._untold == count)
+        assert len(records.seen) == 2
+        quiet._until = 0.0
+        fleet.publish("t", 0)
+        await until(lambda: len(records.seen) == 4)
+    assert "is blocked by greedy" in records.seen[2][0]
+    assert records.seen[2][0].endswith(" (2 more since the last report)")
+
+
+async def test_a_block_that_lasts_is_told_in_the_end(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block that begins in the quiet time after another one is told while it lasts, once that time is over."""
+    monkeypatch.setattr(watchdog_module, "QUIET_S", 1e9)
+    fleet, _ = fleet_of()
+    quiets: list[Any] = []
+
+    async def handle(message: Message[int]) -> None:
+        if not records.told.is_set():
+            records.block()
+            return
+        records.told.clear()
+        threading.Thread(target=end_quiet).start()
+        records.block()
+
+    def end_quiet() -> None:
+        while not quiets[0]._untold:
+            time.sleep(0.01)
+        quiets[0]._until = 0.0
+
+    fleet.process("t", name="greedy")(handle)
+    async with fleet:
+        fleet.publish("t", 0)
+        await until(lambda: len(records.seen) == 2)
+        quiets.append(fleet._declared.watchdog._quiet["greedy"])
+        fleet.publish("t", 0)
+        await until(lambda: len(records.seen) == 4)
+    text, while_blocking = records.seen[2]
+    assert while_blocking and "is blocked by greedy" in text and "more" not in text
 
 
 @pytest.mark.parametrize("what", ["decode", "topic", "match"])
@@ -187,6 +243,20 @@ async def test_what_is_not_ours_is_named_by_its_line(records: Records) -> None:
     assert by == "something outside of wsfleet" and "threading.py" in where
 
 
+async def test_what_is_ours_is_told_as_ours(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the innermost line is wsfleet's and none of the program's functions was called, nobody else is blamed."""
+    monkeypatch.setattr(watchdog_module, "_OURS", os.path.dirname(__file__) + os.sep)
+    fleet, _ = fleet_of()
+    async with fleet:
+        await asyncio.sleep(0)
+        records.blocking = True
+        while not records.seen:
+            time.sleep(0.01)  # noqa: ASYNC251 - what this is about
+        records.blocking = False
+        by, where = await blocked_by(fleet, records)
+    assert by == "wsfleet itself or a busy machine" and "test_watchdog.py" in where
+
+
 class Garbage:
     """What only the garbage collector finds, and what happens then."""
 
@@ -208,8 +278,9 @@ async def test_a_long_garbage_collection_is_told(records: Records, monkeypatch: 
         await until(lambda: "by the garbage collector at generation 2" in str(records.seen))
 
 
-async def test_blocks_are_added_up(records: Records) -> None:
+async def test_blocks_are_added_up(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the loop is blocked again and again, the stats say how often in all, and for how long."""
+    monkeypatch.setattr(watchdog_module, "QUIET_S", 0.0)
     fleet, _ = fleet_of()
 
     async def handle(message: Message[Any]) -> None:

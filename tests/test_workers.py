@@ -632,6 +632,7 @@ async def test_workers_read_their_file_again(start: Start, tmp_path: Path) -> No
         command.kill(signal.SIGHUP)
         await server.wait_clients(10)
         await command.until_said("reload: [[connect]] f9: added")
+        await command.until_said("reload: 8 endpoints were left alone")
         assert set(before.values()) < set(server.clients)
 
         (tmp_path / "feeds.toml").write_text("[[connect]]\n")

@@ -47,7 +47,9 @@ class Chronicle:
     def opened(self, uri: str, now: float) -> None:
         """It is OPEN."""
         if self._told is None:
-            self._log(logging.INFO, "endpoint.open", "%s: open (%s)", self._name, uri, state=State.OPEN)
+            # The end of what was not told is no news.
+            level = logging.INFO if self._down_since is None else logging.DEBUG
+            self._log(level, "endpoint.open", "%s: open (%s)", self._name, uri, state=State.OPEN)
         else:
             down_s = now - (now if self._down_since is None else self._down_since)
             text = "%s: open again after %s (%s)"

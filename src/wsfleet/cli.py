@@ -21,6 +21,7 @@ from wsfleet.runner import (
     INTERRUPTED,
     MISUSED,
     check_report,
+    log_summary,
     run_fleet,
     summary,
 )
@@ -158,8 +159,12 @@ def _run(args: argparse.Namespace) -> int:
     except OSError as exc:
         complain(f"--report: {exc}")
         code = FAILED
-    for line in summary(fleet.stats()) if crew is None else crew.summary():
-        print(line, file=sys.stderr)
+    ended = (fleet.stats(), None) if crew is None else crew.ended()
+    if args.log_json:
+        log_summary(*ended)
+    else:
+        for line in summary(*ended):
+            print(line, file=sys.stderr)
     return code
 
 

@@ -389,7 +389,8 @@ def _split(
     fields, keywords = EndpointOptions.__annotations__, ProcessorOptions.__annotations__
     unknown = [name for name in options if name not in fields and name not in keywords]
     if unknown:
-        raise TypeError(f"unknown option {unknown[0]!r}{suggestion(unknown[0], [*fields, *keywords])}")
+        known = [*fields, *keywords]
+        raise TypeError("; ".join(f"unknown option {name!r}{suggestion(name, known)}" for name in unknown))
     mine = {name: value for name, value in options.items() if name in fields}
     process = {name: value for name, value in options.items() if name in keywords}
     if process and target is None:

@@ -27,6 +27,7 @@ from wsfleet.wire.base import Transport
 
 if TYPE_CHECKING:
     from wsfleet.config.reload import Reloader
+    from wsfleet.reloading import Reloaded
 
 __all__ = ["Fleet"]
 
@@ -232,7 +233,7 @@ class Fleet:
         """
         return self._guests.call(function, args)
 
-    async def reload(self) -> list[str]:
+    async def reload(self) -> Reloaded:
         """Read the file again that this fleet is from, and return a line for each change; see `wsfleet.config`.
 
         Endpoints, pools and processors that the file says nothing new about keep their sockets and what waits for

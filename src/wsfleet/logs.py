@@ -36,7 +36,9 @@ def log_to_stderr(level: int = logging.INFO, *, as_json: bool = False, worker: i
     With `worker` each of them says in which process it was written.
     """
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines() if as_json else Lines("" if worker is None else f"[{worker}] "))
+    prefix = "" if worker is None else f"[{worker}] "
+    # Who looks at a terminal knows the day; a file is read later.
+    handler.setFormatter(JsonLines() if as_json else Lines(prefix, dated=not sys.stderr.isatty()))
     if worker is not None:
         handler.addFilter(lambda record: record.__dict__.setdefault("worker", worker) is not None)
     logging.basicConfig(level=level, handlers=[handler])
@@ -45,8 +47,9 @@ def log_to_stderr(level: int = logging.INFO, *, as_json: bool = False, worker: i
 class Lines(logging.Formatter):
     """Shows what a peer wrote, and does not let the terminal obey it; and no secrets, which a traceback may have."""
 
-    def __init__(self, prefix: str = "") -> None:
-        super().__init__(f"%(asctime)s %(levelname)-7s {prefix}%(message)s", "%H:%M:%S")
+    def __init__(self, prefix: str = "", *, dated: bool = False) -> None:
+        time = "%Y-%m-%d %H:%M:%S" if dated else "%H:%M:%S"
+        super().__init__(f"%(asctime)s %(levelname)-7s {prefix}%(message)s", time)
 
     def format(self, record: logging.LogRecord) -> str:
         return printable(redact_text(super().format(record)))

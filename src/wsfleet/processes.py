@@ -29,6 +29,14 @@ _LEFT_TO_PARENT = (signal.SIGINT, signal.SIGTERM)
 LEAVE_S = 0.3
 """How long an idle process has to end by itself, so that what it opened is closed in order."""
 
+_UNGUARDED = 78
+"""The exit code of a process that would start the fleet once more: EX_CONFIG of sysexits.h."""
+
+_NO_GUARD = (
+    "the process died before its first call: it imports the main module, which starts the fleet again; "
+    "start the fleet under if __name__ == '__main__'"
+)
+
 
 def check_picklable(function: Callable[..., Any], *, declaring: bool = True) -> None:
     """Raise ConfigError where `function` cannot be sent to another process.
@@ -68,13 +76,16 @@ def _will_be_found(function: Callable[..., Any]) -> bool:
 
 
 def check_not_importing() -> None:
-    """Raise RuntimeError in a process that was spawned to make calls, and now starts the program a second time."""
+    """End a process that was spawned to make calls, and now starts the program a second time: its parent tells."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise RuntimeError("a spawned process imports the main module: start the fleet under if __name__ == '__main__'")
+        raise SystemExit(_UNGUARDED)
 
 
 class ProcessCall:
-    """Makes calls in a process of its own. A process that died, or was too slow, is replaced at the next call."""
+    """Makes calls in a process of its own. A process that died, or was too slow, is replaced at the next call.
+
+    One that cannot come to its first call, as its program starts the fleet on import, is not.
+    """
 
     def __init__(self, function: Callable[..., Any], timeout_s: float | None) -> None:
         self._function = function
@@ -83,6 +94,7 @@ class ProcessCall:
         self._pipe: Connection | None = None
         self._calling = False
         self._closed = False
+        self._unguarded = False
         self._lock = threading.Lock()
 
     def __call__(self, payload: Any) -> None:
@@ -128,12 +140,17 @@ class ProcessCall:
             self._kill()
             raise
         except (EOFError, OSError):
-            raise FleetError(f"the process died before its first call (exit code {self._kill()})") from None
+            code = self._kill()
+            self._unguarded = code == _UNGUARDED
+            died = f"the process died before its first call (exit code {code})"
+            raise FleetError(_NO_GUARD if self._unguarded else died) from None
         return ours
 
     def _check_open(self) -> None:
         if self._closed:
             raise FleetError("the fleet has ended")
+        if self._unguarded:
+            raise FleetError(_NO_GUARD)
 
     def _kill(self) -> int | None:
         with self._lock:

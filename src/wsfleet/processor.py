@@ -61,6 +61,11 @@ class Processor:
 
     # Its life
 
+    def check_not_importing(self) -> None:
+        """End the process, where it was spawned for such calls and imports a program that starts this fleet."""
+        if self._plan.offload == "process":
+            check_not_importing()
+
     async def open(self) -> None:
         """Open the sink, if it is one, or look whether the function can be sent. Raises what the sink raises."""
         if self._plan.offload == "process":
@@ -82,8 +87,7 @@ class Processor:
 
     def work(self) -> list[Work]:
         """Return the workers, each to be called in its own task. Cancelling one fails its call; the rest waits on."""
-        if self._plan.offload == "process":
-            check_not_importing()
+        self.check_not_importing()
         return [self.another() for _ in range(1 if self._has_crew else self._plan.concurrency)]
 
     def another(self) -> Work:

@@ -59,7 +59,7 @@ def redact_text(text: str, secrets: Iterable[str] = ()) -> str:
             text = text.replace(secret, HIDDEN)
         elif len(secret) >= 4:  # short ones as whole words, or "pass" would take a part of "passed"
             text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", HIDDEN, text)
-    text = _URI.sub(lambda found: _uri(found[0]), text)
+    text = _URI.sub(lambda found: _uri_in_text(found[0]), text)
     text = _LINE.sub(rf"\1\2{HIDDEN}", text)
     text = _hide_values(_PAIR, text)
     text = _hide_values(_QUOTED, text)
@@ -162,6 +162,15 @@ def _uri(uri: str, hide: Hide = _hidden) -> str:
     path = "/".join(_part(part, hide) for part in path.split("/"))
     query = "".join(_part(part, hide) for part in re.split(r"([&;?#])", query))
     return f"{scheme}{slashes}{userinfo}{at}{host}{slash}{path}{mark}{query}"
+
+
+def _uri_in_text(found: str) -> str:
+    """The same for what a text has without a space: what closes a bracket around the URI is no part of it."""
+    rest = found[len(found.rstrip(").,;:")) :]
+    if ")" in rest and found.count(")") > found.count("("):
+        rest = rest[rest.index(")") :]
+        return _uri(found[: -len(rest)]) + rest
+    return _uri(found)
 
 
 def _cut(text: str, marks: str) -> tuple[str, str, str]:

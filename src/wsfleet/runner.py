@@ -18,9 +18,10 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from wsfleet.errors import ConfigError, FleetError
+from wsfleet.errors import FleetError
 from wsfleet.message import State
 from wsfleet.notify import ENDING, Notifier
+from wsfleet.reloading import hangup, reload_and_tell
 from wsfleet.stats import RETIRED, FleetStats, about_feeds
 
 if TYPE_CHECKING:
@@ -36,9 +37,8 @@ __all__ = [
     "check_report",
     "collect_seldom",
     "ending_limit_s",
-    "hangup",
+    "log_summary",
     "nobody_reads",
-    "reload_and_tell",
     "run_fleet",
     "run_loop",
     "stop_signals",
@@ -148,33 +148,6 @@ def stop_signals(
             late.cancel()
         for number, previous in before.items():
             signal.signal(number, previous)
-
-
-@contextmanager
-def hangup(reload: Callable[[], object]) -> Iterator[None]:
-    """Call `reload` on the running loop for SIGHUP; the main thread's loop alone."""
-    if not hasattr(signal, "SIGHUP") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    loop = asyncio.get_running_loop()
-    before = signal.signal(signal.SIGHUP, lambda number, frame: loop.call_soon_threadsafe(reload))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGHUP, before)
-
-
-async def reload_and_tell(reload: Callable[[], Awaitable[list[str]]]) -> None:
-    """Log what `reload` has changed, or why it changed nothing."""
-    try:
-        for line in await reload() or ["nothing in the file is different"]:
-            logger.info("reload: %s", line, extra={"event": "fleet.reload"})
-    except ConfigError as exc:
-        for fault in str(exc).splitlines():
-            logger.error("reload: %s", fault, extra={"event": "fleet.reload_refused"})
-        logger.error("reload: nothing was changed", extra={"event": "fleet.reload_refused"})
-    except FleetError as exc:
-        logger.warning("reload: %s", exc, extra={"event": "fleet.reload_refused"})
 
 
 def _daemon_timer(seconds: float, function: Callable[..., object], *args: object) -> threading.Timer:
@@ -362,14 +335,10 @@ def ending_limit_s(fleet: Fleet) -> float:
     return fleet.drain_s + close_s + LEAVE_S
 
 
-def summary(stats: FleetStats, workers: Mapping[str, Any] | None = None) -> Iterator[str]:
-    """Yield what a person wants to know at the end of a run, line by line.
-
-    `workers` is that part of the report; what those had counted that died is in the sums.
-    """
-    endpoints = [row for row in stats.endpoints if row.name != RETIRED]
-    subscriptions = [row for row in stats.subscriptions if about_feeds(row.pattern)]
+def _messages(stats: FleetStats, workers: Mapping[str, Any] | None) -> dict[str, int]:
     lost: Mapping[str, int] = {} if workers is None else workers["lost"]
+    # Those of `$` topics would only blur what became of the feed.
+    subscriptions = [row for row in stats.subscriptions if about_feeds(row.pattern)]
     counts = {
         "received": sum(row.received for row in stats.endpoints),
         "processed": sum(row.processed for row in subscriptions),
@@ -378,17 +347,54 @@ def summary(stats: FleetStats, workers: Mapping[str, Any] | None = None) -> Iter
         "malformed": sum(row.malformed for row in stats.endpoints),
         "unrouted": stats.hub.unrouted + lost.get("hub_unrouted", 0),
     }
-    again = sum(max(row.connects - 1, 0) for row in endpoints)
-    failed = [row.name for row in endpoints if row.state == State.FAILED]
+    return {what: count + lost.get(what, 0) for what, count in counts.items()}
+
+
+def _endpoints(stats: FleetStats) -> tuple[int, int, list[str]]:
+    """Return how many there are, how often they were connected again, and which have failed."""
+    rows = [row for row in stats.endpoints if row.name != RETIRED]
+    again = sum(max(row.connects - 1, 0) for row in rows)
+    return len(rows), again, [row.name for row in rows if row.state == State.FAILED]
+
+
+def summary(stats: FleetStats, workers: Mapping[str, Any] | None = None) -> Iterator[str]:
+    """Yield what a person wants to know at the end of a run, line by line.
+
+    `workers` is that part of the report; what those had counted that died is in the sums.
+    """
+    count, again, failed = _endpoints(stats)
     names = f" ({', '.join(failed[:5])}{', ...' if len(failed) > 5 else ''})" if failed else ""
     balance = "holds: every message is accounted for" if stats.balanced else "DOES NOT HOLD"
     yield f"{stats.name} ran for {stats.uptime_s:.1f} s"
-    yield "  messages   " + ", ".join(f"{count + lost.get(what, 0):,} {what}" for what, count in counts.items())
-    yield f"  endpoints  {len(endpoints):,}, {again:,} reconnects, {len(failed):,} failed{names}"
+    yield "  messages   " + ", ".join(f"{number:,} {what}" for what, number in _messages(stats, workers).items())
+    yield f"  endpoints  {count:,}, {again:,} reconnects, {len(failed):,} failed{names}"
     if workers is not None:
-        waited = lost["pending"] + lost["held"]
-        restarts = workers["restarts"]
+        waited, restarts = _waited(workers), workers["restarts"]
         yield f"  workers    {workers['count']}, {restarts:,} started again, {waited:,} messages lost that waited there"
         if restarts or waited:
             balance += ", but for what was lost with a worker"
     yield f"  balance    {balance}"
+
+
+def _waited(workers: Mapping[str, Any]) -> int:
+    """Return how many messages waited in workers that died."""
+    return int(workers["lost"]["pending"] + workers["lost"]["held"])
+
+
+def log_summary(stats: FleetStats, workers: Mapping[str, Any] | None = None) -> None:
+    """Log the same as one record with the numbers as fields; whatever the level, as the lines are printed."""
+    count, again, failed = _endpoints(stats)
+    told = {
+        "event": "fleet.ended",
+        "fleet": stats.name,
+        "uptime_s": stats.uptime_s,
+        **_messages(stats, workers),
+        "endpoints": count,
+        "reconnects": again,
+        "endpoints_failed": len(failed),
+        "balanced": stats.balanced,
+    }
+    if workers is not None:
+        told |= {"workers": workers["count"], "restarts": workers["restarts"], "lost": _waited(workers)}
+    text = f"{stats.name} ran for {stats.uptime_s:.1f} s"
+    logger.handle(logger.makeRecord(logger.name, logging.INFO, __file__, 0, text, (), None, extra=told))

@@ -17,6 +17,8 @@ START = 50
 
 async def open_parts(declared: Declarations) -> None:
     """Open what the endpoints will need. Raises what opening a sink raises, or an observer that has no address."""
+    for processor in list(declared.processors.values()):
+        processor.check_not_importing()
     if not declared.has_transport:
         # The adapter is a leaf, loaded by name.
         declared.transport = importlib.import_module("wsfleet.wire.websockets").WebSocketTransport()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from wsfleet.config import Report, check
 from wsfleet.config.faults import Wrong
+from wsfleet.config.matching import unknown_kind
 from wsfleet.config.references import References, is_reference
 from wsfleet.errors import ConfigError
 from wsfleet.failures import describe
@@ -20,10 +21,16 @@ def find_fleet(target: str, *, warn: bool = True) -> Fleet | None:
     """Return the fleet of a TOML file or a program, or None when its faults have been told."""
     if is_reference(target) and not target.endswith(".toml"):
         try:
-            return _import(target)
+            fleet = _import(target)
         except (ConfigError, Wrong) as exc:
             complain(f"{target}: {exc}")
             return None
+        # What else a program publishes and connects to is its own affair, so other patterns may come to something.
+        for row in fleet.stats().subscriptions if warn else ():
+            fault = unknown_kind(row.pattern)
+            if fault is not None:
+                print(f"{target}: warning: {row.name}: {fault}", file=sys.stderr)
+        return fleet
     if target.endswith(".py"):
         complain(f"{target} is a Python file: write {_module(Path(target))}:fleet, where fleet is its Fleet")
         return None

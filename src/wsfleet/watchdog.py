@@ -33,7 +33,11 @@ BLOCKED_S = 0.3
 RECENT_S = 10.0
 """For so long a block is worth mentioning beside what it may have caused."""
 
+QUIET_S = 60.0
+"""Who blocks again and again is logged once in so many seconds, with a count."""
+
 OUTSIDE = "something outside of wsfleet"
+INSIDE = "wsfleet itself or a busy machine"
 COLLECTOR = "the garbage collector"
 
 
@@ -50,6 +54,28 @@ class Block:
         return f"the loop was blocked for {self.seconds:.1f} s by {self.by} at {self.where}"
 
 
+class _Quiet:
+    """Which blocks of one culprit are logged: the first, and after that time a block that lasts or is new."""
+
+    def __init__(self) -> None:
+        self._until = float("-inf")
+        self._untold = 0
+
+    def passes(self, now: float, *, again: bool = False) -> bool:
+        """Whether to log a block now; `again`: one that was counted already, and lasts."""
+        if now < self._until:
+            self._untold += not again
+            return False
+        self._untold -= again
+        self._until = now + QUIET_S
+        return True
+
+    def more(self) -> str:
+        """Return what was not logged, as the end of a line."""
+        untold, self._untold = self._untold, 0
+        return f" ({untold} more since the last report)" if untold else ""
+
+
 class Watchdog:
     """One for a fleet. `callers` are the places that call user code: there, a local variable has a `name`."""
 
@@ -60,6 +86,7 @@ class Watchdog:
         self._answered = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        self._quiet: dict[str, _Quiet] = {}  # by who blocks
         self._collecting_since = 0.0
         self._collection: Block | None = None  # a long one that is over, and not told yet
 
@@ -108,8 +135,11 @@ class Watchdog:
         while not self._stopping.wait(pause_s):
             now = time.monotonic()
             if self._collection is not None:
-                self.last, self._collection = self._collection, None
-                self._tell_end(self.last)
+                collection, self._collection = self._collection, None
+                self._over(collection)
+                quiet = self._quiet_of(COLLECTOR)
+                if quiet.passes(now):
+                    self._tell_end(collection, quiet.more())
                 asked = now  # whoever is late because of it is no other block
             if self._answered.is_set():
                 self._answered.clear()
@@ -133,24 +163,40 @@ class Watchdog:
         # This thread is late itself: the machine slept, or something kept the interpreter. If it was not a call of
         # user code, and the loop answers now, there is nobody to name.
         late = now - asked > 2 * BLOCKED_S
-        if late and by == OUTSIDE and self._answered.wait(ASK_S):
+        if late and by in (OUTSIDE, INSIDE) and self._answered.wait(ASK_S):
             return
-        told = {"event": "loop.blocked", "by": by, "where": where}
-        log.warning("the loop is blocked by %s at %s", by, where, extra=told)
+        quiet = self._quiet_of(by)
+        told = quiet.passes(now)
+        if told:
+            self._tell_begin(by, where, quiet.more())
         self.last = Block(by, where, now - asked, now)
-        answered = False
-        while not answered:
-            answered = self._answered.wait(BLOCKED_S)
+        while not self._answered.wait(BLOCKED_S):
             now = time.monotonic()
             self.last = Block(by, where, now - asked, now)
-        if not self._stopping.is_set():
-            self._tell_end(self.last)
+            if not told and quiet.passes(now, again=True):
+                told = True
+                self._tell_begin(by, where, quiet.more())
+        now = time.monotonic()
+        block = Block(by, where, now - asked, now)
+        self._over(block)
+        if told and not self._stopping.is_set():
+            self._tell_end(block)
 
-    def _tell_end(self, block: Block) -> None:
+    def _over(self, block: Block) -> None:
+        self.last = block
         self._times += 1
         self._total_s += block.seconds
+
+    def _quiet_of(self, by: str) -> _Quiet:
+        return self._quiet.setdefault(by, _Quiet())
+
+    def _tell_begin(self, by: str, where: str, more: str) -> None:
+        told = {"event": "loop.blocked", "by": by, "where": where}
+        log.warning("the loop is blocked by %s at %s%s", by, where, more, extra=told)
+
+    def _tell_end(self, block: Block, more: str = "") -> None:
         told = {"event": "loop.was_blocked", "by": block.by, "where": block.where, "seconds": block.seconds}
-        log.warning("%s", block, extra=told)
+        log.warning("%s%s", block, more, extra=told)
 
     def _look(self, thread: int) -> tuple[str, str]:
         """Return who blocks the loop, and where: the line in the called function, and the innermost one."""
@@ -169,7 +215,8 @@ class Watchdog:
             if not frame.f_code.co_filename.startswith(_OURS):
                 called = frame  # the last of these is the outermost
             frame = frame.f_back
-        return OUTSIDE, _place(innermost)
+        ours = innermost.f_code.co_filename.startswith(_OURS)
+        return INSIDE if ours else OUTSIDE, _place(innermost)
 
 
 _OURS = os.path.dirname(__file__) + os.sep

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from wsfleet.notify import ENDING, Notifier
 from wsfleet.observe.merged import absent, as_stats, merge
 from wsfleet.observe.source import NoFile
 from wsfleet.observe.workers import WorkersSource
+from wsfleet.reloading import Reloaded, hangup, reload_and_tell
 from wsfleet.runner import (
     ENDED_WELL,
     FAILED,
@@ -26,16 +27,13 @@ from wsfleet.runner import (
     LEAVE_S,
     MISUSED,
     ending_limit_s,
-    hangup,
     nobody_reads,
-    reload_and_tell,
     run_loop,
     stop_signals,
-    summary,
     write_report,
 )
 from wsfleet.sharding import Shard, held
-from wsfleet.stats import RETIRED
+from wsfleet.stats import RETIRED, FleetStats
 
 __all__ = ["Crew", "run_workers"]
 
@@ -109,10 +107,10 @@ class Crew:
             self._merged = merge([minder.report for minder in self.minders]) | {"workers": self._workers()}
         return self._merged
 
-    def summary(self) -> Iterator[str]:
-        """Yield what a person wants to know at the end, line by line."""
+    def ended(self) -> tuple[FleetStats, dict[str, Any]]:
+        """Return what a summary is made of: the counts, and the report's part on the workers."""
         report = self.report()
-        return summary(as_stats(report), report["workers"])
+        return as_stats(report), report["workers"]
 
     def _workers(self) -> dict[str, Any]:
         lost: dict[str, float] = {}
@@ -135,7 +133,7 @@ class Crew:
         """How many there are."""
         return len(self.minders)
 
-    async def reload(self) -> list[str]:
+    async def reload(self) -> Reloaded:
         """Read the file again, have every worker change what is its own, and return a line for each change.
 
         Raises ConfigError with every fault of the file, and then nothing was changed; FleetError where another reload
@@ -153,7 +151,8 @@ class Crew:
             self._expect(fleet)
             faults = await asyncio.gather(*(minder.reload() for minder in self.minders))
             self._expect(fleet)  # some may have been about to end
-            return [*self._reloader.note(report), *(fault for found in faults for fault in found)]
+            sessions = {row["name"]: row["connects"] for row in self.report()["endpoints"]}
+            return self._reloader.note(report, sessions, [fault for found in faults for fault in found])
         finally:
             self._reloading = False
             self._merged = None

@@ -11,7 +11,8 @@ TOKEN = "let-me-change-things-please"
 
 
 async def test_who_has_the_token_can_reload(tmp_path: Path) -> None:
-    """A good file is taken over, one with a fault is refused with its faults, and without the token nobody can."""
+    """A good file is taken over, which tells what takes a restart and whose session is the one of before; one with a
+    fault is refused with its faults, and without the token nobody can."""
     file = tmp_path / "fleet.toml"
     async with FeedServer() as server:
         table = f'[[connect]]\nuri = "{server.uri}"\nname = "NAME"\n'
@@ -24,7 +25,8 @@ async def test_who_has_the_token_can_reload(tmp_path: Path) -> None:
                 bearer = {"Authorization": f"Bearer {TOKEN}"}
                 file.write_text(head + "[[connect]]\n")
                 refused = await client.post("/api/reload", headers=bearer)
-                file.write_text(head + table.replace("NAME", "a") + table.replace("NAME", "b"))
+                fleet_table = "[fleet]\ndrain_s = 1\n"
+                file.write_text(head + fleet_table + table.replace("NAME", "a") + table.replace("NAME", "b"))
                 nobody = await client.post("/api/reload")
                 assert set(fleet.connections) == {"a"}
                 good = await client.post("/api/reload", headers=bearer)
@@ -32,4 +34,7 @@ async def test_who_has_the_token_can_reload(tmp_path: Path) -> None:
     assert refused.status_code == 422
     assert "fleet.toml:4" in refused.json()["faults"][0]
     assert nobody.status_code == 401
-    assert (good.status_code, good.json()) == (200, {"changed": ["[[connect]] b: added"]})
+    assert (good.status_code, good.json()) == (
+        200,
+        {"changed": ["[[connect]] b: added"], "restart": ["fleet"], "kept": {"a": 1}},
+    )

@@ -40,7 +40,8 @@ def find_lines(text: str) -> dict[Place, int]:
             parsed = {}
         if statement.lstrip().startswith("["):
             table = _header(parsed, lengths)
-            lines.setdefault(table, begin)
+            for length in range(1, len(table) + 1):  # also what is around it: `[[name]]` has an index
+                lines.setdefault(table[:length], begin)
         else:
             _note(parsed, table, begin, lines)
         statement = ""

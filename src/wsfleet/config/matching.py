@@ -6,9 +6,12 @@ import re
 import string
 from collections.abc import Iterable
 
-__all__ = ["can_match", "fleet_topics"]
+__all__ = ["can_match", "fleet_topics", "unknown_kind"]
 
 _FIELD = "\0"  # in no topic
+
+_OF_ENDPOINTS = ("$state", "$malformed", "$gap")
+_OF_SUBSCRIPTIONS = ("$dead", "$slow")
 
 
 def can_match(pattern: str, topic: str) -> bool:
@@ -34,5 +37,13 @@ def _token_can_match(wanted: str, made: str) -> bool:
 
 def fleet_topics(connections: Iterable[str], subscriptions: Iterable[str]) -> list[str]:
     """Return the `$` topics of a fleet with endpoints and subscriptions of these names."""
-    about_endpoints = [f"{kind}.{name}" for name in connections for kind in ("$state", "$malformed", "$gap")]
-    return about_endpoints + [f"{kind}.{name}" for name in subscriptions for kind in ("$dead", "$slow")]
+    about_endpoints = [f"{kind}.{name}" for name in connections for kind in _OF_ENDPOINTS]
+    return about_endpoints + [f"{kind}.{name}" for name in subscriptions for kind in _OF_SUBSCRIPTIONS]
+
+
+def unknown_kind(pattern: str) -> str | None:
+    """Return what is wrong with a pattern of `$` topics that none matches in any fleet: only a fleet makes them."""
+    kinds = _OF_ENDPOINTS + _OF_SUBSCRIPTIONS
+    if not pattern.startswith("$") or any(can_match(pattern, f"{kind}.{{name}}") for kind in kinds):
+        return None
+    return f"no topic can match {pattern!r}; there are {', '.join(f'{kind}.<name>' for kind in kinds)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import symtable
 import sys
 import traceback
 from pathlib import Path
@@ -34,6 +35,7 @@ class References:
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()
         self._modules: dict[str, ModuleType | Wrong] = {}
+        self._old: set[ModuleType] = set()  # imported before we came: their files may say something else by now
 
     def find(self, reference: str, like: type | None = None) -> Any:
         """Return what `module:function` names; dots on both sides go deeper.
@@ -51,6 +53,9 @@ class References:
             raise found
         for step in parts[2].split("."):
             if not hasattr(found, step):
+                if isinstance(found, ModuleType) and found in self._old and _assigns(found, step):
+                    text = f"this process imported {self._shown(found)} before it had {step!r}; restart to use it"
+                    raise Wrong(text)
                 raise Wrong(f"{self._shown(found)} has no {step!r}; {_hint(step, found, like)}")
             found = getattr(found, step)
         return found
@@ -63,6 +68,7 @@ class References:
     def _import(self, name: str) -> ModuleType | Wrong:
         top = name.partition(".")[0]
         self._look_here_first(top)
+        is_old = name in sys.modules
         try:
             module = importlib.import_module(name)
         except ModuleNotFoundError as exc:
@@ -75,6 +81,8 @@ class References:
             return self._failed(name, exc)
         if Path(getattr(sys.modules[top], "__file__", None) or "/").is_relative_to(self._folder):
             _homes[top] = self._folder
+        if is_old:
+            self._old.add(module)
         return module
 
     def _look_here_first(self, top: str) -> None:
@@ -100,5 +108,16 @@ class References:
 def _hint(step: str, found: Any, like: type | None) -> str:
     own = {name: value for name, value in getattr(found, "__dict__", {}).items() if not name.startswith("_")}
     wanted = [name for name, value in own.items() if like is not None and isinstance(value, like)]
-    wanted = wanted or [name for name, value in own.items() if callable(value)]
+    if not wanted:  # what it has imported itself is hardly meant
+        home = found.__name__ if isinstance(found, ModuleType) else getattr(found, "__module__", None)
+        wanted = [name for name, value in own.items() if callable(value) and getattr(value, "__module__", None) == home]
     return did_you_mean(step, wanted) if 0 < len(wanted) <= 20 else "define it there"
+
+
+def _assigns(module: ModuleType, name: str) -> bool:
+    """Whether the text of the module's file gives something this name."""
+    try:
+        text = Path(str(module.__file__)).read_text(encoding="utf-8")
+        return symtable.symtable(text, "", "exec").lookup(name).is_assigned()
+    except (OSError, SyntaxError, ValueError, KeyError):
+        return False

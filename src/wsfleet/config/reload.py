@@ -2,19 +2,21 @@
 
 An entry is known by its section and its name. One whose table says what it said before, with what is filled in from the
 environment and from files, is not touched: its sockets, its mailbox and what waits there stay. Modules are not imported
-again, so a changed function needs a restart; so do changes of `[fleet]` and `[http]`, which are told.
+again, so a changed function needs a restart, or a new one in a module that is in use; so do changes of `[fleet]` and
+`[http]`, which are told.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsfleet.ending import finish_processor
 from wsfleet.errors import ConfigError, FleetError
+from wsfleet.reloading import Change, Reloaded
 
 if TYPE_CHECKING:
     from wsfleet.config import Report
@@ -39,9 +41,6 @@ class Entry:
     def key(self) -> Key:
         return self.section, self.name
 
-    def __str__(self) -> str:
-        return f"[[{self.section}]] {self.name}"
-
 
 @dataclass(frozen=True, slots=True)
 class _Changes:
@@ -52,15 +51,14 @@ class _Changes:
     changed: list[Entry]
     added: list[Entry]
     restarts: list[str]
+    untouched: set[str]  # endpoints, the members of pools among them
 
-    @property
-    def lines(self) -> list[str]:
-        return [
-            *(f"{entry}: removed" for entry in self.gone),
-            *(f"{entry}: changed" for entry in self.changed),
-            *(f"{entry}: added" for entry in self.added),
-            *(f"[{name}] is different: that takes a restart" for name in self.restarts),
-        ]
+    def done(self, sessions: Mapping[str, int], faults: Sequence[str] = ()) -> Reloaded:
+        """Return what this came to; `sessions` has the number of each endpoint's session now."""
+        told = (("removed", self.gone), ("changed", self.changed), ("added", self.added))
+        changes = [Change(entry.section, entry.name, what) for what, entries in told for entry in entries]
+        kept = {name: number for name, number in sessions.items() if name in self.untouched}
+        return Reloaded(changes, self.restarts, kept, faults)
 
 
 class Reloader:
@@ -77,7 +75,7 @@ class Reloader:
         self._busy = False
         self.keeps: Callable[[str, str], bool] = lambda section, name: True
 
-    async def reload(self, fleet: Fleet) -> list[str]:
+    async def reload(self, fleet: Fleet) -> Reloaded:
         """Read the file again, change what is different, and return a line for each change.
 
         Raises ConfigError with every fault of the file, and then nothing was changed; FleetError where another reload
@@ -103,24 +101,29 @@ class Reloader:
             raise ConfigError(text, tuple((fault.where, fault.text) for fault in report.faults))
         return report
 
-    def note(self, report: Report) -> list[str]:
-        """Return a line for each change that `report` brings, and take them as done: others do them."""
+    def note(self, report: Report, sessions: Mapping[str, int], faults: Sequence[str]) -> Reloaded:
+        """Return what `report` changes, and take it as done: others did it, and found `faults`."""
         changes = self._changes(report)
         self._entries = changes.wanted
-        return changes.lines
+        return changes.done(sessions, faults)
 
     def _changes(self, report: Report) -> _Changes:
         wanted = {entry.key: entry for entry in report.entries if self.keeps(*entry.key)}
         before = self._entries = {key: entry for key, entry in self._entries.items() if self.keeps(*key)}
+        same = {entry.name for key, entry in wanted.items() if key[0] != "process" and before.get(key) == entry}
+        members = {} if report.fleet is None else report.fleet._declared.pools
         return _Changes(
             wanted,
             gone=[entry for key, entry in before.items() if key not in wanted],
             changed=[entry for key, entry in wanted.items() if key in before and before[key] != entry],
             added=[entry for key, entry in wanted.items() if key not in before],
             restarts=[name for name in ("fleet", "http") if report.settings.get(name) != self._settings.get(name)],
+            untouched=same.union(
+                *({each.name for each in members[name].connections} for name in same & members.keys())
+            ),
         )
 
-    async def _apply(self, fleet: Fleet, report: Report) -> list[str]:
+    async def _apply(self, fleet: Fleet, report: Report) -> Reloaded:
         changes = self._changes(report)
         with fleet._lifetime.kept_open():
             # What is gone first: its names may be taken by others. All at once, as each may drain for a while.
@@ -130,7 +133,7 @@ class Reloader:
             )
             for entry in changes.added:
                 self._declare(fleet, entry)
-        return changes.lines
+        return changes.done({name: each.session_count for name, each in fleet.connections.items()})
 
     async def _replace(self, fleet: Fleet, entry: Entry) -> None:
         if entry.section == "process":  # its name is free at once, so that no message finds nobody

@@ -29,6 +29,7 @@ from wsfleet.observe.sse import MOST, stream
 from wsfleet.observe.tables import ENDPOINTS, SUBSCRIPTIONS, BadParameter, Query, Shape, Table
 from wsfleet.observe.threads import in_thread
 from wsfleet.redact import redact_text
+from wsfleet.reloading import Reloaded
 
 __all__ = ["make_app", "page_files"]
 
@@ -152,7 +153,7 @@ class _Asked:
     async def reload(self, request: Request) -> Response:
         async with self._reloading:
             try:
-                changed = await self._source.reload()
+                done = await self._source.reload()
             except NoFile as exc:
                 return PlainTextResponse(f"{exc}\n", 409)
             except ConfigError as exc:
@@ -160,7 +161,7 @@ class _Asked:
                 return _json({"faults": [redact_text(fault) for fault in faults]}, 422)
             except FleetError as exc:
                 return PlainTextResponse(f"{exc}\n", 409)
-        return _json({"changed": changed})
+        return _json(done.to_dict() if isinstance(done, Reloaded) else {"changed": done})
 
 
 def _lines(down: Sequence[Down], count: int) -> Iterable[str]:

@@ -1,0 +1,98 @@
+"""What a reload came to, the signal that asks for one, and what the log says of it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import threading
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from wsfleet.errors import ConfigError, FleetError
+
+__all__ = ["Change", "Reloaded", "hangup", "reload_and_tell"]
+
+logger = logging.getLogger("wsfleet.run")
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One entry of a file that was removed, changed or added."""
+
+    section: str
+    name: str
+    what: str
+
+    def __str__(self) -> str:
+        return f"[[{self.section}]] {self.name}: {self.what}"
+
+
+class Reloaded(list[str]):
+    """What a reload did: a line for each change, and the same in parts.
+
+    `restart` are the sections that are different and were not changed, `kept` the endpoints that were left as they
+    are, with the number of their session; `faults` is what several processes found wrong with the file meanwhile.
+    """
+
+    def __init__(
+        self, changes: Sequence[Change], restart: Sequence[str], kept: Mapping[str, int], faults: Sequence[str] = ()
+    ) -> None:
+        self.changes = changes
+        self.restart = restart
+        self.kept = kept
+        self.faults = faults
+        super().__init__([*map(str, changes), *(_needs_restart(section) for section in restart), *faults])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it for JSON."""
+        found = {"faults": list(self.faults)} if self.faults else {}
+        return {"changed": [str(each) for each in self.changes], "restart": self.restart, "kept": self.kept, **found}
+
+
+def _needs_restart(section: str) -> str:
+    return f"[{section}] is different: that takes a restart"
+
+
+@contextmanager
+def hangup(reload: Callable[[], object]) -> Iterator[None]:
+    """Call `reload` on the running loop for SIGHUP; the main thread's loop alone."""
+    if not hasattr(signal, "SIGHUP") or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop = asyncio.get_running_loop()
+    before = signal.signal(signal.SIGHUP, lambda number, frame: loop.call_soon_threadsafe(reload))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+async def reload_and_tell(reload: Callable[[], Awaitable[Reloaded]]) -> None:
+    """Log what `reload` has changed, or why it changed nothing."""
+    try:
+        _tell(await reload())
+    except ConfigError as exc:
+        for fault in str(exc).splitlines():
+            logger.error("reload: %s", fault, extra={"event": "fleet.reload_refused"})
+        logger.error("reload: nothing was changed", extra={"event": "fleet.reload_refused"})
+    except FleetError as exc:
+        logger.warning("reload: %s", exc, extra={"event": "fleet.reload_refused"})
+
+
+def _tell(done: Reloaded) -> None:
+    if not done:
+        logger.info("reload: nothing in the file is different", extra={"event": "fleet.reload"})
+    for change in done.changes:
+        told = {"event": "fleet.reload", "section": change.section, "entry": change.name, "change": change.what}
+        logger.info("reload: %s", change, extra=told)
+    for section in done.restart:
+        told = {"event": "fleet.restart_needed", "section": section}
+        logger.warning("reload: %s", _needs_restart(section), extra=told)
+    for fault in done.faults:
+        logger.error("reload: %s", fault, extra={"event": "fleet.reload_refused"})
+    kept = len(done.kept)
+    told_kept = {"event": "fleet.reload", "kept": kept}
+    logger.info("reload: %d %s left alone", kept, "endpoint was" if kept == 1 else "endpoints were", extra=told_kept)
