@@ -34,8 +34,13 @@ EQUIVALENT = Path(__file__).with_name("mutants.txt")
 # The quick ones first: most faults never get to the slow ones.
 TESTS = {
     "policy": ["tests/test_policy.py"],
-    "latest": ["tests/test_overflow.py", "tests/test_overflow_fleet.py", "tests/test_lanes.py"],
-    "pausing": ["tests/test_mailbox.py", "tests/test_overflow_fleet.py"],
+    "latest": [
+        "tests/test_overflow.py",
+        "tests/test_overflow_fleet.py",
+        "tests/test_lanes.py",
+        "tests/test_edge_failures.py",
+    ],
+    "pausing": ["tests/test_mailbox.py", "tests/test_overflow_fleet.py", "tests/test_unread.py"],
     "mailbox": [
         "tests/test_overflow.py",
         "tests/test_mailbox.py",
@@ -52,7 +57,7 @@ TESTS = {
         "tests/test_overflow.py",
         "tests/test_processor.py",
     ],
-    "hub": ["tests/test_hub.py", "tests/test_replay.py", "tests/test_overflow_fleet.py"],
+    "hub": ["tests/test_hub.py", "tests/test_replay.py", "tests/test_overflow_fleet.py", "tests/test_pool_edges.py"],
     "pool": ["tests/test_pool.py", "tests/test_pool_loss.py", "tests/test_pool_edges.py"],
     "replies": ["tests/test_replies.py", "tests/test_pool.py", "tests/test_pool_loss.py", "tests/test_pool_edges.py"],
 }

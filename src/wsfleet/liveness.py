@@ -169,7 +169,7 @@ class Sweep:
             except TimeoutError:
                 self.lag_s = max(0.0, loop.time() - wake_at)
             await self._sweep(loop)
-            self._unread.tell(loop.time())
+            await self._unread.tell(loop.time())
 
     async def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
