@@ -329,7 +329,7 @@ class SessionCore:
             else:
                 self._feed.publish(payloads, self.number, at)
         finally:
-            # What was handed to us, whatever became of it; last, as the user's code in between may look at the stats.
+            # What was handed to us, whatever became of it; last, as the user's decode and topic may look at the stats.
             self._feed.received += len(payloads)
 
     def lost(self, error: ConnectionLost) -> None:
