@@ -1,5 +1,6 @@
 """The documents: what they show is what happens, and the tool that says so finds what is wrong."""
 
+import ast
 import asyncio
 import json
 import os
@@ -13,6 +14,7 @@ import pytest
 from tools import check_site, doc_live
 from tools.check_docs import Page
 from tools.doc_blocks import Block, blocks, json_faults, outside, shell_faults, toml_faults, wrong_markers
+from tools.doc_names import log_fields, metric_faults
 from wsfleet.testing import FeedServer
 
 ROOT = Path(__file__).parents[1]
@@ -50,6 +52,9 @@ def block(language: str, code: str, **markers: str) -> Block:
         ("pip install '.[fats]'", "there is no extra"),
         ("promtool check rules deploy/nothing.yml", "there is no deploy/nothing.yml"),
         ("wsfleets --version", "no command"),
+        ("curl --request POST http://127.0.0.1:9464/api/relaod", "nothing is served at /api/relaod"),
+        ("curl http://127.0.0.1:9464/readyzz", "nothing is served at /readyzz"),
+        ("curl http://127.0.0.1:9464/api/reload", "/api/reload is not asked by GET"),
         ("wsfleet 'run", "No closing quotation"),
     ],
 )
@@ -62,6 +67,7 @@ def test_a_wrong_command_is_found(line: str, said: str) -> None:
 def test_good_commands_are_good() -> None:
     """What there is, is none; of a console only what stands behind a prompt is a command."""
     good = "A=1 wsfleet run feeds.toml --duration 5 | head -3 > out.txt  # so\nmake demo\npython handlers.py\n"
+    good += "curl http://127.0.0.1:9464/readyz\ncurl https://elsewhere.example/anything\n"
     assert list(shell_faults(block("bash", good), {"handlers.py"})) == []
     assert list(shell_faults(block("console", "$ make demo\nwhatever it says: ' and so on\n"), set())) == []
 
@@ -117,6 +123,42 @@ def test_what_is_not_checked_says_why(tmp_path: Path) -> None:
     assert "unknown" in next(wrong_markers(block("python", "", rnu="")))
     assert "says nothing" in next(wrong_markers(block("python", "", not_run="")))
     assert list(json_faults(block("json", "{")))
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ({"event": "endpoint.dwon"}, 'the log has no event "endpoint.dwon"'),
+        ({"event": "endpoint.down", "atempts": 1}, "the log has no field atempts"),
+    ],
+)
+def test_a_wrong_line_of_the_log_is_found(line: dict[str, object], said: str) -> None:
+    """Its fields are those that wsfleet.logs describes, and its event is one of the code's."""
+    good = {"time": "", "level": "", "logger": "wsfleet", "message": "", "event": "endpoint.down", "endpoint": "feed"}
+    assert list(json_faults(block("json", json.dumps(good)))) == []
+    assert list(json_faults(block("json", json.dumps(good | line)))) == [said]
+
+
+def test_a_wrong_metric_is_found() -> None:
+    """A name that begins with `wsfleet_` is a metric's, or the beginning of some; in code and outside of it."""
+    good = "`wsfleet_dropped_total`, `wsfleet_endpoint_...{endpoint}`, wsfleet_info{name}"
+    assert list(metric_faults(good)) == []
+    assert list(metric_faults("so `wsfleet_droped_total` is")) == ["there is no metric wsfleet_droped_total"]
+    assert list(metric_faults("`wsfleet_endpiont_...`")) == ["there is no metric wsfleet_endpiont_"]
+
+
+def test_the_fields_of_the_log_are_told() -> None:
+    """What the code gives a line of the log stands in wsfleet.logs, and on the page for those who read it."""
+    given: set[str] = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Dict):
+                keys = {key.value for key in node.keys if isinstance(key, ast.Constant) and isinstance(key.value, str)}
+                given |= keys if "event" in keys and "kind" not in keys else set()
+    page = (DOCS / "operations-logs-reload.md").read_text("utf-8")
+    rows = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
+    assert {"event", "endpoint", "by", "seconds"} <= given <= log_fields()
+    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == log_fields()
 
 
 def test_a_block_that_would_be_overlooked_is_found(tmp_path: Path) -> None:
