@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import inspect
 import json
 import os
 import re
@@ -15,7 +16,9 @@ from tools import check_site, doc_live
 from tools.check_docs import Page
 from tools.doc_blocks import Block, blocks, json_faults, outside, shell_faults, toml_faults, wrong_markers
 from tools.doc_names import log_fields, metric_faults
-from wsfleet.testing import FeedServer
+from wsfleet import Connection, Fleet, Pool, Session, Subscription
+from wsfleet.sinks import Sink
+from wsfleet.testing import Chaos, FakeSocket, FakeTransport, FeedServer
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -203,6 +206,25 @@ async def test_first_steps(tmp_path: Path) -> None:
     shown = next(json.loads(each.code) for each in blocks(page) if each.language == "json")
     for rows in ("endpoints", "subscriptions"):
         assert shown[rows][0].keys() == report[rows][0].keys()
+
+
+PUBLIC = [Fleet, Connection, Session, Subscription, Pool, Sink, FeedServer, FakeTransport, FakeSocket, Chaos]
+UNCANCELLED = {"Subscription.__aenter__", "Subscription.__aexit__", "FakeSocket.wait_writable", "FakeTransport.aclose"}
+"""They never wait."""
+
+
+@pytest.mark.parametrize("public", PUBLIC, ids=lambda each: each.__name__)
+def test_the_reference_keeps_its_word(public: type) -> None:
+    """Each public method says what it does, and where it waits what cancelling it means, as docs/api.md promises."""
+    entered = ("__enter__", "__exit__", "__aenter__", "__aexit__", "__aiter__")
+    methods = {name: each for name, each in vars(public).items() if not name.startswith("_") or name in entered}
+    for name, method in methods.items():
+        if not inspect.isfunction(method) or name == "slow":  # it is a part of an iterator
+            continue
+        assert method.__doc__, f"{public.__name__}.{name} says nothing"
+        waits = inspect.iscoroutinefunction(method) or name == "__aiter__"
+        if waits and f"{public.__name__}.{name}" not in UNCANCELLED:
+            assert "ancel" in method.__doc__, f"{public.__name__}.{name} does not say what cancelling means"
 
 
 def test_the_comparison_shows_what_was_measured() -> None:

@@ -90,7 +90,8 @@ class Session:
         """Return the next message for which `match(message)` is true; what it passes over stays, in its order.
 
         `decode` stands in for the endpoint's, for this call. What cannot be decoded is passed over. Raises
-        ConnectionLost when the connection ends first. Safe to cancel: nothing is lost. Only inside `on_open`.
+        ConnectionLost when the connection ends first, and FleetError outside of `on_open`. Safe to cancel: nothing is
+        lost.
         """
         return await self._core.recv(match, decode)
 

@@ -88,6 +88,7 @@ class FeedServer:
         self._server: Server | None = None
 
     async def __aenter__(self) -> Self:
+        """Take the port, and listen. Raises OSError where it is taken. Cancelled as `start`."""
         self._keep_port()
         await self.start()
         return self
@@ -95,6 +96,10 @@ class FeedServer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        """Stop, as `stop` does, and give the port back. Raises what a script's iterator has raised.
+
+        Cancelled as `stop`; the port is given back all the same.
+        """
         try:
             await self.stop()
         finally:
@@ -116,7 +121,10 @@ class FeedServer:
         return tuple(self._clients)
 
     async def start(self) -> None:
-        """Listen again after `stop`, on the same port. Raises OSError where the port is taken."""
+        """Listen again after `stop`, on the same port. Raises OSError where the port is taken.
+
+        It waits for a turn of the loop and for nobody; cancelling it may leave it listening.
+        """
         if self._server is not None:
             return
         self._server = await serve(
@@ -142,7 +150,7 @@ class FeedServer:
         """Stop listening and close all clients; connecting is then refused (ECONNREFUSED) until `start`.
 
         A client that does not answer the close frame is cut after a second. For an end without close frames call
-        `drop` just before.
+        `drop` just before. Cancelling it only stops the waiting: all are closed.
         """
         server, self._server = self._server, None
         if server is None:
@@ -173,7 +181,10 @@ class FeedServer:
         return len(clients)
 
     async def wait_clients(self, n: int) -> None:
-        """Wait until at least `n` clients are connected; with 0 until none is. Those dropped or closed don't count."""
+        """Wait until at least `n` clients are connected; with 0 until none is. Those dropped or closed don't count.
+
+        Safe to cancel.
+        """
         while len(self._clients) < n or (n == 0 and self._clients):
             await self._changed.wait()
 
@@ -237,7 +248,8 @@ class FeedServer:
         """Send the next `count` numbers, each once, as the messages that `make` returns; by default `{"n": 1}`.
 
         Each goes to all who are connected at that moment, and while nobody is, it waits: so the numbers run on over
-        reconnects, and `audit` can tell which are missing.
+        reconnects, and `audit` can tell which are missing. Cancelled, it may not have sent the last number to
+        everybody: to `audit` that one is lost.
         """
         for _ in range(count):
             await self.wait_clients(1)
