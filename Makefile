@@ -73,21 +73,28 @@ servers:
 	@tools/install-servers
 
 clean: ## remove what the other targets made
-	rm -rf .venv .venv-* build dist src/*.egg-info tests/servers/node/node_modules
+	@for venv in .venv .venv-*; do if [ -e $$venv/.made ] || [ -e $$venv/.library ]; then rm -rf $$venv; fi; done
+	rm -rf build dist src/*.egg-info tests/servers/node/node_modules
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find src -name '_*.so' -delete
 
-# The build tools are pinned like everything else, so the build must not fetch its own. What is compiled comes after
-# the installing: pip would not show its warnings.
+# A venv that somebody made by hand is not ours to delete: .made marks those that are. The build tools are pinned like
+# everything else, so the build must not fetch its own. What is compiled comes after the installing: pip would not show
+# its warnings.
 $(VENV)/.library: pyproject.toml constraints.txt
+	@if [ -e $(VENV) ] && [ ! -e $(VENV)/.made ] && [ ! -e $@ ]; then \
+	    echo "$(VENV) was not made by make: remove it, or name another place, as in make VENV=.venv-make" >&2; exit 1; \
+	fi
 	@python='$(PYTHON)'; python=$${python:-$$(tools/find-python)} && \
-	    rm -rf $(VENV) && echo "making $(VENV)" && "$$python" -m venv $(VENV)
+	    rm -rf $(VENV) && mkdir -p $(VENV) && touch $(VENV)/.made && \
+	    echo "making $(VENV), and installing wsfleet in it" && "$$python" -m venv $(VENV)
 	@$(pip) install -c constraints.txt pip setuptools Cython
 	@WSFLEET_NO_EXTENSIONS=1 $(pip) install -c constraints.txt --no-build-isolation -e '.[fast]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.library
+	@echo "installing what tests and checks need"
 	@WSFLEET_NO_EXTENSIONS=1 $(pip) install -c constraints.txt --no-build-isolation -e '.[dev]'
 	@touch $@
 
@@ -95,7 +102,7 @@ $(VENV)/.dev: $(VENV)/.library
 # go first: where the new ones cannot be compiled, old ones would be in use.
 $(VENV)/.compiled: $(VENV)/.library setup.py $(shell find src -name '_*.pyx')
 	@tools/install-headers $(run)/python
-	@suffix=$$($(run)/python -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))') && \
+	@echo "compiling"; suffix=$$($(run)/python -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))') && \
 	    rm -rf build && find src -name "_*$$suffix" -delete
 	@$(run)/python setup.py -q build_ext --inplace
 	@touch $@
@@ -123,7 +130,7 @@ $(VENV)/.bench: $(VENV)/.library
 # Autobahn|Testsuite's server, in a Python 2.7 of its own. The last virtualenv that makes such runs on Python 3.
 .venv-autobahn/.server: tools/autobahn/constraints.txt
 	@python2=$$(tools/find-python2) && python='$(PYTHON)' && python=$${python:-$$(tools/find-python)} && \
-	    rm -rf $(@D) && echo "making $(@D)" && "$$python" -m venv $(@D) && \
+	    rm -rf $(@D) && mkdir -p $(@D) && touch $(@D)/.made && echo "making $(@D)" && "$$python" -m venv $(@D) && \
 	    $(@D)/bin/python -m pip --disable-pip-version-check --no-input -q install -c $< virtualenv && \
 	    $(@D)/bin/python -m virtualenv -q -p "$$python2" --app-data $(@D)/seeds --no-periodic-update $(@D)/server
 	@$(@D)/server/bin/python -m pip --disable-pip-version-check --no-python-version-warning --no-input -q \

@@ -40,6 +40,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(asyncio|collections|contextlib|dataclasses|enum|http|os|pathlib|ssl|types|typing|websockets)\..*"),
     (r"py:.*", r"(Any|Callable|Mapping|Sequence|Iterable|Iterator|AsyncIterator|Awaitable|Literal|Path|PathLike|Self)"),
     (r"py:.*", r"(ABC|Generic|StrEnum|Struct|SSLContext|TracebackType|Unpack|Exception|ServerConnection|Response)"),
-    (r"py:.*", r"wsfleet\.\w+\.[A-Z]"),  # type variables
-    (r"py:.*", r"(msgspec|starlette|prometheus_client)\..*"),
+    (r"py:.*", r"(MeterProvider|TracerProvider)"),
+    (r"py:.*", r"wsfleet(\.\w+)+\.[A-Z]"),  # type variables
+    (r"py:.*", r"(msgspec|opentelemetry|starlette|prometheus_client)\..*"),
 ]

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -86,3 +87,35 @@ def test_nothing_is_compiled_where_that_is_not_wanted(build):
     assert not compiled_in(wheel)
     assert {f"src/{source}" for source in SOURCES} <= set(archive)
     assert "could not be compiled" not in complaints
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs make in a folder with the Makefile alone."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "src").mkdir()
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["make", "--no-print-directory", "PYTHON=false", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    return run
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_a_venv_made_by_hand_stays(tmp_path: Path, make: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """What make has not made it neither replaces nor cleans away, and says what to do; its own it does."""
+    for name in (".venv", ".venv-old"):
+        (tmp_path / name).mkdir()
+    done = make("demo")
+    assert done.returncode == 2
+    assert ".venv was not made by make: remove it, or name another place" in done.stderr
+    make("clean")
+    assert (tmp_path / ".venv").is_dir()
+    assert make("demo", "VENV=.venv-make").returncode == 2  # PYTHON is no Python
+    assert (tmp_path / ".venv-make" / ".made").exists()
+    assert "not made by make" not in make("demo", "VENV=.venv-make").stderr
+    (tmp_path / ".venv-old" / ".library").touch()  # by a Makefile of before
+    make("clean")
+    assert {each.name for each in tmp_path.iterdir() if each.name.startswith(".venv")} == {".venv"}

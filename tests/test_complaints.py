@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from wsfleet import Fleet, Message
+from wsfleet.complaints import KINDS
 from wsfleet.testing import FakeTransport
 
 URI = "ws://feed.test/"
@@ -40,6 +41,40 @@ async def test_a_failed_message_without_an_endpoint(caplog: pytest.LogCaptureFix
 
         fleet.publish("own.topic", 1)
     assert "p: a message failed: on own.topic" in caplog.text
+
+
+@pytest.mark.looptime
+async def test_each_kind_of_failure_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """A second kind does not hide behind the first; of each, one in ten seconds is told, with a count of the rest."""
+    kinds = [ValueError, KeyError]
+    async with Fleet(transport=FakeTransport()) as fleet:
+
+        @fleet.process("own", name="p")
+        async def handle(message: Message[int]) -> None:
+            raise kinds[message.data % 2]("planted")
+
+        for wait_s in (0.0, 11.0):
+            await asyncio.sleep(wait_s)
+            for number in range(6):
+                fleet.publish("own", number)
+            await asyncio.sleep(0.1)
+    told = [(record.exc_info[0], record.getMessage()) for record in caplog.records if record.exc_info]
+    assert [kind for kind, _ in told] == kinds * 2
+    assert ["2 more since the last report" in text for _, text in told] == [False, False, True, True]
+
+
+@pytest.mark.looptime
+async def test_a_class_for_each_failure_is_no_leak(caplog: pytest.LogCaptureFixture) -> None:
+    """Kinds are told apart up to a bound; all others are one kind together."""
+    async with Fleet(transport=FakeTransport()) as fleet:
+
+        @fleet.process("own", name="p")
+        async def handle(message: Message[int]) -> None:
+            raise type(f"Error{message.data}", (ValueError,), {})("planted")
+
+        for number in range(100):
+            fleet.publish("own", number)
+    assert len([record for record in caplog.records if "a message failed" in record.getMessage()]) == KINDS + 1
 
 
 @pytest.mark.looptime

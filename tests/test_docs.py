@@ -1,6 +1,8 @@
 """The documents: what they show is what happens, and the tool that says so finds what is wrong."""
 
+import ast
 import asyncio
+import inspect
 import json
 import os
 import re
@@ -13,7 +15,10 @@ import pytest
 from tools import check_site, doc_live
 from tools.check_docs import Page
 from tools.doc_blocks import Block, blocks, json_faults, outside, shell_faults, toml_faults, wrong_markers
-from wsfleet.testing import FeedServer
+from tools.doc_names import log_fields, metric_faults
+from wsfleet import Connection, Fleet, Pool, Session, Subscription
+from wsfleet.sinks import Sink
+from wsfleet.testing import Chaos, FakeSocket, FakeTransport, FeedServer
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -50,6 +55,9 @@ def block(language: str, code: str, **markers: str) -> Block:
         ("pip install '.[fats]'", "there is no extra"),
         ("promtool check rules deploy/nothing.yml", "there is no deploy/nothing.yml"),
         ("wsfleets --version", "no command"),
+        ("curl --request POST http://127.0.0.1:9464/api/relaod", "nothing is served at /api/relaod"),
+        ("curl http://127.0.0.1:9464/readyzz", "nothing is served at /readyzz"),
+        ("curl http://127.0.0.1:9464/api/reload", "/api/reload is not asked by GET"),
         ("wsfleet 'run", "No closing quotation"),
     ],
 )
@@ -62,6 +70,7 @@ def test_a_wrong_command_is_found(line: str, said: str) -> None:
 def test_good_commands_are_good() -> None:
     """What there is, is none; of a console only what stands behind a prompt is a command."""
     good = "A=1 wsfleet run feeds.toml --duration 5 | head -3 > out.txt  # so\nmake demo\npython handlers.py\n"
+    good += "curl http://127.0.0.1:9464/readyz\ncurl https://elsewhere.example/anything\n"
     assert list(shell_faults(block("bash", good), {"handlers.py"})) == []
     assert list(shell_faults(block("console", "$ make demo\nwhatever it says: ' and so on\n"), set())) == []
 
@@ -119,6 +128,42 @@ def test_what_is_not_checked_says_why(tmp_path: Path) -> None:
     assert list(json_faults(block("json", "{")))
 
 
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ({"event": "endpoint.dwon"}, 'the log has no event "endpoint.dwon"'),
+        ({"event": "endpoint.down", "atempts": 1}, "the log has no field atempts"),
+    ],
+)
+def test_a_wrong_line_of_the_log_is_found(line: dict[str, object], said: str) -> None:
+    """Its fields are those that wsfleet.logs describes, and its event is one of the code's."""
+    good = {"time": "", "level": "", "logger": "wsfleet", "message": "", "event": "endpoint.down", "endpoint": "feed"}
+    assert list(json_faults(block("json", json.dumps(good)))) == []
+    assert list(json_faults(block("json", json.dumps(good | line)))) == [said]
+
+
+def test_a_wrong_metric_is_found() -> None:
+    """A name that begins with `wsfleet_` is a metric's, or the beginning of some; in code and outside of it."""
+    good = "`wsfleet_dropped_total`, `wsfleet_endpoint_...{endpoint}`, wsfleet_info{name}"
+    assert list(metric_faults(good)) == []
+    assert list(metric_faults("so `wsfleet_droped_total` is")) == ["there is no metric wsfleet_droped_total"]
+    assert list(metric_faults("`wsfleet_endpiont_...`")) == ["there is no metric wsfleet_endpiont_"]
+
+
+def test_the_fields_of_the_log_are_told() -> None:
+    """What the code gives a line of the log stands in wsfleet.logs, and on the page for those who read it."""
+    given: set[str] = set()
+    for path in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Dict):
+                keys = {key.value for key in node.keys if isinstance(key, ast.Constant) and isinstance(key.value, str)}
+                given |= keys if "event" in keys and "kind" not in keys else set()
+    page = (DOCS / "operations-logs-reload.md").read_text("utf-8")
+    rows = re.findall(r"^\| (`.*?) \|", page, re.MULTILINE)
+    assert {"event", "endpoint", "by", "seconds"} <= given <= log_fields()
+    assert set(re.findall(r"`(\w+)`", " ".join(rows))) == log_fields()
+
+
 def test_a_block_that_would_be_overlooked_is_found(tmp_path: Path) -> None:
     """One that is indented or not closed."""
     page = tmp_path / "page.md"
@@ -161,6 +206,25 @@ async def test_first_steps(tmp_path: Path) -> None:
     shown = next(json.loads(each.code) for each in blocks(page) if each.language == "json")
     for rows in ("endpoints", "subscriptions"):
         assert shown[rows][0].keys() == report[rows][0].keys()
+
+
+PUBLIC = [Fleet, Connection, Session, Subscription, Pool, Sink, FeedServer, FakeTransport, FakeSocket, Chaos]
+UNCANCELLED = {"Subscription.__aenter__", "Subscription.__aexit__", "FakeSocket.wait_writable", "FakeTransport.aclose"}
+"""They never wait."""
+
+
+@pytest.mark.parametrize("public", PUBLIC, ids=lambda each: each.__name__)
+def test_the_reference_keeps_its_word(public: type) -> None:
+    """Each public method says what it does, and where it waits what cancelling it means, as docs/api.md promises."""
+    entered = ("__enter__", "__exit__", "__aenter__", "__aexit__", "__aiter__")
+    methods = {name: each for name, each in vars(public).items() if not name.startswith("_") or name in entered}
+    for name, method in methods.items():
+        if not inspect.isfunction(method) or name == "slow":  # it is a part of an iterator
+            continue
+        assert method.__doc__, f"{public.__name__}.{name} says nothing"
+        waits = inspect.iscoroutinefunction(method) or name == "__aiter__"
+        if waits and f"{public.__name__}.{name}" not in UNCANCELLED:
+            assert "ancel" in method.__doc__, f"{public.__name__}.{name} does not say what cancelling means"
 
 
 def test_the_comparison_shows_what_was_measured() -> None:

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -330,6 +331,24 @@ async def test_feeds_toml(tmp_path: Path) -> None:
     assert received == {"public": (2, 2, 0), "private": (2, 6, 4)}
     journal = [json.loads(line)["data"]["n"] for line in (tmp_path / "prices.jsonl").read_text().splitlines()]
     assert journal == [1, 2]
+
+
+async def test_the_commands_of_feeds_toml(tmp_path: Path) -> None:
+    """They work as they stand at its beginning: all that the file wants is in them, and the feed accepts it."""
+    (tmp_path / "examples").mkdir()
+    for name in ("feeds.toml", "handlers.py"):
+        shutil.copy(EXAMPLES / name, tmp_path / "examples")
+    lines = re.findall(r"^# {5}(.*)$", (EXAMPLES / "feeds.toml").read_text(), re.MULTILINE)
+    export, check, run = map(shlex.split, lines)
+    async with running(EXAMPLES / "feed.py", "--port", 0, "--restart", 3600, cwd=tmp_path) as feed:
+        uri = (await feed.says("serving ")).split()[1].rstrip(";")
+        environment = dict(word.split("=", 1) for word in export[1:]) | {"FEED": uri}
+        async with running("-m", *check, cwd=tmp_path, **environment) as checking:
+            assert await checking.ends() == 0, checking
+        async with running("-m", *run, cwd=tmp_path, **environment) as program:
+            assert {(await program.says(" is OPEN")).split()[0] for _ in range(2)} == {"public", "private"}
+            assert await program.ends(signal.SIGTERM) == 0, program
+        assert await feed.ends(signal.SIGINT) == 0, feed
 
 
 async def test_feed(tmp_path: Path) -> None:

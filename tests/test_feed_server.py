@@ -4,15 +4,16 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import pytest
 import trustme
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection
-from websockets.exceptions import ConnectionClosed, InvalidStatus, ProtocolError
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from wsfleet.testing import FeedServer
+from wsfleet.testing import FeedServer, faults
 
 
 @contextlib.asynccontextmanager
@@ -93,12 +94,15 @@ async def test_close_sends_the_code_and_the_reason() -> None:
             await server.wait_clients(1)
 
 
-async def test_close_refuses_codes_that_cannot_be_sent() -> None:
-    """1006 and the like stand for no frame at all, so they cannot be asked for (RFC 6455, section 7.4.1)."""
-    async with FeedServer() as server, client_of(server):
+@pytest.mark.parametrize(("code", "answered"), [(1005, 1005), (1006, 1002)])
+async def test_close_sends_what_no_server_should(code: int, answered: int) -> None:
+    """`close` is `strike(Close(...))`: 1005 is a frame without a code, 1006 one with a code that is forbidden."""
+    async with FeedServer() as server, client_of(server) as client:
         await server.wait_clients(1)
-        with pytest.raises(ProtocolError):
-            server.close(1006)
+        server.close(code)
+        with pytest.raises(ConnectionClosed) as closed:
+            await client.recv()
+        assert closed.value.sent is not None and closed.value.sent.code == answered
 
 
 async def test_refuses_until_told_to_accept() -> None:
@@ -132,8 +136,64 @@ async def test_refuses_so_many_times() -> None:
 
 def test_refuse_wants_an_answer() -> None:
     """101 and other interim statuses do not refuse anything."""
-    with pytest.raises(ValueError, match="101"):
+    with pytest.raises(ValueError, match="status must be a number from 200 to 599, not 101"):
         FeedServer().refuse(101)
+
+
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [([503], "not 503"), ([faults.Well(), faults.Drop], "not the class Drop"), ([None], "not None")],
+)
+async def test_a_script_of_what_is_no_fault(steps: list[Any], said: str) -> None:
+    """It is refused at once, as a test would pass with it that has tested nothing."""
+    with pytest.raises(TypeError, match=f"a fault such as faults.Refuse\\(503\\), {said}"):
+        FeedServer().script(steps)
+
+
+async def test_an_iterator_that_makes_what_is_no_fault() -> None:
+    """It is found when its turn has come, and raised where the test leaves the server: nobody reads a passing log."""
+    with pytest.raises(TypeError, match="not 503"):
+        async with FeedServer() as server:
+            server.script(iter([503]))  # type: ignore[list-item]
+            with pytest.raises(InvalidStatus) as refused:
+                await connect(server.uri, proxy=None)
+            assert refused.value.response.status_code == 500
+            async with client_of(server):
+                await server.wait_clients(1)
+
+
+async def test_an_error_of_the_tests_own_goes_first() -> None:
+    """What a script's iterator raised does not hide what the test itself says."""
+    with pytest.raises(AssertionError, match="the test's own"):
+        async with FeedServer() as server:
+            server.script(iter([503]))  # type: ignore[list-item]
+            with pytest.raises(InvalidStatus):
+                await connect(server.uri, proxy=None)
+            raise AssertionError("the test's own")
+
+
+@pytest.mark.parametrize("fault", ["x", faults.Refuse(503), faults.Drop])
+def test_striking_with_what_is_no_fault(fault: Any) -> None:
+    """It is refused, also while nobody is connected."""
+    with pytest.raises(TypeError, match=r"a fault such as faults.Drop\(\), not "):
+        FeedServer().strike(fault)
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: faults.Refuse("503"), "status must be a number from 200 to 599, not '503'"),  # type: ignore[arg-type]
+        (lambda: faults.Redirect("ws://h", 200), "status must be a number from 300 to 399, not 200"),
+        (lambda: faults.Close(70000), "code must be a number from 0 to 65535, not 70000"),
+        (lambda: faults.Close(1000, "x" * 124), "reason must have at most 123 bytes, not 124"),
+        (lambda: faults.Drop(after=-1), "after must be a number of at least 0, not -1"),
+        (lambda: faults.Drop(after_s="1"), "after_s must be a number of at least 0, not '1'"),  # type: ignore[arg-type]
+    ],
+)
+def test_a_fault_that_cannot_happen(make: Callable[[], object], said: str) -> None:
+    """What no fault can do is refused where the fault is made, and says what it may be."""
+    with pytest.raises(ValueError, match=said):
+        make()
 
 
 async def test_stops_and_starts_on_the_same_port() -> None:

@@ -4,7 +4,8 @@
 
 By its language a block is run (python), read by `wsfleet check` (toml), parsed (json, jsonl), or taken apart into
 commands that must exist with these options (bash, console). Of others somebody has to say why nothing checks them.
-A comment above it says more:
+What curl asks for, the fields of a line of the log, and each `wsfleet_...` here and in deploy/ must be in the code. A
+comment above a block says more:
 
 - `<!-- run -->`: a complete program, run by itself in an empty folder; it must end with 0.
 - `<!-- test -->`: tests, run by pytest, with the modules of examples/testing.
@@ -41,6 +42,7 @@ from tools.doc_blocks import (
     toml_faults,
     wrong_markers,
 )
+from tools.doc_names import metric_faults
 
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
 RUN_LIMIT_S = 60
@@ -95,7 +97,9 @@ class Page:
         for block in found:
             for fault in (*wrong_markers(block), *self._check(block)):
                 yield f"{block}: {fault}"
-        for fault in (*broken_links(self._document, self._document.read_text("utf-8")), *outside(self._document)):
+        text = self._document.read_text("utf-8")
+        names = () if self._document.name == "CHANGELOG.md" else metric_faults(text)  # that tells of what was
+        for fault in (*broken_links(self._document, text), *outside(self._document), *names):
             yield f"{self._document.relative_to(ROOT)}: {fault}"
         tests = [block for block in found if "test" in block.markers]
         if tests:
@@ -161,7 +165,11 @@ def main() -> int:
         ).stdout
         documents = [ROOT / name for name in listed.split("\n") if name and os.path.exists(ROOT / name)]
     logging.disable(logging.WARNING)  # what goes wrong there is meant to
-    faults: list[str] = []
+    faults = [
+        f"{path.relative_to(ROOT)}: {fault}"
+        for path in sorted((ROOT / "deploy").iterdir())
+        for fault in metric_faults(path.read_text("utf-8"))
+    ]
     counts: Counter[str] = Counter()
     with doc_live.servers() as server:
         for document in documents:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+from tools.doc_names import curl_fault, log_faults
 from wsfleet import cli, config
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,7 +29,6 @@ OTHERS = {
     "cat",
     "cd",
     "cp",
-    "curl",
     "docker",
     "export",
     "git",
@@ -145,6 +145,8 @@ def command_fault(command: list[str], files: set[str]) -> str | None:
             return python_fault(rest, files)
         case "pytest":
             return None
+        case "curl":
+            return curl_fault(rest)
         case "pip":
             extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
             wanted = {
@@ -203,6 +205,6 @@ def toml_faults(block: Block, folder: Path) -> Iterator[str]:
 def json_faults(block: Block) -> Iterator[str]:
     for part in [block.code] if block.language == "json" else block.code.splitlines():
         try:
-            json.loads(part)
+            yield from log_faults(json.loads(part))
         except ValueError as error:
             yield str(error)

@@ -1,4 +1,4 @@
-"""How the program is tested: `pip install 'wsfleet[testing]'`, and then `pytest` in this folder."""
+"""How the program is tested: `pip install '.[testing]'` in the repository, and then `pytest` in this folder."""
 
 import asyncio
 from collections.abc import Callable

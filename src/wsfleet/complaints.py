@@ -1,4 +1,4 @@
-"""What is logged of a processor's failures: the first at once, the others as a count, every now and then."""
+"""What is logged of a processor's failures: of each kind the first at once, the others as a count, now and then."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ __all__ = ["QUIET_S", "Complaints", "log_sink"]
 log = logging.getLogger("wsfleet")
 
 QUIET_S = 10.0
-"""A processor that fails for every message is logged once in so many seconds, with a count."""
+"""A processor that fails for every message is logged once in so many seconds for each class of error, with a count."""
+
+KINDS = 16
+"""So many classes are told apart. All others are one kind: a program may make a class for each error."""
 
 
 class Complaints:
@@ -24,17 +27,19 @@ class Complaints:
     def __init__(self, name: str, *, of_sink: bool) -> None:
         self._name = name
         self._of_sink = of_sink
-        self._logged_at = float("-inf")
-        self._unlogged = 0
+        self._kinds: dict[type[BaseException], tuple[float, int]] = {}  # when it was logged, and how many were not
 
     def tell(self, error: BaseException, messages: Sequence[Message[Any]]) -> None:
         """Log `error`, which a call for `messages` raised, or count it where another was logged just now."""
-        now = asyncio.get_running_loop().time()
-        if now - self._logged_at < QUIET_S:
-            self._unlogged += 1
+        now, kind = asyncio.get_running_loop().time(), type(error)
+        if kind not in self._kinds and len(self._kinds) >= KINDS:
+            kind = BaseException
+        logged_at, unlogged = self._kinds.get(kind, (float("-inf"), 0))
+        if now - logged_at < QUIET_S:
+            self._kinds[kind] = (logged_at, unlogged + 1)
             return
-        more = f" ({self._unlogged} more since the last report)" if self._unlogged else ""
-        self._logged_at, self._unlogged = now, 0
+        self._kinds[kind] = (now, 0)
+        more = f" ({unlogged} more since the last report)" if unlogged else ""
         told = {"event": "message.failed", "subscription": self._name, "error": describe(error)}
         if isinstance(error, asyncio.CancelledError):
             log.warning("%s: a call was cancelled: %s%s", self._name, _which(messages), more, extra=told)

@@ -104,7 +104,8 @@ class Connection:
         """Close the connection and let it go: its name is free again.
 
         Its own processor finishes what is pending, for at most the fleet's `drain_s`; then its subscription is
-        removed. Idempotent. Called by its own processor or `on_open`, it only asks and returns.
+        removed. The closing handshake takes at most `close_s` more. Idempotent. Called by its own processor or
+        `on_open`, it only asks and returns. Cancelling it only stops the waiting: it is closed all the same.
         """
         self._keeper.check_thread()
         await self._keeper.close_endpoint(self._supervisor)
@@ -113,7 +114,7 @@ class Connection:
         """Loop over what comes from this endpoint, from the first such loop on.
 
         Raises Busy where another loop over it is running. After CLOSED it hands out what is pending and ends; after
-        FAILED it does the same and raises EndpointFailed.
+        FAILED it does the same and raises EndpointFailed. Waiting for the next message is safe to cancel.
         """
         self._keeper.check_thread()
         if self._mailbox is None or (self._mailbox.closed and self.state is not State.CLOSED):

@@ -120,7 +120,7 @@ class Overflowed(FleetError):
 
 
 class Busy(FleetError):
-    """Two tasks want what only one can have: a second loop over the same connection."""
+    """Two tasks want what only one can have: a second loop over a connection, or one over a processor's messages."""
 
 
 class Fatal(FleetError):

@@ -123,7 +123,8 @@ class Fleet:
         """Give every message whose topic matches `pattern` to the decorated function, or to a sink.
 
         The function is returned unchanged; `fleet.subscriptions[name].close()` removes it. A plain function runs in
-        `concurrency` daemon threads of its own, or with `offload="process"` in as many processes.
+        `concurrency` daemon threads of its own. With `offload="process"` any function runs in as many processes, which
+        import the program's file: what starts the fleet has to stand behind `if __name__ == "__main__":`.
 
         `concurrency` calls at a time, in order where it is 1; `key(message)` keeps the order for each key where it is
         more. With `batch` the function gets a list of up to so many. `timeout_s` seconds bound each attempt, `retry`
@@ -191,12 +192,22 @@ class Fleet:
     # Running
 
     async def __aenter__(self) -> Fleet:
+        """Start, and return when everything runs; endpoints then connect by themselves.
+
+        Raises FleetError where it has run already, or an address of its observers is taken, and what opening a sink
+        raises. Cancelled, it ends what it has begun.
+        """
         await self._lifetime.start(body=asyncio.current_task())
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Drain, as `close` does, or on an exception end at once; return when nothing of the fleet is left.
+
+        Raises EndpointFailed as `run`. Cancelled, it waits for processors no longer, ends the rest in order, and only
+        then raises the CancelledError.
+        """
         self._lifetime.check_thread()
         await self._lifetime.leave(error)
 
@@ -204,7 +215,7 @@ class Fleet:
         """Run until every endpoint has ended, `close()`, or a signal; blocking, on uvloop where it is installed.
 
         SIGINT and SIGTERM drain; a second one stops at once and raises KeyboardInterrupt. Raises EndpointFailed when
-        a `required` endpoint fails.
+        a `required` endpoint fails, FleetError where it has run already, and what opening a sink raises.
         """
         self._lifetime.check_startable()
         run_blocking(self.serve, self._lifetime.ask_to_end)
@@ -212,18 +223,26 @@ class Fleet:
     async def serve(self) -> None:
         """The same inside a running loop, for a TaskGroup or gather; signals are left alone.
 
-        Raises EndpointFailed as `run`. Cancelling it ends the fleet without waiting for processors.
+        Raises as `run`. Cancelling it ends the fleet without waiting for processors, and in order: the CancelledError
+        comes when nothing is left.
         """
         await self._lifetime.start(body=None)
         await self._lifetime.serve()
 
     async def wait(self) -> None:
-        """Wait until every endpoint has ended, or for `close()`. Raises EndpointFailed as `run`. Safe to cancel."""
+        """Wait until every endpoint has ended, or for `close()`. Safe to cancel.
+
+        Raises EndpointFailed when a `required` endpoint fails, and FleetError before the start.
+        """
         self._lifetime.check_thread()
         await self._lifetime.wait()
 
     async def close(self) -> None:
-        """Drain and end the fleet, and wait for that; a processor or `on_open` only asks, and returns. Idempotent."""
+        """Drain and end the fleet, and wait for that; a processor or `on_open` only asks, and returns. Idempotent.
+
+        Processors have `drain_s` for it, the closing handshakes the largest `close_s`. Cancelling it only stops the
+        waiting: the fleet ends all the same.
+        """
         self._lifetime.check_thread()
         await self._lifetime.close()
 
@@ -256,12 +275,13 @@ class Fleet:
     async def snapshot(self) -> FleetStats:
         """Return the same, counted at one moment but written down over many turns of the loop.
 
-        For whoever looks at ten thousand endpoints every second: `stats` would hold the loop for a tenth of one.
+        For whoever looks at ten thousand endpoints every second: `stats` would hold the loop for a tenth of one. Safe
+        to cancel.
         """
         self._lifetime.check_thread()
         return await snapshot(self._declared, self.name, self._lifetime.uptime_s)
 
     async def totals(self) -> Totals:
-        """Return the sums alone, added up over many turns of the loop."""
+        """Return the sums alone, added up over many turns of the loop. Safe to cancel."""
         self._lifetime.check_thread()
         return await totals(self._declared)

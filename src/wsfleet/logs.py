@@ -11,6 +11,7 @@ wsfleet's records carry what they are about as attributes, by logging's `extra`,
 | `attempts` | failed attempts since the trouble began |
 | `delay_s` | seconds until the next attempt |
 | `down_s` | seconds since it was open |
+| `by`, `where`, `seconds` | who blocks the event loop, at which line, and for how long it did |
 | `worker` | in which of several processes, from 0 |
 """
 

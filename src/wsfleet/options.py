@@ -373,7 +373,7 @@ class ProcessorOptions(TypedDict, total=False):
     batch: int | None  #: the function gets a list of up to so many messages; None: one message
     retry: Retry | None  #: repeats a call that failed; None: no
     timeout_s: float | None  #: how long one call may take; None: as long as it likes
-    offload: Literal["process"] | None  #: "process": a plain function runs in processes; None: in threads
+    offload: Literal["process"] | None  #: "process": calls are made in processes; None: a plain function's in threads
 
 
 class ConnectOptions(EndpointOptions, ProcessorOptions, total=False):

@@ -93,12 +93,18 @@ class Pool:
             await self._some_member_changes()
 
     async def close(self) -> None:
-        """Close all members. The pool's own processor finishes what is pending, for at most `drain_s`. Idempotent."""
+        """Close all members. The pool's own processor finishes what is pending, for at most `drain_s`. Idempotent.
+
+        Called by that processor or an `on_open`, it only asks and returns. Cancelling it only stops the waiting.
+        """
         self._keeper.check_thread()
         await self._keeper.close_pool(self)
 
     async def send(self, data: Any) -> None:
-        """Send one message on the least busy open member. Raises as `Connection.send` does."""
+        """Send one message on the least busy open member. Raises NotOpen where none is open.
+
+        Waits, raises ConnectionLost, and can be cancelled as `Connection.send`.
+        """
         self._keeper.check_thread()
         while True:
             member = self._least_busy()
@@ -112,8 +118,8 @@ class Pool:
 
         Error replies are returned like others. Waits for a member to open within `timeout_s`; with `wait=False`
         raises NotOpen where none is. Raises RequestTimeout after `timeout_s` seconds, and RequestLost where the
-        connection was lost before the reply: whether the server acted is unknown. Safe to cancel: a reply that comes
-        later is counted `answered` and dropped.
+        connection was lost before the reply: whether the server acted is unknown. Cancelled, the request may have been
+        sent; a reply that comes later is counted `answered` and dropped.
         """
         self._keeper.check_thread()
         if not isinstance(timeout_s, int | float):

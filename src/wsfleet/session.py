@@ -91,7 +91,8 @@ class Session:
         """Return the next message for which `match(message)` is true; what it passes over stays, in its order.
 
         `decode` stands in for the endpoint's, for this call. What cannot be decoded is passed over. Raises
-        ConnectionLost when the connection ends first. Safe to cancel: nothing is lost. Only inside `on_open`.
+        ConnectionLost when the connection ends first, and FleetError outside of `on_open`. Safe to cancel: nothing is
+        lost.
         """
         return await self._core.recv(match, decode)
 
@@ -337,7 +338,7 @@ class SessionCore:
                 self._feed.publish(payloads, self.number, at)
                 self.chunk = self._feed.chunk
         finally:
-            # What was handed to us, whatever became of it; last, as the user's code in between may look at the stats.
+            # What was handed to us, whatever became of it; last, as the user's decode and topic may look at the stats.
             self._feed.received += len(payloads)
 
     def lost(self, error: ConnectionLost) -> None:

@@ -112,14 +112,20 @@ class Subscription(Taker):
         self._owner.remove(self._mailbox)
 
     async def __aenter__(self) -> Subscription:
+        """Return itself; it takes messages already."""
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        """Close it, as `close` does; nothing is waited for."""
         self.close()
 
     def __aiter__(self) -> Subscription:
+        """Loop over the messages, until `close` or the fleet's end; waiting for the next one is safe to cancel.
+
+        Raises Busy where a processor has them, and Overflowed where that is what its buffer does.
+        """
         self._pullable()
         return self
 
@@ -133,7 +139,9 @@ class Subscription(Taker):
             raise self._mailbox.error or StopAsyncIteration
 
     def batches(self) -> AsyncIterator[list[Message[Any]]]:
-        """Iterate over lists of what waits at the time, 1 to 1,000 messages each. Safe to cancel."""
+        """Iterate over lists of what waits at the time, 1 to 1,000 messages each. Ends and raises as a loop over single
+        messages does; waiting for the next list is safe to cancel.
+        """
         self._pullable()
         return _Batches(self, self._mailbox)
 

@@ -23,19 +23,34 @@ Function = Callable[[Any], Awaitable[Any] | Any]
 
 @runtime_checkable
 class Sink(Protocol):
-    """Where messages can go instead of to a function. See `wsfleet.sinks`."""
+    """Where messages can go instead of to a function. See `wsfleet.sinks`.
+
+    `name` is what its processor is called by default, `batch` the most messages in one call of `write` where the
+    processor says nothing else.
+    """
 
     name: str
     batch: int
 
     async def open(self) -> None:
-        """Get ready; called once, when the fleet starts."""
+        """Get ready; called once, when the fleet starts. What it raises comes out of the start.
+
+        Of a sink that is declared while the fleet runs, it is logged, and its messages are dropped. Cancelled with the
+        start, leave nothing open.
+        """
 
     async def write(self, messages: list[Message[Any]]) -> None:
-        """Write all, or raise."""
+        """Write all, or raise: then they have failed, or, with a `retry`, come again.
+
+        It is cancelled when `timeout_s` or the drain is over, and the messages have failed whatever was written.
+        """
 
     async def close(self) -> None:
-        """Called once, after the drain."""
+        """Called once, after the drain or when its subscription was closed; not where `open` raised.
+
+        Leave nothing open, cancelled or not. What it raises is logged. The fleet's end waits for it, so bound what may
+        hang.
+        """
 
 
 def is_sink(target: object) -> TypeIs[Sink]:

@@ -128,6 +128,7 @@ class _Attempts:
 def traced(function: F, *, tracer_provider: TracerProvider | None = None) -> F:
     """Return `function`, a processor's, with a span around each call: current within it, so that spans that it makes
     are its children. A call for a batch has one span. Processes of `offload="process"` have providers of their own.
+    The provider is by default the global one. What the function raises is raised, and told in the span without secrets.
     """
     tracer = trace.get_tracer(SCOPE, tracer_provider=tracer_provider)
 

@@ -56,12 +56,14 @@ class Chaos:
         self._random = random.Random(self.seed)
 
     def __enter__(self) -> Self:
+        """Begin, as `begin` does."""
         self.begin()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        """Stop, as `stop` does."""
         self.stop()
 
     def __str__(self) -> str:

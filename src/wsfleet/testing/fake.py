@@ -64,7 +64,8 @@ class FakeSocket:
         """Let these messages arrive; returns when they are published, or held for `on_open`.
 
         While the fleet has paused reading, that is when it reads again, as with a closed TCP window. Raises
-        ConnectionLost when the socket is gone.
+        ConnectionLost when the socket is gone. Cancelled, what has not arrived stays on its way, before what is fed
+        next.
         """
         self._waiting.extend(payloads)
         while True:
@@ -77,7 +78,10 @@ class FakeSocket:
             await self._next_news()
 
     async def next_sent(self) -> Payload:
-        """Return the next message that the fleet sends, or has sent and nobody asked for yet. Safe to cancel."""
+        """Return the next message that the fleet sends, or has sent and nobody asked for yet. Safe to cancel.
+
+        Raises ConnectionLost when the socket is gone and there is none.
+        """
         while self._taken >= len(self.sent):
             if self._gone:
                 raise ConnectionLost(1006, "the socket is gone, and nothing more was sent")
@@ -90,7 +94,7 @@ class FakeSocket:
         self._lose(ConnectionLost(code, reason))
 
     def lose(self) -> None:
-        """Cut the connection without a close frame."""
+        """Cut the connection without a close frame: the fleet sees 1006 (RFC 6455, section 7.1.5)."""
         self._lose(ConnectionLost(1006, "the peer closed the connection without a close frame"))
 
     def pong(self) -> None:
@@ -136,25 +140,31 @@ class FakeSocket:
 
     @property
     def ping_sent(self) -> float | None:
+        """See `wsfleet.wire.base.Wire`."""
         return self._pinged_at
 
     @property
     def writable(self) -> bool:
+        """See `wsfleet.wire.base.Wire`."""
         return True
 
     async def wait_writable(self) -> None:
+        """See `wsfleet.wire.base.Wire`. There is always room, so it returns at once."""
         return
 
     def start(self, receiver: Receiver) -> None:
+        """See `wsfleet.wire.base.Wire`."""
         self._receiver = receiver
         if self._lost is not None:
             self._loop.call_soon(receiver.lost, self._lost)
         self._tell()
 
     def pause(self) -> None:
+        """See `wsfleet.wire.base.Wire`."""
         self.paused = True
 
     def resume(self) -> None:
+        """See `wsfleet.wire.base.Wire`."""
         self.paused = False
         if not self._gone:
             # As with a real socket, what waits is not read inside the call that allows it.
@@ -167,6 +177,7 @@ class FakeSocket:
         self._tell()
 
     def write(self, payload: Payload) -> None:
+        """See `wsfleet.wire.base.Wire`."""
         if not isinstance(payload, str | bytes):
             raise TypeError(f"a payload is str or bytes, not {type(payload).__name__}")
         if self._gone or self._closing is not None:
@@ -175,6 +186,7 @@ class FakeSocket:
         self._tell()
 
     def ping(self) -> None:
+        """See `wsfleet.wire.base.Wire`."""
         self.pings += 1
         if self._pinged_at is None:
             self._pinged_at = self._loop.time()
@@ -182,6 +194,7 @@ class FakeSocket:
             self._loop.call_soon(self.pong)
 
     def abort(self, reason: str = "") -> None:
+        """See `wsfleet.wire.base.Wire`."""
         self._end(ConnectionLost(1006, reason))
 
     def _end(self, error: ConnectionLost) -> None:
@@ -214,7 +227,10 @@ class FakeTransport:
         self._waiters: list[asyncio.Future[None]] = []
 
     async def accept(self, name: str | None = None) -> FakeSocket:
-        """Wait for the next attempt of the endpoint `name`, or of any, let it succeed, and return its socket."""
+        """Wait for the next attempt of the endpoint `name`, or of any, let it succeed, and return its socket.
+
+        Safe to cancel.
+        """
         while True:
             for place, (who, target, answer) in enumerate(self._attempts):
                 if name in (None, who) and not answer.done():
@@ -236,7 +252,7 @@ class FakeTransport:
         self._refusals.append(error)
 
     async def open(self, target: Target, progress: Progress) -> Wire:
-        """See `wsfleet.wire.base.Transport`."""
+        """See `wsfleet.wire.base.Transport`. Waits until the test answers the attempt; cancelled, it is withdrawn."""
         progress.stage = "tcp"
         if self._refusals:
             raise self._refusals.popleft()

@@ -18,10 +18,8 @@ named; "the client" is one that keeps to it.
 from __future__ import annotations
 
 import asyncio
-import functools
 import http
 import struct
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -34,6 +32,7 @@ from websockets.frames import Opcode
 from websockets.http11 import Response
 
 from wsfleet.testing.client import Client
+from wsfleet.testing.frames import check_number, deflated, frame
 
 __all__ = [
     "BadAnswer",
@@ -83,8 +82,8 @@ class ConnectionFault(ABC):
     """Whether messages that were sent before it may get lost with it."""
 
     def __post_init__(self) -> None:
-        if self.after < 0 or self.after_s < 0:
-            raise ValueError(f"after and after_s must not be negative, as in {self!r}")
+        check_number("after", self.after, 0)
+        check_number("after_s", self.after_s, 0, kind=(int, float))
 
     @abstractmethod
     def strike(self, client: Client) -> None:
@@ -106,8 +105,7 @@ class Refuse(HandshakeFault):
     headers: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not 200 <= self.status <= 599:
-            raise ValueError(f"status must be from 200 to 599, not {self.status}")
+        check_number("status", self.status, 200, 599)
 
     async def answer(self, client: Client) -> Response | None:
         try:
@@ -126,6 +124,9 @@ class Redirect(HandshakeFault):
 
     uri: str
     status: int = 302
+
+    def __post_init__(self) -> None:
+        check_number("status", self.status, 300, 399)
 
     async def answer(self, client: Client) -> Response | None:
         return await Refuse(self.status, {"Location": self.uri}).answer(client)
@@ -212,7 +213,7 @@ class Reset(ConnectionFault):
     destroys: ClassVar[bool] = True
 
     def strike(self, client: Client) -> None:
-        whole = _frame(Opcode.TEXT, b"half of this is all there will be")
+        whole = frame(Opcode.TEXT, b"half of this is all there will be")
         client.write(whole[: len(whole) // 2])
         client.reset()
 
@@ -222,11 +223,18 @@ class Close(ConnectionFault):
     """Begins the closing handshake (section 7.1.2). In a script, without `after`: accepts, then closes at once.
 
     1005 sends a close frame without a code. Another code that no frame may carry (1006, 999; section 7.4.1) is sent all
-    the same, and the client fails the connection with 1002.
+    the same, and the client fails the connection with 1002. Raises ValueError for a code that is no number of 16 bits,
+    and a reason of more than 123 bytes (section 5.5.1).
     """
 
     code: int = 1000
     reason: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_number("code", self.code, 0, 2**16 - 1)
+        if len(self.reason.encode()) > 123:
+            raise ValueError(f"reason must have at most 123 bytes, not {len(self.reason.encode())}")
 
     def strike(self, client: Client) -> None:
         if self.code == 1005:
@@ -234,7 +242,7 @@ class Close(ConnectionFault):
         elif self.valid:
             client.protocol.send_close(self.code, self.reason)
         else:
-            client.write(_frame(Opcode.CLOSE, struct.pack("!H", self.code) + self.reason.encode()))
+            client.write(frame(Opcode.CLOSE, struct.pack("!H", self.code) + self.reason.encode()))
             return
         client.send_data()
         client.hang_up()
@@ -243,14 +251,10 @@ class Close(ConnectionFault):
     def valid(self) -> bool:
         """Whether a frame may carry the code."""
         try:
-            self.check()
+            websockets.frames.Close(self.code, self.reason).check()
         except ProtocolError:
             return False
         return True
-
-    def check(self) -> None:
-        """Raise websockets' ProtocolError for a code that no frame may carry."""
-        websockets.frames.Close(self.code, self.reason).check()
 
 
 # Connections that seem to live
@@ -312,11 +316,10 @@ class ReservedBits(ConnectionFault):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.bit not in (1, 2, 3):
-            raise ValueError(f"bit must be 1, 2 or 3, not {self.bit}")
+        check_number("bit", self.bit, 1, 3)
 
     def strike(self, client: Client) -> None:
-        client.write(_frame(Opcode.TEXT, b"reserved", reserved=0b1000 >> self.bit))
+        client.write(frame(Opcode.TEXT, b"reserved", reserved=0b1000 >> self.bit))
 
 
 @dataclass(frozen=True)
@@ -326,7 +329,7 @@ class InvalidUTF8(ConnectionFault):
     data: bytes = b'{"name": "M\xfcnster"}'
 
     def strike(self, client: Client) -> None:
-        client.write(_frame(Opcode.TEXT, self.data))
+        client.write(frame(Opcode.TEXT, self.data))
 
 
 @dataclass(frozen=True)
@@ -336,7 +339,7 @@ class Oversize(ConnectionFault):
     size: int = 2**20 + 1
 
     def strike(self, client: Client) -> None:
-        client.write(_frame(Opcode.TEXT, b"x" * self.size))
+        client.write(frame(Opcode.TEXT, b"x" * self.size))
 
 
 @dataclass(frozen=True)
@@ -346,8 +349,8 @@ class FragmentFlood(ConnectionFault):
     fragments: int = 50_000
 
     def strike(self, client: Client) -> None:
-        more = _frame(Opcode.CONT, b"x", fin=False)
-        client.write(_frame(Opcode.TEXT, b"x", fin=False) + more * (self.fragments - 1))
+        more = frame(Opcode.CONT, b"x", fin=False)
+        client.write(frame(Opcode.TEXT, b"x", fin=False) + more * (self.fragments - 1))
 
 
 @dataclass(frozen=True)
@@ -363,7 +366,7 @@ class CompressionBomb(ConnectionFault):
     def strike(self, client: Client) -> None:
         if not client.protocol.extensions:
             raise ValueError("a compression bomb needs a client and a FeedServer with compression='deflate'")
-        client.write(_frame(Opcode.TEXT, _deflated(self.size), reserved=0b100))
+        client.write(frame(Opcode.TEXT, deflated(self.size), reserved=0b100))
 
 
 @dataclass(frozen=True)
@@ -378,24 +381,4 @@ class Flood(ConnectionFault):
     def strike(self, client: Client) -> None:
         text = isinstance(self.payload, str)
         payload = self.payload.encode() if isinstance(self.payload, str) else self.payload
-        client.write(_frame(Opcode.TEXT if text else Opcode.BINARY, payload) * self.messages)
-
-
-def _frame(opcode: Opcode, payload: bytes, *, fin: bool = True, reserved: int = 0) -> bytes:
-    """One frame, good or not (section 5.2); websockets would refuse to write some of these."""
-    first, length = fin << 7 | reserved << 4 | opcode, len(payload)
-    if length < 126:
-        return struct.pack("!BB", first, length) + payload
-    if length < 2**16:
-        return struct.pack("!BBH", first, 126, length) + payload
-    return struct.pack("!BBQ", first, 127, length) + payload
-
-
-@functools.lru_cache(maxsize=4)
-def _deflated(size: int) -> bytes:
-    """So many spaces, as one message of permessage-deflate (RFC 7692, section 7.2.1)."""
-    deflate = zlib.compressobj(wbits=-15)
-    chunk = b" " * min(size, 2**20)
-    parts = [deflate.compress(chunk) for _ in range(size // len(chunk))] if chunk else []
-    parts += [deflate.compress(b" " * (size % len(chunk)) if chunk else b""), deflate.flush(zlib.Z_SYNC_FLUSH)]
-    return b"".join(parts).removesuffix(b"\x00\x00\xff\xff")
+        client.write(frame(Opcode.TEXT if text else Opcode.BINARY, payload) * self.messages)

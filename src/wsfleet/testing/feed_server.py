@@ -8,8 +8,8 @@ import itertools
 import logging
 import socket
 import ssl as ssl_module
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
-from types import TracebackType
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from types import TracebackType, UnionType
 from typing import Literal, Self, cast
 
 import msgspec
@@ -77,6 +77,7 @@ class FeedServer:
         self._max_size = max_size
         self._on_client = on_client
         self._script: Iterator[Fault] = iter(())
+        self._script_error: Exception | None = None
         self._clients: dict[Client, None] = {}  # a set that keeps the order of connecting
         self._sockets: set[Client] = set()  # in their handshake or closing, too
         self._trails: list[Trail] = []
@@ -87,6 +88,7 @@ class FeedServer:
         self._server: Server | None = None
 
     async def __aenter__(self) -> Self:
+        """Take the port, and listen. Raises OSError where it is taken. Cancelled as `start`."""
         self._keep_port()
         await self.start()
         return self
@@ -94,12 +96,18 @@ class FeedServer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        """Stop, as `stop` does, and give the port back. Raises what a script's iterator has raised.
+
+        Cancelled as `stop`; the port is given back all the same.
+        """
         try:
             await self.stop()
         finally:
             if self._keeper is not None:
                 self._keeper.close()
                 self._keeper = None
+        if self._script_error is not None and error is None:
+            raise self._script_error
 
     @property
     def uri(self) -> str:
@@ -113,7 +121,10 @@ class FeedServer:
         return tuple(self._clients)
 
     async def start(self) -> None:
-        """Listen again after `stop`, on the same port. Raises OSError where the port is taken."""
+        """Listen again after `stop`, on the same port. Raises OSError where the port is taken.
+
+        It waits for a turn of the loop and for nobody; cancelling it may leave it listening.
+        """
         if self._server is not None:
             return
         self._server = await serve(
@@ -139,7 +150,7 @@ class FeedServer:
         """Stop listening and close all clients; connecting is then refused (ECONNREFUSED) until `start`.
 
         A client that does not answer the close frame is cut after a second. For an end without close frames call
-        `drop` just before.
+        `drop` just before. Cancelling it only stops the waiting: all are closed.
         """
         server, self._server = self._server, None
         if server is None:
@@ -170,7 +181,10 @@ class FeedServer:
         return len(clients)
 
     async def wait_clients(self, n: int) -> None:
-        """Wait until at least `n` clients are connected; with 0 until none is. Those dropped or closed don't count."""
+        """Wait until at least `n` clients are connected; with 0 until none is. Those dropped or closed don't count.
+
+        Safe to cancel.
+        """
         while len(self._clients) < n or (n == 0 and self._clients):
             await self._changed.wait()
 
@@ -181,14 +195,16 @@ class FeedServer:
     def close(self, code: int = 1000, reason: str = "") -> None:
         """Begin the closing handshake with all clients; those that do not answer are cut after a second.
 
-        The server goes on listening. Raises websockets' ProtocolError for a code that no close frame may carry.
+        The server goes on listening. The same as `strike(faults.Close(code, reason))`, forbidden codes included.
         """
-        fault = Close(code, reason)
-        fault.check()
-        self.strike(fault)
+        self.strike(Close(code, reason))
 
     def strike(self, fault: ConnectionFault, *clients: Client) -> None:
-        """Let this happen to the given clients, or to all: at once, or where the fault says, some messages later."""
+        """Let this happen to the given clients, or to all: at once, or where the fault says, some messages later.
+
+        Raises TypeError for what is no `ConnectionFault`.
+        """
+        _check(fault, ConnectionFault, "faults.Drop()")
         for client in clients or self.clients:
             client.arm(fault)
 
@@ -196,7 +212,12 @@ class FeedServer:
         """Let each of the next attempts to connect meet the next step; with the last one the server is well again.
 
         The steps may be endless, as `itertools.cycle` makes them. They replace those that were left, and `refuse`.
+        Raises TypeError for a step that is no fault: at once, or where an iterator makes the steps when they are
+        wanted, on leaving the server's context, as it does whatever else the iterator raises.
         """
+        if isinstance(steps, Collection):
+            for step in steps:
+                _check_step(step)
         self._script = iter(steps)
 
     def refuse(self, status: int, headers: Mapping[str, str] | None = None, *, times: int | None = None) -> None:
@@ -227,7 +248,8 @@ class FeedServer:
         """Send the next `count` numbers, each once, as the messages that `make` returns; by default `{"n": 1}`.
 
         Each goes to all who are connected at that moment, and while nobody is, it waits: so the numbers run on over
-        reconnects, and `audit` can tell which are missing.
+        reconnects, and `audit` can tell which are missing. Cancelled, it may not have sent the last number to
+        everybody: to `audit` that one is lost.
         """
         for _ in range(count):
             await self.wait_clients(1)
@@ -270,7 +292,11 @@ class FeedServer:
     async def _answer(self, connection: ServerConnection, request: Request) -> Response | None:
         self.requests.append(request)
         client = cast(Client, connection)
-        client.step = next(self._script, None)
+        try:
+            client.step = next(map(_check_step, self._script), None)
+        except Exception as exc:
+            self._script_error = exc  # who reads the log of a test that passes? this attempt is answered with a 500
+            raise
         return await client.step.answer(client) if isinstance(client.step, HandshakeFault) else None
 
     async def _deliver(self, connection: ServerConnection, request: Request, response: Response) -> None:
@@ -324,3 +350,15 @@ class FeedServer:
     def _change(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def _check_step(step: Fault) -> Fault:
+    _check(step, Fault, "faults.Refuse(503)")
+    return step
+
+
+def _check(fault: object, kind: type | UnionType, example: str) -> None:
+    """Raise TypeError for what is no such fault: a test with it would pass, and have tested nothing."""
+    if not isinstance(fault, kind):
+        shown = f"the class {fault.__name__}" if isinstance(fault, type) else repr(fault)
+        raise TypeError(f"a fault such as {example}, not {shown}")
