@@ -13,7 +13,7 @@ from wsfleet.testing import FeedServer
 DOCS = Path(__file__).parents[1] / "docs"
 FEEDS = ("trades", "quotes", "books", "news", "blocks", "weather")
 WATCHED_S = 40
-RETRY = Reconnect(initial_s=20)
+RETRY = Reconnect(initial_s=60, jitter=0)  # it is to be seen while it is down
 
 
 async def take(message: Message[str]) -> None:

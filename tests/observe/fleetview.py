@@ -8,6 +8,7 @@ import msgspec
 
 from wsfleet.observe.shown import Endpoints, Overview, Query, Sample, Trouble
 
+WORST_FIRST = {"FAILED": 0, "BACKOFF": 1, "CONNECTING": 2, "CLOSED": 3, "OPEN": 4}
 AT = 1_000_000_000.0  # 2001-09-09 01:46:40 UTC
 
 
@@ -34,6 +35,7 @@ def endpoint(number: int) -> dict[str, Any]:
         "paused_s": 12.5 if number == 5 else 0.0,
         "last_error": error,
         "latency_s": None if state == "FAILED" else 0.002 + number * 37 % 90 / 1000,
+        "down_since": None if state == "OPEN" else AT - number,
     }
 
 
@@ -70,11 +72,20 @@ def overview(endpoints: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
             subscription("candles", "trades.>", 15),
             subscription("archive", ">", 0),
         ],
-        "down": [],
-        "down_count": 0,
+        "down": worst(endpoints)[:20],
+        "down_count": len(worst(endpoints)),
         "workers": None,
         **changes,
     }
+
+
+def worst(endpoints: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    down = [
+        {"name": row["name"], "state": row["state"], "since": row["down_since"], "error": row["last_error"]}
+        for row in endpoints
+        if row["state"] != "OPEN"
+    ]
+    return sorted(down, key=lambda each: (each["state"] != "FAILED", each["since"]))
 
 
 def subscription(name: str, pattern: str, pending: int, dropped: int = 0, overflow: str = "pause") -> dict[str, Any]:
@@ -175,8 +186,15 @@ def matching(rows: list[dict[str, Any]], query: Query) -> dict[str, Any]:
         for row in rows
         if query.state in ("", row["state"]) and query.search in f"{row['name']} {row['uri']} {row['last_error']}"
     ]
+    found.sort(key=lambda row: row["name"])
+    if query.sort == "state":
+        found.sort(key=lambda row: WORST_FIRST.get(row["state"], 5), reverse=query.order == "desc")
+        return {"total": len(rows), "matched": len(found), **cut(found, query)}
     empty = [row for row in found if row[query.sort] is None]
     known = [row for row in found if row[query.sort] is not None]
     known.sort(key=lambda row: row[query.sort], reverse=query.order == "desc")
-    page = (known + empty)[query.offset : query.offset + query.limit]
-    return {"total": len(rows), "matched": len(found), "offset": query.offset, "rows": page}
+    return {"total": len(rows), "matched": len(found), **cut(known + empty, query)}
+
+
+def cut(rows: list[dict[str, Any]], query: Query) -> dict[str, Any]:
+    return {"offset": query.offset, "rows": rows[query.offset : query.offset + query.limit]}

@@ -1,6 +1,7 @@
 """What is to be seen of a fleet over HTTP: every answer, at the right time, without secrets, and nothing left open."""
 
 import asyncio
+import contextlib
 import json
 import logging
 import socket
@@ -154,6 +155,37 @@ async def test_readyz_tells_what_is_down_since_when_and_why() -> None:
     assert lately.status_code == 503 and lately.headers["content-type"].startswith("text/plain")
     (line,) = lately.text.splitlines()
     assert line.startswith("a BACKOFF since 20") and line.endswith(": connection lost: 4000 maintenance")
+
+
+async def test_what_is_down_is_told_the_worst_first() -> None:
+    """The required ones come first, then what failed for good, then what is down for longest, whatever the order."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    for name in ("new", "old", "failed", "required", "open"):
+        again = Reconnect(initial_s=60, jitter=0, fatal=lambda error, name=name: name == "failed")
+        fleet.connect(Endpoint(f"ws://{name}.test", name=name, reconnect=again, required=name == "required"))
+    server = fleet.serve_http(ANY)
+    async with fleet, asking(server) as client:
+        sockets = {name: await transport.accept(name) for name in fleet.connections}
+        await until(client, "/readyz", lambda answer: answer["ready"])
+        for number, name in enumerate(("old", "new", "failed", "required"), 1):
+            sockets[name].close(4000)
+            await until(client, "/readyz", lambda answer, number=number: answer["down_count"] == number)
+        ready = (await client.get("/readyz")).json()
+        overview = (await client.get("/api/overview")).json()
+    for down in (ready["down"], overview["down"]):
+        assert [each["name"] for each in down] == ["required", "failed", "old", "new"]
+    assert [each["required"] for each in overview["down"]] == [True, False, False, False]
+
+
+async def test_dead_letters_are_counted_however_fast_they_come() -> None:
+    """More dead letters at once than an observer keeps are counted all the same."""
+    fleet = Fleet(transport=FakeTransport())
+    server = fleet.serve_http(ANY)
+    async with fleet, asking(server) as client:
+        for _ in range(10_050):
+            fleet._declared.hub.inject("$dead.a", None)
+        assert (await client.get("/api/overview")).json()["totals"]["dead"] == 10_050
 
 
 async def test_down_is_counted_from_the_loss_on() -> None:
@@ -394,28 +426,45 @@ async def test_it_is_silent(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_a_request_that_never_comes_in_whole_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that asks nothing, or byte by byte, is closed; and past a number of them there are no more."""
+    """A connection that asks nothing, or byte by byte, is closed."""
     monkeypatch.setattr("wsfleet.observe.http.HEAD_S", 0.05)
-    monkeypatch.setattr("wsfleet.observe.http.CONNECTIONS", 2)
     fleet = Fleet(transport=FakeTransport())
     server = fleet.serve_http(ANY)
     async with fleet:
-        address = server.address.split(":")
-        reader, writer = await asyncio.open_connection(*address)
+        reader, writer = await asyncio.open_connection(*server.address.split(":"))
         writer.write(b"GET / HT")
         with pytest.raises(ConnectionError):
             while await reader.read():
                 pass
             raise ConnectionResetError  # an end without a reset will do as well
         writer.close()
-        monkeypatch.setattr("wsfleet.observe.http.HEAD_S", 60)
-        both = [await asyncio.open_connection(*address) for _ in range(2)]
-        third = await asyncio.open_connection(*address)
-        with pytest.raises(ConnectionError):
-            assert await third[0].read() == b""
-            raise ConnectionResetError
-        for _, each in (*both, third):
+
+
+async def test_who_asks_nothing_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past a number of connections the oldest that has asked nothing goes; a newcomer does where all are answered."""
+    monkeypatch.setattr("wsfleet.observe.http.HEAD_S", 600)
+    monkeypatch.setattr("wsfleet.observe.http.CONNECTIONS", 2)
+    fleet = Fleet(transport=FakeTransport())
+    server = fleet.serve_http(ANY)
+    async with fleet:
+        address = server.address.split(":")
+        idle, busy = [await asyncio.open_connection(*address) for _ in range(2)], []
+        for oldest, _ in idle:
+            reader, writer = await asyncio.open_connection(*address)
+            busy.append((reader, writer))
+            writer.write(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+            await gone(oldest)
+        late = await asyncio.open_connection(*address)
+        await gone(late[0])
+        for _, each in (*idle, *busy, late):
             each.close()
+
+
+async def gone(reader: asyncio.StreamReader) -> None:
+    """Wait until the other side has closed."""
+    with contextlib.suppress(ConnectionError):
+        assert await reader.read() == b""
 
 
 def test_a_bare_install_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

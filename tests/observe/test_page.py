@@ -6,12 +6,14 @@ import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
+from unittest.mock import AsyncMock, Mock, patch
 
 import pytest
-from playwright.async_api import Page, async_playwright
+from playwright.async_api import Page, Route, async_playwright
 
 from tests.servers.base import missing
 from wsfleet import Buffer, Endpoint, Fleet, Message, Overflow, Reconnect
+from wsfleet.errors import ConnectFailed
 from wsfleet.observe.fleet import FleetSource
 from wsfleet.observe.http import HttpServer
 from wsfleet.testing import FakeTransport
@@ -91,11 +93,90 @@ async def test_one_look_says_whether_it_is_well() -> None:
             # A machine that is busy lets the loop be late, which the page tells, too.
             await page.locator("#headline").filter(has_text=re.compile("^Well|event loop")).wait_for()
             await read(page, "#name", "prices")
+            await read(page, "#slowest", "All subscribers keep up.")
+            assert not await page.locator("#not-open").is_visible()
             socket.close(4000, "Maintenance tonight")
             await page.locator('#verdict[data-level="unwell"], #verdict[data-level="attention"]').wait_for()
             await read(page, "#down", "Maintenance tonight")
             await read(page, "#log", "BACKOFF")
             assert "prices" in await page.title()
+            assert await top_of(page, "#verdict") < await top_of(page, "#not-open") < await top_of(page, ".figures")
+
+
+async def top_of(page: Page, selector: str) -> float:
+    box = await page.locator(selector).bounding_box()
+    assert box is not None
+    return box["y"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"losses": 3}, "Connections are lost again and again: 3 in the last minute"),
+        ({"losses": 2}, "Well: all 2 endpoints are open, and every received message is accounted for"),
+        ({"loop_lag_s": 0.677}, "The event loop was late by 677 ms"),
+    ],
+)
+async def test_the_last_minute_counts(changes: dict[str, float], said: str) -> None:
+    """Connections that come back as fast as they are lost, and a loop that is on time again, are told for a minute."""
+
+    async def changed(route: Route) -> None:
+        answer = await (await route.fetch()).json()
+        for each in answer["samples"]:
+            each["loop_lag_s"] = 0
+        answer["samples"] = [answer["samples"][-1], answer["samples"][-1] | changes, answer["samples"][-1]]
+        if "losses" in changes:
+            answer["samples"].pop()
+        await route.fulfill(json=answer)
+
+    async with running("a", "b") as (_, transport, server):
+        for name in ("a", "b"):
+            await transport.accept(name)
+        async with looking(server) as page:
+            await page.route("**/api/history", changed)
+            await page.reload()
+            await read(page, "#headline", said)
+            if "loop_lag_s" in changes:
+                await page.locator("#lag.alarming").filter(has_text="677 ms").wait_for()
+
+
+async def test_what_has_failed_for_good_is_told_with_its_reason() -> None:
+    """An endpoint that is not tried again needs somebody: the verdict is unwell, and says why."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    for name in ("payments", "b", "c"):
+        again = Reconnect(fatal=lambda error: True)
+        fleet.connect(Endpoint(f"ws://{name}.test", name=name, reconnect=again), nothing)
+    server = fleet.serve_http("127.0.0.1:0")
+    async with fleet:
+        sockets = {name: await transport.accept(name) for name in fleet.connections}
+        sockets["payments"].close(4001, "Who are you?")
+        async with looking(server) as page:
+            await read(page, "#headline", "payments has failed for good: connection lost: 4001 Who are you?")
+            await page.locator('#verdict[data-level="unwell"]').wait_for()
+            sockets["b"].close(4002)
+            await read(page, "#headline", "2 endpoints have failed for good: payments with connection lost: 4001")
+
+
+async def test_an_endpoint_that_fails_and_fails_is_one_line() -> None:
+    """All attempts that fail in a row are one event with their number; once it was open, another one begins."""
+    again = Reconnect(initial_s=0.01, max_s=0.01)
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    fleet.connect(Endpoint("ws://a.test", name="a", reconnect=again), nothing)
+    server = fleet.serve_http("127.0.0.1:0")
+    async with fleet:
+        socket = await transport.accept("a")
+        await fleet.connections["a"].wait_open()
+        async with looking(server) as page:
+            await read(page, "#events-state", "live")
+            for _ in range(4):
+                transport.refuse(ConnectFailed("tcp", "Connection refused"))
+            socket.lose()
+            await read(page, "#log li", "Connection refused (5 times)")
+            assert await page.locator("#log li").count() == 1
+            await (await transport.accept("a")).feed("x")
+            await read(page, "#log li", "CONNECTING → OPEN")
 
 
 async def test_what_a_peer_says_is_text() -> None:
@@ -133,7 +214,7 @@ async def test_ten_thousand_endpoints() -> None:
         await read(page, "#endpoints tbody", "feed-9999")
         await page.keyboard.press("/")
         await page.keyboard.type("feed-777")
-        await read(page, "#endpoints .where", "11")
+        await read(page, "#endpoints .where", "1–11 of 11 found, 10,000 endpoints in all")
         head = page.locator("#endpoints th").filter(has_text="Name")
         await read(page, "#endpoints tbody tr:first-child", "feed-777")
         await head.get_by_role("button").press("Enter")
@@ -150,6 +231,7 @@ async def test_slow_and_lossy_subscriptions_are_shown() -> None:
         await socket.feed(*"abcdef")
         async with looking(server) as page:
             await read(page, "#slowest", "chart")
+            await page.locator("#subscriptions").scroll_into_view_if_needed()
             await read(page, "#subscriptions tbody", "drop_oldest")
             assert int(await page.locator("#dropped").inner_text()) >= 3
             assert await page.locator("#charts svg").count() >= 4
@@ -172,6 +254,68 @@ async def test_a_token_is_asked_for() -> None:
         await field.press("Enter")
         await read(page, "#name", "prices")
         assert "let-me-look" not in page.url and not await page.locator("#token").is_visible()
+
+
+async def test_what_needs_the_token_is_asked_with_it() -> None:
+    """With the token the report is opened, and the file read again once that was confirmed, with its answer."""
+    fleet = Fleet(transport=FakeTransport(), name="prices")
+    server = fleet.serve_http("0.0.0.0:0", token="let-me-look-at-this")
+    async with fleet, looking(server) as page:
+        await page.get_by_label("Token").fill("let-me-look-at-this")
+        await page.get_by_label("Token").press("Enter")
+        await read(page, "#name", "prices")
+        async with page.expect_popup() as opened:
+            await page.get_by_role("link", name="report").click()
+        await read(await opened.value, "body", '"name":"prices"')
+        with patch.object(Fleet, "reload", AsyncMock(return_value=["[[connect]] a: added"])):
+            fleet._reloader = Mock()
+            await page.get_by_role("button", name="Reload", exact=True).click()
+            await page.get_by_role("button", name="Reload now").click()
+            await read(page, "#reload-facts", "[[connect]] a: added")
+
+
+async def test_numbers_do_not_round_past_their_unit() -> None:
+    """What rounds up to a thousand of a unit is said in the next one."""
+    async with running() as (_, _, server), looking(server) as page:
+        said = await page.evaluate(
+            """async () => {
+                const { compact, seconds } = await import("/words.js");
+                return [seconds(0.0009996), seconds(0.9996), seconds(59.96), seconds(0.0009994), compact(999.6)];
+            }"""
+        )
+        assert said == ["1 ms", "1 s", "1 min", "999 µs", "1K"]
+
+
+@pytest.mark.parametrize("width", [390, 768, 1280, 1920])
+async def test_it_fits(width: int) -> None:
+    """Nothing is scrolled sideways, cards leave no holes, and a long name takes two lines."""
+    name = "a" * 300
+    async with running(name, "b") as (_, transport, server):
+        (await transport.accept(name)).close(4000, "Maintenance" * 20)
+        async with looking(server, viewport={"width": width, "height": 800}) as page:
+            await read(page, "#down", "Maintenance")
+            await page.locator("#endpoints").scroll_into_view_if_needed()
+            await read(page, "#endpoints tbody", name)
+            await read(page, "#endpoints tbody", "BACKOFF")
+            assert await page.evaluate("document.documentElement.scrollWidth") <= width
+            assert await page.evaluate(LINES) <= 2
+            for cards in (".figures", "#charts"):
+                assert len(await page.evaluate(RIGHT_EDGES, cards)) == 1
+
+
+LINES = """() => {
+  const buttons = [...document.querySelectorAll("#endpoints tbody th button")];
+  const button = buttons.find((each) => each.textContent.length > 100);
+  return Math.round(button.clientHeight / parseFloat(getComputedStyle(button).lineHeight));
+}"""
+RIGHT_EDGES = """(cards) => {
+  const rows = {};
+  for (const each of document.querySelector(cards).children) {
+    const { top, right } = each.getBoundingClientRect();
+    rows[Math.round(top)] = Math.max(rows[Math.round(top)] ?? 0, Math.round(right));
+  }
+  return [...new Set(Object.values(rows))];
+}"""
 
 
 @pytest.mark.parametrize("scheme", ["dark", "light"])
@@ -227,6 +371,7 @@ async def test_every_control_has_a_name_and_a_key() -> None:
         await transport.accept("a")
         async with looking(server) as page:
             await read(page, "#endpoints tbody", "OPEN")
+            await page.locator("#subscriptions").scroll_into_view_if_needed()
             await read(page, "#subscriptions tbody", "a")
             unnamed = await page.evaluate(
                 """() => [...document.querySelectorAll("a, button, input, select")].filter((each) =>

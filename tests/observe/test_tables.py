@@ -1,6 +1,7 @@
 """Long tables: searched, sorted and cut out here, so that only what is shown is sent."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -8,7 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from wsfleet import Fleet, Limits, Message
+from wsfleet import Fleet, Limits, Message, State
+from wsfleet.observe.tables import ENDPOINTS, Query, Table
 from wsfleet.stats import EndpointStats
 from wsfleet.testing import FakeSocket, FakeTransport
 
@@ -83,6 +85,26 @@ async def test_sorting() -> None:
         for order in ("asc", "desc"):
             while (await rows(client, f"sort=latency_s&order={order}"))[0] != "b":
                 await asyncio.sleep(0.01)
+
+
+async def test_what_is_down_says_since_when() -> None:
+    """A row says since when it is down, and can be sorted by it: what is open comes last."""
+    async with serving(["a", "b", "c"]) as (client, sockets, _):
+        for name in ("c", "b"):
+            sockets[name].close(4000)
+            while name in await rows(client, "state=OPEN"):
+                await asyncio.sleep(0.01)
+        assert await rows(client, "sort=down_since") == ["c", "b", "a"]
+        assert await rows(client, "sort=down_since&order=desc") == ["b", "c", "a"]
+        since = {row["name"]: row["down_since"] for row in (await client.get("/api/endpoints")).json()["rows"]}
+        assert since["a"] is None and since["c"] < since["b"] <= time.time()
+
+
+async def test_states_are_sorted_by_how_bad_they_are() -> None:
+    """By state comes first what has failed for good, and last what is open."""
+    table = Table([{"name": state.value, "state": state.value} for state in State], ENDPOINTS)
+    found = [row["name"] for row in (await table.answer(Query(sort="state")))["rows"]]
+    assert found == ["FAILED", "BACKOFF", "CONNECTING", "CLOSED", "OPEN"]
 
 
 async def test_subscriptions() -> None:

@@ -110,8 +110,9 @@ async def test_looks_as_it_is_kept(name: str, size: tuple[int, int], theme: str,
 
 async def test_a_fleet_that_is_well_says_so(tmp_path: Path) -> None:
     """Where nothing is wrong, the verdict is WELL, and nothing is coloured as a warning."""
-    async with shown(FleetView([{**endpoint(number), "state": "OPEN"} for number in (1, 2, 4)])) as pilot:
-        assert lines(pilot, "WELL  all 3 endpoints are open; every message accounted for")
+    async with shown(FleetView([{**endpoint(number), "state": "OPEN"} for number in (1, 2, 4)], slowest=[])) as pilot:
+        assert lines(pilot, "all subscriptions keep up")
+        assert lines(pilot, "WELL  all 3 endpoints are open; every received message accounted for")
         await compare(pilot, "well", tmp_path)
 
 
@@ -125,11 +126,44 @@ async def test_ten_thousand_endpoints_are_one_table_of_which_only_a_screenful_is
         await compare(pilot, "many", tmp_path)
         await pilot.press("pageup")
         await pilot.press("home", "down", "down")
-        await until(pilot, lambda: table(pilot).current and table(pilot).current.name == "feed-100")
-        assert lines(pilot, "wss://feed-20.example/v1/stream?token=*** · ConnectFailed: tcp: Connection refused")
+        await until(pilot, lambda: table(pilot).current and table(pilot).current.name == "feed-3757")
+        assert lines(
+            pilot, "down for 1 h 2 min, since 00:44:03 · wss://feed-37.example/v1/stream?token=*** · Handshake"
+        )
         height = table(pilot).size.height
         assert all(query.limit < height for query in view.asked)
         assert view.asked[-1].offset == 0
+
+
+async def test_what_is_down_is_in_sight() -> None:
+    """Of 10,000 endpoints those that need somebody come first in the table, without a key."""
+    async with shown(troubled(10_000)) as pilot:
+        await until(pilot, lambda: len(table(pilot)._got.rows) > 9)
+        states = [row.state for row in table(pilot)._got.rows]
+        assert states[:2] == ["FAILED", "FAILED"] and set(states) == {"FAILED", "BACKOFF"}
+        assert lines(
+            pilot, "FAILING  8 have failed for good, feed-8757 among them: HandshakeRejected: http: the server"
+        )
+
+
+@pytest.mark.parametrize(("lost", "told"), [(7, True), (6, False)])
+async def test_the_last_minute_counts(lost: int, told: bool) -> None:
+    """More than one loss for two endpoints in a minute, and a loop that was late, are told though all is open again."""
+    rows = [{**endpoint(number), "state": "OPEN"} for number in range(12)]
+    async with shown(FleetView(rows, lost=(30, lost))) as pilot:
+        said = f"connections are lost again and again: {lost} in the last minute"
+        assert bool(lines(pilot, said)) == told
+        assert lines(pilot, "the loop was 20")
+
+
+async def test_an_endpoint_that_fails_and_fails_is_one_line() -> None:
+    """All attempts that fail in a row are one event with their number; once it was open, another one begins."""
+    tries = [("BACKOFF", "cut"), *[("CONNECTING", None), ("BACKOFF", "refused")] * 9]
+    states = [("OPEN", None), *tries, ("OPEN", None), ("BACKOFF", "gone")]
+    told = [{"kind": "state", "at": AT, "topic": "$state.a", "state": state, "error": error} for state, error in states]
+    async with shown(FleetView(told=told)) as pilot:
+        assert lines(pilot, "a BACKOFF: refused (10 times)") and lines(pilot, "a BACKOFF: gone")
+        assert len(lines(pilot, " a BACKOFF")) == 2 and not lines(pilot, "a CONNECTING")
 
 
 async def test_search_filters_while_it_is_written() -> None:
@@ -163,7 +197,8 @@ async def test_sorted_by_key_and_by_click() -> None:
     view = troubled()
     async with shown(view) as pilot:
         most = max(row["received"] for row in view.rows)
-        await pilot.press("s", "s")
+        assert (view.asked[-1].sort, view.asked[-1].order) == ("state", "asc")
+        await pilot.press("s")
         await until(pilot, lambda: (view.asked[-1].sort, view.asked[-1].order) == ("received", "desc"))
         await until(pilot, lambda: table(pilot).current and table(pilot).current.received == most)
         await pilot.press("r")
@@ -219,7 +254,7 @@ async def test_a_fleet_out_of_reach_comes_back_by_itself(tmp_path: Path) -> None
         await until(pilot, lambda: lines(pilot, "UNREACHABLE  connection refused. Since 01:46:40; it is tried again."))
         await compare(pilot, "unreachable", tmp_path)
         view.trouble = None
-        await until(pilot, lambda: lines(pilot, "DEGRADED"))
+        await until(pilot, lambda: lines(pilot, "FAILING"))
         assert not lines(pilot, "UNREACHABLE")
         assert lines(pilot, "11,000/s"), "the history is asked for again"
 

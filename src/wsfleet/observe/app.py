@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib import resources
@@ -24,7 +24,7 @@ from wsfleet.errors import ConfigError, FleetError
 from wsfleet.looking import by_and_by
 from wsfleet.observe.look import Look, Looks
 from wsfleet.observe.prometheus import exposition
-from wsfleet.observe.source import Down, NoFile, Source
+from wsfleet.observe.source import NoFile, Source
 from wsfleet.observe.sse import MOST, stream
 from wsfleet.observe.tables import ENDPOINTS, SUBSCRIPTIONS, BadParameter, Query, Shape, Table
 from wsfleet.observe.threads import in_thread
@@ -37,9 +37,6 @@ log = logging.getLogger("wsfleet")
 
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 """Of the page's files."""
-
-LISTED = 100
-"""So many endpoints that are down are named by /readyz."""
 
 ROWS = 200
 """Rows encoded in one turn of the loop: less than a millisecond."""
@@ -105,13 +102,12 @@ class _Asked:
         return _json({"healthy": report["balanced"], **state}, 200 if report["balanced"] else 503)
 
     async def readyz(self, request: Request) -> Response:
-        overview = await (await self._looks.get()).overview(self._source)
-        count = overview["down_count"]
-        down = self._source.down(LISTED) if count else []
+        look = await self._looks.get()
+        count = (await look.overview(self._source))["down_count"]
         status = 503 if count else 200
         if "text/plain" in request.headers.get("accept", ""):
-            return PlainTextResponse("".join(_lines(down, count)), status)
-        listed = [{"name": d.name, "state": d.state, "since": d.since, "error": d.error} for d in down]
+            return PlainTextResponse("".join(_lines(look.worst, count)), status)
+        listed = [{key: each[key] for key in ("name", "state", "since", "error")} for each in look.worst]
         return _json({"ready": not count, "down": listed, "down_count": count}, status)
 
     async def stats(self, request: Request) -> Response:
@@ -164,12 +160,13 @@ class _Asked:
         return _json(done.to_dict() if isinstance(done, Reloaded) else {"changed": done})
 
 
-def _lines(down: Sequence[Down], count: int) -> Iterable[str]:
+def _lines(down: Sequence[Mapping[str, Any]], count: int) -> Iterable[str]:
     if not count:
         yield "ready\n"
     for each in down:
-        since = datetime.fromtimestamp(each.since, UTC).isoformat(timespec="seconds")
-        yield f"{each.name} {each.state} since {since}{f': {each.error}' if each.error else ''}\n"
+        since = datetime.fromtimestamp(each["since"], UTC).isoformat(timespec="seconds")
+        error = f": {each['error']}" if each["error"] else ""
+        yield f"{each['name']} {each['state']} since {since}{error}\n"
     if count > len(down):
         yield f"and {count - len(down)} more\n"
 

@@ -9,14 +9,14 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
 from typing import Any
 
-from wsfleet.connection import Connection
 from wsfleet.fleet import Fleet
 from wsfleet.looking import by_and_by
-from wsfleet.message import Message, State
+from wsfleet.message import Message
 from wsfleet.observe.events import KINDS, Event, Events
 from wsfleet.observe.source import Down, NoFile, Report, Sample, Source
 from wsfleet.options import Buffer, Overflow
 from wsfleet.stats import plain_rows
+from wsfleet.subscription import Subscription
 
 __all__ = ["FleetSource"]
 
@@ -32,8 +32,8 @@ class FleetSource(Source):
 
     def __init__(self, fleet: Fleet) -> None:
         self.workers = None
-        self.dead = 0
         self._fleet = fleet
+        self._dead: Subscription | None = None
         self._events = Events()
         self._samples: deque[Sample] = deque(maxlen=SAMPLES)
         self._sampling: asyncio.Task[None] | None = None
@@ -47,6 +47,8 @@ class FleetSource(Source):
             buffer = Buffer(messages=10_000, overflow=Overflow.DROP_OLDEST)
             self._fleet.process(f"${kind}.*", name=name, buffer=buffer, batch=100)(self._seen)
             self._names.append(name)
+            if kind == "dead":
+                self._dead = self._fleet.subscriptions[name]
         self._sampling = asyncio.get_running_loop().create_task(self._sample(), name="wsfleet-samples")
 
     def _free_name(self, name: str) -> str:
@@ -55,6 +57,11 @@ class FleetSource(Source):
             number += 1
             free = f"{name}-{number}"
         return free
+
+    @property
+    def dead(self) -> int:  # type: ignore[override]
+        """Dead letters so far: those, too, that came too fast to be looked at."""
+        return 0 if self._dead is None else self._dead.stats().offered
 
     async def stop(self) -> None:
         """End watching."""
@@ -70,8 +77,6 @@ class FleetSource(Source):
 
     async def _seen(self, messages: list[Message[Any]]) -> None:
         for message in messages:
-            if message.topic.startswith("$dead."):
-                self.dead += 1
             self._events.tell(message)
 
     async def _sample(self) -> None:
@@ -99,12 +104,15 @@ class FleetSource(Source):
             report["subscriptions"] += plain_rows(subscriptions)
         return report
 
-    def down(self, most: int | None = None) -> list[Down]:
-        """Return the endpoints that are not OPEN, at most so many, the required ones first."""
-        down = [each for each in self._fleet.connections.values() if each.state is not State.OPEN]
-        down.sort(key=lambda connection: not connection.required)
-        now, clock = time.time(), asyncio.get_running_loop().time()
-        return [_down(each, now - (clock - (each.down_since or clock))) for each in down[:most]]
+    async def down(self) -> dict[str, Down]:
+        """Return since when each endpoint is down that isn't OPEN."""
+        found: dict[str, Down] = {}
+        began = time.time() - asyncio.get_running_loop().time()
+        async for connections in by_and_by(list(self._fleet.connections.values()), ROWS):
+            for each in connections:
+                if each.down_since is not None:
+                    found[each.name] = Down(began + each.down_since, each.required)
+        return found
 
     def history(self) -> list[Sample]:
         """Return the samples so far, oldest first."""
@@ -119,8 +127,3 @@ class FleetSource(Source):
         if self._fleet._reloader is None:
             raise NoFile("this fleet was not read from a file; start it with `wsfleet run FILE.toml`")
         return await self._fleet.reload()
-
-
-def _down(connection: Connection, since: float) -> Down:
-    row = connection.stats()
-    return Down(row.name, row.state, since, row.last_error, connection.required)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import socket
@@ -31,11 +32,14 @@ log.addFilter(lambda record: record.levelno >= logging.ERROR)
 CONNECTIONS = 128
 """At a time. More would take the descriptors that the fleet needs."""
 
-HEAD_S = 10.0
+HEAD_S = 5.0
 """For a whole request to come in."""
 
 CLOSE_S = 1.0
 """For answers under way at the end."""
+
+
+_made = itertools.count()
 
 
 def serve(fleet: Fleet, listen: str, token: str | None) -> HttpServer:
@@ -51,13 +55,13 @@ class _Connection(H11Protocol):
         self.logger = log
         self.access_log = False
         self._head: asyncio.TimerHandle | None = None
+        self._made = next(_made)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._expect()
         if len(self.connections) > CONNECTIONS:
-            transport.abort()
-        else:
-            self._expect()
+            self._make_room()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -69,8 +73,21 @@ class _Connection(H11Protocol):
         self._unset_keepalive_if_required()
         self._unset_head()
 
+    def _make_room(self) -> None:
+        # Who holds connections open and asks nothing must not keep out who asks.
+        idle = [each for each in self.connections if isinstance(each, _Connection) and each._is_idle]
+        min(idle, key=lambda each: each._made).transport.abort()
+
+    @property
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    @property
+    def _is_idle(self) -> bool:
+        return not self._is_answering and not self.transport.is_closing()
+
     def _expect(self) -> None:
-        if self.cycle is not None and not self.cycle.response_complete:
+        if self._is_answering:
             self._unset_head()
         elif self._head is None:
             self._head = self.loop.call_later(HEAD_S, self.transport.abort)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import heapq
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from wsfleet.looking import by_and_by, percentile
 from wsfleet.message import State
-from wsfleet.observe.source import Report, Source
+from wsfleet.observe.source import Down, Report, Source
 from wsfleet.observe.tables import ENDPOINTS, SUBSCRIPTIONS, Table
 from wsfleet.stats import RETIRED, about_feeds
 
@@ -24,6 +25,10 @@ OLDEST_S = 1.0
 
 SLOWEST = 10
 DOWN = 20
+
+LISTED = 100
+"""So many endpoints that are down are named by /readyz."""
+
 ROWS = 500
 
 _OF_ENDPOINTS = ("received", "received_bytes", "sent", "malformed", "connects", "losses")
@@ -34,10 +39,13 @@ _HEAD = ("name", "uptime_s", "balanced", "accelerated", "loop_lag_s", "blocked")
 class Look:
     """A report, and what was asked of it."""
 
-    def __init__(self, report: Report) -> None:
+    def __init__(self, report: Report, down: Mapping[str, Down]) -> None:
         self.report = report
         self.at = time.time()
-        self.endpoints = Table(report["endpoints"], ENDPOINTS)
+        self.worst: list[Mapping[str, Any]] = []
+        """What is down, the worst first, once there is an overview."""
+        self.endpoints = Table(report["endpoints"], ENDPOINTS, down)
+        self._down = down
         self.subscriptions = Table(report["subscriptions"], SUBSCRIPTIONS)
         self._overview: dict[str, Any] | None = None
 
@@ -53,18 +61,21 @@ class Look:
         totals = {key: lost.get(key, 0) for key in (*_OF_ENDPOINTS, *_OF_SUBSCRIPTIONS)} | {"pending": 0}
         states: Counter[str] = Counter()
         latencies: list[float] = []
+        worst: list[Mapping[str, Any]] = []
         paused = 0
         async for rows in by_and_by(self.report["endpoints"], ROWS):
             _add(totals, _OF_ENDPOINTS, rows)
             there = [row for row in rows if row["name"] != RETIRED]
             states.update([row["state"] for row in there])
             paused += sum([bool(row["paused_by"]) for row in there])
+            worst = _worst([*worst, *self._down_among(there)])
             latencies += [row["latency_s"] for row in there if row["latency_s"] is not None]
         slowest: list[Mapping[str, Any]] = []
         async for rows in by_and_by(self.report["subscriptions"], ROWS):
             _add(totals, _OF_SUBSCRIPTIONS, [row for row in rows if about_feeds(row["pattern"])])
             slowest = _slowest([*slowest, *rows])
         latencies.sort()
+        self.worst = worst
         return {
             **{key: self.report.get(key) for key in _HEAD},
             "at": self.at,
@@ -72,10 +83,29 @@ class Look:
             "totals": {**totals, "dead": source.dead, "paused": paused},
             "latency": {"p50": percentile(latencies, 0.5), "p99": percentile(latencies, 0.99)},
             "slowest": slowest,
-            "down": source.down(DOWN),
+            "down": worst[:DOWN],
             "down_count": sum(states.values()) - states[State.OPEN.value],
             "workers": source.workers,
         }
+
+    def _down_among(self, rows: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
+        for row in rows:
+            if row["state"] != State.OPEN:
+                since, required = self._down.get(row["name"], (self.at, False))
+                yield {
+                    "name": row["name"],
+                    "state": row["state"],
+                    "since": since,
+                    "error": row["last_error"],
+                    "required": required,
+                }
+
+
+def _worst(down: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return the required ones first, then what FAILED for good, then what is down for longest."""
+    return heapq.nsmallest(
+        LISTED, down, key=lambda each: (not each["required"], each["state"] != State.FAILED, each["since"])
+    )
 
 
 def _add(totals: dict[str, int], names: tuple[str, ...], rows: Any) -> None:
@@ -111,7 +141,7 @@ class Looks:
     async def _make(self) -> Look:
         begun = time.perf_counter()
         try:
-            look = Look(await self._source.look())
+            look = Look(await self._source.look(), await self._source.down())
         finally:
             self._making = None
         self._look = look

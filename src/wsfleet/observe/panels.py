@@ -14,7 +14,18 @@ from textual.content import Content
 from wsfleet.observe.picture import Picture, Verdict, count, duration
 from wsfleet.printable import one_line
 
-__all__ = ["STATE_STYLES", "clean", "connections", "events", "health", "messages", "slowest", "title", "verdict"]
+__all__ = [
+    "STATE_STYLES",
+    "clean",
+    "connections",
+    "down_since",
+    "events",
+    "health",
+    "messages",
+    "slowest",
+    "title",
+    "verdict",
+]
 
 STATE_STYLES = {
     "OPEN": "$text-success",
@@ -119,7 +130,7 @@ def health(picture: Picture, width: int, height: int) -> Content:
         _row("losses", count(overview.totals.losses), _spark(picture.rates("losses"), room), warning),
         Content.assemble((f"{'last minute':<13}", _DIM), lately),
         _row("latency p50", duration(latency.p50), f"p99 {duration(latency.p99)}", ""),
-        _row("loop lag", duration(overview.loop_lag_s), _spark(picture.lags(), room), "$text-primary"),
+        _row("loop lag", duration(picture.lag()), _spark(picture.lags(), room), "$text-primary"),
     ]
     if blocked is None:
         lines.append(_row("blocked", "never", "", ""))
@@ -142,11 +153,17 @@ def _row(label: str, value: str, rest: str, style: str) -> Content:
     return Content.assemble((f"{label:<12}", _DIM), f"{value:>10}   ", (rest, style))
 
 
+def down_since(since: float, picture: Picture) -> str:
+    """Say since when an endpoint is down, and how long that is."""
+    passed = f" for {duration(max(0.0, picture.overview.at - since))}" if picture.overview is not None else ""
+    return f"down{passed}, since {_clock(since)}"
+
+
 def slowest(picture: Picture, width: int, height: int) -> Content:
     """Draw the subscriptions that have most to do, or drop most."""
     rows = picture.overview.slowest if picture.overview is not None else ()
     if not rows:
-        return Content.styled("no subscriptions" if picture.overview else "", _DIM)
+        return Content.styled("all subscriptions keep up" if picture.overview else "", _DIM)
     room = max(8, width - 37)
     lines = [Content.styled(f"{'name':<{room}} {'pending':>10} {'dropped':>10}  overflow", _DIM)]
     for row in rows[: max(1, height - 1)]:
@@ -184,7 +201,8 @@ def _told(kind: str, event: dict[str, Any]) -> str:
     who = str(event.get("topic", "")).rpartition(".")[2]
     error = f": {event['error']}" if event.get("error") else ""
     if kind == "state":
-        return f"{who} {event.get('state', '')}{error}"
+        times = f" ({event['times']:,} times)" if event.get("times", 0) > 1 else ""
+        return f"{who} {event.get('state', '')}{error}{times}"
     if kind == "dead":
         return f"{who} gave a message up{error}"
     if kind == "slow":

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
-from wsfleet.observe.shown import Overview, Sample, Trouble
+from wsfleet.observe.shown import Down, Overview, Sample, Trouble
 
 __all__ = ["Picture", "Verdict", "count", "duration"]
 
@@ -15,6 +15,7 @@ KEPT = 600  # samples: ten minutes
 EVENTS = 500
 LATELY_S = 60.0
 LAG_S = 0.1  # a loop that is later than this is worth a word
+LOSSES, LOSSES_EACH = 3, 0.5  # in a minute, in all and for each endpoint; fewer are told among the numbers
 
 Counter = Literal["received", "processed", "dropped", "failed", "losses", "connects"]
 Level = Literal["good", "warn", "bad", "none"]
@@ -76,6 +77,23 @@ class Picture:
         if self.since is None:
             self.since = now
 
+    def hear(self, event: dict[str, Any]) -> None:
+        """Take an event. Of attempts of an endpoint that fail in a row the last is kept, with their number."""
+        if event.get("kind") == "state":
+            topic, state = event.get("topic"), event.get("state")
+            before = next((old for old in self.events if old.get("topic") == topic and old.get("trying")), None)
+            if state in ("CONNECTING", "BACKOFF"):
+                if before is not None and state == "CONNECTING":
+                    return
+                times = int(state == "BACKOFF")
+                if before is not None:
+                    self.events.remove(before)
+                    times += before["times"]
+                event = {**event, "trying": True, "times": times}
+            elif before is not None:
+                before["trying"] = False
+        self.events.append(event)
+
     def rate(self, counter: Counter) -> float:
         """How many a second, between the last two looks."""
         return next(reversed(self.rates(counter)), 0.0)
@@ -100,6 +118,11 @@ class Picture:
         first = next(sample for sample in self._samples if sample.at >= last.at - LATELY_S)
         return max(0, int(getattr(last, counter) - getattr(first, counter)))
 
+    def lag(self) -> float:
+        """How late the loop was at worst in the last minute."""
+        last = self._samples[-1].at if self._samples else 0.0
+        return max((sample.loop_lag_s for sample in self._samples if sample.at >= last - LATELY_S), default=0.0)
+
     def verdict(self) -> Verdict:
         """Whether the fleet is well, and every reason why it isn't, the worst first."""
         if self.trouble is not None:
@@ -113,7 +136,7 @@ class Picture:
         if warn:
             return Verdict("warn", "DEGRADED", reasons)
         total = sum(self.overview.states.values())
-        kept = "every message accounted for, none dropped in the last minute"
+        kept = "every received message accounted for, none dropped in the last minute"
         return Verdict("good", "WELL", f"{_all(total)} open; {kept}" if total else f"no endpoints; {kept}")
 
     def _warnings(self, overview: Overview) -> list[str]:
@@ -121,24 +144,41 @@ class Picture:
         total = sum(states.values())
         away = {state: number for state in ("FAILED", "BACKOFF", "CONNECTING") if (number := states.get(state, 0))}
         parts = ", ".join(f"{number:,} {state}" for state, number in away.items())
+        lost, lag = self.lately("losses"), self.lag()
         reasons = [
             (sum(away.values()), f"{sum(away.values()):,} of {total:,} not open ({parts})"),
+            (
+                lost >= LOSSES and lost > LOSSES_EACH * total,
+                f"connections are lost again and again: {lost:,} in the last minute",
+            ),
             (self.lately("dropped"), f"{self.lately('dropped'):,} dropped in the last minute"),
             (self.lately("failed"), f"{self.lately('failed'):,} failed in the last minute"),
             (totals.paused, f"{totals.paused:,} paused by a full mailbox"),
-            (overview.loop_lag_s >= LAG_S, f"the loop is {duration(overview.loop_lag_s)} late"),
+            (lag >= LAG_S, f"the loop was {duration(lag)} late"),
         ]
         return [text for wrong, text in reasons if wrong]
 
 
 def _bad(overview: Overview) -> list[str]:
+    failed, known = overview.states.get("FAILED", 0), [row for row in overview.down if row.state == "FAILED"]
     total, required = sum(overview.states.values()), [row.name for row in overview.down if row.required]
     reasons = [
         (not overview.balanced, "the balance does not hold: messages are unaccounted for"),
         (total and not overview.states.get("OPEN") and overview.states.get("CLOSED") != total, "nothing is open"),
         (required, f"required and down: {', '.join(required[:3])}{', ...' if len(required) > 3 else ''}"),
+        (failed, _failed(failed, known)),
     ]
     return [text for wrong, text in reasons if wrong]
+
+
+def _failed(number: int, known: Sequence[Down]) -> str:
+    """Say what is not tried again, and why the first of it isn't."""
+    if not known:
+        return f"{number:,} failed for good"
+    why = f": {known[0].error}" if known[0].error else ""
+    if number == 1:
+        return f"{known[0].name} has failed for good{why}"
+    return f"{number:,} have failed for good, {known[0].name} among them{why}"
 
 
 def _all(total: int) -> str:
@@ -159,9 +199,9 @@ def duration(seconds: float | None) -> str:
         return "-"
     if seconds < 0.9995:
         return f"{seconds * 1000:.{1 if seconds < 0.00995 else 0}f} ms"
-    if seconds < 60:
+    if seconds < 59.95:
         return f"{seconds:.1f} s"
-    minutes, seconds = divmod(int(seconds), 60)
+    minutes, seconds = divmod(int(seconds + 0.05), 60)
     hours, minutes = divmod(minutes, 60)
     days, hours = divmod(hours, 24)
     if days:

@@ -92,7 +92,7 @@ class EndpointTable(ScrollView, can_focus=True):
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
-        self._wish = Query()
+        self._wish = Query(sort="state")  # what is down comes first
         self._got = Endpoints(total=0, matched=0, offset=0, rows=())
 
     # What is shown.

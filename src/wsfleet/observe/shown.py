@@ -71,6 +71,7 @@ class Down(msgspec.Struct, frozen=True):
 
     name: str = ""
     state: str = ""
+    error: str | None = None
     required: bool = False
 
 
@@ -121,6 +122,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     paused_s: float = 0.0
     last_error: str | None = None
     latency_s: float | None = None
+    down_since: float | None = None
 
 
 class Endpoints(msgspec.Struct, frozen=True):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from wsfleet.errors import ConfigError
 from wsfleet.stats import Totals
@@ -19,14 +19,10 @@ class NoFile(ConfigError):
     """There is no file that could be read again."""
 
 
-@dataclass(frozen=True, slots=True)
-class Down:
-    """An endpoint that isn't OPEN, and since when: wall clock seconds."""
+class Down(NamedTuple):
+    """What a row doesn't say of an endpoint that isn't OPEN; since when is in wall clock seconds."""
 
-    name: str
-    state: str
     since: float
-    error: str | None
     required: bool
 
 
@@ -44,7 +40,7 @@ class Source(Protocol):
     """How many processes it stands for; None where there is but this one."""
 
     dead: int = 0
-    """Dead letters seen."""
+    """Dead letters since it is watched."""
 
     async def start(self) -> None:
         """Begin to watch. Called by whoever serves it, in the loop, before anything else."""
@@ -60,8 +56,8 @@ class Source(Protocol):
         """Return the same without holding the loop for long."""
         return self.report()
 
-    def down(self, most: int | None = None) -> list[Down]:
-        """Return the endpoints that are not OPEN, at most so many, the required ones first."""
+    async def down(self) -> Mapping[str, Down]:
+        """Return since when each endpoint is down that isn't OPEN, by name."""
         ...
 
     def history(self) -> list[Sample]:

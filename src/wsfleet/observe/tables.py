@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from operator import itemgetter
 from typing import Any
 
 from wsfleet.looking import by_and_by
 from wsfleet.message import State
+from wsfleet.observe.source import Down
 from wsfleet.stats import RETIRED, EndpointStats, SubscriptionStats
 
 __all__ = ["ENDPOINTS", "SUBSCRIPTIONS", "BadParameter", "Query", "Table"]
@@ -34,8 +36,11 @@ class Shape:
     states: tuple[str, ...]
 
 
+WORST_FIRST: dict[str, int] = {State.FAILED: 0, State.BACKOFF: 1, State.CONNECTING: 2, State.CLOSED: 3, State.OPEN: 4}
+"""The order of states: somebody has to do something about the first, nobody about the last."""
+
 ENDPOINTS = Shape(
-    tuple(each.name for each in fields(EndpointStats)),
+    (*(each.name for each in fields(EndpointStats)), "down_since"),
     ("name", "uri", "last_error"),
     tuple(each.value for each in State),
 )
@@ -77,6 +82,10 @@ def _choose(given: Mapping[str, str], name: str, known: tuple[str, ...]) -> None
         raise BadParameter(f"{name} must be one of {there}" if there else f"{name} means nothing here")
 
 
+def _by_severity(found: tuple[str, Row]) -> int:
+    return WORST_FIRST[found[0]]
+
+
 def _count(given: dict[str, Any], name: str, least: int, most: int | None) -> None:
     text = given.get(name, str(least))
     good = text.isascii() and text.isdigit() and len(text) < 10
@@ -89,9 +98,10 @@ def _count(given: dict[str, Any], name: str, least: int, most: int | None) -> No
 class Table:
     """All rows of one kind, sorted once for each column that somebody asks for."""
 
-    def __init__(self, rows: Iterable[Row], shape: Shape) -> None:
+    def __init__(self, rows: Iterable[Row], shape: Shape, down: Mapping[str, Down] | None = None) -> None:
         self._rows = [row for row in rows if row["name"] != RETIRED]
         self._shape = shape
+        self._down = down
         self._sorted: dict[tuple[str, str], list[Row]] = {}
 
     async def answer(self, query: Query) -> dict[str, Any]:
@@ -103,8 +113,18 @@ class Table:
             "total": len(self._rows),
             "matched": len(found),
             "offset": query.offset,
-            "rows": found[query.offset : query.offset + query.limit],
+            "rows": [self._whole(row) for row in found[query.offset : query.offset + query.limit]],
         }
+
+    def _whole(self, row: Row) -> Row:
+        return row if self._down is None else {**row, "down_since": self._value(row, "down_since")}
+
+    def _value(self, row: Row, column: str) -> Any:
+        """Return what stands in a column; since when an endpoint is down is no part of its row in the report."""
+        if column == "down_since":
+            down = self._down.get(row["name"]) if self._down and row["state"] != State.OPEN else None
+            return down and down.since
+        return row[column]
 
     def _in_order(self, column: str, order: str) -> list[Row]:
         """Return all rows by one column; what has no value is last both ways, and equal ones are by name."""
@@ -112,9 +132,10 @@ class Table:
             rows = (
                 sorted(self._rows, key=lambda row: row["name"]) if column == "name" else self._in_order("name", "asc")
             )
-            there = [row for row in rows if row[column] is not None]
-            there.sort(key=lambda row: row[column], reverse=order == "desc")
-            self._sorted[column, order] = there + [row for row in rows if row[column] is None]
+            there = [(value, row) for row in rows if (value := self._value(row, column)) is not None]
+            there.sort(key=_by_severity if column == "state" else itemgetter(0), reverse=order == "desc")
+            nowhere = [row for row in rows if self._value(row, column) is None]
+            self._sorted[column, order] = [row for _, row in there] + nowhere
         return self._sorted[column, order]
 
     def _matching(self, rows: Iterable[Row], query: Query) -> list[Row]:

@@ -200,7 +200,7 @@ class Top(App[int]):
         while True:
             try:
                 async for event in self._view.events():
-                    self._picture.events.append(event)
+                    self._picture.hear(event)
             except Trouble:
                 pass  # as above; and where the fleet has enough listeners, the rest goes on without
             await asyncio.sleep(RETRY_S)
@@ -223,7 +223,7 @@ class Top(App[int]):
         rest = "".join(f" · {text}" for text in (*chosen, f"by {by} {'▲' if query.order == 'asc' else '▼'}"))
         heading = Content.assemble(("endpoints ", "bold $text-primary"), number, (rest, "$foreground-muted"))
         self._heading.update(heading)
-        self._details.update(_details(table))
+        self._details.update(_details(table, self._picture))
 
     def on_endpoint_table_wanted(self) -> None:
         """Ask for the rows that are in sight."""
@@ -293,12 +293,14 @@ def _plain(draw: Callable[[Picture, int], Content]) -> Draw:
     return drawn
 
 
-def _details(table: EndpointTable) -> Content:
+def _details(table: EndpointTable, picture: Picture) -> Content:
     """Say of the endpoint under the cursor what its row has no room for."""
     row: Any = table.current
     if row is None:
         return Content("no endpoint matches" if table.total and not table.matched else "")
     parts = [panels.clean(row.uri)]
+    if row.down_since is not None:
+        parts.insert(0, panels.down_since(row.down_since, picture))
     if row.paused_by:
         parts.append(f"paused by {panels.clean(', '.join(row.paused_by[:3]))}")
     if row.last_error:

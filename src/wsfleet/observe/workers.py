@@ -105,16 +105,11 @@ class WorkersSource(Source):
         """Return everything that is counted, as the workers have told last."""
         return self._workers.report()
 
-    def down(self, most: int | None = None) -> list[Down]:
-        """Return the endpoints that are not OPEN, at most so many, the required ones first."""
+    async def down(self) -> dict[str, Down]:
+        """Return since when each endpoint is down that isn't OPEN, as far as was seen."""
         self._look()
         required = self._workers.required
-        rows = [row for row in _endpoints(self._workers.report()) if row["name"] in self._down]
-        rows.sort(key=lambda row: row["name"] not in required)
-        return [
-            Down(row["name"], row["state"], self._down[row["name"]][1], row["last_error"], row["name"] in required)
-            for row in rows[:most]
-        ]
+        return {name: Down(since, name in required) for name, (_, since) in self._down.items()}
 
     def history(self) -> list[Sample]:
         """Return the samples so far, oldest first."""

@@ -1,6 +1,7 @@
 // What the page asks of its own server, and of nobody else.
 
 const PATIENCE_MS = 8000;
+const RELOAD_MS = 120000;
 /** A comment comes every 15 s: a stream that is silent for longer is dead. */
 const SILENCE_MS = 40000;
 const KEY = "wsfleet-token";
@@ -23,10 +24,15 @@ export const token = {
   forget: () => sessionStorage.removeItem(KEY),
 };
 
-async function request(path, signal) {
+async function answer(path, signal, method = "GET") {
   const headers = token.get() ? { Authorization: `Bearer ${token.get()}` } : {};
-  const response = await fetch(path, { headers, signal, cache: "no-store", credentials: "omit", redirect: "error" });
+  const response = await fetch(path, { method, headers, signal, cache: "no-store", credentials: "omit", redirect: "error" });
   if (response.status === 401) throw new Unauthorized();
+  return response;
+}
+
+async function request(path, signal) {
+  const response = await answer(path, signal);
   if (!response.ok) throw new Refused(response.status, (await response.text()).slice(0, 300).trim());
   return response;
 }
@@ -37,6 +43,19 @@ export async function get(path, query = {}, cancel = null) {
   const address = wanted.length ? `${path}?${new URLSearchParams(wanted)}` : path;
   const patience = AbortSignal.timeout(PATIENCE_MS);
   return (await request(address, cancel ? AbortSignal.any([cancel, patience]) : patience)).json();
+}
+
+/** What the server makes of a wish to change something: its JSON, or what it says as text. */
+export async function post(path) {
+  const response = await answer(path, AbortSignal.timeout(RELOAD_MS), "POST");
+  const text = (await response.text()).trim();
+  const isJson = response.headers.get("content-type") === "application/json";
+  return { ok: response.ok, answer: isJson ? JSON.parse(text) : null, text };
+}
+
+/** An answer as it is, whatever its status. */
+export async function raw(path) {
+  return (await answer(path, AbortSignal.timeout(PATIENCE_MS))).blob();
 }
 
 /**

@@ -54,7 +54,7 @@ export class Chart {
     const legend = series.map(({ name }, at) =>
       element("span", { class: `reading series-${at}` }, element("i", { "aria-hidden": "true" }), `${name} `, this.readings[at]));
     this.when = element("span", { class: "quiet when" });
-    const caption = element("figcaption", {}, element("h2", {}, title), element("p", {}, ...legend, this.when));
+    const caption = element("figcaption", {}, element("h2", {}, title), this.when, element("p", {}, ...legend));
     this.root = element("figure", { class: "card chart" }, caption, this.svg);
     this.svg.addEventListener("pointermove", (event) => this.point(event));
     this.svg.addEventListener("pointerleave", () => this.choose(null));

@@ -8,6 +8,8 @@ const RENDER_MS = 250;
 const AGAIN_MS = 3000;
 const KINDS = ["state", "dead", "slow", "gap", "malformed", "missed"];
 
+const RETRYING = ["CONNECTING", "BACKOFF"];
+
 const because = (error) => (error ? `: ${error}` : "");
 
 /** What an event says, after its time and kind. */
@@ -62,9 +64,26 @@ export class Log {
 
   take({ event, data }) {
     if (!KINDS.includes(event)) return;
-    this.kept.unshift({ kind: event, at: data?.at ?? Date.now() / 1000, text: SENTENCES[event](data ?? {}) });
+    const line = { kind: event, at: data?.at ?? Date.now() / 1000, text: SENTENCES[event](data ?? {}) };
+    if (event === "state" && this.folds(line, data ?? {})) return;
+    this.kept.unshift(line);
     this.kept.length = Math.min(this.kept.length, KEPT);
     this.due ??= setTimeout(() => this.render(), RENDER_MS);
+  }
+
+  /** One line for all that an endpoint fails in a row: the last failure, and how many. True where it stays as it is. */
+  folds(line, { endpoint, state }) {
+    const before = this.kept.findIndex((each) => each.retries === endpoint);
+    if (RETRYING.includes(state)) {
+      if (before >= 0 && state === "CONNECTING") return true;
+      const [{ failures }] = before < 0 ? [{ failures: 0 }] : this.kept.splice(before, 1);
+      line.retries = endpoint;
+      line.failures = failures + (state === "BACKOFF");
+      if (line.failures > 1) line.text += ` (${count(line.failures)} times)`;
+    } else if (before >= 0) {
+      this.kept[before].retries = null;
+    }
+    return false;
   }
 
   /** Newest first. Many events at once are shown at once. */

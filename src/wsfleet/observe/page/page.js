@@ -1,10 +1,11 @@
 // The status page: asks the server for the state of the fleet, and shows it.
 
-import { Refused, Unauthorized, get, token } from "./api.js";
+import { Refused, Unauthorized, get, raw, token } from "./api.js";
 import { CHARTS, Chart, rate } from "./charts.js";
 import { Log } from "./log.js";
+import { offerReload } from "./reload.js";
 import { ENDPOINT_COLUMNS, SUBSCRIPTION_COLUMNS, Table } from "./tables.js";
-import { MARKS, RECENT_S, recent, verdict } from "./verdict.js";
+import { LAG_S, MARKS, RECENT_S, recent, verdict, worstLag } from "./verdict.js";
 import { NONE, bytes, clock, compact, count, duration, element, plural, seconds, write } from "./words.js";
 
 const OVERVIEW_MS = 2000;
@@ -99,6 +100,7 @@ at("token").addEventListener("submit", (event) => {
 // Showing
 
 function show() {
+  at("reload").hidden = !token.get(); // without one nothing can be changed
   document.body.classList.remove("lost");
   noteBlocked();
   judge(verdict(overview, samples, Date.now() - blocked.changed < RECENT_S * 1000));
@@ -179,6 +181,7 @@ function speed(counter) {
 
 function showFigures() {
   const { totals, latency } = overview;
+  const lag = worstLag(overview, samples);
   const perSecond = (counter) => {
     const found = speed(counter);
     return found === null ? NONE : `${compact(found)}/s`;
@@ -190,7 +193,7 @@ function showFigures() {
     dead: [count(totals.dead), `${count(totals.failed)} messages failed, ${count(totals.malformed)} malformed`],
     losses: [count(recent(samples, "losses")), `lost in the last minute, ${count(totals.losses)} in all`],
     latency: [seconds(latency.p50), `in the middle; ${seconds(latency.p99)} at the 99th percentile`],
-    lag: [seconds(overview.loop_lag_s), blame()],
+    lag: [seconds(lag), `at worst in the last minute; ${blame()}`],
   };
   for (const [id, [figure, more]] of Object.entries(figures)) {
     write(at(id), figure);
@@ -198,6 +201,7 @@ function showFigures() {
   }
   at("dropped").classList.toggle("alarming", recent(samples, "dropped") > 0);
   at("dead").classList.toggle("alarming", recent(samples, "failed") > 0);
+  at("lag").classList.toggle("alarming", lag >= LAG_S);
 }
 
 function blame() {
@@ -215,7 +219,7 @@ function showDown() {
     text: each.error ?? "",
   }));
   if (many > down.length) lines.push({ name: "", facts: `and ${count(many - down.length)} more`, text: "" });
-  if (!many) lines.push({ name: "", facts: "All endpoints are open.", text: "" });
+  at("not-open").hidden = !many;
   rows(at("down"), lines);
 }
 
@@ -226,7 +230,7 @@ function showSlowest() {
     facts: `${count(each.pending)} waiting, ${bytes(each.pending_bytes)}; ${count(each.dropped)} dropped`,
     text: each.pausing_s > 0 ? `${each.overflow}: has paused endpoints for ${seconds(each.pausing_s)}` : each.overflow,
   }));
-  if (!lines.length) lines.push({ name: "", facts: "There are no subscriptions.", text: "" });
+  if (!lines.length) lines.push({ name: "", facts: "All subscribers keep up.", text: "" });
   rows(at("slowest"), lines);
 }
 
@@ -245,7 +249,7 @@ function showDetail(row) {
   write(at("detail-at"), `as of ${clock(overview?.at ?? Date.now() / 1000)}`);
   const facts = Object.entries(row).filter(([field]) => field !== "name").flatMap(([field, value]) => {
     const said = Array.isArray(value) ? value.join(", ") : value === null ? "" : typeof value === "number" ? count(value) : String(value);
-    const shown = field.endsWith("_s") ? seconds(value) : field.endsWith("bytes") ? bytes(value) : said;
+    const shown = field === "down_since" ? value && clock(value) : field.endsWith("_s") ? seconds(value) : field.endsWith("bytes") ? bytes(value) : said;
     return [element("dt", {}, field), element("dd", { class: "peer" }, shown || NONE)];
   });
   at("detail-fields").replaceChildren(...facts);
@@ -253,6 +257,19 @@ function showDetail(row) {
 }
 
 // Keys and buttons
+
+for (const link of document.querySelectorAll("footer a")) {
+  link.addEventListener("click", async (event) => {
+    if (!token.get()) return;
+    event.preventDefault(); // a link sends no token
+    try {
+      open(URL.createObjectURL(await raw(link.getAttribute("href"))));
+    } catch (error) {
+      if (error instanceof Unauthorized) wantToken();
+      else lost(error);
+    }
+  });
+}
 
 at("hold").addEventListener("click", () => {
   const pressed = at("hold").getAttribute("aria-pressed") !== "true";
@@ -279,5 +296,6 @@ document.addEventListener("keydown", (event) => {
   search.select();
 });
 
+offerReload(wantToken);
 round();
 log.start();

@@ -1,7 +1,7 @@
 // A table whose rows stay at the server: searched, sorted and cut there, so that only what is shown is sent.
 
 import { Refused, Unauthorized, get } from "./api.js";
-import { NONE, bytes, count, duration, element, seconds, write } from "./words.js";
+import { NONE, bytes, clock, count, duration, element, seconds, write } from "./words.js";
 
 const TYPING_MS = 200;
 
@@ -13,6 +13,7 @@ const number = (field, label, rank = "", as = count) => ({ field, label, rank, n
 export const ENDPOINT_COLUMNS = [
   text("name", "Name", "name"),
   text("state", "State", "state"),
+  { ...number("down_since", "Down since", "minor", (at) => (at ? clock(at) : NONE)) },
   number("latency_s", "Latency", "middle", seconds),
   number("received", "Received"),
   number("received_bytes", "Bytes", "minor", bytes),
@@ -163,7 +164,7 @@ export class Table {
     const [one, many] = this.words;
     this.say(rows.length ? "" : total ? `None of ${count(total)} ${many} matches.` : `There are no ${many}.`);
     const last = offset + rows.length;
-    const of = matched === total ? `${count(total)} ${total === 1 ? one : many}` : `${count(matched)} of ${count(total)} ${many}`;
+    const of = matched === total ? `${count(total)} ${total === 1 ? one : many}` : `${count(matched)} found, ${count(total)} ${many} in all`;
     write(this.find(".where"), rows.length ? `${count(offset + 1)}–${count(last)} of ${of}` : "");
     this.enable("first", offset > 0);
     this.enable("back", offset > 0);
@@ -195,6 +196,7 @@ export class Table {
       const cell = line.cells[i];
       write(i ? cell : cell.firstChild, of(row));
       if (field === "last_error") cell.title = row[field] ?? "";
+      if (!i) cell.title = row[field];
     });
     if ("state" in row) line.dataset.state = row.state;
   }

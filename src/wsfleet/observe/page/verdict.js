@@ -8,6 +8,9 @@ export const RECENT_S = 60;
 export const LAG_S = 0.25;
 /** A fleet so young that is still connecting for the first time is starting, not down. */
 const YOUNG_S = 60;
+/** In a minute: one that is lost and comes back is told among the figures; many, or the same again and again, here. */
+const LOSSES = 3;
+const LOSSES_EACH = 0.5;
 
 export const MARKS = { well: "✓", starting: "…", attention: "!", unwell: "✕", lost: "?" };
 
@@ -28,8 +31,11 @@ function connections(overview) {
   const { states, down, down_count: many } = overview;
   const all = Object.values(states).reduce((sum, n) => sum + n, 0);
   const required = down.filter((each) => each.required);
-  const found = required.map((each) => ["unwell", `The required endpoint ${each.name} is down since ${clock(each.since)}`]);
-  if (many === 0) return found;
+  const found = [
+    ...required.map((each) => ["unwell", `The required endpoint ${each.name} is down since ${clock(each.since)}`]),
+    ...failed(overview),
+  ];
+  if (many === (states.FAILED ?? 0)) return found;
   const open = states.OPEN ?? 0;
   const connecting = down.every((each) => each.state === "CONNECTING" && !each.error);
   if (overview.uptime_s < YOUNG_S && connecting) {
@@ -41,9 +47,31 @@ function connections(overview) {
   return [...found, [level, many === 1 ? `${who} since ${since}` : `${who}, the first since ${since}`]];
 }
 
-function loop(overview, samples, blockedLately) {
+/** They are not tried again: somebody has to do something. */
+function failed({ states, down }) {
+  const many = states.FAILED ?? 0;
+  if (!many) return [];
+  const known = down.find((each) => each.state === "FAILED");
+  const who = many === 1 && known ? `${known.name} has failed` : `${plural(many, "endpoint")} have failed`;
+  const among = many > 1 && known ? `${known.name} with ` : "";
+  return [["unwell", `${who} for good${known ? `: ${among}${known.error ?? "no error"}` : ""}`]];
+}
+
+function losses({ states }, samples) {
+  const all = Object.values(states).reduce((sum, n) => sum + n, 0);
+  const lost = recent(samples, "losses");
+  if (lost < LOSSES || lost <= all * LOSSES_EACH) return [];
+  return [["attention", `Connections are lost again and again: ${count(lost)} in the last minute`]];
+}
+
+/** The loop's worst lag in the last minute. */
+export function worstLag(overview, samples) {
   const after = (samples.at(-1)?.at ?? 0) - RECENT_S;
-  const worst = Math.max(0, overview.loop_lag_s, ...samples.filter((s) => s.at >= after).map((s) => s.loop_lag_s));
+  return Math.max(0, overview.loop_lag_s, ...samples.filter((s) => s.at >= after).map((s) => s.loop_lag_s));
+}
+
+function loop(overview, samples, blockedLately) {
+  const worst = worstLag(overview, samples);
   const { blocked } = overview;
   if (blocked && (blockedLately || worst >= LAG_S)) {
     return [["attention", `The event loop was blocked for ${seconds(blocked.seconds)} by ${blocked.by}`]];
@@ -68,6 +96,7 @@ export function verdict(overview, samples, blockedLately) {
   const found = [
     ...balance(overview),
     ...connections(overview),
+    ...losses(overview, samples),
     ...loop(overview, samples, blockedLately),
     ...messages(overview, samples),
   ].sort((a, b) => order.indexOf(a[0]) - order.indexOf(b[0]));
@@ -77,7 +106,7 @@ export function verdict(overview, samples, blockedLately) {
   }
   const all = Object.values(overview.states).reduce((sum, n) => sum + n, 0);
   const headline = all
-    ? `Well: ${all === 1 ? "the endpoint is" : `all ${count(all)} endpoints are`} open, and every message is accounted for`
-    : "Well: no endpoints yet, and every message is accounted for";
+    ? `Well: ${all === 1 ? "the endpoint is" : `all ${count(all)} endpoints are`} open, and every received message is accounted for`
+    : "Well: no endpoints yet, and every received message is accounted for";
   return { level: "well", headline, notes: found.map(([, text]) => text) };
 }

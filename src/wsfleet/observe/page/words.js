@@ -22,7 +22,9 @@ export function write(node, text) {
 }
 
 export const count = (n) => (Math.abs(n) < 1e7 ? whole.format(n) : short.format(n));
-export const compact = (n) => (Math.abs(n) < 1000 ? three.format(n) : short.format(n));
+export const compact = (n) => (rounded(n) < 1000 ? three.format(n) : short.format(Math.max(n, rounded(n))));
+/** To three digits, before a unit is chosen: 999.6 is 1 of the next one. */
+const rounded = (n) => Number(n.toPrecision(3));
 
 /** "1 endpoint", "3,000 endpoints". */
 export const plural = (n, word) => `${count(n)} ${word}${n === 1 ? "" : "s"}`;
@@ -40,9 +42,10 @@ export function bytes(n) {
 export function seconds(s) {
   if (s === null || s === undefined) return NONE;
   if (s === 0) return "0 s";
-  if (s < 1e-3) return `${three.format(s * 1e6)} µs`;
-  if (s < 1) return `${three.format(s * 1e3)} ms`;
-  return s < 60 ? `${three.format(s)} s` : duration(s);
+  const about = rounded(s);
+  if (about < 1e-3) return `${three.format(s * 1e6)} µs`;
+  if (about < 1) return `${three.format(s * 1e3)} ms`;
+  return about < 60 ? `${three.format(s)} s` : duration(Math.max(about, s));
 }
 
 /** A long time, in its two largest units. */
