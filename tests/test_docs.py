@@ -144,7 +144,7 @@ def test_a_wrong_line_of_the_log_is_found(line: dict[str, object], said: str) ->
 
 def test_a_wrong_metric_is_found() -> None:
     """A name that begins with `wsfleet_` is a metric's, or the beginning of some; in code and outside of it."""
-    good = "`wsfleet_dropped_total`, `wsfleet_endpoint_...{endpoint}`, wsfleet_info{name}"
+    good = "`wsfleet_dropped_messages_total`, `wsfleet_endpoint_...{endpoint}`, wsfleet_info{name}"
     assert list(metric_faults(good)) == []
     assert list(metric_faults("so `wsfleet_droped_total` is")) == ["there is no metric wsfleet_droped_total"]
     assert list(metric_faults("`wsfleet_endpiont_...`")) == ["there is no metric wsfleet_endpiont_"]

@@ -13,6 +13,10 @@ wsfleet's records carry what they are about as attributes, by logging's `extra`,
 | `down_s` | seconds since it was open |
 | `by`, `where`, `seconds` | who blocks the event loop, at which line, and for how long it did |
 | `worker` | in which of several processes, from 0 |
+| `section`, `entry`, `change`, `kept` | of a reload: where in the file, whose, what became of it; who was left alone |
+| `fleet`, `uptime_s`, `endpoints`, `reconnects`, `endpoints_failed`, `balanced` | of a run that has ended |
+| `received`, `processed`, `failed`, `dropped`, `malformed`, `unrouted` | the same: its messages |
+| `workers`, `restarts`, `lost` | the same of several processes: how many, started again, messages that waited in them |
 """
 
 from __future__ import annotations
