@@ -168,6 +168,39 @@ async def test_a_proxy_that_answers_garbage_is_named(answer: str, caplog: pytest
     assert not [text for text in shown if SECRET in text]
 
 
+@pytest.mark.parametrize(
+    ("proxy", "fault"),
+    [
+        (f"http://someone:pass@proxy.example:{SECRET}", "has a port that is no number"),
+        (f"http://someone:{SECRET}/x@proxy.example:3128", "has a port that is no number"),
+        (f"http://someone:{SECRET}#x@proxy.example:3128", "has a port that is no number"),
+        (f"someone:{SECRET}@proxy.example:3128", "must be an http://"),
+        (f"http://{SECRET}@proxy.example", "has a user without a password"),
+        (f"http://someone:[{SECRET}@proxy.example", "is not a URI"),
+    ],
+)
+async def test_a_bad_proxy_of_the_environment_is_not_quoted(
+    proxy: str,
+    fault: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The error of an attempt, and `wsfleet check`, say what is wrong with it, and nothing of what stands in it."""
+    monkeypatch.setenv("ws_proxy", proxy)
+    async with running("ws://feed.example/") as (fleet, states):
+        error = await first_error(states)
+        report = str(fleet.stats())
+    assert f"proxy: the proxy's URL is not valid: it {fault}" in str(error)
+    (tmp_path / "feeds.toml").write_text('[[connect]]\nuri = "ws://feed.example"\n')
+    assert main(["check", str(tmp_path / "feeds.toml")]) == 2
+    said = capsys.readouterr()
+    assert f"wsfleet: the environment's proxy {fault}" in said.err
+    assert said.err.endswith(": feed-example\n")
+    assert SECRET not in str(error) + repr(error) + report + caplog.text + said.out + said.err
+
+
 def test_check_tells_the_proxies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
