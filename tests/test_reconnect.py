@@ -399,6 +399,24 @@ async def test_a_uri_function_that_returns_no_uri_is_fatal(made: object) -> None
 
 
 @pytest.mark.looptime
+async def test_a_uri_function_does_not_give_up_tls() -> None:
+    """Where `ssl` is given a uri that begins with ws:// is refused, as a declared one is."""
+
+    async def uri() -> str:
+        return "ws://feed.test/"
+
+    transport = Counting()
+    fleet = Fleet(transport=transport)
+    connection = fleet.connect(Endpoint(uri, name="feed", ssl=ssl.create_default_context()))
+    await fleet.serve()
+    assert connection.state is State.FAILED
+    assert connection.stats().last_error == (
+        "uri: the uri function returned a uri that begins with ws://, but ssl is given"
+    )
+    assert not transport.times
+
+
+@pytest.mark.looptime
 @pytest.mark.parametrize(
     "made",
     [
