@@ -537,6 +537,32 @@ async def test_a_hold_does_not_count_against_open_s() -> None:
         await second.wait_open()
 
 
+class Leading(FakeTransport):
+    """Redirects "feed" to another host, which asks for patience."""
+
+    async def open(self, target: Target, progress: Progress) -> Wire:
+        if target.name == "feed":
+            progress.redirected = "ws://there.test:80"
+            raise HandshakeRejected(429, {}, 3000.0)
+        return await super().open(target, progress)
+
+
+@pytest.mark.looptime
+async def test_patience_is_owed_to_the_host_that_asked_for_it() -> None:
+    """A Retry-After behind a redirect holds the host that answered, and not the one that led there."""
+    transport = Leading()
+    fleet = Fleet(transport=transport)
+    fleet.connect("ws://here.test/", name="feed")
+    async with fleet:
+        await asyncio.sleep(1.0)
+        fleet.connect("ws://here.test/", name="here")
+        fleet.connect("ws://there.test/", name="there")
+        await transport.accept("here")
+        assert clock() < 2.0
+        await transport.accept("there")
+        assert clock() == pytest.approx(3000.0, abs=1.0)
+
+
 @pytest.mark.looptime
 async def test_an_absurd_retry_after_is_cut() -> None:
     """A server may ask for patience, not for ever: after an hour it is asked again."""

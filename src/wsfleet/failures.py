@@ -21,14 +21,14 @@ def attempt_failed(
     stage: str,
     open_s: float | None,
     secrets: Iterable[str],
-    proxy: str = "",
+    way: str = "",
 ) -> Exception:
     """Return the error of an attempt that `exc` ended at `stage`.
 
-    `lost` says that the connection was lost in `on_open`; `open_s` that it took longer than this; `proxy` is the one
-    that it went through, as it may be shown.
+    `lost` says that the connection was lost in `on_open`; `open_s` that it took longer than this; `way` is which way it
+    went, as it may be shown.
     """
-    through = f" (through the proxy {proxy})" if proxy and stage != "on_open" else ""
+    through = f" ({way})" if way and stage != "on_open" else ""
     if isinstance(exc, ConnectFailed) and stage != "on_open":
         _say(exc, redact_text(exc.message, secrets) + through if exc.message else "")
         return exc if stage == "uri" else _without_frames(exc)
@@ -128,8 +128,8 @@ def _text(exc: BaseException, secrets: Iterable[str]) -> str:
 def _say(error: ConnectFailed, message: str) -> None:
     """Give the wire's own error another text: a peer may have repeated our secrets in a header of its answer."""
     if message != error.message:
+        error.args = tuple(message if arg is error.message else arg for arg in error.args)  # its repr shows them
         error.message = message
-        error.args = (error.stage, message)  # its repr shows them
 
 
 def _without_frames(error: ConnectFailed) -> ConnectFailed:

@@ -112,6 +112,33 @@ async def test_what_a_redirect_leads_to_is_not_shown(echo: str, caplog: pytest.L
     assert SECRET not in str(error) + repr(error) + report + caplog.text
 
 
+async def test_an_answer_behind_a_redirect_names_who_gave_it(caplog: pytest.LogCaptureFixture) -> None:
+    """The error says which other origin it was, and that headers do not go there."""
+    async with (
+        listening(answering(b"HTTP/1.1 401 x\r\n\r\n")) as other,
+        listening(Server(f"ws://u:{SECRET}@{HOST}:{other}/?token={SECRET}")) as port,
+        running(f"ws://{HOST}:{port}", headers={"Authorization": SECRET}) as (fleet, states),
+    ):
+        error = await first_error(states)
+        report = str(fleet.stats())
+    way = f"http: the server answered 401 (redirected to ws://{HOST}:{other}, where no headers go)"
+    assert str(error) == way
+    assert way in report and way in caplog.text
+    assert SECRET not in str(error) + repr(error) + report + caplog.text
+
+
+async def test_a_refusal_through_a_proxy_names_it() -> None:
+    """Whoever asks why it was refused reads through which proxy it went."""
+    proxy = HttpProxy()
+    async with (
+        listening(answering(b"HTTP/1.1 503 x\r\n\r\n")) as port,
+        listening(proxy) as proxy_port,
+        running(f"ws://{HOST}:{port}", proxy=f"http://{HOST}:{proxy_port}") as (_, states),
+    ):
+        error = await first_error(states)
+    assert str(error) == f"http: the server answered 503 (through the proxy http://{HOST}:{proxy_port})"
+
+
 # Proxies
 
 
