@@ -379,6 +379,7 @@ async def test_a_pattern_of_no_dollar_topic_is_a_warning(start: Start, tmp_path:
         ("../program.py", "../program.py is a Python file: write program:fleet"),
         ("nowhere:fleet", "there is no module 'nowhere'"),
         ("feeds", "'feeds' is neither a TOML file nor module:fleet"),
+        ("wss://u:p4ss@h/?token=x", "wsfleet: wss://***@h/?token=*** is a URI; `wsfleet tap` shows what a server says"),
         ("nope.toml", "nope.toml: cannot be read: No such file or directory"),
     ],
 )

@@ -31,6 +31,24 @@ async def test_a_failed_message_can_be_found(batch: int | None, told: str, caplo
     assert told in caplog.text
 
 
+async def test_a_topic_of_a_peers_making_is_a_part_of_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    """Its beginning alone is logged, and no terminal obeys it."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+
+    @fleet.process("t.*", name="p")
+    async def handle(message: Message[str]) -> None:
+        raise ValueError("planted")
+
+    fleet.connect(URI, name="feed", topic=lambda data: f"t.{data}")
+    async with fleet:
+        await (await transport.accept("feed")).feed("\u202e" + "b" * 100_000)
+    (told,) = [text for text in caplog.messages if "a message failed" in text]
+    assert told.startswith("p: a message failed: 1 of feed on t.\\u202ebbb")
+    assert told.endswith("b...")
+    assert len(told) < 400 and told.isprintable()
+
+
 async def test_a_failed_message_without_an_endpoint(caplog: pytest.LogCaptureFixture) -> None:
     """What the program published itself is named by its topic."""
     async with Fleet(transport=FakeTransport()) as fleet:

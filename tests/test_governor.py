@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from wsfleet import Fleet, Limits, Reconnect, State
 from wsfleet.errors import ConnectFailed
-from wsfleet.governor import AT_ONCE, Governor
+from wsfleet.governor import AT_ONCE, GATES, Governor
 from wsfleet.testing import FakeSocket, FakeTransport
 from wsfleet.wire.base import Progress, Target, Wire
 
@@ -213,3 +213,40 @@ async def test_one_cancelled_in_the_moment_of_its_turn_takes_nobodys() -> None:
     with pytest.raises(asyncio.CancelledError):
         await waiting[0]
     (await governor.enter(HOST))()
+
+
+async def test_one_cancelled_with_its_turn_in_hand_gives_it_back() -> None:
+    """A place among the handshakes that was given, and taken by nobody as the one who waited was cancelled, is free."""
+    governor = Governor(Limits(handshakes=1))
+    leave = await governor.enter(HOST)
+    waiting = asyncio.create_task(governor.enter(HOST))
+    await asyncio.sleep(0)
+    leave()  # the place is its own now, and it has not gone on yet
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    async with asyncio.timeout(5.0):
+        (await governor.enter(HOST))()
+
+
+@pytest.mark.looptime
+async def test_hosts_that_nobody_goes_to_are_forgotten() -> None:
+    """However many hosts come and go, few are remembered; what holds anybody back is, until it does so no more."""
+    governor = Governor(Limits(hosts={"paced.test": Limits(connects_per_s=0.1), "full.test": Limits(handshakes=1)}))
+    governor.hold("held.test", 10.0)
+    (await governor.enter("paced.test"))()
+    leave = await governor.enter("full.test")
+    waiting = asyncio.create_task(governor.enter("full.test"))
+    for number in range(3 * GATES):
+        (await governor.enter(f"host-{number}.test"))()
+        assert len(governor._gates) <= GATES
+    began = clock()
+    (await governor.enter("held.test"))()
+    assert clock() - began == pytest.approx(10.0, abs=0.1)
+    (await governor.enter("paced.test"))()
+    assert not waiting.done()
+    leave()
+    (await waiting)()
+    for number in range(GATES):
+        (await governor.enter(f"other-{number}.test"))()
+    assert not {"held.test", "full.test"} & governor._gates.keys()

@@ -180,6 +180,20 @@ async def test_many_topics_do_not_grow_the_hub(monkeypatch: pytest.MonkeyPatch) 
     assert hub.stats().published == 4000
 
 
+async def test_long_topics_are_not_remembered() -> None:
+    """A peer's topics, each as long as a message may be, stay in no memory once their messages are gone."""
+    hub = Hub()
+    box = hub.add("box", "a.*", Buffer())
+    longest = "a.".ljust(hub_module.MAX_TOPIC, "x")
+    for topic in (longest, longest + "y", longest + "z"):
+        publish(hub, from_socket(1, topic=topic))
+        publish(hub, from_socket(1, topic=topic), from_socket(2, topic=topic))
+        hub.inject(topic, 1)
+    assert [list(routes) for routes in hub._routes.values()] == [[longest], [longest]]
+    assert [len(routes.shared) for routes in hub._routes.values()] == [1, 1]
+    assert (hub._remembered, box.stats().offered) == (2, 12)
+
+
 async def test_different_routes_do_not_grow_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     """A peer that finds ever new combinations of subscriptions does not make the hub remember all of them."""
     monkeypatch.setattr(hub_module, "MAX_ROUTES", 100)

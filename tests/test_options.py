@@ -160,6 +160,10 @@ PLANTED = "s3kr1t"
         {"uri": f"ws://{PLANTED}@feed.example/"},
         {"uri": URI, "headers": {"Authorization": f"Bearer {PLANTED}\r\n"}},
         {"uri": URI, "headers": {"Authorization": f"Bearer {PLANTED}–"}},
+        {"uri": URI, "headers": {f"Authorization: Bearer {PLANTED}": ""}},
+        {"uri": URI, "headers": {f"X-Api {PLANTED}": "x"}},
+        {"uri": URI, "liveness": {"heartbeat": PLANTED}},
+        {"uri": URI, "reconnect": PLANTED},
         {"uri": URI, "proxy": f"http://user:pass/{PLANTED}@proxy.example"},
         {"uri": URI, "proxy": f"ftp://user:{PLANTED}@proxy.example"},
         {"uri": URI, "proxy": f"http://user:{PLANTED}@proxy.example/path"},
@@ -199,6 +203,15 @@ def test_the_repr_shows_what_was_declared_without_secrets():
     ):
         assert part in shown
     assert repr(Endpoint(URI)) == f"Endpoint({URI!r})"
+
+
+def test_no_part_of_a_declaration_shows_a_secret():
+    """A heartbeat, which may log in, is in no repr; a host that is a whole URI in no error."""
+    assert PLANTED not in repr(Liveness(heartbeat=f"login {PLANTED}", heartbeat_s=5))
+    for hosts in ({f"ws://u:{PLANTED}@h": 1}, {f"ws://u:{PLANTED}@h": Limits(hosts={"a": Limits()})}):
+        with pytest.raises(ConfigError) as caught:
+            Limits(hosts=hosts)
+        assert PLANTED not in repr(caught.value)
 
 
 async def some_uri():

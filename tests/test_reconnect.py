@@ -399,6 +399,24 @@ async def test_a_uri_function_that_returns_no_uri_is_fatal(made: object) -> None
 
 
 @pytest.mark.looptime
+async def test_a_uri_function_does_not_give_up_tls() -> None:
+    """Where `ssl` is given a uri that begins with ws:// is refused, as a declared one is."""
+
+    async def uri() -> str:
+        return "ws://feed.test/"
+
+    transport = Counting()
+    fleet = Fleet(transport=transport)
+    connection = fleet.connect(Endpoint(uri, name="feed", ssl=ssl.create_default_context()))
+    await fleet.serve()
+    assert connection.state is State.FAILED
+    assert connection.stats().last_error == (
+        "uri: the uri function returned a uri that begins with ws://, but ssl is given"
+    )
+    assert not transport.times
+
+
+@pytest.mark.looptime
 @pytest.mark.parametrize(
     "made",
     [
@@ -529,6 +547,32 @@ async def test_a_hold_does_not_count_against_open_s() -> None:
         assert second.stats().last_error is None
         await transport.accept("second")
         await second.wait_open()
+
+
+class Leading(FakeTransport):
+    """Redirects "feed" to another host, which asks for patience."""
+
+    async def open(self, target: Target, progress: Progress) -> Wire:
+        if target.name == "feed":
+            progress.redirected = "ws://there.test:80"
+            raise HandshakeRejected(429, {}, 3000.0)
+        return await super().open(target, progress)
+
+
+@pytest.mark.looptime
+async def test_patience_is_owed_to_the_host_that_asked_for_it() -> None:
+    """A Retry-After behind a redirect holds the host that answered, and not the one that led there."""
+    transport = Leading()
+    fleet = Fleet(transport=transport)
+    fleet.connect("ws://here.test/", name="feed")
+    async with fleet:
+        await asyncio.sleep(1.0)
+        fleet.connect("ws://here.test/", name="here")
+        fleet.connect("ws://there.test/", name="there")
+        await transport.accept("here")
+        assert clock() < 2.0
+        await transport.accept("there")
+        assert clock() == pytest.approx(3000.0, abs=1.0)
 
 
 @pytest.mark.looptime

@@ -21,7 +21,7 @@ keys = st.one_of(
 secret_names = st.sampled_from(
     """token access_token accessToken X-Amz-Security-Token key apikey apiKey api_key API-KEY key2 listenKey listenkey
     signature X-Amz-Signature sig secret client_secret password passwd pwd auth authToken sessionid jwt ticket
-    AWSAccessKeyId credential bearer otp
+    AWSAccessKeyId credential bearer otp hmac
     """.split()  # noqa: SIM905
 )
 words = st.sampled_from(["ws", "v2", "btcusdt@trade", "market-data-stream-v2-public", "ethusdt@kline_1m", "a", "1.0"])
@@ -109,7 +109,11 @@ def test_credential_headers_are_hidden_to_their_lines_end(secret, name):
 
 
 @given(
-    st.sampled_from(["Authorization", "Cookie", "Proxy-Authorization", "X-Api-Key", "X-MBX-APIKEY", "X-Auth-Token"]),
+    st.sampled_from(
+        """Authorization Cookie Proxy-Authorization X-Api-Key X-MBX-APIKEY X-Auth-Token X-Sig X-Otp x-pin X-Pwd X-Hmac
+        X-Code X-Ticket X-Cred X-Bearer PRIVATE-JWT
+        """.split()  # noqa: SIM905
+    ),
     named_secrets,
     keys,
 )

@@ -20,6 +20,7 @@ __all__ = [
     "check_count",
     "check_headers",
     "check_name",
+    "check_proxy",
     "check_rate",
     "check_seconds",
     "check_uri",
@@ -35,6 +36,7 @@ _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _OWN_HEADER = re.compile(
     r"(?i)host|upgrade|connection|sec-websocket-(?:key|version|extensions|protocol)|content-length|transfer-encoding"
 )
+_PROXY_SCHEMES = ("http://", "https://", "socks4://", "socks4a://", "socks5://", "socks5h://")
 
 
 def check_name(name: object) -> str | None:
@@ -85,11 +87,25 @@ def check_authority(uri: str) -> str | None:
     return None
 
 
+def check_proxy(url: str) -> str | None:
+    """Return what is wrong with `url` as a proxy's, or None. Quotes nothing of it."""
+    if not url.lower().startswith(_PROXY_SCHEMES):
+        return "must be an http://, https://, socks4://, socks4a://, socks5:// or socks5h:// URL with a host"
+    fault = check_authority(url)
+    if fault:
+        return fault
+    parts = urlsplit(url)
+    if parts.path not in ("", "/") or parts.query or parts.fragment:
+        return "has a path, which means nothing to a proxy"
+    return None
+
+
 def check_headers(headers: Mapping[str, str]) -> Iterator[str]:
     """Yield what is wrong with request headers: what could forge other headers, and what is the handshake's own."""
-    for name, value in headers.items():
+    for number, (name, value) in enumerate(headers.items(), 1):
         if not isinstance(name, str) or not HEADER_NAME.fullmatch(name):
-            yield f"{name!r} is not a header name"
+            # Not quoted: it may be a whole line, with the credential.
+            yield f"number {number} has what is not a header name in place of one (RFC 9110, section 5.6.2)"
         elif _OWN_HEADER.fullmatch(name):
             yield f"{name} belongs to the handshake itself"
         elif not isinstance(value, str) or not _HEADER_VALUE.fullmatch(value):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from wsfleet import __version__, accelerated
 from wsfleet.arguments import seconds
+from wsfleet.checks import check_proxy
 from wsfleet.config import Report, check
 from wsfleet.logs import log_to_stderr
 from wsfleet.redact import redact_uri
@@ -26,7 +27,7 @@ from wsfleet.runner import (
     summary,
 )
 from wsfleet.sharding import Shard, divide, parse_shard
-from wsfleet.targeting import complain, find_fleet, tell
+from wsfleet.targeting import complain, find_fleet, is_uri, tell
 
 __all__ = ["main"]
 
@@ -78,7 +79,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     run.set_defaults(main=_run)
 
     checked = commands.add_parser("check", help="tell everything that is wrong with a TOML file")
-    checked.add_argument("file", metavar="FILE.toml", type=Path)
+    checked.add_argument("file", metavar="FILE.toml")
     checked.set_defaults(main=_check)
 
     for name, text in _ROOMS.items():
@@ -104,35 +105,42 @@ def _shard(text: str) -> Shard:
 
 
 def _check(args: argparse.Namespace) -> int:
-    report = check(args.file)
+    if is_uri(args.file):
+        return MISUSED
+    report = check(Path(args.file))
     fleet = tell(report)
     if fleet is None:
         return MISUSED
     print(f"{args.file}: good; {len(fleet.connections)} endpoints, {len(fleet.subscriptions)} processors")
     for observer in fleet.observers:
         print(f"serving {observer}")
-    for line in _proxies(report):
-        print(line)
-    return ENDED_WELL
+    code = ENDED_WELL
+    for proxy, fault, users in _proxies(report):
+        if fault is None:
+            print(f"through the proxy {proxy}: {users}")
+        else:
+            complain(f"the environment's proxy {fault}: {users}")
+            code = MISUSED
+    return code
 
 
-def _proxies(report: Report) -> Iterator[str]:
-    """Yield who goes through which proxy: one that the environment names stands in no file."""
+def _proxies(report: Report) -> Iterator[tuple[str, str | None, str]]:
+    """Yield proxies, what is wrong with each, and who goes through it: the environment's stand in no file."""
     from websockets.uri import parse_uri
 
     from wsfleet.wire.dialing import usual_proxy
 
-    users: dict[str, list[str]] = {}
+    users: dict[tuple[str, str | None], list[str]] = {}
     for name, endpoint in report.endpoints:
         proxy = endpoint.proxy or None
         where = "by the file"
         if endpoint.proxy is None and isinstance(endpoint.uri, str):
             proxy, where = usual_proxy(parse_uri(endpoint.uri)), "by the environment"
         if proxy is not None:
-            users.setdefault(f"{redact_uri(proxy)}, {where}", []).append(name)
-    for proxy, names in users.items():
+            users.setdefault((f"{redact_uri(proxy)}, {where}", check_proxy(proxy)), []).append(name)
+    for (proxy, fault), names in users.items():
         more = f", and {len(names) - NAMES} more" if len(names) > NAMES else ""
-        yield f"through the proxy {proxy}: {', '.join(names[:NAMES])}{more}"
+        yield proxy, fault, f"{', '.join(names[:NAMES])}{more}"
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -7,8 +7,9 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from wsfleet.failures import describe
+from wsfleet.failures import LINE, describe
 from wsfleet.message import Message
+from wsfleet.printable import one_line
 
 __all__ = ["QUIET_S", "Complaints", "log_sink"]
 
@@ -52,7 +53,8 @@ class Complaints:
 def _which(messages: Sequence[Message[Any]]) -> str:
     """Return how to find the messages of one call: what `publish` put in has no endpoint."""
     first = messages[0]
-    text = f"{first.index} of {first.endpoint} on {first.topic}" if first.endpoint else f"on {first.topic}"
+    topic = one_line(first.topic[:LINE]) + "..." * (len(first.topic) > LINE)  # it may be a peer's
+    text = f"{first.index} of {first.endpoint} on {topic}" if first.endpoint else f"on {topic}"
     return text if len(messages) == 1 else f"{text}, and {len(messages) - 1} more in its batch"
 
 

@@ -64,7 +64,8 @@ class HandshakeRejected(ConnectFailed):
     def __init__(
         self, status: int, headers: Mapping[str, str] | None = None, retry_after_s: float | None = None
     ) -> None:
-        super().__init__("http")
+        later = "" if retry_after_s is None else f", retry after {retry_after_s:g} s"
+        super().__init__("http", f"the server answered {status}{later}")
         self.status = status
         self.headers: Mapping[str, str] = dict(headers or {})
         self.retry_after_s = retry_after_s
@@ -72,10 +73,6 @@ class HandshakeRejected(ConnectFailed):
     def __repr__(self) -> str:
         # Without the headers: a server may set cookies, or repeat what it was sent.
         return f"{type(self).__name__}({self.status}, retry_after_s={self.retry_after_s})"
-
-    def __str__(self) -> str:
-        later = "" if self.retry_after_s is None else f", retry after {self.retry_after_s:g} s"
-        return f"http: the server answered {self.status}{later}"
 
 
 class ConnectionLost(FleetError):

@@ -45,15 +45,15 @@ def attempt_failed(
     stage: str,
     open_s: float | None,
     secrets: Iterable[str],
-    proxy: str = "",
+    way: str = "",
 ) -> Exception:
     """Return the error of an attempt that `exc` ended at `stage`.
 
-    `lost` says that the connection was lost in `on_open`; `open_s` that it took longer than this; `proxy` is the one
-    that it went through, as it may be shown.
+    `lost` says that the connection was lost in `on_open`; `open_s` that it took longer than this; `way` is which way it
+    went, as it may be shown.
     """
     exc = _fatal_in(exc) or exc
-    through = f" (through the proxy {proxy})" if proxy and stage != "on_open" else ""
+    through = f" ({way})" if way and stage != "on_open" else ""
     if isinstance(exc, ConnectFailed) and stage != "on_open":
         _say(exc, redact_text(exc.message, secrets) + through if exc.message else "")
         return exc if stage == "uri" else _without_frames(exc)
@@ -95,19 +95,37 @@ def unexpected(exc: BaseException, secrets: Iterable[str]) -> FleetError:
 def shown(exc: BaseException) -> BaseException:
     """Return an exception of the user's code as records and logs may have it.
 
-    It is the very same one, unless its text or one behind it has a secret; then one of its kind that has none.
+    It is the very same one, unless its text or one behind or in it has a secret; then one of its kind that has none.
     """
     try:
-        if all(redact_text(text) == text for text in (str(exc), *_texts_behind(exc))):
+        if _is_clean(exc):
             return exc
-        made = copy.copy(exc)
-        made.args = tuple(redact_text(arg) if isinstance(arg, str) else arg for arg in exc.args)
-        if redact_text(str(made)) == str(made):
+        made = _cleaned(exc)
+        if _is_clean(made):
             return made.with_traceback(exc.__traceback__)
         return FleetError(_text(exc, ())).with_traceback(exc.__traceback__)
     except Exception:
         # An exception that can neither be shown nor copied.
         return FleetError(type(exc).__name__).with_traceback(exc.__traceback__)
+
+
+def _is_clean(exc: BaseException) -> bool:
+    # Of an error in text the repr has the whole payload, which records have anyway.
+    own = "" if isinstance(exc, UnicodeError) else repr(exc)
+    return all(redact_text(text) == text for text in (own, *_texts(exc), *_texts_behind(exc)))
+
+
+def _cleaned(exc: BaseException) -> BaseException:
+    """Return one of the same kind, with nothing behind it, and without the secrets of its arguments and notes."""
+    made: BaseException
+    if isinstance(exc, BaseExceptionGroup):
+        made = BaseExceptionGroup(redact_text(exc.message), [shown(each) for each in exc.exceptions])
+    else:
+        made = copy.copy(exc)
+        made.args = tuple(redact_text(arg) if isinstance(arg, str) else arg for arg in exc.args)
+    if hasattr(exc, "__notes__"):
+        made.__notes__ = [redact_text(note) for note in exc.__notes__]
+    return made
 
 
 def describe(exc: BaseException) -> str:
@@ -145,8 +163,8 @@ def _text(exc: BaseException, secrets: Iterable[str]) -> str:
 def _say(error: ConnectFailed, message: str) -> None:
     """Give the wire's own error another text: a peer may have repeated our secrets in a header of its answer."""
     if message != error.message:
+        error.args = tuple(message if arg is error.message else arg for arg in error.args)  # its repr shows them
         error.message = message
-        error.args = (error.stage, message)  # its repr shows them
 
 
 def _without_frames(error: ConnectFailed) -> ConnectFailed:
@@ -160,17 +178,32 @@ def _without_frames(error: ConnectFailed) -> ConnectFailed:
     return error
 
 
+def _texts(error: BaseException) -> Iterator[str]:
+    """Yield what the last lines of its traceback say."""
+    yield str(error)
+    yield from map(str, getattr(error, "__notes__", ()))
+    if isinstance(error, SyntaxError):
+        yield f"{error.filename} {error.text}"
+
+
 def _texts_behind(error: BaseException) -> Iterator[str]:
-    return map(str, _behind(error))
+    for exc in _behind(error):
+        yield from _texts(exc)
 
 
 def _behind(error: BaseException) -> Iterator[BaseException]:
+    """Yield the causes and contexts of `error`, those that are grouped in it, and theirs."""
     seen = {id(error)}
-    todo = [error.__cause__, error.__context__]
+    todo = _related(error)
     while todo:
         exc = todo.pop()
         if exc is None or id(exc) in seen:
             continue
         seen.add(id(exc))
         yield exc
-        todo += [exc.__cause__, exc.__context__, *getattr(exc, "exceptions", ())]
+        todo += _related(exc)
+
+
+def _related(exc: BaseException) -> list[BaseException | None]:
+    grouped = exc.exceptions if isinstance(exc, BaseExceptionGroup) else ()
+    return [exc.__cause__, exc.__context__, *grouped]

@@ -21,6 +21,9 @@ All that begin together go on together, and each takes some hundred microseconds
 64 would hold the loop for longer than anything else, turn after turn, for as long as a host is down.
 """
 
+GATES = 1000
+"""So many gates are kept before those that hold nobody back are forgotten: a `uri` function may name ever new hosts."""
+
 _Queue = OrderedDict[asyncio.Future[None], None]
 
 
@@ -124,6 +127,12 @@ class _Gate:
             self._next_at = max(self._next_at, now) + self._interval_s
             turn.set_result(None)
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody is in or waits, and the next one may enter at once, as at a new gate."""
+        free_at = max(self._next_at, self._closed_until)
+        return not self._in_flight and not any(self._queues) and free_at <= asyncio.get_running_loop().time()
+
     def _time_passed(self) -> None:
         self._timer = None
         self.admit()
@@ -143,11 +152,15 @@ class Governor:
         self._limits = limits
         self._hosts = {host.lower(): own for host, own in limits.hosts.items()}
         self._gates: dict[str, _Gate] = {}
+        self._look_at = GATES
         self._pace = _Pace()
 
     def _gate(self, host: str) -> _Gate:
         gate = self._gates.get(host)
         if gate is None:
+            if len(self._gates) >= self._look_at:
+                self._gates = {name: kept for name, kept in self._gates.items() if not kept.is_idle}
+                self._look_at = max(GATES, 2 * len(self._gates))
             gate = self._gates[host] = _Gate(self._hosts.get(host, self._limits), self._pace)
         return gate
 

@@ -26,6 +26,10 @@ MAX_ROUTES_IN_ALL = 100_000
 """The same over all endpoints: thousands of them, each with thousands of topics, are remembered for none."""
 
 
+MAX_TOPIC = 256
+"""A longer topic's route is found afresh each time: it may be a peer's doing, and as long as a whole message."""
+
+
 class Routes(dict[str, Route]):
     """The remembered routes of one endpoint, by topic."""
 
@@ -164,6 +168,8 @@ class Hub(Deliverer):
 
     def _find(self, topic: str, endpoint: str, routes: Routes) -> Route:
         found = tuple(self._own.get(endpoint, ())) + tuple(m for m, match in self._patterns.items() if match(topic))
+        if len(topic) > MAX_TOPIC:
+            return routes.shared.get(found, found)
         if self._remembered >= MAX_ROUTES_IN_ALL:
             self._forget_routes(())
         if len(routes) >= MAX_ROUTES:

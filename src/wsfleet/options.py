@@ -12,17 +12,16 @@ import ssl as ssl_module
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal, TypedDict
-from urllib.parse import urlsplit
 
 from wsfleet import policy
 from wsfleet.checks import (
     HEADER_NAME,
     Checked,
     check_arguments,
-    check_authority,
     check_count,
     check_headers,
     check_name,
+    check_proxy,
     check_rate,
     check_seconds,
     check_uri,
@@ -111,7 +110,8 @@ class Liveness(Checked):
     ping_s: float | None = 20.0  #: the time between pings; None: none are sent
     pong_s: float | None = 20.0  #: no frame for so long after a ping: reconnect; None: never
     stale_s: float | None = None  #: no data message for so long: reconnect; None: never
-    heartbeat: str | bytes | Callable[[], str | bytes] | None = None  #: what the application must send to be kept
+    #: what the application must send to be kept
+    heartbeat: str | bytes | Callable[[], str | bytes] | None = field(default=None, repr=False)  # it may be a login
     heartbeat_s: float | None = None  #: how often the heartbeat is sent
 
     def _faults(self) -> Iterator[tuple[str, str | None]]:
@@ -181,9 +181,10 @@ class Limits(Checked):
             return
         for host, limits in self.hosts.items():
             if not isinstance(host, str) or not isinstance(limits, Limits):
-                yield "hosts", f"must map host names to Limits, not {host!r} to {limits!r}"
+                # Not quoted: it may be a whole URI, with the password.
+                yield "hosts", f"must map host names to Limits, not {type(host).__name__} to {type(limits).__name__}"
             elif limits.hosts:
-                yield "hosts", f"{host}: limits of a host have no hosts of their own"
+                yield "hosts", "has limits of a host with hosts of their own"
 
 
 def _unsafe_topic(topic: str) -> str | None:
@@ -266,7 +267,7 @@ class Endpoint(Checked):
         yield "sends_per_s", check_rate(self.sends_per_s)
         for name, kind in (("reconnect", Reconnect), ("liveness", Liveness), ("required", bool)):
             if not isinstance(getattr(self, name), kind):
-                yield name, f"must be {kind.__name__}, not {getattr(self, name)!r}"
+                yield name, f"must be {kind.__name__}, not {type(getattr(self, name)).__name__}"
 
     def _on_open_fault(self) -> str | None:
         if self.on_open is None:
@@ -312,15 +313,7 @@ class Endpoint(Checked):
     def _proxy_fault(self) -> str | None:
         if not isinstance(self.proxy, str):
             return "must be a URL, False for none, or None for the environment's"
-        fault = check_authority(self.proxy)
-        if fault:
-            return fault
-        parts = urlsplit(self.proxy)
-        if parts.scheme not in ("http", "https", "socks4", "socks4a", "socks5", "socks5h"):
-            return "must be an http://, https://, socks4://, socks4a://, socks5:// or socks5h:// URL with a host"
-        if parts.path not in ("", "/") or parts.query or parts.fragment:
-            return "has a path, which means nothing to a proxy"
-        return None
+        return check_proxy(self.proxy)
 
     def _data_faults(self) -> Iterator[tuple[str, str | None]]:
         named = self.decode in ("text", "bytes", "json") if isinstance(self.decode, str) else False

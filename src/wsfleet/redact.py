@@ -23,7 +23,7 @@ KEY_LENGTH = 20
 
 # Names: the last word counts ("listenKey", "X-Amz-Signature", but not "KeyError"), and some endings of any compound.
 _SECRET_WORD = re.compile(
-    r"auth(?:entication|orization)?|bearer|code|cookies?|cred(?:ential)?s?|jwt|keys?|otp|pass(?:phrase|wd|word)?|pin|"
+    r"auth(?:entication|orization)?|bearer|code|cookies?|cred(?:ential)?s?|hmac|jwt|keys?|otp|pass(?:phrase|wd|word)?|pin|"
     r"pwd?|secrets?|session|sid|sign?|signature|ticket|tokens?"
 )
 _SECRET_ENDINGS = ("apikey", "auth", "credential", "jwt", "key", "passwd", "password", "secret", "sessionid", "token")
@@ -76,7 +76,7 @@ def redact_uri(uri: str) -> str:
 
 def redact_headers(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
     """Return headers as they may be shown: the values of credential headers hidden."""
-    return {name: HIDDEN if _SECRET_HEADER.search(name) else _hide_keys(redact_text(value)) for name, value in headers}
+    return {name: HIDDEN if _is_secret_header(name) else _hide_keys(redact_text(value)) for name, value in headers}
 
 
 def secrets_of(uri: str, headers: Mapping[str, str]) -> list[str]:
@@ -92,7 +92,7 @@ def secrets_of(uri: str, headers: Mapping[str, str]) -> list[str]:
     if userinfo:  # as it goes over the wire (RFC 7617, section 2)
         found.append(base64.b64encode(unquote(userinfo[1]).encode(errors="replace")).decode())
     for name, value in headers.items():
-        if _SECRET_HEADER.search(name):
+        if _is_secret_header(name):
             found.append(value)
             found += re.split(r"[\s;,]+|(?<=\w)=(?=\w)", value)  # "Bearer <token>", "name=<cookie>; ..."
         else:
@@ -120,6 +120,11 @@ def _is_secret(name: str, *, alone: bool) -> bool:
     if words[-1] in _AMBIGUOUS:
         return alone if len(words) == 1 else any(map(_SECRET_WORD.fullmatch, words[:-1]))
     return _SECRET_WORD.fullmatch(words[-1]) is not None or "".join(words).endswith(_SECRET_ENDINGS)
+
+
+def _is_secret_header(name: str) -> bool:
+    """Whether a header's value is to be hidden. No header is prose, so here a part of a word is enough."""
+    return _SECRET_HEADER.search(name) is not None or _is_secret(re.sub(r"(?i)^x-", "", name), alone=True)
 
 
 def _is_wordy(text: str) -> bool:

@@ -226,7 +226,7 @@ class Supervisor:
         self._wake_open_waiters()
 
     def _tell_way(self, progress: Progress) -> None:
-        self._way = progress.way
+        self._way = f", {progress.way}" if progress.way else ""
         if progress.redirected not in ("", self._redirected):
             # Where it logs in is no longer what the program says, so this is for whoever runs it to know.
             self._redirected = progress.redirected
@@ -238,7 +238,9 @@ class Supervisor:
         lost = self.session.lost_error if self.session is not None else None
         self._drop_session()
         open_s = self.endpoint.open_s if self._scope is not None and self._scope.expired() else None
-        error = failures.attempt_failed(exc, lost, progress.stage, open_s, self._secrets, progress.proxy)
+        error = failures.attempt_failed(exc, lost, progress.stage, open_s, self._secrets, progress.way)
+        if progress.redirected:
+            self._host = host_of(progress.redirected)  # who answered, and may have asked for patience
         if not self._restarting and not self.stopping:
             self.last_error = error
         return error

@@ -171,11 +171,9 @@ def explain(error: Exception) -> str:
     """Say in one line why there will be no further attempt, and what to do about it."""
     cause = error.__cause__
     if isinstance(error, HandshakeRejected) and error.status in (401, 403):
-        return (
-            f"the server answered {error.status}: it wants other credentials; --header 'Authorization: ...' gives some"
-        )
+        return f"{error.message}: it wants other credentials; --header 'Authorization: ...' gives some"
     if isinstance(error, HandshakeRejected) and error.status in (404, 410):
-        return f"the server answered {error.status}: it has nothing at this path; look at the part after the host again"
+        return f"{error.message}: it has nothing at this path; look at the part after the host again"
     if isinstance(cause, ssl.SSLCertVerificationError):
         return (
             f"the server's certificate is not to be trusted: {cause.verify_message}; "
@@ -191,9 +189,8 @@ def describe(error: Exception | None, uri: str) -> str:
             return f"lost: {error.reason or 'the connection was cut'}"
         return f"lost: the server closed with {error.code} {error.reason}".rstrip()
     if isinstance(error, HandshakeRejected):
-        later = "" if error.retry_after_s is None else f", retry after {error.retry_after_s:g} s"
-        odd = "" if later or error.status == 429 or error.status >= 500 else " (no WebSocket at this path?)"
-        return f"the server answered {error.status}{later}{odd}"
+        usual = error.retry_after_s is not None or error.status == 429 or error.status >= 500
+        return error.message if usual else f"{error.message} (no WebSocket at this path?)"
     if not isinstance(error, ConnectFailed):
         return str(error)
     cause = error.__cause__

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
+from ssl import SSLContext
 from typing import Any
 
 from wsfleet.checks import check_headers, check_uri
@@ -20,7 +21,7 @@ async def make_target(endpoint: Endpoint, name: str) -> Target:
     functions raise. Where another attempt would find the same, the ConnectFailed is from a ConfigError.
     """
     try:
-        uri = endpoint.uri if isinstance(endpoint.uri, str) else await _made_uri(endpoint.uri)
+        uri = endpoint.uri if isinstance(endpoint.uri, str) else await _made_uri(endpoint.uri, endpoint.ssl)
         headers = endpoint.headers
         if not isinstance(headers, Mapping):
             headers = {} if headers is None else await _made_headers(headers)
@@ -40,9 +41,11 @@ async def make_target(endpoint: Endpoint, name: str) -> Target:
     )
 
 
-async def _made_uri(function: Callable[[], Awaitable[str]]) -> str:
+async def _made_uri(function: Callable[[], Awaitable[str]], ssl: SSLContext | None) -> str:
     uri = await _call(function, "uri")
     fault = check_uri(uri) if isinstance(uri, str) else "is not a str"
+    if fault is None and ssl is not None and uri.lower().startswith("ws://"):
+        fault = "begins with ws://, but ssl is given"
     if fault:
         raise ConfigError(f"the uri function returned a uri that {fault}")
     return str(uri)

@@ -13,12 +13,15 @@ from wsfleet.config.references import References, is_reference
 from wsfleet.errors import ConfigError
 from wsfleet.failures import describe
 from wsfleet.fleet import Fleet
+from wsfleet.redact import redact_uri
 
-__all__ = ["complain", "find_fleet", "tell"]
+__all__ = ["complain", "find_fleet", "is_uri", "tell"]
 
 
 def find_fleet(target: str, *, warn: bool = True) -> Fleet | None:
     """Return the fleet of a TOML file or a program, or None when its faults have been told."""
+    if is_uri(target):
+        return None
     if is_reference(target) and not target.endswith(".toml"):
         try:
             fleet = _import(target)
@@ -38,6 +41,13 @@ def find_fleet(target: str, *, warn: bool = True) -> Fleet | None:
         complain(f"{target!r} is neither a TOML file nor module:fleet")
         return None
     return tell(check(Path(target)), warn=warn)
+
+
+def is_uri(target: str) -> bool:
+    """Whether `target` is a URI, which is told here: whatever else would complain of it would quote its password."""
+    if "://" in target:
+        complain(f"{redact_uri(target)} is a URI; `wsfleet tap` shows what a server says")
+    return "://" in target
 
 
 def _module(path: Path) -> str:

@@ -25,11 +25,35 @@ def test_what_is_filled_in_is_never_run(key: str, tmp_path: Path) -> None:
     assert report.faults or key == "topic"
 
 
-@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="a file without an end")
-def test_a_file_without_an_end_is_a_fault(tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["handler", "on_open", "key", "match", "topic = { function", "reconnect = { fatal"])
+def test_what_is_filled_in_stands_for_no_function(key: str, tmp_path: Path) -> None:
+    """Where nothing but a function may stand it is a fault, and nothing is imported."""
+    (tmp_path / "planted.py").write_text("raise SystemExit('imported')\n")
+    section, end = ("pool", 'size = 2\ndecode = "json"') if key == "match" else ("connect", 'sink = "stdout"')
+    (tmp_path / "feeds.toml").write_text(
+        f'[[{section}]]\nuri = "ws://a.example"\n{key} = "${{PLANTED}}"{" }" * key.count("{")}\n'
+        f"{end if key != 'handler' else ''}\n"
+    )
+    report = check(tmp_path / "feeds.toml", environ={"PLANTED": "planted:run"})
+    (fault,) = report.faults
+    assert fault.text == "is filled in, and may be nothing but a function, which the file itself has to name"
+
+
+def test_a_file_that_is_too_long_is_a_fault(tmp_path: Path) -> None:
     """What is filled in from a file is a secret, and short: no more than that is read."""
-    (fault,) = faults(tmp_path, 'headers = { X = "${file:/dev/zero}" }')
+    (tmp_path / "long").write_bytes(b"x")
+    os.truncate(tmp_path / "long", 2**40)
+    (fault,) = faults(tmp_path, 'headers = { X = "${file:long}" }')
     assert "has more than 65536 bytes" in fault
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="a file without an end")
+@pytest.mark.parametrize("name", ["/dev/zero", "pipe"])
+def test_a_file_without_an_end_is_a_fault(name: str, tmp_path: Path) -> None:
+    """Nobody waits for what somebody may write into a pipe, nor reads a device."""
+    os.mkfifo(tmp_path / "pipe")
+    (fault,) = faults(tmp_path, f'headers = {{ X = "${{file:{name}}}" }}')
+    assert f"{name} is no file that ends" in fault
 
 
 @pytest.mark.parametrize("content", [b"a\r\nX-Forged: 1", b"a\nb", b"a\x00b", b"\xff\xfe"])

@@ -112,6 +112,33 @@ async def test_what_a_redirect_leads_to_is_not_shown(echo: str, caplog: pytest.L
     assert SECRET not in str(error) + repr(error) + report + caplog.text
 
 
+async def test_an_answer_behind_a_redirect_names_who_gave_it(caplog: pytest.LogCaptureFixture) -> None:
+    """The error says which other origin it was, and that headers do not go there."""
+    async with (
+        listening(answering(b"HTTP/1.1 401 x\r\n\r\n")) as other,
+        listening(Server(f"ws://u:{SECRET}@{HOST}:{other}/?token={SECRET}")) as port,
+        running(f"ws://{HOST}:{port}", headers={"Authorization": SECRET}) as (fleet, states),
+    ):
+        error = await first_error(states)
+        report = str(fleet.stats())
+    way = f"http: the server answered 401 (redirected to ws://{HOST}:{other}, where no headers go)"
+    assert str(error) == way
+    assert way in report and way in caplog.text
+    assert SECRET not in str(error) + repr(error) + report + caplog.text
+
+
+async def test_a_refusal_through_a_proxy_names_it() -> None:
+    """Whoever asks why it was refused reads through which proxy it went."""
+    proxy = HttpProxy()
+    async with (
+        listening(answering(b"HTTP/1.1 503 x\r\n\r\n")) as port,
+        listening(proxy) as proxy_port,
+        running(f"ws://{HOST}:{port}", proxy=f"http://{HOST}:{proxy_port}") as (_, states),
+    ):
+        error = await first_error(states)
+    assert str(error) == f"http: the server answered 503 (through the proxy http://{HOST}:{proxy_port})"
+
+
 # Proxies
 
 
@@ -166,6 +193,39 @@ async def test_a_proxy_that_answers_garbage_is_named(answer: str, caplog: pytest
     assert f"(through the proxy http://***@{HOST}:{port})" in str(error)
     shown = [str(error), repr(error), str(error.__cause__), report, caplog.text]
     assert not [text for text in shown if SECRET in text]
+
+
+@pytest.mark.parametrize(
+    ("proxy", "fault"),
+    [
+        (f"http://someone:pass@proxy.example:{SECRET}", "has a port that is no number"),
+        (f"http://someone:{SECRET}/x@proxy.example:3128", "has a port that is no number"),
+        (f"http://someone:{SECRET}#x@proxy.example:3128", "has a port that is no number"),
+        (f"someone:{SECRET}@proxy.example:3128", "must be an http://"),
+        (f"http://{SECRET}@proxy.example", "has a user without a password"),
+        (f"http://someone:[{SECRET}@proxy.example", "is not a URI"),
+    ],
+)
+async def test_a_bad_proxy_of_the_environment_is_not_quoted(
+    proxy: str,
+    fault: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The error of an attempt, and `wsfleet check`, say what is wrong with it, and nothing of what stands in it."""
+    monkeypatch.setenv("ws_proxy", proxy)
+    async with running("ws://feed.example/") as (fleet, states):
+        error = await first_error(states)
+        report = str(fleet.stats())
+    assert f"proxy: the proxy's URL is not valid: it {fault}" in str(error)
+    (tmp_path / "feeds.toml").write_text('[[connect]]\nuri = "ws://feed.example"\n')
+    assert main(["check", str(tmp_path / "feeds.toml")]) == 2
+    said = capsys.readouterr()
+    assert f"wsfleet: the environment's proxy {fault}" in said.err
+    assert said.err.endswith(": feed-example\n")
+    assert SECRET not in str(error) + repr(error) + report + caplog.text + said.out + said.err
 
 
 def test_check_tells_the_proxies(

@@ -3,14 +3,17 @@
 import asyncio
 import json
 import logging
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.wire.peers import HOST, answering, listening
-from wsfleet import Buffer, Fleet, Liveness, Message, Overflow, Reconnect, Subscription
+from wsfleet import Buffer, Fleet, Liveness, Message, Overflow, Reconnect, Session, Subscription
 from wsfleet.cli import main
 from wsfleet.errors import ConnectFailed, ConnectionLost, EndpointFailed
+from wsfleet.failures import shown
 from wsfleet.logs import log_to_stderr
 from wsfleet.printable import one_line
 from wsfleet.testing import FakeTransport
@@ -73,8 +76,8 @@ async def test_a_secret_that_the_server_repeats_is_not_shown(header: str, caplog
             error = await first_error(states)
             report = json.dumps(fleet.stats().to_dict())
     assert isinstance(error, ConnectFailed)
-    for shown in (caplog.text, report, str(error), repr(error), str(error.__cause__), repr(error.__cause__)):
-        assert SECRET not in shown
+    for text in (caplog.text, report, str(error), repr(error), str(error.__cause__), repr(error.__cause__)):
+        assert SECRET not in text
 
 
 async def test_no_function_of_the_users_puts_a_secret_into_the_log(caplog: pytest.LogCaptureFixture) -> None:
@@ -99,6 +102,87 @@ async def test_no_function_of_the_users_puts_a_secret_into_the_log(caplog: pytes
             await asyncio.sleep(0.005)
     assert caplog.text.count("cannot sign: token=***") >= 3
     assert SECRET not in caplog.text
+
+
+def grouped() -> Exception:
+    return ExceptionGroup("unhandled", [KeyError("a"), ExceptionGroup("in it", [ValueError(f"token={SECRET}")])])
+
+
+def noted() -> Exception:
+    error = ValueError("it failed")
+    error.add_note(f"token={SECRET}")
+    return error
+
+
+def behind_a_group() -> Exception:
+    error = ExceptionGroup("unhandled", [ValueError("a")])
+    error.exceptions[0].__cause__ = noted()
+    return error
+
+
+def unreadable() -> Exception:
+    try:
+        compile(f"token={SECRET} $", "rules.py", "exec")
+    except SyntaxError as exc:
+        return exc
+    raise AssertionError
+
+
+class Odd(Exception):
+    """What it was made of is in its repr alone."""
+
+    def __str__(self) -> str:
+        return "odd"
+
+
+@pytest.mark.parametrize("make", [grouped, noted, behind_a_group, unreadable, lambda: Odd({"token": SECRET})])
+async def test_no_error_of_a_processor_shows_a_secret(
+    make: Callable[[], Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whether it stands in a group, a note, a line of source or the repr: neither the log nor the record has it."""
+    fleet = Fleet(transport=FakeTransport())
+    dead = fleet.subscribe("$dead.p")
+
+    @fleet.process("a", name="p")
+    async def fail(message: Message[str]) -> None:
+        raise make()
+
+    async with fleet:
+        fleet.publish("a", "x")
+        letter = (await anext(aiter(dead))).data
+    shown = "".join(traceback.format_exception(letter.error)) + repr(letter) + caplog.text
+    assert "a message failed" in shown
+    assert SECRET not in shown
+    if make is not unreadable and make is not grouped:
+        assert str(make()) in shown
+    if make is grouped:
+        assert "KeyError: 'a'" in shown and "ValueError: token=***" in shown
+
+
+async def test_no_error_behind_an_attempts_shows_a_secret() -> None:
+    """What stands in the note of an error in a group, behind the one of a failed attempt, is not shown either."""
+
+    async def log_in(session: Session) -> None:
+        raise ExceptionGroup("unhandled", [noted()])
+
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    states = fleet.subscribe("$state.feed")
+    fleet.connect("ws://feed.test/", name="feed", on_open=log_in, reconnect=ONCE)
+    async with fleet:
+        await transport.accept("feed")
+        error = await first_error(states)
+    assert SECRET not in "".join(traceback.format_exception(error))
+    assert "ExceptionGroup: unhandled" in str(error)
+
+
+def test_an_error_without_secrets_is_the_very_same() -> None:
+    """Nothing is taken from what may be shown, a group with notes included."""
+    error = ExceptionGroup("unhandled", [ValueError("a")])
+    error.add_note("of no importance")
+    assert shown(error) is error
+    undecodable = UnicodeDecodeError("utf-8", f"token={SECRET}".encode(), 0, 1, "invalid start byte")
+    assert shown(undecodable) is undecodable
 
 
 def test_the_commands_log_shows_no_secret_of_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:

@@ -221,3 +221,12 @@ def test_no_output_of_a_check_has_a_secret(
     file.write_text(f"[[connect]]\n{entries[0]}")
     assert main(["check", str(file)]) == 0
     assert MARK not in shown.out + shown.err + "".join(capsys.readouterr())
+
+
+@pytest.mark.parametrize("command", ["check", "run"])
+def test_a_uri_in_place_of_a_file_is_not_repeated(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Whoever writes a URI where a file or a program belongs does not find its password in a log."""
+    assert main([command, f"wss://u:q7pass{MARK}@feed.example/?token=q7query{MARK}"]) == 2
+    shown = capsys.readouterr().err
+    assert "feed.example" in shown and shown.count("\n") == 1
+    assert MARK not in shown

@@ -85,11 +85,11 @@ class Script:
         self.seen: list[str] = []
         self.parts: dict[str, asyncio.Task[None]] = {}
 
-    def play(self) -> FleetStats:
-        """Play it, and collect what is wrong."""
+    def play(self, *, collects: bool = True) -> FleetStats:
+        """Play it, and collect what is wrong; with `collects`, also what earlier ones have left for the collector."""
         world = World(0)
         world.loop.on_turn = self._on_turn
-        world.run(self._play(), until=LONG_S)
+        world.run(self._play(), until=LONG_S, collects=collects)
         self.faults += world.faults
         return self.fleet.stats()
 

@@ -88,8 +88,11 @@ class World:
         self._clock = random.Random(f"{seed}, clock")
         self._ticks = 0.0
 
-    def run(self, main: Coroutine[Any, Any, None], until: float = 24 * HOUR) -> None:
-        """Run `main` to its end. Raises Hung where it has none, and what `main` raises."""
+    def run(self, main: Coroutine[Any, Any, None], until: float = 24 * HOUR, *, collects: bool = True) -> None:
+        """Run `main` to its end. Raises Hung where it has none, and what `main` raises.
+
+        What was never awaited or retrieved says so at its end, if it `collects`, and else at that of a later world.
+        """
         NumberedTask.numbers = 0
         self.loop.set_task_factory(lambda loop, coro, **kwargs: NumberedTask(coro, loop=loop, **kwargs))
         self.loop.set_exception_handler(lambda loop, context: self.faults.append(_told(context)))
@@ -98,7 +101,8 @@ class World:
         try:
             with self._clocks(), _quiet(log), _own_garbage(), mock.patch("sys.unraisablehook", self._unraisable):
                 self.loop.run_until_complete(main)
-                gc.collect()  # what was never awaited or retrieved says so now, and is not found by the next life
+                if collects:
+                    gc.collect()
         except KeyboardInterrupt:
             raise Hung(f"not over after {until:g} s of the loop's time") from None
         finally:

@@ -84,6 +84,8 @@ class Filler:
         path = self._folder / name
         try:
             path = self._folder / Path(name).expanduser()
+            if path.exists() and not path.is_file() and not path.is_dir():
+                raise Wrong(f"{path} is no file that ends; name one that holds the value")  # a pipe would be waited for
             with path.open("rb") as file:
                 content = file.read(_FILE_MAX + 1)
             if len(content) > _FILE_MAX:

@@ -122,10 +122,11 @@ class Reader:
         raise _not_a(field, kinds, value)
 
     def _text(self, field: str, kinds: tuple[Any, ...], value: str) -> Any:
-        # What was filled in says where, not what to run, unless nothing but a function may stand there.
-        named_here = is_reference(value) and not isinstance(value, Filled)
-        if _FUNCTION in kinds and (named_here or not _takes_text(kinds)):
+        # What was filled in says where, not what to run.
+        if _FUNCTION in kinds and not isinstance(value, Filled) and (is_reference(value) or not _takes_text(kinds)):
             return self._references.find(value)
+        if _FUNCTION in kinds and not _takes_text(kinds):
+            raise Wrong("is filled in, and may be nothing but a function, which the file itself has to name")
         if int in kinds or float in kinds:
             return _number(field, kinds, value)
         if bool in kinds and isinstance(value, Filled) and value in ("true", "false"):

@@ -125,9 +125,9 @@ class Progress:
 
     @property
     def way(self) -> str:
-        """What is to be said of the way, behind the endpoint's own URI."""
-        redirected = f", redirected to {self.redirected}" if self.redirected else ""
-        return redirected + (f", through the proxy {self.proxy}" if self.proxy else "")
+        """What is to be said of the way, behind the endpoint's own URI or in an error."""
+        redirected = f"redirected to {self.redirected}, where no headers go" if self.redirected else ""
+        return ", ".join(filter(None, [redirected, f"through the proxy {self.proxy}" if self.proxy else ""]))
 
 
 class Transport(Protocol):

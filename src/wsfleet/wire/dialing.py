@@ -17,12 +17,13 @@ import weakref
 from typing import Any, cast
 
 import aiohappyeyeballs
-from websockets.exceptions import InvalidMessage, InvalidProxyStatus, ProxyError, SecurityError
+from websockets.exceptions import InvalidMessage, InvalidProxy, InvalidProxyStatus, ProxyError, SecurityError
 from websockets.http11 import Response
 from websockets.proxy import Proxy, get_proxy, parse_proxy, prepare_connect_request
 from websockets.streams import StreamReader
 from websockets.uri import WebSocketURI
 
+from wsfleet.checks import check_proxy
 from wsfleet.redact import redact_uri, secrets_of
 from wsfleet.wire.base import Progress, Target
 from wsfleet.wire.resolver import AddrInfo, Resolver, in_thread
@@ -174,9 +175,12 @@ class Dialer:
     async def dial(self, where: WebSocketURI, target: Target, progress: Progress) -> Opening:
         """Return an open way to the server, through a proxy where one is set. Cancelling leaves nothing open."""
         chosen = self._usual_proxy(where) if target.proxy is None else target.proxy or None
-        proxy = None
+        proxy, progress.proxy = None, ""
         if chosen is not None:
             progress.stage = "proxy"
+            fault = check_proxy(chosen)  # the parser's own words would quote a password
+            if fault:
+                raise InvalidProxy(chosen, f"it {fault}")
             proxy = parse_proxy(chosen)
             progress.proxy = redact_uri(chosen)
             progress.secrets += secrets_of(chosen, {})

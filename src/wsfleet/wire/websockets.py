@@ -71,9 +71,10 @@ class WebSocketTransport:
             new = _redirect(uri, location)
             progress.secrets += secrets_of(new, {})
             if _origin(new) != _origin(uri):
-                progress.redirected, headers = redact_uri(_origin(new)), {}
+                there = redact_uri(_origin(new))
                 if target.subprotocols:
-                    raise ConnectFailed("http", f"redirected to {progress.redirected}, {NO_SUBPROTOCOLS}")
+                    raise ConnectFailed("http", f"redirected to {there}, {NO_SUBPROTOCOLS}")
+                progress.redirected, headers = there, {}
             uri = new
         raise ConnectFailed("http", f"more than {MAX_REDIRECTS} redirects")
 
