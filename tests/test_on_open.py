@@ -7,6 +7,7 @@ import msgspec
 import pytest
 
 from wsfleet import Buffer, Fleet, Message, Reconnect, Session, State, errors
+from wsfleet import session as session_module
 from wsfleet.errors import ConnectFailed, ConnectionLost, Fatal, FleetError
 from wsfleet.message import Gap, StateChange
 from wsfleet.stats import EndpointStats
@@ -406,6 +407,33 @@ async def test_messages_before_a_loss_can_still_be_received() -> None:
         socket.close(4001)
         await asyncio.sleep(0.1)
     assert got == ["a", "b", 4001]
+
+
+@pytest.mark.looptime
+async def test_a_loss_while_what_was_held_is_published_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that came before the loss was held for on_open, which is done: it is published, whole and in its order."""
+    monkeypatch.setattr(session_module, "SLICE_S", 0.0)
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    seen: list[str] = []
+
+    async def on_open(session: Session) -> None:
+        await session.recv(lambda message: message.data == "welcome")
+
+    async def take(message: Message[str]) -> None:
+        seen.append(message.data)
+        if message.data == "1":
+            assert fleet.stats().endpoints[0].held
+            socket.lose()
+
+    feed = fleet.connect(URI, take, name="feed", on_open=on_open, decode=lambda payload: payload)
+    async with fleet:
+        socket = await transport.accept()
+        await socket.feed(*map(str, range(10)), "welcome")
+        await transport.accept()  # it has come back
+        await asyncio.sleep(1.0)
+        assert counts(feed.stats()) == (11, 1, 0, 0, 10)
+    assert seen == list(map(str, range(10)))
 
 
 @pytest.mark.looptime
