@@ -426,7 +426,7 @@ async def test_a_loss_while_what_was_held_is_published_costs_nothing(monkeypatch
             assert fleet.stats().endpoints[0].held
             socket.lose()
 
-    feed = fleet.connect(URI, take, name="feed", on_open=on_open, decode=str)
+    feed = fleet.connect(URI, take, name="feed", on_open=on_open, decode=lambda payload: payload)
     async with fleet:
         socket = await transport.accept()
         await socket.feed(*map(str, range(10)), "welcome")

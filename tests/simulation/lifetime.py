@@ -139,6 +139,14 @@ class Life:
             restless &= self._restless()
         if not self._fleet._lifetime.ending:
             self._ledger.expect(not restless, f"nothing happens, and still: {sorted(restless)}")
+            self._look_for_drops()
+
+    def _look_for_drops(self) -> None:
+        """What came over a socket for a mailbox that pauses is never dropped, until the end."""
+        rows = {row.name: row for row in self._fleet.stats().subscriptions}
+        for name, (reader, _) in self._declaring.own.items():
+            if reader.overflow is Overflow.PAUSE and name in rows:
+                self._ledger.expect(not rows[name].dropped, f"{name} dropped {rows[name].dropped}, though it pauses")
 
     def _restless(self) -> set[str]:
         """What is not where it should be when nothing happens any more."""
