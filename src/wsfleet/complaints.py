@@ -7,7 +7,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from wsfleet.failures import LINE, describe
+from wsfleet.failures import LINE, describe, shown
 from wsfleet.message import Message
 from wsfleet.printable import one_line
 
@@ -40,6 +40,7 @@ class Complaints:
             self._kinds[kind] = (logged_at, unlogged + 1)
             return
         self._kinds[kind] = (now, 0)
+        error = shown(error)  # not before: it takes longer than most calls
         more = f" ({unlogged} more since the last report)" if unlogged else ""
         told = {"event": "message.failed", "subscription": self._name, "error": describe(error)}
         if isinstance(error, asyncio.CancelledError):

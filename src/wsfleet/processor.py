@@ -304,13 +304,14 @@ class Processor:
         self._tell(messages, error, attempts)
 
     def _tell(self, messages: list[Message[Any]], error: BaseException, attempts: int) -> None:
-        error = shown(error)
         self._complaints.tell(error, messages)
         topic = f"$dead.{self.mailbox.name}"
+        told: BaseException | None = None
         for message in messages:
             # What a $ message does never makes another.
             if not message.topic.startswith("$") and self._hub.wants(topic):
-                self._hub.inject(topic, DeadLetter(message, error, attempts))
+                told = shown(error) if told is None else told
+                self._hub.inject(topic, DeadLetter(message, told, attempts))
 
 
 class _Calls(Taker):
