@@ -5,9 +5,9 @@ VENV ?= .venv
 PYTHON ?=
 # More arguments for the program that a target runs: make test ARGS="-k nats -x"
 ARGS ?=
-# How many processes share the tests, which often wait: two more than there are processors. 0 runs them in one, as a
+# How many processes share the tests, which often wait: three more than there are processors. 0 runs them in one, as a
 # debugger wants it.
-WORKERS ?= $(shell expr 2 + $$(getconf _NPROCESSORS_ONLN))
+WORKERS ?= $(shell expr 3 + $$(getconf _NPROCESSORS_ONLN))
 
 run := $(VENV)/bin
 compiled := $(if $(WSFLEET_NO_EXTENSIONS),,$(VENV)/.compiled)

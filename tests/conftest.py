@@ -102,7 +102,7 @@ def nothing_left_open(request: pytest.FixtureRequest) -> Iterator[None]:
         asyncio.set_event_loop(loop)
         opened = Opened()
         yield
-        gc.collect()
+        collect()
         deadline = time.monotonic() + SETTLE_S
         while (left := opened.left()) and time.monotonic() < deadline:
             time.sleep(0.01)
@@ -129,7 +129,7 @@ async def _nothing_left_open_in_the_loop() -> AsyncIterator[None]:
     """The same inside the test's loop, whose own descriptors were there before and stay until after."""
     opened = Opened()
     yield
-    gc.collect()
+    collect()
     # A closed transport gives back its socket in one of the loop's next turns.
     deadline = time.monotonic() + SETTLE_S
     while (left := opened.left()) and time.monotonic() < deadline:
@@ -138,7 +138,14 @@ async def _nothing_left_open_in_the_loop() -> AsyncIterator[None]:
         pytest.fail("left open:\n" + "\n".join(left), pytrace=False)
 
 
-def pytest_collection_finish() -> None:
-    """Spare every `gc.collect()` of the tests the hundred thousands of objects that imports made, which stay anyway."""
+def collect() -> None:
+    """Find what a test has left as garbage, and spare the next ones what has been found to stay.
+
+    Imports alone make hundreds of thousands of objects, and there are thousands of tests.
+    """
     gc.collect()
     gc.freeze()
+
+
+def pytest_collection_finish() -> None:
+    collect()
