@@ -70,8 +70,9 @@ async def running(folder: Path, server: Numbered, before: Callable[[], None] | N
     (folder / "feeds.toml").write_text(FILE.format(uri=server.uri))
     (folder / "handlers.py").write_text(HANDLERS)
     pipe = asyncio.subprocess.PIPE
+    # No compiled modules are written: where the disk is full, or the process killed, they would be cut off, for all.
     process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "wsfleet", "run", "feeds.toml", "--report", "report.json",
+        sys.executable, "-B", "-m", "wsfleet", "run", "feeds.toml", "--report", "report.json",
         cwd=folder, stdout=pipe, stderr=pipe, preexec_fn=before,
     )  # fmt: skip
     try:
