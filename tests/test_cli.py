@@ -232,6 +232,18 @@ async def test_a_second_signal_stops_at_once(start: Start, tmp_path: Path, handl
         assert report["balanced"] is True
 
 
+async def test_a_handler_that_never_ends_does_not_outlast_the_duration(start: Start, tmp_path: Path) -> None:
+    """However a handler holds on, a run that is over by its `--duration` ends with 1, and says what holds it up."""
+    async with FeedServer() as server:
+        write(tmp_path, server.uri, "[fleet]\ndrain_s = 0.1", handler="handlers:stubborn")
+        async with feeding(server, "a"):
+            command = await start("run", "feeds.toml", "--duration", "1", "--report", "report.json")
+            await command.until_noted("begun")
+        ended = await command.ended()
+    assert ended.code == 1 and "the end takes too long" in ended.err
+    assert json.loads((tmp_path / "report.json").read_text())["subscriptions"][0]["pending"] == 1
+
+
 async def test_a_reader_who_has_seen_enough_ends_the_run(start: Start, tmp_path: Path) -> None:
     """`wsfleet run feeds.toml | head -1` ends, and well."""
     async with FeedServer() as server:

@@ -107,18 +107,17 @@ def stop_signals(
     first: Callable[[], object],
     second: Callable[[], object],
     *,
-    limit: tuple[float, Callable[[], object]] | None = None,
+    ending: Callable[[], object] = bool,
 ) -> Iterator[None]:
     """Call `first`, then `second`, on the running loop, for SIGINT and SIGTERM; the main thread's loop alone.
 
-    After the second the process ends by itself, with 130, should the loop be held up; after a third at once. `limit`
-    is so many seconds after the first and what is called then, in a thread, before the process ends with 1. `first`
-    is also called, perhaps again, when nobody reads the standard output any more.
+    After the second the process ends by itself, with 130, should the loop be held up; after a third at once. `ending`
+    is called with the first, whatever holds the loop. `first` is also called, perhaps again, when nobody reads the
+    standard output any more.
     """
     loop = asyncio.get_running_loop()
     steps = iter((first, second))
     leaving = _daemon_timer(LEAVE_S, os._exit, INTERRUPTED)
-    late = _daemon_timer(limit[0], _leave, limit[1]) if limit is not None else None
 
     def stop(number: int, frame: FrameType | None) -> None:
         step = next(steps, None)
@@ -127,8 +126,8 @@ def stop_signals(
         loop.call_soon_threadsafe(step)
         if step is second:
             leaving.start()
-        elif late is not None:
-            late.start()
+        else:
+            ending()
 
     def broken_pipe(number: int, frame: FrameType | None) -> None:
         # `wsfleet run feeds.toml | head`. Writing to a socket that the peer has closed raises the same signal.
@@ -144,8 +143,6 @@ def stop_signals(
         yield
     finally:
         leaving.cancel()
-        if late is not None:
-            late.cancel()
         for number, previous in before.items():
             signal.signal(number, previous)
 
@@ -154,6 +151,11 @@ def _daemon_timer(seconds: float, function: Callable[..., object], *args: object
     timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), function, args)
     timer.daemon = True
     return timer
+
+
+def _start_once(timer: threading.Timer) -> None:
+    if timer.ident is None:
+        timer.start()
 
 
 def _leave(last: Callable[[], object]) -> None:
@@ -184,13 +186,14 @@ def run_fleet(
     written whichever way the run ended; raises OSError where it cannot be written.
     """
     path = None if report is None else Path(report)
-    run = Run(
-        fleet, duration, watch, partial(stop_signals, limit=(ending_limit_s(fleet), lambda: _give_up(fleet, path)))
-    )
+    late = _daemon_timer(ending_limit_s(fleet), _leave, lambda: _give_up(fleet, path))
+    ending = partial(_start_once, late)
+    run = Run(fleet, duration, watch, partial(stop_signals, ending=ending), ending=ending)
     try:
         with collect_seldom():
             run_loop(run.serve())
     finally:
+        late.cancel()
         if path is not None and run.stats is not None:
             write_report(path, run.stats.to_dict())
     return run.code()
@@ -213,6 +216,7 @@ class Run:
         watch: Callable[[Fleet], Awaitable[None]] | None = None,
         stops: Stops = stop_signals,
         tells: bool = True,
+        ending: Callable[[], object] = bool,
     ) -> None:
         self.stats: FleetStats | None = None
         self.errors: list[BaseException] = []
@@ -226,6 +230,7 @@ class Run:
         self.running = asyncio.Event()
         self._stops = stops
         self._tells = tells
+        self._ending = ending  # called when the end begins, whatever the reason
         self._notifier = Notifier()
 
     async def serve(self) -> None:
@@ -255,7 +260,10 @@ class Run:
     async def _serve(self) -> None:
         async with self._fleet:
             self.running.set()
-            await self._fleet.wait()
+            try:
+                await self._fleet.wait()
+            finally:
+                self._ending()
 
     async def _tell_manager(self) -> None:
         await self.running.wait()
