@@ -12,8 +12,7 @@ import contextlib
 import signal
 from typing import Any
 
-from wsfleet import Buffer, Fleet, FleetStats, Message, Overflow
-from wsfleet.message import Slow
+from wsfleet import Buffer, Fleet, FleetStats, Message, Overflow, Slow
 
 BUFFERS = {
     "archive": Buffer(messages=100, overflow=Overflow.PAUSE),

@@ -15,8 +15,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from wsfleet import Buffer, Fleet, Message, Retry, Subscription
-from wsfleet.message import DeadLetter
+from wsfleet import Buffer, DeadLetter, Fleet, Message, Retry, Subscription
 
 Price = dict[str, Any]
 

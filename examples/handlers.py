@@ -5,9 +5,7 @@ import os
 import time
 from typing import Any
 
-from wsfleet import Message, Session
-from wsfleet.errors import Fatal
-from wsfleet.message import StateChange
+from wsfleet import Fatal, Message, Session, StateChange
 
 
 async def log_in(session: Session) -> None:

@@ -12,9 +12,7 @@ import contextlib
 import signal
 from typing import Any
 
-from wsfleet import Fleet, Message, Reconnect, State
-from wsfleet.errors import NotOpen
-from wsfleet.message import DeadLetter, StateChange
+from wsfleet import DeadLetter, Fleet, Message, NotOpen, Reconnect, State, StateChange
 
 
 async def take(message: Message[dict[str, Any]]) -> None:

@@ -11,8 +11,7 @@ import asyncio
 import sys
 from typing import Any
 
-from wsfleet import Fleet, Message
-from wsfleet.errors import EndpointFailed
+from wsfleet import EndpointFailed, Fleet, Message
 
 Price = dict[str, Any]
 

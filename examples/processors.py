@@ -11,8 +11,7 @@ import asyncio
 
 import msgspec
 
-from wsfleet import Buffer, Fleet, Message, Overflow, sinks
-from wsfleet.message import DeadLetter
+from wsfleet import Buffer, DeadLetter, Fleet, Message, Overflow, sinks
 
 
 class Price(msgspec.Struct, frozen=True):

@@ -16,9 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from wsfleet import Fleet, Message, Reconnect, Session, State
-from wsfleet.errors import EndpointFailed, Fatal
-from wsfleet.message import Gap, StateChange
+from wsfleet import EndpointFailed, Fatal, Fleet, Gap, Message, Reconnect, Session, State, StateChange
 
 
 def make_fleet(uri: str, token_file: Path, secret: bytes, symbols: list[str]) -> Fleet:

@@ -14,8 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from wsfleet import Fleet, Message, Pool
-from wsfleet.errors import RequestLost, RequestTimeout
+from wsfleet import Fleet, Message, Pool, RequestLost, RequestTimeout
 
 
 async def show_notice(message: Message[Any]) -> None:

@@ -14,8 +14,7 @@ import sys
 from collections import Counter
 from typing import Any
 
-from wsfleet import Fleet, Message, State
-from wsfleet.errors import EndpointFailed
+from wsfleet import EndpointFailed, Fleet, Message, State
 
 
 def make_fleet(uris: list[str], connections: int) -> Fleet:

@@ -6,7 +6,7 @@ from types import ModuleType
 
 import pytest
 
-from wsfleet.accel import wanted
+from wsfleet.core.accel import wanted
 
 
 def compiled(part: str) -> ModuleType:

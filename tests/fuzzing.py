@@ -20,7 +20,7 @@ from websockets.uri import parse_uri
 
 from tests.wirecheck import Case, Conversation, bounds, check, compare, held, judged, reads_of
 from tests.wirekit import Collector, Pipe
-from wsfleet.errors import ConnectFailed, HandshakeRejected
+from wsfleet.core.errors import ConnectFailed, HandshakeRejected
 from wsfleet.wire.base import Progress, Target
 from wsfleet.wire.connection import READ_BYTES
 from wsfleet.wire.dialing import HEAD_MAX, Opening

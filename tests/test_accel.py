@@ -10,7 +10,7 @@ import pytest
 
 import wsfleet
 from tests.compiled import compiled
-from wsfleet import accel
+from wsfleet.core import accel
 from wsfleet.testing import FakeTransport
 
 WHICH = "import wsfleet, wsfleet.wire.connection as c; print(wsfleet.accelerated, c.scan is c.scanner.scan)"

@@ -10,7 +10,7 @@ import pytest
 from tests.flows import opened
 from wsfleet import Buffer, Endpoint, Fleet, Liveness, Message, Overflow, Reconnect
 from wsfleet.config import load
-from wsfleet.errors import ConfigError
+from wsfleet.core.errors import ConfigError
 from wsfleet.testing import FakeTransport
 
 URI = "ws://feed.test/"

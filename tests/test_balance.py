@@ -16,7 +16,7 @@ from tests.flows import DROP_OLDEST, balanced, feeding, keeper, opened, turns
 from wsfleet import Buffer, Fleet, FleetError, Message, Reconnect, Subscription
 from wsfleet import declare as declare_module
 from wsfleet import hub as hub_module
-from wsfleet.errors import ConnectFailed, ConnectionLost
+from wsfleet.core.errors import ConnectFailed, ConnectionLost
 from wsfleet.feed import Feed
 from wsfleet.hub import Hub
 from wsfleet.mailbox import Mailbox

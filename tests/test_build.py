@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.compiled import compiled
-from wsfleet.accel import PARTS
+from wsfleet.core.accel import PARTS
 
 ROOT = Path(__file__).parents[1]
 SOURCES = [part.replace(".", "/") + ".pyx" for part in PARTS]

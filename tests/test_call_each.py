@@ -8,9 +8,9 @@ import pytest
 
 from tests.flows import turns
 from wsfleet.bounded import Bounded, Fifo, Taker
+from wsfleet.core.message import Message
+from wsfleet.core.options import Buffer
 from wsfleet.mailbox import Mailbox
-from wsfleet.message import Message
-from wsfleet.options import Buffer
 
 
 class Calls(Taker):

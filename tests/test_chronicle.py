@@ -6,7 +6,7 @@ import pytest
 
 from wsfleet import Fleet, Reconnect
 from wsfleet.chronicle import CHANGES, Chronicle
-from wsfleet.errors import ConnectFailed, ConnectionLost, HandshakeRejected
+from wsfleet.core.errors import ConnectFailed, ConnectionLost, HandshakeRejected
 from wsfleet.testing import FakeTransport
 
 DNS = ConnectFailed("dns", "no such name")

@@ -319,7 +319,7 @@ async def test_a_sink_that_cannot_be_opened_ends_the_run(start: Start, tmp_path:
 
 PROGRAMS = """
 from wsfleet import Fleet
-from wsfleet.errors import ConfigError
+from wsfleet.core.errors import ConfigError
 from handlers import count
 
 URI = "{uri}"

@@ -23,9 +23,9 @@ from wsfleet.config.lines import find_lines
 from wsfleet.config.matching import can_match
 from wsfleet.config.units import SIZES, TIMES, read_seconds, read_size
 from wsfleet.config.values import Reader
-from wsfleet.errors import ConfigError
-from wsfleet.options import Buffer, Limits, Liveness, Overflow, Reconnect, Retry
-from wsfleet.topics import compile_pattern, compile_topic
+from wsfleet.core.errors import ConfigError
+from wsfleet.core.options import Buffer, Limits, Liveness, Overflow, Reconnect, Retry
+from wsfleet.core.topics import compile_pattern, compile_topic
 
 HANDLERS = """
 from dataclasses import dataclass

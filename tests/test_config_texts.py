@@ -18,11 +18,12 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from wsfleet import Endpoint, cli, config, options
+from wsfleet import Endpoint, cli, config
 from wsfleet.config import lines
 from wsfleet.config.faults import DEEPEST
-from wsfleet.options import Buffer, Liveness, Overflow, Reconnect
-from wsfleet.printable import printable
+from wsfleet.core import options
+from wsfleet.core.options import Buffer, Liveness, Overflow, Reconnect
+from wsfleet.core.printable import printable
 
 SECRET = "hunter2"
 ENVIRONMENT = {

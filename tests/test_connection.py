@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from wsfleet import Fleet, Message, Session, State, errors
-from wsfleet.errors import ConnectFailed, ConnectionLost, HandshakeRejected, NotOpen
+from wsfleet import Fleet, Message, Session, State
+from wsfleet.core import errors
+from wsfleet.core.errors import ConnectFailed, ConnectionLost, HandshakeRejected, NotOpen
 from wsfleet.testing import FakeTransport, FeedServer
 
 URI = "ws://feed.test/"

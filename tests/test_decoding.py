@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from tests.flows import balanced, endpoint_row, feeding, opened, turns
 from wsfleet import Buffer, Endpoint, Fleet, Message, Reconnect
+from wsfleet.core.errors import ConfigError
+from wsfleet.core.message import Malformed
 from wsfleet.decoding import compile_intake
-from wsfleet.errors import ConfigError
-from wsfleet.message import Malformed
 from wsfleet.testing import FakeTransport
 
 URI = "ws://feed.test/"

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import pytest
 
+from wsfleet.core.message import Message, State, StateChange
+from wsfleet.core.stats import EndpointStats, FleetStats, HubStats, SubscriptionStats
 from wsfleet.demo.board import Board, Recoveries
 from wsfleet.demo.plan import make_plan
-from wsfleet.message import Message, State, StateChange
-from wsfleet.stats import EndpointStats, FleetStats, HubStats, SubscriptionStats
 
 COMMAND = [sys.executable, "-m", "wsfleet.cli", "demo"]
 

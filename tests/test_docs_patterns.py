@@ -18,7 +18,7 @@ from websockets.asyncio.server import ServerConnection
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from wsfleet import Fleet, Liveness, Reconnect
-from wsfleet.errors import EndpointFailed, RequestLost
+from wsfleet.core.errors import EndpointFailed, RequestLost
 from wsfleet.testing import FeedServer
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "patterns.md"

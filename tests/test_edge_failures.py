@@ -10,7 +10,7 @@ import pytest
 
 from tests.flows import endpoint_row, opened, until
 from wsfleet import Buffer, Endpoint, Fleet, Liveness, Message, Overflow, Reconnect, Session, State
-from wsfleet.errors import ConnectFailed, Fatal, FleetError
+from wsfleet.core.errors import ConnectFailed, Fatal, FleetError
 from wsfleet.testing import FakeTransport
 
 URI = "ws://feed.test/"

@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 from websockets.asyncio.server import ServerConnection, serve
 
-from wsfleet import Buffer, Connection, Fleet, Liveness, Message, State, errors
-from wsfleet.errors import ConnectFailed, HandshakeRejected
-from wsfleet.stats import SubscriptionStats
+from wsfleet import Buffer, Connection, Fleet, Liveness, Message, State
+from wsfleet.core import errors
+from wsfleet.core.errors import ConnectFailed, HandshakeRejected
+from wsfleet.core.stats import SubscriptionStats
 from wsfleet.testing import FakeSocket, FakeTransport, FeedServer
 
 URI = "ws://feed.test/"

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from wsfleet import Buffer, Endpoint, Fleet, Reconnect, Session, State
-from wsfleet.errors import ConfigError, EndpointFailed
+from wsfleet.core.errors import ConfigError, EndpointFailed
 from wsfleet.testing import FakeTransport, FeedServer
 
 URI = "ws://feed.test/"

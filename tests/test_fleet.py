@@ -6,8 +6,9 @@ from collections.abc import AsyncIterator
 import pytest
 import pytest_asyncio
 
-from wsfleet import Connection, Fleet, Message, Reconnect, State, Subscription, errors
-from wsfleet.errors import ConnectFailed, FleetError, HandshakeRejected
+from wsfleet import Connection, Fleet, Message, Reconnect, State, Subscription
+from wsfleet.core import errors
+from wsfleet.core.errors import ConnectFailed, FleetError, HandshakeRejected
 from wsfleet.testing import FakeTransport, FeedServer
 
 URI = "ws://feed.test/"

@@ -9,7 +9,7 @@ from websockets.frames import BINARY, CLOSE, CONT, PING, PONG, TEXT
 from tests.compiled import compiled
 from tests.wirekit import Collector, Pipe, frame, open_protocol, open_wire, written_frames
 from wsfleet import Endpoint, Fleet, Reconnect
-from wsfleet.errors import ConnectionLost, EndpointFailed
+from wsfleet.core.errors import ConnectionLost, EndpointFailed
 from wsfleet.wire import connection, scanner
 from wsfleet.wire.fragments import most_fragments
 

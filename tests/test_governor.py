@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsfleet import Fleet, Limits, Reconnect, State
-from wsfleet.errors import ConnectFailed
+from wsfleet.core.errors import ConnectFailed
 from wsfleet.governor import AT_ONCE, GATES, Governor
 from wsfleet.testing import FakeSocket, FakeTransport
 from wsfleet.wire.base import Progress, Target, Wire

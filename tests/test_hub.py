@@ -13,10 +13,10 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from tests.flows import DROP_OLDEST, Tap, balanced, data, feeding, from_socket, keeper, row, turns
 from wsfleet import Buffer, Fleet, FleetError, Message, Overflow
 from wsfleet import hub as hub_module
+from wsfleet.core.message import Malformed, Slow
+from wsfleet.core.stats import is_balanced
 from wsfleet.hub import Hub
 from wsfleet.mailbox import Mailbox
-from wsfleet.message import Malformed, Slow
-from wsfleet.stats import is_balanced
 from wsfleet.testing import FakeTransport
 
 

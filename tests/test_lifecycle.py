@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from wsfleet import Buffer, Connection, Endpoint, Fleet, Liveness, Message, Overflow, Reconnect, Session, State
-from wsfleet.errors import ConnectFailed, EndpointFailed, HandshakeRejected, NotOpen
+from wsfleet.core.errors import ConnectFailed, EndpointFailed, HandshakeRejected, NotOpen
 from wsfleet.testing import FakeTransport, FeedServer
 
 URI = "ws://feed.test/"

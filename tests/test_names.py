@@ -6,7 +6,7 @@ import pytest
 
 from tests.flows import DROP_OLDEST, balanced, keeper, opened
 from wsfleet import Buffer, Endpoint, Fleet, FleetError, Message
-from wsfleet.errors import ConfigError
+from wsfleet.core.errors import ConfigError
 from wsfleet.testing import FakeTransport
 
 URI = "ws://feed.test/"

@@ -6,11 +6,12 @@ from typing import Any
 import msgspec
 import pytest
 
-from wsfleet import Buffer, Fleet, Message, Reconnect, Session, State, errors
+from wsfleet import Buffer, Fleet, Message, Reconnect, Session, State
 from wsfleet import session as session_module
-from wsfleet.errors import ConnectFailed, ConnectionLost, Fatal, FleetError
-from wsfleet.message import Gap, StateChange
-from wsfleet.stats import EndpointStats
+from wsfleet.core import errors
+from wsfleet.core.errors import ConnectFailed, ConnectionLost, Fatal, FleetError
+from wsfleet.core.message import Gap, StateChange
+from wsfleet.core.stats import EndpointStats
 from wsfleet.testing import FakeTransport, FeedServer
 
 URI = "ws://feed.test/"

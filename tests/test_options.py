@@ -10,8 +10,8 @@ from websockets.exceptions import InvalidProxy
 from websockets.proxy import parse_proxy
 from websockets.uri import parse_uri
 
-from wsfleet.errors import ConfigError, FleetError
-from wsfleet.options import (
+from wsfleet.core.errors import ConfigError, FleetError
+from wsfleet.core.options import (
     Buffer,
     Endpoint,
     Limits,
@@ -23,7 +23,7 @@ from wsfleet.options import (
     check_name,
     check_uri,
 )
-from wsfleet.topics import check_pattern, check_topic
+from wsfleet.core.topics import check_pattern, check_topic
 
 URI = "wss://feed.example/ws"
 uri_pieces = st.sampled_from(

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.flows import DROP_OLDEST, Tap, data, from_socket, injected, mailbox, put, turns
 from wsfleet import Message, Overflow
-from wsfleet.errors import Overflowed
+from wsfleet.core.errors import Overflowed
 from wsfleet.mailbox import Mailbox
 
 PAUSE, DROP_NEWEST, LATEST, FAIL = Overflow.PAUSE, Overflow.DROP_NEWEST, Overflow.LATEST, Overflow.FAIL

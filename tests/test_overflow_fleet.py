@@ -9,8 +9,8 @@ import pytest
 
 from tests.flows import DROP_OLDEST, balanced, endpoint_row, feeding, keeper, opened, row, turns, until
 from wsfleet import Buffer, Fleet, FleetStats, Liveness, Message, Overflow, Reconnect, State
-from wsfleet.errors import Overflowed
-from wsfleet.message import Slow
+from wsfleet.core.errors import Overflowed
+from wsfleet.core.message import Slow
 from wsfleet.testing import FakeTransport
 
 URI = "ws://feed.test/"

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsfleet.errors import ConfigError, ConnectFailed, ConnectionLost, Fatal, FleetError, HandshakeRejected
-from wsfleet.options import Reconnect
-from wsfleet.policy import Backoff, RestartBudget, Verdict, classify, is_fatal, is_impatience, retry_after_s
+from wsfleet.core.errors import ConfigError, ConnectFailed, ConnectionLost, Fatal, FleetError, HandshakeRejected
+from wsfleet.core.options import Reconnect
+from wsfleet.core.retry import Backoff, RestartBudget, Verdict, classify, is_fatal, is_impatience, retry_after_s
 
 seconds = st.floats(0, 1e6)
 plans = st.builds(Reconnect, initial_s=seconds, max_s=seconds, factor=st.floats(1, 1e300), jitter=st.floats(0, 1))

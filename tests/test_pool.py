@@ -17,7 +17,7 @@ import pytest
 
 from tests.flows import balanced, endpoint_row, row, turns, until
 from wsfleet import Buffer, Endpoint, Fleet, Message, Pool, Reconnect, Session, State
-from wsfleet.errors import (
+from wsfleet.core.errors import (
     ConfigError,
     ConnectFailed,
     ConnectionLost,

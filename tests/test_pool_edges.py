@@ -8,7 +8,7 @@ import pytest
 
 from tests.flows import opened, until
 from wsfleet import Fleet, FleetError, Message, Pool
-from wsfleet.errors import RequestTimeout
+from wsfleet.core.errors import RequestTimeout
 from wsfleet.pool import match_json_rpc
 from wsfleet.testing import FakeTransport
 

@@ -9,7 +9,7 @@ import pytest
 from websockets.asyncio.server import ServerConnection
 
 from wsfleet import Connection, Fleet, Reconnect, State
-from wsfleet.errors import ConnectionLost, NotOpen, RequestLost
+from wsfleet.core.errors import ConnectionLost, NotOpen, RequestLost
 from wsfleet.testing import FakeTransport, FeedServer
 
 

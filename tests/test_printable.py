@@ -5,7 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsfleet.printable import printable
+from wsfleet.core.printable import printable
 
 
 def test_leaves_text_alone() -> None:

@@ -20,7 +20,7 @@ from tests import process_work
 from tests.flows import balanced, feeding, row, until
 from tests.servers.base import free_port
 from wsfleet import Fleet, Message, Retry
-from wsfleet.errors import ConfigError, FleetError
+from wsfleet.core.errors import ConfigError, FleetError
 from wsfleet.processes import ProcessCall
 from wsfleet.testing import FakeTransport
 
@@ -425,7 +425,8 @@ def test_a_program_without_a_guard_is_told_so(tmp_path: Path) -> None:
 def test_a_typed_in_function_is_refused(tmp_path: Path) -> None:
     """What was typed in cannot be imported by a process, and is refused where it is declared."""
     code = """
-from wsfleet import Fleet, errors
+from wsfleet import Fleet
+from wsfleet.core import errors
 def handle(message): ...
 try:
     Fleet().process("t", offload="process")(handle)

@@ -14,8 +14,8 @@ import pytest
 
 from tests.flows import DROP_OLDEST, balanced, burn, endpoint_row, feeding, keeper, opened, row, turns, turns_while
 from wsfleet import Buffer, Fleet, Message, sinks
-from wsfleet.errors import ConfigError, FleetError
-from wsfleet.message import DeadLetter
+from wsfleet.core.errors import ConfigError, FleetError
+from wsfleet.core.message import DeadLetter
 from wsfleet.testing import FakeTransport
 
 URI = "ws://feed.test/"

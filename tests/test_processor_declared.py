@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from wsfleet import Buffer, Fleet, Message, Retry, sinks
-from wsfleet.errors import ConfigError
+from wsfleet.core.errors import ConfigError
 
 
 async def handle(message: Message[Any]) -> None: ...

@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from wsfleet import Endpoint, Fleet, Limits, Liveness, Message, Reconnect, State, errors, liveness
-from wsfleet.errors import ConnectFailed, HandshakeRejected
-from wsfleet.message import StateChange
+from wsfleet import Endpoint, Fleet, Limits, Liveness, Message, Reconnect, State, liveness
+from wsfleet.core import errors
+from wsfleet.core.errors import ConnectFailed, HandshakeRejected
+from wsfleet.core.message import StateChange
 from wsfleet.testing import FakeTransport, FeedServer
 from wsfleet.wire.base import Progress, Target, Wire
 

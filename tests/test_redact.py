@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsfleet.redact import HIDDEN, KEY_LENGTH, redact_headers, redact_text, redact_uri, secrets_of
+from wsfleet.core.redact import HIDDEN, KEY_LENGTH, redact_headers, redact_text, redact_uri, secrets_of
 
 KEY_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 # Beginning and end are marked, so that a part that stays can be told from the words around.

@@ -8,7 +8,7 @@ import pytest
 
 from tests.flows import balanced, feeding, opened, row
 from wsfleet import Buffer, Endpoint, Fleet, Message, Overflow, Subscription
-from wsfleet.errors import ConfigError, Overflowed
+from wsfleet.core.errors import ConfigError, Overflowed
 from wsfleet.testing import FakeSocket, FakeTransport
 
 URI = "ws://feed.test/"

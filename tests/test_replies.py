@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
 from wsfleet import replies as replies_module
-from wsfleet.errors import RequestLost
+from wsfleet.core.errors import RequestLost
 from wsfleet.replies import Replies
 
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from wsfleet import Connection, Endpoint, Fleet, Message, Session, State
-from wsfleet.errors import EndpointFailed, Fatal, HandshakeRejected
+from wsfleet.core.errors import EndpointFailed, Fatal, HandshakeRejected
 from wsfleet.testing import FakeTransport
 
 URI = "ws://feed.test/"

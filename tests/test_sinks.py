@@ -19,8 +19,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsfleet import sinks
-from wsfleet.errors import ConfigError, ConnectionLost
-from wsfleet.message import DeadLetter, Malformed, Message, State, StateChange
+from wsfleet.core.errors import ConfigError, ConnectionLost
+from wsfleet.core.message import DeadLetter, Malformed, Message, State, StateChange
 from wsfleet.sinks import base
 from wsfleet.sinks.base import line
 
@@ -260,7 +260,7 @@ def test_stdout_whose_reader_is_gone() -> None:
     program = """
 import asyncio, sys
 from wsfleet import sinks
-from wsfleet.message import Message
+from wsfleet.core.message import Message
 
 async def main():
     sink = sinks.open("stdout")

@@ -10,9 +10,9 @@ import pytest
 
 from tests.flows import balanced, endpoint_row, feeding, keeper, opened, row, turns
 from wsfleet import Buffer, Fleet, FleetStats, Message, Reconnect, State
-from wsfleet.errors import ConnectionLost
-from wsfleet.message import DeadLetter, Gap, Malformed, Slow, StateChange
-from wsfleet.stats import EndpointStats, HubStats, SubscriptionStats, is_balanced
+from wsfleet.core.errors import ConnectionLost
+from wsfleet.core.message import DeadLetter, Gap, Malformed, Slow, StateChange
+from wsfleet.core.stats import EndpointStats, HubStats, SubscriptionStats, is_balanced
 from wsfleet.testing import FakeTransport
 
 URI = "ws://feed.test/?token=topsecret"

@@ -23,7 +23,7 @@ from tests.flows import (
     turns_while,
 )
 from wsfleet import Buffer, Endpoint, Fleet, FleetError, Message, Reconnect, State
-from wsfleet.errors import Busy, ConfigError, EndpointFailed, Fatal
+from wsfleet.core.errors import Busy, ConfigError, EndpointFailed, Fatal
 from wsfleet.testing import FakeTransport
 
 URI = "ws://feed.test/"

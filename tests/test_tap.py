@@ -19,7 +19,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from wsfleet.errors import ConfigError, ConnectFailed, ConnectionLost, FleetError, HandshakeRejected
+from wsfleet.core.errors import ConfigError, ConnectFailed, ConnectionLost, FleetError, HandshakeRejected
 from wsfleet.tap import describe, explain, parse_headers, suggest
 from wsfleet.testing import FeedServer
 

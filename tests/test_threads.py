@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from wsfleet import Fleet, Message, Session
-from wsfleet.errors import FleetError, NotOpen
+from wsfleet.core.errors import FleetError, NotOpen
 from wsfleet.testing import FakeTransport
 
 URI = "ws://feed.test/"

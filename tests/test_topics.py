@@ -12,8 +12,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from wsfleet.errors import ConfigError
-from wsfleet.topics import check_pattern, check_topic, compile_pattern, compile_topic, safe_token, safe_topic
+from wsfleet.core.errors import ConfigError
+from wsfleet.core.topics import check_pattern, check_topic, compile_pattern, compile_topic, safe_token, safe_topic
 
 tokens = st.one_of(
     st.sampled_from(["a", "b", "ab", "$a", "a$", "é", "[", "a+", "\\", "_"]), st.text("ab$", min_size=1, max_size=2)

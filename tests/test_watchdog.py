@@ -17,11 +17,11 @@ from websockets.asyncio.server import ServerConnection
 
 from tests.flows import feeding, opened, until
 from wsfleet import Fleet, Message, Overflow, Reconnect, Session
-from wsfleet import watchdog as watchdog_module
-from wsfleet.message import StateChange
-from wsfleet.options import Buffer
+from wsfleet.core import loop_watchdog as watchdog_module
+from wsfleet.core.loop_watchdog import Watchdog
+from wsfleet.core.message import StateChange
+from wsfleet.core.options import Buffer
 from wsfleet.testing import FakeTransport
-from wsfleet.watchdog import Watchdog
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from websockets.frames import BINARY, CLOSE, CONT, PING, PONG, TEXT  # noqa: F40
 from websockets.http11 import Request, Response
 from websockets.protocol import CLIENT
 
-from wsfleet.errors import ConnectionLost
+from wsfleet.core.errors import ConnectionLost
 from wsfleet.wire.connection import READ_BYTES, WebSocketWire
 from wsfleet.wire.fragments import FragmentedProtocol
 from wsfleet.wire.turns import Turns

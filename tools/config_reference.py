@@ -15,9 +15,10 @@ from functools import cache
 from types import ModuleType
 from typing import Any, get_origin, get_type_hints
 
-from wsfleet import Fleet, options, policy
+from wsfleet import Fleet
 from wsfleet.config import declare, values
-from wsfleet.options import Buffer, Endpoint, Limits, Liveness, Reconnect, Retry
+from wsfleet.core import options, retry
+from wsfleet.core.options import Buffer, Endpoint, Limits, Liveness, Reconnect, Retry
 
 FEW = 24
 """A default is shown as it is up to so many characters."""
@@ -56,7 +57,7 @@ ABOUT = {
 
 GIVEN = "must be given"
 DEFAULTS = {"uri": GIVEN, "pattern": GIVEN, "size": GIVEN, "handler": "one of the two", "sink": "one of the two"}
-FUNCTIONS = {policy.is_fatal: "for 401, 403, 404, 410, a bad URI, a bad certificate"}
+FUNCTIONS = {retry.is_fatal: "for 401, 403, 404, 410, a bad URI, a bad certificate"}
 
 
 def sections() -> dict[str, dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""Many WebSocket connections, kept alive in one event loop, and every message accounted for.
+"""Keep many outgoing WebSocket connections alive in one event loop, and account for every message.
 
     from wsfleet import Fleet
 
@@ -11,43 +11,77 @@
 
     fleet.run()
 
-The way through the code: `fleet` (the front door), `supervisor` (keeps one endpoint alive), `session` (one socket's
-life), and from there `feed`, `hub`, `mailbox`, `processor`, in the order in which a message passes them.
+To read the code, follow a message through the packages: `fleet` (the public object), `endpoint` (one server kept
+alive), `transport` (sockets and frames), `pipeline` (hub, mailboxes, processors); `core` holds the data they share.
 """
 
-from wsfleet import accel, errors
+import sys
+
 from wsfleet.connection import Connection
-from wsfleet.errors import FleetError
+from wsfleet.core import __version__, accel, errors, message
+from wsfleet.core.errors import (
+    Busy,
+    ConfigError,
+    ConnectFailed,
+    ConnectionLost,
+    EndpointFailed,
+    Fatal,
+    FleetError,
+    HandshakeRejected,
+    NotOpen,
+    Overflowed,
+    RequestLost,
+    RequestTimeout,
+)
+from wsfleet.core.message import DeadLetter, Gap, Malformed, Message, Slow, State, StateChange
+from wsfleet.core.options import Buffer, Endpoint, Limits, Liveness, Overflow, Reconnect, Retry
+from wsfleet.core.stats import FleetStats
 from wsfleet.fleet import Fleet
-from wsfleet.message import Message, State
-from wsfleet.options import Buffer, Endpoint, Limits, Liveness, Overflow, Reconnect, Retry
 from wsfleet.pool import Pool
 from wsfleet.session import Session
-from wsfleet.stats import FleetStats
 from wsfleet.subscription import Subscription
 
-__version__ = "0.1.0"
+# Programs also import from `wsfleet.errors` and `wsfleet.message`; both modules live in `wsfleet.core`.
+sys.modules[f"{__name__}.errors"] = errors
+sys.modules[f"{__name__}.message"] = message
 
 accelerated = accel.accelerated()
-"""Whether all compiled parts are in use."""
+"""Whether all compiled modules are in use."""
 
 __all__ = [
     "Buffer",
+    "Busy",
+    "ConfigError",
+    "ConnectFailed",
     "Connection",
+    "ConnectionLost",
+    "DeadLetter",
     "Endpoint",
+    "EndpointFailed",
+    "Fatal",
     "Fleet",
     "FleetError",
     "FleetStats",
+    "Gap",
+    "HandshakeRejected",
     "Limits",
     "Liveness",
+    "Malformed",
     "Message",
+    "NotOpen",
     "Overflow",
+    "Overflowed",
     "Pool",
     "Reconnect",
+    "RequestLost",
+    "RequestTimeout",
     "Retry",
     "Session",
+    "Slow",
     "State",
+    "StateChange",
     "Subscription",
+    "__version__",
     "accelerated",
     "errors",
 ]

@@ -11,7 +11,7 @@ from asyncio import get_running_loop
 
 cimport cython
 
-from wsfleet.message import Message
+from wsfleet.core.message import Message
 
 cdef extern from *:
     """

@@ -3,7 +3,7 @@
 
 from cpython.object cimport PyObject
 
-from wsfleet.message import Message
+from wsfleet.core.message import Message
 
 cdef extern from *:
     """

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from wsfleet.errors import FleetError
+from wsfleet.core.errors import FleetError
 
 __all__ = ["run_blocking"]
 

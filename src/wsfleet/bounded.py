@@ -13,8 +13,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from wsfleet.accel import fastest
-from wsfleet.message import Message
+from wsfleet.core.accel import fastest
+from wsfleet.core.message import Message
 
 __all__ = ["SLICE_S", "Bounded", "Deliverer", "Fifo", "Taker"]
 

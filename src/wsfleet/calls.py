@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from wsfleet.checks import check_arguments, check_count, check_seconds, refuse
-from wsfleet.message import Message
-from wsfleet.options import Buffer, Retry
+from wsfleet.core.checks import check_arguments, check_count, check_seconds, refuse
+from wsfleet.core.message import Message
+from wsfleet.core.options import Buffer, Retry
 
 __all__ = ["Plan", "RetryDelays", "check_plan"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from wsfleet.message import State
+from wsfleet.core.message import State
 
 __all__ = ["Chronicle"]
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from wsfleet import __version__, accelerated
 from wsfleet.arguments import seconds
-from wsfleet.checks import check_proxy
 from wsfleet.config import Report, check
+from wsfleet.core.checks import check_proxy
+from wsfleet.core.redact import redact_uri
 from wsfleet.logs import log_to_stderr
-from wsfleet.redact import redact_uri
 from wsfleet.runner import (
     ENDED_WELL,
     FAILED,

@@ -7,9 +7,9 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from wsfleet.failures import LINE, describe, shown
-from wsfleet.message import Message
-from wsfleet.printable import one_line
+from wsfleet.core.error_text import LINE, describe, shown
+from wsfleet.core.message import Message
+from wsfleet.core.printable import one_line
 
 __all__ = ["QUIET_S", "Complaints", "log_sink"]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from wsfleet.errors import NotOpen
+from wsfleet.core.errors import NotOpen
+from wsfleet.core.message import State
+from wsfleet.core.stats import EndpointStats
 from wsfleet.mailbox import Mailbox
-from wsfleet.message import State
-from wsfleet.stats import EndpointStats
 from wsfleet.subscription import Loop, LoopGuard
 from wsfleet.supervisor import Supervisor
 

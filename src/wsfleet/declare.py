@@ -9,13 +9,19 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-from wsfleet import inside
-from wsfleet.accel import accelerated
 from wsfleet.calls import Plan, check_plan
-from wsfleet.checks import check_seconds, refuse
 from wsfleet.connection import Connection, Keeper
+from wsfleet.core import call_scope
+from wsfleet.core.accel import accelerated
+from wsfleet.core.checks import check_seconds, refuse
+from wsfleet.core.errors import ConfigError
+from wsfleet.core.loop_watchdog import Watchdog
+from wsfleet.core.observer import Observers
+from wsfleet.core.options import Buffer, Endpoint, EndpointOptions, Limits, ProcessorOptions
+from wsfleet.core.stats import EndpointStats, FleetStats, add_rows, is_balanced
+from wsfleet.core.suggest import suggestion
+from wsfleet.core.topics import check_pattern, check_topic, compile_pattern
 from wsfleet.decoding import compile_intake
-from wsfleet.errors import ConfigError
 from wsfleet.feed import CALLERS as FEED_CALLERS
 from wsfleet.governor import Governor, host_of
 from wsfleet.hub import Hub
@@ -24,19 +30,13 @@ from wsfleet.liveness import Sweep
 from wsfleet.login import CALLERS as LOGIN_CALLERS
 from wsfleet.mailbox import Mailbox
 from wsfleet.names import Names
-from wsfleet.observers import Observers
-from wsfleet.options import Buffer, Endpoint, EndpointOptions, Limits, ProcessorOptions
 from wsfleet.pool import Identify, Pool, PoolKeeper, check_pool
 from wsfleet.processor import CALLERS as PROCESSOR_CALLERS
 from wsfleet.processor import Processor, Work
 from wsfleet.replies import Match
-from wsfleet.stats import EndpointStats, FleetStats, add_rows, is_balanced
 from wsfleet.subscription import Subscription
-from wsfleet.suggest import suggestion
 from wsfleet.supervisor import Services, Supervisor
 from wsfleet.targets import Function, Sink, check_processor, default_name, is_sink
-from wsfleet.topics import check_pattern, check_topic, compile_pattern
-from wsfleet.watchdog import Watchdog
 from wsfleet.wire.base import Transport
 
 __all__ = ["Declarations", "check_fleet", "check_process_pattern"]
@@ -321,7 +321,7 @@ class Declarations(Services):
         task.add_done_callback(lambda done: self._worker_ended(processor, done, tasks))
 
     async def _work(self, work: Work) -> None:
-        inside.enter(self)
+        call_scope.enter(self)
         try:
             await work()
         except (KeyboardInterrupt, SystemExit) as exc:

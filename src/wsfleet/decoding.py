@@ -12,11 +12,11 @@ from typing import Any
 import msgspec
 import msgspec.inspect
 
+from wsfleet.core.errors import ConfigError
+from wsfleet.core.message import Message
+from wsfleet.core.options import Endpoint
+from wsfleet.core.topics import Topic, compile_topic, safe_topic
 from wsfleet.envelopes import payload_size
-from wsfleet.errors import ConfigError
-from wsfleet.message import Message
-from wsfleet.options import Endpoint
-from wsfleet.topics import Topic, compile_topic, safe_topic
 
 __all__ = ["CHUNK", "Intake", "compile_decoder", "compile_intake"]
 

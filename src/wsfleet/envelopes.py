@@ -9,8 +9,8 @@ from collections.abc import Callable
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
-from wsfleet.accel import fastest
-from wsfleet.message import Message
+from wsfleet.core.accel import fastest
+from wsfleet.core.message import Message
 
 __all__ = ["envelopes", "payload_size"]
 

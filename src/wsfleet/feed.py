@@ -8,12 +8,12 @@ from collections import OrderedDict
 from types import CodeType
 from typing import Any
 
+from wsfleet.core.error_text import describe, is_wish_to_end, shown
+from wsfleet.core.message import Malformed, Message
 from wsfleet.decoding import Intake
 from wsfleet.envelopes import envelopes, payload_size
-from wsfleet.failures import describe, is_wish_to_end, shown
 from wsfleet.hub import Hub
 from wsfleet.mailbox import Mailbox
-from wsfleet.message import Malformed, Message
 from wsfleet.replies import Replies
 from wsfleet.wire.base import Wire
 

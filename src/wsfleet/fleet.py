@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
 from wsfleet.blocking import run_blocking
 from wsfleet.calls import Plan, check_plan
 from wsfleet.connection import Connection
+from wsfleet.core.errors import ConfigError
+from wsfleet.core.message import Message
+from wsfleet.core.observer import Observer, load
+from wsfleet.core.options import Buffer, ConnectOptions, Endpoint, Limits, Retry
+from wsfleet.core.stats import FleetStats, Totals
 from wsfleet.declare import Declarations, check_fleet, check_process_pattern
-from wsfleet.errors import ConfigError
 from wsfleet.guests import Guests
 from wsfleet.lifetime import Lifetime
 from wsfleet.looking import snapshot, totals
-from wsfleet.message import Message
-from wsfleet.observers import Observer, load
-from wsfleet.options import Buffer, ConnectOptions, Endpoint, Limits, Retry
 from wsfleet.pool import Pool
-from wsfleet.stats import FleetStats, Totals
 from wsfleet.subscription import Subscription
 from wsfleet.targets import Function, Sink
 from wsfleet.wire.base import Transport

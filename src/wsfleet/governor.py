@@ -10,7 +10,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-from wsfleet.options import Limits
+from wsfleet.core.options import Limits
 
 __all__ = ["Governor", "host_of"]
 

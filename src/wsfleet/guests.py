@@ -9,7 +9,7 @@ import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from wsfleet.errors import FleetError
+from wsfleet.core.errors import FleetError
 from wsfleet.lifetime import Lifetime
 
 __all__ = ["Guests"]

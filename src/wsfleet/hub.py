@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from wsfleet.bounded import Deliverer
+from wsfleet.core.message import Message, Slow
+from wsfleet.core.options import Buffer
+from wsfleet.core.stats import HubStats, SubscriptionStats, add_rows
+from wsfleet.core.topics import compile_pattern
 from wsfleet.mailbox import WORK, Mailbox
-from wsfleet.message import Message, Slow
-from wsfleet.options import Buffer
 from wsfleet.pausing import Source, Unread
-from wsfleet.stats import HubStats, SubscriptionStats, add_rows
-from wsfleet.topics import compile_pattern
 
 __all__ = ["Hub", "Routes"]
 

@@ -12,9 +12,9 @@ from types import CodeType
 from typing import Any, NamedTuple
 
 from wsfleet.bounded import SLICE_S
-from wsfleet.failures import is_wish_to_end, shown
+from wsfleet.core.error_text import is_wish_to_end, shown
+from wsfleet.core.message import Message
 from wsfleet.mailbox import Mailbox
-from wsfleet.message import Message
 
 __all__ = ["CALLERS", "Lanes", "Taken"]
 

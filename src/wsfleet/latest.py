@@ -8,8 +8,8 @@ from collections.abc import Callable, Hashable, Iterator
 from types import CodeType
 from typing import Any
 
-from wsfleet.failures import is_wish_to_end, shown
-from wsfleet.message import Message
+from wsfleet.core.error_text import is_wish_to_end, shown
+from wsfleet.core.message import Message
 
 __all__ = ["CALLERS", "Latest"]
 

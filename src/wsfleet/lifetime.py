@@ -8,15 +8,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from wsfleet import inside
-from wsfleet.accel import note_once
 from wsfleet.closing import Part, endpoint_part, pool_part
 from wsfleet.connection import Connection
+from wsfleet.core import call_scope
+from wsfleet.core.accel import note_once
+from wsfleet.core.errors import FleetError, NotOpen
+from wsfleet.core.message import State
 from wsfleet.declare import Declarations
 from wsfleet.ending import Ending
-from wsfleet.errors import FleetError, NotOpen
 from wsfleet.mailbox import Mailbox
-from wsfleet.message import State
 from wsfleet.pool import Pool
 from wsfleet.processor import Processor
 from wsfleet.starting import open_parts, start_endpoints
@@ -262,7 +262,7 @@ class Lifetime:
     async def _until_ended(self) -> None:
         """Wait for the end, where that does not wait for the caller in turn."""
         root = self._root
-        if root is None or root.done() or inside.is_inside(self._declared):
+        if root is None or root.done() or call_scope.is_inside(self._declared):
             return
         task = asyncio.current_task()
         self._until_end.add(task)
@@ -274,7 +274,7 @@ class Lifetime:
     def enter(self, thread: threading.Thread) -> None:
         """Where `thread` makes a processor's calls: its own call to the loop is inside the fleet, too."""
         if any(thread in p.threads for p in self._declared.workers):
-            inside.enter(self._declared)
+            call_scope.enter(self._declared)
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
@@ -389,7 +389,7 @@ class Lifetime:
         if ending is None:
             ending = self._tasks.create_task(self._closing(part), name=f"wsfleet-{part.handle.name}-close")
             self._closings[part.handle] = ending
-        if not inside.is_inside(self._declared):
+        if not call_scope.is_inside(self._declared):
             await asyncio.wait({ending})
 
     async def _closing(self, part: Part) -> None:

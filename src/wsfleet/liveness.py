@@ -12,8 +12,8 @@ import logging
 import time
 from collections.abc import Callable
 
-from wsfleet.failures import is_wish_to_end, shown
-from wsfleet.options import Liveness
+from wsfleet.core.error_text import is_wish_to_end, shown
+from wsfleet.core.options import Liveness
 from wsfleet.pausing import Unread
 from wsfleet.session import SessionCore
 

@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from types import CodeType
 from typing import Any
 
-from wsfleet.errors import Fatal
+from wsfleet.core.errors import Fatal
 from wsfleet.feed import Feed
 from wsfleet.session import Session, SessionCore
 

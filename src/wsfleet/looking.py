@@ -6,11 +6,9 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from typing import TypeVar
 
-from wsfleet.accel import accelerated
-from wsfleet.declare import Declarations
-from wsfleet.mailbox import Mailbox
-from wsfleet.message import State
-from wsfleet.stats import (
+from wsfleet.core.accel import accelerated
+from wsfleet.core.message import State
+from wsfleet.core.stats import (
     Counted,
     FleetStats,
     Totals,
@@ -19,6 +17,8 @@ from wsfleet.stats import (
     is_hub_balanced,
     is_subscription_balanced,
 )
+from wsfleet.declare import Declarations
+from wsfleet.mailbox import Mailbox
 from wsfleet.supervisor import Supervisor
 
 __all__ = ["by_and_by", "percentile", "snapshot", "totals"]

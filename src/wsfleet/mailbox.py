@@ -14,12 +14,12 @@ from heapq import merge
 from typing import Any, Protocol
 
 from wsfleet.bounded import Bounded, Fifo, Taker
-from wsfleet.errors import Overflowed
+from wsfleet.core.errors import Overflowed
+from wsfleet.core.message import Message
+from wsfleet.core.options import Buffer, Overflow
+from wsfleet.core.stats import Counted, SubscriptionStats
 from wsfleet.latest import Latest
-from wsfleet.message import Message
-from wsfleet.options import Buffer, Overflow
 from wsfleet.pausing import Pausers, Source
-from wsfleet.stats import Counted, SubscriptionStats
 
 __all__ = ["WORK", "Aside", "Mailbox"]
 

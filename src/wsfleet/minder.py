@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from wsfleet.channel import Frame, pack, read_frame
+from wsfleet.core.options import Reconnect
+from wsfleet.core.retry import Backoff
 from wsfleet.notify import without_notifier
 from wsfleet.observe.merged import absent, counts
-from wsfleet.options import Reconnect
-from wsfleet.policy import Backoff
 from wsfleet.runner import LEAVE_S, MISUSED
 from wsfleet.sharding import Shard
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-from wsfleet.checks import check_name
-from wsfleet.errors import ConfigError
+from wsfleet.core.checks import check_name
+from wsfleet.core.errors import ConfigError
 
 __all__ = ["Names"]
 

@@ -13,7 +13,7 @@ from typing import Self, TextIO
 
 import msgspec
 
-from wsfleet.printable import printable
+from wsfleet.core.printable import printable
 
 __all__ = ["Outlet", "Render", "lines_for"]
 

@@ -10,11 +10,11 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from wsfleet.checks import check_arguments, check_count, refuse
 from wsfleet.connection import Connection
-from wsfleet.errors import ConnectionLost, EndpointFailed, NotOpen, RequestLost, RequestTimeout
-from wsfleet.message import State
-from wsfleet.options import Endpoint
+from wsfleet.core.checks import check_arguments, check_count, refuse
+from wsfleet.core.errors import ConnectionLost, EndpointFailed, NotOpen, RequestLost, RequestTimeout
+from wsfleet.core.message import State
+from wsfleet.core.options import Endpoint
 from wsfleet.replies import Match, Replies
 from wsfleet.supervisor import Supervisor
 

@@ -19,7 +19,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
-from wsfleet.errors import ConfigError, FleetError
+from wsfleet.core.errors import ConfigError, FleetError
 
 __all__ = ["ProcessCall", "check_not_importing", "check_picklable"]
 

@@ -16,13 +16,13 @@ from typing import Any
 from wsfleet.bounded import SLICE_S, Taker
 from wsfleet.calls import Plan, RetryDelays
 from wsfleet.complaints import Complaints, log_sink
-from wsfleet.failures import is_ours, shown
+from wsfleet.core.error_text import is_ours, shown
+from wsfleet.core.message import DeadLetter, Message
+from wsfleet.core.retry import Backoff
 from wsfleet.hub import Hub
 from wsfleet.lanes import CALLERS as LANES_CALLERS
 from wsfleet.lanes import Lanes
 from wsfleet.mailbox import Mailbox
-from wsfleet.message import DeadLetter, Message
-from wsfleet.policy import Backoff
 from wsfleet.processes import ProcessCall, check_not_importing, check_picklable
 from wsfleet.targets import Function, Sink, is_async, is_sink
 from wsfleet.threads import AHEAD, Call, Crew, Slot, ThreadCall

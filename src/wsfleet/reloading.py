@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from wsfleet.errors import ConfigError, FleetError
+from wsfleet.core.errors import ConfigError, FleetError
 
 __all__ = ["Change", "Reloaded", "hangup", "reload_and_tell"]
 

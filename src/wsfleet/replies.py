@@ -8,8 +8,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from wsfleet.errors import RequestLost
-from wsfleet.failures import is_wish_to_end
+from wsfleet.core.error_text import is_wish_to_end
+from wsfleet.core.errors import RequestLost
 
 __all__ = ["Match", "Replies"]
 

@@ -18,11 +18,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from wsfleet.errors import FleetError
-from wsfleet.message import State
+from wsfleet.core.errors import FleetError
+from wsfleet.core.message import State
+from wsfleet.core.stats import RETIRED, FleetStats, about_feeds
 from wsfleet.notify import ENDING, Notifier
 from wsfleet.reloading import hangup, reload_and_tell
-from wsfleet.stats import RETIRED, FleetStats, about_feeds
 
 if TYPE_CHECKING:
     from wsfleet.fleet import Fleet

@@ -10,13 +10,13 @@ from typing import Any
 
 import msgspec
 
+from wsfleet.core.error_text import is_wish_to_end
+from wsfleet.core.errors import ConnectionLost, FleetError, NotOpen
+from wsfleet.core.message import Message
+from wsfleet.core.options import Buffer, Endpoint
 from wsfleet.decoding import CHUNK, compile_decoder
 from wsfleet.envelopes import payload_size
-from wsfleet.errors import ConnectionLost, FleetError, NotOpen
-from wsfleet.failures import is_wish_to_end
 from wsfleet.feed import Feed
-from wsfleet.message import Message
-from wsfleet.options import Buffer, Endpoint
 from wsfleet.wire.base import Wire
 
 __all__ = ["Session", "SessionCore"]

@@ -6,8 +6,8 @@ import asyncio
 import importlib
 
 from wsfleet import open_files
+from wsfleet.core.message import State
 from wsfleet.declare import Declarations
-from wsfleet.message import State
 
 __all__ = ["open_parts", "start_endpoints"]
 

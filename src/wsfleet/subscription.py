@@ -10,10 +10,10 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from wsfleet.bounded import Taker
-from wsfleet.errors import Busy
+from wsfleet.core.errors import Busy
+from wsfleet.core.message import Message
+from wsfleet.core.stats import SubscriptionStats
 from wsfleet.mailbox import Mailbox
-from wsfleet.message import Message
-from wsfleet.stats import SubscriptionStats
 
 __all__ = ["Loop", "LoopGuard", "Owner", "Subscription"]
 

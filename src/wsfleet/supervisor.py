@@ -11,22 +11,22 @@ import logging
 import random
 from typing import Protocol
 
-from wsfleet import failures, inside, policy
 from wsfleet.chronicle import Chronicle
+from wsfleet.core import call_scope, error_text, retry
+from wsfleet.core.errors import ConnectionLost, EndpointFailed, FleetError, NotOpen
+from wsfleet.core.loop_watchdog import Watchdog
+from wsfleet.core.message import Gap, State, StateChange
+from wsfleet.core.options import Endpoint
+from wsfleet.core.redact import redact_text, redact_uri, secrets_of
+from wsfleet.core.stats import Counted, EndpointStats
 from wsfleet.decoding import Intake
-from wsfleet.errors import ConnectionLost, EndpointFailed, FleetError, NotOpen
 from wsfleet.feed import LONG_S, Feed
 from wsfleet.governor import Governor, host_of
 from wsfleet.hub import Hub
 from wsfleet.liveness import Pulse, Sweep
 from wsfleet.login import log_in
-from wsfleet.message import Gap, State, StateChange
-from wsfleet.options import Endpoint
-from wsfleet.redact import redact_text, redact_uri, secrets_of
 from wsfleet.session import SessionCore
-from wsfleet.stats import Counted, EndpointStats
 from wsfleet.target import make_target
-from wsfleet.watchdog import Watchdog
 from wsfleet.wire.base import Progress, Transport
 
 __all__ = ["Services", "Supervisor"]
@@ -76,8 +76,8 @@ class Supervisor:
         self._redirected = ""
         self._host = ""
         self._secrets: list[str] = []
-        self._backoff = policy.Backoff(endpoint.reconnect, random.random)
-        self._budget = policy.RestartBudget(endpoint.reconnect.max_restarts, endpoint.reconnect.window_s)
+        self._backoff = retry.Backoff(endpoint.reconnect, random.random)
+        self._budget = retry.RestartBudget(endpoint.reconnect.max_restarts, endpoint.reconnect.window_s)
         self._chronicle = Chronicle(self.name)
         self._pulse = Pulse(endpoint.liveness)
         self._attempt = 0
@@ -91,7 +91,7 @@ class Supervisor:
 
     async def run(self) -> None:
         """Keep the endpoint alive until it fails for good or is told to stop."""
-        inside.enter(self._services)
+        call_scope.enter(self._services)
         try:
             while not self.stopping:
                 error = await self._live_once()
@@ -113,13 +113,13 @@ class Supervisor:
         except GeneratorExit:  # the loop is gone
             raise
         except BaseException as exc:
-            if failures.is_ours(exc):
+            if error_text.is_ours(exc):
                 self._drop_session()
                 self._end(State.CLOSED, None)
                 raise
             # A fault of ours, or of the user's `fatal`: it ends this endpoint, never the fleet.
-            fault = failures.unexpected(exc, self._secrets)
-            failures.hide_secrets(fault, self._secrets)
+            fault = error_text.unexpected(exc, self._secrets)
+            error_text.hide_secrets(fault, self._secrets)
             told = {"event": "endpoint.failed", "endpoint": self.name, "error": fault}
             log.error("%s: the supervisor failed: %s", self.name, fault, exc_info=fault.__cause__, extra=told)
             self._drop_session()
@@ -131,14 +131,14 @@ class Supervisor:
         plan, endpoint = self.endpoint.reconnect, self.endpoint
         rejected = getattr(error, "status", None) in (401, 403)
         self._rejections = self._rejections + 1 if rejected else 0
-        verdict = policy.classify(
+        verdict = retry.classify(
             error,
             plan.fatal,
             fresh_credentials=callable(endpoint.uri) or callable(endpoint.headers),
             rejections=self._rejections,
         )
         # Not before the verdict, which may depend on what is behind the error.
-        failures.hide_secrets(error, self._secrets)
+        error_text.hide_secrets(error, self._secrets)
         if verdict.fatal:
             return error, None
         if not self._budget.spend(now):
@@ -164,7 +164,7 @@ class Supervisor:
                 # An on_open that does not let itself be cancelled; or it was told to stop as it came through.
                 raise TimeoutError
         except BaseException as exc:
-            if failures.is_ours(exc):
+            if error_text.is_ours(exc):
                 raise
             return self._attempt_failed(exc, progress)
         finally:
@@ -238,7 +238,7 @@ class Supervisor:
         lost = self.session.lost_error if self.session is not None else None
         self._drop_session()
         open_s = self.endpoint.open_s if self._scope is not None and self._scope.expired() else None
-        error = failures.attempt_failed(exc, lost, progress.stage, open_s, self._secrets, progress.way)
+        error = error_text.attempt_failed(exc, lost, progress.stage, open_s, self._secrets, progress.way)
         if progress.redirected:
             self._host = host_of(progress.redirected)  # who answered, and may have asked for patience
         if not self._restarting and not self.stopping:
@@ -248,14 +248,14 @@ class Supervisor:
     def _explain(self, lost: ConnectionLost) -> ConnectionLost:
         """Return the loss as it may be shown; where we had stopped reading, or were blocked, that is why."""
         ours = self.stopping or (self.session is not None and self.session.closed_by_us)
-        impatient = policy.is_impatience(lost.code)
+        impatient = retry.is_impatience(lost.code)
         paused_s, names = self.feed.lag()
         pause = (paused_s, names) if paused_s >= LONG_S and (impatient or not self.feed.reading) else None
         # "1011 keepalive ping timeout" is mostly our own: the ping was not answered because nobody read it.
         block = self._services.watchdog.recent() if impatient else None
         if ours:
             pause = block = None
-        return failures.loss(lost, pause, None if block is None else str(block), self._secrets)
+        return error_text.loss(lost, pause, None if block is None else str(block), self._secrets)
 
     def _drop_session(self) -> None:
         """Leave nothing of a session behind, whatever state it is in."""
@@ -356,7 +356,7 @@ class Supervisor:
         self._restarting = False
         self._rejections = self._attempt = 0
         self._backoff.reset()
-        self._budget = policy.RestartBudget(reconnect.max_restarts, reconnect.window_s)
+        self._budget = retry.RestartBudget(reconnect.max_restarts, reconnect.window_s)
         self._set_state(State.CONNECTING, None, 0.0)
 
     def start(self, tasks: asyncio.TaskGroup) -> None:

@@ -17,12 +17,12 @@ from functools import partial
 
 from wsfleet import Endpoint, Fleet, Message, Reconnect, Session, State, Subscription
 from wsfleet.arguments import count, seconds
-from wsfleet.checks import check_uri
-from wsfleet.errors import ConfigError, ConnectFailed, ConnectionLost, FleetError, HandshakeRejected
-from wsfleet.message import StateChange
+from wsfleet.core.checks import check_uri
+from wsfleet.core.errors import ConfigError, ConnectFailed, ConnectionLost, FleetError, HandshakeRejected
+from wsfleet.core.message import StateChange
+from wsfleet.core.printable import printable
+from wsfleet.core.redact import redact_uri
 from wsfleet.outlet import Outlet, Render, lines_for
-from wsfleet.printable import printable
-from wsfleet.redact import redact_uri
 from wsfleet.runner import FAILED, MISUSED, run_fleet
 
 __all__ = ["add_arguments", "main"]

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from ssl import SSLContext
 from typing import Any
 
-from wsfleet.checks import check_headers, check_uri
-from wsfleet.errors import ConfigError, ConnectFailed
-from wsfleet.options import Endpoint
-from wsfleet.redact import redact_text
+from wsfleet.core.checks import check_headers, check_uri
+from wsfleet.core.errors import ConfigError, ConnectFailed
+from wsfleet.core.options import Endpoint
+from wsfleet.core.redact import redact_text
 from wsfleet.wire.base import Target
 
 __all__ = ["make_target"]

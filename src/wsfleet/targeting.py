@@ -10,10 +10,10 @@ from wsfleet.config import Report, check
 from wsfleet.config.faults import Wrong
 from wsfleet.config.matching import unknown_kind
 from wsfleet.config.references import References, is_reference
-from wsfleet.errors import ConfigError
-from wsfleet.failures import describe
+from wsfleet.core.error_text import describe
+from wsfleet.core.errors import ConfigError
+from wsfleet.core.redact import redact_uri
 from wsfleet.fleet import Fleet
-from wsfleet.redact import redact_uri
 
 __all__ = ["complain", "find_fleet", "is_uri", "tell"]
 

@@ -8,9 +8,9 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from wsfleet.calls import Plan
-from wsfleet.checks import check_arguments
-from wsfleet.errors import ConfigError
-from wsfleet.message import Message
+from wsfleet.core.checks import check_arguments
+from wsfleet.core.errors import ConfigError
+from wsfleet.core.message import Message
 from wsfleet.processes import check_picklable
 
 if TYPE_CHECKING:

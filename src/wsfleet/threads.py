@@ -19,9 +19,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from wsfleet.calls import Plan, RetryDelays
+from wsfleet.core.message import Message
+from wsfleet.core.retry import Backoff
 from wsfleet.lanes import Taken
-from wsfleet.message import Message
-from wsfleet.policy import Backoff
 
 __all__ = ["Call", "Crew", "Slot", "ThreadCall"]
 

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from wsfleet.channel import Channel, Frame
-from wsfleet.errors import ConfigError, FleetError
+from wsfleet.core.errors import ConfigError, FleetError
 from wsfleet.fleet import Fleet
 from wsfleet.logs import log_to_stderr
 from wsfleet.observe.fleet import FleetSource

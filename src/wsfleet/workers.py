@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from wsfleet.channel import Frame
-from wsfleet.errors import FleetError
+from wsfleet.core.errors import FleetError
+from wsfleet.core.message import State
+from wsfleet.core.stats import RETIRED, FleetStats
 from wsfleet.fleet import Fleet
-from wsfleet.message import State
 from wsfleet.minder import Minder, Order
 from wsfleet.notify import ENDING, Notifier
 from wsfleet.observe.merged import absent, as_stats, merge
@@ -33,7 +34,6 @@ from wsfleet.runner import (
     write_report,
 )
 from wsfleet.sharding import Shard, held
-from wsfleet.stats import RETIRED, FleetStats
 
 __all__ = ["Crew", "run_workers"]
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.faults.kit import Numbered, suffering, until
 from wsfleet import State
-from wsfleet.errors import ConnectFailed, EndpointFailed
+from wsfleet.core.errors import ConnectFailed, EndpointFailed
 
 NOW = datetime.datetime.now(datetime.UTC)
 DAY = datetime.timedelta(days=1)

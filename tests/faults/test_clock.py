@@ -7,7 +7,7 @@ import pytest
 
 from tests.faults.kit import LIVELY, Numbered, suffering
 from wsfleet import Fleet, Message, Reconnect, liveness
-from wsfleet.errors import HandshakeRejected
+from wsfleet.core.errors import HandshakeRejected
 from wsfleet.testing import FakeTransport
 
 HOUR_S = 3600.0

@@ -8,7 +8,7 @@ from tests.faults.kit import Numbered, behind, suffering
 from tests.wire.peers import Handler, accept, reset
 from tests.wirekit import CLOSE, TEXT, frame
 from wsfleet import State
-from wsfleet.errors import ConnectionLost
+from wsfleet.core.errors import ConnectionLost
 
 # What may stand in a close frame (RFC 6455, section 7.4, and the registry that it opens), some of each range.
 SENDABLE = [1000, 1001, 1002, 1003, *range(1007, 1015), 3000, 3003, 3999, 4000, 4001, 4408, 4999]

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.faults.kit import Numbered, suffering, until
-from wsfleet.errors import ConnectFailed
+from wsfleet.core.errors import ConnectFailed
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="has no such limit")
 

@@ -9,7 +9,7 @@ import trustme
 from tests.faults.kit import Numbered, behind, suffering
 from tests.wire.peers import Handler, request, reset, until_gone
 from wsfleet import State
-from wsfleet.errors import ConnectFailed
+from wsfleet.core.errors import ConnectFailed
 
 HEAD = b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
 

@@ -13,7 +13,7 @@ import pytest
 from tests.faults.cable import FAR, Cable
 from tests.faults.kit import LIVELY, Case, Numbered, suffering, until
 from wsfleet import Liveness, State
-from wsfleet.errors import ConnectFailed, ConnectionLost
+from wsfleet.core.errors import ConnectFailed, ConnectionLost
 
 
 @contextlib.asynccontextmanager

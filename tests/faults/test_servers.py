@@ -7,7 +7,7 @@ import pytest
 from tests.faults.kit import LIVELY, suffering
 from tests.servers.base import HOST
 from tests.servers.node_ws import NodeWs
-from wsfleet.errors import ConnectFailed, ConnectionLost
+from wsfleet.core.errors import ConnectFailed, ConnectionLost
 
 pytestmark = pytest.mark.integration
 

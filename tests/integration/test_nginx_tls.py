@@ -9,7 +9,7 @@ from tests.integration.helpers import QUICK, Numbers, endpoint, opened, until
 from tests.servers.nginx import NginxTls
 from tests.servers.node_ws import NodeWs
 from wsfleet import Endpoint, Fleet, State
-from wsfleet.errors import EndpointFailed
+from wsfleet.core.errors import EndpointFailed
 
 pytestmark = pytest.mark.integration
 

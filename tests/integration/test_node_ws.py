@@ -11,7 +11,7 @@ import pytest
 from tests.integration.helpers import QUICK, Numbers, endpoint, opened, subscription, until
 from tests.servers.node_ws import NodeWs
 from wsfleet import Buffer, Endpoint, Fleet, Liveness, Message, Session, State
-from wsfleet.errors import EndpointFailed, HandshakeRejected
+from wsfleet.core.errors import EndpointFailed, HandshakeRejected
 
 pytestmark = pytest.mark.integration
 

@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from wsfleet import Fleet
-from wsfleet.errors import ConfigError
+from wsfleet.core.errors import ConfigError
 from wsfleet.observe.guard import Guard, split_listen
 from wsfleet.testing import FakeTransport
 

@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from wsfleet import Endpoint, Fleet, Message, Reconnect, State
-from wsfleet.errors import ConfigError, ConnectionLost, EndpointFailed, FleetError
+from wsfleet.core.errors import ConfigError, ConnectionLost, EndpointFailed, FleetError
 from wsfleet.observe.http import HttpServer
 from wsfleet.testing import FakeTransport, FeedServer
 

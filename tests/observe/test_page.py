@@ -13,7 +13,7 @@ from playwright.async_api import Page, Route, async_playwright
 
 from tests.servers.base import missing
 from wsfleet import Buffer, Endpoint, Fleet, Message, Overflow, Reconnect
-from wsfleet.errors import ConnectFailed
+from wsfleet.core.errors import ConnectFailed
 from wsfleet.observe.fleet import FleetSource
 from wsfleet.observe.http import HttpServer
 from wsfleet.testing import FakeTransport

@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from wsfleet import Fleet, Limits, Message, State
+from wsfleet.core.stats import EndpointStats
 from wsfleet.observe.tables import ENDPOINTS, Query, Table
-from wsfleet.stats import EndpointStats
 from wsfleet.testing import FakeSocket, FakeTransport
 
 LOOPS = ("asyncio",)  # what is tried is which rows are sent

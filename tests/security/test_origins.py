@@ -14,7 +14,7 @@ from tests.wire.peers import HOST, HttpProxy, answering, listening, request, swi
 from wsfleet import Endpoint, Fleet, Reconnect, Subscription
 from wsfleet.cli import main
 from wsfleet.config import check
-from wsfleet.errors import ConfigError, ConnectFailed
+from wsfleet.core.errors import ConfigError, ConnectFailed
 
 SECRET = "q7s3kr1tZ9"
 ONCE = Reconnect(initial_s=60.0, max_s=60.0, jitter=0.0)

@@ -12,10 +12,10 @@ import pytest
 from tests.wire.peers import HOST, answering, listening
 from wsfleet import Buffer, Fleet, Liveness, Message, Overflow, Reconnect, Session, Subscription
 from wsfleet.cli import main
-from wsfleet.errors import ConnectFailed, ConnectionLost, EndpointFailed
-from wsfleet.failures import shown
+from wsfleet.core.error_text import shown
+from wsfleet.core.errors import ConnectFailed, ConnectionLost, EndpointFailed
+from wsfleet.core.printable import one_line
 from wsfleet.logs import log_to_stderr
-from wsfleet.printable import one_line
 from wsfleet.testing import FakeTransport
 
 REASON = "\x1b]0;owned\x07 red\x9b31m\n12:00:00 INFO    forged: open \u202e"

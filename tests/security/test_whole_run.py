@@ -22,7 +22,7 @@ import asyncio, json, logging, sys, traceback
 from pathlib import Path
 import msgspec
 from wsfleet import Endpoint, Fleet, Liveness, Reconnect
-from wsfleet.errors import Fatal
+from wsfleet.core.errors import Fatal
 
 ports = json.loads(Path("ports.json").read_text())
 MARK = "s3kr1tZ9"

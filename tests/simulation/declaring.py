@@ -21,8 +21,8 @@ from wsfleet import (
     Retry,
     Session,
     Subscription,
-    errors,
 )
+from wsfleet.core import errors
 
 HOSTS = ("a.test", "b.test")
 

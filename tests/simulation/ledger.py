@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from tests.simulation.world import clock
 from wsfleet import FleetStats, Message, Overflow, State
-from wsfleet.message import StateChange
+from wsfleet.core.message import StateChange
 
 LEGAL = {
     State.CONNECTING: {State.OPEN, State.BACKOFF, State.CLOSED, State.FAILED},

@@ -10,7 +10,7 @@ from tests.simulation.network import Network
 from tests.simulation.user import LONGEST_S, User
 from tests.simulation.world import HOUR, Hung, World, clock
 from wsfleet import Overflow, State
-from wsfleet.errors import EndpointFailed
+from wsfleet.core.errors import EndpointFailed
 
 HEALTHY_S = 10.0
 """How long all is well before nobody says anything any more."""

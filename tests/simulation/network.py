@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from tests.simulation.ledger import Ledger, Numbered
-from wsfleet.errors import ConnectFailed, ConnectionLost, HandshakeRejected
+from wsfleet.core.errors import ConnectFailed, ConnectionLost, HandshakeRejected
 from wsfleet.testing import FakeSocket, FakeTransport
 from wsfleet.testing.fake import _Wire
 from wsfleet.wire.base import Progress, Target, Wire

@@ -7,7 +7,7 @@ from typing import Any, cast
 from tests.simulation.network import Socket
 from tests.simulation.world import World, clock
 from wsfleet import Buffer, Fleet, FleetStats, Liveness, Message, Overflow, Reconnect, Retry, Session, State
-from wsfleet.errors import ConnectFailed, ConnectionLost, FleetError
+from wsfleet.core.errors import ConnectFailed, ConnectionLost, FleetError
 from wsfleet.testing import FakeTransport
 from wsfleet.testing.fake import _Wire
 from wsfleet.wire.base import Progress, Target, Wire

@@ -9,7 +9,7 @@ from tests.simulation.declaring import Declaring
 from tests.simulation.ledger import Ledger, Numbered, Reader
 from tests.simulation.world import clock
 from wsfleet import Connection, Overflow
-from wsfleet.errors import FleetError
+from wsfleet.core.errors import FleetError
 
 REQUEST_S = 2.0
 

@@ -127,7 +127,7 @@ class World:
         with (
             mock.patch("time.perf_counter", self._tick),
             mock.patch("time.time", self._wall),
-            mock.patch("wsfleet.watchdog.Watchdog.start"),  # a thread, and real time
+            mock.patch("wsfleet.core.loop_watchdog.Watchdog.start"),  # a thread, and real time
         ):
             yield
         random.setstate(state)

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from wsfleet import Fleet, Message, Reconnect, State, Subscription
-from wsfleet.message import StateChange
+from wsfleet.core.message import StateChange
 from wsfleet.testing import FeedServer
 
 QUICK = Reconnect(initial_s=0.01, max_s=0.05)

@@ -6,7 +6,7 @@ import pytest
 
 from tests.testing.program import program
 from wsfleet import Liveness, State
-from wsfleet.errors import ConnectionLost
+from wsfleet.core.errors import ConnectionLost
 from wsfleet.testing import FeedServer, faults
 
 ENDINGS = [

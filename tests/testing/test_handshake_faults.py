@@ -7,7 +7,7 @@ import pytest
 
 from tests.testing.program import program
 from wsfleet import Fleet, Liveness, State
-from wsfleet.errors import ConnectFailed, ConnectionLost, HandshakeRejected
+from wsfleet.core.errors import ConnectFailed, ConnectionLost, HandshakeRejected
 from wsfleet.testing import FeedServer, faults
 
 

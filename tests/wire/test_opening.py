@@ -25,8 +25,8 @@ from tests.wire.peers import (
     until_gone,
 )
 from tests.wirekit import BINARY, CLOSE, PING, TEXT, frame
-from wsfleet.errors import ConfigError, ConnectFailed, HandshakeRejected
-from wsfleet.policy import is_fatal
+from wsfleet.core.errors import ConfigError, ConnectFailed, HandshakeRejected
+from wsfleet.core.retry import is_fatal
 from wsfleet.wire import dialing
 from wsfleet.wire.base import Progress, Target
 from wsfleet.wire.websockets import MAX_REDIRECTS, WebSocketTransport

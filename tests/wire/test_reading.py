@@ -9,7 +9,7 @@ from websockets.frames import BINARY, CLOSE, PING, PONG, TEXT
 
 from tests.wire.peers import HOST, accept, listening, reset, saying, until_gone
 from tests.wirekit import frame, written_frames
-from wsfleet.errors import NotOpen
+from wsfleet.core.errors import NotOpen
 
 TLS = pytest.mark.parametrize("encrypted", [False, True], ids=["ws", "wss"])
 

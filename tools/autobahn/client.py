@@ -13,7 +13,7 @@ import sys
 from urllib.parse import urlencode
 
 from wsfleet import Endpoint, Fleet, Message, Reconnect, accelerated
-from wsfleet.errors import ConnectionLost, NotOpen
+from wsfleet.core.errors import ConnectionLost, NotOpen
 
 CASE_S = 600.0
 """How long one case may take: longer than the server, which has a limit of its own for each that may not end."""

@@ -11,7 +11,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from wsfleet import Buffer, Endpoint, Fleet, Liveness, Message, Overflow, Reconnect, Retry, Session
-from wsfleet.errors import FleetError, NotOpen
+from wsfleet.core.errors import FleetError, NotOpen
 
 KINDS = ("async", "def", "batch", "key", "retry")
 WORK_S = 0.005

@@ -49,8 +49,8 @@ from wsfleet.config.lines import find_lines, line_of
 from wsfleet.config.reading import Unreadable, read
 from wsfleet.config.reload import Entry, Reloader
 from wsfleet.config.values import Reader
-from wsfleet.errors import ConfigError
-from wsfleet.options import Endpoint
+from wsfleet.core.errors import ConfigError
+from wsfleet.core.options import Endpoint
 
 if TYPE_CHECKING:
     from wsfleet.fleet import Fleet

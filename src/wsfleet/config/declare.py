@@ -13,9 +13,9 @@ from wsfleet.config.faults import Place, did_you_mean
 from wsfleet.config.matching import can_match, fleet_topics
 from wsfleet.config.reload import Entry
 from wsfleet.config.values import Reader, Skip
-from wsfleet.errors import ConfigError
+from wsfleet.core.errors import ConfigError
+from wsfleet.core.options import Endpoint, Limits, ProcessorOptions
 from wsfleet.fleet import Fleet
-from wsfleet.options import Endpoint, Limits, ProcessorOptions
 from wsfleet.pool import Identify
 from wsfleet.replies import Match
 from wsfleet.targets import check_processor

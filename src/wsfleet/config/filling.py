@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wsfleet.config.faults import DEEPEST, Place, Wrong
-from wsfleet.redact import HIDDEN
+from wsfleet.core.redact import HIDDEN
 
 __all__ = ["BROKEN", "Filled", "Filler"]
 

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from wsfleet.config.faults import Wrong, did_you_mean
-from wsfleet.redact import redact_text
+from wsfleet.core.redact import redact_text
 
 __all__ = ["References", "is_reference"]
 

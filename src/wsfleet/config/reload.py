@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wsfleet.core.errors import ConfigError, FleetError
 from wsfleet.ending import finish_processor
-from wsfleet.errors import ConfigError, FleetError
 from wsfleet.reloading import Change, Reloaded
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from wsfleet.config.faults import Place, Wrong, closest, did_you_mean
 from wsfleet.config.filling import BROKEN, Filled, Filler
 from wsfleet.config.references import References, is_reference
 from wsfleet.config.units import SIZES, TIMES, read_seconds, read_size
-from wsfleet.errors import ConfigError
+from wsfleet.core.errors import ConfigError
 
 __all__ = ["Reader", "Skip"]
 

@@ -7,9 +7,9 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from wsfleet.failures import describe
-from wsfleet.message import DeadLetter, Gap, Malformed, Message, Slow, StateChange
-from wsfleet.redact import redact_text
+from wsfleet.core.error_text import describe
+from wsfleet.core.message import DeadLetter, Gap, Malformed, Message, Slow, StateChange
+from wsfleet.core.redact import redact_text
 
 __all__ = ["KINDS", "Event", "Events", "plain"]
 

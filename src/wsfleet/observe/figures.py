@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from wsfleet.message import State
-from wsfleet.stats import about_feeds
+from wsfleet.core.message import State
+from wsfleet.core.stats import about_feeds
 
 __all__ = ["METRICS", "OTHER", "Figures", "Metric"]
 

@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
 from typing import Any
 
+from wsfleet.core.message import Message
+from wsfleet.core.options import Buffer, Overflow
+from wsfleet.core.stats import plain_rows
 from wsfleet.fleet import Fleet
 from wsfleet.looking import by_and_by
-from wsfleet.message import Message
 from wsfleet.observe.events import KINDS, Event, Events
 from wsfleet.observe.source import Down, NoFile, Report, Sample, Source
-from wsfleet.options import Buffer, Overflow
-from wsfleet.stats import plain_rows
 from wsfleet.subscription import Subscription
 
 __all__ = ["FleetSource"]

@@ -17,7 +17,7 @@ from starlette.datastructures import Headers
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from wsfleet.checks import refuse
+from wsfleet.core.checks import refuse
 
 __all__ = ["Guard", "check_listen", "is_loopback", "split_listen"]
 

@@ -13,7 +13,7 @@ import uvicorn
 from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
-from wsfleet.errors import FleetError
+from wsfleet.core.errors import FleetError
 from wsfleet.observe.app import make_app, page_files
 from wsfleet.observe.fleet import FleetSource
 from wsfleet.observe.guard import Guard, check_listen, is_loopback, split_listen

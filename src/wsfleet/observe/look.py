@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from wsfleet.core.message import State
+from wsfleet.core.stats import RETIRED, about_feeds
 from wsfleet.looking import by_and_by, percentile
-from wsfleet.message import State
 from wsfleet.observe.source import Down, Report, Source
 from wsfleet.observe.tables import ENDPOINTS, SUBSCRIPTIONS, Table
-from wsfleet.stats import RETIRED, about_feeds
 
 __all__ = ["Look", "Looks"]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
-from wsfleet.message import State
-from wsfleet.stats import RETIRED, EndpointStats, FleetStats, SubscriptionStats, about_feeds, is_balanced
+from wsfleet.core.message import State
+from wsfleet.core.stats import RETIRED, EndpointStats, FleetStats, SubscriptionStats, about_feeds, is_balanced
 
 __all__ = ["absent", "as_stats", "counts", "merge"]
 

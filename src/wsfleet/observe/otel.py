@@ -26,13 +26,13 @@ from opentelemetry import metrics, trace
 from opentelemetry.metrics import CallbackOptions, MeterProvider, Observation
 from opentelemetry.trace import Span, SpanKind, Status, StatusCode, Tracer, TracerProvider
 
-from wsfleet.errors import ConnectFailed, ConnectionLost, FleetError, HandshakeRejected
-from wsfleet.failures import describe
-from wsfleet.message import Message, State, StateChange
+from wsfleet.core.error_text import describe
+from wsfleet.core.errors import ConnectFailed, ConnectionLost, FleetError, HandshakeRejected
+from wsfleet.core.message import Message, State, StateChange
+from wsfleet.core.options import Buffer, Overflow
+from wsfleet.core.redact import redact_text
+from wsfleet.core.stats import FleetStats
 from wsfleet.observe.figures import METRICS, Figures, Metric
-from wsfleet.options import Buffer, Overflow
-from wsfleet.redact import redact_text
-from wsfleet.stats import FleetStats
 
 if TYPE_CHECKING:
     from wsfleet.fleet import Fleet

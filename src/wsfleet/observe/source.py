@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
-from wsfleet.errors import ConfigError
-from wsfleet.stats import Totals
+from wsfleet.core.errors import ConfigError
+from wsfleet.core.stats import Totals
 
 __all__ = ["Down", "NoFile", "Report", "Sample", "Source"]
 

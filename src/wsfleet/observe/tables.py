@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields
 from operator import itemgetter
 from typing import Any
 
+from wsfleet.core.message import State
+from wsfleet.core.stats import RETIRED, EndpointStats, SubscriptionStats
 from wsfleet.looking import by_and_by
-from wsfleet.message import State
 from wsfleet.observe.source import Down
-from wsfleet.stats import RETIRED, EndpointStats, SubscriptionStats
 
 __all__ = ["ENDPOINTS", "SUBSCRIPTIONS", "BadParameter", "Query", "Table"]
 

@@ -8,11 +8,11 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable, Collection
 from typing import Any, Protocol
 
+from wsfleet.core.message import State
+from wsfleet.core.stats import RETIRED, about_feeds
 from wsfleet.looking import percentile
-from wsfleet.message import State
 from wsfleet.observe.events import Event, Events
 from wsfleet.observe.source import Down, Report, Sample, Source
-from wsfleet.stats import RETIRED, about_feeds
 
 __all__ = ["Workers", "WorkersSource"]
 

@@ -11,7 +11,7 @@ import importlib
 from difflib import get_close_matches
 from pathlib import Path
 
-from wsfleet.errors import ConfigError
+from wsfleet.core.errors import ConfigError
 from wsfleet.targets import Sink
 
 __all__ = ["Sink", "open"]

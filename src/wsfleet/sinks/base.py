@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from wsfleet.message import Message
-from wsfleet.redact import redact_text
+from wsfleet.core.message import Message
+from wsfleet.core.redact import redact_text
 
 __all__ = ["LineSink", "line"]
 

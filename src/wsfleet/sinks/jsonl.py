@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from io import RawIOBase
 from pathlib import Path
 
-from wsfleet.errors import ConfigError
+from wsfleet.core.errors import ConfigError
 from wsfleet.sinks.base import LineSink
 
 try:

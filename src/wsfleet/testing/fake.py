@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Mapping
 from typing import Any, cast
 
-from wsfleet.errors import ConnectionLost, NotOpen
+from wsfleet.core.errors import ConnectionLost, NotOpen
 from wsfleet.wire.base import Payload, Progress, Receiver, Target, Wire
 
 __all__ = ["FakeSocket", "FakeTransport"]

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from wsfleet.errors import ConnectionLost
+from wsfleet.core.errors import ConnectionLost
 
 __all__ = ["Payload", "Progress", "Receiver", "Target", "Transport", "Wire"]
 

@@ -18,8 +18,8 @@ from websockets.frames import BINARY, CONT, PONG, TEXT, CloseCode, Frame
 from websockets.http11 import Request, Response
 from websockets.protocol import Protocol
 
-from wsfleet.accel import fastest
-from wsfleet.errors import ConnectionLost
+from wsfleet.core.accel import fastest
+from wsfleet.core.errors import ConnectionLost
 from wsfleet.wire import scanner
 from wsfleet.wire.base import Payload, Receiver
 from wsfleet.wire.dialing import Opening

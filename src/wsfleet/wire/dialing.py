@@ -23,8 +23,8 @@ from websockets.proxy import Proxy, get_proxy, parse_proxy, prepare_connect_requ
 from websockets.streams import StreamReader
 from websockets.uri import WebSocketURI
 
-from wsfleet.checks import check_proxy
-from wsfleet.redact import redact_uri, secrets_of
+from wsfleet.core.checks import check_proxy
+from wsfleet.core.redact import redact_uri, secrets_of
 from wsfleet.wire.base import Progress, Target
 from wsfleet.wire.resolver import AddrInfo, Resolver, in_thread
 

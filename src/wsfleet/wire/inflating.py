@@ -13,7 +13,7 @@ from websockets.exceptions import PayloadTooBig, ProtocolError
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.protocol import Protocol
 
-from wsfleet.accel import fastest
+from wsfleet.core.accel import fastest
 from wsfleet.wire.base import Payload
 
 __all__ = ["Inflater", "inflate"]

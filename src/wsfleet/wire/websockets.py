@@ -21,10 +21,10 @@ from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI, parse_uri
 
 from wsfleet import open_files
-from wsfleet.errors import ConfigError, ConnectFailed, HandshakeRejected
-from wsfleet.options import check_headers, check_uri
-from wsfleet.policy import retry_after_s
-from wsfleet.redact import redact_text, redact_uri, secrets_of
+from wsfleet.core.errors import ConfigError, ConnectFailed, HandshakeRejected
+from wsfleet.core.options import check_headers, check_uri
+from wsfleet.core.redact import redact_text, redact_uri, secrets_of
+from wsfleet.core.retry import retry_after_s
 from wsfleet.wire.base import Progress, Target
 from wsfleet.wire.connection import READ_BYTES, TLS_READ_BYTES, WebSocketWire
 from wsfleet.wire.dialing import Dialer, Opening, parse_head

@@ -8,7 +8,7 @@ import time
 from websockets.frames import PING, Frame
 from websockets.protocol import OPEN, Protocol
 
-from wsfleet.errors import NotOpen
+from wsfleet.core.errors import NotOpen
 from wsfleet.wire.base import Payload
 
 __all__ = ["WRITE_BYTES", "Writing"]

@@ -10,7 +10,7 @@ from types import FunctionType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from wsfleet.errors import ConfigError
+from wsfleet.core.errors import ConfigError
 
 __all__ = [
     "HEADER_NAME",

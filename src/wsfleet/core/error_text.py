@@ -6,9 +6,9 @@ import asyncio
 import copy
 from collections.abc import Iterable, Iterator
 
-from wsfleet.errors import ConnectFailed, ConnectionLost, Fatal, FleetError
-from wsfleet.printable import one_line, printable
-from wsfleet.redact import redact_text
+from wsfleet.core.errors import ConnectFailed, ConnectionLost, Fatal, FleetError
+from wsfleet.core.printable import one_line, printable
+from wsfleet.core.redact import redact_text
 
 __all__ = [
     "attempt_failed",

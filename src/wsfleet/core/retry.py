@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from wsfleet.errors import ConfigError, ConnectFailed, Fatal, HandshakeRejected
+from wsfleet.core.errors import ConfigError, ConnectFailed, Fatal, HandshakeRejected
 
 __all__ = [
     "Backoff",

@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from wsfleet.errors import ConfigError
+from wsfleet.core.errors import ConfigError
 
 __all__ = ["Topic", "check_pattern", "check_topic", "compile_pattern", "compile_topic", "safe_token", "safe_topic"]
 

@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal, TypedDict
 
-from wsfleet import policy
-from wsfleet.checks import (
+from wsfleet.core import retry
+from wsfleet.core.checks import (
     HEADER_NAME,
     Checked,
     check_arguments,
@@ -27,10 +27,10 @@ from wsfleet.checks import (
     check_uri,
     is_number,
 )
-from wsfleet.errors import ConfigError
-from wsfleet.message import Message
-from wsfleet.redact import redact_headers, redact_text, redact_uri
-from wsfleet.topics import compile_topic
+from wsfleet.core.errors import ConfigError
+from wsfleet.core.message import Message
+from wsfleet.core.redact import redact_headers, redact_text, redact_uri
+from wsfleet.core.topics import compile_topic
 
 __all__ = [
     "Buffer",
@@ -76,7 +76,7 @@ class Reconnect(Checked):
     stable_s: float = 30.0  #: so long open with any frame from the peer, and the waits start afresh
     max_restarts: int | None = None  #: more restarts than that within window_s: FAILED; None: no limit
     window_s: float = 60.0  #: the time in which restarts are counted
-    fatal: Callable[[Exception], bool] = policy.is_fatal  #: a function of the error: true makes the endpoint FAILED
+    fatal: Callable[[Exception], bool] = retry.is_fatal  #: a function of the error: true makes the endpoint FAILED
 
     def _faults(self) -> Iterator[tuple[str, str | None]]:
         yield "initial_s", check_seconds(self.initial_s, zero=True)
@@ -87,7 +87,7 @@ class Reconnect(Checked):
         yield "stable_s", check_seconds(self.stable_s, zero=True)
         yield "max_restarts", check_count(self.max_restarts, 0, none=True)
         yield "window_s", check_seconds(self.window_s)
-        if self.fatal is not policy.is_fatal:
+        if self.fatal is not retry.is_fatal:
             yield "fatal", self._fatal_fault()
 
     def _fatal_fault(self) -> str | None:

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import CodeType, FrameType
 
-from wsfleet.stats import BlockStats
+from wsfleet.core.stats import BlockStats
 
 __all__ = ["Block", "Watchdog"]
 
@@ -219,7 +219,7 @@ class Watchdog:
         return INSIDE if ours else OUTSIDE, _place(innermost)
 
 
-_OURS = os.path.dirname(__file__) + os.sep
+_OURS = os.path.dirname(os.path.dirname(__file__)) + os.sep
 
 
 def _place(frame: FrameType) -> str:

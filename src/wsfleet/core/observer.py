@@ -8,8 +8,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
 
-from wsfleet.errors import ConfigError
-from wsfleet.failures import describe
+from wsfleet.core.error_text import describe
+from wsfleet.core.errors import ConfigError
 
 __all__ = ["Observer", "Observers", "load"]
 
