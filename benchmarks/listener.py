@@ -29,7 +29,7 @@ from websockets.exceptions import ConnectionClosed
 
 from wsfleet import Endpoint, Fleet
 from wsfleet.companion import companion
-from wsfleet.open_files import raise_limit
+from wsfleet.transport.open_files import raise_limit
 
 HANDSHAKES = 64
 """At a time: what wsfleet's default limit is, and so for all."""

@@ -19,7 +19,7 @@ from functools import partial
 import uvloop
 
 from wsfleet.bench.peer import Peer, frame, serve
-from wsfleet.open_files import raise_limit
+from wsfleet.transport.open_files import raise_limit
 
 TURN = 16
 """Messages between two turns of the loop, which answers pings."""

@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.figures import Figure, Part, over, write
 from benchmarks.talk import Child
-from wsfleet.open_files import ADVICE, SPARE, raise_limit
+from wsfleet.transport.open_files import ADVICE, SPARE, raise_limit
 
 PART = Part(
     "scale",

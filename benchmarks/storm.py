@@ -30,8 +30,8 @@ from benchmarks.scale import SETTLE_S, check_open_files, limit_time
 from benchmarks.talk import Child
 from wsfleet import Connection, Fleet, Limits, Liveness, Message, State
 from wsfleet.runner import SELDOM
-from wsfleet.wire.base import Progress, Target
-from wsfleet.wire.websockets import WebSocketTransport, WebSocketWire
+from wsfleet.transport.base import Progress, Target
+from wsfleet.transport.websockets import WebSocketTransport, WebSocketWire
 
 PART = Part(
     "storm",

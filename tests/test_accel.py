@@ -13,7 +13,7 @@ from tests.compiled import compiled
 from wsfleet.core import accel
 from wsfleet.testing import FakeTransport
 
-WHICH = "import wsfleet, wsfleet.wire.connection as c; print(wsfleet.accelerated, c.scan is c.scanner.scan)"
+WHICH = "import wsfleet, wsfleet.transport.protocol as c; print(wsfleet.accelerated, c.scan is c.scanner.scan)"
 
 
 @pytest.fixture

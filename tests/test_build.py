@@ -65,7 +65,7 @@ def test_without_a_compiler_there_is_a_wheel_all_the_same(build):
     """The wheel has everything else, and the build says once for each part that it isn't compiled."""
     wheel, archive, complaints = build(CC=str(ROOT / "no-such-compiler"))
     assert not compiled_in(wheel)
-    assert "wsfleet/wire/scanner.py" in wheel
+    assert "wsfleet/transport/scanner.py" in wheel
     assert {f"src/{source}" for source in SOURCES} <= set(archive)
     assert [complaints.count(f"{part} could not be compiled") for part in PARTS] == [1] * len(PARTS)
 

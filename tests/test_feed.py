@@ -17,7 +17,7 @@ from wsfleet.feed import Feed
 from wsfleet.hub import Hub
 from wsfleet.session import SessionCore
 from wsfleet.testing import FakeTransport
-from wsfleet.wire import connection
+from wsfleet.transport import protocol as wire_protocol
 
 URI = "ws://feed.test/"
 
@@ -26,7 +26,7 @@ async def turns_for_a_read(
     monkeypatch: pytest.MonkeyPatch, step_s: float, **options: Any
 ) -> tuple[int, list[Any], Feed]:
     """One read of tiny frames, where each look at the clock finds `step_s` more; how many turns it took."""
-    monkeypatch.setattr(connection, "time", FullClock(step_s))
+    monkeypatch.setattr(wire_protocol, "time", FullClock(step_s))
     pipe, protocol = Pipe(), open_protocol(2**20)
     wire = open_wire(pipe, protocol)
     hub = Hub()
@@ -37,7 +37,7 @@ async def turns_for_a_read(
     wire.start(session)
     await session.release()
     await asyncio.sleep(0)
-    count = connection.READ_BYTES // 3
+    count = wire_protocol.READ_BYTES // 3
     pipe.incoming.append(frame(TEXT, b"7") * count)
     turns = 0
     while len(box.waiting) < count:
@@ -61,7 +61,7 @@ async def test_a_read_of_tiny_frames_gives_others_their_turn(monkeypatch: pytest
     """A read of thousands of tiny frames is handed over in slices of the clock, whole and in order."""
     turns, data, feed = await turns_for_a_read(monkeypatch, 0.000_5, decode=decode)
     assert turns >= len(data) // (256 * 8)
-    assert data == ["7" if decode == "text" else 7] * (connection.READ_BYTES // 3)
+    assert data == ["7" if decode == "text" else 7] * (wire_protocol.READ_BYTES // 3)
     assert (feed.received, feed.published) == (len(data), len(data))
 
 

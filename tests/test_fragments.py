@@ -10,15 +10,15 @@ from tests.compiled import compiled
 from tests.wirekit import Collector, Pipe, frame, open_protocol, open_wire, written_frames
 from wsfleet import Endpoint, Fleet, Reconnect
 from wsfleet.core.errors import ConnectionLost, EndpointFailed
-from wsfleet.wire import connection, scanner
-from wsfleet.wire.fragments import most_fragments
+from wsfleet.transport import protocol, scanner
+from wsfleet.transport.fragments import most_fragments
 
 
 @pytest.fixture(autouse=True, params=["python", "compiled"])
 def scan(request, monkeypatch):
     """Everything holds with each of the scanner's twins."""
-    twin = scanner if request.param == "python" else compiled("wsfleet.wire._scanner")
-    monkeypatch.setattr(connection, "scan", twin.scan)
+    twin = scanner if request.param == "python" else compiled("wsfleet.transport._scanner")
+    monkeypatch.setattr(protocol, "scan", twin.scan)
 
 
 async def through_the_wire(stream: bytes, *, max_size: int = 1000, max_fragments: int = 4096) -> tuple[Collector, Pipe]:

@@ -11,9 +11,9 @@ import pytest
 from tests.compiled import compiled
 from tests.fuzzing import HOW, TARGETS, fails_loudly, how, read
 from tests.wirekit import CLOSE, CONT, PING, TEXT, frame
-from wsfleet.wire import connection, scanner, websockets
-from wsfleet.wire.dialing import Opening
-from wsfleet.wire.fragments import Fragments
+from wsfleet.transport import protocol, scanner, websockets
+from wsfleet.transport.dial import Opening
+from wsfleet.transport.fragments import Fragments
 
 CORPUS = Path(__file__).parent / "fuzz_corpus"
 INPUTS = sorted(path for target in TARGETS for path in (CORPUS / target).iterdir())
@@ -21,10 +21,10 @@ INPUTS = sorted(path for target in TARGETS for path in (CORPUS / target).iterdir
 
 @pytest.fixture(scope="module", params=["python", "compiled"])
 def scan(request: pytest.FixtureRequest) -> Iterator[None]:
-    before = connection.scan
-    connection.scan = (scanner if request.param == "python" else compiled("wsfleet.wire._scanner")).scan
+    before = protocol.scan
+    protocol.scan = (scanner if request.param == "python" else compiled("wsfleet.transport._scanner")).scan
     yield
-    connection.scan = before
+    protocol.scan = before
 
 
 @pytest.mark.parametrize("path", INPUTS, ids=lambda path: f"{path.parent.name}-{path.name}")
@@ -65,10 +65,10 @@ def broken(*_: Any, **__: Any) -> Any:
 @pytest.mark.parametrize(
     ("place", "name", "fault", "target", "data"),
     [
-        (connection, "scan", lambda data, pos, *_: len(data), "wire", how() + MESSAGES),
+        (protocol, "scan", lambda data, pos, *_: len(data), "wire", how() + MESSAGES),
         (Fragments, "add", lambda *_: b"?", "wire", how() + MESSAGES),
-        (connection.WebSocketWire, "_deliver", broken, "wire", how() + MESSAGES),
-        (connection.WebSocketWire, "_end", lambda *_: None, "handshake", RECORDED),
+        (protocol.WebSocketWire, "_deliver", broken, "wire", how() + MESSAGES),
+        (protocol.WebSocketWire, "_end", lambda *_: None, "handshake", RECORDED),
         (websockets, "parse_head", broken, "handshake", RECORDED),
         (websockets, "_redirect", broken, "handshake", how() + b"HTTP/1.1 302 x\r\nLocation: /x\r\n\r\n"),
         (websockets, "_rejection", lambda *_: OSError(), "handshake", how() + b"HTTP/1.1 404 x\r\n\r\n"),

@@ -12,7 +12,7 @@ from wsfleet import Fleet, Limits, Reconnect, State
 from wsfleet.core.errors import ConnectFailed
 from wsfleet.governor import AT_ONCE, GATES, Governor
 from wsfleet.testing import FakeSocket, FakeTransport
-from wsfleet.wire.base import Progress, Target, Wire
+from wsfleet.transport.base import Progress, Target, Wire
 
 HOST = "feed.test"
 CROWD = 200

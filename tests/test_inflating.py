@@ -9,7 +9,7 @@ from websockets.exceptions import PayloadTooBig
 
 from tests.compiled import compiled
 from tests.wirekit import BINARY, PING, TEXT, frame
-from wsfleet.wire import inflating
+from wsfleet.transport import inflate as python
 
 LIMIT = 400
 COMPRESSED = 4  # RSV1
@@ -38,12 +38,12 @@ messages = st.lists(st.tuples(st.one_of(texts, binaries), st.sampled_from([0, 0,
 @pytest.fixture(scope="module", params=["python", "compiled"])
 def inflate(request):
     """Each of the twins."""
-    return (inflating if request.param == "python" else compiled("wsfleet.wire._scanner")).inflate
+    return (python if request.param == "python" else compiled("wsfleet.transport._scanner")).inflate
 
 
 @pytest.fixture(scope="module")
 def compiled_inflate():
-    return compiled("wsfleet.wire._scanner").inflate
+    return compiled("wsfleet.transport._scanner").inflate
 
 
 def decoder(afresh):
@@ -81,7 +81,7 @@ def test_the_twins_give_the_same(compiled_inflate, said, afresh, as_text, most, 
     read = bytes(stream[: data.draw(st.integers(0, len(stream)))])
     limit, pos = data.draw(st.integers(0, LIMIT)), data.draw(st.integers(0, len(read)))
     args = (read, pos, limit, most, as_text)
-    assert outcome(inflating.inflate, afresh, *args) == outcome(compiled_inflate, afresh, *args)
+    assert outcome(python.inflate, afresh, *args) == outcome(compiled_inflate, afresh, *args)
 
 
 def test_stops_when_enough_has_been_made(inflate):

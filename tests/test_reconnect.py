@@ -15,7 +15,7 @@ from wsfleet.core import errors
 from wsfleet.core.errors import ConnectFailed, HandshakeRejected
 from wsfleet.core.message import StateChange
 from wsfleet.testing import FakeTransport, FeedServer
-from wsfleet.wire.base import Progress, Target, Wire
+from wsfleet.transport.base import Progress, Target, Wire
 
 URI = "ws://feed.test/"
 FOREVER = Liveness(ping_s=None)

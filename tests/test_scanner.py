@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from tests.compiled import compiled
 from tests.wirekit import BINARY, CONT, PING, TEXT, frame
-from wsfleet.wire import scanner
-from wsfleet.wire.scanner import HEADER_MAX, frame_end
+from wsfleet.transport import scanner
+from wsfleet.transport.scanner import HEADER_MAX, frame_end
 
 LIMIT = 300
 payloads = st.one_of(st.binary(max_size=20), st.sampled_from([125, 126, 127, LIMIT]).map(bytes))
@@ -37,12 +37,12 @@ def as_bytes(payload):
 @pytest.fixture(scope="module", params=["python", "compiled"])
 def scan(request):
     """Each of the twins."""
-    return (scanner if request.param == "python" else compiled("wsfleet.wire._scanner")).scan
+    return (scanner if request.param == "python" else compiled("wsfleet.transport._scanner")).scan
 
 
 @pytest.fixture(scope="module")
 def compiled_scan():
-    return compiled("wsfleet.wire._scanner").scan
+    return compiled("wsfleet.transport._scanner").scan
 
 
 @given(st.lists(plain_frames, max_size=8), other_frames, st.binary(max_size=8))

@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.wirekit import Collector, Pipe, open_protocol, open_wire
-from wsfleet.wire.turns import LOSS_S, SLICE_S, Turns
+from wsfleet.transport.fairness import LOSS_S, SLICE_S, Turns
 
 
 async def test_many_losses_give_the_loop_its_turn() -> None:
@@ -101,7 +101,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
-        monkeypatch.setattr("wsfleet.wire.turns.time.perf_counter", lambda: self.now)
+        monkeypatch.setattr("wsfleet.transport.fairness.time.perf_counter", lambda: self.now)
 
 
 def read(turns: Turns, clock: Clock, seconds: float) -> bool:

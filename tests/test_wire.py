@@ -7,9 +7,9 @@ import pytest
 from websockets.frames import BINARY, CLOSE, CONT, PING, PONG, TEXT
 
 from tests.wirekit import Collector, Pipe, frame, open_protocol, open_wire, written_frames
-from wsfleet.wire import connection
-from wsfleet.wire import turns as shared_turns
-from wsfleet.wire.dialing import Opening
+from wsfleet.transport import fairness as shared_turns
+from wsfleet.transport import protocol
+from wsfleet.transport.dial import Opening
 
 
 @pytest.mark.looptime
@@ -46,7 +46,7 @@ async def test_a_long_reason_is_cut_at_a_character():
 
 async def sliced_wire(monkeypatch, collector, count=10):
     """A wire that got `count` messages in one read and has time for none but the first."""
-    monkeypatch.setattr(connection, "SLICE_S", -1.0)
+    monkeypatch.setattr(protocol, "SLICE_S", -1.0)
     monkeypatch.setattr(shared_turns, "SLICE_S", -1.0)
     pipe = Pipe()
     wire = open_wire(pipe, open_protocol(100))
@@ -201,7 +201,7 @@ class Failing(Collector):
 @pytest.mark.parametrize("sliced", [True, False])
 async def test_a_receiver_that_raises_ends_its_connection_alone(monkeypatch, caplog, sliced):
     """An exception of the receiver fails the connection with 1011, is its cause, and is in the log; none is silent."""
-    monkeypatch.setattr(connection, "SLICE_S", -1.0 if sliced else 1e9)
+    monkeypatch.setattr(protocol, "SLICE_S", -1.0 if sliced else 1e9)
     pipe, collector = Pipe(), Failing(chunk=1)
     wire = open_wire(pipe, open_protocol(100))
     collector.start(wire)

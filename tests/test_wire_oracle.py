@@ -12,16 +12,16 @@ from websockets.frames import Frame, Opcode
 from tests.compiled import compiled
 from tests.wirecheck import Case, Conversation, compare, oracle
 from tests.wirekit import BINARY, CLOSE, CONT, PING, PONG, TEXT, frame, open_protocol, written_frames
-from wsfleet.wire import connection, scanner
+from wsfleet.transport import protocol, scanner
 
 
 @pytest.fixture(scope="module", autouse=True, params=["python", "compiled"])
 def scan(request):
     """Everything holds with each of the scanner's twins."""
-    before = connection.scan
-    connection.scan = (scanner if request.param == "python" else compiled("wsfleet.wire._scanner")).scan
+    before = protocol.scan
+    protocol.scan = (scanner if request.param == "python" else compiled("wsfleet.transport._scanner")).scan
     yield
-    connection.scan = before
+    protocol.scan = before
 
 
 @pytest.mark.parametrize(("size", "form", "head"), [(3, 16, 126), (3, 64, 127), (65535, 16, 126), (65536, 16, 127)])

@@ -9,9 +9,9 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.protocol import OPEN
 
 from tests.wirekit import BINARY, CONT, TEXT, Collector, Pipe, open_protocol, open_wire, written_frames
-from wsfleet.wire import connection, turns
-from wsfleet.wire.connection import READ_BYTES, WebSocketWire
-from wsfleet.wire.fragments import FragmentedProtocol
+from wsfleet.transport import fairness, protocol
+from wsfleet.transport.fragments import FragmentedProtocol
+from wsfleet.transport.protocol import READ_BYTES, WebSocketWire
 
 
 @dataclass
@@ -118,13 +118,13 @@ def reads_of(stream: bytes, cuts: list[int]) -> list[bytes]:
 @contextmanager
 def bounds(everything_put_off: bool) -> Iterator[None]:
     """No time at all, so that the wire puts off each read, and again after each chunk, or any amount."""
-    before = connection.SLICE_S, turns.SLICE_S, turns.GAP_S
-    connection.SLICE_S = turns.SLICE_S = -1.0 if everything_put_off else 1e9
-    turns.GAP_S = 1e9 if everything_put_off else 0.0
+    before = protocol.SLICE_S, fairness.SLICE_S, fairness.GAP_S
+    protocol.SLICE_S = fairness.SLICE_S = -1.0 if everything_put_off else 1e9
+    fairness.GAP_S = 1e9 if everything_put_off else 0.0
     try:
         yield
     finally:
-        connection.SLICE_S, turns.SLICE_S, turns.GAP_S = before
+        protocol.SLICE_S, fairness.SLICE_S, fairness.GAP_S = before
 
 
 async def settle(collector: Collector, pipe: Pipe) -> None:

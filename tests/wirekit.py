@@ -14,9 +14,9 @@ from websockets.http11 import Request, Response
 from websockets.protocol import CLIENT
 
 from wsfleet.core.errors import ConnectionLost
-from wsfleet.wire.connection import READ_BYTES, WebSocketWire
-from wsfleet.wire.fragments import FragmentedProtocol
-from wsfleet.wire.turns import Turns
+from wsfleet.transport.fairness import Turns
+from wsfleet.transport.fragments import FragmentedProtocol
+from wsfleet.transport.protocol import READ_BYTES, WebSocketWire
 
 
 def frame(

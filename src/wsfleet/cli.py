@@ -128,7 +128,7 @@ def _proxies(report: Report) -> Iterator[tuple[str, str | None, str]]:
     """Yield proxies, what is wrong with each, and who goes through it: the environment's stand in no file."""
     from websockets.uri import parse_uri
 
-    from wsfleet.wire.dialing import usual_proxy
+    from wsfleet.transport.dial import usual_proxy
 
     users: dict[tuple[str, str | None], list[str]] = {}
     for name, endpoint in report.endpoints:

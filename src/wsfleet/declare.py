@@ -37,7 +37,7 @@ from wsfleet.replies import Match
 from wsfleet.subscription import Subscription
 from wsfleet.supervisor import Services, Supervisor
 from wsfleet.targets import Function, Sink, check_processor, default_name, is_sink
-from wsfleet.wire.base import Transport
+from wsfleet.transport.base import Transport
 
 __all__ = ["Declarations", "check_fleet", "check_process_pattern"]
 

@@ -15,7 +15,7 @@ from wsfleet.envelopes import envelopes, payload_size
 from wsfleet.hub import Hub
 from wsfleet.mailbox import Mailbox
 from wsfleet.replies import Replies
-from wsfleet.wire.base import Wire
+from wsfleet.transport.base import Wire
 
 __all__ = ["CALLERS", "LONG_S", "Feed"]
 

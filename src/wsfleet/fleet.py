@@ -23,7 +23,7 @@ from wsfleet.looking import snapshot, totals
 from wsfleet.pool import Pool
 from wsfleet.subscription import Subscription
 from wsfleet.targets import Function, Sink
-from wsfleet.wire.base import Transport
+from wsfleet.transport.base import Transport
 
 if TYPE_CHECKING:
     from wsfleet.config.reload import Reloader

@@ -17,7 +17,7 @@ from wsfleet.core.options import Buffer, Endpoint
 from wsfleet.decoding import CHUNK, compile_decoder
 from wsfleet.envelopes import payload_size
 from wsfleet.feed import Feed
-from wsfleet.wire.base import Wire
+from wsfleet.transport.base import Wire
 
 __all__ = ["Session", "SessionCore"]
 

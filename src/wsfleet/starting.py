@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import importlib
 
-from wsfleet import open_files
 from wsfleet.core.message import State
 from wsfleet.declare import Declarations
+from wsfleet.transport import open_files
 
 __all__ = ["open_parts", "start_endpoints"]
 
@@ -21,7 +21,7 @@ async def open_parts(declared: Declarations) -> None:
         processor.check_not_importing()
     if not declared.has_transport:
         # The adapter is a leaf, loaded by name.
-        declared.transport = importlib.import_module("wsfleet.wire.websockets").WebSocketTransport()
+        declared.transport = importlib.import_module("wsfleet.transport.websockets").WebSocketTransport()
         open_files.check(len(declared.supervisors))
     await declared.observers.start()
     for processor in list(declared.processors.values()):

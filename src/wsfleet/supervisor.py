@@ -27,7 +27,7 @@ from wsfleet.liveness import Pulse, Sweep
 from wsfleet.login import log_in
 from wsfleet.session import SessionCore
 from wsfleet.target import make_target
-from wsfleet.wire.base import Progress, Transport
+from wsfleet.transport.base import Progress, Transport
 
 __all__ = ["Services", "Supervisor"]
 

@@ -11,7 +11,7 @@ from wsfleet.core.checks import check_headers, check_uri
 from wsfleet.core.errors import ConfigError, ConnectFailed
 from wsfleet.core.options import Endpoint
 from wsfleet.core.redact import redact_text
-from wsfleet.wire.base import Target
+from wsfleet.transport.base import Target
 
 __all__ = ["make_target"]
 

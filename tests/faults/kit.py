@@ -21,7 +21,7 @@ from wsfleet import Connection, Fleet, Liveness, Message, Reconnect, State
 from wsfleet.core.message import StateChange
 from wsfleet.session import SessionCore
 from wsfleet.testing import FeedServer
-from wsfleet.wire.websockets import WebSocketWire
+from wsfleet.transport.websockets import WebSocketWire
 
 # Quick enough for tests; the bound still grows.
 QUICK = Reconnect(initial_s=0.02, max_s=0.2)

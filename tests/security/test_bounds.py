@@ -8,7 +8,7 @@ import pytest
 from tests.wire.peers import HOST, listening, request
 from tests.wirekit import CLOSE, PING, PONG, TEXT, Collector, Pipe, frame, open_protocol, open_wire, written_frames
 from wsfleet import Fleet, Reconnect
-from wsfleet.wire.connection import WebSocketWire
+from wsfleet.transport.protocol import WebSocketWire
 
 
 def opened() -> tuple[Pipe, WebSocketWire, Collector]:

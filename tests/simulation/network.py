@@ -10,7 +10,7 @@ from tests.simulation.ledger import Ledger, Numbered
 from wsfleet.core.errors import ConnectFailed, ConnectionLost, HandshakeRejected
 from wsfleet.testing import FakeSocket, FakeTransport
 from wsfleet.testing.fake import _Wire
-from wsfleet.wire.base import Progress, Target, Wire
+from wsfleet.transport.base import Progress, Target, Wire
 
 CODES = (1000, 1001, 1006, 1008, 1011, 1012, 1013, 3000, 4000)
 KEYS = 4

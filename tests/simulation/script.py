@@ -10,7 +10,7 @@ from wsfleet import Buffer, Fleet, FleetStats, Liveness, Message, Overflow, Reco
 from wsfleet.core.errors import ConnectFailed, ConnectionLost, FleetError
 from wsfleet.testing import FakeTransport
 from wsfleet.testing.fake import _Wire
-from wsfleet.wire.base import Progress, Target, Wire
+from wsfleet.transport.base import Progress, Target, Wire
 
 HOLDERS = ("context", "serve")
 PARTS = ("request", "send", "wait_open", "wait", "loop", "batches", "iter", "close", "close_pool", "asks_to_close")

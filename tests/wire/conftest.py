@@ -11,8 +11,8 @@ import trustme
 
 from tests.loops import pytest_asyncio_loop_factories, pytest_itemcollected
 from tests.wirekit import Collector
-from wsfleet.wire.base import Progress, Target
-from wsfleet.wire.websockets import WebSocketTransport, WebSocketWire
+from wsfleet.transport.base import Progress, Target
+from wsfleet.transport.websockets import WebSocketTransport, WebSocketWire
 
 __all__ = ["pytest_asyncio_loop_factories", "pytest_itemcollected"]
 

@@ -27,9 +27,9 @@ from tests.wire.peers import (
 from tests.wirekit import BINARY, CLOSE, PING, TEXT, frame
 from wsfleet.core.errors import ConfigError, ConnectFailed, HandshakeRejected
 from wsfleet.core.retry import is_fatal
-from wsfleet.wire import dialing
-from wsfleet.wire.base import Progress, Target
-from wsfleet.wire.websockets import MAX_REDIRECTS, WebSocketTransport
+from wsfleet.transport import dial
+from wsfleet.transport.base import Progress, Target
+from wsfleet.transport.websockets import MAX_REDIRECTS, WebSocketTransport
 
 TLS = pytest.mark.parametrize("encrypted", [False, True], ids=["ws", "wss"])
 
@@ -734,7 +734,7 @@ async def test_endpoints_share_one_context(connect, authority, monkeypatch):
         made.append(threading.current_thread())
         return context
 
-    monkeypatch.setattr(dialing.ssl, "create_default_context", create)
+    monkeypatch.setattr(dial.ssl, "create_default_context", create)
     async with listening(saying(frame(CLOSE, b"\x03\xe9")), tls=authority.server()) as port:
         wires = await asyncio.gather(*(connect(f"wss://localhost:{port}") for _ in range(5)))
         for _, collector in wires:
@@ -753,7 +753,7 @@ async def test_a_context_that_cannot_be_made_is_tried_again(connect, authority, 
             raise answer
         return answer
 
-    monkeypatch.setattr(dialing.ssl, "create_default_context", create)
+    monkeypatch.setattr(dial.ssl, "create_default_context", create)
     async with listening(saying(frame(CLOSE, b"\x03\xe9")), tls=authority.server()) as port:
         error = await failure(connect, f"wss://localhost:{port}")
         assert isinstance(error.__cause__, OSError)

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from wsfleet.wire import resolver
-from wsfleet.wire.resolver import Resolver, in_thread
+from wsfleet.transport import resolver
+from wsfleet.transport.resolver import Resolver, in_thread
 
 FOUND = [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("192.0.2.1", 80))]
 

@@ -28,10 +28,10 @@ from websockets.frames import Frame
 from websockets.streams import StreamReader
 
 from tests.wirekit import BINARY, CONT, PING, TEXT, frame
-from wsfleet.wire import inflating, scanner
+from wsfleet.transport import scanner
 
 ROOT = Path(__file__).parents[2]
-PART = "wsfleet.wire._scanner"
+PART = "wsfleet.transport._scanner"
 SANITIZE = "-fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer -g -O1"
 
 Scan = Callable[[bytes, int, int, int, bool, list[str | bytes]], int]
@@ -195,7 +195,7 @@ def compare_inflated(inflate: Inflate, poison: Poison, chance: random.Random) ->
         arguments = (*arguments, chance.random() < 0.5)
         with poison.around(data):
             here = told(inflate, ours, wbits, data, *arguments)
-        there = told(inflating.inflate, theirs, wbits, data, *arguments)
+        there = told(inflate.inflate, theirs, wbits, data, *arguments)
         if here != there:
             raise AssertionError(f"inflate({wbits}, {data!r}, {arguments}): {here}; Python: {there}")
         count += len(here[0])

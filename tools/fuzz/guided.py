@@ -12,13 +12,13 @@ import sys
 
 import atheris
 
-with atheris.instrument_imports(include=["wsfleet.wire", "websockets"]):
+with atheris.instrument_imports(include=["wsfleet.transport", "websockets"]):
     from tests.fuzzing import TARGETS, fails_loudly
-    from wsfleet.wire import connection, scanner
+    from wsfleet.transport import protocol, scanner
 
 SCANNERS = [scanner.scan]
 try:
-    from wsfleet.wire import _scanner
+    from wsfleet.transport import _scanner
 
     SCANNERS.append(_scanner.scan)
 except ImportError:  # not compiled: in Python alone
@@ -33,7 +33,7 @@ def main() -> None:
 
     def once(data: bytes) -> None:
         for scan in SCANNERS:
-            connection.scan = scan
+            protocol.scan = scan
             with fails_loudly(loop):
                 loop.run_until_complete(target(data))
 

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from tools.soak.page import mark, page, verdict
 from tools.soak.run import soak
-from wsfleet.open_files import ADVICE, SPARE, raise_limit
 from wsfleet.runner import run_loop
+from wsfleet.transport.open_files import ADVICE, SPARE, raise_limit
 
 
 def arguments() -> argparse.Namespace:

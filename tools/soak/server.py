@@ -23,8 +23,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.protocol import State
 
-from wsfleet.open_files import raise_limit
 from wsfleet.runner import run_loop
+from wsfleet.transport.open_files import raise_limit
 
 SLICE_S = 0.02
 """Connections take turns in slices of this length."""

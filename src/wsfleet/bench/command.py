@@ -19,8 +19,8 @@ from wsfleet.arguments import count, seconds
 from wsfleet.bench.peer import SMALLEST
 from wsfleet.bench.programs import PROGRAMS
 from wsfleet.companion import companion
-from wsfleet.open_files import raise_limit
 from wsfleet.runner import ENDED_WELL, FAILED, MISUSED, check_report, write_report
+from wsfleet.transport.open_files import raise_limit
 
 if TYPE_CHECKING:
     from rich.progress import Progress

@@ -11,8 +11,8 @@ import sys
 from functools import partial
 
 from wsfleet.bench.peer import Peer, frame, payloads, serve
-from wsfleet.open_files import raise_limit
 from wsfleet.runner import run_loop
+from wsfleet.transport.open_files import raise_limit
 
 
 class _Sender(Peer):

@@ -15,8 +15,8 @@ import sys
 import msgspec
 
 from wsfleet.bench.programs import PROGRAMS, Load
-from wsfleet.open_files import raise_limit
 from wsfleet.runner import run_loop
+from wsfleet.transport.open_files import raise_limit
 
 __all__ = ["main"]
 

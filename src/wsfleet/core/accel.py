@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 __all__ = ["PARTS", "accelerated", "fastest", "note_once", "wanted"]
 
-PARTS = ("wsfleet._bounded", "wsfleet._envelopes", "wsfleet.wire._scanner")
+PARTS = ("wsfleet._bounded", "wsfleet._envelopes", "wsfleet.transport._scanner")
 """All compiled modules."""
 
 T = TypeVar("T")

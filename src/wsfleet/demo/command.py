@@ -18,8 +18,8 @@ from wsfleet.companion import companion
 from wsfleet.demo.board import Board, Recoveries
 from wsfleet.demo.plan import make_plan
 from wsfleet.demo.prices import Price
-from wsfleet.open_files import SPARE, raise_limit
 from wsfleet.runner import FAILED, INTERRUPTED, MISUSED, check_report, run_fleet
+from wsfleet.transport.open_files import SPARE, raise_limit
 
 __all__ = ["add_arguments", "main"]
 

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from wsfleet.core.errors import ConnectionLost, NotOpen
-from wsfleet.wire.base import Payload, Progress, Receiver, Target, Wire
+from wsfleet.transport.base import Payload, Progress, Receiver, Target, Wire
 
 __all__ = ["FakeSocket", "FakeTransport"]
 
@@ -136,35 +136,35 @@ class FakeSocket:
             self._receiver.lost(error)
         self._tell()
 
-    # The fleet's side: see wsfleet.wire.base.Wire
+    # The fleet's side: see wsfleet.transport.base.Wire
 
     @property
     def ping_sent(self) -> float | None:
-        """See `wsfleet.wire.base.Wire`."""
+        """See `wsfleet.transport.base.Wire`."""
         return self._pinged_at
 
     @property
     def writable(self) -> bool:
-        """See `wsfleet.wire.base.Wire`."""
+        """See `wsfleet.transport.base.Wire`."""
         return True
 
     async def wait_writable(self) -> None:
-        """See `wsfleet.wire.base.Wire`. There is always room, so it returns at once."""
+        """See `wsfleet.transport.base.Wire`. There is always room, so it returns at once."""
         return
 
     def start(self, receiver: Receiver) -> None:
-        """See `wsfleet.wire.base.Wire`."""
+        """See `wsfleet.transport.base.Wire`."""
         self._receiver = receiver
         if self._lost is not None:
             self._loop.call_soon(receiver.lost, self._lost)
         self._tell()
 
     def pause(self) -> None:
-        """See `wsfleet.wire.base.Wire`."""
+        """See `wsfleet.transport.base.Wire`."""
         self.paused = True
 
     def resume(self) -> None:
-        """See `wsfleet.wire.base.Wire`."""
+        """See `wsfleet.transport.base.Wire`."""
         self.paused = False
         if not self._gone:
             # As with a real socket, what waits is not read inside the call that allows it.
@@ -177,7 +177,7 @@ class FakeSocket:
         self._tell()
 
     def write(self, payload: Payload) -> None:
-        """See `wsfleet.wire.base.Wire`."""
+        """See `wsfleet.transport.base.Wire`."""
         if not isinstance(payload, str | bytes):
             raise TypeError(f"a payload is str or bytes, not {type(payload).__name__}")
         if self._gone or self._closing is not None:
@@ -186,7 +186,7 @@ class FakeSocket:
         self._tell()
 
     def ping(self) -> None:
-        """See `wsfleet.wire.base.Wire`."""
+        """See `wsfleet.transport.base.Wire`."""
         self.pings += 1
         if self._pinged_at is None:
             self._pinged_at = self._loop.time()
@@ -194,7 +194,7 @@ class FakeSocket:
             self._loop.call_soon(self.pong)
 
     def abort(self, reason: str = "") -> None:
-        """See `wsfleet.wire.base.Wire`."""
+        """See `wsfleet.transport.base.Wire`."""
         self._end(ConnectionLost(1006, reason))
 
     def _end(self, error: ConnectionLost) -> None:
@@ -252,7 +252,7 @@ class FakeTransport:
         self._refusals.append(error)
 
     async def open(self, target: Target, progress: Progress) -> Wire:
-        """See `wsfleet.wire.base.Transport`. Waits until the test answers the attempt; cancelled, it is withdrawn."""
+        """Wait until the test answers the attempt. Cancelling it withdraws the attempt."""
         progress.stage = "tcp"
         if self._refusals:
             raise self._refusals.popleft()

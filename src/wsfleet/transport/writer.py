@@ -9,7 +9,7 @@ from websockets.frames import PING, Frame
 from websockets.protocol import OPEN, Protocol
 
 from wsfleet.core.errors import NotOpen
-from wsfleet.wire.base import Payload
+from wsfleet.transport.base import Payload
 
 __all__ = ["WRITE_BYTES", "Writing"]
 

@@ -20,16 +20,16 @@ from websockets.protocol import CLIENT
 from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI, parse_uri
 
-from wsfleet import open_files
 from wsfleet.core.errors import ConfigError, ConnectFailed, HandshakeRejected
 from wsfleet.core.options import check_headers, check_uri
 from wsfleet.core.redact import redact_text, redact_uri, secrets_of
 from wsfleet.core.retry import retry_after_s
-from wsfleet.wire.base import Progress, Target
-from wsfleet.wire.connection import READ_BYTES, TLS_READ_BYTES, WebSocketWire
-from wsfleet.wire.dialing import Dialer, Opening, parse_head
-from wsfleet.wire.fragments import FragmentedProtocol, most_fragments
-from wsfleet.wire.turns import Turns
+from wsfleet.transport import open_files
+from wsfleet.transport.base import Progress, Target
+from wsfleet.transport.dial import Dialer, Opening, parse_head
+from wsfleet.transport.fairness import Turns
+from wsfleet.transport.fragments import FragmentedProtocol, most_fragments
+from wsfleet.transport.protocol import READ_BYTES, TLS_READ_BYTES, WebSocketWire
 
 __all__ = ["WebSocketTransport", "WebSocketWire"]
 
@@ -41,7 +41,7 @@ _logger = logging.getLogger("wsfleet.wire")
 
 
 class WebSocketTransport:
-    """Opens sockets through `websockets`. One for a fleet; see `wsfleet.wire.base.Transport`."""
+    """Opens sockets through `websockets`. One for a fleet; see `wsfleet.transport.base.Transport`."""
 
     def __init__(self) -> None:
         self._dialer = Dialer()

@@ -14,7 +14,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.protocol import Protocol
 
 from wsfleet.core.accel import fastest
-from wsfleet.wire.base import Payload
+from wsfleet.transport.base import Payload
 
 __all__ = ["Inflater", "inflate"]
 
@@ -74,7 +74,7 @@ def inflate(
     return pos
 
 
-_inflate = fastest(inflate, "wsfleet.wire._scanner")
+_inflate = fastest(inflate, "wsfleet.transport._scanner")
 
 
 class Inflater:

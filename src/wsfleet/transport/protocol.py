@@ -20,14 +20,14 @@ from websockets.protocol import Protocol
 
 from wsfleet.core.accel import fastest
 from wsfleet.core.errors import ConnectionLost
-from wsfleet.wire import scanner
-from wsfleet.wire.base import Payload, Receiver
-from wsfleet.wire.dialing import Opening
-from wsfleet.wire.fragments import Fragments, TooManyFragments
-from wsfleet.wire.inflating import Inflater
-from wsfleet.wire.scanner import frame_end
-from wsfleet.wire.turns import LOSS_S, SLICE_S, Turns
-from wsfleet.wire.writing import WRITE_BYTES, Writing
+from wsfleet.transport import scanner
+from wsfleet.transport.base import Payload, Receiver
+from wsfleet.transport.dial import Opening
+from wsfleet.transport.fairness import LOSS_S, SLICE_S, Turns
+from wsfleet.transport.fragments import Fragments, TooManyFragments
+from wsfleet.transport.inflate import Inflater
+from wsfleet.transport.scanner import frame_end
+from wsfleet.transport.writer import WRITE_BYTES, Writing
 
 __all__ = ["READ_BYTES", "TLS_READ_BYTES", "WebSocketWire"]
 
@@ -46,13 +46,13 @@ UNWANTED = 256
 REASON_MAX = 123
 """Bytes of a close frame's reason: a control frame has 125 (RFC 6455, section 5.5), and the code takes 2."""
 
-scan = fastest(scanner.scan, "wsfleet.wire._scanner")
+scan = fastest(scanner.scan, "wsfleet.transport._scanner")
 
 log = logging.getLogger("wsfleet.wire")
 
 
 class WebSocketWire(Writing, asyncio.BufferedProtocol):
-    """One open socket. See `wsfleet.wire.base.Wire`.
+    """One open socket. See `wsfleet.transport.base.Wire`.
 
     What has been read and not handed over, because there is no receiver yet, because reading is paused or because
     time was up, is in `_rest`; while there is any, the socket is not read.

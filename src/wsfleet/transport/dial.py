@@ -25,8 +25,8 @@ from websockets.uri import WebSocketURI
 
 from wsfleet.core.checks import check_proxy
 from wsfleet.core.redact import redact_uri, secrets_of
-from wsfleet.wire.base import Progress, Target
-from wsfleet.wire.resolver import AddrInfo, Resolver, in_thread
+from wsfleet.transport.base import Progress, Target
+from wsfleet.transport.resolver import AddrInfo, Resolver, in_thread
 
 __all__ = ["Dialer", "Opening", "parse_head", "usual_proxy"]
 
