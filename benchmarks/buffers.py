@@ -22,8 +22,8 @@ import uvloop
 
 from benchmarks.figures import Figure, Part, write
 from wsfleet import Buffer, Message, Subscription
-from wsfleet.hub import Hub
-from wsfleet.mailbox import Mailbox
+from wsfleet.pipeline.hub import Hub
+from wsfleet.pipeline.mailbox import Mailbox
 
 BATCHES = (1, 10, 100)
 FANS = (1, 10, 100, 1000)

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from wsfleet import Buffer, Fleet, FleetStats, Message, Overflow
-from wsfleet.mailbox import Mailbox
+from wsfleet.pipeline.mailbox import Mailbox
 from wsfleet.testing import FakeSocket, FakeTransport
 
 DROP_OLDEST = Overflow.DROP_OLDEST

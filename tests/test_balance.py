@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from tests.flows import DROP_OLDEST, balanced, feeding, keeper, opened, turns
 from wsfleet import Buffer, Fleet, FleetError, Message, Reconnect, Subscription
 from wsfleet import declare as declare_module
-from wsfleet import hub as hub_module
 from wsfleet.core.errors import ConnectFailed, ConnectionLost
 from wsfleet.feed import Feed
-from wsfleet.hub import Hub
-from wsfleet.mailbox import Mailbox
+from wsfleet.pipeline import hub as hub_module
+from wsfleet.pipeline.hub import Hub
+from wsfleet.pipeline.mailbox import Mailbox
 from wsfleet.session import Session, SessionCore
 from wsfleet.testing import FakeSocket, FakeTransport
 

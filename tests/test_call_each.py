@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from tests.flows import turns
-from wsfleet.bounded import Bounded, Fifo, Taker
 from wsfleet.core.message import Message
 from wsfleet.core.options import Buffer
-from wsfleet.mailbox import Mailbox
+from wsfleet.pipeline.mailbox import Mailbox
+from wsfleet.pipeline.queue import Bounded, Fifo, Taker
 
 
 class Calls(Taker):

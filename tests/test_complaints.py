@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from wsfleet import Fleet, Message
-from wsfleet.complaints import KINDS
+from wsfleet.pipeline.failure_log import KINDS
 from wsfleet.testing import FakeTransport
 
 URI = "ws://feed.test/"

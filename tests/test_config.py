@@ -15,7 +15,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsfleet import Endpoint, Fleet, config
-from wsfleet.calls import Plan
 from wsfleet.config import Report
 from wsfleet.config.faults import Wrong
 from wsfleet.config.filling import Filled, Filler
@@ -26,6 +25,7 @@ from wsfleet.config.values import Reader
 from wsfleet.core.errors import ConfigError
 from wsfleet.core.options import Buffer, Limits, Liveness, Overflow, Reconnect, Retry
 from wsfleet.core.topics import compile_pattern, compile_topic
+from wsfleet.pipeline.plan import Plan
 
 HANDLERS = """
 from dataclasses import dataclass

@@ -14,7 +14,7 @@ from wsfleet import Buffer, Endpoint, Fleet, Message, Overflow
 from wsfleet.decoding import compile_intake
 from wsfleet.envelopes import payload_size
 from wsfleet.feed import Feed
-from wsfleet.hub import Hub
+from wsfleet.pipeline.hub import Hub
 from wsfleet.session import SessionCore
 from wsfleet.testing import FakeTransport
 from wsfleet.transport import protocol as wire_protocol

@@ -12,11 +12,11 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from tests.flows import DROP_OLDEST, Tap, balanced, data, feeding, from_socket, keeper, row, turns
 from wsfleet import Buffer, Fleet, FleetError, Message, Overflow
-from wsfleet import hub as hub_module
 from wsfleet.core.message import Malformed, Slow
 from wsfleet.core.stats import is_balanced
-from wsfleet.hub import Hub
-from wsfleet.mailbox import Mailbox
+from wsfleet.pipeline import hub as hub_module
+from wsfleet.pipeline.hub import Hub
+from wsfleet.pipeline.mailbox import Mailbox
 from wsfleet.testing import FakeTransport
 
 

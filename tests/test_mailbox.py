@@ -10,7 +10,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from tests.flows import DROP_OLDEST, Tap, data, from_socket, injected, mailbox, put, turns
 from wsfleet import Message, Overflow
-from wsfleet.mailbox import Mailbox
+from wsfleet.pipeline.mailbox import Mailbox
 
 PAUSE = Overflow.PAUSE
 

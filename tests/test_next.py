@@ -11,8 +11,8 @@ import pytest
 
 from tests.flows import balanced, turns
 from wsfleet import Buffer, Fleet, Message, Subscription
-from wsfleet.bounded import Taker
-from wsfleet.mailbox import Mailbox
+from wsfleet.pipeline.mailbox import Mailbox
+from wsfleet.pipeline.queue import Taker
 from wsfleet.testing import FakeTransport
 
 

@@ -14,7 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.flows import DROP_OLDEST, Tap, data, from_socket, injected, mailbox, put, turns
 from wsfleet import Message, Overflow
 from wsfleet.core.errors import Overflowed
-from wsfleet.mailbox import Mailbox
+from wsfleet.pipeline.mailbox import Mailbox
 
 PAUSE, DROP_NEWEST, LATEST, FAIL = Overflow.PAUSE, Overflow.DROP_NEWEST, Overflow.LATEST, Overflow.FAIL
 

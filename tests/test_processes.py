@@ -21,7 +21,7 @@ from tests.flows import balanced, feeding, row, until
 from tests.servers.base import free_port
 from wsfleet import Fleet, Message, Retry
 from wsfleet.core.errors import ConfigError, FleetError
-from wsfleet.processes import ProcessCall
+from wsfleet.pipeline.process_pool import ProcessCall
 from wsfleet.testing import FakeTransport
 
 ROOT = Path(__file__).parents[1]

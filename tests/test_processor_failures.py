@@ -9,7 +9,7 @@ import pytest
 
 from tests.flows import balanced, feeding, row, turns, until
 from wsfleet import Buffer, Fleet, Message, Overflow, Retry, State
-from wsfleet.mailbox import Mailbox
+from wsfleet.pipeline.mailbox import Mailbox
 from wsfleet.testing import FakeTransport
 
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from tests.flows import DROP_OLDEST, balanced, feeding, row, turns, until
-from wsfleet import Buffer, Fleet, Message, Overflow, Retry, lanes
+from wsfleet import Buffer, Fleet, Message, Overflow, Retry
+from wsfleet.pipeline import key_order
 from wsfleet.testing import FakeTransport
 
 
@@ -286,7 +287,7 @@ async def test_many_messages_of_a_busy_key_do_not_hold_the_loop(monkeypatch: pyt
     async with fleet:
         fleet.publish("t", "a")
         await turns()
-        monkeypatch.setattr(lanes, "SLICE_S", 0.0)  # each look at the clock is one too late
+        monkeypatch.setattr(key_order, "SLICE_S", 0.0)  # each look at the clock is one too late
         for n in range(5000):
             fleet.publish("t", f"a{n}")
         fleet.publish("t", "b")

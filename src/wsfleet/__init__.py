@@ -37,9 +37,9 @@ from wsfleet.core.message import DeadLetter, Gap, Malformed, Message, Slow, Stat
 from wsfleet.core.options import Buffer, Endpoint, Limits, Liveness, Overflow, Reconnect, Retry
 from wsfleet.core.stats import FleetStats
 from wsfleet.fleet import Fleet
+from wsfleet.pipeline.subscription import Subscription
 from wsfleet.pool import Pool
 from wsfleet.session import Session
-from wsfleet.subscription import Subscription
 
 # Programs also import from `wsfleet.errors` and `wsfleet.message`; both modules live in `wsfleet.core`.
 sys.modules[f"{__name__}.errors"] = errors

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from wsfleet.declare import Declarations
 from wsfleet.ending import close_sessions, finish_processor
-from wsfleet.mailbox import Mailbox
+from wsfleet.pipeline.mailbox import Mailbox
 from wsfleet.pool import Pool
 from wsfleet.supervisor import Supervisor
 

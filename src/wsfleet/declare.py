@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-from wsfleet.calls import Plan, check_plan
 from wsfleet.connection import Connection, Keeper
 from wsfleet.core import call_scope
 from wsfleet.core.accel import accelerated
@@ -24,19 +23,20 @@ from wsfleet.core.topics import check_pattern, check_topic, compile_pattern
 from wsfleet.decoding import compile_intake
 from wsfleet.feed import CALLERS as FEED_CALLERS
 from wsfleet.governor import Governor, host_of
-from wsfleet.hub import Hub
-from wsfleet.latest import CALLERS as LATEST_CALLERS
 from wsfleet.liveness import Sweep
 from wsfleet.login import CALLERS as LOGIN_CALLERS
-from wsfleet.mailbox import Mailbox
 from wsfleet.names import Names
+from wsfleet.pipeline.handler import Function, Sink, check_processor, default_name, is_sink
+from wsfleet.pipeline.hub import Hub
+from wsfleet.pipeline.latest import CALLERS as LATEST_CALLERS
+from wsfleet.pipeline.mailbox import Mailbox
+from wsfleet.pipeline.plan import Plan, check_plan
+from wsfleet.pipeline.processor import CALLERS as PROCESSOR_CALLERS
+from wsfleet.pipeline.processor import Processor, Work
+from wsfleet.pipeline.subscription import Subscription
 from wsfleet.pool import Identify, Pool, PoolKeeper, check_pool
-from wsfleet.processor import CALLERS as PROCESSOR_CALLERS
-from wsfleet.processor import Processor, Work
 from wsfleet.replies import Match
-from wsfleet.subscription import Subscription
 from wsfleet.supervisor import Services, Supervisor
-from wsfleet.targets import Function, Sink, check_processor, default_name, is_sink
 from wsfleet.transport.base import Transport
 
 __all__ = ["Declarations", "check_fleet", "check_process_pattern"]

@@ -12,8 +12,8 @@ from wsfleet.core.error_text import describe, is_wish_to_end, shown
 from wsfleet.core.message import Malformed, Message
 from wsfleet.decoding import Intake
 from wsfleet.envelopes import envelopes, payload_size
-from wsfleet.hub import Hub
-from wsfleet.mailbox import Mailbox
+from wsfleet.pipeline.hub import Hub
+from wsfleet.pipeline.mailbox import Mailbox
 from wsfleet.replies import Replies
 from wsfleet.transport.base import Wire
 

@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
 
 from wsfleet.blocking import run_blocking
-from wsfleet.calls import Plan, check_plan
 from wsfleet.connection import Connection
 from wsfleet.core.errors import ConfigError
 from wsfleet.core.message import Message
@@ -20,9 +19,10 @@ from wsfleet.declare import Declarations, check_fleet, check_process_pattern
 from wsfleet.guests import Guests
 from wsfleet.lifetime import Lifetime
 from wsfleet.looking import snapshot, totals
+from wsfleet.pipeline.handler import Function, Sink
+from wsfleet.pipeline.plan import Plan, check_plan
+from wsfleet.pipeline.subscription import Subscription
 from wsfleet.pool import Pool
-from wsfleet.subscription import Subscription
-from wsfleet.targets import Function, Sink
 from wsfleet.transport.base import Transport
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from wsfleet.core.errors import FleetError, NotOpen
 from wsfleet.core.message import State
 from wsfleet.declare import Declarations
 from wsfleet.ending import Ending
-from wsfleet.mailbox import Mailbox
+from wsfleet.pipeline.mailbox import Mailbox
+from wsfleet.pipeline.processor import Processor
 from wsfleet.pool import Pool
-from wsfleet.processor import Processor
 from wsfleet.starting import open_parts, start_endpoints
 from wsfleet.supervisor import Supervisor
 

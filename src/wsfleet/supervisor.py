@@ -22,9 +22,9 @@ from wsfleet.core.stats import Counted, EndpointStats
 from wsfleet.decoding import Intake
 from wsfleet.feed import LONG_S, Feed
 from wsfleet.governor import Governor, host_of
-from wsfleet.hub import Hub
 from wsfleet.liveness import Pulse, Sweep
 from wsfleet.login import log_in
+from wsfleet.pipeline.hub import Hub
 from wsfleet.session import SessionCore
 from wsfleet.target import make_target
 from wsfleet.transport.base import Progress, Transport

@@ -54,7 +54,7 @@ def test_the_same_seed_is_the_same_life() -> None:
 
 def test_a_fault_is_found_and_its_seed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """A message dropped uncounted turns lives bad, and the command that lives one again is in what is told."""
-    from wsfleet.mailbox import Mailbox
+    from wsfleet.pipeline.mailbox import Mailbox
 
     def drop(mailbox: Mailbox, message: object) -> None:
         mailbox.pending_bytes -= message.size  # type: ignore[attr-defined]

@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any, get_type_hints
 
 from wsfleet import sinks
-from wsfleet.calls import Plan
 from wsfleet.config.faults import Place, did_you_mean
 from wsfleet.config.matching import can_match, fleet_topics
 from wsfleet.config.reload import Entry
@@ -16,9 +15,10 @@ from wsfleet.config.values import Reader, Skip
 from wsfleet.core.errors import ConfigError
 from wsfleet.core.options import Endpoint, Limits, ProcessorOptions
 from wsfleet.fleet import Fleet
+from wsfleet.pipeline.handler import check_processor
+from wsfleet.pipeline.plan import Plan
 from wsfleet.pool import Identify
 from wsfleet.replies import Match
-from wsfleet.targets import check_processor
 
 __all__ = ["Declaring"]
 

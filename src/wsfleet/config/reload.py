@@ -21,7 +21,7 @@ from wsfleet.reloading import Change, Reloaded
 if TYPE_CHECKING:
     from wsfleet.config import Report
     from wsfleet.fleet import Fleet
-    from wsfleet.processor import Processor
+    from wsfleet.pipeline.processor import Processor
 
 __all__ = ["Entry", "Reloader"]
 

@@ -16,7 +16,7 @@ from wsfleet.fleet import Fleet
 from wsfleet.looking import by_and_by
 from wsfleet.observe.events import KINDS, Event, Events
 from wsfleet.observe.source import Down, NoFile, Report, Sample, Source
-from wsfleet.subscription import Subscription
+from wsfleet.pipeline.subscription import Subscription
 
 __all__ = ["FleetSource"]
 

@@ -2,7 +2,7 @@
 
 A sink is taken wherever a processor is. It is opened when the fleet starts, appended to, flushed for every batch,
 and closed after the drain. One more sink is one more module here with a `from_argument`, and its line below; what it
-has to do is the `Sink` of `wsfleet.targets`.
+has to do is the `Sink` of `wsfleet.pipeline.handler`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from wsfleet.core.errors import ConfigError
-from wsfleet.targets import Sink
+from wsfleet.pipeline.handler import Sink
 
 __all__ = ["Sink", "open"]
 

@@ -7,11 +7,11 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
-from wsfleet.calls import Plan
 from wsfleet.core.checks import check_arguments
 from wsfleet.core.errors import ConfigError
 from wsfleet.core.message import Message
-from wsfleet.processes import check_picklable
+from wsfleet.pipeline.plan import Plan
+from wsfleet.pipeline.process_pool import check_picklable
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs

@@ -6,13 +6,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from wsfleet.bounded import Deliverer
 from wsfleet.core.message import Message, Slow
 from wsfleet.core.options import Buffer
 from wsfleet.core.stats import HubStats, SubscriptionStats, add_rows
 from wsfleet.core.topics import compile_pattern
-from wsfleet.mailbox import WORK, Mailbox
-from wsfleet.pausing import Source, Unread
+from wsfleet.pipeline.backpressure import Source, Unread
+from wsfleet.pipeline.mailbox import WORK, Mailbox
+from wsfleet.pipeline.queue import Deliverer
 
 __all__ = ["Hub", "Routes"]
 

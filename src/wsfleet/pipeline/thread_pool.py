@@ -18,10 +18,10 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from wsfleet.calls import Plan, RetryDelays
 from wsfleet.core.message import Message
 from wsfleet.core.retry import Backoff
-from wsfleet.lanes import Taken
+from wsfleet.pipeline.key_order import Taken
+from wsfleet.pipeline.plan import Plan, RetryDelays
 
 __all__ = ["Call", "Crew", "Slot", "ThreadCall"]
 

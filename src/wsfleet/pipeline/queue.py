@@ -190,4 +190,4 @@ class Taker:
 
 if not TYPE_CHECKING:
     _TWINS = (Fifo, Bounded, Deliverer, Taker)
-    Fifo, Bounded, Deliverer, Taker = (fastest(each, "wsfleet._bounded") for each in _TWINS)
+    Fifo, Bounded, Deliverer, Taker = (fastest(each, "wsfleet.pipeline._queue") for each in _TWINS)

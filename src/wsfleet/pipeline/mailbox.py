@@ -13,13 +13,13 @@ from collections.abc import Callable, Iterator
 from heapq import merge
 from typing import Any, Protocol
 
-from wsfleet.bounded import Bounded, Fifo, Taker
 from wsfleet.core.errors import Overflowed
 from wsfleet.core.message import Message
 from wsfleet.core.options import Buffer, Overflow
 from wsfleet.core.stats import Counted, SubscriptionStats
-from wsfleet.latest import Latest
-from wsfleet.pausing import Pausers, Source
+from wsfleet.pipeline.backpressure import Pausers, Source
+from wsfleet.pipeline.latest import Latest
+from wsfleet.pipeline.queue import Bounded, Fifo, Taker
 
 __all__ = ["WORK", "Aside", "Mailbox"]
 

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""`wsfleet.bounded` compiled. That file says what each thing does; this one does it without Python's detours."""
+"""`wsfleet.pipeline.queue` compiled. That file says what each thing does; this one does it without Python's detours."""
 
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_CLEAR, Py_DECREF, Py_INCREF

@@ -9,11 +9,11 @@ from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Protocol
 
-from wsfleet.bounded import Taker
 from wsfleet.core.errors import Busy
 from wsfleet.core.message import Message
 from wsfleet.core.stats import SubscriptionStats
-from wsfleet.mailbox import Mailbox
+from wsfleet.pipeline.mailbox import Mailbox
+from wsfleet.pipeline.queue import Taker
 
 __all__ = ["Loop", "LoopGuard", "Owner", "Subscription"]
 

@@ -13,19 +13,19 @@ from functools import cached_property, partial
 from types import CodeType
 from typing import Any
 
-from wsfleet.bounded import SLICE_S, Taker
-from wsfleet.calls import Plan, RetryDelays
-from wsfleet.complaints import Complaints, log_sink
 from wsfleet.core.error_text import is_ours, shown
 from wsfleet.core.message import DeadLetter, Message
 from wsfleet.core.retry import Backoff
-from wsfleet.hub import Hub
-from wsfleet.lanes import CALLERS as LANES_CALLERS
-from wsfleet.lanes import Lanes
-from wsfleet.mailbox import Mailbox
-from wsfleet.processes import ProcessCall, check_not_importing, check_picklable
-from wsfleet.targets import Function, Sink, is_async, is_sink
-from wsfleet.threads import AHEAD, Call, Crew, Slot, ThreadCall
+from wsfleet.pipeline.failure_log import Complaints, log_sink
+from wsfleet.pipeline.handler import Function, Sink, is_async, is_sink
+from wsfleet.pipeline.hub import Hub
+from wsfleet.pipeline.key_order import CALLERS as LANES_CALLERS
+from wsfleet.pipeline.key_order import Lanes
+from wsfleet.pipeline.mailbox import Mailbox
+from wsfleet.pipeline.plan import Plan, RetryDelays
+from wsfleet.pipeline.process_pool import ProcessCall, check_not_importing, check_picklable
+from wsfleet.pipeline.queue import SLICE_S, Taker
+from wsfleet.pipeline.thread_pool import AHEAD, Call, Crew, Slot, ThreadCall
 
 __all__ = ["CALLERS", "Processor", "Work"]
 

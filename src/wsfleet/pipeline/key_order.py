@@ -11,10 +11,10 @@ from operator import itemgetter
 from types import CodeType
 from typing import Any, NamedTuple
 
-from wsfleet.bounded import SLICE_S
 from wsfleet.core.error_text import is_wish_to_end, shown
 from wsfleet.core.message import Message
-from wsfleet.mailbox import Mailbox
+from wsfleet.pipeline.mailbox import Mailbox
+from wsfleet.pipeline.queue import SLICE_S
 
 __all__ = ["CALLERS", "Lanes", "Taken"]
 
