@@ -16,11 +16,11 @@ from tests.flows import DROP_OLDEST, balanced, feeding, keeper, opened, turns
 from wsfleet import Buffer, Fleet, FleetError, Message, Reconnect, Subscription
 from wsfleet import declare as declare_module
 from wsfleet.core.errors import ConnectFailed, ConnectionLost
-from wsfleet.feed import Feed
+from wsfleet.endpoint.ingest import Feed
+from wsfleet.endpoint.session import Session, SessionCore
 from wsfleet.pipeline import hub as hub_module
 from wsfleet.pipeline.hub import Hub
 from wsfleet.pipeline.mailbox import Mailbox
-from wsfleet.session import Session, SessionCore
 from wsfleet.testing import FakeSocket, FakeTransport
 
 URI = "ws://feed.test/"
@@ -698,7 +698,7 @@ async def test_what_comes_while_the_held_are_published_comes_after_them() -> Non
         socket = await transport.accept("feed")
         await socket.feed(*(str(n) for n in range(999)), "go")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("wsfleet.session.SLICE_S", 0.0)
+            patch.setattr("wsfleet.endpoint.session.SLICE_S", 0.0)
             patch.setattr(asyncio, "sleep", meanwhile)
             await fleet.connections["feed"].wait_open()
             while not slept or not slept[0].done():

@@ -5,8 +5,8 @@ import logging
 import pytest
 
 from wsfleet import Fleet, Reconnect
-from wsfleet.chronicle import CHANGES, Chronicle
 from wsfleet.core.errors import ConnectFailed, ConnectionLost, HandshakeRejected
+from wsfleet.endpoint.state_log import CHANGES, Chronicle
 from wsfleet.testing import FakeTransport
 
 DNS = ConnectFailed("dns", "no such name")

@@ -16,7 +16,7 @@ from tests.flows import balanced, endpoint_row, feeding, opened, turns
 from wsfleet import Buffer, Endpoint, Fleet, Message, Reconnect
 from wsfleet.core.errors import ConfigError
 from wsfleet.core.message import Malformed
-from wsfleet.decoding import compile_intake
+from wsfleet.endpoint.decode import compile_intake
 from wsfleet.testing import FakeTransport
 
 URI = "ws://feed.test/"

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from tests.flows import Clock, balanced, feeding, from_socket
 from tests.wirekit import BINARY, TEXT, Pipe, frame, open_protocol, open_wire
 from wsfleet import Buffer, Endpoint, Fleet, Message, Overflow
-from wsfleet.decoding import compile_intake
-from wsfleet.envelopes import payload_size
-from wsfleet.feed import Feed
+from wsfleet.endpoint.decode import compile_intake
+from wsfleet.endpoint.envelopes import payload_size
+from wsfleet.endpoint.ingest import Feed
+from wsfleet.endpoint.session import SessionCore
 from wsfleet.pipeline.hub import Hub
-from wsfleet.session import SessionCore
 from wsfleet.testing import FakeTransport
 from wsfleet.transport import protocol as wire_protocol
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from wsfleet import Fleet, Limits, Reconnect, State
 from wsfleet.core.errors import ConnectFailed
-from wsfleet.governor import AT_ONCE, GATES, Governor
+from wsfleet.endpoint.connect_limiter import AT_ONCE, GATES, Governor
 from wsfleet.testing import FakeSocket, FakeTransport
 from wsfleet.transport.base import Progress, Target, Wire
 

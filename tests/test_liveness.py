@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
-from wsfleet import Buffer, Connection, Fleet, Liveness, Message, Reconnect, Session, State, liveness
-from wsfleet.feed import Feed
+from wsfleet import Buffer, Connection, Fleet, Liveness, Message, Reconnect, Session, State
+from wsfleet.endpoint import liveness
+from wsfleet.endpoint.ingest import Feed
 from wsfleet.testing import FakeSocket, FakeTransport, FeedServer
 
 URI = "ws://feed.test/"

@@ -7,11 +7,11 @@ import msgspec
 import pytest
 
 from wsfleet import Buffer, Fleet, Message, Reconnect, Session, State
-from wsfleet import session as session_module
 from wsfleet.core import errors
 from wsfleet.core.errors import ConnectFailed, ConnectionLost, Fatal, FleetError
 from wsfleet.core.message import Gap, StateChange
 from wsfleet.core.stats import EndpointStats
+from wsfleet.endpoint import session as session_module
 from wsfleet.testing import FakeTransport, FeedServer
 
 URI = "ws://feed.test/"

@@ -27,7 +27,7 @@ from wsfleet.core.errors import (
     RequestLost,
     RequestTimeout,
 )
-from wsfleet.replies import Replies
+from wsfleet.endpoint.requests import Replies
 from wsfleet.testing import FakeSocket, FakeTransport
 
 URI = "ws://feed.test/"

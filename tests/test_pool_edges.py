@@ -9,7 +9,7 @@ import pytest
 from tests.flows import opened, until
 from wsfleet import Fleet, FleetError, Message, Pool
 from wsfleet.core.errors import RequestTimeout
-from wsfleet.pool import match_json_rpc
+from wsfleet.endpoint.pool import match_json_rpc
 from wsfleet.testing import FakeTransport
 
 URI = "ws://feed.test/"

@@ -10,10 +10,11 @@ from collections.abc import Callable, Mapping
 
 import pytest
 
-from wsfleet import Endpoint, Fleet, Limits, Liveness, Message, Reconnect, State, liveness
+from wsfleet import Endpoint, Fleet, Limits, Liveness, Message, Reconnect, State
 from wsfleet.core import errors
 from wsfleet.core.errors import ConnectFailed, HandshakeRejected
 from wsfleet.core.message import StateChange
+from wsfleet.endpoint import liveness
 from wsfleet.testing import FakeTransport, FeedServer
 from wsfleet.transport.base import Progress, Target, Wire
 

@@ -8,9 +8,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
-from wsfleet import replies as replies_module
 from wsfleet.core.errors import RequestLost
-from wsfleet.replies import Replies
+from wsfleet.endpoint import requests as replies_module
+from wsfleet.endpoint.requests import Replies
 
 
 def replies_of(match: Any = lambda data: data) -> Replies:

@@ -17,7 +17,6 @@ alive), `transport` (sockets and frames), `pipeline` (hub, mailboxes, processors
 
 import sys
 
-from wsfleet.connection import Connection
 from wsfleet.core import __version__, accel, errors, message
 from wsfleet.core.errors import (
     Busy,
@@ -36,10 +35,11 @@ from wsfleet.core.errors import (
 from wsfleet.core.message import DeadLetter, Gap, Malformed, Message, Slow, State, StateChange
 from wsfleet.core.options import Buffer, Endpoint, Limits, Liveness, Overflow, Reconnect, Retry
 from wsfleet.core.stats import FleetStats
+from wsfleet.endpoint.connection import Connection
+from wsfleet.endpoint.pool import Pool
+from wsfleet.endpoint.session import Session
 from wsfleet.fleet import Fleet
 from wsfleet.pipeline.subscription import Subscription
-from wsfleet.pool import Pool
-from wsfleet.session import Session
 
 # Programs also import from `wsfleet.errors` and `wsfleet.message`; both modules live in `wsfleet.core`.
 sys.modules[f"{__name__}.errors"] = errors

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 
 from wsfleet.declare import Declarations
 from wsfleet.ending import close_sessions, finish_processor
+from wsfleet.endpoint.pool import Pool
+from wsfleet.endpoint.supervisor import Supervisor
 from wsfleet.pipeline.mailbox import Mailbox
-from wsfleet.pool import Pool
-from wsfleet.supervisor import Supervisor
 
 __all__ = ["Part", "endpoint_part", "pool_part"]
 

@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
-from wsfleet.connection import Connection, Keeper
 from wsfleet.core import call_scope
 from wsfleet.core.accel import accelerated
 from wsfleet.core.checks import check_seconds, refuse
@@ -20,11 +19,15 @@ from wsfleet.core.options import Buffer, Endpoint, EndpointOptions, Limits, Proc
 from wsfleet.core.stats import EndpointStats, FleetStats, add_rows, is_balanced
 from wsfleet.core.suggest import suggestion
 from wsfleet.core.topics import check_pattern, check_topic, compile_pattern
-from wsfleet.decoding import compile_intake
-from wsfleet.feed import CALLERS as FEED_CALLERS
-from wsfleet.governor import Governor, host_of
-from wsfleet.liveness import Sweep
-from wsfleet.login import CALLERS as LOGIN_CALLERS
+from wsfleet.endpoint.connect_limiter import Governor, host_of
+from wsfleet.endpoint.connection import Connection, Keeper
+from wsfleet.endpoint.decode import compile_intake
+from wsfleet.endpoint.ingest import CALLERS as FEED_CALLERS
+from wsfleet.endpoint.liveness import Sweep
+from wsfleet.endpoint.on_open import CALLERS as LOGIN_CALLERS
+from wsfleet.endpoint.pool import Identify, Pool, PoolKeeper, check_pool
+from wsfleet.endpoint.requests import Match
+from wsfleet.endpoint.supervisor import Services, Supervisor
 from wsfleet.names import Names
 from wsfleet.pipeline.handler import Function, Sink, check_processor, default_name, is_sink
 from wsfleet.pipeline.hub import Hub
@@ -34,9 +37,6 @@ from wsfleet.pipeline.plan import Plan, check_plan
 from wsfleet.pipeline.processor import CALLERS as PROCESSOR_CALLERS
 from wsfleet.pipeline.processor import Processor, Work
 from wsfleet.pipeline.subscription import Subscription
-from wsfleet.pool import Identify, Pool, PoolKeeper, check_pool
-from wsfleet.replies import Match
-from wsfleet.supervisor import Services, Supervisor
 from wsfleet.transport.base import Transport
 
 __all__ = ["Declarations", "check_fleet", "check_process_pattern"]

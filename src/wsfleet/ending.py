@@ -6,10 +6,10 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
+from wsfleet.endpoint.supervisor import Supervisor
 from wsfleet.pipeline.hub import Hub
 from wsfleet.pipeline.mailbox import Mailbox
 from wsfleet.pipeline.processor import Processor
-from wsfleet.supervisor import Supervisor
 
 __all__ = ["Ending", "close_sessions", "finish_processor"]
 

@@ -18,8 +18,8 @@ from wsfleet.core.stats import (
     is_subscription_balanced,
 )
 from wsfleet.declare import Declarations
+from wsfleet.endpoint.supervisor import Supervisor
 from wsfleet.pipeline.mailbox import Mailbox
-from wsfleet.supervisor import Supervisor
 
 __all__ = ["by_and_by", "percentile", "snapshot", "totals"]
 

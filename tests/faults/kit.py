@@ -19,7 +19,7 @@ from websockets.asyncio.server import ServerConnection
 from tests.wire.peers import HOST, Handler, listening
 from wsfleet import Connection, Fleet, Liveness, Message, Reconnect, State
 from wsfleet.core.message import StateChange
-from wsfleet.session import SessionCore
+from wsfleet.endpoint.session import SessionCore
 from wsfleet.testing import FeedServer
 from wsfleet.transport.websockets import WebSocketWire
 

@@ -6,8 +6,9 @@ import time
 import pytest
 
 from tests.faults.kit import LIVELY, Numbered, suffering
-from wsfleet import Fleet, Message, Reconnect, liveness
+from wsfleet import Fleet, Message, Reconnect
 from wsfleet.core.errors import HandshakeRejected
+from wsfleet.endpoint import liveness
 from wsfleet.testing import FakeTransport
 
 HOUR_S = 3600.0

@@ -15,7 +15,7 @@ from websockets.exceptions import ConnectionClosed
 
 from wsfleet import Endpoint, Fleet
 from wsfleet.bench.peer import payloads
-from wsfleet.envelopes import envelopes
+from wsfleet.endpoint.envelopes import envelopes
 
 __all__ = ["PROGRAMS", "Load", "Turn"]
 

@@ -14,11 +14,11 @@ from wsfleet.config.reload import Entry
 from wsfleet.config.values import Reader, Skip
 from wsfleet.core.errors import ConfigError
 from wsfleet.core.options import Endpoint, Limits, ProcessorOptions
+from wsfleet.endpoint.pool import Identify
+from wsfleet.endpoint.requests import Match
 from wsfleet.fleet import Fleet
 from wsfleet.pipeline.handler import check_processor
 from wsfleet.pipeline.plan import Plan
-from wsfleet.pool import Identify
-from wsfleet.replies import Match
 
 __all__ = ["Declaring"]
 

@@ -11,7 +11,6 @@ import logging
 import random
 from typing import Protocol
 
-from wsfleet.chronicle import Chronicle
 from wsfleet.core import call_scope, error_text, retry
 from wsfleet.core.errors import ConnectionLost, EndpointFailed, FleetError, NotOpen
 from wsfleet.core.loop_watchdog import Watchdog
@@ -19,14 +18,15 @@ from wsfleet.core.message import Gap, State, StateChange
 from wsfleet.core.options import Endpoint
 from wsfleet.core.redact import redact_text, redact_uri, secrets_of
 from wsfleet.core.stats import Counted, EndpointStats
-from wsfleet.decoding import Intake
-from wsfleet.feed import LONG_S, Feed
-from wsfleet.governor import Governor, host_of
-from wsfleet.liveness import Pulse, Sweep
-from wsfleet.login import log_in
+from wsfleet.endpoint.attempt import make_target
+from wsfleet.endpoint.connect_limiter import Governor, host_of
+from wsfleet.endpoint.decode import Intake
+from wsfleet.endpoint.ingest import LONG_S, Feed
+from wsfleet.endpoint.liveness import Pulse, Sweep
+from wsfleet.endpoint.on_open import log_in
+from wsfleet.endpoint.session import SessionCore
+from wsfleet.endpoint.state_log import Chronicle
 from wsfleet.pipeline.hub import Hub
-from wsfleet.session import SessionCore
-from wsfleet.target import make_target
 from wsfleet.transport.base import Progress, Transport
 
 __all__ = ["Services", "Supervisor"]

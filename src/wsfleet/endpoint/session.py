@@ -14,9 +14,9 @@ from wsfleet.core.error_text import is_wish_to_end
 from wsfleet.core.errors import ConnectionLost, FleetError, NotOpen
 from wsfleet.core.message import Message
 from wsfleet.core.options import Buffer, Endpoint
-from wsfleet.decoding import CHUNK, compile_decoder
-from wsfleet.envelopes import payload_size
-from wsfleet.feed import Feed
+from wsfleet.endpoint.decode import CHUNK, compile_decoder
+from wsfleet.endpoint.envelopes import payload_size
+from wsfleet.endpoint.ingest import Feed
 from wsfleet.transport.base import Wire
 
 __all__ = ["Session", "SessionCore"]

@@ -9,8 +9,8 @@ from types import CodeType
 from typing import Any
 
 from wsfleet.core.errors import Fatal
-from wsfleet.feed import Feed
-from wsfleet.session import Session, SessionCore
+from wsfleet.endpoint.ingest import Feed
+from wsfleet.endpoint.session import Session, SessionCore
 
 __all__ = ["CALLERS", "log_in"]
 

@@ -16,7 +16,7 @@ from wsfleet.core.errors import ConfigError
 from wsfleet.core.message import Message
 from wsfleet.core.options import Endpoint
 from wsfleet.core.topics import Topic, compile_topic, safe_topic
-from wsfleet.envelopes import payload_size
+from wsfleet.endpoint.envelopes import payload_size
 
 __all__ = ["CHUNK", "Intake", "compile_decoder", "compile_intake"]
 

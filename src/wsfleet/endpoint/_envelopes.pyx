@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""`wsfleet.envelopes` compiled."""
+"""`wsfleet.endpoint.envelopes` compiled."""
 
 from cpython.object cimport PyObject
 

@@ -41,4 +41,4 @@ def envelopes(
 
 
 if not TYPE_CHECKING:
-    envelopes = fastest(envelopes, "wsfleet._envelopes")
+    envelopes = fastest(envelopes, "wsfleet.endpoint._envelopes")

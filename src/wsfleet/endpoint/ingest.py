@@ -10,11 +10,11 @@ from typing import Any
 
 from wsfleet.core.error_text import describe, is_wish_to_end, shown
 from wsfleet.core.message import Malformed, Message
-from wsfleet.decoding import Intake
-from wsfleet.envelopes import envelopes, payload_size
+from wsfleet.endpoint.decode import Intake
+from wsfleet.endpoint.envelopes import envelopes, payload_size
+from wsfleet.endpoint.requests import Replies
 from wsfleet.pipeline.hub import Hub
 from wsfleet.pipeline.mailbox import Mailbox
-from wsfleet.replies import Replies
 from wsfleet.transport.base import Wire
 
 __all__ = ["CALLERS", "LONG_S", "Feed"]

@@ -8,9 +8,9 @@ from typing import Any, Protocol
 from wsfleet.core.errors import NotOpen
 from wsfleet.core.message import State
 from wsfleet.core.stats import EndpointStats
+from wsfleet.endpoint.supervisor import Supervisor
 from wsfleet.pipeline.mailbox import Mailbox
 from wsfleet.pipeline.subscription import Loop, LoopGuard
-from wsfleet.supervisor import Supervisor
 
 __all__ = ["Connection"]
 

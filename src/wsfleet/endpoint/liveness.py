@@ -14,8 +14,8 @@ from collections.abc import Callable
 
 from wsfleet.core.error_text import is_wish_to_end, shown
 from wsfleet.core.options import Liveness
+from wsfleet.endpoint.session import SessionCore
 from wsfleet.pipeline.backpressure import Unread
-from wsfleet.session import SessionCore
 
 __all__ = ["Pulse", "Sweep"]
 

@@ -10,13 +10,13 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 
-from wsfleet.connection import Connection
 from wsfleet.core.checks import check_arguments, check_count, refuse
 from wsfleet.core.errors import ConnectionLost, EndpointFailed, NotOpen, RequestLost, RequestTimeout
 from wsfleet.core.message import State
 from wsfleet.core.options import Endpoint
-from wsfleet.replies import Match, Replies
-from wsfleet.supervisor import Supervisor
+from wsfleet.endpoint.connection import Connection
+from wsfleet.endpoint.requests import Match, Replies
+from wsfleet.endpoint.supervisor import Supervisor
 
 __all__ = ["Identify", "Pool", "check_pool", "match_json_rpc"]
 
