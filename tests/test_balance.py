@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from tests.flows import DROP_OLDEST, balanced, feeding, keeper, opened, turns
 from wsfleet import Buffer, Fleet, FleetError, Message, Reconnect, Subscription
-from wsfleet import declare as declare_module
 from wsfleet.core.errors import ConnectFailed, ConnectionLost
 from wsfleet.endpoint.ingest import Feed
 from wsfleet.endpoint.session import Session, SessionCore
+from wsfleet.fleet.fleet import registry as declare_module
 from wsfleet.pipeline import hub as hub_module
 from wsfleet.pipeline.hub import Hub
 from wsfleet.pipeline.mailbox import Mailbox

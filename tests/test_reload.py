@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from wsfleet import Fleet, FleetStats
 from wsfleet.config import load
 from wsfleet.core.errors import ConfigError, FleetError
-from wsfleet.reloading import reload_and_tell
+from wsfleet.fleet.reloading import reload_and_tell
 from wsfleet.testing import FeedServer
 
 HANDLERS = """

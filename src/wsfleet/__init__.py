@@ -38,7 +38,7 @@ from wsfleet.core.stats import FleetStats
 from wsfleet.endpoint.connection import Connection
 from wsfleet.endpoint.pool import Pool
 from wsfleet.endpoint.session import Session
-from wsfleet.fleet import Fleet
+from wsfleet.fleet.fleet import Fleet
 from wsfleet.pipeline.subscription import Subscription
 
 # Programs also import from `wsfleet.errors` and `wsfleet.message`; both modules live in `wsfleet.core`.

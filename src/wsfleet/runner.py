@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from wsfleet.core.errors import FleetError
 from wsfleet.core.message import State
 from wsfleet.core.stats import RETIRED, FleetStats, about_feeds
+from wsfleet.fleet.reloading import hangup, reload_and_tell
 from wsfleet.notify import ENDING, Notifier
-from wsfleet.reloading import hangup, reload_and_tell
 
 if TYPE_CHECKING:
-    from wsfleet.fleet import Fleet
+    from wsfleet.fleet.fleet import Fleet
 
 __all__ = [
     "ENDED_WELL",

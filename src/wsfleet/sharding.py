@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import TYPE_CHECKING
 
-from wsfleet.closing import endpoint_part, pool_part
+from wsfleet.fleet.close_part import endpoint_part, pool_part
 
 if TYPE_CHECKING:
-    from wsfleet.fleet import Fleet
+    from wsfleet.fleet.fleet import Fleet
 
 __all__ = ["Shard", "divide", "held", "parse_shard"]
 

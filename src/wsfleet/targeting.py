@@ -13,7 +13,7 @@ from wsfleet.config.references import References, is_reference
 from wsfleet.core.error_text import describe
 from wsfleet.core.errors import ConfigError
 from wsfleet.core.redact import redact_uri
-from wsfleet.fleet import Fleet
+from wsfleet.fleet.fleet import Fleet
 
 __all__ = ["complain", "find_fleet", "is_uri", "tell"]
 

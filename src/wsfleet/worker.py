@@ -15,7 +15,7 @@ from typing import Any
 
 from wsfleet.channel import Channel, Frame
 from wsfleet.core.errors import ConfigError, FleetError
-from wsfleet.fleet import Fleet
+from wsfleet.fleet.fleet import Fleet
 from wsfleet.logs import log_to_stderr
 from wsfleet.observe.fleet import FleetSource
 from wsfleet.runner import FAILED, LEAVE_S, MISUSED, Run, collect_seldom, ending_limit_s, run_loop

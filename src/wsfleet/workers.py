@@ -14,13 +14,13 @@ from wsfleet.channel import Frame
 from wsfleet.core.errors import FleetError
 from wsfleet.core.message import State
 from wsfleet.core.stats import RETIRED, FleetStats
-from wsfleet.fleet import Fleet
+from wsfleet.fleet.fleet import Fleet
+from wsfleet.fleet.reloading import Reloaded, hangup, reload_and_tell
 from wsfleet.minder import Minder, Order
 from wsfleet.notify import ENDING, Notifier
 from wsfleet.observe.merged import absent, as_stats, merge
 from wsfleet.observe.source import NoFile
 from wsfleet.observe.workers import WorkersSource
-from wsfleet.reloading import Reloaded, hangup, reload_and_tell
 from wsfleet.runner import (
     ENDED_WELL,
     FAILED,

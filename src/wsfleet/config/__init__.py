@@ -53,7 +53,7 @@ from wsfleet.core.errors import ConfigError
 from wsfleet.core.options import Endpoint
 
 if TYPE_CHECKING:
-    from wsfleet.fleet import Fleet
+    from wsfleet.fleet.fleet import Fleet
 
 __all__ = ["Fault", "Reloader", "Report", "check", "load"]
 

@@ -16,7 +16,7 @@ from wsfleet.core.errors import ConfigError
 from wsfleet.core.options import Endpoint, Limits, ProcessorOptions
 from wsfleet.endpoint.pool import Identify
 from wsfleet.endpoint.requests import Match
-from wsfleet.fleet import Fleet
+from wsfleet.fleet.fleet import Fleet
 from wsfleet.pipeline.handler import check_processor
 from wsfleet.pipeline.plan import Plan
 

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsfleet.core.errors import ConfigError, FleetError
-from wsfleet.ending import finish_processor
-from wsfleet.reloading import Change, Reloaded
+from wsfleet.fleet.reloading import Change, Reloaded
+from wsfleet.fleet.shutdown import finish_processor
 
 if TYPE_CHECKING:
     from wsfleet.config import Report
-    from wsfleet.fleet import Fleet
+    from wsfleet.fleet.fleet import Fleet
     from wsfleet.pipeline.processor import Processor
 
 __all__ = ["Entry", "Reloader"]

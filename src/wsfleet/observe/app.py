@@ -22,14 +22,14 @@ from starlette.routing import Route
 from wsfleet import __version__
 from wsfleet.core.errors import ConfigError, FleetError
 from wsfleet.core.redact import redact_text
-from wsfleet.looking import by_and_by
+from wsfleet.fleet.reloading import Reloaded
+from wsfleet.fleet.snapshot import by_and_by
 from wsfleet.observe.look import Look, Looks
 from wsfleet.observe.prometheus import exposition
 from wsfleet.observe.source import NoFile, Source
 from wsfleet.observe.sse import MOST, stream
 from wsfleet.observe.tables import ENDPOINTS, SUBSCRIPTIONS, BadParameter, Query, Shape, Table
 from wsfleet.observe.threads import in_thread
-from wsfleet.reloading import Reloaded
 
 __all__ = ["make_app", "page_files"]
 

@@ -12,8 +12,8 @@ from typing import Any
 from wsfleet.core.message import Message
 from wsfleet.core.options import Buffer, Overflow
 from wsfleet.core.stats import plain_rows
-from wsfleet.fleet import Fleet
-from wsfleet.looking import by_and_by
+from wsfleet.fleet.fleet import Fleet
+from wsfleet.fleet.snapshot import by_and_by
 from wsfleet.observe.events import KINDS, Event, Events
 from wsfleet.observe.source import Down, NoFile, Report, Sample, Source
 from wsfleet.pipeline.subscription import Subscription

@@ -21,7 +21,7 @@ from wsfleet.observe.look import Looks
 from wsfleet.observe.source import Source
 
 if TYPE_CHECKING:
-    from wsfleet.fleet import Fleet
+    from wsfleet.fleet.fleet import Fleet
 
 __all__ = ["HttpServer", "serve"]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from wsfleet.core.message import State
 from wsfleet.core.stats import RETIRED, about_feeds
-from wsfleet.looking import by_and_by, percentile
+from wsfleet.fleet.snapshot import by_and_by, percentile
 from wsfleet.observe.source import Down, Report, Source
 from wsfleet.observe.tables import ENDPOINTS, SUBSCRIPTIONS, Table
 

@@ -35,7 +35,7 @@ from wsfleet.core.stats import FleetStats
 from wsfleet.observe.figures import METRICS, Figures, Metric
 
 if TYPE_CHECKING:
-    from wsfleet.fleet import Fleet
+    from wsfleet.fleet.fleet import Fleet
 
 __all__ = ["instrument", "traced"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from wsfleet.core.message import State
 from wsfleet.core.stats import RETIRED, EndpointStats, SubscriptionStats
-from wsfleet.looking import by_and_by
+from wsfleet.fleet.snapshot import by_and_by
 from wsfleet.observe.source import Down
 
 __all__ = ["ENDPOINTS", "SUBSCRIPTIONS", "BadParameter", "Query", "Table"]

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from wsfleet.core.message import State
 from wsfleet.core.stats import RETIRED, about_feeds
-from wsfleet.looking import percentile
+from wsfleet.fleet.snapshot import percentile
 from wsfleet.observe.events import Event, Events
 from wsfleet.observe.source import Down, Report, Sample, Source
 

@@ -8,19 +8,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from wsfleet.closing import Part, endpoint_part, pool_part
 from wsfleet.core import call_scope
 from wsfleet.core.accel import note_once
 from wsfleet.core.errors import FleetError, NotOpen
 from wsfleet.core.message import State
-from wsfleet.declare import Declarations
-from wsfleet.ending import Ending
 from wsfleet.endpoint.connection import Connection
 from wsfleet.endpoint.pool import Pool
 from wsfleet.endpoint.supervisor import Supervisor
+from wsfleet.fleet.close_part import Part, endpoint_part, pool_part
+from wsfleet.fleet.registry import Declarations
+from wsfleet.fleet.shutdown import Ending
+from wsfleet.fleet.startup import open_parts, start_endpoints
 from wsfleet.pipeline.mailbox import Mailbox
 from wsfleet.pipeline.processor import Processor
-from wsfleet.starting import open_parts, start_endpoints
 
 __all__ = ["Lifetime"]
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from wsfleet.declare import Declarations
-from wsfleet.ending import close_sessions, finish_processor
 from wsfleet.endpoint.pool import Pool
 from wsfleet.endpoint.supervisor import Supervisor
+from wsfleet.fleet.registry import Declarations
+from wsfleet.fleet.shutdown import close_sessions, finish_processor
 from wsfleet.pipeline.mailbox import Mailbox
 
 __all__ = ["Part", "endpoint_part", "pool_part"]

@@ -8,18 +8,18 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
 
-from wsfleet.blocking import run_blocking
 from wsfleet.core.errors import ConfigError
 from wsfleet.core.message import Message
 from wsfleet.core.observer import Observer, load
 from wsfleet.core.options import Buffer, ConnectOptions, Endpoint, Limits, Retry
 from wsfleet.core.stats import FleetStats, Totals
-from wsfleet.declare import Declarations, check_fleet, check_process_pattern
 from wsfleet.endpoint.connection import Connection
 from wsfleet.endpoint.pool import Pool
-from wsfleet.guests import Guests
-from wsfleet.lifetime import Lifetime
-from wsfleet.looking import snapshot, totals
+from wsfleet.fleet.from_thread import Guests
+from wsfleet.fleet.lifecycle import Lifetime
+from wsfleet.fleet.registry import Declarations, check_fleet, check_process_pattern
+from wsfleet.fleet.run import run_blocking
+from wsfleet.fleet.snapshot import snapshot, totals
 from wsfleet.pipeline.handler import Function, Sink
 from wsfleet.pipeline.plan import Plan, check_plan
 from wsfleet.pipeline.subscription import Subscription
@@ -27,7 +27,7 @@ from wsfleet.transport.base import Transport
 
 if TYPE_CHECKING:
     from wsfleet.config.reload import Reloader
-    from wsfleet.reloading import Reloaded
+    from wsfleet.fleet.reloading import Reloaded
 
 __all__ = ["Fleet"]
 

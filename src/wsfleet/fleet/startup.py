@@ -6,7 +6,7 @@ import asyncio
 import importlib
 
 from wsfleet.core.message import State
-from wsfleet.declare import Declarations
+from wsfleet.fleet.registry import Declarations
 from wsfleet.transport import open_files
 
 __all__ = ["open_parts", "start_endpoints"]

@@ -28,7 +28,7 @@ from wsfleet.endpoint.on_open import CALLERS as LOGIN_CALLERS
 from wsfleet.endpoint.pool import Identify, Pool, PoolKeeper, check_pool
 from wsfleet.endpoint.requests import Match
 from wsfleet.endpoint.supervisor import Services, Supervisor
-from wsfleet.names import Names
+from wsfleet.fleet.names import Names
 from wsfleet.pipeline.handler import Function, Sink, check_processor, default_name, is_sink
 from wsfleet.pipeline.hub import Hub
 from wsfleet.pipeline.latest import CALLERS as LATEST_CALLERS

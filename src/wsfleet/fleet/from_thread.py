@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from wsfleet.core.errors import FleetError
-from wsfleet.lifetime import Lifetime
+from wsfleet.fleet.lifecycle import Lifetime
 
 __all__ = ["Guests"]
 

@@ -17,8 +17,8 @@ from wsfleet.core.stats import (
     is_hub_balanced,
     is_subscription_balanced,
 )
-from wsfleet.declare import Declarations
 from wsfleet.endpoint.supervisor import Supervisor
+from wsfleet.fleet.registry import Declarations
 from wsfleet.pipeline.mailbox import Mailbox
 
 __all__ = ["by_and_by", "percentile", "snapshot", "totals"]
