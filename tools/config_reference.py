@@ -16,7 +16,7 @@ from types import ModuleType
 from typing import Any, get_origin, get_type_hints
 
 from wsfleet import Fleet
-from wsfleet.config import declare, values
+from wsfleet.config import build, values
 from wsfleet.core import options, retry
 from wsfleet.core.options import Buffer, Endpoint, Limits, Liveness, Reconnect, Retry
 
@@ -62,7 +62,7 @@ FUNCTIONS = {retry.is_fatal: "for 401, 403, 404, 410, a bad URI, a bad certifica
 
 def sections() -> dict[str, dict[str, Any]]:
     """The sections of a file, and the annotation of every key that each takes."""
-    return {name: getattr(declare, f"_{name.upper()}") for name in SECTIONS if hasattr(declare, f"_{name.upper()}")}
+    return {name: getattr(build, f"_{name.upper()}") for name in SECTIONS if hasattr(build, f"_{name.upper()}")}
 
 
 def meanings(module: ModuleType) -> Iterator[tuple[str, str]]:
@@ -91,7 +91,7 @@ def meanings(module: ModuleType) -> Iterator[tuple[str, str]]:
 
 @cache
 def all_meanings() -> Mapping[str, str]:
-    return dict(pair for module in (options, declare, values) for pair in meanings(module))
+    return dict(pair for module in (options, build, values) for pair in meanings(module))
 
 
 def meaning(owners: Sequence[str], key: str) -> str:
@@ -178,7 +178,7 @@ def table(keys: Mapping[str, Any], owners: Sequence[str], known: Mapping[str, An
 def own_keys(name: str) -> dict[str, Any]:
     """The keys of a section that are shown there; the others are those of the sections it names."""
     keys = sections()[name]
-    elsewhere = {"connect": {*declare._TARGET, *declare._OPTIONS}, "pool": set(sections()["connect"])}.get(name, set())
+    elsewhere = {"connect": {*build._TARGET, *build._OPTIONS}, "pool": set(sections()["connect"])}.get(name, set())
     return {key: hint for key, hint in keys.items() if key not in elsewhere}
 
 

@@ -42,7 +42,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wsfleet.config.declare import Declaring
+from wsfleet.config.build import Declaring
 from wsfleet.config.faults import Fault, Place, show_place
 from wsfleet.config.filling import Filler
 from wsfleet.config.lines import find_lines, line_of
