@@ -28,7 +28,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from wsfleet import Endpoint, Fleet
-from wsfleet.companion import companion
+from wsfleet.runtime.subprocess import companion
 from wsfleet.transport.open_files import raise_limit
 
 HANDSHAKES = 64

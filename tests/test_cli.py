@@ -15,7 +15,7 @@ import pytest
 
 from wsfleet import accelerated
 from wsfleet.cli import main
-from wsfleet.runner import SELDOM, run_loop
+from wsfleet.runtime.run import SELDOM, run_loop
 from wsfleet.testing import FeedServer
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are sent as on Unix")

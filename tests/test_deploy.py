@@ -17,7 +17,7 @@ import pytest
 
 from wsfleet.cli import _parser
 from wsfleet.config import check
-from wsfleet.sharding import Shard
+from wsfleet.runtime.sharding import Shard
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -51,7 +51,7 @@ def test_the_unit_runs_a_command_line_that_parses() -> None:
 def test_the_unit_lets_a_fleet_drain() -> None:
     """It waits longer than wsfleet does by itself, and signals the main process alone."""
     from wsfleet import Fleet
-    from wsfleet.runner import ending_limit_s
+    from wsfleet.runtime.run import ending_limit_s
 
     fleet = Fleet()
     fleet.connect("ws://h")

@@ -136,7 +136,7 @@ def test_what_is_not_checked_says_why(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_line_of_the_log_is_found(line: dict[str, object], said: str) -> None:
-    """Its fields are those that wsfleet.logs describes, and its event is one of the code's."""
+    """Its fields are those that wsfleet.runtime.logs describes, and its event is one of the code's."""
     good = {"time": "", "level": "", "logger": "wsfleet", "message": "", "event": "endpoint.down", "endpoint": "feed"}
     assert list(json_faults(block("json", json.dumps(good)))) == []
     assert list(json_faults(block("json", json.dumps(good | line)))) == [said]
@@ -151,7 +151,7 @@ def test_a_wrong_metric_is_found() -> None:
 
 
 def test_the_fields_of_the_log_are_told() -> None:
-    """What the code gives a line of the log stands in wsfleet.logs, and on the page for those who read it."""
+    """What the code gives a line of the log stands in wsfleet.runtime.logs, and on the page for those who read it."""
     given: set[str] = set()
     for path in (ROOT / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from wsfleet import Fleet
-from wsfleet.logs import JsonLines, Lines, log_to_stderr
+from wsfleet.runtime.logs import JsonLines, Lines, log_to_stderr
 from wsfleet.testing import FeedServer
 
 SECRET = "s3cr3tT0kenOfTwentyCharacters99"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.test_cli import Command
-from wsfleet.notify import Notifier, without_notifier
+from wsfleet.runtime.systemd import Notifier, without_notifier
 from wsfleet.testing import FeedServer
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no datagram sockets with paths")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wsfleet import Fleet, Message
-from wsfleet.sharding import Shard, divide, parse_shard
+from wsfleet.runtime.sharding import Shard, divide, parse_shard
 from wsfleet.sinks import open as open_sink
 
 names = st.text(min_size=1, max_size=30)

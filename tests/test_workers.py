@@ -17,10 +17,10 @@ import pytest
 
 from tests.test_cli import Command, Start
 from wsfleet import Fleet
-from wsfleet.runner import Run
-from wsfleet.sharding import Shard
+from wsfleet.runtime.run import Run
+from wsfleet.runtime.sharding import Shard
+from wsfleet.runtime.workers.worker import REPORT_S, _Worker
 from wsfleet.testing import FeedServer
-from wsfleet.worker import REPORT_S, _Worker
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are sent as on Unix")
 

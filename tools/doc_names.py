@@ -10,11 +10,12 @@ from urllib.parse import urlsplit
 
 from starlette.routing import Route
 
-from wsfleet import Fleet, logs
+from wsfleet import Fleet
 from wsfleet.observe.app import make_app
 from wsfleet.observe.prometheus import exposition
+from wsfleet.runtime import logs
 
-SOURCE = Path(logs.__file__).parent
+SOURCE = Path(logs.__file__).parents[1]
 
 METRIC = re.compile(r"\bwsfleet_\w+")
 USUAL = {"time", "level", "logger", "message", "traceback"}
@@ -54,7 +55,7 @@ def curl_fault(words: list[str]) -> str | None:
 
 @cache
 def log_fields() -> frozenset[str]:
-    """The fields that `wsfleet.logs` describes."""
+    """The fields that `wsfleet.runtime.logs` describes."""
     rows = re.findall(r"^\| (`.*?) \|", logs.__doc__ or "", re.MULTILINE)
     return frozenset(re.findall(r"`(\w+)`", " ".join(rows)))
 

@@ -15,8 +15,9 @@ from wsfleet.arguments import seconds
 from wsfleet.config import Report, check
 from wsfleet.core.checks import check_proxy
 from wsfleet.core.redact import redact_uri
-from wsfleet.logs import log_to_stderr
-from wsfleet.runner import (
+from wsfleet.runtime.locate import complain, find_fleet, is_uri, tell
+from wsfleet.runtime.logs import log_to_stderr
+from wsfleet.runtime.run import (
     ENDED_WELL,
     FAILED,
     INTERRUPTED,
@@ -26,8 +27,7 @@ from wsfleet.runner import (
     run_fleet,
     summary,
 )
-from wsfleet.sharding import Shard, divide, parse_shard
-from wsfleet.targeting import complain, find_fleet, is_uri, tell
+from wsfleet.runtime.sharding import Shard, divide, parse_shard
 
 __all__ = ["main"]
 
@@ -159,7 +159,7 @@ def _run(args: argparse.Namespace) -> int:
         run, crew = partial(run_fleet, fleet), None
     else:
         # Only where it is asked for: others need none of it.
-        workers = importlib.import_module("wsfleet.workers")
+        workers = importlib.import_module("wsfleet.runtime.workers.coordinator")
         crew = workers.Crew(args.target, fleet, args.workers, shards, level=level, log_json=args.log_json)
         run = partial(workers.run_workers, crew)
     try:

@@ -23,7 +23,7 @@ from wsfleet.core.message import StateChange
 from wsfleet.core.printable import printable
 from wsfleet.core.redact import redact_uri
 from wsfleet.outlet import Outlet, Render, lines_for
-from wsfleet.runner import FAILED, MISUSED, run_fleet
+from wsfleet.runtime.run import FAILED, MISUSED, run_fleet
 
 __all__ = ["add_arguments", "main"]
 

@@ -15,7 +15,7 @@ from wsfleet.cli import main
 from wsfleet.core.error_text import shown
 from wsfleet.core.errors import ConnectFailed, ConnectionLost, EndpointFailed
 from wsfleet.core.printable import one_line
-from wsfleet.logs import log_to_stderr
+from wsfleet.runtime.logs import log_to_stderr
 from wsfleet.testing import FakeTransport
 
 REASON = "\x1b]0;owned\x07 red\x9b31m\n12:00:00 INFO    forged: open \u202e"

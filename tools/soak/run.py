@@ -17,7 +17,7 @@ from tools.soak.load import Load
 from tools.soak.samples import OwnFaults, Samples, count_objects
 from tools.soak.verdict import Criterion, End, judge
 from wsfleet import Fleet, Limits
-from wsfleet.companion import companion
+from wsfleet.runtime.subprocess import companion
 
 __all__ = ["Report", "soak"]
 

@@ -18,8 +18,8 @@ from wsfleet import __version__, accelerated
 from wsfleet.arguments import count, seconds
 from wsfleet.bench.peer import SMALLEST
 from wsfleet.bench.programs import PROGRAMS
-from wsfleet.companion import companion
-from wsfleet.runner import ENDED_WELL, FAILED, MISUSED, check_report, write_report
+from wsfleet.runtime.run import ENDED_WELL, FAILED, MISUSED, check_report, write_report
+from wsfleet.runtime.subprocess import companion
 from wsfleet.transport.open_files import raise_limit
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from wsfleet import Buffer, Endpoint, Fleet, Liveness, Message, Overflow, Reconnect
 from wsfleet.arguments import count, seconds
-from wsfleet.companion import companion
 from wsfleet.demo.board import Board, Recoveries
 from wsfleet.demo.plan import make_plan
 from wsfleet.demo.prices import Price
-from wsfleet.runner import FAILED, INTERRUPTED, MISUSED, check_report, run_fleet
+from wsfleet.runtime.run import FAILED, INTERRUPTED, MISUSED, check_report, run_fleet
+from wsfleet.runtime.subprocess import companion
 from wsfleet.transport.open_files import SPARE, raise_limit
 
 __all__ = ["add_arguments", "main"]

@@ -13,15 +13,15 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from wsfleet.channel import Channel, Frame
 from wsfleet.core.errors import ConfigError, FleetError
 from wsfleet.fleet.fleet import Fleet
-from wsfleet.logs import log_to_stderr
 from wsfleet.observe.fleet import FleetSource
-from wsfleet.runner import FAILED, LEAVE_S, MISUSED, Run, collect_seldom, ending_limit_s, run_loop
-from wsfleet.sharding import Shard, divide
+from wsfleet.runtime.locate import find_fleet
+from wsfleet.runtime.logs import log_to_stderr
+from wsfleet.runtime.run import FAILED, LEAVE_S, MISUSED, Run, collect_seldom, ending_limit_s, run_loop
+from wsfleet.runtime.sharding import Shard, divide
+from wsfleet.runtime.workers.channel import Channel, Frame
 from wsfleet.sinks.stdout import take_turns
-from wsfleet.targeting import find_fleet
 
 __all__ = ["REPORT_S", "main"]
 

@@ -22,7 +22,7 @@ from wsfleet.core.errors import FleetError
 from wsfleet.core.message import State
 from wsfleet.core.stats import RETIRED, FleetStats, about_feeds
 from wsfleet.fleet.reloading import hangup, reload_and_tell
-from wsfleet.notify import ENDING, Notifier
+from wsfleet.runtime.systemd import ENDING, Notifier
 
 if TYPE_CHECKING:
     from wsfleet.fleet.fleet import Fleet

@@ -13,13 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from wsfleet.channel import Frame, pack, read_frame
 from wsfleet.core.options import Reconnect
 from wsfleet.core.retry import Backoff
-from wsfleet.notify import without_notifier
 from wsfleet.observe.merged import absent, counts
-from wsfleet.runner import LEAVE_S, MISUSED
-from wsfleet.sharding import Shard
+from wsfleet.runtime.run import LEAVE_S, MISUSED
+from wsfleet.runtime.sharding import Shard
+from wsfleet.runtime.systemd import without_notifier
+from wsfleet.runtime.workers.channel import Frame, pack, read_frame
 
 __all__ = ["Minder", "Order"]
 
@@ -169,7 +169,14 @@ class Minder:
             # The arguments are for whoever lists processes. It imports what we import, from wherever that is; in a
             # session of its own Ctrl-C does not reach it.
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "wsfleet.worker", f"{order.index}/{order.count}", order.target),
+                *(
+                    sys.executable,
+                    "-P",
+                    "-m",
+                    "wsfleet.runtime.workers.worker",
+                    f"{order.index}/{order.count}",
+                    order.target,
+                ),
                 stdin=theirs.fileno(),
                 env=without_notifier(os.environ) | {"PYTHONPATH": os.pathsep.join(order.frame()["path"])},
                 pass_fds=[order.turns],

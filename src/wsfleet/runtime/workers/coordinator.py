@@ -10,18 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from wsfleet.channel import Frame
 from wsfleet.core.errors import FleetError
 from wsfleet.core.message import State
 from wsfleet.core.stats import RETIRED, FleetStats
 from wsfleet.fleet.fleet import Fleet
 from wsfleet.fleet.reloading import Reloaded, hangup, reload_and_tell
-from wsfleet.minder import Minder, Order
-from wsfleet.notify import ENDING, Notifier
 from wsfleet.observe.merged import absent, as_stats, merge
 from wsfleet.observe.source import NoFile
 from wsfleet.observe.workers import WorkersSource
-from wsfleet.runner import (
+from wsfleet.runtime.run import (
     ENDED_WELL,
     FAILED,
     INTERRUPTED,
@@ -33,7 +30,10 @@ from wsfleet.runner import (
     stop_signals,
     write_report,
 )
-from wsfleet.sharding import Shard, held
+from wsfleet.runtime.sharding import Shard, held
+from wsfleet.runtime.systemd import ENDING, Notifier
+from wsfleet.runtime.workers.channel import Frame
+from wsfleet.runtime.workers.process import Minder, Order
 
 __all__ = ["Crew", "run_workers"]
 
