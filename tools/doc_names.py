@@ -11,9 +11,9 @@ from urllib.parse import urlsplit
 from starlette.routing import Route
 
 from wsfleet import Fleet
-from wsfleet.observe.app import make_app
-from wsfleet.observe.prometheus import exposition
 from wsfleet.runtime import logs
+from wsfleet.serve.prometheus import exposition
+from wsfleet.serve.status.app import make_app
 
 SOURCE = Path(logs.__file__).parents[1]
 

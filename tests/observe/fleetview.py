@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from wsfleet.observe.shown import Endpoints, Overview, Query, Sample, Trouble
+from wsfleet.serve.status.schema import Endpoints, Overview, Query, Sample, Trouble
 
 WORST_FIRST = {"FAILED": 0, "BACKOFF": 1, "CONNECTING": 2, "CLOSED": 3, "OPEN": 4}
 AT = 1_000_000_000.0  # 2001-09-09 01:46:40 UTC

@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response, Strea
 from starlette.routing import Route
 
 from tests.observe.fleetview import FleetView, matching
-from wsfleet.observe.shown import Query
+from wsfleet.serve.status.schema import Query
 
 
 class Served:

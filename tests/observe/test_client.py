@@ -9,7 +9,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 from tests.observe.fleetview import FleetView, endpoint
 from tests.observe.served import Served, serving
 from wsfleet.observe.client import Client, check_url
-from wsfleet.observe.shown import Query, Trouble
+from wsfleet.serve.status.schema import Query, Trouble
 from wsfleet.top import tokens
 
 

@@ -11,8 +11,8 @@ import httpx
 import pytest
 
 from wsfleet import Buffer, Endpoint, Fleet, Message, Overflow, Reconnect
-from wsfleet.observe.events import KEPT, Events
-from wsfleet.observe.sse import MOST
+from wsfleet.serve.status.events import KEPT, Events
+from wsfleet.serve.status.sse import MOST
 from wsfleet.testing import FakeTransport
 
 
@@ -93,7 +93,7 @@ async def test_every_kind() -> None:
 
 async def test_a_quiet_fleet_sends_comments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing happens a comment goes now and then, and events still come after it."""
-    monkeypatch.setattr("wsfleet.observe.sse.QUIET_S", 0.02)
+    monkeypatch.setattr("wsfleet.serve.status.sse.QUIET_S", 0.02)
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     fleet.connect("ws://a.test", name="a")

@@ -10,7 +10,7 @@ import pytest
 
 from wsfleet import Fleet
 from wsfleet.core.errors import ConfigError
-from wsfleet.observe.guard import Guard, split_listen
+from wsfleet.serve.status.auth import Guard, split_listen
 from wsfleet.testing import FakeTransport
 
 TOKEN = "a-token-for-tests"

@@ -16,7 +16,7 @@ import pytest
 
 from wsfleet import Endpoint, Fleet, Message, Reconnect, State
 from wsfleet.core.errors import ConfigError, ConnectionLost, EndpointFailed, FleetError
-from wsfleet.observe.http import HttpServer
+from wsfleet.serve.status.http import HttpServer
 from wsfleet.testing import FakeTransport, FeedServer
 
 SECRET = "zq8sK2vTq9Lw4XbN7rYd"
@@ -117,7 +117,7 @@ async def test_slowest_subscriptions() -> None:
 
 async def test_history(monkeypatch: pytest.MonkeyPatch) -> None:
     """`/api/history` has a sample for every second, oldest first, with totals that go on."""
-    monkeypatch.setattr("wsfleet.observe.fleet.SAMPLE_S", 0.02)
+    monkeypatch.setattr("wsfleet.serve.status.fleet_source.SAMPLE_S", 0.02)
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     fleet.connect("ws://a.test", nothing, name="a")
@@ -427,7 +427,7 @@ async def test_it_is_silent(caplog: pytest.LogCaptureFixture) -> None:
 
 async def test_a_request_that_never_comes_in_whole_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that asks nothing, or byte by byte, is closed."""
-    monkeypatch.setattr("wsfleet.observe.http.HEAD_S", 0.05)
+    monkeypatch.setattr("wsfleet.serve.status.http.HEAD_S", 0.05)
     fleet = Fleet(transport=FakeTransport())
     server = fleet.serve_http(ANY)
     async with fleet:
@@ -442,8 +442,8 @@ async def test_a_request_that_never_comes_in_whole_is_cut_off(monkeypatch: pytes
 
 async def test_who_asks_nothing_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """Past a number of connections the oldest that has asked nothing goes; a newcomer does where all are answered."""
-    monkeypatch.setattr("wsfleet.observe.http.HEAD_S", 600)
-    monkeypatch.setattr("wsfleet.observe.http.CONNECTIONS", 2)
+    monkeypatch.setattr("wsfleet.serve.status.http.HEAD_S", 600)
+    monkeypatch.setattr("wsfleet.serve.status.http.CONNECTIONS", 2)
     fleet = Fleet(transport=FakeTransport())
     server = fleet.serve_http(ANY)
     async with fleet:
@@ -471,7 +471,7 @@ def test_a_bare_install_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch)
     """Without the extra, `serve_http` says in one line what to install."""
     import sys
 
-    for name in [name for name in sys.modules if name.startswith("wsfleet.observe")]:
+    for name in [name for name in sys.modules if name.startswith("wsfleet.serve")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "starlette", None)
     monkeypatch.setitem(sys.modules, "starlette.applications", None)
@@ -484,7 +484,7 @@ async def test_a_source_of_ones_own() -> None:
     fleet = Fleet(transport=FakeTransport())
     connection = fleet.connect("ws://a.test", name="a")
     async with fleet:
-        from wsfleet.observe.fleet import FleetSource
+        from wsfleet.serve.status.fleet_source import FleetSource
 
         server = HttpServer(FleetSource(fleet), "[::1]:0", "t0ken")
         try:

@@ -17,9 +17,9 @@ from opentelemetry.trace import StatusCode
 from prometheus_client.parser import text_string_to_metric_families
 
 from wsfleet import Fleet, Liveness, Message, Reconnect
-from wsfleet.observe import otel
-from wsfleet.observe.otel import instrument, traced
-from wsfleet.observe.prometheus import exposition
+from wsfleet.serve import otel
+from wsfleet.serve.otel import instrument, traced
+from wsfleet.serve.prometheus import exposition
 from wsfleet.testing import FeedServer
 
 SECRET = "s3cr3tT0kenOfTwentyCharacters99"

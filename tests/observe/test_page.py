@@ -14,8 +14,8 @@ from playwright.async_api import Page, Route, async_playwright
 from tests.servers.base import missing
 from wsfleet import Buffer, Endpoint, Fleet, Message, Overflow, Reconnect
 from wsfleet.core.errors import ConnectFailed
-from wsfleet.observe.fleet import FleetSource
-from wsfleet.observe.http import HttpServer
+from wsfleet.serve.status.fleet_source import FleetSource
+from wsfleet.serve.status.http import HttpServer
 from wsfleet.testing import FakeTransport
 
 LOOPS = ("asyncio",)  # what is met is the browser

@@ -16,10 +16,10 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.parser import text_string_to_metric_families
 
 from wsfleet.core.stats import EndpointStats, FleetStats, HubStats, SubscriptionStats, add_rows
-from wsfleet.observe import prometheus
-from wsfleet.observe.figures import OTHER
-from wsfleet.observe.merged import absent, counts, merge
-from wsfleet.observe.prometheus import ROWS, exposition
+from wsfleet.serve import prometheus
+from wsfleet.serve.metrics import OTHER
+from wsfleet.serve.prometheus import ROWS, exposition
+from wsfleet.serve.status.merged import absent, counts, merge
 
 COUNTS = st.integers(0, 10**6)
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)

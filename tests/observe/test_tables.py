@@ -11,7 +11,7 @@ import pytest
 
 from wsfleet import Fleet, Limits, Message, State
 from wsfleet.core.stats import EndpointStats
-from wsfleet.observe.tables import ENDPOINTS, Query, Table
+from wsfleet.serve.status.tables import ENDPOINTS, Query, Table
 from wsfleet.testing import FakeSocket, FakeTransport
 
 LOOPS = ("asyncio",)  # what is tried is which rows are sent

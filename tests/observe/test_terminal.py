@@ -13,8 +13,8 @@ from textual.widgets import Input
 from tests.observe.fleetview import AT, FleetView, endpoint, subscription
 from tests.observe.snapshots import compare, text
 from wsfleet.observe.rows import EndpointTable
-from wsfleet.observe.shown import Trouble
 from wsfleet.observe.terminal import Top
+from wsfleet.serve.status.schema import Trouble
 
 # Textual has its own look at the loop, and no use for another.
 LOOPS = ("asyncio",)

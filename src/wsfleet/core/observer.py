@@ -74,8 +74,8 @@ class Observers:
 
 
 def load(module: str, extra: str) -> Any:
-    """Return a module of `wsfleet.observe`, a leaf that is loaded by name. Raises ConfigError without its `extra`."""
+    """Return a module of `wsfleet.serve`, a leaf that is loaded by name. Raises ConfigError without its `extra`."""
     try:
-        return importlib.import_module(f"wsfleet.observe.{module}")
+        return importlib.import_module(f"wsfleet.serve.{module}")
     except ModuleNotFoundError as exc:
         raise ConfigError(f"{exc.name} is missing: install wsfleet[{extra}]") from exc

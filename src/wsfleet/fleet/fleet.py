@@ -180,7 +180,7 @@ class Fleet:
         FleetError where the address is taken: at the start, or here where the fleet runs.
         """
         self._lifetime.check_declaring()
-        observer: Observer = load("http", "http").serve(self, listen, token)
+        observer: Observer = load("status.http", "http").serve(self, listen, token)
         self._declared.observers.add(observer)
         return observer
 

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 
-from wsfleet.observe.shown import Endpoints, Overview, Query, Sample, Trouble
+from wsfleet.serve.status.schema import Endpoints, Overview, Query, Sample, Trouble
 
 __all__ = ["Client", "check_url"]
 

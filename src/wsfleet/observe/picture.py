@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
-from wsfleet.observe.shown import Down, Overview, Sample, Trouble
+from wsfleet.serve.status.schema import Down, Overview, Sample, Trouble
 
 __all__ = ["Picture", "Verdict", "count", "duration"]
 

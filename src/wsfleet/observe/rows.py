@@ -19,7 +19,7 @@ from textual.strip import Strip
 
 from wsfleet.observe.panels import STATE_STYLES, clean
 from wsfleet.observe.picture import count, duration
-from wsfleet.observe.shown import Endpoint, Endpoints, Query
+from wsfleet.serve.status.schema import Endpoint, Endpoints, Query
 
 __all__ = ["COLUMNS", "Column", "EndpointTable"]
 

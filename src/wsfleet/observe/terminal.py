@@ -19,7 +19,7 @@ from textual.widgets import Footer, Input, Static
 from wsfleet.observe import panels
 from wsfleet.observe.picture import Picture
 from wsfleet.observe.rows import COLUMNS, EndpointTable
-from wsfleet.observe.shown import Trouble, View
+from wsfleet.serve.status.schema import Trouble, View
 
 __all__ = ["Top"]
 

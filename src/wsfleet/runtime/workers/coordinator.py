@@ -15,9 +15,6 @@ from wsfleet.core.message import State
 from wsfleet.core.stats import RETIRED, FleetStats
 from wsfleet.fleet.fleet import Fleet
 from wsfleet.fleet.reloading import Reloaded, hangup, reload_and_tell
-from wsfleet.observe.merged import absent, as_stats, merge
-from wsfleet.observe.source import NoFile
-from wsfleet.observe.workers import WorkersSource
 from wsfleet.runtime.run import (
     ENDED_WELL,
     FAILED,
@@ -34,6 +31,9 @@ from wsfleet.runtime.sharding import Shard, held
 from wsfleet.runtime.systemd import ENDING, Notifier
 from wsfleet.runtime.workers.channel import Frame
 from wsfleet.runtime.workers.process import Minder, Order
+from wsfleet.serve.status.merged import absent, as_stats, merge
+from wsfleet.serve.status.source import NoFile
+from wsfleet.serve.status.workers_source import WorkersSource
 
 __all__ = ["Crew", "run_workers"]
 

@@ -15,11 +15,11 @@ from typing import Any
 
 from wsfleet.core.options import Reconnect
 from wsfleet.core.retry import Backoff
-from wsfleet.observe.merged import absent, counts
 from wsfleet.runtime.run import LEAVE_S, MISUSED
 from wsfleet.runtime.sharding import Shard
 from wsfleet.runtime.systemd import without_notifier
 from wsfleet.runtime.workers.channel import Frame, pack, read_frame
+from wsfleet.serve.status.merged import absent, counts
 
 __all__ = ["Minder", "Order"]
 

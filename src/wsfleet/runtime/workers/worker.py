@@ -15,12 +15,12 @@ from typing import Any
 
 from wsfleet.core.errors import ConfigError, FleetError
 from wsfleet.fleet.fleet import Fleet
-from wsfleet.observe.fleet import FleetSource
 from wsfleet.runtime.locate import find_fleet
 from wsfleet.runtime.logs import log_to_stderr
 from wsfleet.runtime.run import FAILED, LEAVE_S, MISUSED, Run, collect_seldom, ending_limit_s, run_loop
 from wsfleet.runtime.sharding import Shard, divide
 from wsfleet.runtime.workers.channel import Channel, Frame
+from wsfleet.serve.status.fleet_source import FleetSource
 from wsfleet.sinks.stdout import take_turns
 
 __all__ = ["REPORT_S", "main"]

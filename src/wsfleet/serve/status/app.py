@@ -19,17 +19,17 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from wsfleet import __version__
+from wsfleet.core import __version__
 from wsfleet.core.errors import ConfigError, FleetError
 from wsfleet.core.redact import redact_text
 from wsfleet.fleet.reloading import Reloaded
 from wsfleet.fleet.snapshot import by_and_by
-from wsfleet.observe.look import Look, Looks
-from wsfleet.observe.prometheus import exposition
-from wsfleet.observe.source import NoFile, Source
-from wsfleet.observe.sse import MOST, stream
-from wsfleet.observe.tables import ENDPOINTS, SUBSCRIPTIONS, BadParameter, Query, Shape, Table
-from wsfleet.observe.threads import in_thread
+from wsfleet.serve.prometheus import exposition
+from wsfleet.serve.status.cache import Look, Looks
+from wsfleet.serve.status.source import NoFile, Source
+from wsfleet.serve.status.sse import MOST, stream
+from wsfleet.serve.status.tables import ENDPOINTS, SUBSCRIPTIONS, BadParameter, Query, Shape, Table
+from wsfleet.serve.status.threads import in_thread
 
 __all__ = ["make_app", "page_files"]
 
@@ -68,7 +68,7 @@ def _json(data: Any, status: int = 200) -> Response:
 
 def page_files() -> dict[str, Traversable]:
     """Return the files of the page, by path. There is nothing of the fleet in them."""
-    folder = resources.files("wsfleet.observe").joinpath("page")
+    folder = resources.files("wsfleet.serve.status").joinpath("page")
     files = [file for file in (folder.iterdir() if folder.is_dir() else ()) if PurePath(file.name).suffix in TYPES]
     return {"/" if file.name == "index.html" else f"/{file.name}": file for file in files}
 

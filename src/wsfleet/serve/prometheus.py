@@ -16,7 +16,7 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.openmetrics.exposition import ALLOWUTF8
 from prometheus_client.registry import Collector
 
-from wsfleet.observe import figures
+from wsfleet.serve import metrics
 
 __all__ = ["ROWS", "exposition"]
 
@@ -54,8 +54,8 @@ class _Report(Collector):
         name = report["name"].encode(errors="replace").decode()
         info = {"name": name, "version": self._version, "accelerated": str(report["accelerated"]).lower()}
         yield InfoMetricFamily("wsfleet", "Which fleet this is, and what runs it.", value=info)
-        seen = figures.Figures(report, ROWS)
-        for metric in figures.METRICS:
+        seen = metrics.Figures(report, ROWS)
+        for metric in metrics.METRICS:
             make: Callable[..., Any] = CounterMetricFamily if metric.rises else GaugeMetricFamily
             family = make(_name(metric), metric.text, labels=[metric.label] if metric.label else [])
             for label, value in metric.values(seen):
@@ -63,6 +63,6 @@ class _Report(Collector):
             yield family
 
 
-def _name(metric: figures.Metric) -> str:
+def _name(metric: metrics.Metric) -> str:
     # OpenTelemetry says "size" where Prometheus names the unit.
     return f"wsfleet_{metric.name.removesuffix('.size').replace('.', '_')}{_UNITS.get(metric.unit, '')}"

@@ -12,8 +12,8 @@ from typing import Any
 from wsfleet.core.message import State
 from wsfleet.core.stats import RETIRED, about_feeds
 from wsfleet.fleet.snapshot import by_and_by, percentile
-from wsfleet.observe.source import Down, Report, Source
-from wsfleet.observe.tables import ENDPOINTS, SUBSCRIPTIONS, Table
+from wsfleet.serve.status.source import Down, Report, Source
+from wsfleet.serve.status.tables import ENDPOINTS, SUBSCRIPTIONS, Table
 
 __all__ = ["Look", "Looks"]
 

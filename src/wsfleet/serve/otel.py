@@ -5,7 +5,7 @@ SDK. Without an SDK all of this does nothing. The core knows nothing of it: metr
 off the `$state` topics, and a processor is traced where its function is wrapped.
 
 ```python
-from wsfleet.observe.otel import instrument, traced
+from wsfleet.serve.otel import instrument, traced
 
 fleet.connect(uri, traced(on_trade), name="trades")
 instrument(fleet)
@@ -32,7 +32,7 @@ from wsfleet.core.message import Message, State, StateChange
 from wsfleet.core.options import Buffer, Overflow
 from wsfleet.core.redact import redact_text
 from wsfleet.core.stats import FleetStats
-from wsfleet.observe.figures import METRICS, Figures, Metric
+from wsfleet.serve.metrics import METRICS, Figures, Metric
 
 if TYPE_CHECKING:
     from wsfleet.fleet.fleet import Fleet

@@ -14,9 +14,9 @@ from wsfleet.core.options import Buffer, Overflow
 from wsfleet.core.stats import plain_rows
 from wsfleet.fleet.fleet import Fleet
 from wsfleet.fleet.snapshot import by_and_by
-from wsfleet.observe.events import KINDS, Event, Events
-from wsfleet.observe.source import Down, NoFile, Report, Sample, Source
 from wsfleet.pipeline.subscription import Subscription
+from wsfleet.serve.status.events import KINDS, Event, Events
+from wsfleet.serve.status.source import Down, NoFile, Report, Sample, Source
 
 __all__ = ["FleetSource"]
 

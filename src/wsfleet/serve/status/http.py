@@ -14,11 +14,11 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from uvicorn.server import ServerState
 
 from wsfleet.core.errors import FleetError
-from wsfleet.observe.app import make_app, page_files
-from wsfleet.observe.fleet import FleetSource
-from wsfleet.observe.guard import Guard, check_listen, is_loopback, split_listen
-from wsfleet.observe.look import Looks
-from wsfleet.observe.source import Source
+from wsfleet.serve.status.app import make_app, page_files
+from wsfleet.serve.status.auth import Guard, check_listen, is_loopback, split_listen
+from wsfleet.serve.status.cache import Looks
+from wsfleet.serve.status.fleet_source import FleetSource
+from wsfleet.serve.status.source import Source
 
 if TYPE_CHECKING:
     from wsfleet.fleet.fleet import Fleet

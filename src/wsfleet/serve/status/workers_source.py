@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from wsfleet.core.message import State
 from wsfleet.core.stats import RETIRED, about_feeds
 from wsfleet.fleet.snapshot import percentile
-from wsfleet.observe.events import Event, Events
-from wsfleet.observe.source import Down, Report, Sample, Source
+from wsfleet.serve.status.events import Event, Events
+from wsfleet.serve.status.source import Down, Report, Sample, Source
 
 __all__ = ["Workers", "WorkersSource"]
 

@@ -10,7 +10,7 @@ from typing import Any
 from wsfleet.core.message import State
 from wsfleet.core.stats import RETIRED, EndpointStats, SubscriptionStats
 from wsfleet.fleet.snapshot import by_and_by
-from wsfleet.observe.source import Down
+from wsfleet.serve.status.source import Down
 
 __all__ = ["ENDPOINTS", "SUBSCRIPTIONS", "BadParameter", "Query", "Table"]
 

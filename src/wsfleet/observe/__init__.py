@@ -1,1 +1,0 @@
-"""Reports, metrics and screens: they read snapshots and `$` topics, and the core knows none of them."""
