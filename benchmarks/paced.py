@@ -18,7 +18,7 @@ from functools import partial
 
 import uvloop
 
-from wsfleet.bench.peer import Peer, frame, serve
+from wsfleet.cli.bench.peer import Peer, frame, serve
 from wsfleet.transport.open_files import raise_limit
 
 TURN = 16

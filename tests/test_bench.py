@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from wsfleet import accelerated
-from wsfleet.bench.command import Line, summary
-from wsfleet.bench.peer import payloads
+from wsfleet.cli.bench.command import Line, summary
+from wsfleet.cli.bench.peer import payloads
 
 COMMAND = [sys.executable, "-m", "wsfleet", "bench"]
 PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from wsfleet import accelerated
-from wsfleet.cli import main
+from wsfleet.cli.main import main
 from wsfleet.runtime.run import SELDOM, run_loop
 from wsfleet.testing import FeedServer
 

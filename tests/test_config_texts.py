@@ -18,7 +18,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from wsfleet import Endpoint, cli, config
+from wsfleet import Endpoint, config
+from wsfleet.cli.main import main
 from wsfleet.config import lines
 from wsfleet.config.faults import DEEPEST
 from wsfleet.core import options
@@ -352,7 +353,7 @@ def test_any_file_is_judged(folder: Path, content: bytes) -> None:
     path.write_bytes(content)
     printed = io.StringIO()
     with patch.dict(os.environ, ENVIRONMENT), redirect_stdout(printed), redirect_stderr(printed):
-        code = cli.main(["check", str(path)])
+        code = main.main(["check", str(path)])
         report = config.check(path)
     assert code == (0 if report.fleet else 2)
     assert (report.fleet is None) == bool(report.faults)

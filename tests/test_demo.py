@@ -19,12 +19,12 @@ from pathlib import Path
 
 import pytest
 
+from wsfleet.cli.demo.board import Board, Recoveries
+from wsfleet.cli.demo.plan import make_plan
 from wsfleet.core.message import Message, State, StateChange
 from wsfleet.core.stats import EndpointStats, FleetStats, HubStats, SubscriptionStats
-from wsfleet.demo.board import Board, Recoveries
-from wsfleet.demo.plan import make_plan
 
-COMMAND = [sys.executable, "-m", "wsfleet.cli", "demo"]
+COMMAND = [sys.executable, "-m", "wsfleet", "demo"]
 
 
 @contextlib.contextmanager
@@ -73,7 +73,7 @@ def wait_for(process: subprocess.Popen[str], text: str) -> str:
     raise AssertionError(f"{text!r} is not in\n{seen}")
 
 
-@pytest.mark.parametrize("module", ["wsfleet.cli", "wsfleet"])
+@pytest.mark.parametrize("module", ["wsfleet"])
 def test_runs_recovers_and_accounts_for_everything(module: str, tmp_path: Path) -> None:
     """All connections come back from what the server does to them, and the report's numbers keep the balance."""
     report = tmp_path / "report.json"

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from wsfleet.cli import _parser
+from wsfleet.cli.main import build_parser
 from wsfleet.config import check
 from wsfleet.runtime.sharding import Shard
 
@@ -25,7 +25,7 @@ DEPLOY = ROOT / "deploy"
 
 def parsed(arguments: list[str]) -> Any:
     """What the command makes of them; a wrong command line ends with SystemExit."""
-    return _parser(arguments).parse_args(arguments)
+    return build_parser(arguments).parse_args(arguments)
 
 
 # ---- systemd ----

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from wsfleet.outlet import Outlet, lines_for
+from wsfleet.cli.output import Outlet, lines_for
 
 
 class Terminal(io.StringIO):

@@ -19,8 +19,8 @@ from pathlib import Path
 import pytest
 import trustme
 
+from wsfleet.cli.tap import describe, explain, parse_headers, suggest
 from wsfleet.core.errors import ConfigError, ConnectFailed, ConnectionLost, FleetError, HandshakeRejected
-from wsfleet.tap import describe, explain, parse_headers, suggest
 from wsfleet.testing import FeedServer
 
 
@@ -56,7 +56,7 @@ async def tap(*arguments: str, env: dict[str, str] | None = None, **options: obj
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",
-        "wsfleet.cli",
+        "wsfleet",
         "tap",
         *arguments,
         env={**os.environ, "PYTHONASYNCIODEBUG": "", **(env or {})},
@@ -72,7 +72,7 @@ async def tap(*arguments: str, env: dict[str, str] | None = None, **options: obj
 
 def run_tap(*arguments: str) -> tuple[int, str, str]:
     done = subprocess.run(
-        [sys.executable, "-m", "wsfleet.cli", "tap", *arguments], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "wsfleet", "tap", *arguments], capture_output=True, text=True, check=False
     )
     return done.returncode, done.stdout, done.stderr
 

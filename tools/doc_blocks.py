@@ -13,7 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from tools.doc_names import curl_fault, log_faults
-from wsfleet import cli, config
+from wsfleet import config
+from wsfleet.cli.main import build_parser
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -161,7 +162,7 @@ def wsfleet_fault(words: list[str]) -> str | None:
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-            cli._parser(words).parse_args(words)
+            build_parser(words).parse_args(words)
     except SystemExit as exit:
         return " ".join(said.getvalue().split()) if exit.code else None
     return None

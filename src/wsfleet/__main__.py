@@ -2,7 +2,7 @@
 
 import sys
 
-from wsfleet.cli import main
+from wsfleet.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

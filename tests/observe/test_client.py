@@ -8,9 +8,9 @@ from starlette.responses import JSONResponse, PlainTextResponse, RedirectRespons
 
 from tests.observe.fleetview import FleetView, endpoint
 from tests.observe.served import Served, serving
-from wsfleet.observe.client import Client, check_url
+from wsfleet.cli.top.client import Client, check_url
+from wsfleet.cli.top.command import tokens
 from wsfleet.serve.status.schema import Query, Trouble
-from wsfleet.top import tokens
 
 
 async def trouble(client: Client) -> Trouble:

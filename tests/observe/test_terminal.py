@@ -12,8 +12,8 @@ from textual.widgets import Input
 
 from tests.observe.fleetview import AT, FleetView, endpoint, subscription
 from tests.observe.snapshots import compare, text
-from wsfleet.observe.rows import EndpointTable
-from wsfleet.observe.terminal import Top
+from wsfleet.cli.top.rows import EndpointTable
+from wsfleet.cli.top.terminal import Top
 from wsfleet.serve.status.schema import Trouble
 
 # Textual has its own look at the loop, and no use for another.

@@ -16,7 +16,7 @@ import pytest
 
 from tests.observe.fleetview import FleetView
 from tests.observe.served import Served, serving
-from wsfleet.cli import main
+from wsfleet.cli.main import main
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a pseudo-terminal is one of Unix")
 

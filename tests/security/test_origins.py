@@ -12,7 +12,7 @@ import trustme
 
 from tests.wire.peers import HOST, HttpProxy, answering, listening, request, switching, until_gone
 from wsfleet import Endpoint, Fleet, Reconnect, Subscription
-from wsfleet.cli import main
+from wsfleet.cli.main import main
 from wsfleet.config import check
 from wsfleet.core.errors import ConfigError, ConnectFailed
 

@@ -11,7 +11,7 @@ import pytest
 
 from tests.wire.peers import HOST, answering, listening
 from wsfleet import Buffer, Fleet, Liveness, Message, Overflow, Reconnect, Session, Subscription
-from wsfleet.cli import main
+from wsfleet.cli.main import main
 from wsfleet.core.error_text import shown
 from wsfleet.core.errors import ConnectFailed, ConnectionLost, EndpointFailed
 from wsfleet.core.printable import one_line

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 import pytest
 
-from wsfleet import Fleet
+from wsfleet.fleet.fleet import Fleet
 from wsfleet.testing.chaos import Chaos
 from wsfleet.testing.feed_server import FeedServer
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from textual.content import Content
 
+from wsfleet.cli.top.picture import Picture, Verdict, count, duration
 from wsfleet.core.printable import one_line
-from wsfleet.observe.picture import Picture, Verdict, count, duration
 
 __all__ = [
     "STATE_STYLES",

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 
-from wsfleet import __version__, accelerated
-from wsfleet.arguments import count, seconds
-from wsfleet.bench.peer import SMALLEST
-from wsfleet.bench.programs import PROGRAMS
+from wsfleet.cli.arguments import count, seconds
+from wsfleet.cli.bench.peer import SMALLEST
+from wsfleet.cli.bench.programs import PROGRAMS
+from wsfleet.core import __version__
+from wsfleet.core.accel import accelerated
 from wsfleet.runtime.run import ENDED_WELL, FAILED, MISUSED, check_report, write_report
 from wsfleet.runtime.subprocess import companion
 from wsfleet.transport.open_files import raise_limit
@@ -127,13 +128,13 @@ def _progress() -> Progress:
 
 def _turns(args: argparse.Namespace) -> Iterator[Line]:
     turn_s = args.duration * SHARE / ROUNDS / len(PROGRAMS)
-    with companion("wsfleet.bench.server", args.size) as server:
+    with companion("wsfleet.cli.bench.server", args.size) as server:
         assert server.stdout is not None  # noqa: S101 - it is a pipe
         port = server.stdout.readline()
         if not port:
             return
         arguments = (int(port), args.connections, args.size, turn_s, ROUNDS)
-        with companion("wsfleet.bench.turns", *arguments) as worker:
+        with companion("wsfleet.cli.bench.turns", *arguments) as worker:
             assert worker.stdout is not None  # noqa: S101 - it is a pipe
             for line in worker.stdout:
                 yield Line(**msgspec.json.decode(line))
@@ -152,7 +153,7 @@ def summary(rounds: list[dict[str, Line]], load: dict[str, Any]) -> dict[str, An
     }
     return {
         "wsfleet": __version__,
-        "accelerated": accelerated,
+        "accelerated": accelerated(),
         "loop": rounds[0]["bare"].loop,
         "python": f"{platform.python_implementation()} {platform.python_version()}",
         "connections": load["connections"],

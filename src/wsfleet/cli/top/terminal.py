@@ -16,9 +16,9 @@ from textual.screen import ModalScreen
 from textual.widget import Widget
 from textual.widgets import Footer, Input, Static
 
-from wsfleet.observe import panels
-from wsfleet.observe.picture import Picture
-from wsfleet.observe.rows import COLUMNS, EndpointTable
+from wsfleet.cli.top import panels
+from wsfleet.cli.top.picture import Picture
+from wsfleet.cli.top.rows import COLUMNS, EndpointTable
 from wsfleet.serve.status.schema import Trouble, View
 
 __all__ = ["Top"]

@@ -1,4 +1,4 @@
-"""The server of `wsfleet bench`, in a process of its own: `python -m wsfleet.bench.server SIZE`.
+"""The server of `wsfleet bench`, in a process of its own: `python -m wsfleet.cli.bench.server SIZE`.
 
 It does nothing but send: JSON of SIZE bytes, encoded beforehand and written in blocks, without an end, to every client
 that has said a word. It prints its port as the first line, and ends when its standard input does.
@@ -10,7 +10,7 @@ import signal
 import sys
 from functools import partial
 
-from wsfleet.bench.peer import Peer, frame, payloads, serve
+from wsfleet.cli.bench.peer import Peer, frame, payloads, serve
 from wsfleet.runtime.run import run_loop
 from wsfleet.transport.open_files import raise_limit
 

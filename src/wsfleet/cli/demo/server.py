@@ -1,4 +1,4 @@
-"""The demo's feed server, in a process of its own: `python -m wsfleet.demo.server CONNECTIONS DURATION SEED`.
+"""The demo's feed server, in a process of its own: `python -m wsfleet.cli.demo.server CONNECTIONS DURATION SEED`.
 
 It sends numbered prices to every client and misbehaves by the plan. It prints its port as the first line, and ends
 when its standard input does, which happens whichever way the process that started it ends.
@@ -15,8 +15,8 @@ import time
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.protocol import State
 
-from wsfleet.demo.plan import LATEST_START, Fault, make_plan
-from wsfleet.demo.prices import Prices
+from wsfleet.cli.demo.plan import LATEST_START, Fault, make_plan
+from wsfleet.cli.demo.prices import Prices
 from wsfleet.runtime.run import run_loop
 from wsfleet.transport.open_files import raise_limit
 

@@ -1,4 +1,4 @@
-"""Lets the programs run in turn: `python -m wsfleet.bench.turns PORT CONNECTIONS SIZE TURN_S ROUNDS`.
+"""Lets the programs run in turn: `python -m wsfleet.cli.bench.turns PORT CONNECTIONS SIZE TURN_S ROUNDS`.
 
 In a process of its own, so that showing how far it is costs the programs nothing. Each turn is a line of JSON on the
 standard output.
@@ -14,7 +14,7 @@ import sys
 
 import msgspec
 
-from wsfleet.bench.programs import PROGRAMS, Load
+from wsfleet.cli.bench.programs import PROGRAMS, Load
 from wsfleet.runtime.run import run_loop
 from wsfleet.transport.open_files import raise_limit
 

@@ -7,9 +7,9 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from wsfleet.cli.demo.plan import LATEST_START, Fault
 from wsfleet.core.message import Message, State, StateChange
 from wsfleet.core.stats import FleetStats, SubscriptionStats
-from wsfleet.demo.plan import LATEST_START, Fault
 
 if TYPE_CHECKING:
     from rich.console import RenderableType

@@ -15,14 +15,17 @@ import time
 from collections.abc import Sequence
 from functools import partial
 
-from wsfleet import Endpoint, Fleet, Message, Reconnect, Session, State, Subscription
-from wsfleet.arguments import count, seconds
+from wsfleet.cli.arguments import count, seconds
+from wsfleet.cli.output import Outlet, Render, lines_for
 from wsfleet.core.checks import check_uri
 from wsfleet.core.errors import ConfigError, ConnectFailed, ConnectionLost, FleetError, HandshakeRejected
-from wsfleet.core.message import StateChange
+from wsfleet.core.message import Message, State, StateChange
+from wsfleet.core.options import Endpoint, Reconnect
 from wsfleet.core.printable import printable
 from wsfleet.core.redact import redact_uri
-from wsfleet.outlet import Outlet, Render, lines_for
+from wsfleet.endpoint.session import Session
+from wsfleet.fleet.fleet import Fleet
+from wsfleet.pipeline.subscription import Subscription
 from wsfleet.runtime.run import FAILED, MISUSED, run_fleet
 
 __all__ = ["add_arguments", "main"]

@@ -4,6 +4,6 @@
 `command` asks for it and shows the result.
 """
 
-from wsfleet.bench.command import add_arguments, main
+from wsfleet.cli.bench.command import add_arguments, main
 
 __all__ = ["add_arguments", "main"]

@@ -13,9 +13,10 @@ import msgspec
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
-from wsfleet import Endpoint, Fleet
-from wsfleet.bench.peer import payloads
+from wsfleet.cli.bench.peer import payloads
+from wsfleet.core.options import Endpoint
 from wsfleet.endpoint.envelopes import envelopes
+from wsfleet.fleet.fleet import Fleet
 
 __all__ = ["PROGRAMS", "Load", "Turn"]
 

@@ -37,7 +37,7 @@ def main(args: argparse.Namespace) -> int:
     missing = [name for name in ("textual", "httpx") if importlib.util.find_spec(name) is None]
     if missing:
         return _misused(f"{' and '.join(missing)} missing: install wsfleet[top]")
-    from wsfleet.observe.client import check_url
+    from wsfleet.cli.top.client import check_url
 
     try:
         url = check_url(args.url)
@@ -68,8 +68,8 @@ def tokens(file: Path | None) -> Callable[[], str | None]:
 
 
 async def _show(url: str, token: Callable[[], str | None]) -> int | None:
-    from wsfleet.observe.client import Client
-    from wsfleet.observe.terminal import Top
+    from wsfleet.cli.top.client import Client
+    from wsfleet.cli.top.terminal import Top
 
     top = Top(Client(url, token))
     loop = asyncio.get_running_loop()

@@ -12,11 +12,13 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-from wsfleet import Buffer, Endpoint, Fleet, Liveness, Message, Overflow, Reconnect
-from wsfleet.arguments import count, seconds
-from wsfleet.demo.board import Board, Recoveries
-from wsfleet.demo.plan import make_plan
-from wsfleet.demo.prices import Price
+from wsfleet.cli.arguments import count, seconds
+from wsfleet.cli.demo.board import Board, Recoveries
+from wsfleet.cli.demo.plan import make_plan
+from wsfleet.cli.demo.prices import Price
+from wsfleet.core.message import Message
+from wsfleet.core.options import Buffer, Endpoint, Liveness, Overflow, Reconnect
+from wsfleet.fleet.fleet import Fleet
 from wsfleet.runtime.run import FAILED, INTERRUPTED, MISUSED, check_report, run_fleet
 from wsfleet.runtime.subprocess import companion
 from wsfleet.transport.open_files import SPARE, raise_limit
@@ -81,7 +83,7 @@ def _run(args: argparse.Namespace, port: int) -> int:
 @contextmanager
 def feed_server(connections: int, duration_s: float, seed: int) -> Iterator[int]:
     """Run the feed server in a process of its own, and give its port; raises RuntimeError where it does not start."""
-    with companion("wsfleet.demo.server", connections, duration_s, seed) as server:
+    with companion("wsfleet.cli.demo.server", connections, duration_s, seed) as server:
         assert server.stdout is not None  # noqa: S101 - it is a pipe
         port = server.stdout.readline()
         if not port:

@@ -3,6 +3,6 @@
 `plan` says what will go wrong, `server` is the server's process, `board` what is shown, `command` puts it together.
 """
 
-from wsfleet.demo.command import add_arguments, main
+from wsfleet.cli.demo.command import add_arguments, main
 
 __all__ = ["add_arguments", "main"]

@@ -17,8 +17,8 @@ from textual.reactive import var
 from textual.scroll_view import ScrollView
 from textual.strip import Strip
 
-from wsfleet.observe.panels import STATE_STYLES, clean
-from wsfleet.observe.picture import count, duration
+from wsfleet.cli.top.panels import STATE_STYLES, clean
+from wsfleet.cli.top.picture import count, duration
 from wsfleet.serve.status.schema import Endpoint, Endpoints, Query
 
 __all__ = ["COLUMNS", "Column", "EndpointTable"]

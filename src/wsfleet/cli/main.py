@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from wsfleet import __version__, accelerated
-from wsfleet.arguments import seconds
+from wsfleet.cli.arguments import seconds
 from wsfleet.config import Report, check
+from wsfleet.core import __version__
+from wsfleet.core.accel import accelerated
 from wsfleet.core.checks import check_proxy
 from wsfleet.core.redact import redact_uri
 from wsfleet.runtime.locate import complain, find_fleet, is_uri, tell
@@ -37,7 +38,7 @@ NAMES = 5
 """So many endpoints of one proxy are named."""
 
 # Each is a module with `add_arguments(parser)` and `main(args)`, loaded only when it is asked for.
-_ROOMS = {
+_COMMANDS = {
     "bench": "what a message costs on this machine: by hand, with wsfleet, and at best",
     "demo": "a thousand connections to a local server that misbehaves, watched live",
     "tap": "connect to one server and print what it says",
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     try:
-        args = _parser(argv).parse_args(argv)
+        args = build_parser(argv).parse_args(argv)
         code: int = args.main(args)
     except SystemExit as exc:  # what argparse does after --help, --version, and its own messages
         return exc.code if isinstance(exc.code, int) else ENDED_WELL
@@ -62,8 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return code
 
 
-def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    parts = "compiled parts in use" if accelerated else "in Python alone"
+def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
+    parts = "compiled parts in use" if accelerated() else "in Python alone"
     parser = argparse.ArgumentParser(prog="wsfleet", description="Keeps WebSocket connections alive.")
     parser.add_argument("--version", action="version", version=f"wsfleet {__version__} ({parts})")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -82,12 +83,12 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     checked.add_argument("file", metavar="FILE.toml")
     checked.set_defaults(main=_check)
 
-    for name, text in _ROOMS.items():
+    for name, text in _COMMANDS.items():
         command = commands.add_parser(name, help=text)
         if name in argv[:1]:
-            room = importlib.import_module(f"wsfleet.{name}")
-            room.add_arguments(command)
-            command.set_defaults(main=room.main)
+            module = importlib.import_module(f"wsfleet.cli.{name}")
+            module.add_arguments(command)
+            command.set_defaults(main=module.main)
     return parser
 
 
@@ -174,7 +175,3 @@ def _run(args: argparse.Namespace) -> int:
         for line in summary(*ended):
             print(line, file=sys.stderr)
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())
