@@ -52,7 +52,7 @@ def messages(count: int) -> Batch:
     return [Message(number, "feed", "feed", number, 1, 1.0, SIZE) for number in range(count)]
 
 
-class Feed:
+class Ingest:
     """What stands behind the messages, and is told to wait while a mailbox is full."""
 
     def __init__(self) -> None:
@@ -117,7 +117,7 @@ async def through_queues(count: int, batch: Batch, fan: int) -> float:
 
 async def through_mailboxes(count: int, batch: Batch, fan: int) -> float:
     """The same with the hub, and a subscription instead of each queue: limits and counters on."""
-    hub, feed = Hub(), Feed()
+    hub, feed = Hub(), Ingest()
     boxes = [hub.add(f"sub-{number}", "feed", Buffer(messages=BOUND)) for number in range(fan)]
     subscriptions = [Subscription(box, Owner()) for box in boxes]
     routes = hub.routes_of("feed")
@@ -126,7 +126,7 @@ async def through_mailboxes(count: int, batch: Batch, fan: int) -> float:
         for _ in range(count // len(batch)):
             if feed.holders:
                 await feed.free.wait()
-            hub.publish(batch, SIZE * len(batch), "feed", routes, feed)
+            hub.dispatch(batch, SIZE * len(batch), "feed", routes, feed)
             await asyncio.sleep(0)
         for box in boxes:
             box.finish()

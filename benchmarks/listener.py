@@ -28,7 +28,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed
 
 from wsfleet import Endpoint, Fleet
-from wsfleet.runtime.subprocess import companion
+from wsfleet.runtime.subprocess import child_process
 from wsfleet.transport.open_files import raise_limit
 
 HANDSHAKES = 64
@@ -222,7 +222,7 @@ def hear(
     with ExitStack() as stack:
         ports: list[int] = []
         for module, *arguments in (("benchmarks.paced", connections, rate), ("wsfleet.cli.bench.server", 128)):
-            server = stack.enter_context(companion(module, *arguments))
+            server = stack.enter_context(child_process(module, *arguments))
             assert server.stdout is not None
             ports.append(int(server.stdout.readline()))
         role = Role(connections, seconds, ports[0], None if flood is None else ports[1], flood or 0.0, warm_s)

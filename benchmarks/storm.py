@@ -30,7 +30,7 @@ from benchmarks.scale import SETTLE_S, check_open_files, limit_time
 from benchmarks.talk import Child
 from wsfleet import Connection, Fleet, Limits, Liveness, Message, State
 from wsfleet.runtime.run import SELDOM
-from wsfleet.transport.base import Progress, Target
+from wsfleet.transport.base import DialRequest, Progress
 from wsfleet.transport.websockets import WebSocketTransport, WebSocketWire
 
 PART = Part(
@@ -63,7 +63,7 @@ class Watched(WebSocketTransport):
         self.ends: list[float] = []
         self.in_flight = self.most_in_flight = 0
 
-    async def open(self, target: Target, progress: Progress) -> WebSocketWire:
+    async def open(self, target: DialRequest, progress: Progress) -> WebSocketWire:
         if urlsplit(target.uri).hostname != STORMY:
             return await super().open(target, progress)
         self.times.append(time.monotonic())

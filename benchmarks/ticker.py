@@ -51,7 +51,7 @@ class Crowd:
     def __init__(self, address: str) -> None:
         self.address = address
         self.port = 0
-        self.guests: dict[Guest, None] = {}
+        self.thread_calls: dict[Guest, None] = {}
         self._server: asyncio.Server | None = None
         self._turn = 0
 
@@ -64,15 +64,15 @@ class Crowd:
         """Be as a server that was killed."""
         if self._server is not None:
             self._server.close()
-        for guest in list(self.guests):
+        for guest in list(self.thread_calls):
             guest.reset()
 
     def tick(self) -> None:
         """Send to the next ones in turn, so that each has a message a second."""
-        guests = list(self.guests)
-        begin = len(guests) * self._turn // TICKS_PER_S
-        end = len(guests) * (self._turn + 1) // TICKS_PER_S
-        for guest in guests[begin:end]:
+        thread_calls = list(self.thread_calls)
+        begin = len(thread_calls) * self._turn // TICKS_PER_S
+        end = len(thread_calls) * (self._turn + 1) // TICKS_PER_S
+        for guest in thread_calls[begin:end]:
             guest.transport.write(message())
         self._turn = (self._turn + 1) % TICKS_PER_S
 
@@ -81,9 +81,9 @@ class Crowd:
         while count > 0:
             block = message() * min(BLOCK, count)
             count -= BLOCK
-            for guest in list(self.guests):
+            for guest in list(self.thread_calls):
                 guest.transport.write(block)
-            while any(guest.transport.get_write_buffer_size() for guest in self.guests):  # noqa: ASYNC110 - of all
+            while any(guest.transport.get_write_buffer_size() for guest in self.thread_calls):  # noqa: ASYNC110 - of all
                 await asyncio.sleep(0.01)
 
 
@@ -123,7 +123,7 @@ class Guest(asyncio.Protocol):
             b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
         )
         self.open = True
-        self.crowd.guests[self] = None
+        self.crowd.thread_calls[self] = None
 
     def reset(self) -> None:
         sock = self.transport.get_extra_info("socket")
@@ -131,7 +131,7 @@ class Guest(asyncio.Protocol):
         self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.crowd.guests.pop(self, None)
+        self.crowd.thread_calls.pop(self, None)
 
 
 class Ticker:
@@ -155,7 +155,7 @@ class Ticker:
             self.crowds[0].reset()
         elif command == "accept":
             await self.crowds[0].listen()
-        return sum(len(crowd.guests) for crowd in self.crowds)
+        return sum(len(crowd.thread_calls) for crowd in self.crowds)
 
     async def _tick(self) -> None:
         loop = asyncio.get_running_loop()

@@ -21,7 +21,7 @@ from websockets.uri import parse_uri
 from tests.wirecheck import Case, Conversation, bounds, check, compare, held, judged, reads_of
 from tests.wirekit import Collector, Pipe
 from wsfleet.core.errors import ConnectFailed, HandshakeRejected
-from wsfleet.transport.base import Progress, Target
+from wsfleet.transport.base import DialRequest, Progress
 from wsfleet.transport.dial import HEAD_MAX, Opening
 from wsfleet.transport.fragments import FragmentedProtocol, most_fragments
 from wsfleet.transport.protocol import READ_BYTES
@@ -79,7 +79,7 @@ class Dialing:
     reads: list[bytes]
     pipe: Pipe | None = None
 
-    async def dial(self, where: object, target: Target, progress: Progress) -> Opening:
+    async def dial(self, where: object, target: DialRequest, progress: Progress) -> Opening:
         self.pipe, opening = Pipe(), Opening()
         self.pipe.protocol = opening
         self.pipe.incoming.extend(self.reads)
@@ -91,7 +91,9 @@ class Dialing:
 async def handshake(data: bytes) -> None:
     """A handshake and what follows it: it opens, is rejected or fails, as websockets would have it."""
     said, case = read(data)
-    target = Target("a", URI, {}, (SUBPROTOCOL,), "deflate" if said.deflate else None, proxy=False, max_size=said.limit)
+    target = DialRequest(
+        "a", URI, {}, (SUBPROTOCOL,), "deflate" if said.deflate else None, proxy=False, max_size=said.limit
+    )
     transport = WebSocketTransport()
     dialing = Dialing(reads_of(said.stream, case.cuts))
     transport._dialer = dialing  # type: ignore[assignment]
@@ -109,7 +111,7 @@ async def handshake(data: bytes) -> None:
         await same_rest(outcome, dialing.pipe, said, case, expected)
 
 
-async def opened(transport: WebSocketTransport, target: Target, dialing: Dialing) -> WebSocketWire | Exception:
+async def opened(transport: WebSocketTransport, target: DialRequest, dialing: Dialing) -> WebSocketWire | Exception:
     attempt = asyncio.create_task(transport.open(target, Progress()))
     idle = 0
     while not attempt.done():
@@ -124,7 +126,7 @@ async def opened(transport: WebSocketTransport, target: Target, dialing: Dialing
         return exc
 
 
-def answer(said: Conversation, target: Target) -> ClientProtocol | int | str:
+def answer(said: Conversation, target: DialRequest) -> ClientProtocol | int | str:
     """What websockets makes of the peer's answer: an open connection, a rejection's status, or a failure."""
     protocol = ClientProtocol(
         parse_uri(URI),

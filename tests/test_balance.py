@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from tests.flows import DROP_OLDEST, balanced, feeding, keeper, opened, turns
 from wsfleet import Buffer, Fleet, FleetError, Message, Reconnect, Subscription
 from wsfleet.core.errors import ConnectFailed, ConnectionLost
-from wsfleet.endpoint.ingest import Feed
+from wsfleet.endpoint.ingest import Ingest
 from wsfleet.endpoint.session import Session, SessionCore
-from wsfleet.fleet.fleet import registry as declare_module
+from wsfleet.fleet import registry as registry_module
 from wsfleet.pipeline import hub as hub_module
 from wsfleet.pipeline.hub import Hub
 from wsfleet.pipeline.mailbox import Mailbox
@@ -186,7 +186,7 @@ class World:
                 pass
 
     def do_cancel_worker(self) -> None:
-        workers = [task for w in self.fleet._declared.workers for task in w.tasks]
+        workers = [task for w in self.fleet._registry.workers for task in w.tasks]
         if workers:
             self.random.choice(workers).cancel()
 
@@ -240,7 +240,7 @@ def run_watched(world: World, main: Any) -> int:
         nonlocal looks
         turn()
         looks += 1
-        stats = world.fleet.stats() if world.fleet._lifetime.loop is loop else None
+        stats = world.fleet.stats() if world.fleet._lifecycle.loop is loop else None
         assert stats is None or stats.balanced, stats.to_dict()
 
     loop._run_once = watched
@@ -316,35 +316,35 @@ class Lossy:
 
 
 async def into_the_feed(lossy: Lossy) -> None:
-    def lose(original: Any, self: Feed, payloads: list[Any], *rest: Any) -> None:
+    def lose(original: Any, self: Ingest, payloads: list[Any], *rest: Any) -> None:
         original(self, payloads[1:], *rest)
 
     socket = await lossy.start()
-    with lossy.fault(Feed, "publish", lose):
+    with lossy.fault(Ingest, "receive", lose):
         await socket.feed("1", "2")
 
 
 async def into_the_feed_one_by_one(lossy: Lossy) -> None:
-    def lose(original: Any, self: Feed, payloads: list[Any], *rest: Any) -> None:
+    def lose(original: Any, self: Ingest, payloads: list[Any], *rest: Any) -> None:
         original(self, payloads[1:], *rest)
 
     socket = await lossy.start()
-    with lossy.fault(Feed, "publish_each", lose):
+    with lossy.fault(Ingest, "receive_each", lose):
         await socket.feed("1", "{", "2")
 
 
 async def into_the_feed_twice(lossy: Lossy) -> None:
-    def double(original: Any, self: Feed, payloads: list[Any], *rest: Any) -> None:
+    def double(original: Any, self: Ingest, payloads: list[Any], *rest: Any) -> None:
         original(self, payloads * 2, *rest)
 
     socket = await lossy.start()
-    with lossy.fault(Feed, "publish", double):
+    with lossy.fault(Ingest, "receive", double):
         await socket.feed("1")
 
 
 async def a_malformed_one_that_nobody_counts(lossy: Lossy) -> None:
     socket = await lossy.start()
-    with lossy.fault(Feed, "read", lambda original, *args: None):
+    with lossy.fault(Ingest, "read", lambda original, *args: None):
         await socket.feed("{")
 
 
@@ -360,13 +360,13 @@ async def into_the_held(lossy: Lossy) -> None:
 async def out_of_the_held(lossy: Lossy) -> None:
     socket = await lossy.transport.accept("feed")
     await socket.feed('"early"')
-    session = lossy.fleet._declared.supervisors["feed"].session
+    session = lossy.fleet._registry.supervisors["feed"].session
     assert session is not None
     session._held.clear()
 
 
 async def from_held_to_published(lossy: Lossy) -> None:
-    with lossy.fault(Feed, "read", lambda original, *args: None):
+    with lossy.fault(Ingest, "read", lambda original, *args: None):
         socket = await lossy.transport.accept("feed")
         await socket.feed('"early"', '"go"')
         await lossy.fleet.connections["feed"].wait_open()
@@ -396,7 +396,7 @@ async def from_feed_to_hub(lossy: Lossy) -> None:
         original(self, messages[1:], nbytes - 1, *rest)
 
     socket = await lossy.start()
-    with lossy.fault(Hub, "publish", lose):
+    with lossy.fault(Hub, "dispatch", lose):
         await socket.feed("1", "2")
 
 
@@ -405,7 +405,7 @@ async def from_feed_to_hub_mixed(lossy: Lossy) -> None:
         original(self, messages[:-1], *rest)
 
     socket = await lossy.start()
-    with lossy.fault(Hub, "publish_mixed", lose):
+    with lossy.fault(Hub, "dispatch_mixed", lose):
         await socket.feed("1", "{", "2")
 
 
@@ -454,7 +454,7 @@ async def out_of_the_mailbox(lossy: Lossy) -> None:
     lossy.gate.clear()
     await socket.feed("1", "2", "3")
     await turns()
-    box = next(iter(lossy.fleet._declared.processors))
+    box = next(iter(lossy.fleet._registry.processors))
     assert len(box.waiting) == 2
     box.waiting.popleft()
 
@@ -464,7 +464,7 @@ async def into_the_mailbox_again(lossy: Lossy) -> None:
     lossy.gate.clear()
     await socket.feed("1", "2")
     await turns()
-    box = next(iter(lossy.fleet._declared.processors))
+    box = next(iter(lossy.fleet._registry.processors))
     box.waiting.append([*box.waiting][-1])
 
 
@@ -473,7 +473,7 @@ async def from_mailbox_to_processor(lossy: Lossy) -> None:
     lossy.gate.clear()
     await socket.feed("1")
     await turns()
-    next(iter(lossy.fleet._declared.processors)).in_hand -= 1
+    next(iter(lossy.fleet._registry.processors)).in_hand -= 1
     lossy.gate.set()
     await turns()
 
@@ -483,7 +483,7 @@ async def a_call_that_is_counted_twice(lossy: Lossy) -> None:
     lossy.gate.clear()
     await socket.feed("1")
     await turns()
-    next(iter(lossy.fleet._declared.processors)).processed += 1
+    next(iter(lossy.fleet._registry.processors)).processed += 1
     lossy.gate.set()
     await turns()
 
@@ -494,7 +494,7 @@ async def a_failure_that_nobody_counts(lossy: Lossy) -> None:
 
     await lossy.start()
     lossy.fleet.process("news", name="news")(fails)
-    processor = next(p for p in lossy.fleet._declared.processors.values() if p.mailbox.name == "news")
+    processor = next(p for p in lossy.fleet._registry.processors.values() if p.mailbox.name == "news")
     with lossy.fault(type(processor), "_failed", lose):
         lossy.fleet.publish("news", 1)
         await turns(5)
@@ -555,7 +555,7 @@ async def a_subscription_that_nobody_sums_up(lossy: Lossy) -> None:
 async def an_endpoint_that_nobody_sums_up(lossy: Lossy) -> None:
     socket = await lossy.start()
     await socket.feed("1")
-    with lossy.fault(declare_module, "add_rows", lambda original, total, row: total):
+    with lossy.fault(registry_module, "add_rows", lambda original, total, row: total):
         await lossy.fleet.connections["feed"].close()
 
 
@@ -563,7 +563,7 @@ async def a_subscription_removed_without_a_trace(lossy: Lossy) -> None:
     await lossy.start()
     async with lossy.fleet.subscribe("news"):
         lossy.fleet.publish("news", 1)
-    lossy.fleet._declared.hub._retired = None
+    lossy.fleet._registry.hub._retired = None
 
 
 @pytest.mark.parametrize(
@@ -646,7 +646,7 @@ async def test_a_cancelled_drain_keeps_the_balance() -> None:
             await turns()
 
     mine = asyncio.create_task(main())
-    while fleet._lifetime.phase != "ending":
+    while fleet._lifecycle.phase != "ending":
         await turns()
     await turns()
     mine.cancel()

@@ -1,4 +1,4 @@
-"""What a worker's calls are made with: `Taker.call_each`, compiled and not."""
+"""What a worker's calls are made with: `MessageIterator.call_each`, compiled and not."""
 
 import asyncio
 import math
@@ -10,10 +10,10 @@ from tests.flows import turns
 from wsfleet.core.message import Message
 from wsfleet.core.options import Buffer
 from wsfleet.pipeline.mailbox import Mailbox
-from wsfleet.pipeline.queue import Bounded, Fifo, Taker
+from wsfleet.pipeline.queue import BoundedQueue, Fifo, MessageIterator
 
 
-class Calls(Taker):
+class Calls(MessageIterator):
     """As a processor's: what it takes stays in hand until the next one is asked for."""
 
     def __init__(self, box: Mailbox) -> None:
@@ -53,13 +53,13 @@ async def test_within_its_slice_it_takes_without_asking() -> None:
 
 async def test_what_a_subclass_has_to_say_is_asked_for() -> None:
     """A mailbox that is to be told of what leaves, and a taker that has to wait, need a class that says how."""
-    bare = Bounded(Fifo(), 10, 10, plain=True)
+    bare = BoundedQueue(Fifo(), 10, 10, plain=True)
     bare.append_all([Message(1, "news", size=1)], 1)
     bare.watched = True
     with pytest.raises(NotImplementedError):
         bare.hand_out()
     with pytest.raises(NotImplementedError):
-        await Taker(bare).slow()
+        await MessageIterator(bare).slow()
 
 
 async def test_it_returns_when_no_more_will_come() -> None:

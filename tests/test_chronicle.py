@@ -6,7 +6,7 @@ import pytest
 
 from wsfleet import Fleet, Reconnect
 from wsfleet.core.errors import ConnectFailed, ConnectionLost, HandshakeRejected
-from wsfleet.endpoint.state_log import CHANGES, Chronicle
+from wsfleet.endpoint.state_log import CHANGES, StateLog
 from wsfleet.testing import FakeTransport
 
 DNS = ConnectFailed("dns", "no such name")
@@ -19,7 +19,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def test_each_new_kind_of_error_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
     """The last warning names what is wrong now, and an error that stays the same adds no line."""
-    story = Chronicle("feed")
+    story = StateLog("feed")
     for now, error in enumerate([DNS, DNS, TCP, TCP, HandshakeRejected(503)]):
         story.waiting(error, 1.0, float(now))
     assert [text.split(";")[0] for text in warnings(caplog)] == [
@@ -31,7 +31,7 @@ def test_each_new_kind_of_error_is_told_once(caplog: pytest.LogCaptureFixture) -
 
 def test_a_night_of_failures_is_a_few_lines(caplog: pytest.LogCaptureFixture) -> None:
     """While nothing changes, lines that come ever more seldom say since when it is down, and why."""
-    story = Chronicle("feed")
+    story = StateLog("feed")
     for now in range(0, 8 * 3600, 30):
         story.waiting(TCP, 30.0, float(now))
     lines = warnings(caplog)
@@ -43,7 +43,7 @@ def test_a_night_of_failures_is_a_few_lines(caplog: pytest.LogCaptureFixture) ->
 
 def test_its_end_is_a_warning_as_its_beginning_was(caplog: pytest.LogCaptureFixture) -> None:
     """Who saw the warning sees that it is over, and after how long; a first OPEN warns of nothing."""
-    story = Chronicle("feed")
+    story = StateLog("feed")
     story.opened("ws://feed.test/", 0.0)
     assert warnings(caplog) == []
     story.waiting(TCP, 1.0, 100.0)
@@ -60,7 +60,7 @@ def test_its_end_is_a_warning_as_its_beginning_was(caplog: pytest.LogCaptureFixt
 
 def test_going_up_and_down_all_night_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
     """An endpoint that is lost at once whenever it opens, or errors that take turns, write no line per attempt."""
-    story = Chronicle("feed")
+    story = StateLog("feed")
     for now in range(0, 3600, 2):
         story.waiting(ConnectionLost(1006) if now % 4 else TCP, 1.0, float(now))
         story.opened("ws://feed.test/", now + 1.0)
@@ -73,7 +73,7 @@ def test_going_up_and_down_all_night_is_bounded(caplog: pytest.LogCaptureFixture
 def test_the_end_of_what_was_not_told_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
     """At INFO an endpoint that goes up and down all night is its first OPEN and the warnings; DEBUG has the rest."""
     caplog.set_level(logging.DEBUG)
-    story = Chronicle("feed")
+    story = StateLog("feed")
     story.opened("ws://feed.test/", 0.0)
     for now in range(1, 3600, 2):
         story.waiting(ConnectionLost(1006), 1.0, float(now))

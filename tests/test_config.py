@@ -77,7 +77,7 @@ def endpoint(report: Report, name: str = "a") -> Endpoint:
     """What was declared under a name."""
     assert not report.faults, told(report)
     assert report.fleet is not None
-    made = report.fleet._declared.supervisors[name].endpoint
+    made = report.fleet._registry.supervisors[name].endpoint
     assert isinstance(made, Endpoint)
     return made
 
@@ -241,7 +241,7 @@ def test_pools_and_every_option_of_a_processor_can_be_written(check: Check) -> N
     assert endpoint(report, "p-3").decode == "json"
     assert report.warnings == ()
     assert report.fleet is not None
-    declared = report.fleet._declared
+    declared = report.fleet._registry
     assert declared.pools["p"].size == 3
     plans = {each.name: each._plan for each in declared.processors.values()}
     assert plans == {
@@ -258,7 +258,7 @@ def test_every_overflow_can_be_written(check: Check, overflow: Overflow) -> None
     key = ', key = "handlers:key"' if overflow is Overflow.LATEST else ""
     report = check(CONNECT + ON_TRADE + f'buffer = {{ bytes = "1 MiB", overflow = "{overflow.value}"{key} }}')
     assert report.fleet is not None, told(report)
-    (mailbox,) = report.fleet._declared.processors
+    (mailbox,) = report.fleet._registry.processors
     assert (mailbox.stats().overflow, mailbox.buffer.bytes) == (overflow.value, 2**20)
 
 

@@ -224,8 +224,8 @@ def test_a_good_file_declares_what_was_meant(
     assert not report.faults, [*map(str, report.faults)]
     fleet = report.fleet
     assert fleet is not None
-    declared = fleet._declared
-    assert (fleet.name, fleet._lifetime._drain_s) == ("f", drain_s[1])
+    declared = fleet._registry
+    assert (fleet.name, fleet._lifecycle._drain_s) == ("f", drain_s[1])
     made = {name: supervisor.endpoint for name, supervisor in declared.supervisors.items()}
     for number, (name, uri, pairs) in enumerate(connects):
         meant = Endpoint(f"wss://h.example{uri[1]}", name=f"{name}-{number}", **second(pairs))
@@ -353,7 +353,7 @@ def test_any_file_is_judged(folder: Path, content: bytes) -> None:
     path.write_bytes(content)
     printed = io.StringIO()
     with patch.dict(os.environ, ENVIRONMENT), redirect_stdout(printed), redirect_stderr(printed):
-        code = main.main(["check", str(path)])
+        code = main(["check", str(path)])
         report = config.check(path)
     assert code == (0 if report.fleet else 2)
     assert (report.fleet is None) == bool(report.faults)

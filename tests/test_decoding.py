@@ -16,7 +16,7 @@ from tests.flows import balanced, endpoint_row, feeding, opened, turns
 from wsfleet import Buffer, Endpoint, Fleet, Message, Reconnect
 from wsfleet.core.errors import ConfigError
 from wsfleet.core.message import Malformed
-from wsfleet.endpoint.decode import compile_intake
+from wsfleet.endpoint.decode import compile_factory
 from wsfleet.testing import FakeTransport
 
 URI = "ws://feed.test/"
@@ -259,8 +259,8 @@ async def test_topics_from_a_format_string() -> None:
                 fleet.connect(URI, name="feed", decode="json", topic=topic)
             fleet.connect(URI, name="feed")
         else:
-            intake = compile_intake(Endpoint(URI, decode="json", topic=topic), "feed")
-            message = intake.message(json.dumps(data), 1, 1, 0.0)
+            factory = compile_factory(Endpoint(URI, decode="json", topic=topic), "feed")
+            message = factory.message(json.dumps(data), 1, 1, 0.0)
             assert (message.topic, message.data) == (made, data), topic
 
 
@@ -317,11 +317,11 @@ async def test_topics_from_a_function() -> None:
 def test_no_data_forges_a_topic(data: Any) -> None:
     """Whatever a peer sends, its topic has the shape that the endpoint declared, or is the endpoint's name."""
     intakes = [
-        compile_intake(Endpoint(URI, decode="json", topic=topic), "feed") for topic in ("a.{x}.b", "{x}", "{0}.c", str)
+        compile_factory(Endpoint(URI, decode="json", topic=topic), "feed") for topic in ("a.{x}.b", "{x}", "{0}.c", str)
     ]
-    for intake, tokens in zip(intakes, (3, 1, 2, None), strict=True):
+    for factory, tokens in zip(intakes, (3, 1, 2, None), strict=True):
         for each in (data, {"x": data}, [data]):
-            topic = intake.message(json.dumps(each), 1, 1, 0.0).topic
+            topic = factory.message(json.dumps(each), 1, 1, 0.0).topic
             assert topic == "feed" or tokens is None or topic.count(".") == tokens - 1
             assert not topic.startswith("$") and all(topic.split("."))
             assert not any(c in "*>" or c.isspace() or not (c.isprintable() or ord(c) > 0x9F) for c in topic)

@@ -105,8 +105,8 @@ async def test_a_builtin_decoder_may_panic() -> None:
     connection = fleet.connect(URI, name="feed", decode=_Builtin(hook))
     subscription = fleet.subscribe("feed")
     async with fleet, subscription:
-        supervisor = fleet._declared.supervisors["feed"]
-        supervisor.feed.intake = _chunked(supervisor.feed.intake)
+        supervisor = fleet._registry.supervisors["feed"]
+        supervisor.ingest.factory = _chunked(supervisor.ingest.factory)
         socket = await opened(fleet, transport)
         await socket.feed("1", "panic", "2")
         assert [(await anext(subscription)).data for _ in range(2)] == [1, 2]
@@ -124,9 +124,9 @@ class _Builtin:
         return self._decode(payload)
 
 
-def _chunked(intake: Any) -> Any:
+def _chunked(factory: Any) -> Any:
     """The intake of a decoder that is known to take no time, as that of a builtin function is."""
-    return dataclasses.replace(intake, chunk=256)
+    return dataclasses.replace(factory, chunk=256)
 
 
 @pytest.mark.parametrize("place", ["uri", "headers", "on_open", "match", "decode"])

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from tests.flows import Clock, balanced, feeding, from_socket
 from tests.wirekit import BINARY, TEXT, Pipe, frame, open_protocol, open_wire
 from wsfleet import Buffer, Endpoint, Fleet, Message, Overflow
-from wsfleet.endpoint.decode import compile_intake
+from wsfleet.endpoint.decode import compile_factory
 from wsfleet.endpoint.envelopes import payload_size
-from wsfleet.endpoint.ingest import Feed
+from wsfleet.endpoint.ingest import Ingest
 from wsfleet.endpoint.session import SessionCore
 from wsfleet.pipeline.hub import Hub
 from wsfleet.testing import FakeTransport
@@ -24,7 +24,7 @@ URI = "ws://feed.test/"
 
 async def turns_for_a_read(
     monkeypatch: pytest.MonkeyPatch, step_s: float, **options: Any
-) -> tuple[int, list[Any], Feed]:
+) -> tuple[int, list[Any], Ingest]:
     """One read of tiny frames, where each look at the clock finds `step_s` more; how many turns it took."""
     monkeypatch.setattr(wire_protocol, "time", FullClock(step_s))
     pipe, protocol = Pipe(), open_protocol(2**20)
@@ -32,7 +32,7 @@ async def turns_for_a_read(
     hub = Hub()
     box = hub.add("box", ">", Buffer(10**6))
     endpoint = Endpoint(URI, **options)
-    feed = Feed(compile_intake(endpoint, "feed"), hub)
+    feed = Ingest(compile_factory(endpoint, "feed"), hub)
     session = SessionCore(endpoint, feed, wire, 1)
     wire.start(session)
     await session.release()
@@ -90,10 +90,10 @@ def test_many_at_once_are_the_same_as_one_by_one(payloads: list[str | bytes], to
         hub = Hub()
         box = hub.add("box", ">", Buffer(10**6))
         malformed = hub.add("bad", "$malformed.>", Buffer(10**6))
-        feed = Feed(compile_intake(Endpoint(URI, decode="json", topic=topic), "feed"), hub)
+        feed = Ingest(compile_factory(Endpoint(URI, decode="json", topic=topic), "feed"), hub)
         for batch in batches:
             # As the wire hands them over: JSON is wanted as bytes.
-            feed.publish([p.encode() if isinstance(p, str) else p for p in batch], 1, 5.0)
+            feed.receive([p.encode() if isinstance(p, str) else p for p in batch], 1, 5.0)
             feed.received += len(batch)
         records = [(m.data.index, m.data.raw) for m in malformed.waiting]
         return list(box.waiting), records, feed.received, feed.received_bytes, feed.malformed, feed.published
@@ -122,7 +122,7 @@ async def test_binary_and_text_frames_of_one_read_stay_what_they_are(monkeypatch
     hub = Hub()
     box = hub.add("box", ">", Buffer())
     endpoint = Endpoint(URI)
-    session = SessionCore(endpoint, Feed(compile_intake(endpoint, "feed"), hub), wire, 1)
+    session = SessionCore(endpoint, Ingest(compile_factory(endpoint, "feed"), hub), wire, 1)
     wire.start(session)
     await session.release()
     await asyncio.sleep(0)

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from wsfleet import Fleet, Limits, Reconnect, State
 from wsfleet.core.errors import ConnectFailed
-from wsfleet.endpoint.connect_limiter import AT_ONCE, GATES, Governor
+from wsfleet.endpoint.connect_limiter import AT_ONCE, GATES, ConnectLimiter
 from wsfleet.testing import FakeSocket, FakeTransport
-from wsfleet.transport.base import Progress, Target, Wire
+from wsfleet.transport.base import DialRequest, Progress, Wire
 
 HOST = "feed.test"
 CROWD = 200
@@ -26,13 +26,13 @@ class Turns:
     """Visits one host under given limits, and notes who was let in."""
 
     def __init__(self, limits: Limits) -> None:
-        self.governor = Governor(limits)
+        self.limiter = ConnectLimiter(limits)
         self.entered: list[str] = []
         self.inside = 0
         self.gone_on = asyncio.Event()
 
     async def visit(self, name: str, *, again: bool = False) -> None:
-        leave = await self.governor.enter(HOST, again=again)
+        leave = await self.limiter.enter(HOST, again=again)
         self.entered.append(name)
         self.inside += 1
         try:
@@ -62,7 +62,7 @@ async def test_whoever_waits_for_the_pace_or_a_hold_takes_no_handshake() -> None
     """The limit is on handshakes under way; one that is not yet allowed to begin has not used it up."""
     turns = Turns(Limits(handshakes=2, connects_per_s=1.0))
     turns.gone_on.set()
-    turns.governor.hold(HOST, 10.0)
+    turns.limiter.hold(HOST, 10.0)
     began = clock()
     async with asyncio.TaskGroup() as tasks:
         for number in range(5):
@@ -77,12 +77,12 @@ async def test_a_longer_hold_moves_those_who_wait() -> None:
     """A hold that is made longer while somebody waits for its end is waited out whole."""
     turns = Turns(Limits())
     turns.gone_on.set()
-    turns.governor.hold(HOST, 10.0)
+    turns.limiter.hold(HOST, 10.0)
     began = clock()
     async with asyncio.TaskGroup() as tasks:
         tasks.create_task(turns.visit("one"))
         await asyncio.sleep(5.0)
-        turns.governor.hold(HOST, 20.0)
+        turns.limiter.hold(HOST, 20.0)
     assert clock() - began == pytest.approx(25.0, abs=0.01)
 
 
@@ -124,7 +124,7 @@ class Stormy(FakeTransport):
         self.most_in_flight = 0
         self._in_flight = 0
 
-    async def open(self, target: Target, progress: Progress) -> Wire:
+    async def open(self, target: DialRequest, progress: Progress) -> Wire:
         if HOST not in target.uri:
             return await super().open(target, progress)
         self.times.append(clock())
@@ -177,11 +177,11 @@ async def test_a_storm_is_spread_and_bounded(monkeypatch: pytest.MonkeyPatch) ->
 
 async def test_attempts_begin_a_few_in_each_turn_of_the_loop() -> None:
     """Over all hosts a few attempts begin in each turn of the loop, and no host waits for another."""
-    governor = Governor(Limits())
+    limiter = ConnectLimiter(Limits())
     entered: list[str] = []
 
     async def enter(host: str) -> None:
-        await governor.enter(host)
+        await limiter.enter(host)
         entered.append(host)
 
     async with asyncio.TaskGroup() as tasks:
@@ -202,9 +202,9 @@ async def test_attempts_begin_a_few_in_each_turn_of_the_loop() -> None:
 
 async def test_one_cancelled_in_the_moment_of_its_turn_takes_nobodys() -> None:
     """Somebody leaves after a waiting one was cancelled, and before that one could see it: the next one goes in."""
-    governor = Governor(Limits(handshakes=1))
-    leave = await governor.enter(HOST)
-    waiting = [asyncio.create_task(governor.enter(HOST)) for _ in range(2)]
+    limiter = ConnectLimiter(Limits(handshakes=1))
+    leave = await limiter.enter(HOST)
+    waiting = [asyncio.create_task(limiter.enter(HOST)) for _ in range(2)]
     await asyncio.sleep(0)
     waiting[0].cancel()
     leave()
@@ -212,41 +212,43 @@ async def test_one_cancelled_in_the_moment_of_its_turn_takes_nobodys() -> None:
     leave()
     with pytest.raises(asyncio.CancelledError):
         await waiting[0]
-    (await governor.enter(HOST))()
+    (await limiter.enter(HOST))()
 
 
 async def test_one_cancelled_with_its_turn_in_hand_gives_it_back() -> None:
     """A place among the handshakes that was given, and taken by nobody as the one who waited was cancelled, is free."""
-    governor = Governor(Limits(handshakes=1))
-    leave = await governor.enter(HOST)
-    waiting = asyncio.create_task(governor.enter(HOST))
+    limiter = ConnectLimiter(Limits(handshakes=1))
+    leave = await limiter.enter(HOST)
+    waiting = asyncio.create_task(limiter.enter(HOST))
     await asyncio.sleep(0)
     leave()  # the place is its own now, and it has not gone on yet
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
     async with asyncio.timeout(5.0):
-        (await governor.enter(HOST))()
+        (await limiter.enter(HOST))()
 
 
 @pytest.mark.looptime
 async def test_hosts_that_nobody_goes_to_are_forgotten() -> None:
     """However many hosts come and go, few are remembered; what holds anybody back is, until it does so no more."""
-    governor = Governor(Limits(hosts={"paced.test": Limits(connects_per_s=0.1), "full.test": Limits(handshakes=1)}))
-    governor.hold("held.test", 10.0)
-    (await governor.enter("paced.test"))()
-    leave = await governor.enter("full.test")
-    waiting = asyncio.create_task(governor.enter("full.test"))
+    limiter = ConnectLimiter(
+        Limits(hosts={"paced.test": Limits(connects_per_s=0.1), "full.test": Limits(handshakes=1)})
+    )
+    limiter.hold("held.test", 10.0)
+    (await limiter.enter("paced.test"))()
+    leave = await limiter.enter("full.test")
+    waiting = asyncio.create_task(limiter.enter("full.test"))
     for number in range(3 * GATES):
-        (await governor.enter(f"host-{number}.test"))()
-        assert len(governor._gates) <= GATES
+        (await limiter.enter(f"host-{number}.test"))()
+        assert len(limiter._gates) <= GATES
     began = clock()
-    (await governor.enter("held.test"))()
+    (await limiter.enter("held.test"))()
     assert clock() - began == pytest.approx(10.0, abs=0.1)
-    (await governor.enter("paced.test"))()
+    (await limiter.enter("paced.test"))()
     assert not waiting.done()
     leave()
     (await waiting)()
     for number in range(GATES):
-        (await governor.enter(f"other-{number}.test"))()
-    assert not {"held.test", "full.test"} & governor._gates.keys()
+        (await limiter.enter(f"other-{number}.test"))()
+    assert not {"held.test", "full.test"} & limiter._gates.keys()

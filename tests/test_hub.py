@@ -34,7 +34,7 @@ def matches(pattern: str, topic: str) -> bool:
 
 
 def publish(hub: Hub, *messages: Message[Any], endpoint: str = "feed", source: Tap | None = None) -> None:
-    hub.publish_mixed(list(messages), endpoint, hub.routes_of(endpoint), source or Tap())
+    hub.dispatch_mixed(list(messages), endpoint, hub.routes_of(endpoint), source or Tap())
 
 
 def topics(box: Mailbox) -> list[str]:
@@ -264,7 +264,7 @@ async def test_a_hundred_thousand_topics() -> None:
         for n in range(0, 100_000, 1000):
             await socket.feed(*map(str, range(n, n + 1000)))
             fleet.publish(f"b.{n}", n)
-        hub = fleet._declared.hub
+        hub = fleet._registry.hub
         assert hub._remembered == sum(map(len, hub._routes.values())) <= hub_module.MAX_ROUTES + 200
         assert all(len(routes.shared) <= 2 for routes in hub._routes.values())
         assert latest.stats().pending == 10 and latest.stats().offered == 100_000
@@ -468,7 +468,7 @@ class Routing(RuleBasedStateMachine):
         for _ in range(count):
             self._account(topic, endpoint)
             messages.append(from_socket(self.number, topic=topic))
-        self.hub.publish(messages, count, endpoint, self.hub.routes_of(endpoint), Tap())
+        self.hub.dispatch(messages, count, endpoint, self.hub.routes_of(endpoint), Tap())
 
     @rule(topic=TOPIC)
     def inject(self, topic: str) -> None:

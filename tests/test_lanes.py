@@ -10,7 +10,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from tests.flows import DROP_OLDEST, Tap, from_socket, mailbox, put
 from wsfleet import Message, Overflow
 from wsfleet.pipeline import key_order as lanes_module
-from wsfleet.pipeline.key_order import Lanes, Taken
+from wsfleet.pipeline.key_order import KeyOrder, Taken
 from wsfleet.pipeline.queue import SLICE_S
 
 
@@ -21,14 +21,14 @@ def key_of(message: Message[Any]) -> str:
 async def test_a_batch_out_of_several_lanes_is_in_order_of_arrival() -> None:
     """What several freed keys kept waiting is taken oldest first, whichever of them was free first."""
     box, _ = mailbox()
-    lanes = Lanes(box, key_of)
+    key_order = KeyOrder(box, key_of)
     put(box, Tap(), *(from_socket(n, topic="ab"[n % 2]) for n in range(6)))
-    a, b = lanes.take(1), lanes.take(1)
+    a, b = key_order.take(1), key_order.take(1)
     assert [m.index for m in a.messages + b.messages] == [0, 1]
-    assert not lanes.take(1).messages  # the rest is set aside now
-    lanes.free(b.keys)
-    lanes.free(a.keys)
-    taken = lanes.take(4)
+    assert not key_order.take(1).messages  # the rest is set aside now
+    key_order.free(b.keys)
+    key_order.free(a.keys)
+    taken = key_order.take(4)
     assert [m.index for m in taken.messages] == [2, 3, 4, 5]
     assert taken.keys == {"a", "b"}
 
@@ -49,11 +49,11 @@ async def test_looking_for_a_free_key_has_an_end(monkeypatch: pytest.MonkeyPatch
     """`take` gives up when its slice of time is over, says so, and goes on from there."""
     monkeypatch.setattr(lanes_module, "time", Clock(100))
     box, _ = mailbox(10_000)
-    lanes = Lanes(box, key_of)
+    key_order = KeyOrder(box, key_of)
     put(box, Tap(), *(from_socket(n, topic="a") for n in range(110)), from_socket(110, topic="b"))
-    lanes.take(1)
-    assert not lanes.take(1).messages and lanes.more
-    assert [m.index for m in lanes.take(1).messages] == [110] and not lanes.more
+    key_order.take(1)
+    assert not key_order.take(1).messages and key_order.more
+    assert [m.index for m in key_order.take(1).messages] == [110] and not key_order.more
 
 
 class Interleavings(RuleBasedStateMachine):
@@ -63,7 +63,7 @@ class Interleavings(RuleBasedStateMachine):
     def begin(self, overflow: Overflow, look: int) -> None:
         self.time, lanes_module.time = lanes_module.time, Clock(look)  # type: ignore[assignment]
         self.box, _ = mailbox(8 if overflow is not Overflow.PAUSE else 1000, overflow=overflow)
-        self.lanes = Lanes(self.box, lambda message: message.topic[0])
+        self.key_order = KeyOrder(self.box, lambda message: message.topic[0])
         self.count = 0
         self.calls: list[Taken] = []
         self.last: dict[str, int] = {}
@@ -78,7 +78,7 @@ class Interleavings(RuleBasedStateMachine):
     @rule(most=st.integers(1, 3))
     def take(self, most: int) -> None:
         busy = {key for call in self.calls for key in call.keys}
-        taken = self.lanes.take(most)
+        taken = self.key_order.take(most)
         assert len(taken.messages) <= most
         assert taken.keys == {m.topic[0] for m in taken.messages} and not taken.keys & busy
         for message in taken.messages:
@@ -87,7 +87,7 @@ class Interleavings(RuleBasedStateMachine):
             if not self.box.may_replace:
                 assert message.index > self.last.get(message.topic[0], -1)
             self.last[message.topic[0]] = message.index
-        if not taken.messages and not self.lanes.more:
+        if not taken.messages and not self.key_order.more:
             # Nothing was left behind that could have been taken.
             assert self.box.may_replace or not self.box.waiting
             assert {m.topic[0] for m in self.box.waiting} <= busy
@@ -102,7 +102,7 @@ class Interleavings(RuleBasedStateMachine):
         self.box.processed += len(call.messages)
         for message in call.messages:
             self.box.settled(message)
-        self.lanes.free(call.keys)
+        self.key_order.free(call.keys)
 
     @rule()
     def drop(self) -> None:
@@ -128,10 +128,10 @@ class Interleavings(RuleBasedStateMachine):
         lanes_module.time = self.time
         # Whatever happened: all that was not dropped can be had.
         for _ in range(200):
-            taken = self.lanes.take(3)
-            self.lanes.free(taken.keys)
+            taken = self.key_order.take(3)
+            self.key_order.free(taken.keys)
             for call in self.calls:
-                self.lanes.free(call.keys)
+                self.key_order.free(call.keys)
             self.calls.clear()
         assert not self.box.waiting and not self.box.set_aside and not self.box.aside
 

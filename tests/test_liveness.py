@@ -10,7 +10,7 @@ import pytest
 
 from wsfleet import Buffer, Connection, Fleet, Liveness, Message, Reconnect, Session, State
 from wsfleet.endpoint import liveness
-from wsfleet.endpoint.ingest import Feed
+from wsfleet.endpoint.ingest import Ingest
 from wsfleet.testing import FakeSocket, FakeTransport, FeedServer
 
 URI = "ws://feed.test/"
@@ -218,8 +218,8 @@ async def test_deadlines_stand_still_while_paused_and_go_on_afterwards(pauses: i
     fleet = Fleet(transport=transport)
     async with fleet:
         connection, socket = await opened(fleet, transport, liveness=Liveness(ping_s=10.0, pong_s=20.0))
-        feed = connection._supervisor.feed
-        mailbox = fleet._declared.hub.add("other", "x", Buffer())
+        feed = connection._supervisor.ingest
+        mailbox = fleet._registry.hub.add("other", "x", Buffer())
         socket.answers_pings = False
         await asyncio.sleep(10.5)  # pinged half a second ago
         for _ in range(pauses):
@@ -338,7 +338,7 @@ async def test_a_lost_session_is_let_go_at_once() -> None:
     async with FeedServer() as server, Fleet() as fleet:
         connection = fleet.connect(server.uri, name="feed", liveness=Liveness(ping_s=3000.0), reconnect=NOT_AGAIN)
         await connection.wait_open()
-        session = fleet._declared.supervisors["feed"].session
+        session = fleet._registry.supervisors["feed"].session
         assert session is not None
         kept = weakref.ref(session)
         del session
@@ -358,7 +358,7 @@ async def test_a_closed_endpoint_is_let_go_at_once() -> None:
         del connection
         await asyncio.sleep(0.01)
         gc.collect()
-        assert not [feed for feed in gc.get_objects() if isinstance(feed, Feed) and feed.intake.name == "goes"]
+        assert not [feed for feed in gc.get_objects() if isinstance(feed, Ingest) and feed.factory.name == "goes"]
 
 
 @pytest.mark.looptime
@@ -372,7 +372,7 @@ async def test_reconnects_leave_nothing_with_the_sweep() -> None:
             socket = await transport.accept()
             await asyncio.sleep(0.5)
             socket.lose()
-        assert len(fleet._declared.sweep._heap) == 1
+        assert len(fleet._registry.sweep._heap) == 1
         socket = await transport.accept()
         await asyncio.sleep(19.5)
         assert socket.pings == 0

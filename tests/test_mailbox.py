@@ -603,7 +603,7 @@ async def test_idle_ends_when_what_waits_is_gone(how: str) -> None:
 # Any order of all of it
 
 
-class Bounded(RuleBasedStateMachine):
+class BoundedQueue(RuleBasedStateMachine):
     """Puts, takes, calls, failures and closings in any order, beside the plainest account of them."""
 
     overflow = PAUSE
@@ -734,11 +734,11 @@ class Bounded(RuleBasedStateMachine):
                 assert not at_half or not any(tap.paused_by for tap in held)
 
 
-class Dropping(Bounded):
+class Dropping(BoundedQueue):
     overflow = DROP_OLDEST
 
 
-class TestBounded(Bounded.TestCase):  # type: ignore[misc, name-defined]
+class TestBounded(BoundedQueue.TestCase):  # type: ignore[misc, name-defined]
     """PAUSE keeps its account, its order, its bound and its promise to release, in any order of events."""
 
     settings = settings(stateful_step_count=30)

@@ -12,7 +12,7 @@ import pytest
 from tests.flows import balanced, turns
 from wsfleet import Buffer, Fleet, Message, Subscription
 from wsfleet.pipeline.mailbox import Mailbox
-from wsfleet.pipeline.queue import Taker
+from wsfleet.pipeline.queue import MessageIterator
 from wsfleet.testing import FakeTransport
 
 
@@ -171,7 +171,7 @@ def test_it_may_be_driven_by_hand() -> None:
 async def test_a_subclass_may_have_its_own() -> None:
     """What a subclass gives is what `async for` gets, although what is inherited is found a shorter way."""
 
-    class Filled(Taker):
+    class Filled(MessageIterator):
         def __init__(self) -> None:
             super().__init__(Mailbox("box", "news", Buffer(), lambda *_: None))
             self.restart()

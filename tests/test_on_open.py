@@ -517,20 +517,20 @@ async def test_records_come_before_the_new_sessions_messages() -> None:
     everything = fleet.subscribe(">")
     states, gaps = fleet.subscribe("$state.feed"), fleet.subscribe("$gap.feed")
     order: list[str] = []
-    original = fleet._declared.hub.deliver
+    original = fleet._registry.hub.deliver
 
     def deliver(route: Any, messages: list[Message[Any]], nbytes: int) -> Any:
         order.extend(f"{message.data}" for message in messages)
         return original(route, messages, nbytes)
 
-    inject = fleet._declared.hub.inject
+    inject = fleet._registry.hub.inject
 
     def injected(topic: str, data: Any) -> int:
         order.append(topic)
         return inject(topic, data)
 
-    fleet._declared.hub.deliver = deliver  # type: ignore[method-assign]
-    fleet._declared.hub.inject = injected  # type: ignore[method-assign]
+    fleet._registry.hub.deliver = deliver  # type: ignore[method-assign]
+    fleet._registry.hub.inject = injected  # type: ignore[method-assign]
     async with fleet:
         socket = await transport.accept()
         await socket.feed("early", "welcome")

@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from wsfleet.cli.output import Outlet, lines_for
+from wsfleet.cli.output import OutputStream, lines_for
 
 
 class Terminal(io.StringIO):
@@ -73,7 +73,7 @@ async def test_a_reader_who_stands_still_does_not_hold_the_loop() -> None:
     """While nobody reads, `write` waits and the loop goes on; what was written arrives whole and in order."""
     reading, writing = os.pipe()
     text = "x" * 2**20
-    with Outlet(writing, lines_for(PIPE, pretty=False)) as outlet:
+    with OutputStream(writing, lines_for(PIPE, pretty=False)) as outlet:
         task = asyncio.create_task(outlet.write([text, "end"]))
         for _ in range(10):
             await asyncio.sleep(0.001)
@@ -91,7 +91,7 @@ async def test_a_reader_who_left_is_told() -> None:
     """Writing to a pipe that nobody reads raises BrokenPipeError."""
     reading, writing = os.pipe()
     os.close(reading)
-    with Outlet(writing, lines_for(PIPE, pretty=False)) as outlet, pytest.raises(BrokenPipeError):
+    with OutputStream(writing, lines_for(PIPE, pretty=False)) as outlet, pytest.raises(BrokenPipeError):
         await outlet.write(["gone"])
     os.close(writing)
 
@@ -99,7 +99,7 @@ async def test_a_reader_who_left_is_told() -> None:
 async def test_leaving_a_stuck_thread_behind_ends_with_its_reader() -> None:
     """A cancelled write that is stuck does not hold up leaving the outlet, and its thread ends when the reader does."""
     reading, writing = os.pipe()
-    with Outlet(writing, lines_for(PIPE, pretty=False)) as outlet, pytest.raises(TimeoutError):
+    with OutputStream(writing, lines_for(PIPE, pretty=False)) as outlet, pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
             await outlet.write(["x" * 2**20])
     os.close(reading)

@@ -135,7 +135,7 @@ async def test_subscriptions_that_overflow_again_and_again_leave_one_row() -> No
             fleet.publish("news", n)
         with pytest.raises(Overflowed):
             await anext(subscription)
-    assert len(fleet._declared.hub._leaving) <= 1
+    assert len(fleet._registry.hub._leaving) <= 1
     (retired,) = balanced(fleet).subscriptions
     assert (retired.offered, retired.dropped) == (1000, 1000)
 

@@ -27,7 +27,7 @@ from wsfleet.core.errors import (
     RequestLost,
     RequestTimeout,
 )
-from wsfleet.endpoint.requests import Replies
+from wsfleet.endpoint.requests import PendingRequests
 from wsfleet.testing import FakeSocket, FakeTransport
 
 URI = "ws://feed.test/"
@@ -775,16 +775,16 @@ async def test_no_future_is_left_behind_after_many_requests_with_random_losses(
     ended: dict[str, int] = {}
     issued = 0
     futures: weakref.WeakSet[asyncio.Future[Any]] = weakref.WeakSet()
-    issue = Replies.issue
+    issue = PendingRequests.issue
 
-    def issue_and_watch(replies: Replies, number: Any) -> asyncio.Future[Any]:
+    def issue_and_watch(replies: PendingRequests, number: Any) -> asyncio.Future[Any]:
         nonlocal issued
         issued += 1
         future = issue(replies, number)
         futures.add(future)
         return future
 
-    monkeypatch.setattr(Replies, "issue", issue_and_watch)
+    monkeypatch.setattr(PendingRequests, "issue", issue_and_watch)
 
     async def serve(bench: Bench, name: str, socket: FakeSocket) -> None:
         """One member's server, over all of its sockets."""

@@ -16,7 +16,7 @@ from wsfleet.core.errors import ConnectFailed, HandshakeRejected
 from wsfleet.core.message import StateChange
 from wsfleet.endpoint import liveness
 from wsfleet.testing import FakeTransport, FeedServer
-from wsfleet.transport.base import Progress, Target, Wire
+from wsfleet.transport.base import DialRequest, Progress, Wire
 
 URI = "ws://feed.test/"
 FOREVER = Liveness(ping_s=None)
@@ -29,13 +29,13 @@ def clock() -> float:
 class Counting(FakeTransport):
     """Notes every attempt, and does with it what the test says."""
 
-    def __init__(self, act: Callable[["Counting", Target], object] = lambda transport, target: None) -> None:
+    def __init__(self, act: Callable[["Counting", DialRequest], object] = lambda transport, target: None) -> None:
         super().__init__()
         self.times: list[float] = []
-        self.targets: list[Target] = []
+        self.targets: list[DialRequest] = []
         self._act = act
 
-    async def open(self, target: Target, progress: Progress) -> Wire:
+    async def open(self, target: DialRequest, progress: Progress) -> Wire:
         self.times.append(clock())
         self.targets.append(target)
         self._act(self, target)
@@ -554,7 +554,7 @@ async def test_a_hold_does_not_count_against_open_s() -> None:
 class Leading(FakeTransport):
     """Redirects "feed" to another host, which asks for patience."""
 
-    async def open(self, target: Target, progress: Progress) -> Wire:
+    async def open(self, target: DialRequest, progress: Progress) -> Wire:
         if target.name == "feed":
             progress.redirected = "ws://there.test:80"
             raise HandshakeRejected(429, {}, 3000.0)

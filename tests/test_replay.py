@@ -52,7 +52,7 @@ async def test_without_keep_last_nothing_is_kept() -> None:
         await socket.feed("a1")
         async with fleet.subscribe(">", replay="last") as late:
             assert waiting(late) == []
-    assert not fleet._declared.supervisors["feed"].feed.kept
+    assert not fleet._registry.supervisors["feed"].ingest.kept
 
 
 async def test_the_topics_longest_unheard_are_forgotten() -> None:

@@ -10,11 +10,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from wsfleet.core.errors import RequestLost
 from wsfleet.endpoint import requests as replies_module
-from wsfleet.endpoint.requests import Replies
+from wsfleet.endpoint.requests import PendingRequests
 
 
-def replies_of(match: Any = lambda data: data) -> Replies:
-    return Replies(match, lambda: None)
+def replies_of(match: Any = lambda data: data) -> PendingRequests:
+    return PendingRequests(match, lambda: None)
 
 
 async def test_own_ids_are_large_and_exact_as_doubles() -> None:
@@ -125,7 +125,7 @@ class Requests(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.own = own
         self.told: list[int] = []
-        self.replies = Replies(lambda data: data[0], lambda: self.told.append(len(self.replies)))
+        self.replies = PendingRequests(lambda data: data[0], lambda: self.told.append(len(self.replies)))
         self.count = 0
         self.waiting: dict[Any, asyncio.Future[Any]] = {}
         self.past: list[Any] = []  # of this socket

@@ -49,7 +49,7 @@ def test_each_criterion_fails_for_its_own_reason() -> None:
     assert failing(end=End(**end | {"handled": 13})) == ["Processors and loops saw what is counted"]
     assert failing(samples=Samples(unbalanced=1)) == ["The balance is exact at every look"]
     assert failing(log=["x: the supervisor failed"]) == ["The log tells of no fault of wsfleet's own"]
-    ours, others = failing(after=Counter({"wsfleet.endpoint.ingest.Feed": 1})), failing(after=Counter(dict=101))
+    ours, others = failing(after=Counter({"wsfleet.endpoint.ingest.Ingest": 1})), failing(after=Counter(dict=101))
     assert ours == ["No object of wsfleet's, websockets' or asyncio's is left"]
     assert others == ["Objects of other types are as many as before"]
     assert failing(after=Counter(dict=100)) == []
@@ -74,18 +74,18 @@ def test_a_small_soak_ends_balanced_and_leaves_nothing() -> None:
 
 def test_a_small_soak_finds_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     """Feeds that somebody keeps hold of are named as what is left."""
-    from wsfleet.endpoint.ingest import Feed
+    from wsfleet.endpoint.ingest import Ingest
 
-    kept: list[Feed] = []
-    detach = Feed.detach
+    kept: list[Ingest] = []
+    detach = Ingest.detach
 
-    def keep(self: Feed) -> None:
+    def keep(self: Ingest) -> None:
         kept.append(self)
         detach(self)
 
-    monkeypatch.setattr(Feed, "detach", keep)
+    monkeypatch.setattr(Ingest, "detach", keep)
     found = {each.name: each.found for each in small().failed}
-    assert "wsfleet.endpoint.ingest.Feed" in found["No object of wsfleet's, websockets' or asyncio's is left"]
+    assert "wsfleet.endpoint.ingest.Ingest" in found["No object of wsfleet's, websockets' or asyncio's is left"]
 
 
 @pytest.mark.leaves_open  # matplotlib keeps the files of its fonts

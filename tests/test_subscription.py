@@ -309,13 +309,13 @@ async def test_a_subscription_may_be_collected_in_another_thread() -> None:
         await socket.feed("1")
         assert socket.paused
         removed_in: list[int] = []
-        remove = fleet._declared.remove
+        remove = fleet._registry.remove
 
         def watched(mailbox: Any, **options: Any) -> None:
             removed_in.append(threading.get_ident())
             remove(mailbox, **options)
 
-        fleet._declared.remove = watched  # type: ignore[method-assign]
+        fleet._registry.remove = watched  # type: ignore[method-assign]
         with pytest.warns(ResourceWarning):
             await asyncio.to_thread(holder.clear)
         while socket.paused:
@@ -583,7 +583,7 @@ async def test_a_closed_loop_is_opened_afresh() -> None:
             fleet.subscriptions["feed-iter"].close()
             assert await collected(loop) == []
             del loop
-        assert len(fleet._declared.own[connection._supervisor]) == 0
+        assert len(fleet._registry.own[connection._supervisor]) == 0
         balanced(fleet)
 
 

@@ -34,7 +34,7 @@ async def loses_a_message_of_the_bystanders(case: Case) -> None:
 
 
 async def unbalances(case: Case) -> None:
-    case.fleet._declared.hub.published += 1
+    case.fleet._registry.hub.published += 1
 
 
 async def keeps_a_session(case: Case) -> None:

@@ -184,7 +184,7 @@ async def test_dead_letters_are_counted_however_fast_they_come() -> None:
     server = fleet.serve_http(ANY)
     async with fleet, asking(server) as client:
         for _ in range(10_050):
-            fleet._declared.hub.inject("$dead.a", None)
+            fleet._registry.hub.inject("$dead.a", None)
         assert (await client.get("/api/overview")).json()["totals"]["dead"] == 10_050
 
 
@@ -216,7 +216,7 @@ async def test_healthz_tells_of_a_broken_balance() -> None:
     async with fleet, asking(server) as client:
         await (await transport.accept("a")).feed("one")
         assert (await client.get("/healthz")).json()["healthy"] is True
-        feed = fleet._declared.supervisors["a"].feed
+        feed = fleet._registry.supervisors["a"].ingest
         feed.received += 1  # one that went nowhere
         sick = await until(client, "/healthz", lambda answer: not answer["healthy"])
         answer = await client.get("/healthz")

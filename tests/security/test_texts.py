@@ -90,7 +90,7 @@ async def test_no_function_of_the_users_puts_a_secret_into_the_log(caplog: pytes
     fleet = Fleet(transport=transport)
 
     @fleet.process("*", name="lanes", concurrency=2, key=fail)
-    async def lanes(message: Message[str]) -> None: ...
+    async def key_order(message: Message[str]) -> None: ...
 
     @fleet.process("*", name="latest", buffer=Buffer(overflow=Overflow.LATEST, key=fail))
     async def latest(message: Message[str]) -> None: ...
@@ -162,13 +162,13 @@ async def test_no_error_of_a_processor_shows_a_secret(
 async def test_no_error_behind_an_attempts_shows_a_secret() -> None:
     """What stands in the note of an error in a group, behind the one of a failed attempt, is not shown either."""
 
-    async def log_in(session: Session) -> None:
+    async def run_on_open(session: Session) -> None:
         raise ExceptionGroup("unhandled", [noted()])
 
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     states = fleet.subscribe("$state.feed")
-    fleet.connect("ws://feed.test/", name="feed", on_open=log_in, reconnect=ONCE)
+    fleet.connect("ws://feed.test/", name="feed", on_open=run_on_open, reconnect=ONCE)
     async with fleet:
         await transport.accept("feed")
         error = await first_error(states)

@@ -116,7 +116,7 @@ class Life:
 
     async def _body(self) -> None:
         for _ in range(self._chance.choice([0, 5, 15, 40])):
-            if self._fleet._lifetime.ending:
+            if self._fleet._lifecycle.ending:
                 return
             await self._user.act()
         if self._chance.random() < 0.5:
@@ -132,12 +132,12 @@ class Life:
         self._network.silent = True
         restless = self._restless()
         until = clock() + SETTLE_S
-        while restless and clock() < until and not self._fleet._lifetime.ending:
+        while restless and clock() < until and not self._fleet._lifecycle.ending:
             await asyncio.sleep(LOOK_S)
             self._ledger.check(self._fleet.stats())
             # What once was at rest need not stay there: an endpoint that hears no data reconnects.
             restless &= self._restless()
-        if not self._fleet._lifetime.ending:
+        if not self._fleet._lifecycle.ending:
             self._ledger.expect(not restless, f"nothing happens, and still: {sorted(restless)}")
             self._look_for_drops()
 
@@ -183,7 +183,7 @@ class Life:
         error = task.exception()
         ledger.note("ended with", type(error).__name__)
         if isinstance(error, EndpointFailed):
-            required = [s for s in self._fleet._declared.supervisors.values() if s.endpoint.required]
+            required = [s for s in self._fleet._registry.supervisors.values() if s.endpoint.required]
             failed = any(s.state is State.FAILED for s in required)
             ledger.expect(failed, f"{error!r}, and no required endpoint is FAILED")
         elif end == "raise" and not self._user.closed:

@@ -10,7 +10,7 @@ from tests.simulation.ledger import Ledger, Numbered
 from wsfleet.core.errors import ConnectFailed, ConnectionLost, HandshakeRejected
 from wsfleet.testing import FakeSocket, FakeTransport
 from wsfleet.testing.fake import _Wire
-from wsfleet.transport.base import Progress, Target, Wire
+from wsfleet.transport.base import DialRequest, Progress, Wire
 
 CODES = (1000, 1001, 1006, 1008, 1011, 1012, 1013, 3000, 4000)
 KEYS = 4
@@ -35,7 +35,7 @@ class Maker:
 class Socket(FakeSocket):
     """A socket whose write buffer may be full."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: DialRequest) -> None:
         super().__init__(target)
         self.room = asyncio.Event()
         self.room.set()
@@ -86,7 +86,7 @@ class Network(FakeTransport):
         self.makers[name] = maker
         self._ledger.fed[maker.name] = maker.sockets
 
-    async def open(self, target: Target, progress: Progress) -> Wire:
+    async def open(self, target: DialRequest, progress: Progress) -> Wire:
         self.opening += 1
         try:
             await self._fate(target.name, progress)

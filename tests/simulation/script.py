@@ -10,7 +10,7 @@ from wsfleet import Buffer, Fleet, FleetStats, Liveness, Message, Overflow, Reco
 from wsfleet.core.errors import ConnectFailed, ConnectionLost, FleetError
 from wsfleet.testing import FakeTransport
 from wsfleet.testing.fake import _Wire
-from wsfleet.transport.base import Progress, Target, Wire
+from wsfleet.transport.base import DialRequest, Progress, Wire
 
 HOLDERS = ("context", "serve")
 PARTS = ("request", "send", "wait_open", "wait", "loop", "batches", "iter", "close", "close_pool", "asks_to_close")
@@ -36,7 +36,7 @@ class Network(FakeTransport):
         self.tasks: set[asyncio.Task[None]] = set()
         self._attempts = 0
 
-    async def open(self, target: Target, progress: Progress) -> Wire:
+    async def open(self, target: DialRequest, progress: Progress) -> Wire:
         await asyncio.sleep(0.01)
         if target.name == "feed":
             self._attempts += 1
@@ -196,7 +196,7 @@ class Script:
             await asyncio.wait(parts)
 
     def _begin(self, name: str) -> None:
-        if not self.fleet._lifetime.ending:
+        if not self.fleet._lifecycle.ending:
             self.parts[name] = self._task(name, self._ends_well(getattr(self, f"_{name}")))
 
     async def _ends_well(self, do: Callable[[], Awaitable[None]]) -> None:

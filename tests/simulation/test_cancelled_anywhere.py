@@ -54,7 +54,7 @@ async def test_a_cancel_at_many_turns_on_real_sockets(how: str) -> None:
 def _hold(server: FeedServer, how: str) -> tuple["asyncio.Task[None]", Fleet]:
     fleet = Fleet(drain_s=1.0)
 
-    async def log_in(session: Session) -> None:
+    async def run_on_open(session: Session) -> None:
         await session.send("login")
 
     async def take(message: Message[str]) -> None:
@@ -62,7 +62,7 @@ def _hold(server: FeedServer, how: str) -> tuple["asyncio.Task[None]", Fleet]:
         if message.index % 3 == 0:
             raise ValueError("planted")
 
-    fleet.connect(server.uri, take, name="feed", on_open=log_in, retry=Retry(2, 0, 0), reconnect=Reconnect(0.01))
+    fleet.connect(server.uri, take, name="feed", on_open=run_on_open, retry=Retry(2, 0, 0), reconnect=Reconnect(0.01))
     pool = fleet.pool(server.uri, 2, name="pool")
 
     async def use() -> None:

@@ -40,7 +40,7 @@ async def test_it(feed_server, chaos):
 
 UNBALANCED = """
 async def test_it(fleet):
-    fleet._declared.hub.published += 1
+    fleet._registry.hub.published += 1
 """
 
 

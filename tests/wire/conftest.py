@@ -11,7 +11,7 @@ import trustme
 
 from tests.loops import pytest_asyncio_loop_factories, pytest_itemcollected
 from tests.wirekit import Collector
-from wsfleet.transport.base import Progress, Target
+from wsfleet.transport.base import DialRequest, Progress
 from wsfleet.transport.websockets import WebSocketTransport, WebSocketWire
 
 __all__ = ["pytest_asyncio_loop_factories", "pytest_itemcollected"]
@@ -67,13 +67,13 @@ Connect = Callable[..., Awaitable[tuple[WebSocketWire, Collector]]]
 
 @pytest.fixture
 async def connect(transport: WebSocketTransport) -> AsyncIterator[Connect]:
-    """Open a wire and start it, with the fields of `Target` and of `Collector`; it is dropped at the test's end."""
+    """Open a wire with fields of `DialRequest` and `Collector`, and start it; drop it after the test."""
     opened: list[tuple[WebSocketWire, Collector]] = []
 
     async def connect(uri: str, *, started: bool = True, **options: Any) -> tuple[WebSocketWire, Collector]:
         taken = {name: options.pop(name) for name in ("as_text", "chunk", "pause_every") if name in options}
         progress = options.pop("progress", Progress())
-        wire = await transport.open(Target("test", uri, options.pop("headers", {}), **options), progress)
+        wire = await transport.open(DialRequest("test", uri, options.pop("headers", {}), **options), progress)
         collector = Collector(**taken)
         opened.append((wire, collector))
         if started:

@@ -28,7 +28,7 @@ from tests.wirekit import BINARY, CLOSE, PING, TEXT, frame
 from wsfleet.core.errors import ConfigError, ConnectFailed, HandshakeRejected
 from wsfleet.core.retry import is_fatal
 from wsfleet.transport import dial
-from wsfleet.transport.base import Progress, Target
+from wsfleet.transport.base import DialRequest, Progress
 from wsfleet.transport.websockets import MAX_REDIRECTS, WebSocketTransport
 
 TLS = pytest.mark.parametrize("encrypted", [False, True], ids=["ws", "wss"])
@@ -659,7 +659,7 @@ async def test_cancelling_leaves_nothing_open(transport, authority, scheme, stag
         gone.set()
 
     async with listening(silent) as port:
-        target = Target(
+        target = DialRequest(
             "test",
             f"{scheme}://localhost:{port}",
             {},
@@ -689,7 +689,7 @@ async def test_cancelling_at_any_turn_of_the_loop_leaves_nothing_open(transport,
     async with listening(stays, tls=authority.server()) as port:
         before = open_fds()
         # An address, as the thread that looks up a name would take up all of the turns.
-        target = Target("test", f"wss://{HOST}:{port}", {}, ssl=authority.client(), proxy=False)
+        target = DialRequest("test", f"wss://{HOST}:{port}", {}, ssl=authority.client(), proxy=False)
         attempt = asyncio.create_task(transport.open(target, Progress()))
         for _ in range(turns):
             await asyncio.sleep(0)
@@ -712,7 +712,7 @@ async def test_cancelling_a_lookup_leaves_nothing_behind(monkeypatch):
 
     monkeypatch.setattr(socket, "getaddrinfo", slow)
     progress = Progress()
-    attempt = asyncio.create_task(transport.open(Target("test", "ws://feed.example", {}), progress))
+    attempt = asyncio.create_task(transport.open(DialRequest("test", "ws://feed.example", {}), progress))
     await asyncio.sleep(0.01)
     attempt.cancel()
     with pytest.raises(asyncio.CancelledError):

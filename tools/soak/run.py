@@ -17,7 +17,7 @@ from tools.soak.load import Load
 from tools.soak.samples import OwnFaults, Samples, count_objects
 from tools.soak.verdict import Criterion, End, judge
 from wsfleet import Fleet, Limits
-from wsfleet.runtime.subprocess import companion
+from wsfleet.runtime.subprocess import child_process
 
 __all__ = ["Report", "soak"]
 
@@ -58,7 +58,7 @@ def soak(
     tracemalloc.start()
     log = OwnFaults()  # everything fails all the time: what matters of what is logged, it finds
     try:
-        with companion("tools.soak.server", connections, seed) as server, log.listening():
+        with child_process("tools.soak.server", connections, seed) as server, log.listening():
             uri = f"ws://127.0.0.1:{int(cast(IO[bytes], server.stdout).readline())}"
             run(_live(Samples(), uri, min(REHEARSED, connections), REHEARSAL_S, seed, lambda text: None))
             before = _counted()

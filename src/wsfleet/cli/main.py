@@ -157,18 +157,18 @@ def _run(args: argparse.Namespace) -> int:
     shards = () if args.shard is None else (args.shard,)
     divide(fleet, *shards)
     if args.workers is None:
-        run, crew = partial(run_fleet, fleet), None
+        run, coordinator = partial(run_fleet, fleet), None
     else:
         # Only where it is asked for: others need none of it.
         workers = importlib.import_module("wsfleet.runtime.workers.coordinator")
-        crew = workers.Crew(args.target, fleet, args.workers, shards, level=level, log_json=args.log_json)
-        run = partial(workers.run_workers, crew)
+        coordinator = workers.Coordinator(args.target, fleet, args.workers, shards, level=level, log_json=args.log_json)
+        run = partial(workers.run_workers, coordinator)
     try:
         code = run(duration=args.duration, report=args.report)
     except OSError as exc:
         complain(f"--report: {exc}")
         code = FAILED
-    ended = (fleet.stats(), None) if crew is None else crew.ended()
+    ended = (fleet.stats(), None) if coordinator is None else coordinator.ended()
     if args.log_json:
         log_summary(*ended)
     else:

@@ -15,14 +15,14 @@ import msgspec
 
 from wsfleet.core.printable import printable
 
-__all__ = ["Outlet", "Render", "lines_for"]
+__all__ = ["OutputStream", "Render", "lines_for"]
 
 Render = Callable[[str | bytes], str]
 
 HEX_BYTES = 32  # of a binary message, on a terminal
 
 
-class Outlet:
+class OutputStream:
     """Renders and writes from a thread of its own: a reader who stands still holds up the messages, not the loop.
 
     Written is past Python's own buffer, straight to the file descriptor, so that nothing of it can block the end of

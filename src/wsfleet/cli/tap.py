@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from wsfleet.cli.arguments import count, seconds
-from wsfleet.cli.output import Outlet, Render, lines_for
+from wsfleet.cli.output import OutputStream, Render, lines_for
 from wsfleet.core.checks import check_uri
 from wsfleet.core.errors import ConfigError, ConnectFailed, ConnectionLost, FleetError, HandshakeRejected
 from wsfleet.core.message import Message, State, StateChange
@@ -120,7 +120,7 @@ class Tap:
         subscription = self._subscription
         if subscription is None:
             return
-        with Outlet(sys.stdout.fileno(), render) as outlet:
+        with OutputStream(sys.stdout.fileno(), render) as outlet:
             async for batch in subscription.batches():
                 if self._limit is not None:
                     batch = batch[: self._limit - self.shown]

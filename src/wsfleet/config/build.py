@@ -140,16 +140,16 @@ class Declaring:
                 del values[key]
                 reader.note((*place, key), "goes with a handler or a sink; name one")
         try:
-            declared, endpoint = reader.build(partial(declare, fleet), values, faulty, place, uri=_URI, **stand_ins)
+            registry, endpoint = reader.build(partial(declare, fleet), values, faulty, place, uri=_URI, **stand_ins)
         except Skip:
             self._topics = None
             return
-        self.endpoints.append((declared.name, endpoint))
-        self._note_entry(place, declared.name, table, declare, values)
+        self.endpoints.append((registry.name, endpoint))
+        self._note_entry(place, registry.name, table, declare, values)
         if len(reader.faults) > known or faulty or callable(endpoint.topic):
             self._topics = None
         if self._topics is not None:
-            self._topics += [declared.name, endpoint.topic or declared.name]
+            self._topics += [registry.name, endpoint.topic or registry.name]
 
     def _process(self, fleet: Fleet, table: Any, place: Place) -> None:
         def process(fleet: Fleet, pattern: str, target: Any, **values: Any) -> Any:

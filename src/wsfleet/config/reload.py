@@ -84,8 +84,8 @@ class Reloader:
         """
         if self._busy:
             raise FleetError("a reload is under way; try again when it is done")
-        if fleet._lifetime.phase != "running":
-            raise FleetError(f"the fleet is {fleet._lifetime.phase}; only one that runs can be reloaded")
+        if fleet._lifecycle.phase != "running":
+            raise FleetError(f"the fleet is {fleet._lifecycle.phase}; only one that runs can be reloaded")
         self._busy = True
         try:
             return await self._apply(fleet, await self.read())
@@ -111,7 +111,7 @@ class Reloader:
         wanted = {entry.key: entry for entry in report.entries if self.keeps(*entry.key)}
         before = self._entries = {key: entry for key, entry in self._entries.items() if self.keeps(*key)}
         same = {entry.name for key, entry in wanted.items() if key[0] != "process" and before.get(key) == entry}
-        members = {} if report.fleet is None else report.fleet._declared.pools
+        members = {} if report.fleet is None else report.fleet._registry.pools
         return _Changes(
             wanted,
             gone=[entry for key, entry in before.items() if key not in wanted],
@@ -125,7 +125,7 @@ class Reloader:
 
     async def _apply(self, fleet: Fleet, report: Report) -> Reloaded:
         changes = self._changes(report)
-        with fleet._lifetime.kept_open():
+        with fleet._lifecycle.kept_open():
             # What is gone first: its names may be taken by others. All at once, as each may drain for a while.
             await asyncio.gather(
                 *(self._close(fleet, entry) for entry in changes.gone),
@@ -151,17 +151,17 @@ class Reloader:
     async def _close(self, fleet: Fleet, entry: Entry) -> None:
         if entry.section == "process":
             await self._take_out(fleet, entry)
-        elif entry.section == "pool" and entry.name in fleet._declared.pools:
-            await fleet._declared.pools[entry.name].close()
+        elif entry.section == "pool" and entry.name in fleet._registry.pools:
+            await fleet._registry.pools[entry.name].close()
         elif entry.section == "connect" and entry.name in fleet.connections:
             await fleet.connections[entry.name].close()
         self._entries.pop(entry.key, None)
 
     def _take_out(self, fleet: Fleet, entry: Entry) -> Awaitable[None]:
         """Give a processor no more messages, now; what is returned lets it finish those that it has."""
-        for processor in list(fleet._declared.processors.values()):
+        for processor in list(fleet._registry.processors.values()):
             if processor.mailbox.name == entry.name:
-                fleet._declared.remove(processor.mailbox, drop=False)
+                fleet._registry.remove(processor.mailbox, drop=False)
                 return _finish(processor, fleet.drain_s)
         return asyncio.sleep(0)
 

@@ -14,8 +14,8 @@ __all__ = [
     "attempt_failed",
     "describe",
     "hide_secrets",
+    "is_exit_request",
     "is_ours",
-    "is_wish_to_end",
     "loss",
     "shown",
     "unexpected",
@@ -25,7 +25,7 @@ LINE = 300
 """So much of somebody else's text goes into one line of the log."""
 
 
-def is_wish_to_end(exc: BaseException) -> bool:
+def is_exit_request(exc: BaseException) -> bool:
     """Whether the user's code asks the whole program to end."""
     return isinstance(exc, KeyboardInterrupt | SystemExit)
 
@@ -36,7 +36,7 @@ def is_ours(exc: BaseException) -> bool:
         # One that nobody asked this task for comes from the user's code.
         task = asyncio.current_task()
         return task is None or task.cancelling() > 0
-    return is_wish_to_end(exc) or isinstance(exc, GeneratorExit)
+    return is_exit_request(exc) or isinstance(exc, GeneratorExit)
 
 
 def attempt_failed(

@@ -11,12 +11,12 @@ from wsfleet.core.checks import check_headers, check_uri
 from wsfleet.core.errors import ConfigError, ConnectFailed
 from wsfleet.core.options import Endpoint
 from wsfleet.core.redact import redact_text
-from wsfleet.transport.base import Target
+from wsfleet.transport.base import DialRequest
 
-__all__ = ["make_target"]
+__all__ = ["resolve_attempt"]
 
 
-async def make_target(endpoint: Endpoint, name: str) -> Target:
+async def resolve_attempt(endpoint: Endpoint, name: str) -> DialRequest:
     """Return the target of a new attempt. Raises ConnectFailed for what is no URI or headers; and whatever the
     functions raise. Where another attempt would find the same, the ConnectFailed is from a ConfigError.
     """
@@ -27,7 +27,7 @@ async def make_target(endpoint: Endpoint, name: str) -> Target:
             headers = {} if headers is None else await _made_headers(headers)
     except ConfigError as exc:
         raise ConnectFailed("uri", redact_text(str(exc))) from exc
-    return Target(
+    return DialRequest(
         name=name,
         uri=uri,
         headers=headers,

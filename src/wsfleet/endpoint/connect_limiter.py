@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from wsfleet.core.options import Limits
 
-__all__ = ["Governor", "host_of"]
+__all__ = ["ConnectLimiter", "host_of"]
 
 AT_ONCE = 4
 """How many attempts may begin in one turn of the event loop, whatever their hosts.
@@ -145,7 +145,7 @@ class _Gate:
         return queue.popitem(last=False)[0]
 
 
-class Governor:
+class ConnectLimiter:
     """Gates for all hosts of a fleet."""
 
     def __init__(self, limits: Limits) -> None:

@@ -18,7 +18,7 @@ from wsfleet.core.options import Endpoint
 from wsfleet.core.topics import Topic, compile_topic, safe_topic
 from wsfleet.endpoint.envelopes import payload_size
 
-__all__ = ["CHUNK", "Intake", "compile_decoder", "compile_intake"]
+__all__ = ["CHUNK", "MessageFactory", "compile_decoder", "compile_factory"]
 
 CHUNK = 256
 """Messages handed over in one go where their cost is known to be small: well below a millisecond's worth."""
@@ -70,7 +70,7 @@ def _from_function(function: Callable[[Any], str]) -> Topic:
 
 
 @dataclass(frozen=True, slots=True)
-class Intake:
+class MessageFactory:
     """How one endpoint's payloads become messages.
 
     `topic` is the topic of all, or the default; `make_topic` finds it from the data where the endpoint says how.
@@ -98,7 +98,7 @@ class Intake:
         return Message(data, topic, self.name, index, session, at, payload_size(payload))
 
 
-def compile_intake(endpoint: Endpoint, name: str, topic: str | None = None) -> Intake:
+def compile_factory(endpoint: Endpoint, name: str, topic: str | None = None) -> MessageFactory:
     """Return the intake of `endpoint` under `name`; `topic` stands for an undeclared one, by default the name."""
     decode, as_text, user_code = compile_decoder(endpoint.decode)
     default = topic or name
@@ -113,4 +113,4 @@ def compile_intake(endpoint: Endpoint, name: str, topic: str | None = None) -> I
         user_code = True
     # After each call of user code the wire looks at the clock, so that a slow one cannot hold the loop for a batch.
     template = endpoint.topic if isinstance(endpoint.topic, str) and make_topic is not None else None
-    return Intake(name, default, decode, make_topic, as_text, 1 if user_code else CHUNK, template)
+    return MessageFactory(name, default, decode, make_topic, as_text, 1 if user_code else CHUNK, template)

@@ -8,16 +8,16 @@ from collections import OrderedDict
 from types import CodeType
 from typing import Any
 
-from wsfleet.core.error_text import describe, is_wish_to_end, shown
+from wsfleet.core.error_text import describe, is_exit_request, shown
 from wsfleet.core.message import Malformed, Message
-from wsfleet.endpoint.decode import Intake
+from wsfleet.endpoint.decode import MessageFactory
 from wsfleet.endpoint.envelopes import envelopes, payload_size
-from wsfleet.endpoint.requests import Replies
+from wsfleet.endpoint.requests import PendingRequests
 from wsfleet.pipeline.hub import Hub
 from wsfleet.pipeline.mailbox import Mailbox
 from wsfleet.transport.base import Wire
 
-__all__ = ["CALLERS", "LONG_S", "Feed"]
+__all__ = ["CALLERS", "LONG_S", "Ingest"]
 
 log = logging.getLogger("wsfleet")
 
@@ -31,13 +31,13 @@ PAUSES = 8
 """How many pauses are remembered. Beyond them deadlines begin afresh: too late is better than too early."""
 
 
-class Feed:
+class Ingest:
     """Publishes one endpoint's messages, and is the `Source` that full mailboxes hold."""
 
-    def __init__(self, intake: Intake, hub: Hub, keep_last: int = 0) -> None:
-        self.intake = intake
+    def __init__(self, factory: MessageFactory, hub: Hub, keep_last: int = 0) -> None:
+        self.factory = factory
         self.hub = hub
-        self.routes = hub.routes_of(intake.name)
+        self.routes = hub.routes_of(factory.name)
         self.received = self.received_bytes = self.sent = 0
         self.malformed = self.answered = self.published = self.discarded = 0
         self.paused_by: dict[Mailbox, None] = {}
@@ -53,7 +53,7 @@ class Feed:
         self._attached_at = 0.0
         self._reading = True
         self.told_unread = False
-        self.replies: Replies | None = None
+        self.replies: PendingRequests | None = None
         # What would make no sound is logged once: it may be so with every message.
         self._told_malformed = self._told_topic = False
         # By topic, the longest unheard first; for subscriptions that want the last of each replayed.
@@ -70,7 +70,7 @@ class Feed:
     def overfull(self, mailbox: Mailbox) -> None:
         # It was patient with our replies, and got too much of the rest.
         if self.replies is not None:
-            self.replies.lose(f"{self.intake.name} had to stop reading: {mailbox.name} is full", socket_gone=False)
+            self.replies.lose(f"{self.factory.name} had to stop reading: {mailbox.name} is full", socket_gone=False)
 
     def release(self, mailbox: Mailbox) -> None:
         self.paused_by.pop(mailbox, None)
@@ -79,12 +79,12 @@ class Feed:
     @property
     def name(self) -> str:
         """The endpoint's name."""
-        return self.intake.name
+        return self.factory.name
 
     @property
     def chunk(self) -> int:
         """How many messages may be published in one go."""
-        return min(self.intake.chunk, self.routes.chunk)
+        return min(self.factory.chunk, self.routes.chunk)
 
     @property
     def pausers(self) -> str:
@@ -137,7 +137,7 @@ class Feed:
         self._wire = None
         self.hub.unread.end(self)
         if self.replies is not None:
-            self.replies.lose(f"{self.intake.name}: the connection was lost before the reply came", socket_gone=True)
+            self.replies.lose(f"{self.factory.name}: the connection was lost before the reply came", socket_gone=True)
 
     def paused_for(self) -> float:
         """Return for how many seconds the feed has been paused now; 0 where it isn't."""
@@ -184,25 +184,25 @@ class Feed:
 
     # Messages
 
-    def publish(self, payloads: list[str | bytes], session: int, at: float) -> None:
+    def receive(self, payloads: list[str | bytes], session: int, at: float) -> None:
         """Make messages of payloads that came in one read, and hand them to the hub."""
-        intake = self.intake
-        if intake.make_topic is not None or intake.chunk == 1 or self.replies is not None:
-            self.publish_each([(payload, at) for payload in payloads], session)
+        factory = self.factory
+        if factory.make_topic is not None or factory.chunk == 1 or self.replies is not None:
+            self.receive_each([(payload, at) for payload in payloads], session)
             return
-        name, first = intake.name, self.received + 1
+        name, first = factory.name, self.received + 1
         try:
-            messages, nbytes = envelopes(payloads, intake.decode, intake.topic, name, first, session, at)
+            messages, nbytes = envelopes(payloads, factory.decode, factory.topic, name, first, session, at)
         except BaseException:  # looked at where it is met again
-            self.publish_each([(payload, at) for payload in payloads], session)
+            self.receive_each([(payload, at) for payload in payloads], session)
             return
         self.received_bytes += nbytes
         self.published += len(messages)
         if self._keep:
             self._keep_last(messages[-1:])
-        self.hub.publish(messages, nbytes, name, self.routes, self)
+        self.hub.dispatch(messages, nbytes, name, self.routes, self)
 
-    def publish_each(self, payloads: list[tuple[str | bytes, float]], session: int) -> None:
+    def receive_each(self, payloads: list[tuple[str | bytes, float]], session: int) -> None:
         """The same one by one, where a payload may be malformed or its topic depends on the data."""
         messages: list[Message[Any]] = []
         for index, (payload, at) in enumerate(payloads, self.received + 1):
@@ -217,37 +217,37 @@ class Feed:
         if self._keep:
             self._keep_last(messages)
         if messages:
-            self.hub.publish_mixed(messages, self.intake.name, self.routes, self)
+            self.hub.dispatch_mixed(messages, self.factory.name, self.routes, self)
 
     def read(self, payload: str | bytes, index: int, session: int, at: float) -> Message[Any] | None:
         """Return the message of one payload; None for a reply, which is answered, and for what is malformed.
 
         A reply has no topic: a function that makes topics is not asked about it.
         """
-        intake = self.intake
+        factory = self.factory
         try:
-            data = payload if intake.decode is None else intake.decode(payload)
+            data = payload if factory.decode is None else factory.decode(payload)
             if self.replies is not None and self.replies.take(data):
                 self.answered += 1
                 self.received_bytes += payload_size(payload)
                 return None
-            message = intake.of(data, payload, index, session, at)
+            message = factory.of(data, payload, index, session, at)
         except BaseException as exc:
             # Nothing is awaited here: a CancelledError can only be the user's own, and no more than another failure.
             self.received_bytes += payload_size(payload)
             self.malformed += 1
-            if is_wish_to_end(exc):
-                self.hub.exit_asked(exc)
+            if is_exit_request(exc):
+                self.hub.request_exit(exc)
             else:
                 self._tell_malformed(payload, index, session, exc)
             return None
         self.received_bytes += message.size
-        if intake.format is not None and message.topic == intake.topic and not self._told_topic:
-            self._look_at_topic(message, intake.format)
+        if factory.format is not None and message.topic == factory.topic and not self._told_topic:
+            self._look_at_topic(message, factory.format)
         return message
 
     def _tell_malformed(self, payload: str | bytes, index: int, session: int, exc: BaseException) -> None:
-        topic = f"$malformed.{self.intake.name}"
+        topic = f"$malformed.{self.factory.name}"
         if not self._told_malformed:
             self._told_malformed = True
             log.warning(
@@ -259,11 +259,11 @@ class Feed:
                 extra={"event": "message.malformed", "endpoint": self.name, "error": describe(exc)},
             )
         if self.hub.wants(topic):
-            self.hub.inject(topic, Malformed(self.intake.name, index, session, payload, shown(exc)))
+            self.hub.inject(topic, Malformed(self.factory.name, index, session, payload, shown(exc)))
 
     def _look_at_topic(self, message: Message[Any], template: str) -> None:
         """Tell once where data has not what its topic needs: nobody who subscribed to such topics gets it."""
-        if self.intake.make_topic is not None and self.intake.make_topic(message.data) is None:
+        if self.factory.make_topic is not None and self.factory.make_topic(message.data) is None:
             self._told_topic = True
             log.warning(
                 "%s: message %d lacks a field that its topic %r needs; such are published as %r",
@@ -279,5 +279,5 @@ class Feed:
             self.kept.popitem(last=False)
 
 
-CALLERS: dict[CodeType, str] = {each.__code__: "self" for each in (Feed.read, Feed.publish, Feed.publish_each)}
+CALLERS: dict[CodeType, str] = {each.__code__: "self" for each in (Ingest.read, Ingest.receive, Ingest.receive_each)}
 """Where user code is called: the local variable there says for whom. For the watchdog."""

@@ -12,12 +12,12 @@ import logging
 import time
 from collections.abc import Callable
 
-from wsfleet.core.error_text import is_wish_to_end, shown
+from wsfleet.core.error_text import is_exit_request, shown
 from wsfleet.core.options import Liveness
 from wsfleet.endpoint.session import SessionCore
 from wsfleet.pipeline.backpressure import Unread
 
-__all__ = ["Pulse", "Sweep"]
+__all__ = ["LivenessCheck", "Sweep"]
 
 log = logging.getLogger("wsfleet")
 
@@ -31,7 +31,7 @@ LOOK_S = 0.5
 """At least so often the sweep looks how late the loop is."""
 
 
-class Pulse:
+class LivenessCheck:
     """What an endpoint's open session owes and is owed, and when. One for all of the endpoint's sessions."""
 
     __slots__ = ("_beat_at", "_opened_at", "_ping_at", "_plan", "_session", "due_at", "place")
@@ -112,8 +112,8 @@ class Pulse:
                 session.beat(payload)
         except BaseException as exc:
             # The user's function; its endpoint goes on without this beat, and the sweep without any harm.
-            if is_wish_to_end(exc):
-                session.exit_asked(exc)
+            if is_exit_request(exc):
+                session.request_exit(exc)
                 return
             told = {"event": "heartbeat.failed", "endpoint": session.endpoint}
             log.error("%s: the heartbeat failed", session.endpoint, exc_info=shown(exc), extra=told)
@@ -135,12 +135,12 @@ class Sweep:
 
     def __init__(self, unread: Unread) -> None:
         self._unread = unread
-        self._heap: list[tuple[float, int, Pulse]] = []
+        self._heap: list[tuple[float, int, LivenessCheck]] = []
         self._count = itertools.count()
         self._sooner: asyncio.Future[None] | None = None
         self.lag_s = 0.0
 
-    def watch(self, session: SessionCore, pulse: Pulse) -> None:
+    def watch(self, session: SessionCore, pulse: LivenessCheck) -> None:
         """Look after `session` until it ends, by its endpoint's `pulse`."""
         now = asyncio.get_running_loop().time()
         pulse.begin(session, now)
@@ -152,7 +152,7 @@ class Sweep:
         if self._heap[0][2] is pulse and self._sooner is not None and not self._sooner.done():
             self._sooner.set_result(None)
 
-    def _push(self, due: float, pulse: Pulse) -> None:
+    def _push(self, due: float, pulse: LivenessCheck) -> None:
         pulse.due_at, pulse.place = due, next(self._count)
         heapq.heappush(self._heap, (due, pulse.place, pulse))
 

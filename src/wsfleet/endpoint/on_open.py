@@ -9,19 +9,19 @@ from types import CodeType
 from typing import Any
 
 from wsfleet.core.errors import Fatal
-from wsfleet.endpoint.ingest import Feed
+from wsfleet.endpoint.ingest import Ingest
 from wsfleet.endpoint.session import Session, SessionCore
 
-__all__ = ["CALLERS", "log_in"]
+__all__ = ["CALLERS", "run_on_open"]
 
 GRACE_S = 0.1
 """How long an on_open may go on after its connection was lost."""
 
 
-async def log_in(
+async def run_on_open(
     session: SessionCore,
     on_open: Callable[[Session], Awaitable[Any]],
-    feed: Feed,
+    ingest: Ingest,
     expire: Callable[[], object],
     close_s: float,
 ) -> None:
@@ -52,5 +52,5 @@ async def log_in(
         raise session.lost_error
 
 
-CALLERS: dict[CodeType, str] = {log_in.__code__: "feed"}
+CALLERS: dict[CodeType, str] = {run_on_open.__code__: "ingest"}
 """Where user code is called: the local variable there says for whom. For the watchdog."""

@@ -15,7 +15,7 @@ from wsfleet.core.errors import ConnectionLost, EndpointFailed, NotOpen, Request
 from wsfleet.core.message import State
 from wsfleet.core.options import Endpoint
 from wsfleet.endpoint.connection import Connection
-from wsfleet.endpoint.requests import Match, Replies
+from wsfleet.endpoint.requests import Match, PendingRequests
 from wsfleet.endpoint.supervisor import Supervisor
 
 __all__ = ["Identify", "Pool", "check_pool", "match_json_rpc"]
@@ -77,10 +77,10 @@ class Pool:
         self._keeper = keeper
         self._identify = identify
         self._order = list(self.supervisors)  # whose turn it is first; whoever had it goes to the end
-        self._replies: dict[Supervisor, Replies] = {}
+        self._replies: dict[Supervisor, PendingRequests] = {}
         for supervisor in self.supervisors:
-            replies = Replies(match or match_json_rpc, supervisor.feed.set_reading)
-            self._replies[supervisor] = supervisor.feed.replies = replies
+            replies = PendingRequests(match or match_json_rpc, supervisor.ingest.set_reading)
+            self._replies[supervisor] = supervisor.ingest.replies = replies
 
     def __repr__(self) -> str:
         is_open = sum(s.can_send for s in self.supervisors)
@@ -161,7 +161,7 @@ class Pool:
         if not members:
             raise NotOpen(f"{self.name}: no member is open")
         # Of equally busy ones the first.
-        member = min(members, key=lambda s: (_is_overfull(s), bool(s.feed.paused_by), len(self._replies[s])))
+        member = min(members, key=lambda s: (_is_overfull(s), bool(s.ingest.paused_by), len(self._replies[s])))
         self._order.remove(member)
         self._order.append(member)
         return member
@@ -195,7 +195,7 @@ async def _by(until: float, doing: Coroutine[Any, Any, T], late: str) -> T:
 
 def _is_overfull(member: Supervisor) -> bool:
     """Whether it is paused even for replies."""
-    return not member.feed.reading and any(mailbox.overfull for mailbox in member.feed.paused_by)
+    return not member.ingest.reading and any(mailbox.overfull for mailbox in member.ingest.paused_by)
 
 
 def _json_object(data: Any) -> Mapping[str, Any]:
@@ -205,7 +205,7 @@ def _json_object(data: Any) -> Mapping[str, Any]:
     return made
 
 
-def _numbered(data: Mapping[str, Any], replies: Replies) -> tuple[int, dict[str, Any]]:
+def _numbered(data: Mapping[str, Any], replies: PendingRequests) -> tuple[int, dict[str, Any]]:
     number = replies.number()
     return number, {"jsonrpc": "2.0", **data, "id": number}
 

@@ -8,10 +8,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from typing import Any
 
-from wsfleet.core.error_text import is_wish_to_end
+from wsfleet.core.error_text import is_exit_request
 from wsfleet.core.errors import RequestLost
 
-__all__ = ["Match", "Replies"]
+__all__ = ["Match", "PendingRequests"]
 
 Match = Callable[[Any], Hashable]
 
@@ -27,7 +27,7 @@ def _random_start() -> int:
     return random.randrange(2**32 + 1, 2**52)
 
 
-class Replies:
+class PendingRequests:
     """Futures by id. `match(data)` gives the id that a message replies to, or None."""
 
     def __init__(self, match: Match, on_change: Callable[[], None]) -> None:
@@ -71,7 +71,7 @@ class Replies:
                 return False
             future = self._waiting.get(number)
         except BaseException as exc:
-            if is_wish_to_end(exc):
+            if is_exit_request(exc):
                 raise
             return False  # data that `match` does not understand is a message like any other
         if future is None:

@@ -10,13 +10,13 @@ from typing import Any
 
 import msgspec
 
-from wsfleet.core.error_text import is_wish_to_end
+from wsfleet.core.error_text import is_exit_request
 from wsfleet.core.errors import ConnectionLost, FleetError, NotOpen
 from wsfleet.core.message import Message
 from wsfleet.core.options import Buffer, Endpoint
 from wsfleet.endpoint.decode import CHUNK, compile_decoder
 from wsfleet.endpoint.envelopes import payload_size
-from wsfleet.endpoint.ingest import Feed
+from wsfleet.endpoint.ingest import Ingest
 from wsfleet.transport.base import Wire
 
 __all__ = ["Session", "SessionCore"]
@@ -100,10 +100,10 @@ class Session:
 class SessionCore:
     """The session as the rest of the fleet has it: what the wire hands to, and what the supervisor ends."""
 
-    def __init__(self, endpoint: Endpoint, feed: Feed, wire: Wire, number: int) -> None:
+    def __init__(self, endpoint: Endpoint, ingest: Ingest, wire: Wire, number: int) -> None:
         self.number = number
         self.options = endpoint
-        self._feed = feed
+        self._ingest = ingest
         self._wire = wire
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -129,7 +129,7 @@ class SessionCore:
     @property
     def endpoint(self) -> str:
         """The endpoint's name; in a pool the member's."""
-        return self._feed.intake.name
+        return self._ingest.factory.name
 
     @property
     def wire(self) -> Wire:
@@ -190,7 +190,7 @@ class SessionCore:
         except NotOpen:
             self._refused = True
             raise
-        self._feed.sent += 1
+        self._ingest.sent += 1
         rate = self.options.sends_per_s
         if rate is not None:
             self._next_send = max(self._next_send, self._loop.time()) + 1.0 / rate
@@ -205,9 +205,9 @@ class SessionCore:
             if wait_s > 0.0:
                 await asyncio.wait([self.ended], timeout=wait_s)
 
-    def exit_asked(self, wish: BaseException) -> None:
+    def request_exit(self, wish: BaseException) -> None:
         """User code raised `wish`, which asks the whole program to end."""
-        self._feed.hub.exit_asked(wish)
+        self._ingest.hub.request_exit(wish)
 
     def beat(self, payload: str | bytes) -> None:
         """Send a heartbeat, without waiting: one that has no room now is late anyway."""
@@ -222,7 +222,7 @@ class SessionCore:
     async def recv(self, match: Callable[[Message[Any]], bool] | None, decode: Any) -> Message[Any]:
         """See `Session.recv`."""
         self._check_thread()
-        decoder = compile_decoder(decode)[0] if decode is not None else self._feed.intake.decode
+        decoder = compile_decoder(decode)[0] if decode is not None else self._ingest.factory.decode
         place = 0
         removed = self._removed
         while True:
@@ -235,7 +235,7 @@ class SessionCore:
                 message = self._message(held, decoder, decode == "bytes")
                 if message is not None and (match is None or match(message)):
                     self._take(place)
-                    self._feed.answered += 1
+                    self._ingest.answered += 1
                     return message
                 place += 1
             if self._error is not None:
@@ -252,11 +252,11 @@ class SessionCore:
             elif as_bytes and isinstance(data, str):
                 data = data.encode()
         except BaseException as exc:
-            if is_wish_to_end(exc):
+            if is_exit_request(exc):
                 raise
             return None
-        intake = self._feed.intake
-        return Message(data, intake.topic, intake.name, held.index, self.number, held.at, held.size)
+        factory = self._ingest.factory
+        return Message(data, factory.topic, factory.name, held.index, self.number, held.at, held.size)
 
     def _take(self, place: int) -> _Held:
         held = self._held.pop(place)
@@ -265,10 +265,10 @@ class SessionCore:
         return held
 
     def _hold(self, payloads: list[str | bytes], at: float) -> None:
-        feed = self._feed
-        for index, payload in enumerate(payloads, feed.received + 1):
+        ingest = self._ingest
+        for index, payload in enumerate(payloads, ingest.received + 1):
             held = _Held(payload, index, at)
-            feed.received_bytes += held.size
+            ingest.received_bytes += held.size
             self._held.append(held)
             self._held_bytes += held.size
         if self._bounded and (len(self._held) > _BOUND.messages or self._held_bytes > _BOUND.bytes):
@@ -285,45 +285,45 @@ class SessionCore:
 
     async def release(self) -> None:
         """`on_open` is done: publish what was held, then hand over directly."""
-        feed = self._feed
+        ingest = self._ingest
         if self._held:
             # What comes meanwhile waits behind it, and is no fault of on_open's.
             self._bounded = False
             self._wire.pause()
         until = time.perf_counter() + SLICE_S
         while self._held:
-            self._publish_held(feed)
+            self._publish_held(ingest)
             if time.perf_counter() > until:
                 await asyncio.sleep(0)
                 until = time.perf_counter() + SLICE_S
         self._holding = False
-        self.as_text, self.chunk = feed.intake.as_text, feed.chunk
+        self.as_text, self.chunk = ingest.factory.as_text, ingest.chunk
         self._notify()
         if self._reading:
-            feed.attach(self._wire)
-            if not self._bounded and feed.reading:
+            ingest.attach(self._wire)
+            if not self._bounded and ingest.reading:
                 self._wire.resume()
 
-    def _publish_held(self, feed: Feed) -> None:
+    def _publish_held(self, ingest: Ingest) -> None:
         messages = []
-        for held in self._held[: feed.chunk]:
-            feed.received_bytes -= held.size  # read() counts it
-            message = feed.read(self._raw(held), held.index, self.number, held.at)
+        for held in self._held[: ingest.chunk]:
+            ingest.received_bytes -= held.size  # read() counts it
+            message = ingest.read(self._raw(held), held.index, self.number, held.at)
             self._take(0)
             if message is not None:
                 messages.append(message)
-        feed.hand_over(messages)
+        ingest.hand_over(messages)
 
     def _raw(self, held: _Held) -> str | bytes:
         # While on_open ran, text was held as str; afterwards it comes as the endpoint's decoder wants it.
-        wants_bytes = not self._feed.intake.as_text
+        wants_bytes = not self._ingest.factory.as_text
         return held.payload.encode() if wants_bytes and isinstance(held.payload, str) else held.payload
 
     def discard(self) -> None:
         """`on_open` failed: what was held goes nowhere."""
         while self._held:
             self._take(len(self._held) - 1)
-            self._feed.discarded += 1
+            self._ingest.discarded += 1
 
     # The wire's receiver
 
@@ -335,15 +335,15 @@ class SessionCore:
             if self._holding:
                 self._hold(payloads, at)
             else:
-                self._feed.publish(payloads, self.number, at)
-                self.chunk = self._feed.chunk
+                self._ingest.receive(payloads, self.number, at)
+                self.chunk = self._ingest.chunk
         finally:
             # What was handed to us, whatever became of it; last, as the user's decode and topic may look at the stats.
-            self._feed.received += len(payloads)
+            self._ingest.received += len(payloads)
 
     def lost(self, error: ConnectionLost) -> None:
         self._error = error
-        self._feed.detach()
+        self._ingest.detach()
         self._notify()
         if not self.ended.done():
             self.ended.set_result(error)
@@ -359,13 +359,13 @@ class SessionCore:
 
     def running_since(self, when: float, now: float) -> float:
         """Return the seconds from `when` to `now` in which the feed was read."""
-        return self._feed.running_since(when, now)
+        return self._ingest.running_since(when, now)
 
     def stop_reading(self) -> None:
         """Hand over nothing more; sending still works."""
         self._reading = False
         # A mailbox with room again would have the socket read on.
-        self._feed.detach()
+        self._ingest.detach()
         self._wire.pause()
 
     def close(self, code: int, reason: str = "") -> None:

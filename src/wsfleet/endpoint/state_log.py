@@ -10,7 +10,7 @@ import logging
 
 from wsfleet.core.message import State
 
-__all__ = ["Chronicle"]
+__all__ = ["StateLog"]
 
 log = logging.getLogger("wsfleet")
 
@@ -21,7 +21,7 @@ CHANGES = 3
 """So many changes are told between two of these: one may go up and down, or change its error, at every attempt."""
 
 
-class Chronicle:
+class StateLog:
     """Writes one endpoint's story, for a supervisor that says what happens. Times are the loop's."""
 
     def __init__(self, name: str) -> None:

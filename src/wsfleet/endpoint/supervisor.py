@@ -18,14 +18,14 @@ from wsfleet.core.message import Gap, State, StateChange
 from wsfleet.core.options import Endpoint
 from wsfleet.core.redact import redact_text, redact_uri, secrets_of
 from wsfleet.core.stats import Counted, EndpointStats
-from wsfleet.endpoint.attempt import make_target
-from wsfleet.endpoint.connect_limiter import Governor, host_of
-from wsfleet.endpoint.decode import Intake
-from wsfleet.endpoint.ingest import LONG_S, Feed
-from wsfleet.endpoint.liveness import Pulse, Sweep
-from wsfleet.endpoint.on_open import log_in
+from wsfleet.endpoint.attempt import resolve_attempt
+from wsfleet.endpoint.connect_limiter import ConnectLimiter, host_of
+from wsfleet.endpoint.decode import MessageFactory
+from wsfleet.endpoint.ingest import LONG_S, Ingest
+from wsfleet.endpoint.liveness import LivenessCheck, Sweep
+from wsfleet.endpoint.on_open import run_on_open
 from wsfleet.endpoint.session import SessionCore
-from wsfleet.endpoint.state_log import Chronicle
+from wsfleet.endpoint.state_log import StateLog
 from wsfleet.pipeline.hub import Hub
 from wsfleet.transport.base import Progress, Transport
 
@@ -41,7 +41,7 @@ class Services(Protocol):
     """What a supervisor needs of its fleet."""
 
     hub: Hub
-    governor: Governor
+    limiter: ConnectLimiter
     sweep: Sweep
     watchdog: Watchdog
     transport: Transport
@@ -49,17 +49,17 @@ class Services(Protocol):
     def endpoint_ended(self, supervisor: Supervisor) -> None:
         """`supervisor` has come to its end, CLOSED or FAILED."""
 
-    def exit_asked(self, wish: BaseException) -> None:
+    def request_exit(self, wish: BaseException) -> None:
         """User code raised `wish`, which asks the whole program to end."""
 
 
 class Supervisor:
     """One endpoint, from its declaration to its end."""
 
-    def __init__(self, endpoint: Endpoint, intake: Intake, services: Services) -> None:
+    def __init__(self, endpoint: Endpoint, factory: MessageFactory, services: Services) -> None:
         self.endpoint = endpoint
-        self.name = intake.name
-        self.feed = Feed(intake, services.hub, endpoint.keep_last)
+        self.name = factory.name
+        self.ingest = Ingest(factory, services.hub, endpoint.keep_last)
         self.state = State.CONNECTING
         self.session: SessionCore | None = None
         self.holding: SessionCore | None = None  # until all that it held for on_open has gone on
@@ -78,8 +78,8 @@ class Supervisor:
         self._secrets: list[str] = []
         self._backoff = retry.Backoff(endpoint.reconnect, random.random)
         self._budget = retry.RestartBudget(endpoint.reconnect.max_restarts, endpoint.reconnect.window_s)
-        self._chronicle = Chronicle(self.name)
-        self._pulse = Pulse(endpoint.liveness)
+        self._chronicle = StateLog(self.name)
+        self._pulse = LivenessCheck(endpoint.liveness)
         self._attempt = 0
         self._rejections = 0
         self._restarting = False
@@ -109,7 +109,7 @@ class Supervisor:
         except (KeyboardInterrupt, SystemExit) as exc:
             self._drop_session()
             self._end(State.CLOSED, None)
-            self._services.exit_asked(exc)
+            self._services.request_exit(exc)
         except GeneratorExit:  # the loop is gone
             raise
         except BaseException as exc:
@@ -146,7 +146,7 @@ class Supervisor:
             spent.__cause__ = error
             return spent, None
         if verdict.hold_s:
-            self._services.governor.hold(self._host, verdict.hold_s)
+            self._services.limiter.hold(self._host, verdict.hold_s)
         return error, max(self._backoff.next(), verdict.hold_s)
 
     async def _live_once(self) -> Exception:
@@ -156,7 +156,7 @@ class Supervisor:
         self._restarting = False
         self._set_state(State.CONNECTING, None, 0.0)
         progress = Progress()
-        received = self.feed.received
+        received = self.ingest.received
         try:
             async with asyncio.timeout(self.endpoint.open_s) as self._scope:
                 session = await self._open(progress, self._scope)
@@ -177,9 +177,9 @@ class Supervisor:
         self._services.sweep.watch(session, self._pulse)
         error = self._explain(await session.ended)
         lost_at = loop.time()
-        self._last = (session.number, self.feed.received, lost_at)
+        self._last = (session.number, self.ingest.received, lost_at)
         # Where the clock is coarse, the first message may have come at the very time of the handshake.
-        heard = session.wire.last_frame > session.wire.connected_at or self.feed.received > received
+        heard = session.wire.last_frame > session.wire.connected_at or self.ingest.received > received
         if heard and lost_at - opened_at >= self.endpoint.reconnect.stable_s:
             self._backoff.reset()
             self._chronicle.stable()
@@ -193,25 +193,27 @@ class Supervisor:
     async def _open(self, progress: Progress, scope: asyncio.Timeout) -> SessionCore:
         """Open a session and log in. The deadline stands still while the governor makes us wait."""
         loop = asyncio.get_running_loop()
-        target = await make_target(self.endpoint, self.name)
+        request = await resolve_attempt(self.endpoint, self.name)
         self._secrets = progress.secrets
-        self._secrets += secrets_of(target.uri, {**target.headers, SUBPROTOCOLS: ", ".join(target.subprotocols)})
-        self._shown_uri = redact_uri(target.uri)
-        self._host = host_of(target.uri)
+        self._secrets += secrets_of(request.uri, {**request.headers, SUBPROTOCOLS: ", ".join(request.subprotocols)})
+        self._shown_uri = redact_uri(request.uri)
+        self._host = host_of(request.uri)
         left = (scope.when() or 0.0) - loop.time()
         scope.reschedule(None)
-        leave = await self._services.governor.enter(self._host, again=self.session_count > 0)
+        leave = await self._services.limiter.enter(self._host, again=self.session_count > 0)
         try:
             scope.reschedule(loop.time() + (0.0 if self._restarting else left))
-            wire = await self._services.transport.open(target, progress)
+            wire = await self._services.transport.open(request, progress)
         finally:
             leave()
         self.session_count += 1
-        session = self.session = self.holding = SessionCore(self.endpoint, self.feed, wire, self.session_count)
+        session = self.session = self.holding = SessionCore(self.endpoint, self.ingest, wire, self.session_count)
         wire.start(session)
         if self.endpoint.on_open is not None:
             progress.stage = "on_open"
-            await log_in(session, self.endpoint.on_open, self.feed, lambda: _expire(scope), self.endpoint.close_s)
+            await run_on_open(
+                session, self.endpoint.on_open, self.ingest, lambda: _expire(scope), self.endpoint.close_s
+            )
         return session
 
     # What an attempt or a session came to
@@ -249,8 +251,8 @@ class Supervisor:
         """Return the loss as it may be shown; where we had stopped reading, or were blocked, that is why."""
         ours = self.stopping or (self.session is not None and self.session.closed_by_us)
         impatient = retry.is_impatience(lost.code)
-        paused_s, names = self.feed.lag()
-        pause = (paused_s, names) if paused_s >= LONG_S and (impatient or not self.feed.reading) else None
+        paused_s, names = self.ingest.lag()
+        pause = (paused_s, names) if paused_s >= LONG_S and (impatient or not self.ingest.reading) else None
         # "1011 keepalive ping timeout" is mostly our own: the ping was not answered because nobody read it.
         block = self._services.watchdog.recent() if impatient else None
         if ours:
@@ -267,7 +269,7 @@ class Supervisor:
             # Not `ended`, which is cancelled with whoever waits for it.
             if session.lost_error is None:
                 session.abort("given up")
-            self.feed.detach()
+            self.ingest.detach()
 
     def _fail(self, error: Exception) -> None:
         self.last_error = error
@@ -394,13 +396,13 @@ class Supervisor:
 
     def counted(self) -> Counted:
         """Return what the balance is made of, quickly."""
-        feed, holding = self.feed, self.holding
+        ingest, holding = self.ingest, self.holding
         held = holding.held if holding is not None else 0
-        received, received_bytes, malformed = feed.received, feed.received_bytes, feed.malformed
-        return received, received_bytes, malformed, feed.answered, feed.published, feed.discarded, held
+        received, received_bytes, malformed = ingest.received, ingest.received_bytes, ingest.malformed
+        return received, received_bytes, malformed, ingest.answered, ingest.published, ingest.discarded, held
 
     def stats(self, counted: Counted | None = None) -> EndpointStats:
-        feed, session = self.feed, self.session
+        ingest, session = self.ingest, self.session
         received, received_bytes, malformed, answered, published, discarded, held = counted or self.counted()
         return EndpointStats(
             name=self.name,
@@ -410,14 +412,14 @@ class Supervisor:
             losses=self.losses,
             received=received,
             received_bytes=received_bytes,
-            sent=feed.sent,
+            sent=ingest.sent,
             malformed=malformed,
             answered=answered,
             published=published,
             held=held,
             discarded=discarded,
-            paused_by=tuple([mailbox.name for mailbox in feed.paused_by]) if feed.paused_by else (),
-            paused_s=feed.paused_s,
+            paused_by=tuple([mailbox.name for mailbox in ingest.paused_by]) if ingest.paused_by else (),
+            paused_s=ingest.paused_s,
             last_error=self.error_text(),
             latency_s=session.wire.latency_s if session is not None else None,
         )

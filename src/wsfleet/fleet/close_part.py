@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from wsfleet.endpoint.pool import Pool
 from wsfleet.endpoint.supervisor import Supervisor
-from wsfleet.fleet.registry import Declarations
+from wsfleet.fleet.registry import Registry
 from wsfleet.fleet.shutdown import close_sessions, finish_processor
 from wsfleet.pipeline.mailbox import Mailbox
 
@@ -21,13 +21,13 @@ class Part:
         handle: Supervisor | Pool,
         supervisors: list[Supervisor],
         own: Iterable[Mailbox],
-        declared: Declarations,
+        registry: Registry,
         forget: Callable[[], None],
     ) -> None:
         self.handle = handle
         self._supervisors = supervisors
         self._own = own
-        self._declared = declared
+        self._registry = registry
         self._forget = forget
 
     def let_go(self) -> None:
@@ -43,29 +43,29 @@ class Part:
             if supervisor.session is not None:
                 supervisor.session.stop_reading()
         for mailbox in self._own:
-            processor = self._declared.processors.get(mailbox)
+            processor = self._registry.processors.get(mailbox)
             if processor is not None:
                 await finish_processor(processor, drain_s)
                 await processor.close()
         await close_sessions(self._supervisors, 1000)
 
 
-def endpoint_part(declared: Declarations, supervisor: Supervisor) -> Part | None:
+def endpoint_part(registry: Registry, supervisor: Supervisor) -> Part | None:
     """Return what is closed with one endpoint; None where it has been closed."""
-    if declared.supervisors.get(supervisor.name) is not supervisor:
+    if registry.supervisors.get(supervisor.name) is not supervisor:
         return None
-    return Part(supervisor, [supervisor], declared.own[supervisor], declared, lambda: declared.forget(supervisor))
+    return Part(supervisor, [supervisor], registry.own[supervisor], registry, lambda: registry.forget(supervisor))
 
 
-def pool_part(declared: Declarations, pool: Pool) -> Part | None:
+def pool_part(registry: Registry, pool: Pool) -> Part | None:
     """The same for a pool."""
-    if declared.pools.get(pool.name) is not pool:
+    if registry.pools.get(pool.name) is not pool:
         return None
-    own = [m for m in declared.hub.mailboxes() if m.name == pool.name]
+    own = [m for m in registry.hub.mailboxes() if m.name == pool.name]
 
     def forget() -> None:
         for mailbox in own:
-            declared.remove(mailbox)
-        declared.forget_pool(pool)
+            registry.remove(mailbox)
+        registry.forget_pool(pool)
 
-    return Part(pool, pool.supervisors, own, declared, forget)
+    return Part(pool, pool.supervisors, own, registry, forget)

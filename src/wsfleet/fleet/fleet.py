@@ -15,9 +15,9 @@ from wsfleet.core.options import Buffer, ConnectOptions, Endpoint, Limits, Retry
 from wsfleet.core.stats import FleetStats, Totals
 from wsfleet.endpoint.connection import Connection
 from wsfleet.endpoint.pool import Pool
-from wsfleet.fleet.from_thread import Guests
-from wsfleet.fleet.lifecycle import Lifetime
-from wsfleet.fleet.registry import Declarations, check_fleet, check_process_pattern
+from wsfleet.fleet.from_thread import ThreadCalls
+from wsfleet.fleet.lifecycle import Lifecycle
+from wsfleet.fleet.registry import Registry, check_fleet, check_process_pattern
 from wsfleet.fleet.run import run_blocking
 from wsfleet.fleet.snapshot import snapshot, totals
 from wsfleet.pipeline.handler import Function, Sink
@@ -59,15 +59,15 @@ class Fleet:
         check_fleet(name, limits, drain_s)
         self.name = name
         self.drain_s = drain_s
-        self._declared = Declarations(limits, transport)
-        self._lifetime = Lifetime(name, self._declared, drain_s)
-        self._guests = Guests(self._lifetime)
-        self.connections: Mapping[str, Connection] = types.MappingProxyType(self._declared.connections)
-        self.subscriptions: Mapping[str, Subscription] = self._declared.subscriptions
+        self._registry = Registry(limits, transport)
+        self._lifecycle = Lifecycle(name, self._registry, drain_s)
+        self._guests = ThreadCalls(self._lifecycle)
+        self.connections: Mapping[str, Connection] = types.MappingProxyType(self._registry.connections)
+        self.subscriptions: Mapping[str, Subscription] = self._registry.subscriptions
         self._reloader: Reloader | None = None
 
     def __repr__(self) -> str:
-        return f"<Fleet {self.name!r} {self._lifetime.phase}, {len(self.connections)} connections>"
+        return f"<Fleet {self.name!r} {self._lifecycle.phase}, {len(self.connections)} connections>"
 
     # Declaring
 
@@ -83,8 +83,8 @@ class Fleet:
         `process`. Raises ConfigError for what cannot work, TypeError for options that do not belong, FleetError
         once the fleet has ended.
         """
-        self._lifetime.check_declaring()
-        return self._lifetime.added(*self._declared.connect(endpoint, processor, dict(options)))
+        self._lifecycle.check_declaring()
+        return self._lifecycle.added(*self._registry.connect(endpoint, processor, dict(options)))
 
     def pool(
         self,
@@ -102,9 +102,9 @@ class Fleet:
         returns a request's id and what to send; `match(data)` the id that a message replies to, or None. By default
         both speak JSON-RPC 2.0, and a pool given a URI decodes "json". Raises as `connect` does.
         """
-        self._lifetime.check_declaring()
-        return self._lifetime.added_pool(
-            *self._declared.pool(endpoint, size, processor, identify, match, dict(options))
+        self._lifecycle.check_declaring()
+        return self._lifecycle.added_pool(
+            *self._registry.pool(endpoint, size, processor, identify, match, dict(options))
         )
 
     def process(
@@ -131,7 +131,7 @@ class Fleet:
         repeats a failed one; what fails for good is counted, and told on `$dead.<name>`. Raises ConfigError as
         `connect` does.
         """
-        self._lifetime.check_declaring()
+        self._lifecycle.check_declaring()
         check_process_pattern(pattern)
         options: dict[str, Any] = {
             "buffer": buffer,
@@ -145,8 +145,8 @@ class Fleet:
         check_plan(Plan(**{key: value for key, value in options.items() if key != "buffer"}), buffer)
 
         def decorate(function: F) -> F:
-            self._lifetime.check_declaring()
-            self._lifetime.started_processor(self._declared.process(pattern, function, name, options))
+            self._lifecycle.check_declaring()
+            self._lifecycle.started_processor(self._registry.process(pattern, function, name, options))
             return function
 
         return decorate
@@ -159,16 +159,16 @@ class Fleet:
         With `replay="last"` it begins with the last message of each matching topic that an endpoint has kept
         (`keep_last`). Keep it, or use `async with`: one that nobody holds is detached. Raises ConfigError as `connect`.
         """
-        self._lifetime.check_declaring()
-        return self._declared.subscribe(pattern, name, buffer, replay)
+        self._lifecycle.check_declaring()
+        return self._registry.subscribe(pattern, name, buffer, replay)
 
     def publish(self, topic: str, data: Any) -> int:
         """Publish `data` under `topic`; return how many subscriptions took it.
 
         Raises ValueError for a topic with `$`, `*`, `>` or empty tokens, and FleetError once the fleet has ended.
         """
-        self._lifetime.check_open()
-        return self._declared.publish(topic, data)
+        self._lifecycle.check_open()
+        return self._registry.publish(topic, data)
 
     # Observing
 
@@ -179,15 +179,15 @@ class Fleet:
         is any free one, which `address` of what is returned tells. Raises ConfigError for what cannot work, and
         FleetError where the address is taken: at the start, or here where the fleet runs.
         """
-        self._lifetime.check_declaring()
+        self._lifecycle.check_declaring()
         observer: Observer = load("status.http", "http").serve(self, listen, token)
-        self._declared.observers.add(observer)
+        self._registry.observers.add(observer)
         return observer
 
     @property
     def observers(self) -> tuple[Observer, ...]:
         """What was declared to watch this fleet."""
-        return tuple(self._declared.observers.all)
+        return tuple(self._registry.observers.all)
 
     # Running
 
@@ -197,7 +197,7 @@ class Fleet:
         Raises FleetError where it has run already, or an address of its observers is taken, and what opening a sink
         raises. Cancelled, it ends what it has begun.
         """
-        await self._lifetime.start(body=asyncio.current_task())
+        await self._lifecycle.start(body=asyncio.current_task())
         return self
 
     async def __aexit__(
@@ -208,8 +208,8 @@ class Fleet:
         Raises EndpointFailed as `run`. Cancelled, it waits for processors no longer, ends the rest in order, and only
         then raises the CancelledError.
         """
-        self._lifetime.check_thread()
-        await self._lifetime.leave(error)
+        self._lifecycle.check_thread()
+        await self._lifecycle.leave(error)
 
     def run(self) -> None:
         """Run until every endpoint has ended, `close()`, or a signal; blocking, on uvloop where it is installed.
@@ -217,8 +217,8 @@ class Fleet:
         SIGINT and SIGTERM drain; a second one stops at once and raises KeyboardInterrupt. Raises EndpointFailed when
         a `required` endpoint fails, FleetError where it has run already, and what opening a sink raises.
         """
-        self._lifetime.check_startable()
-        run_blocking(self.serve, self._lifetime.ask_to_end)
+        self._lifecycle.check_startable()
+        run_blocking(self.serve, self._lifecycle.ask_to_end)
 
     async def serve(self) -> None:
         """The same inside a running loop, for a TaskGroup or gather; signals are left alone.
@@ -226,16 +226,16 @@ class Fleet:
         Raises as `run`. Cancelling it ends the fleet without waiting for processors, and in order: the CancelledError
         comes when nothing is left.
         """
-        await self._lifetime.start(body=None)
-        await self._lifetime.serve()
+        await self._lifecycle.start(body=None)
+        await self._lifecycle.serve()
 
     async def wait(self) -> None:
         """Wait until every endpoint has ended, or for `close()`. Safe to cancel.
 
         Raises EndpointFailed when a `required` endpoint fails, and FleetError before the start.
         """
-        self._lifetime.check_thread()
-        await self._lifetime.wait()
+        self._lifecycle.check_thread()
+        await self._lifecycle.wait()
 
     async def close(self) -> None:
         """Drain and end the fleet, and wait for that; a processor or `on_open` only asks, and returns. Idempotent.
@@ -243,8 +243,8 @@ class Fleet:
         Processors have `drain_s` for it, the closing handshakes the largest `close_s`. Cancelling it only stops the
         waiting: the fleet ends all the same.
         """
-        self._lifetime.check_thread()
-        await self._lifetime.close()
+        self._lifecycle.check_thread()
+        await self._lifecycle.close()
 
     def from_thread(self, function: Callable[..., Any], *args: Any) -> Any:
         """Call `function(*args)` on the fleet's loop from another thread, await what it returns if that is awaitable,
@@ -260,7 +260,7 @@ class Fleet:
         there is no file, and then nothing was changed; FleetError where another reload is under way, or the fleet does
         not run. Cancelled, it leaves undone what it has not begun; reload again.
         """
-        self._lifetime.check_thread()
+        self._lifecycle.check_thread()
         if self._reloader is None:
             raise ConfigError("this fleet was not read from a file; restart its program instead")
         return await self._reloader.reload(self)
@@ -269,8 +269,8 @@ class Fleet:
 
     def stats(self) -> FleetStats:
         """Return an immutable snapshot of everything that is counted."""
-        self._lifetime.check_thread()
-        return self._declared.stats(self.name, self._lifetime.uptime_s)
+        self._lifecycle.check_thread()
+        return self._registry.stats(self.name, self._lifecycle.uptime_s)
 
     async def snapshot(self) -> FleetStats:
         """Return the same, counted at one moment but written down over many turns of the loop.
@@ -278,10 +278,10 @@ class Fleet:
         For whoever looks at ten thousand endpoints every second: `stats` would hold the loop for a tenth of one. Safe
         to cancel.
         """
-        self._lifetime.check_thread()
-        return await snapshot(self._declared, self.name, self._lifetime.uptime_s)
+        self._lifecycle.check_thread()
+        return await snapshot(self._registry, self.name, self._lifecycle.uptime_s)
 
     async def totals(self) -> Totals:
         """Return the sums alone, added up over many turns of the loop. Safe to cancel."""
-        self._lifetime.check_thread()
-        return await totals(self._declared)
+        self._lifecycle.check_thread()
+        return await totals(self._registry)

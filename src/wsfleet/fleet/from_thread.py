@@ -10,28 +10,28 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from wsfleet.core.errors import FleetError
-from wsfleet.fleet.lifecycle import Lifetime
+from wsfleet.fleet.lifecycle import Lifecycle
 
-__all__ = ["Guests"]
+__all__ = ["ThreadCalls"]
 
 Answer = concurrent.futures.Future[Any]
 
 
-class Guests:
+class ThreadCalls:
     """The calls of other threads. Those under way are the lifetime's `guests`: they end with it."""
 
-    def __init__(self, lifetime: Lifetime) -> None:
-        self._lifetime = lifetime
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        self._lifecycle = lifecycle
 
     def call(self, function: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """Call `function(*args)` on the loop and give back what comes of it; blocks the calling thread."""
         if inspect.iscoroutine(function):
             function.close()
             raise TypeError("from_thread(function, *args): give the function and its arguments, not the coroutine")
-        loop = self._lifetime.loop
-        if loop is None or self._lifetime.ended:
+        loop = self._lifecycle.loop
+        if loop is None or self._lifecycle.ended:
             raise FleetError("the fleet is not running")
-        if threading.get_ident() == self._lifetime.thread:
+        if threading.get_ident() == self._lifecycle.thread:
             raise FleetError("from_thread is for other threads; in the fleet's own, call the function directly")
         answer: Answer = concurrent.futures.Future()
         try:
@@ -45,16 +45,16 @@ class Guests:
                 # A loop that was stopped for good between the call and now will never answer.
                 if answer.done():
                     return answer.result()  # it came as we looked away, or is a TimeoutError itself
-                if loop.is_closed() or (self._lifetime.ended and not loop.is_running()):
+                if loop.is_closed() or (self._lifecycle.ended and not loop.is_running()):
                     raise FleetError("the fleet has ended") from None
 
     def _begin(
         self, function: Callable[..., Any], args: tuple[Any, ...], answer: Answer, thread: threading.Thread
     ) -> None:
-        if self._lifetime.ended:
+        if self._lifecycle.ended:
             answer.set_exception(FleetError("the fleet has ended"))
             return
-        self._lifetime.enter(thread)
+        self._lifecycle.enter(thread)
         try:
             result = function(*args)
         except BaseException as exc:
@@ -64,8 +64,8 @@ class Guests:
             answer.set_result(result)
             return
         task = asyncio.get_running_loop().create_task(self._finish(result, answer), name="wsfleet-from-thread")
-        self._lifetime.guests.add(task)
-        task.add_done_callback(self._lifetime.guests.discard)
+        self._lifecycle.thread_calls.add(task)
+        task.add_done_callback(self._lifecycle.thread_calls.discard)
 
     async def _finish(self, result: Awaitable[Any], answer: Answer) -> None:
         try:

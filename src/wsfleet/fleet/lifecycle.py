@@ -16,34 +16,34 @@ from wsfleet.endpoint.connection import Connection
 from wsfleet.endpoint.pool import Pool
 from wsfleet.endpoint.supervisor import Supervisor
 from wsfleet.fleet.close_part import Part, endpoint_part, pool_part
-from wsfleet.fleet.registry import Declarations
-from wsfleet.fleet.shutdown import Ending
+from wsfleet.fleet.registry import Registry
+from wsfleet.fleet.shutdown import Shutdown
 from wsfleet.fleet.startup import open_parts, start_endpoints
 from wsfleet.pipeline.mailbox import Mailbox
 from wsfleet.pipeline.processor import Processor
 
-__all__ = ["Lifetime"]
+__all__ = ["Lifecycle"]
 
 _OVER = (State.CLOSED, State.FAILED)
 
 
-class Lifetime:
+class Lifecycle:
     """One run of one fleet. All of its tasks are children of one TaskGroup, which lives in one root task.
 
     So the fleet can be entered in one task and left in another, and whoever waits for it can be cancelled without
     tearing it apart.
     """
 
-    def __init__(self, name: str, declared: Declarations, drain_s: float) -> None:
+    def __init__(self, name: str, registry: Registry, drain_s: float) -> None:
         self.phase = "declared"
         self.loop: asyncio.AbstractEventLoop | None = None
         self.thread: int | None = None
         self.ended = False
         self._name = name
-        self._declared = declared
-        declared.keeper = self
+        self._registry = registry
+        registry.keeper = self
         self._drain_s = drain_s
-        self._ending = Ending(drain_s)
+        self._shutdown = Shutdown(drain_s)
         self._tasks: asyncio.TaskGroup | None = None
         self._root: asyncio.Task[None] | None = None
         self._began_at: float | None = None
@@ -59,7 +59,7 @@ class Lifetime:
         self._waiting: set[asyncio.Task[Any] | None] = set()
         self._closings: dict[Supervisor | Pool, asyncio.Task[None]] = {}
         self._until_end: set[asyncio.Task[Any] | None] = set()
-        self.guests: set[asyncio.Task[None]] = set()
+        self.thread_calls: set[asyncio.Task[None]] = set()
 
     # What may be done when
 
@@ -71,7 +71,7 @@ class Lifetime:
         self.check_thread()
         if self.ended:
             raise FleetError("the fleet has ended")
-        self._declared.reap()
+        self._registry.reap()
 
     def call_soon(self, function: Callable[[], None]) -> None:
         """Call `function` in the loop's next turn, from any thread; never, where no loop runs."""
@@ -118,25 +118,25 @@ class Lifetime:
             self.thread = None
 
     async def _run(self, started: asyncio.Future[None]) -> None:
-        declared = self._declared
+        registry = self._registry
         loop = asyncio.get_running_loop()
         note_once()
         try:
-            await open_parts(declared)
+            await open_parts(registry)
             async with asyncio.TaskGroup() as self._tasks:
-                sweep = self._tasks.create_task(declared.sweep.run(), name="wsfleet-sweep")
+                sweep = self._tasks.create_task(registry.sweep.run(), name="wsfleet-sweep")
                 self._began_at = loop.time()
                 self.phase = "running"
-                declared.watchdog.start()
-                for processor in list(declared.processors.values()):
-                    declared.start_worker(processor, self._tasks)
-                self._had_endpoints = self._had_endpoints or bool(declared.supervisors)
-                await start_endpoints(declared, self._tasks)
+                registry.watchdog.start()
+                for processor in list(registry.processors.values()):
+                    registry.start_worker(processor, self._tasks)
+                self._had_endpoints = self._had_endpoints or bool(registry.supervisors)
+                await start_endpoints(registry, self._tasks)
                 started.set_result(None)
                 await self._close.wait()
                 self.phase = "ending"
-                await self._ending.run(
-                    list(declared.supervisors.values()), lambda: list(declared.workers), declared.pulled(), declared.hub
+                await self._shutdown.run(
+                    list(registry.supervisors.values()), lambda: list(registry.workers), registry.pulled(), registry.hub
                 )
                 sweep.cancel()
                 for closing in self._closings.values():
@@ -154,36 +154,36 @@ class Lifetime:
             self.thread = None
 
     async def _clean_up(self, loop: asyncio.AbstractEventLoop) -> None:
-        declared = self._declared
+        registry = self._registry
         self._tasks = None
         self.ended = True
         self.phase = "ended"
         self._ended_at = loop.time()
         self.ask_to_end()
-        declared.watchdog.stop()
-        declared.hub.close()
-        for each in {**dict.fromkeys(declared.processors.values()), **dict.fromkeys(declared.unclosed)}:
+        registry.watchdog.stop()
+        registry.hub.close()
+        for each in {**dict.fromkeys(registry.processors.values()), **dict.fromkeys(registry.unclosed)}:
             await each.close()
-        if hasattr(declared, "transport"):
-            await declared.transport.aclose()
-        await declared.observers.stop()
+        if hasattr(registry, "transport"):
+            await registry.transport.aclose()
+        await registry.observers.stop()
         # Transports close their sockets in the loop's next turn.
         await asyncio.sleep(0)
         await self._dismiss_guests()
 
     async def _dismiss_guests(self) -> None:
         """Leave no call of another thread behind; those that wait for this very end have seen it in a moment."""
-        guests = self.guests - self._until_end
-        for guest in guests:
+        thread_calls = self.thread_calls - self._until_end
+        for guest in thread_calls:
             guest.cancel()
-        if guests:
-            await asyncio.wait(guests)
+        if thread_calls:
+            await asyncio.wait(thread_calls)
 
     def added(self, connection: Connection, supervisor: Supervisor, processor: Processor | None) -> Connection:
         """Start what was declared while the fleet runs."""
         if self._tasks is not None:
             if processor is not None:
-                self._declared.start_worker(processor, self._tasks)
+                self._registry.start_worker(processor, self._tasks)
             self._had_endpoints = True
             supervisor.start(self._tasks)
         return connection
@@ -199,7 +199,7 @@ class Lifetime:
     def started_processor(self, processor: Processor) -> None:
         """The same for a processor."""
         if self._tasks is not None:
-            self._declared.start_worker(processor, self._tasks)
+            self._registry.start_worker(processor, self._tasks)
 
     # Waiting and ending
 
@@ -255,14 +255,14 @@ class Lifetime:
         self.ended = True
         self.phase = "ended"
         self._close.set()
-        for supervisor in self._declared.supervisors.values():
+        for supervisor in self._registry.supervisors.values():
             supervisor.let_go()
-        self._declared.hub.close()
+        self._registry.hub.close()
 
     async def _until_ended(self) -> None:
         """Wait for the end, where that does not wait for the caller in turn."""
         root = self._root
-        if root is None or root.done() or call_scope.is_inside(self._declared):
+        if root is None or root.done() or call_scope.is_inside(self._registry):
             return
         task = asyncio.current_task()
         self._until_end.add(task)
@@ -273,8 +273,8 @@ class Lifetime:
 
     def enter(self, thread: threading.Thread) -> None:
         """Where `thread` makes a processor's calls: its own call to the loop is inside the fleet, too."""
-        if any(thread in p.threads for p in self._declared.workers):
-            call_scope.enter(self._declared)
+        if any(thread in p.threads for p in self._registry.workers):
+            call_scope.enter(self._registry)
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
@@ -283,7 +283,7 @@ class Lifetime:
     async def _until_over(self) -> None:
         """Wait until the fleet is to end, or every endpoint has ended."""
         while not self._close.is_set():
-            states = [s.state for s in self._declared.supervisors.values()]
+            states = [s.state for s in self._registry.supervisors.values()]
             if (
                 self._had_endpoints
                 and all(state in _OVER for state in states)
@@ -306,7 +306,7 @@ class Lifetime:
     async def _finish(self, *, drain: bool) -> None:
         """End the fleet and wait for the root task, come what may; a cancellation meanwhile only makes it hurry."""
         if not drain:
-            self._ending.hurry()
+            self._shutdown.hurry()
         self.ask_to_end()
         cancelled: asyncio.CancelledError | None = None
         root = self._root
@@ -317,7 +317,7 @@ class Lifetime:
                 await asyncio.wait({root})
             except asyncio.CancelledError as exc:
                 cancelled = exc
-                self._ending.hurry()
+                self._shutdown.hurry()
         if cancelled is not None:
             raise cancelled
         if not root.cancelled():
@@ -330,13 +330,13 @@ class Lifetime:
             self._end_with(supervisor.failure())
         self._news.set()
 
-    def exit_asked(self, wish: BaseException) -> None:
+    def request_exit(self, wish: BaseException) -> None:
         """End at once, and let whoever waits for the fleet raise the KeyboardInterrupt or SystemExit."""
         self._end_with(wish)
 
     def _end_with(self, failure: BaseException) -> None:
         self._failure = failure
-        self._ending.hurry()
+        self._shutdown.hurry()
         body = self._body
         if body is not None and not body.done() and body not in self._waiting and not self._close.is_set():
             self._body_cancelled = True
@@ -344,7 +344,7 @@ class Lifetime:
         self.ask_to_end()
 
     def open_loop(self, supervisor: Supervisor) -> Mailbox:
-        mailbox = self._declared.open_loop(supervisor)
+        mailbox = self._registry.open_loop(supervisor)
         if supervisor.state in _OVER:
             mailbox.finish()
         return mailbox
@@ -355,7 +355,7 @@ class Lifetime:
         return self._close.is_set()
 
     def abandon(self, mailbox: Mailbox) -> None:
-        self._declared.abandon(mailbox)
+        self._registry.abandon(mailbox)
 
     def restart_endpoint(self, supervisor: Supervisor) -> None:
         if self._close.is_set() or supervisor.state is State.CLOSED or supervisor.stopping:
@@ -364,16 +364,16 @@ class Lifetime:
             supervisor.restart()
             return
         supervisor.forgive()
-        for mailbox in self._declared.own[supervisor]:
+        for mailbox in self._registry.own[supervisor]:
             mailbox.reopen()
         if self._tasks is not None:
             supervisor.start(self._tasks)
 
     async def close_endpoint(self, supervisor: Supervisor) -> None:
-        await self._close_part(endpoint_part(self._declared, supervisor))
+        await self._close_part(endpoint_part(self._registry, supervisor))
 
     async def close_pool(self, pool: Pool) -> None:
-        await self._close_part(pool_part(self._declared, pool))
+        await self._close_part(pool_part(self._registry, pool))
 
     async def _close_part(self, part: Part | None) -> None:
         """Close endpoints while the fleet goes on, and wait for it; whoever the fleet waits for only asks."""
@@ -389,7 +389,7 @@ class Lifetime:
         if ending is None:
             ending = self._tasks.create_task(self._closing(part), name=f"wsfleet-{part.handle.name}-close")
             self._closings[part.handle] = ending
-        if not call_scope.is_inside(self._declared):
+        if not call_scope.is_inside(self._registry):
             await asyncio.wait({ending})
 
     async def _closing(self, part: Part) -> None:

@@ -19,10 +19,10 @@ from wsfleet.core.options import Buffer, Endpoint, EndpointOptions, Limits, Proc
 from wsfleet.core.stats import EndpointStats, FleetStats, add_rows, is_balanced
 from wsfleet.core.suggest import suggestion
 from wsfleet.core.topics import check_pattern, check_topic, compile_pattern
-from wsfleet.endpoint.connect_limiter import Governor, host_of
+from wsfleet.endpoint.connect_limiter import ConnectLimiter, host_of
 from wsfleet.endpoint.connection import Connection, Keeper
-from wsfleet.endpoint.decode import compile_intake
-from wsfleet.endpoint.ingest import CALLERS as FEED_CALLERS
+from wsfleet.endpoint.decode import compile_factory
+from wsfleet.endpoint.ingest import CALLERS as INGEST_CALLERS
 from wsfleet.endpoint.liveness import Sweep
 from wsfleet.endpoint.on_open import CALLERS as LOGIN_CALLERS
 from wsfleet.endpoint.pool import Identify, Pool, PoolKeeper, check_pool
@@ -39,11 +39,11 @@ from wsfleet.pipeline.processor import Processor, Work
 from wsfleet.pipeline.subscription import Subscription
 from wsfleet.transport.base import Transport
 
-__all__ = ["Declarations", "check_fleet", "check_process_pattern"]
+__all__ = ["Registry", "check_fleet", "check_process_pattern"]
 
 log = logging.getLogger("wsfleet")
 
-_CALLERS = {**FEED_CALLERS, **PROCESSOR_CALLERS, **LOGIN_CALLERS, **LATEST_CALLERS}
+_CALLERS = {**INGEST_CALLERS, **PROCESSOR_CALLERS, **LOGIN_CALLERS, **LATEST_CALLERS}
 
 
 def check_fleet(name: str, limits: Limits, drain_s: float) -> None:
@@ -89,13 +89,13 @@ class Keepers(Keeper, PoolKeeper, Protocol):
     """What connections and pools ask of their fleet."""
 
 
-class Declarations(Services):
+class Registry(Services):
     """The parts of a fleet, and how they come and go. Nothing here runs anything."""
 
     def __init__(self, limits: Limits, transport: Transport | None) -> None:
         self.hub = Hub()
-        self.hub.exit_asked = self.exit_asked
-        self.governor = Governor(limits)
+        self.hub.request_exit = self.request_exit
+        self.limiter = ConnectLimiter(limits)
         self.sweep = Sweep(self.hub.unread)
         self.watchdog = Watchdog(_CALLERS)
         self.observers = Observers()
@@ -123,7 +123,7 @@ class Declarations(Services):
         """Declare an endpoint, and its own processor where there is one."""
         endpoint, process = _split(endpoint, target, options)
         buffer, plan = self._checked(target, process)
-        compile_intake(endpoint, "x")  # so that a fault costs no name
+        compile_factory(endpoint, "x")  # so that a fault costs no name
         name = self.names.take(endpoint.name, _default_name(endpoint))
         connection, supervisor = self._endpoint(endpoint, name, None)
         processor = None
@@ -146,7 +146,7 @@ class Declarations(Services):
         endpoint, process = _split(endpoint, target, options)
         check_pool(endpoint, size, identify, match)
         buffer, plan = self._checked(target, process)
-        compile_intake(endpoint, "x")
+        compile_factory(endpoint, "x")
         name = self.names.take_group(endpoint.name, _default_name(endpoint), size)
         members = [self._endpoint(endpoint, f"{name}-{number}", name) for number in range(1, size + 1)]
         pool = self.pools[name] = Pool(name, members, self.keeper, identify, match)
@@ -164,7 +164,7 @@ class Declarations(Services):
         return buffer, plan
 
     def _endpoint(self, endpoint: Endpoint, name: str, topic: str | None) -> tuple[Connection, Supervisor]:
-        supervisor = self.supervisors[name] = Supervisor(endpoint, compile_intake(endpoint, name, topic), self)
+        supervisor = self.supervisors[name] = Supervisor(endpoint, compile_factory(endpoint, name, topic), self)
         connection = self.connections[name] = Connection(supervisor, self.keeper)
         self.own[supervisor] = []
         return connection, supervisor
@@ -203,8 +203,8 @@ class Declarations(Services):
         for mailbox in self.own.pop(supervisor):
             self.remove(mailbox, drop=mailbox in self.processors)
         del self.supervisors[supervisor.name], self.connections[supervisor.name]
-        for mailbox in tuple(supervisor.feed.paused_by):
-            mailbox.forget(supervisor.feed)
+        for mailbox in tuple(supervisor.ingest.paused_by):
+            mailbox.forget(supervisor.ingest)
         self.hub.forget_endpoint(supervisor.name)
         self.hub.disown(supervisor.name)
         self.names.free(supervisor.name)
@@ -240,7 +240,7 @@ class Declarations(Services):
         self.subscriptions.pulled[name] = subscription
         if replay == "last":
             matches = compile_pattern(pattern)
-            kept = [m for s in self.supervisors.values() for m in s.feed.kept.values() if matches(m.topic)]
+            kept = [m for s in self.supervisors.values() for m in s.ingest.kept.values() if matches(m.topic)]
             self.hub.replay(mailbox, sorted(kept, key=lambda message: message.received_at))
         return subscription
 
@@ -293,8 +293,8 @@ class Declarations(Services):
     def check_thread(self) -> None:
         self.keeper.check_thread()
 
-    def exit_asked(self, wish: BaseException) -> None:
-        self.keeper.exit_asked(wish)
+    def request_exit(self, wish: BaseException) -> None:
+        self.keeper.request_exit(wish)
 
     def endpoint_ended(self, supervisor: Supervisor) -> None:
         """An endpoint is CLOSED or FAILED: loops over it end when they have had what is pending."""
@@ -326,7 +326,7 @@ class Declarations(Services):
             await work()
         except (KeyboardInterrupt, SystemExit) as exc:
             # Raised on, it would stop the loop on the spot, and nobody would close what is open.
-            self.exit_asked(exc)
+            self.request_exit(exc)
 
     def _worker_ended(self, processor: Processor, task: asyncio.Task[None], tasks: asyncio.TaskGroup) -> None:
         processor.tasks.discard(task)

@@ -11,7 +11,7 @@ from wsfleet.pipeline.hub import Hub
 from wsfleet.pipeline.mailbox import Mailbox
 from wsfleet.pipeline.processor import Processor
 
-__all__ = ["Ending", "close_sessions", "finish_processor"]
+__all__ = ["Shutdown", "close_sessions", "finish_processor"]
 
 log = logging.getLogger("wsfleet")
 
@@ -22,7 +22,7 @@ PATIENCE_S = 1.0
 """A drain that takes longer says whom it is waiting for."""
 
 
-class Ending:
+class Shutdown:
     """The five steps. `hurry` skips what is left of the waiting for processors."""
 
     def __init__(self, drain_s: float) -> None:

@@ -18,10 +18,10 @@ from wsfleet.core.stats import (
     is_subscription_balanced,
 )
 from wsfleet.endpoint.supervisor import Supervisor
-from wsfleet.fleet.registry import Declarations
+from wsfleet.fleet.registry import Registry
 from wsfleet.pipeline.mailbox import Mailbox
 
-__all__ = ["by_and_by", "percentile", "snapshot", "totals"]
+__all__ = ["in_slices", "percentile", "snapshot", "totals"]
 
 T = TypeVar("T")
 Row = TypeVar("Row")
@@ -33,7 +33,7 @@ SUMS = 2000
 """Rows added up in one turn."""
 
 
-async def by_and_by(items: Sequence[T], most: int) -> AsyncIterator[Sequence[T]]:
+async def in_slices(items: Sequence[T], most: int) -> AsyncIterator[Sequence[T]]:
     """Go through `items`, at most so many in each turn of the loop; what fits into one is done at once."""
     for start in range(0, len(items), most):
         if start:
@@ -41,19 +41,19 @@ async def by_and_by(items: Sequence[T], most: int) -> AsyncIterator[Sequence[T]]
         yield items[start : start + most]
 
 
-async def snapshot(declared: Declarations, name: str, uptime_s: float) -> FleetStats:
-    """Count everything, as `Declarations.stats` does.
+async def snapshot(registry: Registry, name: str, uptime_s: float) -> FleetStats:
+    """Count everything, as `Registry.stats` does.
 
     What the balance is made of is taken down at one moment, since messages go on meanwhile. The rest of a row (its
     state, its last error) is what it is when the row is written.
     """
-    declared.reap()
-    supervisors, mailboxes = list(declared.supervisors.values()), declared.hub.mailboxes()
+    registry.reap()
+    supervisors, mailboxes = list(registry.supervisors.values()), registry.hub.mailboxes()
     endpoint_counts = [supervisor.counted() for supervisor in supervisors]
     mailbox_counts = [mailbox.counted() for mailbox in mailboxes]
-    hub = declared.hub.stats()
-    removed, unsubscribed = declared.retired_endpoints, declared.hub.retired_stats()
-    lag_s, blocked = declared.sweep.lag_s, declared.watchdog.stats()
+    hub = registry.hub.stats()
+    removed, unsubscribed = registry.retired_endpoints, registry.hub.retired_stats()
+    lag_s, blocked = registry.sweep.lag_s, registry.watchdog.stats()
 
     endpoints, endpoints_good = await _rows(
         supervisors, endpoint_counts, Supervisor.stats, removed, is_endpoint_balanced
@@ -85,20 +85,20 @@ async def _rows(
     """Return the rows, the one of what was removed last, and whether each of them keeps the balance."""
     rows: list[Row] = []
     good = retired is None or is_balanced(retired)
-    async for numbers in by_and_by(range(len(items)), ROWS):
+    async for numbers in in_slices(range(len(items)), ROWS):
         made = [make(items[n], counts[n]) for n in numbers]
         good = good and all(map(is_balanced, made))
         rows += made
     return rows + ([] if retired is None else [retired]), good
 
 
-async def totals(declared: Declarations) -> Totals:
+async def totals(registry: Registry) -> Totals:
     """Add everything up. Messages that pass meanwhile may be on one side and not yet on the other."""
-    removed, unsubscribed = declared.retired_endpoints, declared.hub.retired_stats()
+    removed, unsubscribed = registry.retired_endpoints, registry.hub.retired_stats()
     received, losses, connects = (removed.received, removed.losses, removed.connects) if removed else (0, 0, 0)
     opened, latencies = 0, []
-    async for supervisors in by_and_by(list(declared.supervisors.values()), SUMS):
-        received += sum([s.feed.received for s in supervisors])
+    async for supervisors in in_slices(list(registry.supervisors.values()), SUMS):
+        received += sum([s.ingest.received for s in supervisors])
         losses += sum([s.losses for s in supervisors])
         connects += sum([s.session_count for s in supervisors])
         opened += sum([s.state is State.OPEN for s in supervisors])
@@ -106,8 +106,8 @@ async def totals(declared: Declarations) -> Totals:
     gone = unsubscribed
     processed, failed = (gone.processed, gone.failed) if gone else (0, 0)
     dropped, pending = (gone.dropped, gone.pending) if gone else (0, 0)
-    of_feeds = [mailbox for mailbox in declared.hub.mailboxes() if about_feeds(mailbox.pattern)]
-    async for mailboxes in by_and_by(of_feeds, SUMS):
+    of_feeds = [mailbox for mailbox in registry.hub.mailboxes() if about_feeds(mailbox.pattern)]
+    async for mailboxes in in_slices(of_feeds, SUMS):
         processed += sum([m.processed for m in mailboxes])
         dropped += sum([m.dropped for m in mailboxes])
         failed += sum([m.failed for m in mailboxes])
@@ -122,7 +122,7 @@ async def totals(declared: Declarations) -> Totals:
         connects=connects,
         open=opened,
         pending=pending,
-        loop_lag_s=declared.sweep.lag_s,
+        loop_lag_s=registry.sweep.lag_s,
         latency_p50=percentile(latencies, 0.5),
         latency_p99=percentile(latencies, 0.99),
     )

@@ -6,7 +6,7 @@ import asyncio
 import importlib
 
 from wsfleet.core.message import State
-from wsfleet.fleet.registry import Declarations
+from wsfleet.fleet.registry import Registry
 from wsfleet.transport import open_files
 
 __all__ = ["open_parts", "start_endpoints"]
@@ -15,22 +15,22 @@ START = 50
 """Endpoints started in one turn of the loop."""
 
 
-async def open_parts(declared: Declarations) -> None:
+async def open_parts(registry: Registry) -> None:
     """Open what the endpoints will need. Raises what opening a sink raises, or an observer that has no address."""
-    for processor in list(declared.processors.values()):
+    for processor in list(registry.processors.values()):
         processor.check_not_importing()
-    if not declared.has_transport:
+    if not registry.has_transport:
         # The adapter is a leaf, loaded by name.
-        declared.transport = importlib.import_module("wsfleet.transport.websockets").WebSocketTransport()
-        open_files.check(len(declared.supervisors))
-    await declared.observers.start()
-    for processor in list(declared.processors.values()):
+        registry.transport = importlib.import_module("wsfleet.transport.websockets").WebSocketTransport()
+        open_files.check(len(registry.supervisors))
+    await registry.observers.start()
+    for processor in list(registry.processors.values()):
         await processor.open()
 
 
-async def start_endpoints(declared: Declarations, tasks: asyncio.TaskGroup) -> None:
+async def start_endpoints(registry: Registry, tasks: asyncio.TaskGroup) -> None:
     """Start what was declared before the start, a few at a time: each begins with some work of its own."""
-    for number, supervisor in enumerate(list(declared.supervisors.values()), 1):
+    for number, supervisor in enumerate(list(registry.supervisors.values()), 1):
         # Meanwhile one may have been closed.
         if supervisor.state not in (State.CLOSED, State.FAILED) and not supervisor.stopping:
             supervisor.start(tasks)

@@ -178,7 +178,7 @@ cdef class Fifo:
         return 0
 
 
-cdef class Bounded:
+cdef class BoundedQueue:
     cdef object __weakref__
     cdef readonly object waiting
     cdef Fifo fifo  # the same, where it is one
@@ -275,7 +275,7 @@ cdef class Bounded:
         raise NotImplementedError
 
 
-cdef class Deliverer:
+cdef class Dispatcher:
     cdef object __weakref__
     cdef public long long published, routed, unrouted, deliveries
 
@@ -289,15 +289,15 @@ cdef class Deliverer:
         self.routed += count
         self.deliveries += count * len(route)
         for bounded in route:
-            if not (<Bounded?>bounded).appended(messages, nbytes):
+            if not (<BoundedQueue?>bounded).appended(messages, nbytes):
                 if refused is None:
                     refused = []
                 refused.append(bounded)
         return refused
 
 
-cdef class Taker:
-    cdef public Bounded bounded
+cdef class MessageIterator:
+    cdef public BoundedQueue bounded
     cdef public bint keeps, ready
     cdef public double until
     cdef public object message
@@ -305,20 +305,20 @@ cdef class Taker:
     cdef unsigned long thread
     cdef object create_future
 
-    def __init__(self, Bounded mailbox not None, bint keeps=False):
+    def __init__(self, BoundedQueue mailbox not None, bint keeps=False):
         self.bounded = mailbox
         self.keeps = keeps
         self.ready = True
         self.until = 0.0
         self.message = None
-        if type(self).__anext__ is Taker.__anext__:
-            wsfleet_inherit_am_anext(Py_TYPE(self), <PyTypeObject *>Taker)
+        if type(self).__anext__ is MessageIterator.__anext__:
+            wsfleet_inherit_am_anext(Py_TYPE(self), <PyTypeObject *>MessageIterator)
 
     def __aiter__(self):
         return self
 
     def __anext__(self):
-        cdef Bounded bounded = self.bounded
+        cdef BoundedQueue bounded = self.bounded
         self.count_message()
         if (
             not self.ready
@@ -395,7 +395,7 @@ cdef Next spare = None  # the one that was awaited last; making another costs mo
 cdef class Next:
     """What `async for` awaits: it takes a message out when it is awaited, and not before, so none can get lost."""
 
-    cdef Taker taker
+    cdef MessageIterator taker
     cdef object way  # what it is waiting for itself: news, or `slow`
     cdef object waiter
 
@@ -432,14 +432,14 @@ cdef class Next:
         taker, waiter = self.taker, self.waiter
         self.taker = self.way = self.waiter = None
         if waiter is not None:
-            waiters = (<Taker>taker).bounded.waiters
+            waiters = (<MessageIterator>taker).bounded.waiters
             if waiter in waiters:
                 waiters.remove(waiter)
             taker.interrupted()
         return 0
 
     cdef int wait(self) except -1:
-        cdef Bounded bounded = self.taker.bounded
+        cdef BoundedQueue bounded = self.taker.bounded
         if bounded.closed or bounded.finishing or not self.taker.ready or self.taker.thread != PyThread_get_thread_ident():
             self.way = self.taker.slow()
         else:
@@ -452,7 +452,7 @@ cdef class Next:
 cdef PySendResult step(PyObject *following, PyObject *value, PyObject **result) except PYGEN_ERROR:
     global spare
     cdef Next self = <Next>following
-    cdef Taker taker = self.taker
+    cdef MessageIterator taker = self.taker
     cdef PySendResult became
     if taker is None:
         raise RuntimeError("this message has been awaited already")
@@ -487,7 +487,7 @@ cdef PySendResult step(PyObject *following, PyObject *value, PyObject **result) 
 cdef class Calling:
     """What awaiting `call_each` is: one call after the other, without a frame of its own between them."""
 
-    cdef Taker taker
+    cdef MessageIterator taker
     cdef object function
     cdef object call  # in progress: the coroutine of it
     cdef object following  # where none is: what is awaited for the next message
@@ -549,7 +549,7 @@ cdef class Calling:
 
 cdef PySendResult call_on(PyObject *calling, PyObject *value, PyObject **result) except PYGEN_ERROR:
     cdef Calling self = <Calling>calling
-    cdef Taker taker = self.taker
+    cdef MessageIterator taker = self.taker
     cdef PySendResult became
     while True:
         if self.call is not None:

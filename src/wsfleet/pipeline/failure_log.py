@@ -11,7 +11,7 @@ from wsfleet.core.error_text import LINE, describe, shown
 from wsfleet.core.message import Message
 from wsfleet.core.printable import one_line
 
-__all__ = ["QUIET_S", "Complaints", "log_sink"]
+__all__ = ["QUIET_S", "FailureLog", "log_sink"]
 
 log = logging.getLogger("wsfleet")
 
@@ -22,7 +22,7 @@ KINDS = 16
 """So many classes are told apart. All others are one kind: a program may make a class for each error."""
 
 
-class Complaints:
+class FailureLog:
     """Logs the failures of one processor."""
 
     def __init__(self, name: str, *, of_sink: bool) -> None:

@@ -12,7 +12,7 @@ from wsfleet.core.stats import HubStats, SubscriptionStats, add_rows
 from wsfleet.core.topics import compile_pattern
 from wsfleet.pipeline.backpressure import Source, Unread
 from wsfleet.pipeline.mailbox import WORK, Mailbox
-from wsfleet.pipeline.queue import Deliverer
+from wsfleet.pipeline.queue import Dispatcher
 
 __all__ = ["Hub", "Routes"]
 
@@ -58,15 +58,15 @@ def _nobody(wish: BaseException) -> None:
     """There is no fleet to end."""
 
 
-class Hub(Deliverer):
-    """Where messages meet mailboxes. `Deliverer` does what every message costs, and counts; the rules are here."""
+class Hub(Dispatcher):
+    """Where messages meet mailboxes. `Dispatcher` does what every message costs, and counts; the rules are here."""
 
     def __init__(self) -> None:
         super().__init__()
         self.closed = False
         self.injected = 0
         self.unread = Unread()
-        self.exit_asked: Callable[[BaseException], object] = _nobody
+        self.request_exit: Callable[[BaseException], object] = _nobody
         """Told of the user's wish to end the program, where code of theirs is called on a message's way."""
         # An insertion-ordered set; those with a pattern are looked through for a new topic, the others are not.
         self._mailboxes: dict[Mailbox, None] = {}
@@ -86,7 +86,7 @@ class Hub(Deliverer):
         self._retire()
         mailbox = Mailbox(name, pattern, buffer, self._full)
         if mailbox.may_replace:
-            mailbox.waiting.exit_asked = self.exit_asked
+            mailbox.waiting.request_exit = self.request_exit
         self._mailboxes[mailbox] = None
         if not endpoints:
             self._patterns[mailbox] = compile_pattern(pattern)
@@ -177,7 +177,7 @@ class Hub(Deliverer):
         self._remembered += 1
         return routes.remember(topic, found)
 
-    def publish(
+    def dispatch(
         self, messages: list[Message[Any]], nbytes: int, endpoint: str, routes: Routes, source: Feeding
     ) -> None:
         """Hand messages of one topic, from one endpoint, to whoever subscribed; `nbytes` is the sum of their sizes."""
@@ -189,7 +189,7 @@ class Hub(Deliverer):
         if refused is not None:
             self._put(refused, messages, nbytes, source)
 
-    def publish_mixed(self, messages: list[Message[Any]], endpoint: str, routes: Routes, source: Feeding) -> None:
+    def dispatch_mixed(self, messages: list[Message[Any]], endpoint: str, routes: Routes, source: Feeding) -> None:
         """The same for messages of several topics: neighbours that go the same way go together, in their order."""
         run: list[Message[Any]] = []
         nbytes = 0

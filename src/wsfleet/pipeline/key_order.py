@@ -11,12 +11,12 @@ from operator import itemgetter
 from types import CodeType
 from typing import Any, NamedTuple
 
-from wsfleet.core.error_text import is_wish_to_end, shown
+from wsfleet.core.error_text import is_exit_request, shown
 from wsfleet.core.message import Message
 from wsfleet.pipeline.mailbox import Mailbox
 from wsfleet.pipeline.queue import SLICE_S
 
-__all__ = ["CALLERS", "Lanes", "Taken"]
+__all__ = ["CALLERS", "KeyOrder", "Taken"]
 
 log = logging.getLogger("wsfleet")
 
@@ -54,7 +54,7 @@ class _Lane:
         return True
 
 
-class Lanes:
+class KeyOrder:
     """Hands out messages so that those of one key are worked on one after the other.
 
     A message whose key is busy is set aside in the lane of that key. What is set aside is older than what waits, so
@@ -65,14 +65,14 @@ class Lanes:
         self,
         mailbox: Mailbox,
         key: Callable[[Message[Any]], Hashable] | None,
-        exit_asked: Callable[[BaseException], object] | None = None,
+        request_exit: Callable[[BaseException], object] | None = None,
     ) -> None:
         self.more = False  # whether take() stopped looking before it had seen all
         self._mailbox = mailbox
         self._key = key
-        self._exit_asked = exit_asked
+        self._exit_asked = request_exit
         self._busy: set[Hashable] = set()
-        self._lanes: dict[Hashable, _Lane] = {}
+        self._key_order: dict[Hashable, _Lane] = {}
         self._free: deque[Hashable] = deque()
         self._failed = False
         self._count = 0
@@ -106,13 +106,13 @@ class Lanes:
         """These keys' messages are done with."""
         for key in keys:
             self._busy.discard(key)
-            if key in self._lanes:
+            if key in self._key_order:
                 self._free.append(key)
 
     def _from_lanes(self, entries: list[Entry], keys: set[Hashable], most: int) -> None:
         while self._free and len(entries) < most:
             key = self._free.popleft()
-            lane = self._lanes[key]
+            lane = self._key_order[key]
             while lane.messages and len(entries) < most:
                 entries.append(lane.messages.popleft())
                 self._mailbox.set_aside -= 1
@@ -120,7 +120,7 @@ class Lanes:
             if key in keys:
                 self._busy.add(key)
             if not lane.messages:
-                del self._lanes[key], self._mailbox.aside[lane]
+                del self._key_order[key], self._mailbox.aside[lane]
 
     def _from_queue(self, entries: list[Entry], keys: set[Hashable], most: int) -> None:
         mailbox = self._mailbox
@@ -132,10 +132,10 @@ class Lanes:
             message = mailbox.waiting.popleft()
             key = self._key_of(message)
             self._count += 1
-            if key in self._lanes or (key in self._busy and key not in keys):
-                lane = self._lanes.get(key)
+            if key in self._key_order or (key in self._busy and key not in keys):
+                lane = self._key_order.get(key)
                 if lane is None:
-                    lane = self._lanes[key] = _Lane()
+                    lane = self._key_order[key] = _Lane()
                     mailbox.aside[lane] = None
                 lane.messages.append((self._count, message))
                 mailbox.set_aside += 1
@@ -166,7 +166,7 @@ class Lanes:
             hash(key)
         except BaseException as exc:
             # Nothing is awaited here: a CancelledError can only be the user's own.
-            if is_wish_to_end(exc) and self._exit_asked is not None:
+            if is_exit_request(exc) and self._exit_asked is not None:
                 self._exit_asked(exc)
             elif not self._failed:
                 self._failed = True
@@ -177,5 +177,5 @@ class Lanes:
         return key
 
 
-CALLERS: dict[CodeType, str] = {Lanes._key_of.__code__: "self"}
+CALLERS: dict[CodeType, str] = {KeyOrder._key_of.__code__: "self"}
 """Where user code is called: the local variable there says for whom. For the watchdog."""

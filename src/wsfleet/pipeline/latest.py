@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterator
 from types import CodeType
 from typing import Any
 
-from wsfleet.core.error_text import is_wish_to_end, shown
+from wsfleet.core.error_text import is_exit_request, shown
 from wsfleet.core.message import Message
 
 __all__ = ["CALLERS", "Latest"]
@@ -28,7 +28,7 @@ class Latest:
         # A plain dict looks for its first item among all that were ever taken out before it.
         self._messages: OrderedDict[Hashable, Message[Any]] = OrderedDict()
         self._failed = False
-        self.exit_asked: Callable[[BaseException], object] | None = None
+        self.request_exit: Callable[[BaseException], object] | None = None
 
     def __len__(self) -> int:
         return len(self._messages)
@@ -45,8 +45,8 @@ class Latest:
             _ = key in self._messages  # its hash and its == are the user's code, too
         except BaseException as exc:
             # Nothing is awaited here: a CancelledError can only be the user's own.
-            if is_wish_to_end(exc) and self.exit_asked is not None:
-                self.exit_asked(exc)
+            if is_exit_request(exc) and self.request_exit is not None:
+                self.request_exit(exc)
             elif not self._failed:
                 self._failed = True
                 text = "%s: the key function of its buffer failed; the topic stands in"

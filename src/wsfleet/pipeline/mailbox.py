@@ -19,15 +19,15 @@ from wsfleet.core.options import Buffer, Overflow
 from wsfleet.core.stats import Counted, SubscriptionStats
 from wsfleet.pipeline.backpressure import Pausers, Source
 from wsfleet.pipeline.latest import Latest
-from wsfleet.pipeline.queue import Bounded, Fifo, Taker
+from wsfleet.pipeline.queue import BoundedQueue, Fifo, MessageIterator
 
-__all__ = ["WORK", "Aside", "Mailbox"]
+__all__ = ["WORK", "Mailbox", "Prefetched"]
 
 WORK = 500
 """Messages that one mailbox can decide about, by its policy, in half a millisecond: what a batch may ask of all."""
 
 
-class Aside(Protocol):
+class Prefetched(Protocol):
     """Messages that a processor has taken out of the queue although their call has not begun."""
 
     @property
@@ -44,8 +44,8 @@ class Aside(Protocol):
         """Give up this one, unless its call has begun; return whether it went."""
 
 
-class Mailbox(Bounded):
-    """Messages on their way to one subscription. `Bounded` does what every message costs; the rules are here."""
+class Mailbox(BoundedQueue):
+    """Messages on their way to one subscription. `BoundedQueue` does what every message costs; the rules are here."""
 
     __slots__ = (
         "_half",
@@ -78,7 +78,7 @@ class Mailbox(Bounded):
         self.cost = WORK if buffer.key is not None else 1
         self.on_full = on_full
         self.on_overflow: Callable[[Mailbox], None] | None = None
-        self.aside: dict[Aside, None] = {}
+        self.aside: dict[Prefetched, None] = {}
         self.full = False
         self.error: Overflowed | None = None
         self._overflow = buffer.overflow
@@ -167,7 +167,7 @@ class Mailbox(Bounded):
         self.pending_bytes += message.size
         return True
 
-    def _could_go(self) -> Iterator[tuple[int, Aside | None, Message[Any]]]:
+    def _could_go(self) -> Iterator[tuple[int, Prefetched | None, Message[Any]]]:
         """Go through what is pending and has not begun, oldest first: what was set aside is older than what waits."""
         if self.set_aside:
             each = [[(age, aside, old) for age, old in aside.could_go()] for aside in self.aside]
@@ -290,7 +290,7 @@ class Mailbox(Bounded):
             await self.news()
         return True
 
-    async def turn(self, taker: Taker) -> bool:
+    async def turn(self, taker: MessageIterator) -> bool:
         """Let the event loop have its turn, and wait for a message for `taker`; False when none will come any more.
 
         Nothing has been taken yet: safe to cancel.

@@ -16,16 +16,16 @@ from typing import Any
 from wsfleet.core.error_text import is_ours, shown
 from wsfleet.core.message import DeadLetter, Message
 from wsfleet.core.retry import Backoff
-from wsfleet.pipeline.failure_log import Complaints, log_sink
+from wsfleet.pipeline.failure_log import FailureLog, log_sink
 from wsfleet.pipeline.handler import Function, Sink, is_async, is_sink
 from wsfleet.pipeline.hub import Hub
 from wsfleet.pipeline.key_order import CALLERS as LANES_CALLERS
-from wsfleet.pipeline.key_order import Lanes
+from wsfleet.pipeline.key_order import KeyOrder
 from wsfleet.pipeline.mailbox import Mailbox
 from wsfleet.pipeline.plan import Plan, RetryDelays
 from wsfleet.pipeline.process_pool import ProcessCall, check_not_importing, check_picklable
-from wsfleet.pipeline.queue import SLICE_S, Taker
-from wsfleet.pipeline.thread_pool import AHEAD, Call, Crew, Slot, ThreadCall
+from wsfleet.pipeline.queue import SLICE_S, MessageIterator
+from wsfleet.pipeline.thread_pool import AHEAD, Call, Slot, ThreadCall, ThreadPool
 
 __all__ = ["CALLERS", "Processor", "Work"]
 
@@ -51,13 +51,13 @@ class Processor:
         self._hub = hub
         self._remove = remove
         self._has_crew = plan.offload is not None or not is_async(self._function)
-        self._crew: Crew | None = None
-        self._complaints = Complaints(mailbox.name, of_sink=self.sink is not None)
+        self._thread_pool: ThreadPool | None = None
+        self._complaints = FailureLog(mailbox.name, of_sink=self.sink is not None)
 
     @cached_property
-    def _lanes(self) -> Lanes:
+    def _key_order(self) -> KeyOrder:
         # Made when needed: the short path does without, and there may be ten thousand of them.
-        return Lanes(self.mailbox, self._plan.key, self._hub.exit_asked)
+        return KeyOrder(self.mailbox, self._plan.key, self._hub.request_exit)
 
     # Its life
 
@@ -97,9 +97,9 @@ class Processor:
     def give_up(self) -> None:
         """There will be no other worker: leave nothing behind."""
         self.mailbox.close()
-        if self._crew is not None:
-            self._crew.abandon()
-            self._crew.dismiss()
+        if self._thread_pool is not None:
+            self._thread_pool.abandon()
+            self._thread_pool.dismiss()
 
     async def _work(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
@@ -117,7 +117,7 @@ class Processor:
     @property
     def threads(self) -> list[threading.Thread]:
         """The threads that make its calls."""
-        return self._crew.threads if self._crew is not None else []
+        return self._thread_pool.threads if self._thread_pool is not None else []
 
     @property
     def over(self) -> bool:
@@ -162,9 +162,9 @@ class Processor:
         mailbox = self.mailbox
         until = time.perf_counter() + SLICE_S
         while True:
-            taken, keys, _ = self._lanes.take(self._plan.batch or 1)
+            taken, keys, _ = self._key_order.take(self._plan.batch or 1)
             if not taken:
-                if self._lanes.more:
+                if self._key_order.more:
                     await asyncio.sleep(0)
                 elif self._is_over():
                     return
@@ -176,7 +176,7 @@ class Processor:
             try:
                 await self._attempts(taken)
             finally:
-                self._lanes.free(keys)
+                self._key_order.free(keys)
                 if keys:
                     mailbox.wake()  # whoever found this key busy
             if time.perf_counter() > until:
@@ -233,17 +233,17 @@ class Processor:
 
     async def _feed_crew(self) -> None:
         """Hand what waits to threads, as far as they have room for it."""
-        mailbox, plan, lanes = self.mailbox, self._plan, self._lanes
+        mailbox, plan, key_order = self.mailbox, self._plan, self._key_order
         # A message that LATEST may still replace is not handed over before a thread can begin with it.
         ahead = 1 if plan.batch is not None or mailbox.may_replace else AHEAD
         try:
-            crew = self._crew or self._start_crew()
+            thread_pool = self._thread_pool or self._start_crew()
             while True:
-                taken = lanes.take(plan.batch or 1) if crew.room(ahead) else None
+                taken = key_order.take(plan.batch or 1) if thread_pool.room(ahead) else None
                 if taken is not None and taken.messages:
                     mailbox.set_aside += len(taken.messages)
-                    mailbox.aside[crew.give(taken)] = None
-                elif taken is not None and lanes.more:
+                    mailbox.aside[thread_pool.give(taken)] = None
+                elif taken is not None and key_order.more:
                     await asyncio.sleep(0)
                 elif self._is_over() and not mailbox.set_aside:
                     break
@@ -260,20 +260,22 @@ class Processor:
             raise
         await self._crew_gone()
 
-    def _start_crew(self) -> Crew:
+    def _start_crew(self) -> ThreadPool:
         plan = self._plan
         if plan.offload == "process":
             call: Callable[[], Call] = partial(ProcessCall, self._function, plan.timeout_s)
             timeout_s = None  # the call sees to it
         else:
             call, timeout_s = partial(ThreadCall, self._function), plan.timeout_s
-        crew = self._crew = Crew(self.name, plan, call, self._settled_by_crew, self._crew_returned, timeout_s)
-        crew.start()
-        return crew
+        thread_pool = self._thread_pool = ThreadPool(
+            self.name, plan, call, self._settled_by_crew, self._crew_returned, timeout_s
+        )
+        thread_pool.start()
+        return thread_pool
 
     async def _crew_gone(self) -> None:
-        if self._crew is not None:
-            await self._crew.stop()
+        if self._thread_pool is not None:
+            await self._thread_pool.stop()
 
     def _settled_by_crew(self, slot: Slot, error: BaseException | None) -> None:
         mailbox = self.mailbox
@@ -291,7 +293,7 @@ class Processor:
 
     def _crew_returned(self, slot: Slot) -> None:
         # Not before: two calls for one key at the same time would not be in order, whatever became of the first.
-        self._lanes.free(slot.keys)
+        self._key_order.free(slot.keys)
         self.mailbox.wake()
 
     # Failures
@@ -314,7 +316,7 @@ class Processor:
                 self._hub.inject(topic, DeadLetter(message, told, attempts))
 
 
-class _Calls(Taker):
+class _Calls(MessageIterator):
     """The messages of one worker, each in hand until the next one is asked for."""
 
     __slots__ = ("_mailbox",)

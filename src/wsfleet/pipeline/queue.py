@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from wsfleet.core.accel import fastest
 from wsfleet.core.message import Message
 
-__all__ = ["SLICE_S", "Bounded", "Deliverer", "Fifo", "Taker"]
+__all__ = ["SLICE_S", "BoundedQueue", "Dispatcher", "Fifo", "MessageIterator"]
 
-B = TypeVar("B", bound="Bounded")
+B = TypeVar("B", bound="BoundedQueue")
 
 SLICE_S = 0.001
 """How long a taker goes on without giving the event loop its turn: well below the 2 ms that wsfleet promises."""
@@ -28,7 +28,7 @@ class Fifo(deque[Message[Any]]):
     """What waits, in its order."""
 
 
-class Bounded:
+class BoundedQueue:
     """Messages that wait, and the counts of what became of all that were offered.
 
     `plain` says that a message that fits is simply appended. `watched` asks for `left` to be called when one leaves.
@@ -106,7 +106,7 @@ class Bounded:
         raise NotImplementedError
 
 
-class Deliverer:
+class Dispatcher:
     """Hands messages to mailboxes, and counts each message once, and each hand-over."""
 
     def __init__(self) -> None:
@@ -124,7 +124,7 @@ class Deliverer:
         return [each for each in route if not each.append_all(messages, nbytes)] or None
 
 
-class Taker:
+class MessageIterator:
     """An asynchronous iterator that takes messages out of a mailbox, one at a time.
 
     What it takes is counted processed, or, where it `keeps`, in hand: until the next one is asked for, which counts it
@@ -134,7 +134,7 @@ class Taker:
 
     __slots__ = ("bounded", "keeps", "message", "ready", "thread", "until")
 
-    def __init__(self, mailbox: Bounded, keeps: bool = False) -> None:
+    def __init__(self, mailbox: BoundedQueue, keeps: bool = False) -> None:
         self.bounded = mailbox
         self.keeps = keeps
         self.ready = True
@@ -189,5 +189,5 @@ class Taker:
 
 
 if not TYPE_CHECKING:
-    _TWINS = (Fifo, Bounded, Deliverer, Taker)
-    Fifo, Bounded, Deliverer, Taker = (fastest(each, "wsfleet.pipeline._queue") for each in _TWINS)
+    _TWINS = (Fifo, BoundedQueue, Dispatcher, MessageIterator)
+    Fifo, BoundedQueue, Dispatcher, MessageIterator = (fastest(each, "wsfleet.pipeline._queue") for each in _TWINS)

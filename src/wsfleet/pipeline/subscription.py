@@ -13,7 +13,7 @@ from wsfleet.core.errors import Busy
 from wsfleet.core.message import Message
 from wsfleet.core.stats import SubscriptionStats
 from wsfleet.pipeline.mailbox import Mailbox
-from wsfleet.pipeline.queue import Taker
+from wsfleet.pipeline.queue import MessageIterator
 
 __all__ = ["Loop", "LoopGuard", "Owner", "Subscription"]
 
@@ -33,7 +33,7 @@ class Owner(Protocol):
         """The same, soon; from any thread, and in the middle of anything."""
 
 
-class Loop(Taker):
+class Loop(MessageIterator):
     """Hands out one mailbox's messages, and lets the event loop have its turn when there are many of them."""
 
     def __init__(
@@ -69,7 +69,7 @@ class Loop(Taker):
         self._guard.leave(self)
 
 
-class Subscription(Taker):
+class Subscription(MessageIterator):
     """Messages of the topics that match a pattern, from the call of `Fleet.subscribe` on.
 
     Use it as `async for message in subscription`, within `async with` where the loop may be left early. What a loop

@@ -23,7 +23,7 @@ from wsfleet.core.retry import Backoff
 from wsfleet.pipeline.key_order import Taken
 from wsfleet.pipeline.plan import Plan, RetryDelays
 
-__all__ = ["Call", "Crew", "Slot", "ThreadCall"]
+__all__ = ["Call", "Slot", "ThreadCall", "ThreadPool"]
 
 log = logging.getLogger("wsfleet")
 
@@ -109,7 +109,7 @@ class Slot:
             return self.claimed
 
 
-class Crew:
+class ThreadPool:
     """The threads of one processor.
 
     On the loop and for each slot given, `settle(slot, error)` is called once, when its messages are to be counted, and

@@ -203,7 +203,7 @@ def _give_up(fleet: Fleet, report: Path | None) -> None:
     """Leave with what is known. In a thread: the loop is held up, or ends never because of a call that goes on."""
     logger.error("the end takes too long: a call holds it up; leaving without it")
     if report is not None:
-        write_report(report, fleet._declared.stats(fleet.name, fleet._lifetime.uptime_s).to_dict())
+        write_report(report, fleet._registry.stats(fleet.name, fleet._lifecycle.uptime_s).to_dict())
 
 
 class Run:
@@ -230,7 +230,7 @@ class Run:
         self.running = asyncio.Event()
         self._stops = stops
         self._tells = tells
-        self._ending = ending  # called when the end begins, whatever the reason
+        self._shutdown = ending  # called when the end begins, whatever the reason
         self._notifier = Notifier()
 
     async def serve(self) -> None:
@@ -263,7 +263,7 @@ class Run:
             try:
                 await self._fleet.wait()
             finally:
-                self._ending()
+                self._shutdown()
 
     async def _tell_manager(self) -> None:
         await self.running.wait()
@@ -339,7 +339,7 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
 
 def ending_limit_s(fleet: Fleet) -> float:
     """Return how long `fleet` may take to drain and to close; past that, something of the user's holds it."""
-    close_s = max((each.endpoint.close_s for each in fleet._declared.supervisors.values()), default=0.0)
+    close_s = max((each.endpoint.close_s for each in fleet._registry.supervisors.values()), default=0.0)
     return fleet.drain_s + close_s + LEAVE_S
 
 

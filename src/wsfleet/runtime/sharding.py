@@ -56,7 +56,7 @@ def parse_shard(text: str) -> Shard:
 
 def held(fleet: Fleet, *shards: Shard) -> set[str]:
     """Return the names of the connections that all of `shards` hold. A pool stays whole: its own name decides."""
-    pools = fleet._declared.pools.values()
+    pools = fleet._registry.pools.values()
     deciding = {member.name: pool.name for pool in pools for member in pool.connections}
     return {name for name in fleet.connections if all(shard.holds(deciding.get(name, name)) for shard in shards)}
 
@@ -66,16 +66,16 @@ def divide(fleet: Fleet, *shards: Shard) -> None:
 
     What goes takes its own processors along and leaves no row; processors over a pattern stay, for whatever comes.
     """
-    declared = fleet._declared
+    registry = fleet._registry
     kept = held(fleet, *shards)
-    parts = [pool_part(declared, pool) for pool in declared.pools.values() if pool.connections[0].name not in kept]
-    members = {supervisor for pool in declared.pools.values() for supervisor in pool.supervisors}
-    for name, supervisor in declared.supervisors.items():
+    parts = [pool_part(registry, pool) for pool in registry.pools.values() if pool.connections[0].name not in kept]
+    members = {supervisor for pool in registry.pools.values() for supervisor in pool.supervisors}
+    for name, supervisor in registry.supervisors.items():
         if name not in kept and supervisor not in members:
-            parts.append(endpoint_part(declared, supervisor))
+            parts.append(endpoint_part(registry, supervisor))
     for part in parts:
         if part is not None:
             part.let_go()
-    declared.forget_unstarted()
+    registry.forget_unstarted()
     if fleet._reloader is not None:
         fleet._reloader.keeps = lambda section, name: section == "process" or all(s.holds(name) for s in shards)

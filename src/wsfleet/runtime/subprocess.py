@@ -8,13 +8,13 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-__all__ = ["companion"]
+__all__ = ["child_process"]
 
 LEAVE_S = 5.0
 
 
 @contextmanager
-def companion(module: str, *arguments: object) -> Iterator[subprocess.Popen[bytes]]:
+def child_process(module: str, *arguments: object) -> Iterator[subprocess.Popen[bytes]]:
     """Run `python -m module arguments...`; at the end of the block its standard input ends.
 
     That is its sign to end, too, so that it outlives neither the block nor this process; where it does not, it is

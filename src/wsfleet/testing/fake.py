@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any, cast
 
 from wsfleet.core.errors import ConnectionLost, NotOpen
-from wsfleet.transport.base import Payload, Progress, Receiver, Target, Wire
+from wsfleet.transport.base import DialRequest, Payload, Progress, Receiver, Wire
 
 __all__ = ["FakeSocket", "FakeTransport"]
 
@@ -31,7 +31,7 @@ class FakeSocket:
     It answers pings, unless `answers_pings` is set to False; `pings` counts them.
     """
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target: DialRequest) -> None:
         self.uri = target.uri
         self.headers: Mapping[str, str] = dict(target.headers)
         self.sent: list[Payload] = []
@@ -222,7 +222,7 @@ class FakeTransport:
     """Given as `Fleet(transport=...)`: attempts wait until the test accepts or refuses them."""
 
     def __init__(self) -> None:
-        self._attempts: list[tuple[str, Target, asyncio.Future[FakeSocket]]] = []
+        self._attempts: list[tuple[str, DialRequest, asyncio.Future[FakeSocket]]] = []
         self._refusals: deque[BaseException] = deque()
         self._waiters: list[asyncio.Future[None]] = []
 
@@ -251,7 +251,7 @@ class FakeTransport:
                 return
         self._refusals.append(error)
 
-    async def open(self, target: Target, progress: Progress) -> Wire:
+    async def open(self, target: DialRequest, progress: Progress) -> Wire:
         """Wait until the test answers the attempt. Cancelling it withdraws the attempt."""
         progress.stage = "tcp"
         if self._refusals:

@@ -14,13 +14,13 @@ from typing import Literal, Protocol
 
 from wsfleet.core.errors import ConnectionLost
 
-__all__ = ["Payload", "Progress", "Receiver", "Target", "Transport", "Wire"]
+__all__ = ["DialRequest", "Payload", "Progress", "Receiver", "Transport", "Wire"]
 
 Payload = str | bytes
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class DialRequest:
     """Where one attempt goes, with the functions of an `Endpoint` already called."""
 
     # What may hold a credential is not in the repr: others log what they were called with.
@@ -133,7 +133,7 @@ class Progress:
 class Transport(Protocol):
     """Opens sockets. One for a fleet."""
 
-    async def open(self, target: Target, progress: Progress) -> Wire:
+    async def open(self, request: DialRequest, progress: Progress) -> Wire:
         """Connect and shake hands. Raises ConnectFailed with the stage; cancelling leaves nothing open."""
 
     async def aclose(self) -> None:

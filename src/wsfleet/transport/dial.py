@@ -25,7 +25,7 @@ from websockets.uri import WebSocketURI
 
 from wsfleet.core.checks import check_proxy
 from wsfleet.core.redact import redact_uri, secrets_of
-from wsfleet.transport.base import Progress, Target
+from wsfleet.transport.base import DialRequest, Progress
 from wsfleet.transport.resolver import AddrInfo, Resolver, in_thread
 
 __all__ = ["Dialer", "Opening", "parse_head", "usual_proxy"]
@@ -172,9 +172,9 @@ class Dialer:
         if self._context is not None and not self._context.done():
             await asyncio.wait([self._context], timeout=0.5)
 
-    async def dial(self, where: WebSocketURI, target: Target, progress: Progress) -> Opening:
+    async def dial(self, where: WebSocketURI, request: DialRequest, progress: Progress) -> Opening:
         """Return an open way to the server, through a proxy where one is set. Cancelling leaves nothing open."""
-        chosen = self._usual_proxy(where) if target.proxy is None else target.proxy or None
+        chosen = self._usual_proxy(where) if request.proxy is None else request.proxy or None
         proxy, progress.proxy = None, ""
         if chosen is not None:
             progress.stage = "proxy"
@@ -199,8 +199,8 @@ class Dialer:
                 await self._tunnel(opening, proxy, where)
             if where.secure:
                 progress.stage = "tls"
-                self._warn_of_blindness(target)
-                await self._encrypt(opening, target.ssl, where.host)
+                self._warn_of_blindness(request)
+                await self._encrypt(opening, request.ssl, where.host)
         except BaseException:
             opening.source.abort()
             raise
@@ -283,15 +283,15 @@ class Dialer:
             raise ConnectionResetError("the connection was closed in the TLS handshake")
         opening.transport = transport
 
-    def _warn_of_blindness(self, target: Target) -> None:
+    def _warn_of_blindness(self, request: DialRequest) -> None:
         """Say once of each SSLContext that it does not tell the server from anybody else."""
-        context = target.ssl
+        context = request.ssl
         if context is None or context in self._blind or (context.check_hostname and context.verify_mode):
             return
         self._blind.add(context)
         what = "certificate" if context.verify_mode == ssl.CERT_NONE else "name in its certificate"
         log.warning(
-            "%s: the server's %s is not checked, as its SSLContext says; anybody may pose as it", target.name, what
+            "%s: the server's %s is not checked, as its SSLContext says; anybody may pose as it", request.name, what
         )
 
     async def _default_context(self) -> ssl.SSLContext:

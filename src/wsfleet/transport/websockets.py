@@ -25,7 +25,7 @@ from wsfleet.core.options import check_headers, check_uri
 from wsfleet.core.redact import redact_text, redact_uri, secrets_of
 from wsfleet.core.retry import retry_after_s
 from wsfleet.transport import open_files
-from wsfleet.transport.base import Progress, Target
+from wsfleet.transport.base import DialRequest, Progress
 from wsfleet.transport.dial import Dialer, Opening, parse_head
 from wsfleet.transport.fairness import Turns
 from wsfleet.transport.fragments import FragmentedProtocol, most_fragments
@@ -53,15 +53,15 @@ class WebSocketTransport:
     async def aclose(self) -> None:
         await self._dialer.aclose()
 
-    async def open(self, target: Target, progress: Progress) -> WebSocketWire:
+    async def open(self, request: DialRequest, progress: Progress) -> WebSocketWire:
         progress.stage = "uri"
-        uri, headers = target.uri, dict(target.headers)
+        uri, headers = request.uri, dict(request.headers)
         fault = next(check_headers(headers), None) or _uri_fault(uri)
         if fault:
             raise ConnectFailed("uri", fault) from ConfigError(fault)
         for _ in range(MAX_REDIRECTS + 1):
             try:
-                return await self._attempt(parse_uri(uri), headers, target, progress)
+                return await self._attempt(parse_uri(uri), headers, request, progress)
             except HandshakeRejected as rejected:
                 location = rejected.headers.get("location")
                 if rejected.status not in (301, 302, 303, 307, 308) or not location:
@@ -72,42 +72,42 @@ class WebSocketTransport:
             progress.secrets += secrets_of(new, {})
             if _origin(new) != _origin(uri):
                 there = redact_uri(_origin(new))
-                if target.subprotocols:
+                if request.subprotocols:
                     raise ConnectFailed("http", f"redirected to {there}, {NO_SUBPROTOCOLS}")
                 progress.redirected, headers = there, {}
             uri = new
         raise ConnectFailed("http", f"more than {MAX_REDIRECTS} redirects")
 
     async def _attempt(
-        self, where: WebSocketURI, headers: dict[str, str], target: Target, progress: Progress
+        self, where: WebSocketURI, headers: dict[str, str], request: DialRequest, progress: Progress
     ) -> WebSocketWire:
-        opening = await self._dialer.dial(where, target, progress)
+        opening = await self._dialer.dial(where, request, progress)
         try:
             progress.stage = "http"
-            return await self._shake_hands(opening, where, headers, target)
+            return await self._shake_hands(opening, where, headers, request)
         except BaseException:
             opening.source.abort()
             raise
 
     async def _shake_hands(
-        self, opening: Opening, where: WebSocketURI, headers: dict[str, str], target: Target
+        self, opening: Opening, where: WebSocketURI, headers: dict[str, str], request: DialRequest
     ) -> WebSocketWire:
         protocol = ClientProtocol(
             where,
-            extensions=enable_client_permessage_deflate(None) if target.compression else None,
-            subprotocols=[Subprotocol(name) for name in target.subprotocols] or None,
-            max_size=target.max_size,
+            extensions=enable_client_permessage_deflate(None) if request.compression else None,
+            subprotocols=[Subprotocol(name) for name in request.subprotocols] or None,
+            max_size=request.max_size,
             logger=_logger,
         )
         # It writes whole handshakes to the debug log, credentials included.
         protocol.debug = False
-        request = protocol.connect()
+        upgrade = protocol.connect()
         for name, value in headers.items():
-            if name in request.headers:
-                del request.headers[name]
-            request.headers[name] = value
-        request.headers.setdefault("User-Agent", USER_AGENT)
-        protocol.send_request(request)
+            if name in upgrade.headers:
+                del upgrade.headers[name]
+            upgrade.headers[name] = value
+        upgrade.headers.setdefault("User-Agent", USER_AGENT)
+        protocol.send_request(upgrade)
         head = await opening.ask(b"".join(protocol.data_to_send()))
         response = parse_head(head)
         if response.status_code != 101:
@@ -117,12 +117,12 @@ class WebSocketTransport:
         if protocol.handshake_exc is not None:
             raise protocol.handshake_exc
         # The handshake's protocol object would keep the whole answer for as long as the connection lives.
-        opened = FragmentedProtocol(CLIENT, max_size=target.max_size, logger=_logger)
+        opened = FragmentedProtocol(CLIENT, max_size=request.max_size, logger=_logger)
         opened.debug = False
         opened.extensions, opened.subprotocol = protocol.extensions, protocol.subprotocol
-        most = target.max_fragments or most_fragments(target.max_size)
+        most = request.max_fragments or most_fragments(request.max_size)
         view = self._view_for(opening)
-        return WebSocketWire(opening, opened, request, response, view, target.close_s, most, self._turns)
+        return WebSocketWire(opening, opened, upgrade, response, view, request.close_s, most, self._turns)
 
     def _view_for(self, opening: Opening) -> memoryview:
         if not opening.encrypted:

@@ -20,7 +20,7 @@ from wsfleet.core.message import Message
 from wsfleet.core.options import Buffer, Endpoint, Liveness, Overflow, Reconnect
 from wsfleet.fleet.fleet import Fleet
 from wsfleet.runtime.run import FAILED, INTERRUPTED, MISUSED, check_report, run_fleet
-from wsfleet.runtime.subprocess import companion
+from wsfleet.runtime.subprocess import child_process
 from wsfleet.transport.open_files import SPARE, raise_limit
 
 __all__ = ["add_arguments", "main"]
@@ -83,7 +83,7 @@ def _run(args: argparse.Namespace, port: int) -> int:
 @contextmanager
 def feed_server(connections: int, duration_s: float, seed: int) -> Iterator[int]:
     """Run the feed server in a process of its own, and give its port; raises RuntimeError where it does not start."""
-    with companion("wsfleet.cli.demo.server", connections, duration_s, seed) as server:
+    with child_process("wsfleet.cli.demo.server", connections, duration_s, seed) as server:
         assert server.stdout is not None  # noqa: S101 - it is a pipe
         port = server.stdout.readline()
         if not port:

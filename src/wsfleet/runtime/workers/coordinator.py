@@ -30,12 +30,12 @@ from wsfleet.runtime.run import (
 from wsfleet.runtime.sharding import Shard, held
 from wsfleet.runtime.systemd import ENDING, Notifier
 from wsfleet.runtime.workers.channel import Frame
-from wsfleet.runtime.workers.process import Minder, Order
+from wsfleet.runtime.workers.process import Order, WorkerProcess
 from wsfleet.serve.status.merged import absent, as_stats, merge
 from wsfleet.serve.status.source import NoFile
 from wsfleet.serve.status.workers_source import WorkersSource
 
-__all__ = ["Crew", "run_workers"]
+__all__ = ["Coordinator", "run_workers"]
 
 logger = logging.getLogger("wsfleet.run")
 
@@ -46,21 +46,21 @@ Report = dict[str, Any]
 
 
 def run_workers(
-    crew: Crew,
+    coordinator: Coordinator,
     *,
     duration: float | None = None,
     report: str | Path | None = None,
 ) -> int:
     """Run `crew` as `runner.run_fleet` does a fleet: signals, duration, report, exit code. Raises OSError."""
     try:
-        run_loop(crew.serve(duration))
+        run_loop(coordinator.serve(duration))
     finally:
         if report is not None:
-            write_report(Path(report), crew.report())
-    return crew.code()
+            write_report(Path(report), coordinator.report())
+    return coordinator.code()
 
 
-class Crew:
+class Coordinator:
     """The workers of one fleet, seen as one.
 
     Each runs the endpoints that are its share of what `shards` leaves of `fleet`, which is asked for its declarations
@@ -77,7 +77,7 @@ class Crew:
         level: int = logging.INFO,
         log_json: bool = False,
     ) -> None:
-        self.minders: list[Minder] = []
+        self.worker_processes: list[WorkerProcess] = []
         self._limit_s = ending_limit_s(fleet)
         self._watchers: list[Callable[[int, Frame], None]] = []
         self._merged: Report | None = None
@@ -96,7 +96,7 @@ class Crew:
             mine = (*shards, Shard(index, count, "worker"))
             shares = tuple((s.index, s.count, s.level) for s in mine)
             told = Order(target, index, count, shares, level, log_json, self._turns.fileno(), bool(pages))
-            self.minders.append(Minder(told, absent(blank, held(fleet, *mine)), self._hear))
+            self.worker_processes.append(WorkerProcess(told, absent(blank, held(fleet, *mine)), self._hear))
         self._observers = [page.over(WorkersSource(self)) for page in pages]
 
     # Looking
@@ -104,7 +104,9 @@ class Crew:
     def report(self) -> Report:
         """Return one report for all, with a line on the workers themselves; merged when there is news, at most."""
         if self._merged is None:
-            self._merged = merge([minder.report for minder in self.minders]) | {"workers": self._workers()}
+            self._merged = merge([worker_process.report for worker_process in self.worker_processes]) | {
+                "workers": self._workers()
+            }
         return self._merged
 
     def ended(self) -> tuple[FleetStats, dict[str, Any]]:
@@ -114,12 +116,12 @@ class Crew:
 
     def _workers(self) -> dict[str, Any]:
         lost: dict[str, float] = {}
-        for minder in self.minders:
-            lost = {key: count + lost.get(key, 0) for key, count in minder.lost.items()}
+        for worker_process in self.worker_processes:
+            lost = {key: count + lost.get(key, 0) for key, count in worker_process.lost.items()}
         return {
-            "count": len(self.minders),
-            "running": sum(minder.started for minder in self.minders),
-            "restarts": sum(minder.restarts for minder in self.minders),
+            "count": len(self.worker_processes),
+            "running": sum(worker_process.started for worker_process in self.worker_processes),
+            "restarts": sum(worker_process.restarts for worker_process in self.worker_processes),
             "lost": lost,
         }
 
@@ -131,7 +133,7 @@ class Crew:
     @property
     def count(self) -> int:
         """How many there are."""
-        return len(self.minders)
+        return len(self.worker_processes)
 
     async def reload(self) -> Reloaded:
         """Read the file again, have every worker change what is its own, and return a line for each change.
@@ -149,7 +151,7 @@ class Crew:
             fleet = report.fleet or Fleet()  # it has one, or read() had raised
             self.required = {name for name, each in fleet.connections.items() if each.required}
             self._expect(fleet)
-            faults = await asyncio.gather(*(minder.reload() for minder in self.minders))
+            faults = await asyncio.gather(*(worker_process.reload() for worker_process in self.worker_processes))
             self._expect(fleet)  # some may have been about to end
             sessions = {row["name"]: row["connects"] for row in self.report()["endpoints"]}
             return self._reloader.note(report, sessions, [fault for found in faults for fault in found])
@@ -162,10 +164,10 @@ class Crew:
     def _expect(self, fleet: Fleet) -> None:
         """Workers that are not there will run their shares of `fleet`; those that had nothing left, again."""
         blank = fleet.stats().to_dict()
-        for minder in self.minders:
-            share, again = held(fleet, *minder.shards), minder.done
-            if not self._draining and (share or not again) and minder.expect(absent(blank, share)) and again:
-                self._keeping.append(self._start(minder.keep()))
+        for worker_process in self.worker_processes:
+            share, again = held(fleet, *worker_process.shards), worker_process.done
+            if not self._draining and (share or not again) and worker_process.expect(absent(blank, share)) and again:
+                self._keeping.append(self._start(worker_process.keep()))
 
     # Running
 
@@ -192,7 +194,7 @@ class Crew:
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
             self._start = tasks.create_task
-            self._keeping = [self._start(minder.keep()) for minder in self.minders]
+            self._keeping = [self._start(worker_process.keep()) for worker_process in self.worker_processes]
             beside = [tasks.create_task(each) for each in (self._look_after(), self._tell_manager())]
             while keeping := [task for task in self._keeping if not task.done()]:
                 await asyncio.wait(keeping)
@@ -207,9 +209,9 @@ class Crew:
             self._end("drain", self._limit_s)
 
     def _end(self, how: str, limit_s: float) -> None:
-        for minder in self.minders:
-            minder.tell(how)
-            asyncio.get_running_loop().call_later(limit_s, minder.kill)
+        for worker_process in self.worker_processes:
+            worker_process.tell(how)
+            asyncio.get_running_loop().call_later(limit_s, worker_process.kill)
 
     def _drain_and_tell(self) -> None:
         if not self._draining:
@@ -237,13 +239,17 @@ class Crew:
             await asyncio.sleep(LOOK_S)
             if nobody_reads(1):  # `wsfleet run --workers 3 feeds.toml | head`
                 self.drain()
-            for minder in self.minders:
+            for worker_process in self.worker_processes:
                 # What the service manager does with us where we are silent, we do with a worker. Looks are counted,
                 # not seconds: where we were late ourselves, its words may lie unread.
-                minder.silent += 1
-                if patience is not None and minder.started and minder.silent > patience:
-                    logger.error("%s has said nothing for %d s: it is killed", minder.name, minder.silent * LOOK_S)
-                    minder.kill()
+                worker_process.silent += 1
+                if patience is not None and worker_process.started and worker_process.silent > patience:
+                    logger.error(
+                        "%s has said nothing for %d s: it is killed",
+                        worker_process.name,
+                        worker_process.silent * LOOK_S,
+                    )
+                    worker_process.kill()
 
     async def _tell_manager(self) -> None:
         await self._started.wait()
@@ -255,24 +261,24 @@ class Crew:
             return ENDING
         report = self.report()
         rows = [row["state"] for row in report["endpoints"] if row["name"] != RETIRED]
-        workers = f"{report['workers']['running']} of {len(self.minders)} workers"
+        workers = f"{report['workers']['running']} of {len(self.worker_processes)} workers"
         return f"{rows.count(State.OPEN):,} of {len(rows):,} endpoints open, in {workers}"
 
-    def _hear(self, minder: Minder, frame: Frame) -> None:
+    def _hear(self, worker_process: WorkerProcess, frame: Frame) -> None:
         if frame["kind"] != "event":
             self._merged = None
         for watcher in tuple(self._watchers):
-            watcher(minder.index, frame)
-        if all(each.started or each.done for each in self.minders):
+            watcher(worker_process.index, frame)
+        if all(each.started or each.done for each in self.worker_processes):
             self._started.set()
         if frame["kind"] == "ended" and not self._draining:
-            self._one_ended(minder)
+            self._one_ended(worker_process)
 
-    def _one_ended(self, minder: Minder) -> None:
+    def _one_ended(self, worker_process: WorkerProcess) -> None:
         """A worker has ended by itself: that may be the end of all."""
-        if minder.code == MISUSED:
+        if worker_process.code == MISUSED:
             self._misused = True
-        if minder.failed or self._misused:
+        if worker_process.failed or self._misused:
             # A required endpoint failed, a sink did not open: in one process that is the end at once, too.
             self._draining = True
             self._end("stop", LEAVE_S)
@@ -281,8 +287,10 @@ class Crew:
 
     def _has_ended(self) -> bool:
         """Whether one has ended, and the others have nothing to do."""
-        done = [minder.done for minder in self.minders]
-        return any(done) and all(minder.done or not minder.report["endpoints"] for minder in self.minders)
+        done = [worker_process.done for worker_process in self.worker_processes]
+        return any(done) and all(
+            worker_process.done or not worker_process.report["endpoints"] for worker_process in self.worker_processes
+        )
 
     def code(self) -> int:
         """Return the exit code of all, by the same rules as for one fleet."""
@@ -290,7 +298,9 @@ class Crew:
             return MISUSED
         if self._interrupted:
             return INTERRUPTED
-        if self._failed or any(minder.failed or minder.died_ending for minder in self.minders):
+        if self._failed or any(
+            worker_process.failed or worker_process.died_ending for worker_process in self.worker_processes
+        ):
             return FAILED
         report = self.report()
         states = [row["state"] for row in report["endpoints"] if row["name"] != RETIRED]

@@ -21,7 +21,7 @@ from wsfleet.runtime.systemd import without_notifier
 from wsfleet.runtime.workers.channel import Frame, pack, read_frame
 from wsfleet.serve.status.merged import absent, counts
 
-__all__ = ["Minder", "Order"]
+__all__ = ["Order", "WorkerProcess"]
 
 logger = logging.getLogger("wsfleet.run")
 
@@ -59,14 +59,14 @@ class Order:
         }
 
 
-class Minder:
+class WorkerProcess:
     """One worker, over all of the processes that it has been.
 
     `report` is its last one, and counts nothing while no process is there. `lost` is what the last reports of those
     processes counted that are gone: of what they had received after that, where they died, nobody knows.
     """
 
-    def __init__(self, order: Order, blank: dict[str, Any], news: Callable[[Minder, Frame], None]) -> None:
+    def __init__(self, order: Order, blank: dict[str, Any], news: Callable[[WorkerProcess, Frame], None]) -> None:
         self.index = order.index
         self.shards = tuple(Shard(*shard) for shard in order.shards)
         self.name = f"worker {order.index}"
@@ -84,14 +84,14 @@ class Minder:
         self._news = news
         self._process: asyncio.subprocess.Process | None = None
         self._writer: asyncio.StreamWriter | None = None
-        self._ending = asyncio.Event()
+        self._shutdown = asyncio.Event()
         self._reloading: list[asyncio.Future[list[str]]] = []
         self._backoff = Backoff(AGAIN, random.random)
 
     async def keep(self) -> None:
         """Have a process running until it ends by itself, or was told to. Cancelling kills it."""
         loop = asyncio.get_running_loop()
-        while not self._ending.is_set():
+        while not self._shutdown.is_set():
             began = loop.time()
             code = await self._live()
             if self.done:
@@ -102,14 +102,14 @@ class Minder:
             self._died(code, delay_s)
             try:
                 async with asyncio.timeout(delay_s):
-                    await self._ending.wait()
+                    await self._shutdown.wait()
             except TimeoutError:
                 self.restarts += 1
 
     def tell(self, do: str) -> None:
         """Have the process drain, stop, or reload; one that is not there, or starts, is told in time."""
         if do != "reload":
-            self._ending.set()
+            self._shutdown.set()
         if self._writer is not None:
             self._writer.write(pack({"do": do}))
 
@@ -219,7 +219,7 @@ class Minder:
             self.lost[key] += count
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
         lost = f"lost: {before['pending'] + before['held']:,} messages that waited there, and what it has not told of"
-        if self._ending.is_set():
+        if self._shutdown.is_set():
             self.died_ending = True
             error = f"its worker died ({how})"
             logger.error("%s died (%s) before its end; %s", self.name, how, lost)

@@ -82,7 +82,7 @@ class _Worker:
         if fleet is None:
             self._channel.finish({"kind": "ended", "code": MISUSED})
             return MISUSED
-        observers = fleet._declared.observers.all
+        observers = fleet._registry.observers.all
         observers[:] = [each for each in observers if not hasattr(each, "over")]  # the parent has those, for all
         divide(fleet, *(Shard(*shard) for shard in order["shards"]))
         self._limit_s = ending_limit_s(fleet)

@@ -23,7 +23,7 @@ from wsfleet.core import __version__
 from wsfleet.core.errors import ConfigError, FleetError
 from wsfleet.core.redact import redact_text
 from wsfleet.fleet.reloading import Reloaded
-from wsfleet.fleet.snapshot import by_and_by
+from wsfleet.fleet.snapshot import in_slices
 from wsfleet.serve.prometheus import exposition
 from wsfleet.serve.status.cache import Look, Looks
 from wsfleet.serve.status.source import NoFile, Source
@@ -179,7 +179,7 @@ async def _encoded(look: Look) -> AsyncIterator[bytes]:
         begin = b","
         if isinstance(value, list):
             comma = b"["
-            async for rows in by_and_by(value, ROWS):
+            async for rows in in_slices(value, ROWS):
                 yield comma + msgspec.json.encode(rows, enc_hook=str)[1:-1]
                 comma = b","
             yield b"]" if value else b"[]"

@@ -11,7 +11,7 @@ from typing import Any
 
 from wsfleet.core.message import State
 from wsfleet.core.stats import RETIRED, about_feeds
-from wsfleet.fleet.snapshot import by_and_by, percentile
+from wsfleet.fleet.snapshot import in_slices, percentile
 from wsfleet.serve.status.source import Down, Report, Source
 from wsfleet.serve.status.tables import ENDPOINTS, SUBSCRIPTIONS, Table
 
@@ -63,7 +63,7 @@ class Look:
         latencies: list[float] = []
         worst: list[Mapping[str, Any]] = []
         paused = 0
-        async for rows in by_and_by(self.report["endpoints"], ROWS):
+        async for rows in in_slices(self.report["endpoints"], ROWS):
             _add(totals, _OF_ENDPOINTS, rows)
             there = [row for row in rows if row["name"] != RETIRED]
             states.update([row["state"] for row in there])
@@ -71,7 +71,7 @@ class Look:
             worst = _worst([*worst, *self._down_among(there)])
             latencies += [row["latency_s"] for row in there if row["latency_s"] is not None]
         slowest: list[Mapping[str, Any]] = []
-        async for rows in by_and_by(self.report["subscriptions"], ROWS):
+        async for rows in in_slices(self.report["subscriptions"], ROWS):
             _add(totals, _OF_SUBSCRIPTIONS, [row for row in rows if about_feeds(row["pattern"])])
             slowest = _slowest([*slowest, *rows])
         latencies.sort()

@@ -13,7 +13,7 @@ from wsfleet.core.message import Message
 from wsfleet.core.options import Buffer, Overflow
 from wsfleet.core.stats import plain_rows
 from wsfleet.fleet.fleet import Fleet
-from wsfleet.fleet.snapshot import by_and_by
+from wsfleet.fleet.snapshot import in_slices
 from wsfleet.pipeline.subscription import Subscription
 from wsfleet.serve.status.events import KINDS, Event, Events
 from wsfleet.serve.status.source import Down, NoFile, Report, Sample, Source
@@ -98,9 +98,9 @@ class FleetSource(Source):
         """Return the same without holding the loop for long."""
         stats = await self._fleet.snapshot()
         report = replace(stats, endpoints=(), subscriptions=()).to_dict()
-        async for endpoints in by_and_by(stats.endpoints, ROWS):
+        async for endpoints in in_slices(stats.endpoints, ROWS):
             report["endpoints"] += plain_rows(endpoints)
-        async for subscriptions in by_and_by(stats.subscriptions, ROWS):
+        async for subscriptions in in_slices(stats.subscriptions, ROWS):
             report["subscriptions"] += plain_rows(subscriptions)
         return report
 
@@ -108,7 +108,7 @@ class FleetSource(Source):
         """Return since when each endpoint is down that isn't OPEN."""
         found: dict[str, Down] = {}
         began = time.time() - asyncio.get_running_loop().time()
-        async for connections in by_and_by(list(self._fleet.connections.values()), ROWS):
+        async for connections in in_slices(list(self._fleet.connections.values()), ROWS):
             for each in connections:
                 if each.down_since is not None:
                     found[each.name] = Down(began + each.down_since, each.required)

@@ -9,7 +9,7 @@ from typing import Any
 
 from wsfleet.core.message import State
 from wsfleet.core.stats import RETIRED, EndpointStats, SubscriptionStats
-from wsfleet.fleet.snapshot import by_and_by
+from wsfleet.fleet.snapshot import in_slices
 from wsfleet.serve.status.source import Down
 
 __all__ = ["ENDPOINTS", "SUBSCRIPTIONS", "BadParameter", "Query", "Table"]
@@ -108,7 +108,7 @@ class Table:
         """Return the rows that `query` asks for, and of how many they are a part."""
         found = self._in_order(query.sort, query.order)
         if query.search or query.state:
-            found = [row async for rows in by_and_by(found, STEP) for row in self._matching(rows, query)]
+            found = [row async for rows in in_slices(found, STEP) for row in self._matching(rows, query)]
         return {
             "total": len(self._rows),
             "matched": len(found),
