@@ -26,8 +26,7 @@ from wsfleet.pipeline.subscription import Subscription
 from wsfleet.transport.base import Transport
 
 if TYPE_CHECKING:
-    from wsfleet.config.reload import Reloader
-    from wsfleet.fleet.reloading import Reloaded
+    from wsfleet.fleet.reloading import Reloaded, Reloader
 
 __all__ = ["Fleet"]
 

@@ -9,11 +9,11 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from wsfleet.core.errors import ConfigError, FleetError
 
-__all__ = ["Change", "Reloaded", "hangup", "reload_and_tell"]
+__all__ = ["Change", "Reloaded", "Reloader", "hangup", "reload_and_tell"]
 
 logger = logging.getLogger("wsfleet.run")
 
@@ -54,6 +54,16 @@ class Reloaded(list[str]):
 
 def _needs_restart(section: str) -> str:
     return f"[{section}] is different: that takes a restart"
+
+
+class Reloader(Protocol):
+    """Keeps a fleet in step with the file it was read from."""
+
+    keeps: Callable[[str, str], bool]
+    """`keeps(section, name)`: whether an entry of the file belongs to this process."""
+
+    async def reload(self, fleet: Any) -> Reloaded:
+        """Read the file again and apply what changed."""
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from wsfleet.config.reload import Reloader
 from wsfleet.core.errors import FleetError
 from wsfleet.core.message import State
 from wsfleet.core.stats import RETIRED, FleetStats
@@ -84,7 +85,7 @@ class Coordinator:
         self._draining = self._interrupted = self._misused = self._failed = False
         self._notifier = Notifier()
         self._started = asyncio.Event()
-        self._reloader = fleet._reloader
+        self._reloader = fleet._reloader if isinstance(fleet._reloader, Reloader) else None
         self._reloading = False
         self._keeping: list[asyncio.Task[None]] = []
         self._hang_ups: set[asyncio.Task[None]] = set()
