@@ -44,7 +44,7 @@ async def main(pairs: int, seconds: float) -> None:
     async with fleet:
         socket = await transport.accept("feed")
         await fleet.connections["feed"].wait_open()
-        watchdog = fleet._registry.watchdog
+        watchdog = fleet._registry.services.watchdog
         await slice_ns(socket, seconds)
         for _ in range(pairs):
             before = await slice_ns(socket, seconds)

@@ -186,7 +186,7 @@ class World:
                 pass
 
     def do_cancel_worker(self) -> None:
-        workers = [task for w in self.fleet._registry.workers for task in w.tasks]
+        workers = [task for w in self.fleet._lifecycle.workers.processors for task in w.tasks]
         if workers:
             self.random.choice(workers).cancel()
 
@@ -240,7 +240,7 @@ def run_watched(world: World, main: Any) -> int:
         nonlocal looks
         turn()
         looks += 1
-        stats = world.fleet.stats() if world.fleet._lifecycle.loop is loop else None
+        stats = world.fleet.stats() if world.fleet._lifecycle._context.loop is loop else None
         assert stats is None or stats.balanced, stats.to_dict()
 
     loop._run_once = watched

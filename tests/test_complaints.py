@@ -112,5 +112,5 @@ async def test_a_drain_that_waits_says_for_whom(caplog: pytest.LogCaptureFixture
     async with fleet:
         await (await transport.accept("feed")).feed("a")
     assert [record.getMessage() for record in caplog.records if "waiting" in record.getMessage()] == [
-        "waiting for 'stuck', at most 10 s"
+        "draining: waiting up to 10 s for 'stuck'"
     ]

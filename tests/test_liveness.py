@@ -372,7 +372,7 @@ async def test_reconnects_leave_nothing_with_the_sweep() -> None:
             socket = await transport.accept()
             await asyncio.sleep(0.5)
             socket.lose()
-        assert len(fleet._registry.sweep._heap) == 1
+        assert len(fleet._registry.services.sweep._heap) == 1
         socket = await transport.accept()
         await asyncio.sleep(19.5)
         assert socket.pings == 0

@@ -142,7 +142,7 @@ def test_the_fleet_ends_while_it_waits() -> None:
 
     with running() as it, concurrent.futures.ThreadPoolExecutor(4) as pool:
         waiting = [pool.submit(it.fleet.from_thread, forever) for _ in range(4)]
-        while it.fleet.from_thread(lambda: len(it.fleet._lifecycle.thread_calls)) < 4:
+        while it.fleet.from_thread(lambda: len(it.fleet._lifecycle.thread_calls.tasks)) < 4:
             time.sleep(0.001)
         it.fleet.from_thread(it.fleet.close)
         for future in waiting:
@@ -240,10 +240,10 @@ async def test_a_call_does_not_outlive_a_fleet_that_was_closed() -> None:
     """When close() has ended the fleet, calls of other threads are over, although the context goes on."""
     async with Fleet(transport=FakeTransport()) as fleet:
         call = asyncio.create_task(asyncio.to_thread(fleet.from_thread, asyncio.sleep, 10**6))
-        while not fleet._lifecycle.thread_calls:
+        while not fleet._lifecycle.thread_calls.tasks:
             await asyncio.sleep(0)
         await fleet.close()
-        assert not fleet._lifecycle.thread_calls
+        assert not fleet._lifecycle.thread_calls.tasks
         with pytest.raises(FleetError, match="ended"):
             await call
 

@@ -131,7 +131,7 @@ async def test_who_blocks_again_and_again_is_told_as_a_count(records: Records, m
     async with fleet:
         fleet.publish("t", 0)
         await until(lambda: len(records.seen) == 2)
-        quiet = fleet._registry.watchdog._quiet["greedy"]
+        quiet = fleet._registry.services.watchdog._quiet["greedy"]
         for count in (1, 2):
             fleet.publish("t", 0)
             await until(lambda count=count: quiet._untold == count)
@@ -166,7 +166,7 @@ async def test_a_block_that_lasts_is_told_in_the_end(records: Records, monkeypat
     async with fleet:
         fleet.publish("t", 0)
         await until(lambda: len(records.seen) == 2)
-        quiets.append(fleet._registry.watchdog._quiet["greedy"])
+        quiets.append(fleet._registry.services.watchdog._quiet["greedy"])
         fleet.publish("t", 0)
         await until(lambda: len(records.seen) == 4)
     text, while_blocking = records.seen[2]

@@ -317,7 +317,7 @@ async def test_reload_says_what_has_changed() -> None:
     async with fleet, asking(server) as client:
         nowhere = await client.post("/api/reload", headers=bearer)
         with patch.object(Fleet, "reload", AsyncMock(side_effect=[["a: added"], ConfigError("x", faults)])):
-            fleet._reloader = Mock()
+            fleet._control.reloader = Mock()
             good = await client.post("/api/reload", headers=bearer)
             bad = await client.post("/api/reload", headers=bearer)
     assert nowhere.status_code == 409 and "file" in nowhere.text

@@ -268,7 +268,7 @@ async def test_what_needs_the_token_is_asked_with_it() -> None:
             await page.get_by_role("link", name="report").click()
         await read(await opened.value, "body", '"name":"prices"')
         with patch.object(Fleet, "reload", AsyncMock(return_value=["[[connect]] a: added"])):
-            fleet._reloader = Mock()
+            fleet._control.reloader = Mock()
             await page.get_by_role("button", name="Reload", exact=True).click()
             await page.get_by_role("button", name="Reload now").click()
             await read(page, "#reload-facts", "[[connect]] a: added")

@@ -40,7 +40,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wsfleet.config.build import Declaring
 from wsfleet.config.faults import Fault, Place, show_place
@@ -51,9 +51,7 @@ from wsfleet.config.reload import Entry, Reloader
 from wsfleet.config.values import Reader
 from wsfleet.core.errors import ConfigError
 from wsfleet.core.options import Endpoint
-
-if TYPE_CHECKING:
-    from wsfleet.fleet.fleet import Fleet
+from wsfleet.fleet.fleet import Fleet, control_of
 
 __all__ = ["Fault", "Reloader", "Report", "check", "load"]
 
@@ -85,7 +83,7 @@ def check(path: str | os.PathLike[str], *, environ: Mapping[str, str] = os.envir
         return Report((exc.fault,))
     report = _check(path, text, document, environ)
     if report.fleet is not None:
-        report.fleet._reloader = Reloader(path, report, partial(check, environ=environ))
+        control_of(report.fleet).reloader = Reloader(path, report, partial(check, environ=environ))
     return report
 
 

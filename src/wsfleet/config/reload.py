@@ -9,19 +9,17 @@ again, so a changed function needs a restart, or a new one in a module that is i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from wsfleet.core.errors import ConfigError, FleetError
+from wsfleet.fleet.fleet import Fleet, control_of
 from wsfleet.fleet.reloading import Change, Reloaded
-from wsfleet.fleet.shutdown import finish_processor
 
 if TYPE_CHECKING:
     from wsfleet.config import Report
-    from wsfleet.fleet.fleet import Fleet
-    from wsfleet.pipeline.processor import Processor
 
 __all__ = ["Entry", "Reloader"]
 
@@ -84,8 +82,7 @@ class Reloader:
         """
         if self._busy:
             raise FleetError("a reload is under way; try again when it is done")
-        if fleet._lifecycle.phase != "running":
-            raise FleetError(f"the fleet is {fleet._lifecycle.phase}; only one that runs can be reloaded")
+        control_of(fleet).check_reloadable()
         self._busy = True
         try:
             return await self._apply(fleet, await self.read())
@@ -111,21 +108,19 @@ class Reloader:
         wanted = {entry.key: entry for entry in report.entries if self.keeps(*entry.key)}
         before = self._entries = {key: entry for key, entry in self._entries.items() if self.keeps(*key)}
         same = {entry.name for key, entry in wanted.items() if key[0] != "process" and before.get(key) == entry}
-        members = {} if report.fleet is None else report.fleet._registry.pools
+        members = {} if report.fleet is None else control_of(report.fleet).pool_members()
         return _Changes(
             wanted,
             gone=[entry for key, entry in before.items() if key not in wanted],
             changed=[entry for key, entry in wanted.items() if key in before and before[key] != entry],
             added=[entry for key, entry in wanted.items() if key not in before],
             restarts=[name for name in ("fleet", "http") if report.settings.get(name) != self._settings.get(name)],
-            untouched=same.union(
-                *({each.name for each in members[name].connections} for name in same & members.keys())
-            ),
+            untouched=same.union(*(members[name] for name in same & members.keys())),
         )
 
     async def _apply(self, fleet: Fleet, report: Report) -> Reloaded:
         changes = self._changes(report)
-        with fleet._lifecycle.kept_open():
+        with control_of(fleet).kept_open():
             # What is gone first: its names may be taken by others. All at once, as each may drain for a while.
             await asyncio.gather(
                 *(self._close(fleet, entry) for entry in changes.gone),
@@ -133,13 +128,14 @@ class Reloader:
             )
             for entry in changes.added:
                 self._declare(fleet, entry)
-        return changes.done({name: each.session_count for name, each in fleet.connections.items()})
+        return changes.done(control_of(fleet).session_counts())
 
     async def _replace(self, fleet: Fleet, entry: Entry) -> None:
         if entry.section == "process":  # its name is free at once, so that no message finds nobody
-            finish = self._take_out(fleet, entry)
+            finish = control_of(fleet).detach_processor(entry.name)
             self._declare(fleet, entry)
-            await finish
+            if finish is not None:
+                await finish
         else:
             await self._close(fleet, entry)
             self._declare(fleet, entry)
@@ -149,23 +145,8 @@ class Reloader:
         self._entries[entry.key] = entry
 
     async def _close(self, fleet: Fleet, entry: Entry) -> None:
-        if entry.section == "process":
-            await self._take_out(fleet, entry)
-        elif entry.section == "pool" and entry.name in fleet._registry.pools:
-            await fleet._registry.pools[entry.name].close()
-        elif entry.section == "connect" and entry.name in fleet.connections:
-            await fleet.connections[entry.name].close()
+        if entry.section != "process":
+            await control_of(fleet).close(entry.name)
+        elif (finish := control_of(fleet).detach_processor(entry.name)) is not None:
+            await finish
         self._entries.pop(entry.key, None)
-
-    def _take_out(self, fleet: Fleet, entry: Entry) -> Awaitable[None]:
-        """Give a processor no more messages, now; what is returned lets it finish those that it has."""
-        for processor in list(fleet._registry.processors.values()):
-            if processor.mailbox.name == entry.name:
-                fleet._registry.remove(processor.mailbox, drop=False)
-                return _finish(processor, fleet.drain_s)
-        return asyncio.sleep(0)
-
-
-async def _finish(processor: Processor, drain_s: float) -> None:
-    await finish_processor(processor, drain_s)
-    await processor.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 from wsfleet.core.errors import NotOpen
@@ -15,28 +14,22 @@ from wsfleet.pipeline.subscription import Loop, LoopGuard
 __all__ = ["Connection"]
 
 
-class Keeper(Protocol):
+class Owner(Protocol):
     """What a connection asks of its fleet."""
 
-    @property
-    def ending(self) -> bool: ...
-
     def check_thread(self) -> None: ...
-    def call_soon(self, function: Callable[[], None]) -> None: ...
     def open_loop(self, supervisor: Supervisor) -> Mailbox: ...
-    def endpoint_ended(self, supervisor: Supervisor) -> None: ...
-    def request_exit(self, wish: BaseException) -> None: ...
+    def abandon(self, mailbox: Mailbox) -> None: ...
     def restart_endpoint(self, supervisor: Supervisor) -> None: ...
     async def close_endpoint(self, supervisor: Supervisor) -> None: ...
-    def abandon(self, mailbox: Mailbox) -> None: ...
 
 
 class Connection:
     """One endpoint of a fleet: send, wait, restart, close; and `async for message in connection`."""
 
-    def __init__(self, supervisor: Supervisor, keeper: Keeper) -> None:
+    def __init__(self, supervisor: Supervisor, owner: Owner) -> None:
         self._supervisor = supervisor
-        self._keeper = keeper
+        self._owner = owner
         self._guard = LoopGuard(supervisor.name)
         self._mailbox: Mailbox | None = None
 
@@ -71,7 +64,7 @@ class Connection:
 
     def stats(self) -> EndpointStats:
         """Return its row of the fleet's stats: an immutable snapshot."""
-        self._keeper.check_thread()
+        self._owner.check_thread()
         return self._supervisor.stats()
 
     async def send(self, data: Any) -> None:
@@ -81,7 +74,7 @@ class Connection:
         once where the endpoint is not OPEN; ConnectionLost where the connection is lost while waiting: whether the
         message arrived is then unknown. Cancelling it while it waits means that nothing was sent.
         """
-        self._keeper.check_thread()
+        self._owner.check_thread()
         session = self._supervisor.session
         if session is None or self._supervisor.state is not State.OPEN:
             raise NotOpen(f"{self.name} is {self.state.value}")
@@ -89,7 +82,7 @@ class Connection:
 
     async def wait_open(self) -> None:
         """Wait until the endpoint is OPEN. Safe to cancel. Raises EndpointFailed when FAILED, NotOpen when CLOSED."""
-        self._keeper.check_thread()
+        self._owner.check_thread()
         await self._supervisor.wait_open()
 
     def restart(self) -> None:
@@ -97,8 +90,8 @@ class Connection:
 
         Raises NotOpen when the endpoint is CLOSED.
         """
-        self._keeper.check_thread()
-        self._keeper.restart_endpoint(self._supervisor)
+        self._owner.check_thread()
+        self._owner.restart_endpoint(self._supervisor)
 
     async def close(self) -> None:
         """Close the connection and let it go: its name is free again.
@@ -107,8 +100,8 @@ class Connection:
         removed. The closing handshake takes at most `close_s` more. Idempotent. Called by its own processor or
         `on_open`, it only asks and returns. Cancelling it only stops the waiting: it is closed all the same.
         """
-        self._keeper.check_thread()
-        await self._keeper.close_endpoint(self._supervisor)
+        self._owner.check_thread()
+        await self._owner.close_endpoint(self._supervisor)
 
     def __aiter__(self) -> Loop:
         """Loop over what comes from this endpoint, from the first such loop on.
@@ -116,15 +109,15 @@ class Connection:
         Raises Busy where another loop over it is running. After CLOSED it hands out what is pending and ends; after
         FAILED it does the same and raises EndpointFailed. Waiting for the next message is safe to cancel.
         """
-        self._keeper.check_thread()
+        self._owner.check_thread()
         if self._mailbox is None or (self._mailbox.closed and self.state is not State.CLOSED):
-            self._mailbox = self._keeper.open_loop(self._supervisor)
-        return Loop(self._mailbox, self._failure, self._guard, self._keeper.check_thread)
+            self._mailbox = self._owner.open_loop(self._supervisor)
+        return Loop(self._mailbox, self._failure, self._guard, self._owner.check_thread)
 
     def __del__(self) -> None:
         # A closed connection that nobody holds: what waits for its next loop will never be asked for.
         if self._mailbox is not None:
-            self._keeper.abandon(self._mailbox)
+            self._owner.abandon(self._mailbox)
 
     def _failure(self) -> BaseException | None:
         return self._supervisor.failure() if self._supervisor.state is State.FAILED else None

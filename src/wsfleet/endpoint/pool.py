@@ -25,7 +25,7 @@ T = TypeVar("T")
 Identify = Callable[[Any], tuple[Hashable, Any]]
 
 
-class PoolKeeper(Protocol):
+class PoolOwner(Protocol):
     """What a pool asks of its fleet."""
 
     def check_thread(self) -> None: ...
@@ -66,7 +66,7 @@ class Pool:
         self,
         name: str,
         members: list[tuple[Connection, Supervisor]],
-        keeper: PoolKeeper,
+        owner: PoolOwner,
         identify: Identify | None,
         match: Match | None,
     ) -> None:
@@ -74,7 +74,7 @@ class Pool:
         self.size = len(members)
         self.connections: tuple[Connection, ...] = tuple(connection for connection, _ in members)
         self.supervisors = [supervisor for _, supervisor in members]
-        self._keeper = keeper
+        self._owner = owner
         self._identify = identify
         self._order = list(self.supervisors)  # whose turn it is first; whoever had it goes to the end
         self._replies: dict[Supervisor, PendingRequests] = {}
@@ -88,7 +88,7 @@ class Pool:
 
     async def wait_open(self) -> None:
         """Wait until a member is OPEN. Safe to cancel. Raises EndpointFailed or NotOpen when none can be any more."""
-        self._keeper.check_thread()
+        self._owner.check_thread()
         while not any(s.can_send for s in self.supervisors):
             await self._some_member_changes()
 
@@ -97,15 +97,15 @@ class Pool:
 
         Called by that processor or an `on_open`, it only asks and returns. Cancelling it only stops the waiting.
         """
-        self._keeper.check_thread()
-        await self._keeper.close_pool(self)
+        self._owner.check_thread()
+        await self._owner.close_pool(self)
 
     async def send(self, data: Any) -> None:
         """Send one message on the least busy open member. Raises NotOpen where none is open.
 
         Waits, raises ConnectionLost, and can be cancelled as `Connection.send`.
         """
-        self._keeper.check_thread()
+        self._owner.check_thread()
         while True:
             member = self._least_busy()
             try:
@@ -121,7 +121,7 @@ class Pool:
         connection was lost before the reply: whether the server acted is unknown. Cancelled, the request may have been
         sent; a reply that comes later is counted `answered` and dropped.
         """
-        self._keeper.check_thread()
+        self._owner.check_thread()
         if not isinstance(timeout_s, int | float):
             raise TypeError(f"timeout_s must be a number of seconds, not {timeout_s!r}")
         if self._identify is None:

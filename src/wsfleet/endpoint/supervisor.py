@@ -9,48 +9,31 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from typing import Protocol
+from collections.abc import Callable
 
-from wsfleet.core import call_scope, error_text, retry
+from wsfleet.core import error_text, retry
 from wsfleet.core.errors import ConnectionLost, EndpointFailed, FleetError, NotOpen
-from wsfleet.core.loop_watchdog import Watchdog
 from wsfleet.core.message import Gap, State, StateChange
 from wsfleet.core.options import Endpoint
 from wsfleet.core.redact import redact_text, redact_uri, secrets_of
 from wsfleet.core.stats import Counted, EndpointStats
 from wsfleet.endpoint.attempt import resolve_attempt
-from wsfleet.endpoint.connect_limiter import ConnectLimiter, host_of
+from wsfleet.endpoint.connect_limiter import host_of
 from wsfleet.endpoint.decode import MessageFactory
 from wsfleet.endpoint.ingest import LONG_S, Ingest
-from wsfleet.endpoint.liveness import LivenessCheck, Sweep
+from wsfleet.endpoint.liveness import LivenessCheck
 from wsfleet.endpoint.on_open import run_on_open
+from wsfleet.endpoint.services import Services
 from wsfleet.endpoint.session import SessionCore
 from wsfleet.endpoint.state_log import StateLog
-from wsfleet.pipeline.hub import Hub
-from wsfleet.transport.base import Progress, Transport
+from wsfleet.transport.base import Progress
 
-__all__ = ["Services", "Supervisor"]
+__all__ = ["Supervisor"]
 
 log = logging.getLogger("wsfleet")
 
 SUBPROTOCOLS = "Sec-WebSocket-Protocol"
 """The header that subprotocols go in. Browsers can set no other, so some servers take a token there."""
-
-
-class Services(Protocol):
-    """What a supervisor needs of its fleet."""
-
-    hub: Hub
-    limiter: ConnectLimiter
-    sweep: Sweep
-    watchdog: Watchdog
-    transport: Transport
-
-    def endpoint_ended(self, supervisor: Supervisor) -> None:
-        """`supervisor` has come to its end, CLOSED or FAILED."""
-
-    def request_exit(self, wish: BaseException) -> None:
-        """User code raised `wish`, which asks the whole program to end."""
 
 
 class Supervisor:
@@ -71,6 +54,7 @@ class Supervisor:
         self.down_since: float | None = None
         self._told: tuple[Exception | None, str] = (None, "")
         self._services = services
+        self._on_end: Callable[[Supervisor], None] | None = None
         self._shown_uri = redact_uri(endpoint.uri) if isinstance(endpoint.uri, str) else ""
         self._way = ""
         self._redirected = ""
@@ -91,7 +75,7 @@ class Supervisor:
 
     async def run(self) -> None:
         """Keep the endpoint alive until it fails for good or is told to stop."""
-        call_scope.enter(self._services)
+        self._services.context.enter_call()
         try:
             while not self.stopping:
                 error = await self._live_once()
@@ -109,7 +93,7 @@ class Supervisor:
         except (KeyboardInterrupt, SystemExit) as exc:
             self._drop_session()
             self._end(State.CLOSED, None)
-            self._services.request_exit(exc)
+            self._services.context.request_exit(exc)
         except GeneratorExit:  # the loop is gone
             raise
         except BaseException as exc:
@@ -278,7 +262,8 @@ class Supervisor:
     def _end(self, state: State, error: Exception | None) -> None:
         self._set_state(state, error, 0.0)
         self._wake_open_waiters()
-        self._services.endpoint_ended(self)
+        if self._on_end is not None:
+            self._on_end(self)
 
     def _set_state(self, state: State, error: Exception | None, delay_s: float) -> None:
         previous, self.state = self.state, state
@@ -352,8 +337,8 @@ class Supervisor:
         elif self.session is not None:
             self.session.close(1000)
 
-    def forgive(self) -> None:
-        """Out of FAILED: begin as if nothing had happened."""
+    def reset(self) -> None:
+        """Leave FAILED, with a fresh backoff and restart budget."""
         reconnect = self.endpoint.reconnect
         self._restarting = False
         self._rejections = self._attempt = 0
@@ -361,9 +346,10 @@ class Supervisor:
         self._budget = retry.RestartBudget(reconnect.max_restarts, reconnect.window_s)
         self._set_state(State.CONNECTING, None, 0.0)
 
-    def start(self, tasks: asyncio.TaskGroup) -> None:
-        """Begin, as a task of `tasks`."""
+    def start(self, tasks: asyncio.TaskGroup, on_end: Callable[[Supervisor], None]) -> None:
+        """Begin, as a task of `tasks`; call `on_end` at the end, when the state is CLOSED or FAILED."""
         self.stopping = False
+        self._on_end = on_end
         if self.down_since is None:
             self.down_since = asyncio.get_running_loop().time()
         self.task = tasks.create_task(self.run(), name=f"wsfleet-{self.name}")
@@ -374,10 +360,13 @@ class Supervisor:
         if task is self.task and self.state not in (State.CLOSED, State.FAILED):
             self._end(State.CLOSED, None)
 
-    def let_go(self) -> None:
-        """CLOSED, where no task is there to say so: before the start, or after FAILED."""
-        if self.state is not State.CLOSED:
-            self._end(State.CLOSED, None)
+    def let_go(self) -> bool:
+        """Become CLOSED without a task: before the start, or after FAILED. Return whether the state has changed."""
+        if self.state is State.CLOSED:
+            return False
+        self._set_state(State.CLOSED, None, 0.0)
+        self._wake_open_waiters()
+        return True
 
     def stop(self) -> None:
         """Make no new attempts; an open session goes on until it is closed."""

@@ -8,27 +8,33 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
 
+from wsfleet.core.context import Context
 from wsfleet.core.errors import ConfigError
 from wsfleet.core.message import Message
 from wsfleet.core.observer import Observer, load
 from wsfleet.core.options import Buffer, ConnectOptions, Endpoint, Limits, Retry
 from wsfleet.core.stats import FleetStats, Totals
+from wsfleet.core.topics import check_topic
 from wsfleet.endpoint.connection import Connection
 from wsfleet.endpoint.pool import Pool
-from wsfleet.fleet.from_thread import ThreadCalls
+from wsfleet.endpoint.services import Services
+from wsfleet.fleet.checks import check_fleet, check_process_pattern
+from wsfleet.fleet.control import Control
+from wsfleet.fleet.declare import Declarer
 from wsfleet.fleet.lifecycle import Lifecycle
-from wsfleet.fleet.registry import Registry, check_fleet, check_process_pattern
+from wsfleet.fleet.owner import Owner
+from wsfleet.fleet.registry import Registry
 from wsfleet.fleet.run import run_blocking
-from wsfleet.fleet.snapshot import snapshot, totals
+from wsfleet.fleet.snapshot import build_stats, snapshot, totals
 from wsfleet.pipeline.handler import Function, Sink
 from wsfleet.pipeline.plan import Plan, check_plan
 from wsfleet.pipeline.subscription import Subscription
 from wsfleet.transport.base import Transport
 
 if TYPE_CHECKING:
-    from wsfleet.fleet.reloading import Reloaded, Reloader
+    from wsfleet.fleet.reloading import Reloaded
 
-__all__ = ["Fleet"]
+__all__ = ["Fleet", "control_of"]
 
 F = TypeVar("F", bound=Callable[..., Any] | Sink)
 T = TypeVar("T")
@@ -58,12 +64,14 @@ class Fleet:
         check_fleet(name, limits, drain_s)
         self.name = name
         self.drain_s = drain_s
-        self._registry = Registry(limits, transport)
+        context = Context()
+        self._registry = Registry(context, Services(context, limits, transport))
         self._lifecycle = Lifecycle(name, self._registry, drain_s)
-        self._guests = ThreadCalls(self._lifecycle)
+        owner = Owner(self._registry, self._lifecycle, drain_s)
+        self._declarer = Declarer(self._registry, self._lifecycle, owner)
+        self._control = Control(name, self._registry, self._lifecycle, owner, drain_s)
         self.connections: Mapping[str, Connection] = types.MappingProxyType(self._registry.connections)
         self.subscriptions: Mapping[str, Subscription] = self._registry.subscriptions
-        self._reloader: Reloader | None = None
 
     def __repr__(self) -> str:
         return f"<Fleet {self.name!r} {self._lifecycle.phase}, {len(self.connections)} connections>"
@@ -83,7 +91,7 @@ class Fleet:
         once the fleet has ended.
         """
         self._lifecycle.check_declaring()
-        return self._lifecycle.added(*self._registry.connect(endpoint, processor, dict(options)))
+        return self._declarer.connect(endpoint, processor, dict(options))
 
     def pool(
         self,
@@ -102,9 +110,7 @@ class Fleet:
         both speak JSON-RPC 2.0, and a pool given a URI decodes "json". Raises as `connect` does.
         """
         self._lifecycle.check_declaring()
-        return self._lifecycle.added_pool(
-            *self._registry.pool(endpoint, size, processor, identify, match, dict(options))
-        )
+        return self._declarer.pool(endpoint, size, processor, identify, match, dict(options))
 
     def process(
         self,
@@ -145,7 +151,7 @@ class Fleet:
 
         def decorate(function: F) -> F:
             self._lifecycle.check_declaring()
-            self._lifecycle.started_processor(self._registry.process(pattern, function, name, options))
+            self._declarer.process(pattern, function, name, options)
             return function
 
         return decorate
@@ -159,7 +165,7 @@ class Fleet:
         (`keep_last`). Keep it, or use `async with`: one that nobody holds is detached. Raises ConfigError as `connect`.
         """
         self._lifecycle.check_declaring()
-        return self._registry.subscribe(pattern, name, buffer, replay)
+        return self._declarer.subscribe(pattern, name, buffer, replay)
 
     def publish(self, topic: str, data: Any) -> int:
         """Publish `data` under `topic`; return how many subscriptions took it.
@@ -167,7 +173,10 @@ class Fleet:
         Raises ValueError for a topic with `$`, `*`, `>` or empty tokens, and FleetError once the fleet has ended.
         """
         self._lifecycle.check_open()
-        return self._registry.publish(topic, data)
+        fault = check_topic(topic)
+        if fault:
+            raise ValueError(fault)
+        return self._registry.hub.inject(topic, data)
 
     # Observing
 
@@ -180,13 +189,13 @@ class Fleet:
         """
         self._lifecycle.check_declaring()
         observer: Observer = load("status.http", "http").serve(self, listen, token)
-        self._registry.observers.add(observer)
+        self._lifecycle.observers.add(observer)
         return observer
 
     @property
     def observers(self) -> tuple[Observer, ...]:
         """What was declared to watch this fleet."""
-        return tuple(self._registry.observers.all)
+        return tuple(self._lifecycle.observers.all)
 
     # Running
 
@@ -249,7 +258,7 @@ class Fleet:
         """Call `function(*args)` on the fleet's loop from another thread, await what it returns if that is awaitable,
         and return its result or raise its exception. Raises FleetError once the fleet has ended, or in its own thread.
         """
-        return self._guests.call(function, args)
+        return self._lifecycle.thread_calls.call(function, args)
 
     async def reload(self) -> Reloaded:
         """Read the file again that this fleet is from, and return a line for each change; see `wsfleet.config`.
@@ -260,16 +269,16 @@ class Fleet:
         not run. Cancelled, it leaves undone what it has not begun; reload again.
         """
         self._lifecycle.check_thread()
-        if self._reloader is None:
+        if self._control.reloader is None:
             raise ConfigError("this fleet was not read from a file; restart its program instead")
-        return await self._reloader.reload(self)
+        return await self._control.reloader.reload(self)
 
     # Looking
 
     def stats(self) -> FleetStats:
         """Return an immutable snapshot of everything that is counted."""
         self._lifecycle.check_thread()
-        return self._registry.stats(self.name, self._lifecycle.uptime_s)
+        return build_stats(self._registry, self.name, self._lifecycle.uptime_s)
 
     async def snapshot(self) -> FleetStats:
         """Return the same, counted at one moment but written down over many turns of the loop.
@@ -284,3 +293,8 @@ class Fleet:
         """Return the sums alone, added up over many turns of the loop. Safe to cancel."""
         self._lifecycle.check_thread()
         return await totals(self._registry)
+
+
+def control_of(fleet: Fleet) -> Control:
+    """Return the interface through which other packages of wsfleet drive `fleet`; not for user programs."""
+    return fleet._control

@@ -1,47 +1,49 @@
-"""From start to end: the root task under which every task of a fleet lives, and who waits for what."""
+"""The life of a fleet, from start to end. It owns the tasks."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from collections.abc import Callable, Iterator
+import importlib
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from wsfleet.core import call_scope
 from wsfleet.core.accel import note_once
-from wsfleet.core.errors import FleetError, NotOpen
+from wsfleet.core.errors import FleetError
 from wsfleet.core.message import State
-from wsfleet.endpoint.connection import Connection
-from wsfleet.endpoint.pool import Pool
+from wsfleet.core.observer import Observers
 from wsfleet.endpoint.supervisor import Supervisor
-from wsfleet.fleet.close_part import Part, endpoint_part, pool_part
+from wsfleet.fleet.from_thread import ThreadCalls
 from wsfleet.fleet.registry import Registry
 from wsfleet.fleet.shutdown import Shutdown
-from wsfleet.fleet.startup import open_parts, start_endpoints
-from wsfleet.pipeline.mailbox import Mailbox
+from wsfleet.fleet.worker_tasks import WorkerTasks
 from wsfleet.pipeline.processor import Processor
+from wsfleet.transport import open_files
 
 __all__ = ["Lifecycle"]
 
 _OVER = (State.CLOSED, State.FAILED)
 
+START = 50
+"""Endpoints started in one iteration of the loop."""
+
 
 class Lifecycle:
-    """One run of one fleet. All of its tasks are children of one TaskGroup, which lives in one root task.
+    """One run of one fleet. All its tasks are children of one TaskGroup, which lives in one root task.
 
-    So the fleet can be entered in one task and left in another, and whoever waits for it can be cancelled without
+    So a fleet can be entered in one task and left in another, and a task that waits for it can be cancelled without
     tearing it apart.
     """
 
     def __init__(self, name: str, registry: Registry, drain_s: float) -> None:
         self.phase = "declared"
-        self.loop: asyncio.AbstractEventLoop | None = None
-        self.thread: int | None = None
-        self.ended = False
+        self.observers = Observers()
+        self.workers = WorkerTasks(registry.context)
+        self.thread_calls = ThreadCalls(registry.context, self.workers)
         self._name = name
         self._registry = registry
-        registry.keeper = self
+        self._context = registry.context
+        self._context.on_exit(self._end_with)
         self._drain_s = drain_s
         self._shutdown = Shutdown(drain_s)
         self._tasks: asyncio.TaskGroup | None = None
@@ -50,57 +52,63 @@ class Lifecycle:
         self._ended_at: float | None = None
         self._had_endpoints = False
         # Set when the fleet is to end, or when there may be no endpoint left to wait for.
-        self._close = asyncio.Event()
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._kept_open = 0
         self._failure: BaseException | None = None
         self._body: asyncio.Task[Any] | None = None
         self._body_cancelled = False
         self._waiting: set[asyncio.Task[Any] | None] = set()
-        self._closings: dict[Supervisor | Pool, asyncio.Task[None]] = {}
         self._until_end: set[asyncio.Task[Any] | None] = set()
-        self.thread_calls: set[asyncio.Task[None]] = set()
+        self._helpers: set[asyncio.Task[None]] = set()
 
-    # What may be done when
+    # Preconditions
 
     def check_thread(self) -> None:
-        if self.thread is not None and threading.get_ident() != self.thread:
-            raise FleetError("a fleet belongs to the thread of its loop; elsewhere use Fleet.from_thread")
+        """Raise FleetError in any thread but the loop's."""
+        self._context.check_thread()
 
     def check_open(self) -> None:
+        """Raise FleetError after the end."""
         self.check_thread()
-        if self.ended:
+        if self._context.ended:
             raise FleetError("the fleet has ended")
         self._registry.reap()
 
-    def call_soon(self, function: Callable[[], None]) -> None:
-        """Call `function` in the loop's next turn, from any thread; never, where no loop runs."""
-        try:
-            if self.loop is not None:
-                self.loop.call_soon_threadsafe(function)
-        except RuntimeError:  # it is closed
-            pass
-
     def check_declaring(self) -> None:
+        """Raise FleetError when nothing more can be declared."""
         self.check_open()
-        if self._close.is_set():
+        if self.ending:
             raise FleetError("the fleet is ending")
 
     def check_startable(self) -> None:
-        if self._root is not None or self.ended:
+        """Raise FleetError for a second start."""
+        if self._root is not None or self._context.ended:
             raise FleetError("a fleet runs once")
+
+    @property
+    def ending(self) -> bool:
+        """Whether the end has begun, or is over."""
+        return self._context.ending.is_set()
+
+    @property
+    def uptime_s(self) -> float:
+        """For how many seconds the fleet has run, or ran."""
+        loop = self._context.loop
+        if loop is None or self._began_at is None:
+            return 0.0
+        return (loop.time() if self._ended_at is None else self._ended_at) - self._began_at
 
     # Start
 
     async def start(self, body: asyncio.Task[Any] | None) -> None:
         """Start the root task, and wait until everything runs. Raises what opening a sink raises."""
         self.check_startable()
-        self.loop = asyncio.get_running_loop()
-        self.thread = threading.get_ident()
+        self._context.bind()
         self._body = body
         self.phase = "starting"
-        started: asyncio.Future[None] = self.loop.create_future()
-        self._root = self.loop.create_task(self._run(started), name=f"wsfleet-{self._name}")
+        loop = asyncio.get_running_loop()
+        started: asyncio.Future[None] = loop.create_future()
+        self._root = loop.create_task(self._run(started), name=f"wsfleet-{self._name}")
         self._root.add_done_callback(lambda root: self._never_began(started))
         try:
             await asyncio.shield(started)
@@ -112,35 +120,38 @@ class Lifecycle:
 
     def _never_began(self, started: asyncio.Future[None]) -> None:
         # A task that is cancelled before its first step runs no line of its coroutine.
-        if not self.ended:
+        if not self._context.ended:
             started.cancel()
             self._end_before_start()
-            self.thread = None
+            self._context.unbind()
 
     async def _run(self, started: asyncio.Future[None]) -> None:
         registry = self._registry
         loop = asyncio.get_running_loop()
         note_once()
         try:
-            await open_parts(registry)
+            await self._open_parts()
             async with asyncio.TaskGroup() as self._tasks:
-                sweep = self._tasks.create_task(registry.sweep.run(), name="wsfleet-sweep")
+                sweep = self._tasks.create_task(registry.services.sweep.run(), name="wsfleet-sweep")
                 self._began_at = loop.time()
                 self.phase = "running"
-                registry.watchdog.start()
+                registry.services.watchdog.start()
                 for processor in list(registry.processors.values()):
-                    registry.start_worker(processor, self._tasks)
+                    self.workers.start(processor, self._tasks)
                 self._had_endpoints = self._had_endpoints or bool(registry.supervisors)
-                await start_endpoints(registry, self._tasks)
+                await self._start_endpoints(self._tasks)
                 started.set_result(None)
-                await self._close.wait()
+                await self._context.ending.wait()
                 self.phase = "ending"
                 await self._shutdown.run(
-                    list(registry.supervisors.values()), lambda: list(registry.workers), registry.pulled(), registry.hub
+                    list(registry.supervisors.values()),
+                    lambda: list(self.workers.processors),
+                    registry.pulled(),
+                    registry.hub,
                 )
                 sweep.cancel()
-                for closing in self._closings.values():
-                    closing.cancel()
+                for helper in self._helpers:
+                    helper.cancel()
         except asyncio.CancelledError:
             started.cancel()
             raise
@@ -150,60 +161,98 @@ class Lifecycle:
             started.set_exception(exc)
         finally:
             await self._clean_up(loop)
-            # What is over belongs to no thread: whoever waited for it may look at it.
-            self.thread = None
+            self._context.unbind()
+
+    async def _open_parts(self) -> None:
+        """Open what the endpoints need. Raises what opening a sink raises, or FleetError for an address in use."""
+        registry = self._registry
+        for processor in list(registry.processors.values()):
+            processor.check_not_importing()
+        if not registry.services.has_transport:
+            # The adapter is a leaf, loaded by name.
+            adapter = importlib.import_module("wsfleet.transport.websockets")
+            registry.services.transport = adapter.WebSocketTransport()
+            open_files.check(len(registry.supervisors))
+        await self.observers.start()
+        for processor in list(registry.processors.values()):
+            await processor.open()
+
+    async def _start_endpoints(self, tasks: asyncio.TaskGroup) -> None:
+        """Start the endpoints that were declared before the start, a few at a time."""
+        for number, supervisor in enumerate(list(self._registry.supervisors.values()), 1):
+            # It may have been closed meanwhile.
+            if supervisor.state not in _OVER and not supervisor.stopping:
+                self._supervise(supervisor, tasks)
+            if number % START == 0:
+                await asyncio.sleep(0)
 
     async def _clean_up(self, loop: asyncio.AbstractEventLoop) -> None:
         registry = self._registry
         self._tasks = None
-        self.ended = True
+        self._context.ended = True
         self.phase = "ended"
         self._ended_at = loop.time()
         self.ask_to_end()
-        registry.watchdog.stop()
+        registry.services.watchdog.stop()
         registry.hub.close()
-        for each in {**dict.fromkeys(registry.processors.values()), **dict.fromkeys(registry.unclosed)}:
+        for each in {**dict.fromkeys(registry.processors.values()), **dict.fromkeys(self.workers.unclosed)}:
             await each.close()
-        if hasattr(registry, "transport"):
-            await registry.transport.aclose()
-        await registry.observers.stop()
-        # Transports close their sockets in the loop's next turn.
+        if registry.services.has_transport:
+            await registry.services.transport.aclose()
+        await self.observers.stop()
+        # Transports close their sockets in the loop's next iteration.
         await asyncio.sleep(0)
-        await self._dismiss_guests()
+        # A call that waits for this very end sees it in a moment.
+        await self.thread_calls.cancel(keep=self._until_end)
 
-    async def _dismiss_guests(self) -> None:
-        """Leave no call of another thread behind; those that wait for this very end have seen it in a moment."""
-        thread_calls = self.thread_calls - self._until_end
-        for guest in thread_calls:
-            guest.cancel()
-        if thread_calls:
-            await asyncio.wait(thread_calls)
+    # Parts that are declared while the fleet runs
 
-    def added(self, connection: Connection, supervisor: Supervisor, processor: Processor | None) -> Connection:
-        """Start what was declared while the fleet runs."""
+    def start_processor(self, processor: Processor) -> None:
+        """Start a processor if the fleet runs."""
         if self._tasks is not None:
-            if processor is not None:
-                self._registry.start_worker(processor, self._tasks)
+            self.workers.start(processor, self._tasks)
+
+    def start_endpoint(self, supervisor: Supervisor) -> None:
+        """Start an endpoint if the fleet runs."""
+        if self._tasks is not None:
             self._had_endpoints = True
-            supervisor.start(self._tasks)
-        return connection
+            self._supervise(supervisor, self._tasks)
 
-    def added_pool(self, pool: Pool, processor: Processor | None) -> Pool:
-        """The same for a pool."""
-        if processor is not None:
-            self.started_processor(processor)
-        for connection, supervisor in zip(pool.connections, pool.supervisors, strict=True):
-            self.added(connection, supervisor, None)
-        return pool
+    def start_helper(self, run: Coroutine[Any, Any, None], name: str) -> asyncio.Task[None] | None:
+        """Run a coroutine beside the endpoints; None if the fleet does not run. Until it is done the fleet stays open.
 
-    def started_processor(self, processor: Processor) -> None:
-        """The same for a processor."""
-        if self._tasks is not None:
-            self._registry.start_worker(processor, self._tasks)
+        The end of the fleet cancels it.
+        """
+        if self._tasks is None:
+            run.close()
+            return None
+        task = self._tasks.create_task(run, name=name)
+        self._helpers.add(task)
+        task.add_done_callback(self._helper_done)
+        return task
+
+    def _helper_done(self, task: asyncio.Task[None]) -> None:
+        self._helpers.discard(task)
+        self._changed.set()
+
+    def let_go(self, supervisor: Supervisor) -> None:
+        """Make an endpoint CLOSED that has no task."""
+        if supervisor.let_go():
+            self._endpoint_ended(supervisor)
+
+    def _supervise(self, supervisor: Supervisor, tasks: asyncio.TaskGroup) -> None:
+        supervisor.start(tasks, self._endpoint_ended)
+
+    def _endpoint_ended(self, supervisor: Supervisor) -> None:
+        self._registry.finish_loops(supervisor)
+        if supervisor.state is State.FAILED and supervisor.endpoint.required and not self.ending:
+            self._end_with(supervisor.failure())
+        self._changed.set()
 
     # Waiting and ending
 
     async def serve(self) -> None:
+        """Wait until the fleet is to end, and end it."""
         try:
             await self._until_over()
         except BaseException:
@@ -213,9 +262,9 @@ class Lifecycle:
         self._raise_failure()
 
     async def leave(self, error: BaseException | None) -> None:
-        """The context's end: drains, or ends at once on an exception, which goes its way as it is."""
+        """End the context: drain, or on an exception, which is raised as it is, end at once."""
         if self._body_cancelled and self._body is not None:
-            # We cancelled the body to get here; a cancellation that somebody else asked for still counts.
+            # We cancelled the body to get here; a cancellation by others still counts.
             self._body_cancelled = False
             ours = self._body.uncancel() == 0 and isinstance(error, asyncio.CancelledError)
             await self._finish(drain=False)
@@ -227,7 +276,8 @@ class Lifecycle:
             self._raise_failure()
 
     async def wait(self) -> None:
-        if self._root is None and not self.ended:
+        """Wait until every endpoint has ended, or for the end of the fleet."""
+        if self._root is None and not self._context.ended:
             raise FleetError("the fleet has not started")
         task = asyncio.current_task()
         self._waiting.add(task)
@@ -236,33 +286,34 @@ class Lifecycle:
         finally:
             self._waiting.discard(task)
         if isinstance(self._failure, KeyboardInterrupt | SystemExit):
-            await self._until_ended()  # it stops the loop on the spot
+            await self.until_ended()  # raised here, it stops the loop at once
         self._raise_failure()
 
     async def close(self) -> None:
+        """Ask for the end, and wait for it."""
         if self._root is None:
             self._end_before_start()
             return
         self.ask_to_end()
-        await self._until_ended()
+        await self.until_ended()
 
     def ask_to_end(self) -> None:
         """Let the end begin."""
-        self._close.set()
-        self._news.set()
+        self._context.ending.set()
+        self._changed.set()
 
     def _end_before_start(self) -> None:
-        self.ended = True
+        self._context.ended = True
         self.phase = "ended"
-        self._close.set()
+        self._context.ending.set()
         for supervisor in self._registry.supervisors.values():
-            supervisor.let_go()
+            self.let_go(supervisor)
         self._registry.hub.close()
 
-    async def _until_ended(self) -> None:
-        """Wait for the end, where that does not wait for the caller in turn."""
+    async def until_ended(self) -> None:
+        """Wait for the end, unless the end waits for the caller."""
         root = self._root
-        if root is None or root.done() or call_scope.is_inside(self._registry):
+        if root is None or root.done() or self._context.in_call:
             return
         task = asyncio.current_task()
         self._until_end.add(task)
@@ -271,40 +322,31 @@ class Lifecycle:
         finally:
             self._until_end.discard(task)
 
-    def enter(self, thread: threading.Thread) -> None:
-        """Where `thread` makes a processor's calls: its own call to the loop is inside the fleet, too."""
-        if any(thread in p.threads for p in self._registry.workers):
-            call_scope.enter(self._registry)
-
     def _raise_failure(self) -> None:
         if self._failure is not None:
             raise self._failure
 
     async def _until_over(self) -> None:
         """Wait until the fleet is to end, or every endpoint has ended."""
-        while not self._close.is_set():
-            states = [s.state for s in self._registry.supervisors.values()]
-            if (
-                self._had_endpoints
-                and all(state in _OVER for state in states)
-                and not (self._closings or self._kept_open)
-            ):
+        while not self.ending:
+            over = all(s.state in _OVER for s in self._registry.supervisors.values())
+            if self._had_endpoints and over and not (self._helpers or self._kept_open):
                 return
-            self._news.clear()
-            await self._news.wait()
+            self._changed.clear()
+            await self._changed.wait()
 
     @contextmanager
     def kept_open(self) -> Iterator[None]:
-        """Within it the fleet does not end because no endpoint is left: others are to come."""
+        """Do not end the fleet meanwhile for lack of endpoints: others are to come."""
         self._kept_open += 1
         try:
             yield
         finally:
             self._kept_open -= 1
-            self._news.set()
+            self._changed.set()
 
     async def _finish(self, *, drain: bool) -> None:
-        """End the fleet and wait for the root task, come what may; a cancellation meanwhile only makes it hurry."""
+        """End the fleet and wait for the root task in any case; being cancelled meanwhile only ends the drain."""
         if not drain:
             self._shutdown.hurry()
         self.ask_to_end()
@@ -323,89 +365,12 @@ class Lifecycle:
         if not root.cancelled():
             root.result()
 
-    # What endpoints and connections ask
-
-    def endpoint_ended(self, supervisor: Supervisor) -> None:
-        if supervisor.state is State.FAILED and supervisor.endpoint.required and not self._close.is_set():
-            self._end_with(supervisor.failure())
-        self._news.set()
-
-    def request_exit(self, wish: BaseException) -> None:
-        """End at once, and let whoever waits for the fleet raise the KeyboardInterrupt or SystemExit."""
-        self._end_with(wish)
-
     def _end_with(self, failure: BaseException) -> None:
+        """End at once, and raise `failure` in the tasks that wait for the fleet."""
         self._failure = failure
         self._shutdown.hurry()
         body = self._body
-        if body is not None and not body.done() and body not in self._waiting and not self._close.is_set():
+        if body is not None and not body.done() and body not in self._waiting and not self.ending:
             self._body_cancelled = True
             body.cancel()
         self.ask_to_end()
-
-    def open_loop(self, supervisor: Supervisor) -> Mailbox:
-        mailbox = self._registry.open_loop(supervisor)
-        if supervisor.state in _OVER:
-            mailbox.finish()
-        return mailbox
-
-    @property
-    def ending(self) -> bool:
-        """Whether the end has begun, or is over."""
-        return self._close.is_set()
-
-    def abandon(self, mailbox: Mailbox) -> None:
-        self._registry.abandon(mailbox)
-
-    def restart_endpoint(self, supervisor: Supervisor) -> None:
-        if self._close.is_set() or supervisor.state is State.CLOSED or supervisor.stopping:
-            raise NotOpen(f"{supervisor.name} is closed")
-        if supervisor.state is not State.FAILED:
-            supervisor.restart()
-            return
-        supervisor.forgive()
-        for mailbox in self._registry.own[supervisor]:
-            mailbox.reopen()
-        if self._tasks is not None:
-            supervisor.start(self._tasks)
-
-    async def close_endpoint(self, supervisor: Supervisor) -> None:
-        await self._close_part(endpoint_part(self._registry, supervisor))
-
-    async def close_pool(self, pool: Pool) -> None:
-        await self._close_part(pool_part(self._registry, pool))
-
-    async def _close_part(self, part: Part | None) -> None:
-        """Close endpoints while the fleet goes on, and wait for it; whoever the fleet waits for only asks."""
-        if part is None:
-            return
-        if self._close.is_set():
-            await self._until_ended()
-            return
-        if self._tasks is None:  # not started yet
-            part.let_go()
-            return
-        ending = self._closings.get(part.handle)
-        if ending is None:
-            ending = self._tasks.create_task(self._closing(part), name=f"wsfleet-{part.handle.name}-close")
-            self._closings[part.handle] = ending
-        if not call_scope.is_inside(self._registry):
-            await asyncio.wait({ending})
-
-    async def _closing(self, part: Part) -> None:
-        try:
-            await part.close(self._drain_s)
-        finally:
-            if not self._close.is_set():
-                part.let_go()
-            self._closings.pop(part.handle, None)
-            self._news.set()
-
-    # Looking
-
-    @property
-    def uptime_s(self) -> float:
-        """For how long it has run, or ran."""
-        if self.loop is None or self._began_at is None:
-            return 0.0
-        return (self.loop.time() if self._ended_at is None else self._ended_at) - self._began_at

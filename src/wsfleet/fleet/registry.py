@@ -1,75 +1,40 @@
-"""What has been declared: endpoints, processors and subscriptions, under their names."""
+"""The parts of one fleet: endpoints, pools, processors and subscriptions under their names.
+
+It is passive: it adds, finds and removes parts and keeps the counts of those removed. It starts no task and knows
+nothing of the fleet's life.
+"""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol
 
-from wsfleet.core import call_scope
-from wsfleet.core.accel import accelerated
-from wsfleet.core.checks import check_seconds, refuse
-from wsfleet.core.errors import ConfigError
-from wsfleet.core.loop_watchdog import Watchdog
-from wsfleet.core.observer import Observers
-from wsfleet.core.options import Buffer, Endpoint, EndpointOptions, Limits, ProcessorOptions
-from wsfleet.core.stats import EndpointStats, FleetStats, add_rows, is_balanced
-from wsfleet.core.suggest import suggestion
-from wsfleet.core.topics import check_pattern, check_topic, compile_pattern
-from wsfleet.endpoint.connect_limiter import ConnectLimiter, host_of
-from wsfleet.endpoint.connection import Connection, Keeper
+from wsfleet.core.context import Context
+from wsfleet.core.message import State
+from wsfleet.core.options import Buffer, Endpoint
+from wsfleet.core.stats import EndpointStats, add_rows
+from wsfleet.core.topics import compile_pattern
+from wsfleet.endpoint.connection import Connection
 from wsfleet.endpoint.decode import compile_factory
-from wsfleet.endpoint.ingest import CALLERS as INGEST_CALLERS
-from wsfleet.endpoint.liveness import Sweep
-from wsfleet.endpoint.on_open import CALLERS as LOGIN_CALLERS
-from wsfleet.endpoint.pool import Identify, Pool, PoolKeeper, check_pool
-from wsfleet.endpoint.requests import Match
-from wsfleet.endpoint.supervisor import Services, Supervisor
+from wsfleet.endpoint.pool import Pool
+from wsfleet.endpoint.services import Services
+from wsfleet.endpoint.supervisor import Supervisor
 from wsfleet.fleet.names import Names
-from wsfleet.pipeline.handler import Function, Sink, check_processor, default_name, is_sink
-from wsfleet.pipeline.hub import Hub
-from wsfleet.pipeline.latest import CALLERS as LATEST_CALLERS
+from wsfleet.pipeline.handler import Function, Sink
 from wsfleet.pipeline.mailbox import Mailbox
-from wsfleet.pipeline.plan import Plan, check_plan
-from wsfleet.pipeline.processor import CALLERS as PROCESSOR_CALLERS
-from wsfleet.pipeline.processor import Processor, Work
+from wsfleet.pipeline.plan import Plan
+from wsfleet.pipeline.processor import Processor
 from wsfleet.pipeline.subscription import Subscription
-from wsfleet.transport.base import Transport
 
-__all__ = ["Registry", "check_fleet", "check_process_pattern"]
+__all__ = ["Registry"]
 
 log = logging.getLogger("wsfleet")
 
-_CALLERS = {**INGEST_CALLERS, **PROCESSOR_CALLERS, **LOGIN_CALLERS, **LATEST_CALLERS}
-
-
-def check_fleet(name: str, limits: Limits, drain_s: float) -> None:
-    """Raise ConfigError where a fleet's own options cannot work."""
-    if not isinstance(name, str) or not name:
-        raise ConfigError(f"Fleet: name must be a str, not {name!r}", (("name", "must be a str"),))
-    if not isinstance(limits, Limits):
-        raise ConfigError(f"Fleet: limits must be Limits, not {limits!r}", (("limits", "must be Limits"),))
-    refuse("Fleet", [("drain_s", check_seconds(drain_s, zero=True))])
-
-
-def check_process_pattern(pattern: object) -> None:
-    """Raise ConfigError for a bad pattern at once: the decorator it makes may never be given a function."""
-    if callable(pattern) or is_sink(pattern):
-        fault = 'write @fleet.process("pattern")'
-        raise ConfigError(f"process() takes the pattern first: {fault}", (("pattern", fault),))
-    _check_pattern(pattern)
-
-
-def _check_buffer(buffer: Buffer) -> None:
-    if not isinstance(buffer, Buffer):
-        raise ConfigError(f"buffer must be a Buffer, not {buffer!r}", (("buffer", "must be a Buffer"),))
-
 
 class _Subscriptions(Mapping[str, Subscription]):
-    """By name; those that the user loops over are held by the user alone."""
+    """Subscriptions by name. Those that the user loops over are held by the user alone."""
 
     def __init__(self) -> None:
         self.kept: dict[str, Subscription] = {}
@@ -85,119 +50,66 @@ class _Subscriptions(Mapping[str, Subscription]):
         return len(self.kept) + len(self.pulled)
 
 
-class Keepers(Keeper, PoolKeeper, Protocol):
-    """What connections and pools ask of their fleet."""
+class Registry:
+    """The parts of one fleet. See the module."""
 
-
-class Registry(Services):
-    """The parts of a fleet, and how they come and go. Nothing here runs anything."""
-
-    def __init__(self, limits: Limits, transport: Transport | None) -> None:
-        self.hub = Hub()
-        self.hub.request_exit = self.request_exit
-        self.limiter = ConnectLimiter(limits)
-        self.sweep = Sweep(self.hub.unread)
-        self.watchdog = Watchdog(_CALLERS)
-        self.observers = Observers()
-        if transport is not None:
-            self.transport = transport
-        self.has_transport = transport is not None
+    def __init__(self, context: Context, services: Services) -> None:
+        self.context = context
+        self.services = services
+        self.hub = services.hub
         self.names = Names()
-        self.keeper: Keepers
-        self.workers: dict[Processor, None] = {}  # in the order in which they began
-        self.unclosed: set[Processor] = set()
         self.connections: dict[str, Connection] = {}
-        self.subscriptions = _Subscriptions()
+        self.pools: dict[str, Pool] = {}
         self.supervisors: dict[str, Supervisor] = {}
+        self.subscriptions = _Subscriptions()
         self.processors: dict[Mailbox, Processor] = {}
         self.own: dict[Supervisor, list[Mailbox]] = {}
-        self.pools: dict[str, Pool] = {}
+        """For each endpoint, the mailboxes that take its messages and nothing else."""
         self.retired_endpoints: EndpointStats | None = None
-        self.abandoned: deque[Mailbox] = deque()
+        self._abandoned: deque[Mailbox] = deque()
 
     # Endpoints
 
-    def connect(
-        self, endpoint: Endpoint | str, target: Function | Sink | None, options: dict[str, Any]
-    ) -> tuple[Connection, Supervisor, Processor | None]:
-        """Declare an endpoint, and its own processor where there is one."""
-        endpoint, process = _split(endpoint, target, options)
-        buffer, plan = self._checked(target, process)
-        compile_factory(endpoint, "x")  # so that a fault costs no name
-        name = self.names.take(endpoint.name, _default_name(endpoint))
-        connection, supervisor = self._endpoint(endpoint, name, None)
-        processor = None
-        if target is not None:
-            processor = self._processor(self._own_mailbox((supervisor,), name, buffer), target, plan)
-        return connection, supervisor, processor
-
-    def pool(
-        self,
-        endpoint: Endpoint | str,
-        size: int,
-        target: Function | Sink | None,
-        identify: Identify | None,
-        match: Match | None,
-        options: dict[str, Any],
-    ) -> tuple[Pool, Processor | None]:
-        """Declare a pool: its members, and the one processor for all of them."""
-        if not isinstance(endpoint, Endpoint):
-            options.setdefault("decode", "json")
-        endpoint, process = _split(endpoint, target, options)
-        check_pool(endpoint, size, identify, match)
-        buffer, plan = self._checked(target, process)
-        compile_factory(endpoint, "x")
-        name = self.names.take_group(endpoint.name, _default_name(endpoint), size)
-        members = [self._endpoint(endpoint, f"{name}-{number}", name) for number in range(1, size + 1)]
-        pool = self.pools[name] = Pool(name, members, self.keeper, identify, match)
-        processor = None
-        if target is not None:
-            processor = self._processor(self._own_mailbox(tuple(pool.supervisors), name, buffer), target, plan)
-        return pool, processor
-
-    def _checked(self, target: Any, process: dict[str, Any], *, needed: bool = False) -> tuple[Buffer, Plan]:
-        buffer = process.pop("buffer", Buffer())
-        plan = Plan(**process)
-        check_plan(plan, buffer)
-        if needed or target is not None:
-            self._check_target(target, plan)
-        return buffer, plan
-
-    def _endpoint(self, endpoint: Endpoint, name: str, topic: str | None) -> tuple[Connection, Supervisor]:
-        supervisor = self.supervisors[name] = Supervisor(endpoint, compile_factory(endpoint, name, topic), self)
-        connection = self.connections[name] = Connection(supervisor, self.keeper)
+    def add_endpoint(self, endpoint: Endpoint, name: str, topic: str | None) -> Supervisor:
+        """Add an endpoint under a name that was taken."""
+        supervisor = Supervisor(endpoint, compile_factory(endpoint, name, topic), self.services)
+        self.supervisors[name] = supervisor
         self.own[supervisor] = []
-        return connection, supervisor
+        return supervisor
 
-    def _own_mailbox(self, supervisors: tuple[Supervisor, ...], name: str, buffer: Buffer) -> Mailbox:
-        mailbox = self.hub.add(name, ">", buffer, tuple(s.name for s in supervisors))
-        mailbox.on_overflow = self.remove
-        if len(supervisors) == 1:
-            self.own[supervisors[0]].append(mailbox)
-        return mailbox
+    def add_own_processor(
+        self, supervisors: tuple[Supervisor, ...], name: str, buffer: Buffer, target: Function | Sink, plan: Plan
+    ) -> Processor:
+        """Add a processor for all messages of these endpoints."""
+        return self._add_processor(self._own_mailbox(supervisors, name, buffer), target, plan)
 
     def open_loop(self, supervisor: Supervisor) -> Mailbox:
         """Return a new mailbox for loops over one endpoint's messages."""
         name = self.names.take(None, f"{supervisor.name}-iter")
-        if supervisor.name not in self.supervisors or self.supervisors[supervisor.name] is not supervisor:
+        if self.supervisors.get(supervisor.name) is not supervisor:
             self.names.free(name)
             ended = Mailbox(name, ">", Buffer(), lambda mailbox, message: None)
             ended.finish()
             return ended
         mailbox = self._own_mailbox((supervisor,), name, Buffer())
         self.subscriptions.kept[name] = Subscription(mailbox, self, kept=True)
+        if supervisor.state in (State.CLOSED, State.FAILED):
+            mailbox.finish()
         return mailbox
 
-    def forget_pool(self, pool: Pool) -> None:
-        """A pool was closed while the fleet runs: all its names are free again."""
-        for supervisor in pool.supervisors:
-            self.forget(supervisor)
-        if self.pools.get(pool.name) is pool:
-            del self.pools[pool.name]
-            self.names.free(pool.name)
+    def finish_loops(self, supervisor: Supervisor) -> None:
+        """The endpoint is CLOSED or FAILED: end its loops after what is pending."""
+        for mailbox in self.own.get(supervisor, ()):
+            if mailbox not in self.processors:
+                mailbox.finish()
 
-    def forget(self, supervisor: Supervisor) -> None:
-        """An endpoint was closed while the fleet runs: its name is free again, its counts stay."""
+    def reopen_loops(self, supervisor: Supervisor) -> None:
+        """The endpoint leaves FAILED: its loops go on."""
+        for mailbox in self.own[supervisor]:
+            mailbox.reopen()
+
+    def remove_endpoint(self, supervisor: Supervisor) -> None:
+        """Remove an endpoint: its name is free again, its counts go into the retired row. Idempotent."""
         if self.supervisors.get(supervisor.name) is not supervisor:
             return
         for mailbox in self.own.pop(supervisor):
@@ -210,54 +122,49 @@ class Registry(Services):
         self.names.free(supervisor.name)
         self.retired_endpoints = add_rows(self.retired_endpoints, supervisor.stats())
 
+    def remove_pool(self, pool: Pool) -> None:
+        """Remove a pool, its members and its own processor."""
+        for mailbox in self.pool_mailboxes(pool):
+            self.remove(mailbox)
+        for supervisor in pool.supervisors:
+            self.remove_endpoint(supervisor)
+        if self.pools.get(pool.name) is pool:
+            del self.pools[pool.name]
+            self.names.free(pool.name)
+
+    def pool_mailboxes(self, pool: Pool) -> list[Mailbox]:
+        """Return the mailbox of the pool's own processor, if there is one."""
+        return [mailbox for mailbox in self.hub.mailboxes() if mailbox.name == pool.name]
+
     def forget_unstarted(self) -> None:
-        """Before the start: what was closed so far has counted nothing, and leaves no row."""
+        """Keep no rows of parts that were removed before the start: they have counted nothing."""
         self.retired_endpoints = None
         self.hub.forget_unused()
 
-    # Subscriptions
+    # Processors and subscriptions
 
-    def process(self, pattern: str, target: Any, name: str | None, options: dict[str, Any]) -> Processor:
-        """Declare a processor over a pattern, which was checked."""
-        buffer, plan = self._checked(target, dict(options), needed=True)
-        name = self.names.take(name, default_name(target))
-        return self._processor(self._mailbox(name, pattern, buffer), target, plan)
+    def add_processor(self, name: str, pattern: str, buffer: Buffer, target: Function | Sink, plan: Plan) -> Processor:
+        """Add a processor for a pattern that was checked, under a name that was taken."""
+        return self._add_processor(self._mailbox(name, pattern, buffer), target, plan)
 
-    def _mailbox(self, name: str, pattern: str, buffer: Buffer) -> Mailbox:
-        mailbox = self.hub.add(name, pattern, buffer)
-        mailbox.on_overflow = self.remove
-        return mailbox
-
-    def subscribe(self, pattern: str, name: str | None, buffer: Buffer, replay: str | None) -> Subscription:
-        """Declare a subscription that the user loops over."""
-        _check_pattern(pattern)
-        _check_buffer(buffer)
-        if replay not in (None, "last"):
-            raise ConfigError(f"replay must be None or 'last', not {replay!r}", (("replay", "must be None or 'last'"),))
-        name = self.names.number("sub") if name is None else self.names.take(name, name)
+    def add_subscription(self, name: str, pattern: str, buffer: Buffer, *, replay: bool) -> Subscription:
+        """Add a subscription that the user loops over; with `replay`, after the messages that endpoints have kept."""
         mailbox = self._mailbox(name, pattern, buffer)
         subscription = Subscription(mailbox, self)
         self.subscriptions.pulled[name] = subscription
-        if replay == "last":
+        if replay:
             matches = compile_pattern(pattern)
             kept = [m for s in self.supervisors.values() for m in s.ingest.kept.values() if matches(m.topic)]
             self.hub.replay(mailbox, sorted(kept, key=lambda message: message.received_at))
         return subscription
 
-    def _check_target(self, target: Any, plan: Plan) -> None:
-        check_processor(target, plan)
-        if is_sink(target) and any(processor.sink is target for processor in self.processors.values()):
-            fault = "has a subscription already; open another sink for this one"
-            raise ConfigError(f"{target!r} {fault}", (("processor", fault),))
-
-    def _processor(self, mailbox: Mailbox, target: Function | Sink, plan: Plan) -> Processor:
-        processor = self.processors[mailbox] = Processor(mailbox, target, plan, self.hub, self.remove)
-        self.subscriptions.kept[mailbox.name] = Subscription(mailbox, self, pull=False, kept=True)
-        return processor
+    def has_sink(self, sink: object) -> bool:
+        """Whether `sink` has a subscription already."""
+        return any(processor.sink is sink for processor in self.processors.values())
 
     def remove(self, mailbox: Mailbox, *, drop: bool = True) -> None:
-        """Take a subscription out. Idempotent; what the fleet's own end has closed stays to be seen."""
-        ended = self.keeper.ending and mailbox.closed and mailbox.error is None
+        """Remove a subscription. Idempotent; those that the fleet's own end has closed stay visible."""
+        ended = self.context.ending.is_set() and mailbox.closed and mailbox.error is None
         if self.hub.closed or ended:
             return
         owners = self.hub.owners(mailbox)
@@ -272,131 +179,45 @@ class Registry(Services):
             supervisor = self.supervisors.get(name)
             if supervisor in self.own and mailbox in self.own[supervisor]:
                 self.own[supervisor].remove(mailbox)
-        # An endpoint's own processor has its name, and a pool's the pool's.
+        # The own processor of an endpoint or pool has the name of that.
         if mailbox.name not in owners and mailbox.name not in self.pools:
             self.names.free(mailbox.name)
 
-    def abandon(self, mailbox: Mailbox) -> None:
-        """Take out a subscription that nobody holds any more.
+    def check_thread(self) -> None:
+        """See `Context.check_thread`."""
+        self.context.check_thread()
 
-        The garbage collector calls this: in whatever thread, and in the middle of whatever that is doing. So it is
-        put off, to the loop's next turn or to whoever looks before.
+    def abandon(self, mailbox: Mailbox) -> None:
+        """Remove soon a subscription that nobody holds any more.
+
+        The garbage collector calls this, in any thread and in the middle of anything; so the removal waits for the
+        next iteration of the loop, or for `reap`.
         """
-        self.abandoned.append(mailbox)
-        self.keeper.call_soon(self.reap)
+        self._abandoned.append(mailbox)
+        self.context.call_soon(self.reap)
 
     def reap(self) -> None:
-        """Take out what was abandoned."""
-        while self.abandoned:
-            self.remove(self.abandoned.popleft())
-
-    def check_thread(self) -> None:
-        self.keeper.check_thread()
-
-    def request_exit(self, wish: BaseException) -> None:
-        self.keeper.request_exit(wish)
-
-    def endpoint_ended(self, supervisor: Supervisor) -> None:
-        """An endpoint is CLOSED or FAILED: loops over it end when they have had what is pending."""
-        for mailbox in self.own.get(supervisor, ()):
-            if mailbox not in self.processors:
-                mailbox.finish()
-        self.keeper.endpoint_ended(supervisor)
-
-    def start_worker(self, processor: Processor, tasks: asyncio.TaskGroup) -> None:
-        """Set a processor to work. It is known until its last call is done, even when its subscription is gone."""
-        for work in processor.work():
-            self._start_work(processor, work, tasks)
-
-    def _start_work(self, processor: Processor, work: Work, tasks: asyncio.TaskGroup) -> None:
-        run = self._work(work)
-        try:
-            task = tasks.create_task(run, name=f"wsfleet-{processor.mailbox.name}-processor")
-        except RuntimeError:  # everything is being cancelled
-            run.close()
-            processor.give_up()
-            return
-        processor.tasks.add(task)
-        self.workers[processor] = None
-        task.add_done_callback(lambda done: self._worker_ended(processor, done, tasks))
-
-    async def _work(self, work: Work) -> None:
-        call_scope.enter(self)
-        try:
-            await work()
-        except (KeyboardInterrupt, SystemExit) as exc:
-            # Raised on, it would stop the loop on the spot, and nobody would close what is open.
-            self.request_exit(exc)
-
-    def _worker_ended(self, processor: Processor, task: asyncio.Task[None], tasks: asyncio.TaskGroup) -> None:
-        processor.tasks.discard(task)
-        if task.cancelled() and not processor.mailbox.closed:
-            # Not by the fleet, which closes the mailbox first. Without a worker it would be full for ever.
-            log.warning("%s: its task was cancelled from outside; it goes on in another", processor.mailbox.name)
-            self._start_work(processor, processor.another(), tasks)
-        if not processor.tasks:
-            self.workers.pop(processor, None)
-            if processor.opened:
-                self.unclosed.add(processor)
+        """Remove what was abandoned."""
+        while self._abandoned:
+            self.remove(self._abandoned.popleft())
 
     def pulled(self) -> list[Mailbox]:
         """Return the mailboxes that no processor empties."""
         return [mailbox for mailbox in self.hub.mailboxes() if mailbox not in self.processors]
 
-    def publish(self, topic: str, data: Any) -> int:
-        """Publish what came over no socket."""
-        fault = check_topic(topic)
-        if fault:
-            raise ValueError(fault)
-        return self.hub.inject(topic, data)
+    def _own_mailbox(self, supervisors: tuple[Supervisor, ...], name: str, buffer: Buffer) -> Mailbox:
+        mailbox = self.hub.add(name, ">", buffer, tuple(s.name for s in supervisors))
+        mailbox.on_overflow = self.remove
+        if len(supervisors) == 1:
+            self.own[supervisors[0]].append(mailbox)
+        return mailbox
 
-    # Looking
+    def _mailbox(self, name: str, pattern: str, buffer: Buffer) -> Mailbox:
+        mailbox = self.hub.add(name, pattern, buffer)
+        mailbox.on_overflow = self.remove
+        return mailbox
 
-    def stats(self, name: str, uptime_s: float) -> FleetStats:
-        """Count everything; of endpoints that were closed there is one row, the last."""
-        self.reap()
-        endpoints = tuple(s.stats() for s in self.supervisors.values())
-        if self.retired_endpoints is not None:
-            endpoints = (*endpoints, self.retired_endpoints)
-        hub, subscriptions = self.hub.stats(), self.hub.subscription_stats()
-        return FleetStats(
-            name=name,
-            uptime_s=uptime_s,
-            balanced=is_balanced(hub, endpoints, subscriptions),
-            accelerated=accelerated(),
-            loop_lag_s=self.sweep.lag_s,
-            blocked=self.watchdog.stats(),
-            hub=hub,
-            endpoints=endpoints,
-            subscriptions=subscriptions,
-        )
-
-
-def _default_name(endpoint: Endpoint) -> str:
-    return host_of(endpoint.uri) if isinstance(endpoint.uri, str) else "endpoint"
-
-
-def _check_pattern(pattern: Any) -> None:
-    fault = check_pattern(pattern)
-    if fault:
-        raise ConfigError(fault, (("pattern", fault),))
-
-
-def _split(
-    endpoint: Endpoint | str, target: Function | Sink | None, options: dict[str, Any]
-) -> tuple[Endpoint, dict[str, Any]]:
-    """Tell the endpoint's options from the processor's, and refuse what has no place."""
-    fields, keywords = EndpointOptions.__annotations__, ProcessorOptions.__annotations__
-    unknown = [name for name in options if name not in fields and name not in keywords]
-    if unknown:
-        known = [*fields, *keywords]
-        raise TypeError("; ".join(f"unknown option {name!r}{suggestion(name, known)}" for name in unknown))
-    mine = {name: value for name, value in options.items() if name in fields}
-    process = {name: value for name, value in options.items() if name in keywords}
-    if process and target is None:
-        raise TypeError(f"{next(iter(process))!r} is an option of a processor, and none is given")
-    if isinstance(endpoint, Endpoint):
-        if mine:
-            raise TypeError(f"{next(iter(mine))!r} is a field of Endpoint; set it on the one that is given")
-        return endpoint, process
-    return Endpoint(endpoint, **mine), process
+    def _add_processor(self, mailbox: Mailbox, target: Function | Sink, plan: Plan) -> Processor:
+        processor = self.processors[mailbox] = Processor(mailbox, target, plan, self.hub, self.remove)
+        self.subscriptions.kept[mailbox.name] = Subscription(mailbox, self, pull=False, kept=True)
+        return processor

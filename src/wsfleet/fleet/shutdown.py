@@ -1,29 +1,29 @@
-"""How a fleet ends, in five steps, so that nothing is cut off that could still be done, and nothing is left."""
+"""How a fleet ends, in five steps, and how one endpoint or pool is closed while the fleet goes on."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from wsfleet.endpoint.supervisor import Supervisor
 from wsfleet.pipeline.hub import Hub
 from wsfleet.pipeline.mailbox import Mailbox
 from wsfleet.pipeline.processor import Processor
 
-__all__ = ["Shutdown", "close_sessions", "finish_processor"]
+__all__ = ["Closing", "Shutdown", "finish_processor"]
 
 log = logging.getLogger("wsfleet")
 
-STUBBORN_S = 1.0
-"""A call that was cancelled and goes on is cancelled again, and named, after so long."""
+CANCEL_AGAIN_S = 1.0
+"""A call that goes on after it was cancelled is named and cancelled again after so many seconds."""
 
-PATIENCE_S = 1.0
-"""A drain that takes longer says whom it is waiting for."""
+LOG_DRAIN_S = 1.0
+"""A drain that takes longer logs which subscriptions it waits for."""
 
 
 class Shutdown:
-    """The five steps. `hurry` skips what is left of the waiting for processors."""
+    """The five steps. `hurry` ends the waiting for processors."""
 
     def __init__(self, drain_s: float) -> None:
         self._drain_s = drain_s
@@ -66,7 +66,7 @@ class Shutdown:
     async def _drain(self, processors: Callable[[], list[Processor]]) -> None:
         try:
             async with asyncio.timeout(self._drain_s) as self._scope:
-                waiting = asyncio.get_running_loop().call_later(PATIENCE_S, self._tell, processors)
+                waiting = asyncio.get_running_loop().call_later(LOG_DRAIN_S, self._log_drain, processors)
                 try:
                     # One processor's last message may be another's next: until all are idle at the same time.
                     while busy := _busy(processors):
@@ -77,15 +77,19 @@ class Shutdown:
         except TimeoutError:
             if not self._hurried:
                 names = ", ".join(p.mailbox.name for p in processors() if p.mailbox.pending)
-                told = {"event": "fleet.drain_over"}
-                log.warning("drain_s = %g s are over; dropping what waits for %s", self._drain_s, names, extra=told)
+                fields = {"event": "fleet.drain_over"}
+                log.warning(
+                    "drain timed out after drain_s=%g s; dropping pending messages of %s",
+                    *(self._drain_s, names),
+                    extra=fields,
+                )
         finally:
             self._scope = None
 
-    def _tell(self, processors: Callable[[], list[Processor]]) -> None:
+    def _log_drain(self, processors: Callable[[], list[Processor]]) -> None:
         names = ", ".join(repr(processor.mailbox.name) for processor in _busy(processors))
-        if names and self._drain_s > PATIENCE_S:
-            log.warning("waiting for %s, at most %g s", names, self._drain_s, extra={"event": "fleet.drain"})
+        if names and self._drain_s > LOG_DRAIN_S:
+            log.warning("draining: waiting up to %g s for %s", self._drain_s, names, extra={"event": "fleet.drain"})
 
 
 def _busy(processors: Callable[[], list[Processor]]) -> list[Processor]:
@@ -102,10 +106,12 @@ async def _cancel(tasks: dict[asyncio.Task[None], str]) -> None:
     while left:
         for task in left:
             task.cancel()
-        await asyncio.wait(left, timeout=STUBBORN_S)
+        await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
         left = {task: name for task, name in left.items() if not task.done()}
         for name in left.values():
-            log.warning("%s: was cancelled and goes on; cancelling it again", name)
+            log.warning(
+                "%s: still running after cancellation; cancelling again", name, extra={"event": "processor.stubborn"}
+            )
 
 
 async def close_sessions(supervisors: Iterable[Supervisor], code: int) -> None:
@@ -122,7 +128,7 @@ async def close_sessions(supervisors: Iterable[Supervisor], code: int) -> None:
             session.abort("the closing handshake took too long")
     tasks = {s.task: s.name for s in supervisors if s.task is not None and not s.task.done()}
     if tasks:
-        await asyncio.wait(tasks, timeout=STUBBORN_S)
+        await asyncio.wait(tasks, timeout=CANCEL_AGAIN_S)
         await _cancel(tasks)
 
 
@@ -136,3 +142,27 @@ async def finish_processor(processor: Processor, drain_s: float) -> None:
         pass
     processor.mailbox.close()
     await cancel_processors([processor])
+
+
+class Closing:
+    """Closes an endpoint, or the members of a pool, and the processors that take messages from nowhere else."""
+
+    def __init__(
+        self, supervisors: list[Supervisor], mailboxes: Iterable[Mailbox], processors: Mapping[Mailbox, Processor]
+    ) -> None:
+        self.supervisors = supervisors
+        self._mailboxes = mailboxes
+        self._processors = processors
+
+    async def run(self, drain_s: float) -> None:
+        """Stop reading, let the processors finish for at most `drain_s` seconds each, then close the sockets."""
+        for supervisor in self.supervisors:
+            supervisor.stop()
+            if supervisor.session is not None:
+                supervisor.session.stop_reading()
+        for mailbox in self._mailboxes:
+            processor = self._processors.get(mailbox)
+            if processor is not None:
+                await finish_processor(processor, drain_s)
+                await processor.close()
+        await close_sessions(self.supervisors, 1000)

@@ -1,9 +1,9 @@
-"""Looking at ten thousand endpoints without holding the loop: counted at once, written down bit by bit."""
+"""Snapshots of a fleet. For ten thousand endpoints they are made over many iterations of the loop."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Generator, Iterable, Sequence
 from typing import TypeVar
 
 from wsfleet.core.accel import accelerated
@@ -21,7 +21,7 @@ from wsfleet.endpoint.supervisor import Supervisor
 from wsfleet.fleet.registry import Registry
 from wsfleet.pipeline.mailbox import Mailbox
 
-__all__ = ["in_slices", "percentile", "snapshot", "totals"]
+__all__ = ["build_stats", "in_slices", "percentile", "snapshot", "totals"]
 
 T = TypeVar("T")
 Row = TypeVar("Row")
@@ -41,11 +41,34 @@ async def in_slices(items: Sequence[T], most: int) -> AsyncIterator[Sequence[T]]
         yield items[start : start + most]
 
 
-async def snapshot(registry: Registry, name: str, uptime_s: float) -> FleetStats:
-    """Count everything, as `Registry.stats` does.
+def build_stats(registry: Registry, name: str, uptime_s: float) -> FleetStats:
+    """Count everything at once."""
+    steps = _build(registry, name, uptime_s)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            stats: FleetStats = done.value
+            return stats
 
-    What the balance is made of is taken down at one moment, since messages go on meanwhile. The rest of a row (its
-    state, its last error) is what it is when the row is written.
+
+async def snapshot(registry: Registry, name: str, uptime_s: float) -> FleetStats:
+    """Count everything, a few rows in each iteration of the loop. Safe to cancel."""
+    steps = _build(registry, name, uptime_s)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as done:
+            stats: FleetStats = done.value
+            return stats
+        await asyncio.sleep(0)
+
+
+def _build(registry: Registry, name: str, uptime_s: float) -> Generator[None, None, FleetStats]:
+    """Build the stats, and yield after every `ROWS` rows.
+
+    The terms of the balance are read before the first yield, since messages go on meanwhile. The rest of a row (state,
+    last error) is read when the row is made.
     """
     registry.reap()
     supervisors, mailboxes = list(registry.supervisors.values()), registry.hub.mailboxes()
@@ -53,19 +76,19 @@ async def snapshot(registry: Registry, name: str, uptime_s: float) -> FleetStats
     mailbox_counts = [mailbox.counted() for mailbox in mailboxes]
     hub = registry.hub.stats()
     removed, unsubscribed = registry.retired_endpoints, registry.hub.retired_stats()
-    lag_s, blocked = registry.sweep.lag_s, registry.watchdog.stats()
+    lag_s, blocked = registry.services.sweep.lag_s, registry.services.watchdog.stats()
 
-    endpoints, endpoints_good = await _rows(
+    endpoints, endpoints_balanced = yield from _rows(
         supervisors, endpoint_counts, Supervisor.stats, removed, is_endpoint_balanced
     )
-    subscriptions, subscriptions_good = await _rows(
+    subscriptions, subscriptions_balanced = yield from _rows(
         mailboxes, mailbox_counts, Mailbox.stats, unsubscribed, is_subscription_balanced
     )
     published, offered = sum([row.published for row in endpoints]), sum([row.offered for row in subscriptions])
     return FleetStats(
         name=name,
         uptime_s=uptime_s,
-        balanced=is_hub_balanced(hub, published, offered) and endpoints_good and subscriptions_good,
+        balanced=is_hub_balanced(hub, published, offered) and endpoints_balanced and subscriptions_balanced,
         accelerated=accelerated(),
         loop_lag_s=lag_s,
         blocked=blocked,
@@ -75,21 +98,23 @@ async def snapshot(registry: Registry, name: str, uptime_s: float) -> FleetStats
     )
 
 
-async def _rows(
+def _rows(
     items: Sequence[T],
     counts: Sequence[Counted],
     make: Callable[[T, Counted], Row],
     retired: Row | None,
     is_balanced: Callable[[Row], bool],
-) -> tuple[list[Row], bool]:
-    """Return the rows, the one of what was removed last, and whether each of them keeps the balance."""
+) -> Generator[None, None, tuple[list[Row], bool]]:
+    """Make the rows, the one of the removed parts last; return them, and whether each keeps the balance."""
     rows: list[Row] = []
-    good = retired is None or is_balanced(retired)
-    async for numbers in in_slices(range(len(items)), ROWS):
-        made = [make(items[n], counts[n]) for n in numbers]
-        good = good and all(map(is_balanced, made))
-        rows += made
-    return rows + ([] if retired is None else [retired]), good
+    balanced = retired is None or is_balanced(retired)
+    for item, counted in zip(items, counts, strict=True):
+        if rows and len(rows) % ROWS == 0:
+            yield
+        row = make(item, counted)
+        balanced = balanced and is_balanced(row)
+        rows.append(row)
+    return rows if retired is None else [*rows, retired], balanced
 
 
 async def totals(registry: Registry) -> Totals:
@@ -122,7 +147,7 @@ async def totals(registry: Registry) -> Totals:
         connects=connects,
         open=opened,
         pending=pending,
-        loop_lag_s=registry.sweep.lag_s,
+        loop_lag_s=registry.services.sweep.lag_s,
         latency_p50=percentile(latencies, 0.5),
         latency_p99=percentile(latencies, 0.99),
     )

@@ -54,20 +54,20 @@ class Routes(dict[str, Route]):
         self.shared.clear()
 
 
-def _nobody(wish: BaseException) -> None:
-    """There is no fleet to end."""
+def _ignore(error: BaseException) -> None:
+    """Without a fleet there is nothing to end."""
 
 
 class Hub(Dispatcher):
     """Where messages meet mailboxes. `Dispatcher` does what every message costs, and counts; the rules are here."""
 
-    def __init__(self) -> None:
+    def __init__(self, request_exit: Callable[[BaseException], None] = _ignore) -> None:
         super().__init__()
         self.closed = False
         self.injected = 0
         self.unread = Unread()
-        self.request_exit: Callable[[BaseException], object] = _nobody
-        """Told of the user's wish to end the program, where code of theirs is called on a message's way."""
+        self.request_exit = request_exit
+        """Ends the fleet when user code that is called for a message raises SystemExit or KeyboardInterrupt."""
         # An insertion-ordered set; those with a pattern are looked through for a new topic, the others are not.
         self._mailboxes: dict[Mailbox, None] = {}
         self._patterns: dict[Mailbox, Callable[[str], bool]] = {}

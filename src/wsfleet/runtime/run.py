@@ -16,16 +16,14 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from wsfleet.core.errors import FleetError
 from wsfleet.core.message import State
 from wsfleet.core.stats import RETIRED, FleetStats, about_feeds
+from wsfleet.fleet.fleet import Fleet, control_of
 from wsfleet.fleet.reloading import hangup, reload_and_tell
 from wsfleet.runtime.systemd import ENDING, Notifier
-
-if TYPE_CHECKING:
-    from wsfleet.fleet.fleet import Fleet
 
 __all__ = [
     "ENDED_WELL",
@@ -203,7 +201,7 @@ def _give_up(fleet: Fleet, report: Path | None) -> None:
     """Leave with what is known. In a thread: the loop is held up, or ends never because of a call that goes on."""
     logger.error("the end takes too long: a call holds it up; leaving without it")
     if report is not None:
-        write_report(report, fleet._registry.stats(fleet.name, fleet._lifecycle.uptime_s).to_dict())
+        write_report(report, control_of(fleet).unchecked_stats().to_dict())
 
 
 class Run:
@@ -339,8 +337,7 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
 
 def ending_limit_s(fleet: Fleet) -> float:
     """Return how long `fleet` may take to drain and to close; past that, something of the user's holds it."""
-    close_s = max((each.endpoint.close_s for each in fleet._registry.supervisors.values()), default=0.0)
-    return fleet.drain_s + close_s + LEAVE_S
+    return fleet.drain_s + control_of(fleet).closing_limit_s() + LEAVE_S
 
 
 def _messages(stats: FleetStats, workers: Mapping[str, Any] | None) -> dict[str, int]:

@@ -9,12 +9,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import TYPE_CHECKING
 
-from wsfleet.fleet.close_part import endpoint_part, pool_part
-
-if TYPE_CHECKING:
-    from wsfleet.fleet.fleet import Fleet
+from wsfleet.fleet.fleet import Fleet, control_of
 
 __all__ = ["Shard", "divide", "held", "parse_shard"]
 
@@ -56,9 +52,8 @@ def parse_shard(text: str) -> Shard:
 
 def held(fleet: Fleet, *shards: Shard) -> set[str]:
     """Return the names of the connections that all of `shards` hold. A pool stays whole: its own name decides."""
-    pools = fleet._registry.pools.values()
-    deciding = {member.name: pool.name for pool in pools for member in pool.connections}
-    return {name for name in fleet.connections if all(shard.holds(deciding.get(name, name)) for shard in shards)}
+    names = control_of(fleet).deciding_names()
+    return {name for name, deciding in names if all(shard.holds(deciding) for shard in shards)}
 
 
 def divide(fleet: Fleet, *shards: Shard) -> None:
@@ -66,16 +61,7 @@ def divide(fleet: Fleet, *shards: Shard) -> None:
 
     What goes takes its own processors along and leaves no row; processors over a pattern stay, for whatever comes.
     """
-    registry = fleet._registry
-    kept = held(fleet, *shards)
-    parts = [pool_part(registry, pool) for pool in registry.pools.values() if pool.connections[0].name not in kept]
-    members = {supervisor for pool in registry.pools.values() for supervisor in pool.supervisors}
-    for name, supervisor in registry.supervisors.items():
-        if name not in kept and supervisor not in members:
-            parts.append(endpoint_part(registry, supervisor))
-    for part in parts:
-        if part is not None:
-            part.let_go()
-    registry.forget_unstarted()
-    if fleet._reloader is not None:
-        fleet._reloader.keeps = lambda section, name: section == "process" or all(s.holds(name) for s in shards)
+    control = control_of(fleet)
+    control.keep_connections(lambda name: all(shard.holds(name) for shard in shards))
+    if control.reloader is not None:
+        control.reloader.keeps = lambda section, name: section == "process" or all(s.holds(name) for s in shards)

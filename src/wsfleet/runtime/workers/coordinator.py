@@ -14,7 +14,7 @@ from wsfleet.config.reload import Reloader
 from wsfleet.core.errors import FleetError
 from wsfleet.core.message import State
 from wsfleet.core.stats import RETIRED, FleetStats
-from wsfleet.fleet.fleet import Fleet
+from wsfleet.fleet.fleet import Fleet, control_of
 from wsfleet.fleet.reloading import Reloaded, hangup, reload_and_tell
 from wsfleet.runtime.run import (
     ENDED_WELL,
@@ -85,7 +85,7 @@ class Coordinator:
         self._draining = self._interrupted = self._misused = self._failed = False
         self._notifier = Notifier()
         self._started = asyncio.Event()
-        self._reloader = fleet._reloader if isinstance(fleet._reloader, Reloader) else None
+        self._reloader = reloader if isinstance(reloader := control_of(fleet).reloader, Reloader) else None
         self._reloading = False
         self._keeping: list[asyncio.Task[None]] = []
         self._hang_ups: set[asyncio.Task[None]] = set()

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from wsfleet.core.errors import ConfigError, FleetError
-from wsfleet.fleet.fleet import Fleet
+from wsfleet.fleet.fleet import Fleet, control_of
 from wsfleet.runtime.locate import find_fleet
 from wsfleet.runtime.logs import log_to_stderr
 from wsfleet.runtime.run import FAILED, LEAVE_S, MISUSED, Run, collect_seldom, ending_limit_s, run_loop
@@ -82,8 +82,9 @@ class _Worker:
         if fleet is None:
             self._channel.finish({"kind": "ended", "code": MISUSED})
             return MISUSED
-        observers = fleet._registry.observers.all
-        observers[:] = [each for each in observers if not hasattr(each, "over")]  # the parent has those, for all
+        control_of(fleet).keep_observers(
+            lambda observer: not hasattr(observer, "over")
+        )  # the parent has those, for all
         divide(fleet, *(Shard(*shard) for shard in order["shards"]))
         self._limit_s = ending_limit_s(fleet)
         self._fleet = fleet

@@ -12,7 +12,7 @@ from typing import Any
 from wsfleet.core.message import Message
 from wsfleet.core.options import Buffer, Overflow
 from wsfleet.core.stats import plain_rows
-from wsfleet.fleet.fleet import Fleet
+from wsfleet.fleet.fleet import Fleet, control_of
 from wsfleet.fleet.snapshot import in_slices
 from wsfleet.pipeline.subscription import Subscription
 from wsfleet.serve.status.events import KINDS, Event, Events
@@ -124,6 +124,6 @@ class FleetSource(Source):
 
     async def reload(self) -> list[str]:
         """Reload the fleet."""
-        if self._fleet._reloader is None:
+        if control_of(self._fleet).reloader is None:
             raise NoFile("this fleet was not read from a file; start it with `wsfleet run FILE.toml`")
         return await self._fleet.reload()

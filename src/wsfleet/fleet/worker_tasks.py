@@ -1,0 +1,68 @@
+"""The tasks in which processors work."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+
+from wsfleet.core.context import Context
+from wsfleet.pipeline.processor import Processor, Work
+
+__all__ = ["WorkerTasks"]
+
+log = logging.getLogger("wsfleet")
+
+
+class WorkerTasks:
+    """Starts the workers of processors, and replaces one that was cancelled from outside the fleet."""
+
+    def __init__(self, context: Context) -> None:
+        self.processors: dict[Processor, None] = {}
+        """Those with a running worker, in the order of their start; also after their subscription is removed."""
+        self.unclosed: set[Processor] = set()
+        """Those whose workers have ended and whose sinks are still open."""
+        self._context = context
+
+    def start(self, processor: Processor, tasks: asyncio.TaskGroup) -> None:
+        """Start the workers of `processor` in `tasks`."""
+        for work in processor.work():
+            self._start(processor, work, tasks)
+
+    def has_thread(self, thread: threading.Thread) -> bool:
+        """Whether `thread` makes the calls of a processor."""
+        return any(thread in processor.threads for processor in self.processors)
+
+    def _start(self, processor: Processor, work: Work, tasks: asyncio.TaskGroup) -> None:
+        run = self._run(work)
+        try:
+            task = tasks.create_task(run, name=f"wsfleet-{processor.name}-processor")
+        except RuntimeError:  # the group is being cancelled
+            run.close()
+            processor.give_up()
+            return
+        processor.tasks.add(task)
+        self.processors[processor] = None
+        task.add_done_callback(lambda done: self._ended(processor, done, tasks))
+
+    async def _run(self, work: Work) -> None:
+        self._context.enter_call()
+        try:
+            await work()
+        except (KeyboardInterrupt, SystemExit) as exc:
+            self._context.request_exit(exc)
+
+    def _ended(self, processor: Processor, task: asyncio.Task[None], tasks: asyncio.TaskGroup) -> None:
+        processor.tasks.discard(task)
+        if task.cancelled() and not processor.mailbox.closed:
+            # The fleet closes the mailbox before it cancels. Without a worker the mailbox would stay full for ever.
+            log.warning(
+                "%s: worker task cancelled from outside the fleet; starting another",
+                processor.name,
+                extra={"event": "processor.cancelled", "subscription": processor.name},
+            )
+            self._start(processor, processor.another(), tasks)
+        if not processor.tasks:
+            self.processors.pop(processor, None)
+            if processor.opened:
+                self.unclosed.add(processor)
