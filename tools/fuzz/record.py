@@ -1,7 +1,8 @@
 """Records what real servers send, as inputs for the fuzzer: `python -m tools.fuzz.record`.
 
-They go into `tests/support/fuzz_corpus`. websockets' own server, nats-server and the npm package ws, with compression and
-without, are each asked to open a WebSocket with the one key that the inputs have. Every conversation ends with a close, or with the server's refusal.
+They go into `tests/support/fuzz_corpus`. websockets' own server, nats-server and the npm package ws, with compression
+and without, are each asked to open a WebSocket with the one key that the inputs have. Every conversation ends with a
+close, or with the server's refusal.
 """
 
 from __future__ import annotations
