@@ -74,7 +74,7 @@ servers:
 
 clean: ## remove what the other targets made
 	@for venv in .venv .venv-*; do if [ -e $$venv/.made ] || [ -e $$venv/.library ]; then rm -rf $$venv; fi; done
-	rm -rf build dist src/*.egg-info tests/servers/node/node_modules
+	rm -rf build dist src/*.egg-info tests/support/servers/node/node_modules
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 	find src -name '_*.so' -delete

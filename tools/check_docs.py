@@ -9,7 +9,7 @@ comment above a block says more:
 
 - `<!-- run -->`: a complete program, run by itself in an empty folder; it must end with 0.
 - `<!-- test -->`: tests, run by pytest, with the modules of examples/testing.
-- `<!-- block: NAME -->`: tests/test_docs_patterns.py runs it.
+- `<!-- block: NAME -->`: tests/docs/test_patterns.py runs it.
 - `<!-- file: NAME -->`: a file of that name, which the blocks after it on the same page find.
 - `<!-- prints: TEXT -->`: it is run until it has printed that.
 - `<!-- output -->`: what the block before it prints.

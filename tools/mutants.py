@@ -33,33 +33,47 @@ EQUIVALENT = Path(__file__).with_name("mutants.txt")
 
 # The quick ones first: most faults never get to the slow ones.
 TESTS = {
-    "policy": ["tests/test_policy.py"],
-    "latest": [
-        "tests/test_overflow.py",
-        "tests/test_overflow_fleet.py",
-        "tests/test_lanes.py",
-        "tests/test_edge_failures.py",
+    "core/retry": ["core/test_retry.py"],
+    "pipeline/latest": [
+        "pipeline/test_overflow.py",
+        "pipeline/test_overflow_fleet.py",
+        "pipeline/test_key_order.py",
+        "endpoint/test_edge_failures.py",
     ],
-    "pausing": ["tests/test_mailbox.py", "tests/test_overflow_fleet.py", "tests/test_unread.py"],
-    "mailbox": [
-        "tests/test_overflow.py",
-        "tests/test_mailbox.py",
-        "tests/test_replay.py",
-        "tests/test_overflow_fleet.py",
-        "tests/test_subscription.py",
-        "tests/test_next.py",
+    "pipeline/backpressure": [
+        "pipeline/test_mailbox.py",
+        "pipeline/test_overflow_fleet.py",
+        "pipeline/test_unread.py",
     ],
-    "bounded": [
-        "tests/test_mailbox.py",
-        "tests/test_next.py",
-        "tests/test_call_each.py",
-        "tests/test_subscription.py",
-        "tests/test_overflow.py",
-        "tests/test_processor.py",
+    "pipeline/mailbox": [
+        "pipeline/test_overflow.py",
+        "pipeline/test_mailbox.py",
+        "pipeline/test_replay.py",
+        "pipeline/test_overflow_fleet.py",
+        "pipeline/test_subscription.py",
+        "pipeline/test_next.py",
     ],
-    "hub": ["tests/test_hub.py", "tests/test_replay.py", "tests/test_overflow_fleet.py", "tests/test_pool_edges.py"],
-    "pool": ["tests/test_pool.py", "tests/test_pool_loss.py", "tests/test_pool_edges.py"],
-    "replies": ["tests/test_replies.py", "tests/test_pool.py", "tests/test_pool_loss.py", "tests/test_pool_edges.py"],
+    "pipeline/queue": [
+        "pipeline/test_mailbox.py",
+        "pipeline/test_next.py",
+        "pipeline/test_call_each.py",
+        "pipeline/test_subscription.py",
+        "pipeline/test_overflow.py",
+        "pipeline/test_processor.py",
+    ],
+    "pipeline/hub": [
+        "pipeline/test_hub.py",
+        "pipeline/test_replay.py",
+        "pipeline/test_overflow_fleet.py",
+        "endpoint/test_pool_edges.py",
+    ],
+    "endpoint/pool": ["endpoint/test_pool.py", "endpoint/test_pool_loss.py", "endpoint/test_pool_edges.py"],
+    "endpoint/requests": [
+        "endpoint/test_requests.py",
+        "endpoint/test_pool.py",
+        "endpoint/test_pool_loss.py",
+        "endpoint/test_pool_edges.py",
+    ],
 }
 
 # Minutes of simulated time, or as much as the tests of a whole fleet: too slow for a thousand runs.
@@ -158,7 +172,7 @@ class Bench:
                 "-k",
                 chosen,
             ]
-            code = int(pytest.main([*options, *tests]))
+            code = int(pytest.main([*options, *(f"tests/{name}" for name in tests)]))
         except BaseException:
             traceback.print_exc()
         finally:
@@ -247,7 +261,7 @@ def results(chosen: list[Fault], jobs: int, limits: dict[str, float]) -> Iterato
 
 
 def table(modules: list[str], known: Counter[str], tested: list[Result]) -> None:
-    line = "{:<10}{:>8}{:>8}{:>8}{:>12}{:>8}".format
+    line = "{:<22}{:>8}{:>8}{:>8}{:>12}{:>8}".format
     print(line("module", "faults", FOUND, HUNG, "equivalent", MISSED))
     rows = [(r.fault.module, r.verdict) for r in tested]
     for name in [*modules, ""]:

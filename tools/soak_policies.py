@@ -7,7 +7,7 @@ import asyncio
 import logging
 import sys
 
-from tests.soaking import MIB, Kind, Outcome, soak
+from tests.support.soaking import MIB, Kind, Outcome, soak
 from wsfleet import Overflow
 
 KINDS = [*map(Kind, Overflow), Kind(Overflow.PAUSE, threads=True), Kind(Overflow.DROP_OLDEST, threads=True)]

@@ -23,7 +23,7 @@ from typing import Self
 
 import pytest
 
-from tests.servers.base import lacking, require
+from tests.support.servers.base import lacking, require
 
 CLONE_NEWNET = 0x40000000
 TUNSETIFF = 0x400454CA

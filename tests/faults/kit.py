@@ -16,7 +16,7 @@ from typing import Any
 
 from websockets.asyncio.server import ServerConnection
 
-from tests.wire.peers import HOST, Handler, listening
+from tests.support.peers import HOST, Handler, listening
 from wsfleet import Connection, Fleet, Liveness, Message, Reconnect, State
 from wsfleet.core.message import StateChange
 from wsfleet.endpoint.session import SessionCore

@@ -5,8 +5,8 @@ import struct
 from collections.abc import Callable
 
 from tests.faults.kit import Numbered, behind, suffering
-from tests.wire.peers import Handler, accept, reset
-from tests.wirekit import CLOSE, TEXT, frame
+from tests.support.peers import Handler, accept, reset
+from tests.support.wirekit import CLOSE, TEXT, frame
 from wsfleet import State
 from wsfleet.core.errors import ConnectionLost
 

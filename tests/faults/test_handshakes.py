@@ -7,7 +7,7 @@ import pytest
 import trustme
 
 from tests.faults.kit import Numbered, behind, suffering
-from tests.wire.peers import Handler, request, reset, until_gone
+from tests.support.peers import Handler, request, reset, until_gone
 from wsfleet import State
 from wsfleet.core.errors import ConnectFailed
 

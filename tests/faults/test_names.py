@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.faults.kit import Numbered, suffering, until
-from tests.wire.peers import HOST
+from tests.support.peers import HOST
 from wsfleet import State
 
 Found = list[tuple[Any, ...]]

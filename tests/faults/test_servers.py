@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests.faults.kit import LIVELY, suffering
-from tests.servers.base import HOST
-from tests.servers.node_ws import NodeWs
+from tests.support.servers.base import HOST
+from tests.support.servers.node_ws import NodeWs
 from wsfleet.core.errors import ConnectFailed, ConnectionLost
 
 pytestmark = pytest.mark.integration

@@ -1,5 +1,5 @@
 """The foreign servers are met on both loops: asyncio's own, and uvloop where it is installed."""
 
-from tests.loops import pytest_asyncio_loop_factories, pytest_itemcollected
+from tests.support.loops import pytest_asyncio_loop_factories, pytest_itemcollected
 
 __all__ = ["pytest_asyncio_loop_factories", "pytest_itemcollected"]

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration.helpers import QUICK, Numbers, endpoint, opened, subscription, until
-from tests.servers.nats import NatsServer
-from tests.servers.node_ws import NodeWs
+from tests.support.servers.nats import NatsServer
+from tests.support.servers.node_ws import NodeWs
 from wsfleet import Buffer, Endpoint, Fleet, Liveness, Message, Reconnect, Session, State
 
 pytestmark = pytest.mark.integration

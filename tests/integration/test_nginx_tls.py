@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests.integration.helpers import QUICK, Numbers, endpoint, opened, until
-from tests.servers.nginx import NginxTls
-from tests.servers.node_ws import NodeWs
+from tests.support.servers.nginx import NginxTls
+from tests.support.servers.node_ws import NodeWs
 from wsfleet import Endpoint, Fleet, State
 from wsfleet.core.errors import EndpointFailed
 

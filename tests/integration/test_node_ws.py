@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.integration.helpers import QUICK, Numbers, endpoint, opened, subscription, until
-from tests.servers.node_ws import NodeWs
+from tests.support.servers.node_ws import NodeWs
 from wsfleet import Buffer, Endpoint, Fleet, Liveness, Message, Session, State
 from wsfleet.core.errors import EndpointFailed, HandshakeRejected
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.integration.helpers import PATIENCE_S, QUICK, opened
-from tests.servers.prometheus import Prometheus
+from tests.support.servers.prometheus import Prometheus
 from wsfleet import Buffer, Fleet, Liveness, Message, Overflow, Subscription
 from wsfleet.testing import FeedServer
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.servers.nats import NatsServer
+from tests.support.servers.nats import NatsServer
 from wsfleet.config import load
 
 pytestmark = pytest.mark.integration

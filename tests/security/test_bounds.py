@@ -5,8 +5,19 @@ import struct
 
 import pytest
 
-from tests.wire.peers import HOST, listening, request
-from tests.wirekit import CLOSE, PING, PONG, TEXT, Collector, Pipe, frame, open_protocol, open_wire, written_frames
+from tests.support.peers import HOST, listening, request
+from tests.support.wirekit import (
+    CLOSE,
+    PING,
+    PONG,
+    TEXT,
+    Collector,
+    Pipe,
+    frame,
+    open_protocol,
+    open_wire,
+    written_frames,
+)
 from wsfleet import Fleet, Reconnect
 from wsfleet.transport.protocol import WebSocketWire
 

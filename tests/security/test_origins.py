@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from tests.wire.peers import HOST, HttpProxy, answering, listening, request, switching, until_gone
+from tests.support.peers import HOST, HttpProxy, answering, listening, request, switching, until_gone
 from wsfleet import Endpoint, Fleet, Reconnect, Subscription
 from wsfleet.cli.main import main
 from wsfleet.config import check

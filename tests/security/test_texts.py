@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.wire.peers import HOST, answering, listening
+from tests.support.peers import HOST, answering, listening
 from wsfleet import Buffer, Fleet, Liveness, Message, Overflow, Reconnect, Session, Subscription
 from wsfleet.cli.main import main
 from wsfleet.core.error_text import shown

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.wire.peers import HOST, Handler, accept, answering, listening, request, until_gone
-from tests.wirekit import CLOSE, TEXT, frame
+from tests.support.peers import HOST, Handler, accept, answering, listening, request, until_gone
+from tests.support.wirekit import CLOSE, TEXT, frame
 from wsfleet.cli.main import main
 
 MARK = "s3kr1tZ9"  # ends every planted secret; what stands before it says where it was planted

@@ -3,7 +3,7 @@
 - `frames`: random frames for the compiled scanner, under gcc's address sanitizer.
 - `wire` and `handshake`: recorded and mutated bytes for the wire, guided by atheris.
 
-A finding is written into `build/fuzz`. Mended, it is kept in `tests/fuzz_corpus`, where `make test` tries it again.
+A finding is written into `build/fuzz`. Once fixed, it is kept in `tests/support/fuzz_corpus`, and `make test` runs it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from tools.fuzz import frames
 
 ROOT = Path(__file__).parents[2]
-CORPUS = ROOT / "tests" / "fuzz_corpus"
+CORPUS = ROOT / "tests" / "support" / "fuzz_corpus"
 BUILD = ROOT / "build" / "fuzz"
 PARTS = ("frames", "wire", "handshake")
 

@@ -27,7 +27,7 @@ from websockets.exceptions import PayloadTooBig, ProtocolError
 from websockets.frames import Frame
 from websockets.streams import StreamReader
 
-from tests.wirekit import BINARY, CONT, PING, TEXT, frame
+from tests.support.wirekit import BINARY, CONT, PING, TEXT, frame
 from wsfleet.transport import scanner
 
 ROOT = Path(__file__).parents[2]

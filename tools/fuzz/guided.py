@@ -1,7 +1,7 @@
 """Recorded and mutated bytes for the wire, guided by what they make it do: atheris, over libFuzzer.
 
 `python -m tools.fuzz.guided wire|handshake [libFuzzer's options] FOLDER...`; `tools.fuzz` runs it. What it does with an
-input is told in `tests/fuzzing.py`. One that fails is written down, and ends the program.
+input is told in `tests/support/fuzzing.py`. One that fails is written down, and ends the program.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import atheris
 
 with atheris.instrument_imports(include=["wsfleet.transport", "websockets"]):
-    from tests.fuzzing import TARGETS, fails_loudly
+    from tests.support.fuzzing import TARGETS, fails_loudly
     from wsfleet.transport import protocol, scanner
 
 SCANNERS = [scanner.scan]

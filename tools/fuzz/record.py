@@ -1,7 +1,8 @@
-"""What real servers send, recorded as inputs for the fuzzer: `python -m tools.fuzz.record`, into `tests/fuzz_corpus`.
+"""Records what real servers send, as inputs for the fuzzer: `python -m tools.fuzz.record`.
 
-websockets' own server, nats-server and the npm package ws, with compression and without, each asked to open a WebSocket
-with the one key that the inputs have. Every conversation ends with a close, or with the server's refusal.
+They go into `tests/support/fuzz_corpus`. websockets' own server, nats-server and the npm package ws, with compression
+and without, are each asked to open a WebSocket with the one key that the inputs have. Every conversation ends with a
+close, or with the server's refusal.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 from websockets.uri import parse_uri
 
-from tests.fuzzing import KEY, SUBPROTOCOL, how
-from tests.servers.base import HOST
-from tests.servers.nats import NatsServer
-from tests.servers.node_ws import NodeWs
+from tests.support.fuzzing import KEY, SUBPROTOCOL, how
+from tests.support.servers.base import HOST
+from tests.support.servers.nats import NatsServer
+from tests.support.servers.node_ws import NodeWs
 
-CORPUS = Path(__file__).parents[2] / "tests" / "fuzz_corpus"
+CORPUS = Path(__file__).parents[2] / "tests" / "support" / "fuzz_corpus"
 MOST = 4096
 """Bytes of a recorded conversation at most: the fuzzer learns no more from longer ones, and is slower."""
 

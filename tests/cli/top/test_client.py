@@ -1,0 +1,151 @@
+"""The client of a fleet's HTTP interface, against a fake of that interface on loopback."""
+
+import ssl
+from pathlib import Path
+
+import pytest
+from starlette.responses import JSONResponse, PlainTextResponse, RedirectResponse, Response
+
+from tests.support.fleetview import FleetView, endpoint
+from tests.support.served import Served, serving
+from wsfleet.cli.top.client import Client, check_url
+from wsfleet.cli.top.command import tokens
+from wsfleet.serve.status.schema import Query, Trouble
+
+
+async def trouble(client: Client) -> Trouble:
+    with pytest.raises(Trouble) as caught:
+        await client.overview()
+    return caught.value
+
+
+async def test_reads_all_that_a_fleet_tells() -> None:
+    """Overview, history, a part of the table and the events come as they were told."""
+    view = FleetView(told=[{"kind": "gap", "topic": "$gap.feed-1", "at": 1.5}, {"kind": "missed", "count": 3}])
+    async with serving(Served(view)) as served:
+        client = Client(served.url)
+        overview = await client.overview()
+        assert (overview.name, overview.states["OPEN"], overview.latency.p50) == ("market", 10, 0.012)
+        assert len(await client.history()) == 600
+        part = await client.endpoints(Query(search="feed-1", sort="received", order="desc", offset=1, limit=2))
+        assert (part.total, part.matched, part.offset) == (12, 4, 1)
+        assert [row.name for row in part.rows] == ["feed-11", "feed-10"]
+        told = client.events()
+        assert [await anext(told), await anext(told)] == view.told
+        await told.aclose()
+        await client.close()
+
+
+async def test_a_token_goes_into_the_header_and_nowhere_else() -> None:
+    """The token is in Authorization, in no URL; a wrong one, and none, are told apart."""
+    async with serving(Served(FleetView())) as served:
+        served.token = "let-me-in"
+        given: list[str | None] = [None]
+        client = Client(served.url, lambda: given[0])
+        without = await trouble(client)
+        assert without.headline == "REFUSED" and "wants a token" in without.text
+        given[0] = "wrong"
+        assert "refuses this token" in (await trouble(client)).text
+        given[0] = "let-me-in"
+        assert (await client.overview()).name == "market"
+        assert not any("let-me-in" in str(request.url) for request in served.asked)
+        await client.close()
+
+
+async def test_a_renewed_token_file_is_taken_up(tmp_path: Path) -> None:
+    """A token that changes in its file opens the fleet again; a file that is gone is told."""
+    file = tmp_path / "token"
+    file.write_text("old\n")
+    async with serving(Served(FleetView())) as served:
+        served.token = "new"
+        client = Client(served.url, tokens(file))
+        assert (await trouble(client)).headline == "REFUSED"
+        file.write_text("new\n")
+        assert (await client.overview()).name == "market"
+        file.unlink()
+        assert "cannot be read" in (await trouble(client)).text
+        await client.close()
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (PlainTextResponse("hello"), "no wsfleet"),
+        (JSONResponse({"states": 7}), "no wsfleet"),
+        (JSONResponse([]), "no wsfleet"),
+        (PlainTextResponse(b"\xff\xfe"), "no wsfleet"),
+        (PlainTextResponse("no", 404), "404 at /api/overview"),
+        (RedirectResponse("http://127.0.0.1:1/elsewhere"), "307"),
+    ],
+)
+async def test_what_is_no_fleet_is_said_to_be_none(answer: Response, text: str) -> None:
+    """Any other server's answer is trouble with a name, and no redirect is followed with our token."""
+    async with serving(Served(FleetView())) as served:
+        served.odd = answer
+        client = Client(served.url, lambda: "secret")
+        found = await trouble(client)
+        assert found.headline == "NO FLEET" and text in found.text
+        await client.close()
+
+
+async def test_nobody_there_is_told_in_plain_words() -> None:
+    """A port where nobody listens, and a fleet that ends while it tells, are UNREACHABLE."""
+    async with serving(Served(FleetView())) as served:
+        client = Client(served.url)
+        await client.overview()
+    found = await trouble(client)
+    assert (found.headline, found.text) == ("UNREACHABLE", "connection refused")
+    await client.close()
+    secure = Client(served.url.replace("http:", "https:"))
+    assert (await trouble(secure)).headline == "UNREACHABLE"
+    await secure.close()
+
+
+async def test_plain_http_behind_an_https_url_is_told() -> None:
+    """Who writes https:// for a server without TLS is told so."""
+    async with serving(Served(FleetView())) as served:
+        client = Client(served.url.replace("http:", "https:"))
+        assert "no TLS" in (await trouble(client)).text
+        await client.close()
+    assert issubclass(ssl.SSLError, OSError)  # which is why it is looked for first
+
+
+async def test_only_the_rows_that_are_asked_for_are_sent() -> None:
+    """Of ten thousand endpoints twenty are sent where twenty are asked for."""
+    async with serving(Served(FleetView([endpoint(number) for number in range(10_000)]))) as served:
+        client = Client(served.url)
+        part = await client.endpoints(Query(offset=9_000, limit=20))
+        assert (part.total, part.matched, len(part.rows)) == (10_000, 10_000, 20)
+        await client.close()
+
+
+@pytest.mark.parametrize(
+    ("given", "used"),
+    [
+        ("127.0.0.1:9464", "http://127.0.0.1:9464"),
+        ("https://ops.example/market/", "https://ops.example/market"),
+        ("http://[::1]:9464", "http://[::1]:9464"),
+    ],
+)
+def test_a_url_is_taken_as_a_person_writes_it(given: str, used: str) -> None:
+    """The scheme may be left out, a path may lie before the interface, and a slash may end it."""
+    assert check_url(given) == used
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "http://user:hunter2@host",
+        "http://host/?token=hunter2",
+        "http://host/#hunter2",
+        "ftp://hunter2",
+        "http://host:hunter2",
+        "http://",
+        "http://a b",
+    ],
+)
+def test_a_url_that_will_not_do_is_refused_without_quoting_it(given: str) -> None:
+    """A secret in a URL is refused, and is not shown by the refusal."""
+    with pytest.raises(ValueError) as caught:
+        check_url(given)
+    assert "hunter2" not in str(caught.value)

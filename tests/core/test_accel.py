@@ -1,0 +1,109 @@
+"""The compiled parts: used where they are built and wanted, done without where not, and said so once."""
+
+import asyncio
+import logging
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+import wsfleet
+from tests.support.compiled import compiled
+from wsfleet.core import accel
+from wsfleet.testing import FakeTransport
+
+WHICH = "import wsfleet, wsfleet.transport.protocol as c; print(wsfleet.accelerated, c.scan is c.scanner.scan)"
+
+
+@pytest.fixture
+def parts(monkeypatch):
+    """Declare which parts there are, as if the process had just begun."""
+
+    def declare(*names: str) -> None:
+        monkeypatch.setattr(accel, "PARTS", names)
+        forget()
+
+    def forget() -> None:
+        for function in (accel.accelerated, accel.note_once, accel._in_use):
+            function.cache_clear()
+
+    yield declare
+    monkeypatch.undo()
+    forget()
+
+
+@pytest.fixture
+def present(monkeypatch) -> str:
+    """The name of a compiled part that is there, whatever was built on this machine."""
+    monkeypatch.delenv("WSFLEET_NO_EXTENSIONS", raising=False)
+    module = ModuleType("present")
+    module.twin = len
+    module.len = sum
+    monkeypatch.setitem(sys.modules, "present", module)
+    return "present"
+
+
+def which(**environment: str) -> str:
+    made = subprocess.run([sys.executable, "-c", WHICH], env=environment, capture_output=True, text=True, check=True)
+    return made.stdout.strip()
+
+
+def test_the_compiled_scanner_is_in_use_where_it_was_built():
+    """A process that finds all compiled parts uses them, and says so."""
+    for part in accel.PARTS:
+        compiled(part)
+    assert which() == "True False"
+
+
+def test_nothing_compiled_is_used_where_that_is_not_wanted():
+    """With WSFLEET_NO_EXTENSIONS, the scanner in Python is in use, built or not."""
+    assert which(WSFLEET_NO_EXTENSIONS="1") == "False True"
+
+
+def test_an_empty_variable_means_nothing():
+    """WSFLEET_NO_EXTENSIONS without a value is as good as unset."""
+    assert which(WSFLEET_NO_EXTENSIONS="") == which()
+
+
+def test_what_the_library_says_is_what_it_does():
+    """`accelerated` is the same for a user who asks the package and one who reads the stats."""
+    assert wsfleet.accelerated is accel.accelerated()
+    assert wsfleet.Fleet(transport=FakeTransport()).stats().accelerated is wsfleet.accelerated
+
+
+def test_one_missing_part_is_enough_to_be_not_accelerated(parts, present):
+    """Only with every part in use it is accelerated; what is there is used all the same."""
+    parts(present)
+    assert accel.accelerated()
+    assert accel.fastest(len, present) is sum
+    parts(present, "wsfleet._no_such_part")
+    assert not accel.accelerated()
+    assert accel.fastest(len, present) is sum
+    assert accel.fastest(len, "wsfleet._no_such_part") is len
+
+
+async def start_a_fleet() -> None:
+    async with wsfleet.Fleet(transport=FakeTransport()):
+        await asyncio.sleep(0)
+
+
+async def test_a_missing_part_is_told_once(parts, present, caplog):
+    """However many fleets start, the log says once that a part is missing, and which."""
+    caplog.set_level(logging.INFO, "wsfleet")
+    parts(present, "wsfleet._no_such_part")
+    await start_a_fleet()
+    await start_a_fleet()
+    (told,) = [record.getMessage() for record in caplog.records if "compiled" in record.getMessage()]
+    assert told.startswith("wsfleet._no_such_part not compiled")
+
+
+async def test_who_wants_no_compiled_parts_is_told_nothing(parts, present, caplog, monkeypatch):
+    """Nor is anything told where all parts are there."""
+    caplog.set_level(logging.INFO, "wsfleet")
+    parts(present)
+    await start_a_fleet()
+    monkeypatch.setenv("WSFLEET_NO_EXTENSIONS", "1")
+    parts(present, "wsfleet._no_such_part")
+    await start_a_fleet()
+    assert "compiled" not in caplog.text

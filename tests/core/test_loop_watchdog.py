@@ -1,0 +1,540 @@
+"""A blocked loop is noticed while it is blocked, and whoever blocks it is named."""
+
+import asyncio
+import gc
+import inspect
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+import websockets
+from websockets.asyncio.server import ServerConnection
+
+from tests.support.flows import feeding, opened, turns, until
+from wsfleet import Fleet, Message, Overflow, Reconnect, Session
+from wsfleet.core import loop_watchdog as watchdog_module
+from wsfleet.core.loop_watchdog import Watchdog
+from wsfleet.core.message import StateChange
+from wsfleet.core.options import Buffer
+from wsfleet.testing import FakeTransport
+
+
+@pytest.fixture(scope="module")
+def uvloop_loop() -> Callable[[], asyncio.AbstractEventLoop]:
+    """Makes loops of uvloop, whose first one opens a pipe that stays for the whole program."""
+    uvloop = pytest.importorskip("uvloop")
+    uvloop.new_event_loop().close()
+    return uvloop.new_event_loop  # type: ignore[no-any-return]
+
+
+class Records(logging.Handler):
+    """What is logged, and whether the loop was blocked at that time; without the delays of a busy machine."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocking = False
+        self.seen: list[tuple[str, bool]] = []
+        self.told = threading.Event()
+        self._ignored = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        event = getattr(record, "event", None)
+        if event == "loop.blocked":
+            by = record.by  # type: ignore[attr-defined]
+            self._ignored = not self.blocking and by in (watchdog_module.OUTSIDE, watchdog_module.INSIDE)
+        if event in ("loop.blocked", "loop.was_blocked") and not self._ignored:
+            self.seen.append((record.getMessage(), self.blocking))
+            self.told.set()
+
+    def block(self) -> None:
+        """Block, until that is told."""
+        self.blocking = True
+        assert self.told.wait(60), "nobody noticed"
+        self.blocking = False
+
+
+@pytest.fixture
+def records() -> Iterator[Records]:
+    handler = Records()
+    logging.getLogger("wsfleet").addHandler(handler)
+    yield handler
+    logging.getLogger("wsfleet").removeHandler(handler)
+
+
+def fleet_of() -> tuple[Fleet, FakeTransport]:
+    transport = FakeTransport()
+    return Fleet(transport=transport), transport
+
+
+def line_of(function: Callable[..., Any], text: str) -> str:
+    """The place of the line with `text` in `function`, as it is told."""
+    lines, first = inspect.getsourcelines(function)
+    place = next(n for n, line in enumerate(lines) if text in line)
+    return f"test_loop_watchdog.py:{first + place} in "
+
+
+async def blocked_by(fleet: Fleet, records: Records) -> tuple[str, str]:
+    """Who was told while the loop was blocked, and where, after the end of the block has been told as well."""
+    await until(lambda: len(records.seen) >= 2)
+    text, while_blocking = records.seen[0]
+    assert while_blocking
+    block = fleet.stats().blocked
+    assert block is not None and text == f"the loop is blocked by {block.by} at {block.where}"
+    assert block.seconds >= watchdog_module.BLOCKED_S
+    shown = {"by": block.by, "where": block.where, "seconds": block.seconds}
+    assert fleet.stats().to_dict()["blocked"] == shown | {"times": block.times, "total_s": block.total_s}
+    return block.by, block.where
+
+
+@pytest.mark.parametrize("options", [{}, {"timeout_s": 60.0}, {"concurrency": 2}, {"batch": 2}], ids=str)
+async def test_a_processor_that_blocks_is_named_while_it_does(options: Any, records: Records) -> None:
+    """An async processor that blocks is named with its line, in the log before it is done, and in the stats."""
+    fleet, _ = fleet_of()
+
+    async def handle(message: Any) -> None:
+        records.block()  # here
+
+    fleet.process("t", name="greedy", **options)(handle)
+    async with fleet:
+        fleet.publish("t", 1)
+        by, where = await blocked_by(fleet, records)
+    assert by == "greedy"
+    assert where.startswith(line_of(handle, "# here"))
+    assert "threading.py" in where  # the innermost line
+
+
+async def test_a_block_of_half_a_second_is_noticed(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call that blocks the loop is named within half a second, at whatever time it begins."""
+    assert watchdog_module.ASK_S + watchdog_module.BLOCKED_S <= 0.5
+    monkeypatch.setattr(watchdog_module, "QUIET_S", 0.0)
+    fleet, _ = fleet_of()
+
+    async def handle(message: Message[int]) -> None:
+        await asyncio.sleep(message.data / 37)
+        records.told.clear()
+        records.block()
+
+    fleet.process("t", name="greedy")(handle)
+    async with fleet:
+        for n in range(4):
+            fleet.publish("t", n)
+        await until(lambda: len([text for text, _ in records.seen if "is blocked by greedy" in text]) == 4)
+
+
+async def test_who_blocks_again_and_again_is_told_as_a_count(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a first block that is told, the same one's are counted for a while, and then told together."""
+    monkeypatch.setattr(watchdog_module, "QUIET_S", 1e9)
+    fleet, _ = fleet_of()
+
+    quiets = fleet._registry.watchdog._quiet
+
+    def noticed() -> tuple[int, int]:
+        return len(records.seen), quiets["greedy"]._untold if "greedy" in quiets else 0
+
+    async def handle(message: Message[int]) -> None:
+        before = noticed()
+        while noticed() == before:
+            time.sleep(0.01)  # noqa: ASYNC251 - what this is about
+
+    fleet.process("t", name="greedy")(handle)
+    async with fleet:
+        fleet.publish("t", 0)
+        await until(lambda: len(records.seen) == 2)
+        quiet = fleet._registry.services.watchdog._quiet["greedy"]
+        for count in (1, 2):
+            fleet.publish("t", 0)
+            await until(lambda count=count: quiet._untold == count)
+        assert len(records.seen) == 2
+        quiet._until = 0.0
+        fleet.publish("t", 0)
+        await until(lambda: len(records.seen) == 4)
+    assert "is blocked by greedy" in records.seen[2][0]
+    assert records.seen[2][0].endswith(" (2 more since the last report)")
+
+
+async def test_a_block_that_lasts_is_told_in_the_end(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block that begins in the quiet time after another one is told while it lasts, once that time is over."""
+    monkeypatch.setattr(watchdog_module, "QUIET_S", 1e9)
+    fleet, _ = fleet_of()
+    quiets: list[Any] = []
+
+    async def handle(message: Message[int]) -> None:
+        if not records.told.is_set():
+            records.block()
+            return
+        records.told.clear()
+        threading.Thread(target=end_quiet).start()
+        records.block()
+
+    def end_quiet() -> None:
+        while not quiets[0]._untold:
+            time.sleep(0.01)
+        quiets[0]._until = 0.0
+
+    fleet.process("t", name="greedy")(handle)
+    async with fleet:
+        fleet.publish("t", 0)
+        await until(lambda: len(records.seen) == 2)
+        quiets.append(fleet._registry.services.watchdog._quiet["greedy"])
+        fleet.publish("t", 0)
+        await until(lambda: len(records.seen) == 4)
+    text, while_blocking = records.seen[2]
+    assert while_blocking and "is blocked by greedy" in text and "more" not in text
+
+
+@pytest.mark.parametrize("what", ["decode", "topic", "match"])
+async def test_a_function_of_an_endpoint_is_named_by_its_endpoint(what: str, records: Records) -> None:
+    """A decode, topic or match function that blocks is named by its endpoint."""
+    fleet, transport = fleet_of()
+
+    def function(data: Any) -> Any:
+        records.block()  # here
+        return "x" if what != "match" else None
+
+    options: dict[str, Any] = {what: function}
+    if what == "match":
+        fleet.pool("ws://feed.test/", 1, name="feed", decode="text", **options)
+    else:
+        fleet.connect("ws://feed.test/", name="feed-1", **options)
+    async with fleet:
+        socket = await opened(fleet, transport, "feed-1")
+        await socket.feed("x")
+        by, where = await blocked_by(fleet, records)
+    assert by == "feed-1" and where.startswith(line_of(function, "# here"))
+
+
+async def test_an_on_open_is_named_by_its_endpoint(records: Records) -> None:
+    """An `on_open` that blocks is named by its endpoint, also in its innermost helper."""
+    fleet, transport = fleet_of()
+
+    def helper() -> None:
+        records.block()
+
+    async def on_open(session: Session) -> None:
+        await asyncio.sleep(0)
+        helper()  # here
+
+    fleet.connect("ws://feed.test/", name="feed", on_open=on_open)
+    async with feeding(fleet, transport):
+        by, where = await blocked_by(fleet, records)
+    assert by == "feed" and where.startswith(line_of(on_open, "# here"))
+
+
+@pytest.mark.parametrize("which", ["processor", "buffer"])
+async def test_a_key_function_is_named_by_its_subscription(which: str, records: Records) -> None:
+    """A key function that blocks is named by its processor."""
+    fleet, _ = fleet_of()
+
+    def key(message: Message[Any]) -> str:
+        if not records.seen:
+            records.block()  # here
+        return "x"
+
+    async def handle(message: Message[Any]) -> None: ...
+
+    if which == "processor":
+        fleet.process("t", name="keyed", key=key, concurrency=2)(handle)
+    else:
+        fleet.process("t", name="keyed", buffer=Buffer(overflow=Overflow.LATEST, key=key))(handle)
+    async with fleet:
+        fleet.publish("t", 1)
+        by, where = await blocked_by(fleet, records)
+    assert by == "keyed" and where.startswith(line_of(key, "# here"))
+
+
+async def test_what_is_not_ours_is_named_by_its_line(records: Records) -> None:
+    """A block by some other part of the program is told as such, with its line."""
+    fleet, _ = fleet_of()
+    async with fleet:
+        await asyncio.sleep(0)
+        records.block()
+        by, where = await blocked_by(fleet, records)
+    assert by == "something outside of wsfleet" and "threading.py" in where
+
+
+async def test_what_is_ours_is_told_as_ours(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the innermost line is wsfleet's and none of the program's functions was called, nobody else is blamed."""
+    monkeypatch.setattr(watchdog_module, "_OURS", os.path.dirname(__file__) + os.sep)
+    fleet, _ = fleet_of()
+    async with fleet:
+        await asyncio.sleep(0)
+        records.blocking = True
+        while not records.seen:
+            time.sleep(0.01)  # noqa: ASYNC251 - what this is about
+        records.blocking = False
+        by, where = await blocked_by(fleet, records)
+    assert by == "wsfleet itself or a busy machine" and "test_loop_watchdog.py" in where
+
+
+class Garbage:
+    """What only the garbage collector finds, and what happens then."""
+
+    def __init__(self, ends: Callable[[], object]) -> None:
+        self.cycle = self
+        self.ends = ends
+
+    def __del__(self) -> None:
+        self.ends()
+
+
+async def test_a_long_garbage_collection_is_told(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A garbage collection that kept the interpreter to itself is told as one, and no line that it came upon."""
+    monkeypatch.setattr(watchdog_module, "BLOCKED_S", 0.1)
+    fleet, _ = fleet_of()
+    async with fleet:
+        Garbage(lambda: sum(range(30_000_000)))
+        gc.collect()
+        await until(lambda: "by the garbage collector at generation 2" in str(records.seen))
+
+
+async def test_blocks_are_added_up(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the loop is blocked again and again, the stats say how often in all, and for how long."""
+    monkeypatch.setattr(watchdog_module, "QUIET_S", 0.0)
+    fleet, _ = fleet_of()
+
+    async def handle(message: Message[Any]) -> None:
+        records.told.clear()
+        records.block()
+
+    fleet.process("t")(handle)
+    blocked = []
+    async with fleet:
+        for count in (1, 2):
+            fleet.publish("t", count)
+            await until(lambda count=count: len(records.seen) == 2 * count)  # its begin and its end
+            blocked.append(fleet.stats().blocked)
+    first, second = blocked
+    assert first is not None and second is not None
+    assert (first.times, second.times) == (1, 2)
+    assert (first.total_s, second.total_s) == (first.seconds, first.seconds + second.seconds)
+
+
+class Asked(threading.Event):
+    """Counts the questions to the loop: the next is asked when the one before is answered."""
+
+    count = 0
+
+    def clear(self) -> None:
+        self.count += 1
+        super().clear()
+
+
+async def test_nothing_is_said_when_nothing_blocks(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop that is idle, or busy in short pieces, answers, and so does one that ends its fleet."""
+    monkeypatch.setattr(watchdog_module, "BLOCKED_S", 60.0)  # no busy machine delays the loop for so long
+    for _ in range(3):
+        fleet, _ = fleet_of()
+        asked = Asked()
+        monkeypatch.setattr(fleet._registry.watchdog, "_answered", asked)
+
+        async def handle(message: Message[Any]) -> None:
+            time.sleep(0.002)  # noqa: ASYNC251 - short
+
+        fleet.process("t")(handle)
+        async with fleet:
+            await until(lambda asked=asked: asked.count >= 2)
+            while asked.count < 4:
+                fleet.publish("t", None)
+                await turns()
+        assert fleet.stats().blocked is None
+    assert not records.seen
+
+
+def watchdogs() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "wsfleet-watchdog"]
+
+
+async def test_its_thread_is_gone_at_the_end() -> None:
+    """A fleet that runs has one watchdog, and none when it has ended, however that came."""
+    fleet, _ = fleet_of()
+    async with fleet:
+        (thread,) = watchdogs()
+        assert thread.daemon
+    assert not watchdogs()
+    other, _ = fleet_of()
+    other.connect("ws://feed.test/", name="feed")
+    serving = asyncio.create_task(other.serve())
+    await until(watchdogs)
+    serving.cancel()
+    await asyncio.gather(serving, return_exceptions=True)
+    assert not watchdogs()
+
+
+async def test_the_end_is_no_block(monkeypatch: pytest.MonkeyPatch, records: Records) -> None:
+    """A watchdog that is stopped just when it is about to ask ends at once, and blames nobody."""
+    dog = Watchdog({})
+    at_clear, go = threading.Event(), threading.Event()
+
+    class Answered(threading.Event):
+        def clear(self) -> None:
+            at_clear.set()
+            go.wait(60)
+            super().clear()
+
+        def wait(self, timeout: float | None = None) -> bool:
+            return super().wait(60)  # so that a question without an answer would be seen
+
+    monkeypatch.setattr(dog, "_answered", Answered())
+    dog.start()
+    await until(at_clear.is_set)
+    threading.Timer(0.05, go.set).start()
+    dog.stop()
+    assert not records.seen and dog.last is None
+
+
+async def test_several_fleets_in_one_loop_notice_it_each(records: Records) -> None:
+    """Each fleet of a loop is told of the block that it suffered, and by whom."""
+    one, _ = fleet_of()
+    other, _ = fleet_of()
+
+    dogs = [fleet._registry.watchdog for fleet in (one, other)]
+
+    async def handle(message: Message[Any]) -> None:
+        while not all(dog.last is not None and dog.last.by == "greedy" for dog in dogs):
+            time.sleep(0.01)  # noqa: ASYNC251 - what this is about
+
+    one.process("t", name="greedy")(handle)
+    async with one, other:
+        one.publish("t", 1)
+        await until(lambda: one.stats().blocked and other.stats().blocked)
+        for fleet in (one, other):
+            block = fleet.stats().blocked
+            assert block is not None and block.by == "greedy" and "test_loop_watchdog.py" in block.where
+
+
+def test_it_works_on_uvloop(uvloop_loop: Any, records: Records) -> None:
+    """On uvloop a processor that blocks is named with its line as well."""
+    fleet, _ = fleet_of()
+
+    async def handle(message: Message[Any]) -> None:
+        records.block()  # here
+
+    fleet.process("t", name="greedy")(handle)
+
+    async def main() -> tuple[str, str]:
+        async with fleet:
+            fleet.publish("t", 1)
+            return await blocked_by(fleet, records)
+
+    with asyncio.Runner(loop_factory=uvloop_loop) as runner:
+        by, where = runner.run(main())
+    assert by == "greedy" and where.startswith(line_of(handle, "# here"))
+
+
+async def test_a_machine_that_slept_blames_nobody(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the watchdog itself comes late, and the loop answers at once, nothing blocked the loop."""
+    dog = Watchdog({})
+    real, asked = time.monotonic, []
+
+    class Clock:
+        @staticmethod
+        def monotonic() -> float:
+            # As after a sleep of a minute, between the question and the look at the clock.
+            asked.append(1)
+            return real() + 60 * len(asked)
+
+    class Answered(threading.Event):
+        looks = 0
+
+        def is_set(self) -> bool:
+            Answered.looks += 1
+            return super().is_set() and Answered.looks != 2  # there is no answer yet to the first question
+
+        def wait(self, timeout: float | None = None) -> bool:
+            return super().wait(60)
+
+    monkeypatch.setattr(watchdog_module, "time", Clock)
+    monkeypatch.setattr(dog, "_answered", Answered())
+    dog.start()
+    await until(lambda: Answered.looks >= 3)
+    dog.stop()
+    assert not records.seen and dog.last is None
+
+
+# Beside what it caused
+
+
+@contextmanager
+def pinging_server() -> Iterator[tuple[str, threading.Event]]:
+    """A server with a loop of its own, and little patience with clients that do not answer its pings.
+
+    The event is set once it has given up its last client.
+    """
+
+    async def serve(client: ServerConnection) -> None:
+        given_up.clear()
+        await client.send("block")
+        while client.state is websockets.State.OPEN:
+            await asyncio.sleep(0.01)
+        given_up.set()
+        await client.wait_closed()
+
+    async def main() -> None:
+        nonlocal uri
+        async with websockets.serve(serve, "127.0.0.1", 0, ping_interval=0.1, ping_timeout=0.3) as server:
+            uri = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+            listening.set()
+            while not over.is_set():
+                await asyncio.sleep(0.01)
+
+    uri = ""
+    listening, given_up, over = threading.Event(), threading.Event(), threading.Event()
+    thread = threading.Thread(target=lambda: asyncio.run(main()))
+    thread.start()
+    assert listening.wait(60)
+    try:
+        yield uri, given_up
+    finally:
+        over.set()
+        thread.join()
+
+
+async def test_a_close_that_it_caused_says_so() -> None:
+    """Beside a 1011 close the `$state` record, `last_error` and the log say who had blocked the loop, and where."""
+    changes: list[StateChange] = []
+
+    def error() -> str:
+        """The first that is said to come of a block; a machine that is busy may lose connections before."""
+        return next((text for text in (str(change.error) for change in changes) if "blocked for" in text), "")
+
+    with pinging_server() as (uri, given_up):
+        fleet = Fleet()
+        dog = fleet._registry.watchdog
+
+        async def handle(message: Message[Any]) -> None:
+            assert given_up.wait(60)
+            while dog.last is None or dog.last.by != "feed":
+                threading.Event().wait(0.01)
+
+        async def watch(message: Message[StateChange]) -> None:
+            changes.append(message.data)
+
+        fleet.connect(uri, handle, name="feed", reconnect=Reconnect(initial_s=0.01))
+        fleet.process("$state.feed")(watch)
+        async with fleet:
+            await until(error)
+            text = error()
+            assert "1011" in text and "by feed at test_loop_watchdog.py:" in text
+            assert text == fleet.connections["feed"].stats().last_error
+
+
+@pytest.mark.parametrize(("code", "told"), [(1011, True), (1006, True), (1000, False), (1001, False), (1009, False)])
+async def test_a_close_that_it_cannot_have_caused_does_not(code: int, told: bool, records: Records) -> None:
+    """A block is told beside the losses that it may explain, and beside no others."""
+    fleet, transport = fleet_of()
+
+    async def handle(message: Message[Any]) -> None:
+        records.block()
+
+    fleet.connect("ws://feed.test/", handle, name="feed")
+    async with feeding(fleet, transport) as socket:
+        await socket.feed("x")
+        await until(lambda: len(records.seen) >= 2)
+        socket.close(code)
+        await until(lambda: fleet.connections["feed"].stats().last_error)
+        assert ("blocked" in str(fleet.connections["feed"].stats().last_error)) is told

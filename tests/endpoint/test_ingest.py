@@ -1,0 +1,159 @@
+"""What one read becomes: batches that neither hold the loop for long nor change what is in them."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.support.flows import Clock, balanced, feeding, from_socket
+from tests.support.wirekit import BINARY, TEXT, Pipe, frame, open_protocol, open_wire
+from wsfleet import Buffer, Endpoint, Fleet, Message, Overflow
+from wsfleet.endpoint.decode import compile_factory
+from wsfleet.endpoint.envelopes import payload_size
+from wsfleet.endpoint.ingest import Ingest
+from wsfleet.endpoint.session import SessionCore
+from wsfleet.pipeline.hub import Hub
+from wsfleet.testing import FakeTransport
+from wsfleet.transport import protocol as wire_protocol
+
+URI = "ws://feed.test/"
+
+
+async def turns_for_a_read(
+    monkeypatch: pytest.MonkeyPatch, step_s: float, **options: Any
+) -> tuple[int, list[Any], Ingest]:
+    """One read of tiny frames, where each look at the clock finds `step_s` more; how many turns it took."""
+    monkeypatch.setattr(wire_protocol, "time", FullClock(step_s))
+    pipe, protocol = Pipe(), open_protocol(2**20)
+    wire = open_wire(pipe, protocol)
+    hub = Hub()
+    box = hub.add("box", ">", Buffer(10**6))
+    endpoint = Endpoint(URI, **options)
+    feed = Ingest(compile_factory(endpoint, "feed"), hub)
+    session = SessionCore(endpoint, feed, wire, 1)
+    wire.start(session)
+    await session.release()
+    await asyncio.sleep(0)
+    count = wire_protocol.READ_BYTES // 3
+    pipe.incoming.append(frame(TEXT, b"7") * count)
+    turns = 0
+    while len(box.waiting) < count:
+        pipe.read()
+        await asyncio.sleep(0)
+        turns += 1
+    wire.abort()
+    await pipe.settle()
+    return turns, [message.data for message in box.waiting], feed
+
+
+class FullClock(Clock):
+    """The wire also asks for the wall clock."""
+
+    def time(self) -> float:
+        return 1.0
+
+
+@pytest.mark.parametrize("decode", ["text", "json", int])
+async def test_a_read_of_tiny_frames_gives_others_their_turn(monkeypatch: pytest.MonkeyPatch, decode: Any) -> None:
+    """A read of thousands of tiny frames is handed over in slices of the clock, whole and in order."""
+    turns, data, feed = await turns_for_a_read(monkeypatch, 0.000_5, decode=decode)
+    assert turns >= len(data) // (256 * 8)
+    assert data == ["7" if decode == "text" else 7] * (wire_protocol.READ_BYTES // 3)
+    assert (feed.received, feed.published) == (len(data), len(data))
+
+
+async def test_slow_user_code_gives_others_their_turn_after_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where decoding is the user's function, the clock is looked at after each message, not after hundreds."""
+    turns, data, _ = await turns_for_a_read(monkeypatch, 0.000_5, decode=lambda payload: payload)
+    assert turns >= len(data) // 8
+
+
+@given(st.lists(st.text() | st.binary(), max_size=20))
+def test_sizes_are_bytes(payloads: list[str | bytes]) -> None:
+    """The size of a payload is its bytes on the wire, whatever its characters are."""
+    for payload in payloads:
+        assert payload_size(payload) == len(payload if isinstance(payload, bytes) else payload.encode())
+
+
+JSON = st.recursive(st.none() | st.integers(0, 9) | st.text(max_size=3), lambda v: st.lists(v, max_size=3))
+PIECE = JSON.map(json.dumps) | JSON.map(lambda v: json.dumps(v).encode()) | st.sampled_from(["{", b"\xff", ""])
+
+
+@given(st.lists(PIECE, min_size=1, max_size=30), st.sampled_from([None, "t.{0}", "always"]))
+def test_many_at_once_are_the_same_as_one_by_one(payloads: list[str | bytes], topic: str | None) -> None:
+    """A read of many payloads gives the messages, the counts and the malformed that they give one by one."""
+
+    def outcome(batches: list[list[str | bytes]]) -> Any:
+        hub = Hub()
+        box = hub.add("box", ">", Buffer(10**6))
+        malformed = hub.add("bad", "$malformed.>", Buffer(10**6))
+        feed = Ingest(compile_factory(Endpoint(URI, decode="json", topic=topic), "feed"), hub)
+        for batch in batches:
+            # As the wire hands them over: JSON is wanted as bytes.
+            feed.receive([p.encode() if isinstance(p, str) else p for p in batch], 1, 5.0)
+            feed.received += len(batch)
+        records = [(m.data.index, m.data.raw) for m in malformed.waiting]
+        return list(box.waiting), records, feed.received, feed.received_bytes, feed.malformed, feed.published
+
+    assert outcome([payloads]) == outcome([[payload] for payload in payloads])
+
+
+async def test_a_message_is_shared_by_all_its_subscriptions() -> None:
+    """Every subscription gets the same Message object: it is decoded once."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    calls = []
+    fleet.connect(URI, name="feed", decode=lambda payload: calls.append(payload) or [payload])
+    one, two = fleet.subscribe(">"), fleet.subscribe("feed")
+    async with one, two, feeding(fleet, transport) as socket:
+        await socket.feed("x")
+        assert await anext(one) is await anext(two)
+        assert calls == ["x"]
+        balanced(fleet)
+
+
+async def test_binary_and_text_frames_of_one_read_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With decode="text", a binary frame between text frames stays bytes, in its place."""
+    pipe, protocol = Pipe(), open_protocol(2**20)
+    wire = open_wire(pipe, protocol)
+    hub = Hub()
+    box = hub.add("box", ">", Buffer())
+    endpoint = Endpoint(URI)
+    session = SessionCore(endpoint, Ingest(compile_factory(endpoint, "feed"), hub), wire, 1)
+    wire.start(session)
+    await session.release()
+    await asyncio.sleep(0)
+    pipe.incoming.append(frame(TEXT, "é".encode()) + frame(BINARY, b"\xff") + frame(TEXT, b"x"))
+    await pipe.settle()
+    expected = [("é", 2), (b"\xff", 1), ("x", 1)]
+    assert [(m.data, m.size) for m in box.waiting] == expected
+    assert from_socket(1).session == 1 and all(isinstance(m, Message) for m in box.waiting)
+    wire.abort()
+    await pipe.settle()
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize(
+    ("subscriptions", "key", "most"),
+    [(0, None, 256), (1, None, 256), (20, None, 25), (1000, None, 1), (1, lambda message: 1, 1)],
+)
+async def test_a_batch_is_as_large_as_those_who_take_it_allow(subscriptions: int, key: Any, most: int) -> None:
+    """A batch is not interrupted, so it is smaller the more mailboxes decide about it, and one where user code does.
+
+    What is not known yet, as at the beginning, is found out with one message.
+    """
+    transport = FakeTransport()
+    buffer = Buffer(overflow=Overflow.LATEST, key=key) if key is not None else Buffer(overflow=Overflow.DROP_OLDEST)
+    async with Fleet(transport=transport) as fleet:
+        taking = [fleet.subscribe("feed", buffer=buffer) for _ in range(subscriptions)]
+        connection = fleet.connect("ws://feed.test/", name="feed")
+        socket = await transport.accept()
+        await connection.wait_open()
+        session = connection._supervisor.session
+        assert session is not None and session.chunk == 1
+        await socket.feed("x")
+        assert session.chunk == most
+        assert len(taking) == subscriptions and all(each.stats().pending == 1 for each in taking)

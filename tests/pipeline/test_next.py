@@ -1,0 +1,193 @@
+"""What `anext` of a subscription gives: an awaitable that takes a message when it is awaited, and not before."""
+
+import asyncio
+import collections.abc
+import weakref
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from tests.support.flows import balanced, turns
+from wsfleet import Buffer, Fleet, Message, Subscription
+from wsfleet.pipeline.mailbox import Mailbox
+from wsfleet.pipeline.queue import MessageIterator
+from wsfleet.testing import FakeTransport
+
+
+@asynccontextmanager
+async def subscribed() -> AsyncIterator[tuple[Fleet, Subscription]]:
+    """A subscription that has waited before, as the first wait goes another way."""
+    fleet = Fleet(transport=FakeTransport())
+    async with fleet.subscribe("news") as subscription:
+        first = asyncio.ensure_future(anext(subscription))
+        await turns()
+        fleet.publish("news", 0)
+        assert (await first).data == 0
+        yield fleet, subscription
+        balanced(fleet)
+
+
+def asked(subscription: Subscription) -> Any:
+    return subscription.__anext__()
+
+
+async def test_it_may_run_as_a_task() -> None:
+    """It is a coroutine to whoever asks, so that it may run as a task, whether something waits already or not."""
+    async with subscribed() as (fleet, subscription):
+        fleet.publish("news", 1)
+        asking = asked(subscription)
+        assert isinstance(asking, collections.abc.Coroutine)
+        assert (await asyncio.create_task(asking)).data == 1
+        task = asyncio.create_task(asked(subscription))
+        await turns()
+        fleet.publish("news", 2)
+        assert (await task).data == 2
+
+
+async def test_one_that_is_cancelled_before_its_first_step_takes_nothing() -> None:
+    """A task that was cancelled before it began has lost no message, nor has one that was never awaited."""
+    async with subscribed() as (fleet, subscription):
+        fleet.publish("news", 1)
+        task = asyncio.create_task(asked(subscription))
+        task.cancel()
+        await asyncio.wait([task])
+        asked(subscription).close()
+        assert subscription.stats().pending == 1
+        assert (await anext(subscription)).data == 1
+
+
+async def test_several_may_wait_at_a_time() -> None:
+    """Each message goes to one of those who wait; the others wait on."""
+    async with subscribed() as (fleet, subscription):
+        tasks = [asyncio.create_task(asked(subscription)) for _ in range(3)]
+        await turns()
+        for n in (1, 2):
+            fleet.publish("news", n)
+        await turns()
+        assert sorted(task.result().data for task in tasks if task.done()) == [1, 2]
+        fleet.publish("news", 3)
+        await asyncio.wait(tasks)
+        assert sorted(task.result().data for task in tasks) == [1, 2, 3]
+
+
+async def test_one_that_finds_its_message_gone_waits() -> None:
+    """Asked for while a message waited, and awaited when somebody else has it, it waits for the next."""
+    async with subscribed() as (fleet, subscription):
+        fleet.publish("news", 1)
+        late = asked(subscription)
+        assert (await anext(subscription)).data == 1
+        task = asyncio.create_task(late)
+        await turns()
+        assert not task.done()
+        fleet.publish("news", 2)
+        assert (await task).data == 2
+
+
+@pytest.mark.parametrize("waits", [False, True])
+async def test_a_cancelled_one_is_forgotten(waits: bool) -> None:
+    """Cancelled while it waits, it takes nothing, and nothing is left of it in the mailbox."""
+    async with subscribed() as (fleet, subscription):
+        if waits:
+            fleet.publish("news", 1)
+            late = asked(subscription)
+            await anext(subscription)
+        else:
+            late = asked(subscription)
+        task = asyncio.create_task(late)
+        await turns()
+        task.cancel()
+        fleet.publish("news", 2)  # woken and cancelled in the same turn
+        await asyncio.wait([task])
+        assert task.cancelled() and not subscription._mailbox.waiters
+        assert (await anext(subscription)).data == 2
+
+
+async def test_it_gives_one_message() -> None:
+    """Awaited again, it raises and takes nothing."""
+    async with subscribed() as (fleet, subscription):
+        fleet.publish("news", 1)
+        fleet.publish("news", 2)
+        asking = asked(subscription)
+        await asking
+        with pytest.raises(RuntimeError):
+            await asking
+        assert subscription.stats().pending == 1
+
+
+async def test_it_ends_with_its_subscription() -> None:
+    """One that waits when its subscription is closed ends the loop that it belongs to; later ones end at once."""
+    async with subscribed() as (_, subscription):
+        task = asyncio.create_task(asked(subscription))
+        await turns()
+        subscription.close()
+        for late in (task, asked(subscription)):
+            with pytest.raises(StopAsyncIteration):
+                await late
+
+
+async def test_it_keeps_its_subscription_and_no_longer_than_it_lasts() -> None:
+    """While somebody holds it, its subscription lives; once it has given its message, it holds nothing."""
+    fleet = Fleet(transport=FakeTransport())
+    subscription = fleet.subscribe("news")
+    fleet.publish("news", 1)
+    asking, seen = asked(subscription), weakref.ref(subscription)
+    del subscription
+    lives = seen() is not None
+    with pytest.warns(ResourceWarning, match="left without close"):
+        message = await asking  # the warning comes here: `asking` is still held below
+    assert lives and message.data == 1
+    asking.close()
+    balanced(fleet)
+
+
+def test_it_may_be_driven_by_hand() -> None:
+    """`send`, `throw` and `close` do what they do to a coroutine, waiting or not begun."""
+
+    async def main() -> None:
+        async with subscribed() as (fleet, subscription):
+            fleet.publish("news", 1)
+            asking = asked(subscription)
+            with pytest.raises(StopIteration) as stop:
+                asking.send(None)
+                asking.send(None)  # on a slow machine the slice is over, and the loop has its turn first
+            assert stop.value.value.data == 1
+            for begun in (False, True):
+                asking = asked(subscription)
+                if begun:
+                    assert asyncio.isfuture(asking.send(None))
+                with pytest.raises(LookupError, match="mine"):
+                    asking.throw(LookupError("mine"))
+                asking = asked(subscription)
+                if begun:
+                    asking.send(None)
+                asking.close()
+            assert not subscription._mailbox.waiters
+
+    asyncio.run(main())
+
+
+async def test_a_subclass_may_have_its_own() -> None:
+    """What a subclass gives is what `async for` gets, although what is inherited is found a shorter way."""
+
+    class Filled(MessageIterator):
+        def __init__(self) -> None:
+            super().__init__(Mailbox("box", "news", Buffer(), lambda *_: None))
+            self.restart()
+            self.bounded.waiting.extend([Message(1), Message(2)])
+
+        def slow(self) -> Any:  # the slice of a busy machine is over between two steps
+            self.restart()
+            return super().__anext__()
+
+    class Doubled(Filled):
+        async def __anext__(self) -> Any:
+            return 2 * (await super().__anext__()).data
+
+    first, second = Filled(), Doubled()
+    assert (await anext(first)).data == 1
+    assert await anext(second) == 2
+    async for doubled in second:
+        assert doubled == 4
+        break

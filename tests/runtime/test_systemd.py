@@ -1,0 +1,222 @@
+"""What a service manager is told, over a real datagram socket, as systemd makes it."""
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.command import Command
+from wsfleet.runtime.systemd import Notifier, without_notifier
+from wsfleet.testing import FeedServer
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no datagram sockets with paths")
+
+
+class Manager:
+    """The other end of the socket."""
+
+    def __init__(self, address: str) -> None:
+        self.name = address.replace("\0", "@")
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(address)
+        self._socket.setblocking(False)
+
+    def close(self) -> None:
+        self._socket.close()
+
+    def heard(self) -> list[dict[str, str]]:
+        """All that came since the last time, a datagram each."""
+        found = []
+        while True:
+            try:
+                data = self._socket.recv(65536)
+            except BlockingIOError:
+                return found
+            found.append(dict(line.split("=", 1) for line in data.decode().split("\n")))
+
+    async def until(self, key: str) -> list[dict[str, str]]:
+        """Wait until a datagram has `key`; return all up to there."""
+        found: list[dict[str, str]] = []
+        while not any(key in each for each in found):
+            await asyncio.sleep(0.01)
+            found += self.heard()
+        return found
+
+
+@pytest.fixture(params=["path", "abstract"])
+def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]:
+    if request.param == "abstract" and sys.platform != "linux":
+        pytest.skip("abstract sockets are Linux's")
+    opened = Manager(f"\0wsfleet-{os.getpid()}" if request.param == "abstract" else str(tmp_path / "notify"))
+    yield opened
+    opened.close()
+
+
+def test_the_stages(manager: Manager) -> None:
+    """Ready, reloading with the time, ready again, stopping: a datagram each, with a line of status."""
+    notifier = Notifier({"NOTIFY_SOCKET": manager.name})
+    before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    notifier.ready("3 of 3 open")
+    notifier.reloading()
+    notifier.ready("4 of\n4 open")
+    notifier.stopping()
+    first, reloading, second, stopping = manager.heard()
+    assert first == {"READY": "1", "STATUS": "3 of 3 open"}
+    assert reloading["RELOADING"] == "1"
+    assert before <= int(reloading["MONOTONIC_USEC"]) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
+    assert second == {"READY": "1", "STATUS": "4 of 4 open"}
+    assert stopping["STOPPING"] == "1"
+
+
+@pytest.mark.looptime
+async def test_signs_of_life_come_twice_within_the_limit(manager: Manager) -> None:
+    """A watchdog of 3 s is told every 1.5 s, with the status of that moment."""
+    notifier = Notifier({"NOTIFY_SOCKET": manager.name, "WATCHDOG_USEC": "3000000", "WATCHDOG_PID": str(os.getpid())})
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    keeping = asyncio.create_task(notifier.keep(lambda: f"{loop.time() - began:g} s"))
+    await asyncio.sleep(7)
+    keeping.cancel()
+    assert manager.heard() == [{"WATCHDOG": "1", "STATUS": f"{1.5 * number:g} s"} for number in range(5)]
+
+
+@pytest.mark.looptime
+async def test_without_a_watchdog_only_the_status_is_told(manager: Manager) -> None:
+    """And where the watchdog is another process's, too."""
+    for more in ({}, {"WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "x"}):
+        notifier = Notifier({"NOTIFY_SOCKET": manager.name, **more})
+        keeping = asyncio.create_task(notifier.keep(lambda: "well"))
+        await asyncio.sleep(11)
+        keeping.cancel()
+        assert manager.heard() == [{"STATUS": "well"}] * 3
+
+
+@pytest.mark.parametrize("name", ["", "relative", "vsock:2:1"])
+async def test_where_nobody_asked_nothing_is_done(name: str) -> None:
+    """Without a socket that we know how to reach, everything returns at once."""
+    notifier = Notifier({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "1000"})
+    assert notifier.watchdog_s is None
+    notifier.ready("")
+    notifier.reloading()
+    notifier.stopping()
+    await notifier.keep(lambda: pytest.fail("nobody asked"))
+
+
+def test_a_manager_that_is_gone_or_does_not_read_costs_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What cannot be told is logged, and neither waited for nor raised."""
+    Notifier({"NOTIFY_SOCKET": str(tmp_path / "nobody")}).ready("well")
+    assert "could not be told READY=1" in caplog.text
+    deaf = Manager(str(tmp_path / "deaf"))
+    notifier = Notifier({"NOTIFY_SOCKET": deaf.name})
+    caplog.clear()
+    while "could not be told" not in caplog.text:  # until the socket's buffer is full
+        notifier.stopping()
+    deaf.close()
+
+
+def test_other_processes_do_not_speak_for_the_service() -> None:
+    """What we start does not get the socket."""
+    environ = {"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "1", "WATCHDOG_PID": "1", "HOME": "/"}
+    assert without_notifier(environ) == {"HOME": "/"}
+
+
+# ---- the command ----
+
+
+HANDLERS = """
+import os, time
+from pathlib import Path
+
+async def hold(message):
+    Path("held").write_text(str(os.getpid()))
+    while not Path("go").exists():
+        time.sleep(0.01)
+"""
+
+
+async def started(folder: Path, manager: Manager, *arguments: str, watchdog_s: float | None = None) -> Command:
+    (folder / "handlers.py").write_text(HANDLERS)
+    environ = {**os.environ, "NOTIFY_SOCKET": manager.name}
+    if watchdog_s is not None:
+        environ["WATCHDOG_USEC"] = str(int(watchdog_s * 1e6))
+    command = [sys.executable, "-m", "wsfleet", "run", "feeds.toml", "--report", "report.json", *arguments]
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(*command, cwd=folder, stdout=pipe, stderr=pipe, env=environ)
+    return Command(process, folder)
+
+
+def write(folder: Path, uri: str, endpoints: int) -> None:
+    text = "".join(f'[[connect]]\nuri = "{uri}/{n}"\nname = "f{n}"\n' for n in range(endpoints))
+    (folder / "feeds.toml").write_text(f'{text}[[process]]\npattern = ">"\nhandler = "handlers:hold"\n')
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+async def test_the_command_tells_its_manager(manager: Manager, tmp_path: Path, workers: int) -> None:
+    """Ready comes once the fleet runs, then signs of life with a line of status, then that it ends."""
+    more = ("--workers", str(workers)) if workers else ()
+    async with FeedServer() as server:
+        write(tmp_path, server.uri, 6)
+        command = await started(tmp_path, manager, *more, watchdog_s=1)
+        first, *_ = await manager.until("READY")
+        assert set(first) == {"READY", "STATUS"}
+        await server.wait_clients(6)
+        while "6 of 6 endpoints open" not in (await manager.until("WATCHDOG"))[-1]["STATUS"]:
+            pass
+        command.kill(signal.SIGTERM)
+        assert (await manager.until("STOPPING"))[-1]["STATUS"].startswith("ending")
+        ended = await command.ended()
+    assert ended.code == 0, ended.err
+    assert not any("READY" in each for each in manager.heard())
+
+
+async def test_a_file_that_is_wrong_is_never_ready(manager: Manager, tmp_path: Path) -> None:
+    """Whoever waits for READY learns from the exit that there is none."""
+    (tmp_path / "feeds.toml").write_text("x = 1\n")
+    command = await started(tmp_path, manager)
+    assert (await command.ended()).code == 2
+    assert manager.heard() == []
+
+
+async def test_a_blocked_loop_gives_no_sign_of_life(manager: Manager, tmp_path: Path) -> None:
+    """While a processor holds the loop nothing is sent, so that the manager notices; afterwards it goes on."""
+    async with FeedServer() as server:
+        write(tmp_path, server.uri, 1)
+        command = await started(tmp_path, manager, watchdog_s=0.1)
+        await server.wait_clients(1)
+        await manager.until("WATCHDOG")
+        await server.send("x")
+        await command._until((tmp_path / "held").exists)
+        manager.heard()
+        await asyncio.sleep(0.5)  # ten signs of life
+        assert manager.heard() == []
+        (tmp_path / "go").touch()
+        await manager.until("WATCHDOG")
+        assert (await command.drained()).code == 0
+
+
+async def test_a_worker_that_is_blocked_is_replaced(manager: Manager, tmp_path: Path) -> None:
+    """Where a watchdog is set, the parent does with a silent worker what the manager would do with us."""
+    async with FeedServer() as server:
+        write(tmp_path, server.uri, 6)
+        command = await started(tmp_path, manager, "--workers", "2", watchdog_s=2)
+        await server.wait_clients(6)
+        await server.clients[0].send("x")
+        await command._until((tmp_path / "held").exists)
+        await command.until_said("has said nothing for")
+        await command.until_said("started again")
+        (tmp_path / "go").touch()
+        while len(server.requests) < 7:
+            await asyncio.sleep(0.01)
+        await server.wait_clients(6)
+        ended = await command.drained()
+    assert ended.code == 0, ended.err
+    assert json.loads((tmp_path / "report.json").read_text())["workers"]["restarts"] == 1

@@ -1,0 +1,121 @@
+"""The build: what is compiled is a gift, never a condition."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.support.compiled import compiled
+from wsfleet.core.accel import PARTS
+
+ROOT = Path(__file__).parents[2]
+SOURCES = [part.replace(".", "/") + ".pyx" for part in PARTS]
+
+pytest.importorskip("setuptools")
+
+
+@pytest.fixture
+def build(tmp_path):
+    """Build a wheel and a source archive from a copy; returns the names in each, and what the build complained of."""
+    for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    left_out = shutil.ignore_patterns("*.so", "*.c", "*.egg-info", "__pycache__")
+    shutil.copytree(ROOT / "src", tmp_path / "src", ignore=left_out)
+
+    def run(**variables: str) -> tuple[list[str], list[str], str]:
+        # Nobody runs what is made here, so the compiler need not do its best.
+        environment = {**os.environ, "WSFLEET_NO_EXTENSIONS": "", "CFLAGS": "-O0", **variables}
+        command = [sys.executable, "setup.py", "-q", "sdist", "bdist_wheel"]
+        made = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
+        (wheel,), (archive,) = (tmp_path / "dist").glob("*.whl"), (tmp_path / "dist").glob("*.tar.gz")
+        with zipfile.ZipFile(wheel) as opened, tarfile.open(archive) as unpacked:
+            return opened.namelist(), [name.partition("/")[2] for name in unpacked.getnames()], made.stderr
+
+    return run
+
+
+def compiled_in(names: list[str]) -> list[str]:
+    return [name.partition(".")[0].replace("/", ".") for name in names if name.endswith((".so", ".pyd"))]
+
+
+def test_every_compiled_part_is_known():
+    """Each .pyx file is a part whose use is looked after, and the other way round."""
+    assert sorted(str(path.relative_to(ROOT / "src")) for path in (ROOT / "src").rglob("*.pyx")) == sorted(SOURCES)
+
+
+def test_a_wheel_brings_what_was_compiled_and_an_archive_its_sources(build):
+    """Who installs the wheel needs neither Cython nor a compiler; who has the archive can compile."""
+    for part in PARTS:
+        compiled(part)
+    wheel, archive, complaints = build()
+    assert sorted(compiled_in(wheel)) == sorted(PARTS)
+    assert {f"src/{source}" for source in SOURCES} <= set(archive)
+    assert not [name for name in (*wheel, *archive) if name.endswith(".c")]
+    assert not [name for name in wheel if name.endswith(".pyx")]
+    assert "could not be compiled" not in complaints
+
+
+def test_without_a_compiler_there_is_a_wheel_all_the_same(build):
+    """The wheel has everything else, and the build says once for each part that it isn't compiled."""
+    wheel, archive, complaints = build(CC=str(ROOT / "no-such-compiler"))
+    assert not compiled_in(wheel)
+    assert "wsfleet/transport/scanner.py" in wheel
+    assert {f"src/{source}" for source in SOURCES} <= set(archive)
+    assert [complaints.count(f"{part} could not be compiled") for part in PARTS] == [1] * len(PARTS)
+
+
+def test_without_cython_there_is_a_wheel_all_the_same(build, tmp_path):
+    """A Cython that is missing or broken costs speed, nothing else; the archive still has the sources."""
+    broken = tmp_path / "broken" / "Cython"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise ImportError('broken')")
+    wheel, archive, complaints = build(PYTHONPATH=str(broken.parent))
+    assert not compiled_in(wheel)
+    assert {f"src/{source}" for source in SOURCES} <= set(archive)
+    assert "could not be compiled" in complaints
+
+
+def test_nothing_is_compiled_where_that_is_not_wanted(build):
+    """With WSFLEET_NO_EXTENSIONS the wheel is one for every machine, and nobody complains."""
+    wheel, archive, complaints = build(WSFLEET_NO_EXTENSIONS="1")
+    assert not compiled_in(wheel)
+    assert {f"src/{source}" for source in SOURCES} <= set(archive)
+    assert "could not be compiled" not in complaints
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs make in a folder with the Makefile alone."""
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "src").mkdir()
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = ["make", "--no-print-directory", "PYTHON=false", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    return run
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_a_venv_made_by_hand_stays(tmp_path: Path, make: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+    """What make has not made it neither replaces nor cleans away, and says what to do; its own it does."""
+    for name in (".venv", ".venv-old"):
+        (tmp_path / name).mkdir()
+    done = make("demo")
+    assert done.returncode == 2
+    assert ".venv was not made by make: remove it, or name another place" in done.stderr
+    make("clean")
+    assert (tmp_path / ".venv").is_dir()
+    assert make("demo", "VENV=.venv-make").returncode == 2  # PYTHON is no Python
+    assert (tmp_path / ".venv-make" / ".made").exists()
+    assert "not made by make" not in make("demo", "VENV=.venv-make").stderr
+    (tmp_path / ".venv-old" / ".library").touch()  # by a Makefile of before
+    make("clean")
+    assert {each.name for each in tmp_path.iterdir() if each.name.startswith(".venv")} == {".venv"}

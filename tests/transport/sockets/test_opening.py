@@ -1,0 +1,762 @@
+"""Opening a socket: the handshake, and every way in which it can fail."""
+
+import asyncio
+import contextlib
+import datetime
+import logging
+import socket
+import ssl
+import threading
+
+import pytest
+from websockets.asyncio.server import serve
+
+from tests.conftest import open_fds
+from tests.support.peers import (
+    HOST,
+    HttpProxy,
+    SocksProxy,
+    accept,
+    answering,
+    listening,
+    request,
+    saying,
+    switching,
+    until_gone,
+)
+from tests.support.wirekit import BINARY, CLOSE, PING, TEXT, frame
+from wsfleet.core.errors import ConfigError, ConnectFailed, HandshakeRejected
+from wsfleet.core.retry import is_fatal
+from wsfleet.transport import dial
+from wsfleet.transport.base import DialRequest, Progress
+from wsfleet.transport.websockets import MAX_REDIRECTS, WebSocketTransport
+
+TLS = pytest.mark.parametrize("encrypted", [False, True], ids=["ws", "wss"])
+
+
+@pytest.fixture
+def sides(authority, encrypted):
+    """The scheme, the server's context and the client's options, for plain and encrypted."""
+    if encrypted:
+        return "wss", authority.server(), {"ssl": authority.client()}
+    return "ws", None, {}
+
+
+async def failure(connect, uri, **options):
+    """The error of an attempt that must fail."""
+    with pytest.raises(ConnectFailed) as caught:
+        await connect(uri, **options)
+    return caught.value
+
+
+async def echo(websocket):
+    async for message in websocket:
+        await websocket.send(message)
+
+
+# The handshake
+
+
+@TLS
+async def test_text_and_bytes_go_both_ways(connect, sides):
+    """What is written arrives as it was, and comes back the same way, plain and encrypted."""
+    scheme, server_side, options = sides
+    async with serve(echo, HOST, 0, ssl=server_side) as server:
+        port = server.sockets[0].getsockname()[1]
+        wire, collector = await connect(f"{scheme}://localhost:{port}/", **options)
+        sent = ["héllo", b"\x00\xff", "", "x" * 70_000, b"y" * 300_000]
+        for payload in sent:
+            wire.write(payload)
+        wire.close(1000)
+        error = await collector.ended
+    # What is still on its way when we begin to close is discarded; before, everything comes in its order.
+    assert collector.messages == sent[: len(collector.messages)]
+    assert error.code == 1000
+
+
+@TLS
+async def test_everything_comes_back(connect, sides):
+    """Messages of all sizes come back whole and in order."""
+    scheme, server_side, options = sides
+    async with serve(echo, HOST, 0, ssl=server_side, max_size=None) as server:
+        port = server.sockets[0].getsockname()[1]
+        wire, collector = await connect(f"{scheme}://localhost:{port}/", **options)
+        sent = ["", "é", b"", b"\x00", *(f"{number}" for number in range(2000)), "x" * 70_000, b"y" * 500_000, "end"]
+        for payload in sent:
+            wire.write(payload)
+        while not collector.messages or collector.messages[-1] != "end":
+            await asyncio.sleep(0.001)
+    assert collector.messages == sent
+
+
+async def test_the_request_is_what_was_asked_for(connect):
+    """Path, query, headers, a user agent and userinfo are sent; compression and subprotocols only on request."""
+    seen = []
+
+    async def handle(reader, writer):
+        seen.append(await request(reader))
+        writer.write(switching(seen[-1][1]))
+        await until_gone(reader)
+
+    async with listening(handle) as port:
+        wire, _ = await connect(f"ws://user:pass@{HOST}:{port}/a/b?c=d", headers={"X-Plan": "basic"})
+        first, headers = seen[0]
+        assert first == "GET /a/b?c=d HTTP/1.1"
+        assert headers["host"] == f"{HOST}:{port}"
+        assert headers["x-plan"] == "basic"
+        assert headers["authorization"] == "Basic dXNlcjpwYXNz"
+        assert "user-agent" in headers
+        assert "sec-websocket-extensions" not in headers
+        assert "sec-websocket-protocol" not in headers
+        assert wire.request_headers["X-Plan"] == "basic"
+        assert wire.response_headers["Upgrade"] == "websocket"
+        assert wire.subprotocol is None
+
+        own = {"Authorization": "Bearer own", "User-Agent": "own/1.0"}
+        await connect(f"ws://user:pass@{HOST}:{port}", headers=own, subprotocols=["a", "b"], compression="deflate")
+        first, headers = seen[1]
+        assert first == "GET / HTTP/1.1"
+        assert headers["authorization"] == "Bearer own"
+        assert headers["user-agent"] == "own/1.0"
+        assert headers["sec-websocket-protocol"] == "a, b"
+        assert "permessage-deflate" in headers["sec-websocket-extensions"]
+
+
+async def test_subprotocols(connect):
+    """The one that the server chose is told; none is None; one that was not offered fails the handshake."""
+    async with serve(echo, HOST, 0, subprotocols=["v2.feed", "v1.feed"]) as server:
+        uri = f"ws://{HOST}:{server.sockets[0].getsockname()[1]}"
+        wire, _ = await connect(uri, subprotocols=["v1.feed", "v0.feed"])
+        assert wire.subprotocol == "v1.feed"
+    async with serve(echo, HOST, 0) as server:
+        wire, _ = await connect(f"ws://{HOST}:{server.sockets[0].getsockname()[1]}", subprotocols=["v1.feed"])
+        assert wire.subprotocol is None
+
+    async def forward(reader, writer):
+        await accept(reader, writer, "Sec-WebSocket-Protocol: other")
+        await until_gone(reader)
+
+    async with listening(forward) as port:
+        error = await failure(connect, f"ws://{HOST}:{port}", subprotocols=["v1.feed"])
+        assert error.stage == "http"
+        assert "subprotocol" in str(error)
+
+
+@TLS
+async def test_compression(connect, sides):
+    """Compressed messages arrive as they were sent, and the limit counts what they are inflated to."""
+    scheme, server_side, options = sides
+
+    async def flood(websocket):
+        await websocket.send("a" * 5000)
+        await websocket.send(b"b" * 5000)
+        await websocket.send(["c" * 2000, "d" * 2000])
+        await websocket.send("e" * 5001)
+
+    async with serve(flood, HOST, 0, ssl=server_side) as server:
+        port = server.sockets[0].getsockname()[1]
+        uri = f"{scheme}://localhost:{port}"
+        _, collector = await connect(uri, compression="deflate", max_size=5000, **options)
+        error = await collector.ended
+    assert collector.messages == ["a" * 5000, b"b" * 5000, "c" * 2000 + "d" * 2000]
+    assert error.code == 1009
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 7, 50, 1000])
+async def test_the_answer_may_come_in_pieces_with_messages_right_behind(connect, step):
+    """However the answer is cut, and whatever comes in the same read, nothing of what follows is lost."""
+    behind = frame(TEXT, b"first") + frame(PING, b"p") + frame(BINARY, b"second") + frame(CLOSE, b"\x03\xf0bye")
+
+    async def handle(reader, writer):
+        _, headers = await request(reader)
+        whole = switching(headers, "X-Cut: \t padded \t") + behind
+        for pos in range(0, len(whole), step):
+            writer.write(whole[pos : pos + step])
+            await writer.drain()
+            await asyncio.sleep(0)
+        await until_gone(reader)
+
+    async with listening(handle) as port:
+        _, collector = await connect(f"ws://{HOST}:{port}", close_s=0.1)
+        error = await collector.ended
+    assert collector.messages == ["first", b"second"]
+    assert (error.code, error.reason) == (1008, "bye")
+
+
+@TLS
+async def test_a_server_that_accepts_and_closes_is_heard_out(connect, sides):
+    """Messages and the close code that come with the answer arrive, although the socket is gone before the start."""
+    scheme, server_side, options = sides
+    said = frame(TEXT, b"one") + frame(TEXT, b"two") + frame(CLOSE, b"\x03\xf0too many")
+    async with listening(saying(said), tls=server_side) as port:
+        wire, collector = await connect(f"{scheme}://localhost:{port}", started=False, **options)
+        await asyncio.sleep(0.05)
+        collector.start(wire)
+        error = await collector.ended
+    assert collector.messages == ["one", "two"]
+    assert (error.code, error.reason) == (1008, "too many")
+
+
+@TLS
+async def test_a_burst_before_the_end_is_not_cut_off(connect, sides):
+    """A server that sends a megabyte and closes at once is read to its last message and its close frame."""
+    scheme, server_side, options = sides
+    count = 10_000
+    said = b"".join(frame(TEXT, b"%06d" % number + b"x" * 94) for number in range(count)) + frame(CLOSE, b"\x03\xe9")
+    async with listening(saying(said), tls=server_side) as port:
+        _, collector = await connect(f"{scheme}://localhost:{port}", **options)
+        error = await collector.ended
+    assert [int(message[:6]) for message in collector.messages] == list(range(count))
+    assert error.code == 1001
+
+
+# Answers that open nothing
+
+
+@pytest.mark.parametrize(
+    ("head", "status", "wait_s"),
+    [
+        ("HTTP/1.1 401 Unauthorized\r\nWWW-Authenticate: Bearer", 401, None),
+        ("HTTP/1.1 429 Too Many Requests\r\nRetry-After: 12", 429, 12.0),
+        ("HTTP/1.1 429 Too Many Requests\r\nretry-after: soon", 429, None),
+        ("HTTP/1.1 503 Service Unavailable\r\nRetry-After: Thu, 01 Jan 1970 00:00:00 GMT", 503, 0.0),
+        ("HTTP/1.0 502 Bad Gateway", 502, None),
+        ("HTTP/1.1 200 OK\r\nContent-Length: 1000000", 200, None),
+        ("HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked", 404, None),
+        ("HTTP/1.1 302 Found", 302, None),
+        ("HTTP/1.1 304 Not Modified\r\nLocation: /elsewhere", 304, None),
+    ],
+)
+async def test_a_rejection_is_told_as_soon_as_its_head_is_there(connect, head, status, wait_s):
+    """Status, headers and Retry-After are known without the body, which may be endless, and the socket's end."""
+    async with listening(answering(f"{head}\r\n\r\nsome of a body".encode(), and_close=False)) as port:
+        error = await failure(connect, f"ws://{HOST}:{port}/?token=s3kr1t")
+    assert isinstance(error, HandshakeRejected)
+    assert (error.status, error.stage, error.retry_after_s) == (status, "http", wait_s)
+    assert all(name == name.lower() for name in error.headers)
+    assert "s3kr1t" not in str(error)
+    assert is_fatal(error) == (status in (401, 404))
+
+
+HEAD = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+
+
+NO_ANSWERS = [
+    b"",
+    b"HTTP/1.1 101 Switching Protocols\r\n",
+    b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+    b"\r\n\r\n",
+    b"HTTP/2 101 Switching Protocols\r\n\r\n",
+    b"HTTP/1.1 999 No\r\n\r\n",
+    b"HTTP/1.1 101 Switching Protocols\r\n\r\n",
+    b"HTTP/1.0 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
+    f"{HEAD}\r\n".encode(),
+    f"{HEAD}Sec-WebSocket-Accept: bm8gc3VjaCBrZXk=\r\n\r\n".encode(),
+    f"{HEAD}Sec-WebSocket-Accept: a\r\nSec-WebSocket-Accept: b\r\n\r\n".encode(),
+    f"{HEAD}: no name\r\n\r\n".encode(),
+    f"{HEAD}X-Long: {'x' * 9000}\r\n\r\n".encode(),
+    (HEAD + "X-Many: x\r\n" * 200 + "\r\n").encode(),
+    b"\x00" * 100_000,
+    b"HTTP/1.1 101 " + b"x" * 100_000,
+    HEAD.encode() + b"X-Endless: " + b"x" * 100_000,
+]
+
+
+@pytest.mark.parametrize("and_close", [True, False], ids=["closes", "stays"])
+async def test_what_is_no_answer_fails_at_the_stage_http(connect, and_close):
+    """Garbage, too much and too little fail the attempt at once; only silence has to be waited for."""
+    for answer in NO_ANSWERS:
+        if not and_close and len(answer) < 100 and b"\r\n\r\n" not in answer:
+            continue  # silence: for the caller's deadline
+        async with listening(answering(answer, and_close=and_close)) as port:
+            error = await failure(connect, f"ws://{HOST}:{port}")
+        assert error.stage == "http"
+        assert not isinstance(error, HandshakeRejected)
+        assert error.__cause__ is not None
+        assert str(error) not in ("", "http: ")
+
+
+async def test_an_extension_that_was_not_asked_for(connect):
+    """A server that compresses without being asked is refused: its frames could not be read."""
+
+    async def forward(reader, writer):
+        await accept(reader, writer, "Sec-WebSocket-Extensions: permessage-deflate")
+        await until_gone(reader)
+
+    async with listening(forward) as port:
+        error = await failure(connect, f"ws://{HOST}:{port}")
+    assert error.stage == "http"
+    assert "extension" in str(error)
+
+
+async def test_a_reset_while_waiting_for_the_answer(connect):
+    """A server that drops the socket instead of answering is a failure at the stage http, whichever way it does it."""
+
+    async def drop(reader, writer):
+        await request(reader)
+        writer.transport.abort()
+
+    async with listening(drop) as port:
+        assert (await failure(connect, f"ws://{HOST}:{port}")).stage == "http"
+
+
+# Where it goes wrong
+
+
+async def test_nobody_listens(connect):
+    """A refused connection is a failure at the stage tcp, with the system's error as its cause."""
+    with socket.socket() as unused:
+        unused.bind((HOST, 0))
+        error = await failure(connect, f"ws://{HOST}:{unused.getsockname()[1]}/?token=s3kr1t")
+    assert error.stage == "tcp"
+    assert isinstance(error.__cause__, OSError)
+    assert not is_fatal(error)
+
+
+async def test_an_unknown_name(connect, monkeypatch):
+    """A name that does not resolve is a failure at the stage dns, and not for good."""
+
+    def unknown(*args, **options):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unknown)
+    error = await failure(connect, "ws://feed.example/")
+    assert error.stage == "dns"
+    assert isinstance(error.__cause__, socket.gaierror)
+    assert not is_fatal(error)
+
+
+async def test_a_broken_address_does_not_keep_from_a_good_one(connect, monkeypatch):
+    """Of several addresses the first that connects is taken."""
+    async with listening(saying(frame(CLOSE, b"\x03\xe9"))) as port:
+        with socket.socket() as unused:
+            unused.bind(("127.0.0.2", 0))
+            found = [
+                (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("127.0.0.2", unused.getsockname()[1])),
+                (socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", (HOST, port)),
+            ]
+            monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+            _, collector = await connect("ws://feed.example/")
+            assert (await collector.ended).code == 1001
+
+
+@pytest.mark.parametrize("kind", ["unknown authority", "wrong name", "expired"])
+async def test_a_bad_certificate_is_for_good(connect, authority, kind):
+    """Authority, name and validity are checked; what fails is a failure at the stage tls, and fatal."""
+    now = datetime.datetime.now(datetime.UTC)
+    long_ago = {"not_before": now - datetime.timedelta(days=9), "not_after": now - datetime.timedelta(days=2)}
+    server_side = {
+        "unknown authority": authority.server(),
+        "wrong name": authority.server("other.example"),
+        "expired": authority.server(**(long_ago if kind == "expired" else {})),
+    }[kind]
+    ours = None if kind == "unknown authority" else authority.client()
+    async with listening(until_gone_only, tls=server_side) as port:
+        error = await failure(connect, f"wss://localhost:{port}/?token=s3kr1t", ssl=ours)
+    assert error.stage == "tls"
+    assert isinstance(error.__cause__, ssl.SSLCertVerificationError)
+    assert is_fatal(error)
+    assert "s3kr1t" not in str(error)
+
+
+async def until_gone_only(reader, writer):
+    await until_gone(reader)
+
+
+@pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""], ids=["no TLS", "closes"])
+async def test_a_server_that_speaks_no_tls(connect, authority, answer):
+    """TLS that is not answered with TLS is a failure at the stage tls, and not for good."""
+
+    async def handle(reader, writer):
+        await reader.read(10)
+        writer.write(answer)
+        writer.close()
+        await until_gone(reader)
+
+    async with listening(handle) as port:
+        error = await failure(connect, f"wss://localhost:{port}", ssl=authority.client())
+    assert error.stage == "tls"
+    assert isinstance(error.__cause__, OSError)
+    assert not is_fatal(error)
+
+
+@pytest.mark.parametrize(
+    ("uri", "headers"),
+    [
+        ("http://feed.example/?token=s3kr1t", {}),
+        ("ws://user:s3kr1t:x@feed.example:port/", {}),
+        ("ws://.feed.example/?token=s3kr1t", {}),
+        ("ws://feed.example/", {"Authorization": "Bearer s3kr1t\r\nHost: elsewhere"}),
+        ("ws://feed.example/", {"Authorization": "Bearer s3kr1t–"}),
+    ],
+)
+async def test_what_cannot_be_sent_is_for_good(connect, uri, headers):
+    """A URI or headers that no attempt could ever use are fatal, and are not quoted."""
+    error = await failure(connect, uri, headers=headers)
+    assert error.stage == "uri"
+    assert isinstance(error.__cause__, ConfigError)
+    assert is_fatal(error)
+    assert "s3kr1t" not in f"{error} {error.__cause__}"
+
+
+async def test_the_debug_log_has_no_credentials(connect, caplog):
+    """Whatever level the log is set to, no handshake is written there."""
+    caplog.set_level(logging.DEBUG)
+    async with listening(saying(frame(TEXT, b"s3kr1t"))) as port:
+        _, collector = await connect(f"ws://{HOST}:{port}/?token=s3kr1t", headers={"Authorization": "Bearer s3kr1t"})
+        await collector.ended
+    assert "s3kr1t" not in caplog.text
+
+
+# Redirects
+
+
+class Redirecting:
+    """A server that redirects as its `answers` say, by path, and opens what has none; `seen` keeps the requests."""
+
+    def __init__(self):
+        self.answers = {}
+        self.seen = []
+
+    async def __call__(self, reader, writer):
+        first, headers = await request(reader)
+        path = first.split(" ")[1]
+        self.seen.append((path, headers))
+        location = self.answers.get(path)
+        if location is None:
+            writer.write(switching(headers))
+        else:
+            writer.write(f"HTTP/1.1 307 Temporary Redirect\r\nLocation: {location}\r\n\r\n".encode())
+        await until_gone(reader)
+
+
+OWN = {"Authorization": "Bearer s3kr1t", "Cookie": "a=b", "X-Api-Key": "s3kr1t", "X-Plan": "basic"}
+
+
+async def test_a_redirect_on_the_same_origin_keeps_the_headers(connect):
+    """Headers and userinfo go along, relative and absolute; a fragment in the Location is left away."""
+    server = Redirecting()
+    async with listening(server) as port:
+        server.answers = {"/": "/next", "/next": f"ws://{HOST}:{port}/last?x=1#part"}
+        await connect(f"ws://user:pass@{HOST}:{port}", headers={"X-Api-Key": "s3kr1t"})
+    assert [path for path, _ in server.seen] == ["/", "/next", "/last?x=1"]
+    for _, headers in server.seen:
+        assert headers["x-api-key"] == "s3kr1t"
+        assert headers["authorization"] == "Basic dXNlcjpwYXNz"
+
+
+async def test_a_redirect_to_another_origin_takes_no_header_along(connect):
+    """Nothing that the user set goes to another host or port, userinfo included: credentials have many names."""
+    here, there = Redirecting(), Redirecting()
+    async with listening(here) as port, listening(there) as other:
+        here.answers = {"/": f"http://{HOST}:{other}/there"}
+        there.answers = {"/there": "/again"}
+        await connect(f"ws://{HOST}:{port}", headers=OWN)
+        await connect(f"ws://user:s3kr1t@{HOST}:{port}")
+    assert [path for path, _ in there.seen] == ["/there", "/again", "/there", "/again"]
+    for _, headers in there.seen:
+        assert not {name.lower() for name in OWN} & set(headers)
+        assert "s3kr1t" not in repr(headers)
+
+
+async def test_a_redirect_from_ws_to_wss_is_followed(connect, authority):
+    """Encryption may be gained on the way, and takes no header along either: it is another origin."""
+    here, there = Redirecting(), Redirecting()
+    async with listening(here) as port, listening(there, tls=authority.server()) as other:
+        here.answers = {"/": f"wss://localhost:{other}/"}
+        await connect(f"ws://{HOST}:{port}", headers=OWN, ssl=authority.client())
+    assert not {name.lower() for name in OWN} & set(there.seen[0][1])
+
+
+@pytest.mark.parametrize("location", ["ws://{host}:{port}/", "http://{host}:{port}/"])
+async def test_a_redirect_from_wss_to_ws_is_refused(connect, authority, location):
+    """Encryption is not given up on the way, and nothing is sent to where it would be."""
+    here, there = Redirecting(), Redirecting()
+    async with listening(here, tls=authority.server()) as port, listening(there) as other:
+        here.answers = {"/": location.format(host=HOST, port=other)}
+        error = await failure(connect, f"wss://localhost:{port}", headers=OWN, ssl=authority.client())
+    assert error.stage == "http"
+    assert there.seen == []
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "ftp://feed.example/",
+        "ws://",
+        "ws://feed.example:port/",
+        "ws://.feed.example/",
+        "javascript:alert(1)",
+        "//",
+        "//[",
+    ],
+)
+async def test_a_redirect_to_nowhere_fails(connect, location):
+    """A Location that cannot be reached is a failure at the stage http, and not for good."""
+    server = Redirecting()
+    server.answers = {"/": location}
+    async with listening(server) as port:
+        error = await failure(connect, f"ws://{HOST}:{port}")
+    assert error.stage == "http"
+    assert not is_fatal(error)
+
+
+async def test_redirects_have_an_end(connect):
+    """A server that redirects in circles is given up after a few."""
+    server = Redirecting()
+    server.answers = {"/": "/"}
+    async with listening(server) as port:
+        error = await failure(connect, f"ws://{HOST}:{port}")
+    assert error.stage == "http"
+    assert len(server.seen) == MAX_REDIRECTS + 1
+
+
+# Proxies
+
+
+@TLS
+@pytest.mark.parametrize("scheme_of_proxy", ["http", "https"])
+async def test_through_an_http_proxy(connect, authority, sides, scheme_of_proxy, transport):
+    """CONNECT carries plain and encrypted connections, over a plain or encrypted way to the proxy."""
+    scheme, server_side, options = sides
+    proxy = HttpProxy()
+    transport._dialer._context = done(authority.client())  # for the way to the proxy, which has no option of its own
+    async with (
+        listening(saying(frame(TEXT, b"hello"), frame(CLOSE, b"\x03\xe9")), tls=server_side) as port,
+        listening(proxy, tls=authority.server() if scheme_of_proxy == "https" else None) as proxy_port,
+    ):
+        url = f"{scheme_of_proxy}://localhost:{proxy_port}"
+        _, collector = await connect(f"{scheme}://localhost:{port}", proxy=url, **options)
+        error = await collector.ended
+    assert proxy.asked == [f"CONNECT localhost:{port}"]
+    assert collector.messages == ["hello"]
+    assert error.code == 1001
+
+
+def done(value):
+    future = asyncio.get_running_loop().create_future()
+    future.set_result(value)
+    return future
+
+
+async def test_an_http_proxy_with_a_password(connect):
+    """User and password of the proxy's URL are sent to the proxy; wrong ones are its failure, and are not quoted."""
+    proxy = HttpProxy(user="someone", password="s3kr1t")
+    async with listening(saying(frame(TEXT, b"hello"))) as port, listening(proxy) as proxy_port:
+        uri = f"ws://{HOST}:{port}"
+        _, collector = await connect(uri, proxy=f"http://someone:s3kr1t@{HOST}:{proxy_port}")
+        await collector.ended
+        assert collector.messages == ["hello"]
+        error = await failure(connect, uri, proxy=f"http://someone:wr0ng@{HOST}:{proxy_port}")
+    assert error.stage == "proxy"
+    assert "407" in str(error)
+    assert "wr0ng" not in str(error)
+
+
+@pytest.mark.parametrize(
+    "answer", [b"", b"garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"x" * 100_000, b"HTTP/1.1 200 OK\r\n\r\nearly"]
+)
+async def test_a_proxy_that_answers_badly(connect, answer):
+    """Whatever a proxy does wrong is a failure at the stage proxy."""
+    async with listening(answering(answer)) as port:
+        error = await failure(connect, "wss://feed.example/", proxy=f"http://{HOST}:{port}")
+    assert error.stage == "proxy"
+    assert error.__cause__ is not None
+
+
+async def test_a_bad_certificate_behind_a_proxy(connect, authority):
+    """TLS through a proxy checks the server's certificate, and the failure is TLS's."""
+    async with (
+        listening(until_gone_only, tls=authority.server("other.example")) as port,
+        listening(HttpProxy()) as proxy_port,
+    ):
+        error = await failure(
+            connect, f"wss://localhost:{port}", proxy=f"http://{HOST}:{proxy_port}", ssl=authority.client()
+        )
+    assert error.stage == "tls"
+    assert isinstance(error.__cause__, ssl.SSLCertVerificationError)
+
+
+@TLS
+@pytest.mark.parametrize(("scheme_of_proxy", "asked"), [("socks5h", "localhost"), ("socks5", "127.0.0.1")])
+async def test_through_a_socks_proxy(connect, sides, scheme_of_proxy, asked, monkeypatch):
+    """SOCKS carries plain and encrypted connections, with a password; `h` leaves the name to the proxy to look up."""
+    scheme, server_side, options = sides
+    proxy = SocksProxy(user="someone", password="s3kr1t")
+    monkeypatch.setattr("python_socks.async_.asyncio._resolver.Resolver.resolve", None)  # on the loop's executor
+    async with listening(saying(frame(TEXT, b"hello")), tls=server_side) as port, listening(proxy) as proxy_port:
+        url = f"{scheme_of_proxy}://someone:s3kr1t@localhost:{proxy_port}"
+        _, collector = await connect(f"{scheme}://localhost:{port}", proxy=url, **options)
+        await collector.ended
+        assert collector.messages == ["hello"]
+        assert proxy.asked == [f"{asked}:{port}"]
+        wrong = f"{scheme_of_proxy}://someone:wr0ng@{HOST}:{proxy_port}"
+        error = await failure(connect, f"{scheme}://localhost:{port}", proxy=wrong, **options)
+    assert error.stage == "proxy"
+    assert "wr0ng" not in str(error)
+
+
+async def test_a_socks_proxy_that_refuses(connect):
+    """A refusal, a proxy that is gone and one that speaks something else are failures at the stage proxy."""
+    async with listening(SocksProxy(refuses=True)) as port:
+        assert (await failure(connect, "ws://feed.example/", proxy=f"socks5h://{HOST}:{port}")).stage == "proxy"
+    assert (await failure(connect, "ws://feed.example/", proxy=f"socks5h://{HOST}:{port}")).stage == "proxy"
+
+    async def hang_up(reader, writer):
+        await reader.read(1)
+
+    async with listening(hang_up) as port:
+        assert (await failure(connect, "ws://feed.example/", proxy=f"socks5h://{HOST}:{port}")).stage == "proxy"
+
+
+async def test_the_environments_proxy(connect, monkeypatch):
+    """The environment's proxy is used unless it is forbidden, there by no_proxy or here by proxy=False."""
+    proxy = HttpProxy()
+    async with listening(saying(frame(TEXT, b"hello"))) as port, listening(proxy) as proxy_port:
+        monkeypatch.setenv("ws_proxy", f"http://{HOST}:{proxy_port}")
+        for options, asked in ((dict[str, object](), 1), ({"proxy": False}, 1)):
+            _, collector = await connect(f"ws://{HOST}:{port}", **options)
+            await collector.ended
+            assert collector.messages == ["hello"]
+            assert len(proxy.asked) == asked
+        monkeypatch.setenv("no_proxy", HOST)
+        await connect(f"ws://{HOST}:{port}")
+        assert len(proxy.asked) == 1
+        monkeypatch.delenv("no_proxy")
+        monkeypatch.setenv("ws_proxy", "someone:s3kr1t@proxy.example")
+        error = await failure(connect, f"ws://{HOST}:{port}")
+    assert error.stage == "proxy"
+    assert "s3kr1t" not in f"{error}{error.__cause__}"
+
+
+# Cancelling
+
+
+async def hang(reader, writer):
+    await reader.read(2**16)
+    await until_gone(reader)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "stage", "proxy"),
+    [
+        ("ws", "http", None),
+        ("wss", "tls", None),
+        ("ws", "proxy", "http"),
+        ("ws", "proxy", "https"),
+        ("ws", "proxy", "socks5h"),
+    ],
+)
+async def test_cancelling_leaves_nothing_open(transport, authority, scheme, stage, proxy):
+    """At whatever the server falls silent, an attempt that is cancelled closes its socket."""
+    arrived, gone = asyncio.Event(), asyncio.Event()
+
+    async def silent(reader, writer):
+        arrived.set()
+        with contextlib.suppress(ConnectionError):
+            while await reader.read(2**16):
+                pass
+        gone.set()
+
+    async with listening(silent) as port:
+        target = DialRequest(
+            "test",
+            f"{scheme}://localhost:{port}",
+            {},
+            ssl=authority.client() if scheme == "wss" else None,
+            proxy=f"{proxy}://localhost:{port}" if proxy else False,
+        )
+        progress = Progress()
+        attempt = asyncio.create_task(transport.open(target, progress))
+        await arrived.wait()
+        while progress.stage != stage:
+            await asyncio.sleep(0.01)
+        attempt.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await attempt
+        await gone.wait()
+
+
+@pytest.mark.parametrize("turns", range(1, 16))
+async def test_cancelling_at_any_turn_of_the_loop_leaves_nothing_open(transport, authority, turns):
+    """An attempt that is cancelled after any number of turns leaves no socket, or is a wire that can be dropped."""
+
+    async def stays(reader, writer):
+        await accept(reader, writer)
+        writer.write(frame(TEXT, b"hello"))
+        await until_gone(reader)
+
+    async with listening(stays, tls=authority.server()) as port:
+        before = open_fds()
+        # An address, as the thread that looks up a name would take up all of the turns.
+        target = DialRequest("test", f"wss://{HOST}:{port}", {}, ssl=authority.client(), proxy=False)
+        attempt = asyncio.create_task(transport.open(target, Progress()))
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        attempt.cancel()
+        await asyncio.wait([attempt])
+        if not attempt.cancelled() and attempt.exception() is None:
+            attempt.result().abort()
+        while open_fds() - before:  # the server leaves it to us to close
+            await asyncio.sleep(0.01)
+
+
+async def test_cancelling_a_lookup_leaves_nothing_behind(monkeypatch):
+    """A lookup that hangs does not keep an attempt from being cancelled, and ends by itself."""
+    release = threading.Event()
+    transport = WebSocketTransport()
+
+    def slow(*args, **options):
+        release.wait(10)
+        raise socket.gaierror(socket.EAI_AGAIN, "try again")
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    progress = Progress()
+    attempt = asyncio.create_task(transport.open(DialRequest("test", "ws://feed.example", {}), progress))
+    await asyncio.sleep(0.01)
+    attempt.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await attempt
+    assert progress.stage == "dns"
+    release.set()
+    await transport.aclose()
+
+
+# The context of all
+
+
+async def test_endpoints_share_one_context(connect, authority, monkeypatch):
+    """All that bring no SSLContext of their own get the same one, made once, and not on the loop's thread."""
+    made = []
+    context = authority.client()
+
+    def create():
+        made.append(threading.current_thread())
+        return context
+
+    monkeypatch.setattr(dial.ssl, "create_default_context", create)
+    async with listening(saying(frame(CLOSE, b"\x03\xe9")), tls=authority.server()) as port:
+        wires = await asyncio.gather(*(connect(f"wss://localhost:{port}") for _ in range(5)))
+        for _, collector in wires:
+            await collector.ended
+    assert len(made) == 1
+    assert made[0] is not threading.main_thread()
+
+
+async def test_a_context_that_cannot_be_made_is_tried_again(connect, authority, monkeypatch):
+    """CAs that cannot be read fail an attempt, not all that come after."""
+    answers = [OSError("no such file"), authority.client()]
+
+    def create():
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(dial.ssl, "create_default_context", create)
+    async with listening(saying(frame(CLOSE, b"\x03\xe9")), tls=authority.server()) as port:
+        error = await failure(connect, f"wss://localhost:{port}")
+        assert isinstance(error.__cause__, OSError)
+        assert error.stage == "tls"
+        _, collector = await connect(f"wss://localhost:{port}")
+        assert (await collector.ended).code == 1001

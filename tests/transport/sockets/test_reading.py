@@ -1,0 +1,375 @@
+"""An open socket: reading and not reading, writing, closing, and its end."""
+
+import asyncio
+import contextlib
+import struct
+
+import pytest
+from websockets.frames import BINARY, CLOSE, PING, PONG, TEXT
+
+from tests.support.peers import HOST, accept, listening, reset, saying, until_gone
+from tests.support.wirekit import frame, written_frames
+from wsfleet.core.errors import NotOpen
+
+TLS = pytest.mark.parametrize("encrypted", [False, True], ids=["ws", "wss"])
+
+
+@pytest.fixture
+def sides(authority, encrypted):
+    """The scheme, the server's context and the client's options, for plain and encrypted."""
+    if encrypted:
+        return "wss", authority.server(), {"ssl": authority.client()}
+    return "ws", None, {}
+
+
+async def until(condition):
+    """Wait for something that has to happen; the test's own limit ends a wait in vain."""
+    while not condition():
+        await asyncio.sleep(0.005)
+
+
+async def settled(count):
+    """Wait until a count has stopped growing."""
+    seen = -1
+    while count() != seen:
+        seen = count()
+        await asyncio.sleep(0.2)
+    return seen
+
+
+async def fill(wire):
+    """Write until nothing more is taken, neither by the wire nor by the buffers behind it; the bytes written."""
+    sent = stalled = 0
+    while stalled < 3:
+        if wire.writable:
+            wire.write(bytes(100_000))
+            sent += 100_000
+            stalled = 0
+            await asyncio.sleep(0)
+        else:
+            stalled += 1
+            await asyncio.sleep(0.02)
+    return sent
+
+
+# Reading and not reading
+
+
+@TLS
+async def test_pausing_stalls_the_server(connect, sides):
+    """A paused wire hands over nothing more and lets the server's writes stall; resumed, it goes on without a gap."""
+    scheme, server_side, options = sides
+    count, size = 4000, 16_000
+    sent = 0
+
+    async def flood(reader, writer):
+        nonlocal sent
+        await accept(reader, writer)
+        for number in range(count):
+            writer.write(frame(BINARY, struct.pack("!I", number) + bytes(size)))
+            await writer.drain()
+            sent += 1
+        await until_gone(reader)
+
+    async with listening(flood, tls=server_side) as port:
+        _, collector = await connect(f"{scheme}://localhost:{port}", pause_every=1, **options)
+        await until(lambda: collector.paused)
+        stalled = await settled(lambda: sent)
+        assert stalled < count, "64 MB went into the buffers of a socket that nobody reads"
+        assert len(collector.batches) == 1
+        assert collector.while_paused == 0
+        collector.pause_every = 0
+        collector.resume()
+        await until(lambda: len(collector.messages) == count)
+    assert [struct.unpack("!I", message[:4])[0] for message in collector.messages] == list(range(count))
+
+
+@TLS
+async def test_a_paused_wire_is_read_to_its_end_afterwards(connect, sides):
+    """What a server sent before it closed is there, close code included, when a paused wire goes on."""
+    scheme, server_side, options = sides
+    said = b"".join(frame(TEXT, b"%03d" % number + b"x" * 300) for number in range(500)) + frame(CLOSE, b"\x03\xf3bye")
+    async with listening(saying(said), tls=server_side) as port:
+        wire, collector = await connect(f"{scheme}://localhost:{port}", started=False, **options)
+        wire.pause()
+        collector.start(wire)
+        await asyncio.sleep(0.1)
+        wire.resume()
+        error = await collector.ended
+    assert [int(message[:3]) for message in collector.messages] == list(range(500))
+    assert (error.code, error.reason) == (1011, "bye")
+
+
+async def test_writing_and_pings_go_on_while_paused(connect):
+    """Not reading keeps nobody from sending."""
+    received = b""
+
+    async def listen(reader, writer):
+        nonlocal received
+        await accept(reader, writer)
+        while data := await reader.read(1000):
+            received += data
+
+    async with listening(listen) as port:
+        wire, _ = await connect(f"ws://{HOST}:{port}")
+        wire.pause()
+        wire.write("hello")
+        wire.ping()
+        wire.write(b"bytes")
+        await until(lambda: len(received) >= 6 + 5 + 6 + 8 + 6 + 5)
+    frames = written_frames(received)
+    assert [opcode for opcode, _ in frames] == [TEXT, PING, BINARY]
+    assert [payload for _, payload in frames if payload in (b"hello", b"bytes")] == [b"hello", b"bytes"]
+
+
+async def test_pings_and_their_answers(connect):
+    """A pong sets the latency and answers all pings before its own; a stray one changes nothing."""
+    say = asyncio.Queue()
+    pings = []
+
+    async def answer(reader, writer):
+        await accept(reader, writer)
+        received = b""
+        while len(pings) < 3:
+            received += await reader.read(1000)
+            pings[:] = [payload for opcode, payload in written_frames(received) if opcode == PING]
+        while True:
+            writer.write(frame(PONG, await say.get()))
+
+    async with listening(answer) as port:
+        wire, _ = await connect(f"ws://{HOST}:{port}")
+        assert wire.ping_sent is None
+        wire.ping()
+        first = wire.ping_sent
+        for _ in range(2):
+            await asyncio.sleep(0.01)
+            wire.ping()
+        assert wire.ping_sent == first
+        await until(lambda: len(pings) == 3)
+        assert len(set(pings)) == 3
+        last_frame = wire.last_frame
+        say.put_nowait(b"stray")
+        await until(lambda: wire.last_frame > last_frame)
+        assert (wire.latency_s, wire.ping_sent) == (None, first)
+        say.put_nowait(pings[1])
+        await until(lambda: wire.latency_s is not None)
+        assert wire.ping_sent > first
+        assert wire.latency_s > 0
+        say.put_nowait(pings[2])
+        await until(lambda: wire.ping_sent is None)
+
+
+# Ends
+
+
+async def test_a_reset_in_the_middle_of_a_frame(connect):
+    """A socket that is torn down loses the unfinished message and nothing before it, and says what happened."""
+
+    async def tear(reader, writer):
+        await accept(reader, writer)
+        writer.write(frame(TEXT, b"whole") + frame(TEXT, b"torn" * 100)[:50])
+        await reader.read(1)
+        reset(writer)
+
+    async with listening(tear) as port:
+        wire, collector = await connect(f"ws://{HOST}:{port}")
+        await until(lambda: collector.messages == ["whole"])
+        wire.write("go on")
+        error = await collector.ended
+    assert collector.messages == ["whole"]
+    assert error.code == 1006
+    assert isinstance(error.__cause__, ConnectionResetError)
+    with pytest.raises(NotOpen):
+        wire.write("too late")
+    wire.ping()
+    wire.close(1000)
+    wire.abort()
+
+
+@TLS
+async def test_an_end_without_a_close_frame(connect, sides):
+    """A socket that just ends is lost with 1006, after everything that came."""
+    scheme, server_side, options = sides
+    async with listening(saying(frame(TEXT, b"last") + frame(TEXT, b"torn")[:3]), tls=server_side) as port:
+        _, collector = await connect(f"{scheme}://localhost:{port}", **options)
+        error = await collector.ended
+    assert collector.messages == ["last"]
+    assert error.code == 1006
+    assert "without a close frame" in error.reason
+
+
+async def test_a_peer_that_ends_and_does_not_read_is_left_after_close_s(connect):
+    """After the peer's end what we still have to send is given `close_s`, however full the buffers are."""
+    full = asyncio.Event()
+
+    async def end(reader, writer):
+        await accept(reader, writer)
+        await full.wait()
+        writer.write_eof()
+        await asyncio.Event().wait()
+
+    async with listening(end) as port:
+        wire, collector = await connect(f"ws://{HOST}:{port}", close_s=0.05)
+        await fill(wire)
+        full.set()
+        assert (await collector.ended).code == 1006
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        (frame(TEXT, b"\xff"), 1007),
+        (frame(TEXT, b"a", mask=b"mask"), 1002),
+        (frame(TEXT, b"a", reserved=4), 1002),
+        (frame(BINARY, bytes(11)), 1009),
+        (frame(CLOSE, b"\x00\x01"), 1002),
+    ],
+)
+async def test_a_peer_that_breaks_the_rules_is_told_and_left(connect, said, code):
+    """The connection is failed with the right code, which the peer gets as well; what follows is not handed over."""
+    received = b""
+
+    async def break_rules(reader, writer):
+        nonlocal received
+        await accept(reader, writer)
+        writer.write(frame(TEXT, b"good") + said + frame(TEXT, b"late"))
+        received = await until_gone(reader)
+
+    async with listening(break_rules) as port:
+        _, collector = await connect(f"ws://{HOST}:{port}", max_size=10, close_s=0.05)
+        error = await collector.ended
+        await until(lambda: received)
+    assert collector.messages == ["good"]
+    assert error.code == code
+    [(opcode, payload)] = written_frames(received)
+    assert opcode == CLOSE
+    assert struct.unpack("!H", payload[:2])[0] == code
+
+
+@TLS
+@pytest.mark.parametrize("manner", ["silent", "talks on", "does not read"])
+async def test_a_peer_that_never_closes_is_left_after_close_s(connect, sides, manner):
+    """Closing ends within `close_s` whatever the peer does, and hands over nothing that comes after it began."""
+    scheme, server_side, options = sides
+    closing = asyncio.Event()
+
+    async def stay(reader, writer):
+        await accept(reader, writer)
+        if manner == "talks on":
+            with contextlib.suppress(ConnectionError):
+                while True:
+                    writer.write(frame(TEXT, b"after" if closing.is_set() else b"before"))
+                    await writer.drain()
+                    await asyncio.sleep(0.001)
+        elif manner == "silent":
+            await until_gone(reader)
+        else:
+            await asyncio.Event().wait()
+
+    async with listening(stay, tls=server_side) as port:
+        wire, collector = await connect(f"{scheme}://localhost:{port}", close_s=0.1, **options)
+        if manner == "does not read":
+            await fill(wire)
+        wire.close(1001, "going")
+        closing.set()
+        with pytest.raises(NotOpen):
+            wire.write("late")
+        error = await collector.ended
+    assert error.code == 1001
+    assert "after" not in collector.messages
+
+
+@TLS
+async def test_closing_hands_over_what_came_before_and_is_answered(connect, sides):
+    """After `close` the peer's answer ends the connection with its code; reading goes on for that even when paused."""
+    scheme, server_side, options = sides
+
+    async def answer(reader, writer):
+        await accept(reader, writer)
+        writer.write(frame(TEXT, b"before"))
+        received = b""
+        while not any(opcode == CLOSE for opcode, _ in written_frames(received)):
+            received += await reader.read(1000)
+        writer.write(frame(TEXT, b"after") + frame(CLOSE, b"\x0f\xa0so long"))
+        await writer.drain()
+        writer.close()
+
+    async with listening(answer, tls=server_side) as port:
+        wire, collector = await connect(f"{scheme}://localhost:{port}", pause_every=1, **options)
+        await until(lambda: collector.paused)
+        wire.close(1000, "é" * 100)
+        error = await collector.ended
+    assert collector.messages == ["before"]
+    assert (error.code, error.reason) == (4000, "so long")
+
+
+@TLS
+async def test_aborting_is_at_once(connect, sides):
+    """`abort` drops the socket without a word, and gives its reason where the peer gave none."""
+    scheme, server_side, options = sides
+
+    async def stay(reader, writer):
+        await accept(reader, writer)
+        writer.write(frame(TEXT, b"hello"))
+        await until_gone(reader)
+
+    async with listening(stay, tls=server_side) as port:
+        wire, collector = await connect(f"{scheme}://localhost:{port}", **options)
+        await until(lambda: collector.messages)
+        wire.abort("no data for 5 s")
+        error = await collector.ended
+    assert (error.code, error.reason) == (1006, "no data for 5 s")
+
+
+# Writing
+
+
+@TLS
+async def test_a_peer_that_does_not_read_is_felt(connect, sides):
+    """The write buffer fills, `writable` says so, and whoever waits goes on when the peer reads again."""
+    scheme, server_side, options = sides
+    read_on = asyncio.Event()
+    received = 0
+
+    async def wait(reader, writer):
+        nonlocal received
+        await accept(reader, writer)
+        await read_on.wait()
+        while data := await reader.read(2**16):
+            received += len(data)
+
+    async with listening(wait, tls=server_side) as port:
+        wire, _ = await connect(f"{scheme}://localhost:{port}", **options)
+        assert wire.writable
+        await wire.wait_writable()
+        sent, waited_in_vain = 0, False
+        while not waited_in_vain:  # the system's buffers may still grow a little
+            sent += await fill(wire)
+            waiting = [asyncio.create_task(wire.wait_writable()) for _ in range(3)]
+            waited_in_vain = not (await asyncio.wait(waiting, timeout=0.2, return_when=asyncio.FIRST_COMPLETED))[0]
+        waiting[0].cancel()
+        await asyncio.wait([waiting[0]])
+        assert not waiting[1].done()
+        read_on.set()
+        await asyncio.gather(*waiting[1:])
+        assert wire.writable
+        await until(lambda: received >= sent)
+
+
+async def test_who_waits_for_room_is_told_of_the_loss(connect):
+    """Waiting for room ends with the socket."""
+
+    async def wait(reader, writer):
+        await accept(reader, writer)
+        await asyncio.Event().wait()
+
+    async with listening(wait) as port:
+        wire, collector = await connect(f"ws://{HOST}:{port}")
+        await fill(wire)
+        waiting = asyncio.create_task(wire.wait_writable())
+        await asyncio.sleep(0.01)
+        assert not waiting.done()
+        wire.abort()
+        await waiting
+        await collector.ended
+    await wire.wait_writable()
