@@ -22,19 +22,15 @@ from wsfleet.core.topics import check_pattern, check_topic, compile_pattern
 from wsfleet.endpoint.connect_limiter import ConnectLimiter, host_of
 from wsfleet.endpoint.connection import Connection, Keeper
 from wsfleet.endpoint.decode import compile_factory
-from wsfleet.endpoint.ingest import CALLERS as INGEST_CALLERS
 from wsfleet.endpoint.liveness import Sweep
-from wsfleet.endpoint.on_open import CALLERS as LOGIN_CALLERS
 from wsfleet.endpoint.pool import Identify, Pool, PoolKeeper, check_pool
 from wsfleet.endpoint.requests import Match
 from wsfleet.endpoint.supervisor import Services, Supervisor
 from wsfleet.fleet.names import Names
 from wsfleet.pipeline.handler import Function, Sink, check_processor, default_name, is_sink
 from wsfleet.pipeline.hub import Hub
-from wsfleet.pipeline.latest import CALLERS as LATEST_CALLERS
 from wsfleet.pipeline.mailbox import Mailbox
 from wsfleet.pipeline.plan import Plan, check_plan
-from wsfleet.pipeline.processor import CALLERS as PROCESSOR_CALLERS
 from wsfleet.pipeline.processor import Processor, Work
 from wsfleet.pipeline.subscription import Subscription
 from wsfleet.transport.base import Transport
@@ -42,8 +38,6 @@ from wsfleet.transport.base import Transport
 __all__ = ["Registry", "check_fleet", "check_process_pattern"]
 
 log = logging.getLogger("wsfleet")
-
-_CALLERS = {**INGEST_CALLERS, **PROCESSOR_CALLERS, **LOGIN_CALLERS, **LATEST_CALLERS}
 
 
 def check_fleet(name: str, limits: Limits, drain_s: float) -> None:
@@ -97,7 +91,7 @@ class Registry(Services):
         self.hub.request_exit = self.request_exit
         self.limiter = ConnectLimiter(limits)
         self.sweep = Sweep(self.hub.unread)
-        self.watchdog = Watchdog(_CALLERS)
+        self.watchdog = Watchdog()
         self.observers = Observers()
         if transport is not None:
             self.transport = transport

@@ -10,16 +10,15 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from functools import cached_property, partial
-from types import CodeType
 from typing import Any
 
 from wsfleet.core.error_text import is_ours, shown
+from wsfleet.core.loop_watchdog import calls_user_code
 from wsfleet.core.message import DeadLetter, Message
 from wsfleet.core.retry import Backoff
 from wsfleet.pipeline.failure_log import FailureLog, log_sink
 from wsfleet.pipeline.handler import Function, Sink, is_async, is_sink
 from wsfleet.pipeline.hub import Hub
-from wsfleet.pipeline.key_order import CALLERS as LANES_CALLERS
 from wsfleet.pipeline.key_order import KeyOrder
 from wsfleet.pipeline.mailbox import Mailbox
 from wsfleet.pipeline.plan import Plan, RetryDelays
@@ -27,7 +26,7 @@ from wsfleet.pipeline.process_pool import ProcessCall, check_not_importing, chec
 from wsfleet.pipeline.queue import SLICE_S, MessageIterator
 from wsfleet.pipeline.thread_pool import AHEAD, Call, Slot, ThreadCall, ThreadPool
 
-__all__ = ["CALLERS", "Processor", "Work"]
+__all__ = ["Processor", "Work"]
 
 log = logging.getLogger("wsfleet")
 
@@ -142,6 +141,7 @@ class Processor:
         # Its subscription was closed. At the fleet's end a sink is closed after the drain instead.
         await self.close()
 
+    @calls_user_code("self")
     async def _one_by_one(self, function: Function) -> None:
         """The short path: one worker, one attempt, one message at a time."""
         calls = _Calls(self.mailbox)
@@ -213,6 +213,7 @@ class Processor:
             for message in messages:
                 mailbox.settled(message)
 
+    @calls_user_code("self")
     async def _call(self, payload: Any) -> None:
         timeout_s = self._plan.timeout_s
         if timeout_s is None:
@@ -329,11 +330,3 @@ class _Calls(MessageIterator):
         if not await self._mailbox.turn(self):
             raise StopAsyncIteration
         return self.take()
-
-
-CALLERS: dict[CodeType, str] = {
-    **LANES_CALLERS,
-    Processor._one_by_one.__code__: "self",
-    Processor._call.__code__: "self",
-}
-"""Where user code is called: the local variable there says for whom. For the watchdog."""
