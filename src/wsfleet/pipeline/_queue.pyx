@@ -11,6 +11,7 @@ from asyncio import get_running_loop
 
 cimport cython
 
+from wsfleet.core import turn_limits
 from wsfleet.core.message import Message
 
 cdef extern from *:
@@ -62,7 +63,7 @@ cdef extern from "Python.h":
     PyObject *PyList_GET_ITEM(object, Py_ssize_t)
 
 
-cdef double SLICE_S = 0.001
+cdef double SLICE_S = turn_limits.SLICE_S
 
 cdef unsigned long long TICKS = 100_000  # 20 microseconds at 5 GHz
 

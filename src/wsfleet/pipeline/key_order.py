@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from wsfleet.core.error_text import is_exit_request, shown
 from wsfleet.core.loop_watchdog import calls_user_code
 from wsfleet.core.message import Message
+from wsfleet.core.turn_limits import SLICE_S
 from wsfleet.pipeline.mailbox import Mailbox
-from wsfleet.pipeline.queue import SLICE_S
 
 __all__ = ["KeyOrder", "Taken"]
 

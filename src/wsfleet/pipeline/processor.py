@@ -6,7 +6,6 @@ import asyncio
 import logging
 import random
 import threading
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from functools import cached_property, partial
@@ -16,6 +15,7 @@ from wsfleet.core.error_text import is_ours, shown
 from wsfleet.core.loop_watchdog import calls_user_code
 from wsfleet.core.message import DeadLetter, Message
 from wsfleet.core.retry import Backoff
+from wsfleet.core.turn_limits import TimeSlice
 from wsfleet.pipeline.failure_log import FailureLog, log_sink
 from wsfleet.pipeline.handler import Function, Sink, is_async, is_sink
 from wsfleet.pipeline.hub import Hub
@@ -23,7 +23,7 @@ from wsfleet.pipeline.key_order import KeyOrder
 from wsfleet.pipeline.mailbox import Mailbox
 from wsfleet.pipeline.plan import Plan, RetryDelays
 from wsfleet.pipeline.process_pool import ProcessCall, check_not_importing, check_picklable
-from wsfleet.pipeline.queue import SLICE_S, MessageIterator
+from wsfleet.pipeline.queue import MessageIterator
 from wsfleet.pipeline.thread_pool import AHEAD, Call, Slot, ThreadCall, ThreadPool
 
 __all__ = ["Processor", "Work"]
@@ -160,17 +160,17 @@ class Processor:
 
     async def _as_planned(self) -> None:
         mailbox = self.mailbox
-        until = time.perf_counter() + SLICE_S
+        time_slice = TimeSlice()
         while True:
             taken, keys, _ = self._key_order.take(self._plan.batch or 1)
             if not taken:
                 if self._key_order.more:
-                    await asyncio.sleep(0)
+                    await time_slice.next_turn()
                 elif self._is_over():
                     return
                 else:
                     await mailbox.news()
-                until = time.perf_counter() + SLICE_S
+                    time_slice.restart()
                 continue
             mailbox.in_hand += len(taken)
             try:
@@ -179,9 +179,8 @@ class Processor:
                 self._key_order.free(keys)
                 if keys:
                     mailbox.wake()  # whoever found this key busy
-            if time.perf_counter() > until:
-                await asyncio.sleep(0)
-                until = time.perf_counter() + SLICE_S
+            if time_slice.expired():
+                await time_slice.next_turn()
 
     def _is_over(self) -> bool:
         mailbox = self.mailbox

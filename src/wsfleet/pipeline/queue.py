@@ -1,6 +1,6 @@
 """What happens to every single message of a mailbox, and so exists twice: here, the reference, and compiled.
 
-`_bounded.pyx` is the same in Cython, for where a compiler was at hand. Both pass the same tests.
+`_queue.pyx` is the same in Cython, for where a compiler was at hand. Both pass the same tests.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from wsfleet.core.accel import fastest
 from wsfleet.core.message import Message
+from wsfleet.core.turn_limits import SLICE_S
 
-__all__ = ["SLICE_S", "BoundedQueue", "Dispatcher", "Fifo", "MessageIterator"]
+__all__ = ["BoundedQueue", "Dispatcher", "Fifo", "MessageIterator"]
 
 B = TypeVar("B", bound="BoundedQueue")
-
-SLICE_S = 0.001
-"""How long a taker goes on without giving the event loop its turn: well below the 2 ms that wsfleet promises."""
 
 
 class Fifo(deque[Message[Any]]):

@@ -22,7 +22,7 @@ from wsfleet.transport.base import DialRequest, Payload, Progress, Receiver, Wir
 
 __all__ = ["FakeSocket", "FakeTransport"]
 
-READ_BYTES = 2**16
+from wsfleet.core.turn_limits import READ_BYTES
 
 
 class FakeSocket:

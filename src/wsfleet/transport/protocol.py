@@ -20,19 +20,17 @@ from websockets.protocol import Protocol
 
 from wsfleet.core.accel import fastest
 from wsfleet.core.errors import ConnectionLost
+from wsfleet.core.turn_limits import READ_BYTES, SLICE_S
 from wsfleet.transport import scanner
 from wsfleet.transport.base import Payload, Receiver
 from wsfleet.transport.dial import Opening
-from wsfleet.transport.fairness import LOSS_S, SLICE_S, Turns
+from wsfleet.transport.fairness import LOSS_S, Turns
 from wsfleet.transport.fragments import Fragments, TooManyFragments
 from wsfleet.transport.inflate import Inflater
 from wsfleet.transport.scanner import frame_end
 from wsfleet.transport.writer import WRITE_BYTES, Writing
 
-__all__ = ["READ_BYTES", "TLS_READ_BYTES", "WebSocketWire"]
-
-READ_BYTES = 2**16
-"""One read of a socket at most, and so one batch at most."""
+__all__ = ["TLS_READ_BYTES", "WebSocketWire"]
 
 TLS_READ_BYTES = 2**18 + 2**16
 """What a TLS transport may have decrypted at a time: one read of its own, 256 KiB, and the record begun before.

@@ -22,8 +22,8 @@ from starlette.routing import Route
 from wsfleet.core import __version__
 from wsfleet.core.errors import ConfigError, FleetError
 from wsfleet.core.redact import redact_text
+from wsfleet.core.turn_limits import in_slices
 from wsfleet.fleet.reloading import Reloaded
-from wsfleet.fleet.snapshot import in_slices
 from wsfleet.serve.prometheus import exposition
 from wsfleet.serve.status.cache import Look, Looks
 from wsfleet.serve.status.source import NoFile, Source
@@ -37,9 +37,6 @@ log = logging.getLogger("wsfleet")
 
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 """Of the page's files."""
-
-ROWS = 200
-"""Rows encoded in one turn of the loop: less than a millisecond."""
 
 
 def make_app(source: Source, looks: Looks) -> Starlette:
@@ -179,7 +176,7 @@ async def _encoded(look: Look) -> AsyncIterator[bytes]:
         begin = b","
         if isinstance(value, list):
             comma = b"["
-            async for rows in in_slices(value, ROWS):
+            async for rows in in_slices(value):
                 yield comma + msgspec.json.encode(rows, enc_hook=str)[1:-1]
                 comma = b","
             yield b"]" if value else b"[]"

@@ -11,7 +11,8 @@ from typing import Any
 
 from wsfleet.core.message import State
 from wsfleet.core.stats import RETIRED, about_feeds
-from wsfleet.fleet.snapshot import in_slices, percentile
+from wsfleet.core.turn_limits import in_slices
+from wsfleet.fleet.snapshot import percentile
 from wsfleet.serve.status.source import Down, Report, Source
 from wsfleet.serve.status.tables import ENDPOINTS, SUBSCRIPTIONS, Table
 
@@ -28,8 +29,6 @@ DOWN = 20
 
 LISTED = 100
 """So many endpoints that are down are named by /readyz."""
-
-ROWS = 500
 
 _OF_ENDPOINTS = ("received", "received_bytes", "sent", "malformed", "connects", "losses")
 _OF_SUBSCRIPTIONS = ("processed", "failed", "dropped", "pending")
@@ -63,7 +62,7 @@ class Look:
         latencies: list[float] = []
         worst: list[Mapping[str, Any]] = []
         paused = 0
-        async for rows in in_slices(self.report["endpoints"], ROWS):
+        async for rows in in_slices(self.report["endpoints"]):
             _add(totals, _OF_ENDPOINTS, rows)
             there = [row for row in rows if row["name"] != RETIRED]
             states.update([row["state"] for row in there])
@@ -71,7 +70,7 @@ class Look:
             worst = _worst([*worst, *self._down_among(there)])
             latencies += [row["latency_s"] for row in there if row["latency_s"] is not None]
         slowest: list[Mapping[str, Any]] = []
-        async for rows in in_slices(self.report["subscriptions"], ROWS):
+        async for rows in in_slices(self.report["subscriptions"]):
             _add(totals, _OF_SUBSCRIPTIONS, [row for row in rows if about_feeds(row["pattern"])])
             slowest = _slowest([*slowest, *rows])
         latencies.sort()

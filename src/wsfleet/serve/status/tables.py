@@ -9,7 +9,7 @@ from typing import Any
 
 from wsfleet.core.message import State
 from wsfleet.core.stats import RETIRED, EndpointStats, SubscriptionStats
-from wsfleet.fleet.snapshot import in_slices
+from wsfleet.core.turn_limits import in_slices
 from wsfleet.serve.status.source import Down
 
 __all__ = ["ENDPOINTS", "SUBSCRIPTIONS", "BadParameter", "Query", "Table"]
@@ -18,9 +18,6 @@ Row = Mapping[str, Any]
 
 MOST = 500
 """Rows in one answer."""
-
-STEP = 1000
-"""Rows searched in one turn of the loop."""
 
 
 class BadParameter(ValueError):
@@ -108,7 +105,7 @@ class Table:
         """Return the rows that `query` asks for, and of how many they are a part."""
         found = self._in_order(query.sort, query.order)
         if query.search or query.state:
-            found = [row async for rows in in_slices(found, STEP) for row in self._matching(rows, query)]
+            found = [row async for rows in in_slices(found) for row in self._matching(rows, query)]
         return {
             "total": len(self._rows),
             "matched": len(found),
