@@ -26,7 +26,8 @@ from wsfleet.core.redact import redact_uri
 from wsfleet.endpoint.session import Session
 from wsfleet.fleet.fleet import Fleet
 from wsfleet.pipeline.subscription import Subscription
-from wsfleet.runtime.run import FAILED, MISUSED, run_fleet
+from wsfleet.runtime.loop import FAILED, MISUSED
+from wsfleet.runtime.run import run_fleet
 
 __all__ = ["add_arguments", "main"]
 

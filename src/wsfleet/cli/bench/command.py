@@ -19,7 +19,8 @@ from wsfleet.cli.bench.peer import SMALLEST
 from wsfleet.cli.bench.programs import PROGRAMS
 from wsfleet.core import __version__
 from wsfleet.core.accel import accelerated
-from wsfleet.runtime.run import ENDED_WELL, FAILED, MISUSED, check_report, write_report
+from wsfleet.runtime.loop import ENDED_WELL, FAILED, MISUSED
+from wsfleet.runtime.report import check_report, write_report
 from wsfleet.runtime.subprocess import child_process
 from wsfleet.transport.open_files import raise_limit
 

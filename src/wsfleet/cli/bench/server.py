@@ -11,7 +11,7 @@ import sys
 from functools import partial
 
 from wsfleet.cli.bench.peer import Peer, frame, payloads, serve
-from wsfleet.runtime.run import run_loop
+from wsfleet.runtime.loop import run_loop
 from wsfleet.transport.open_files import raise_limit
 
 

@@ -15,7 +15,7 @@ import sys
 import msgspec
 
 from wsfleet.cli.bench.programs import PROGRAMS, Load
-from wsfleet.runtime.run import run_loop
+from wsfleet.runtime.loop import run_loop
 from wsfleet.transport.open_files import raise_limit
 
 __all__ = ["main"]

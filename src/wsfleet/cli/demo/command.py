@@ -19,7 +19,9 @@ from wsfleet.cli.demo.prices import Price
 from wsfleet.core.message import Message
 from wsfleet.core.options import Buffer, Endpoint, Liveness, Overflow, Reconnect
 from wsfleet.fleet.fleet import Fleet
-from wsfleet.runtime.run import FAILED, INTERRUPTED, MISUSED, check_report, run_fleet
+from wsfleet.runtime.loop import FAILED, INTERRUPTED, MISUSED
+from wsfleet.runtime.report import check_report
+from wsfleet.runtime.run import run_fleet
 from wsfleet.runtime.subprocess import child_process
 from wsfleet.transport.open_files import SPARE, raise_limit
 
