@@ -298,7 +298,7 @@ class Mailbox(BoundedQueue):
         if self.waiting:
             await asyncio.sleep(0)
         ready = await self.ready()
-        taker.restart()
+        taker._restart()
         return ready
 
     async def news(self) -> None:

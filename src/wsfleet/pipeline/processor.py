@@ -147,9 +147,9 @@ class Processor:
         calls = _Calls(self.mailbox)
         while True:
             try:
-                await calls.call_each(function)
+                await calls._call_each(function)
             except BaseException as exc:
-                message = calls.give_back()
+                message = calls._give_back()
                 if message is None:
                     raise
                 self._failed([message], exc, 1)
@@ -325,7 +325,7 @@ class _Calls(MessageIterator):
         super().__init__(mailbox, keeps=True)
         self._mailbox = mailbox
 
-    async def slow(self) -> Message[Any]:
+    async def _slow(self) -> Message[Any]:
         if not await self._mailbox.turn(self):
             raise StopAsyncIteration
-        return self.take()
+        return self._take()
