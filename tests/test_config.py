@@ -19,13 +19,12 @@ from wsfleet.config import Report
 from wsfleet.config.faults import Wrong
 from wsfleet.config.filling import Filled, Filler
 from wsfleet.config.lines import find_lines
-from wsfleet.config.matching import can_match
 from wsfleet.config.units import SIZES, TIMES, read_seconds, read_size
 from wsfleet.config.values import Reader
 from wsfleet.core.errors import ConfigError
 from wsfleet.core.options import Buffer, Limits, Liveness, Overflow, Reconnect, Retry
-from wsfleet.core.topics import compile_pattern, compile_topic
-from wsfleet.pipeline.plan import Plan
+from wsfleet.core.topics import can_match, compile_pattern, compile_topic
+from wsfleet.pipeline.handler import Plan
 
 HANDLERS = """
 from dataclasses import dataclass

@@ -11,8 +11,7 @@ import httpx
 import pytest
 
 from wsfleet import Buffer, Endpoint, Fleet, Message, Overflow, Reconnect
-from wsfleet.serve.status.events import KEPT, Events
-from wsfleet.serve.status.sse import MOST
+from wsfleet.serve.status.events import KEPT, MAX_WATCHERS, Events
 from wsfleet.testing import FakeTransport
 
 
@@ -93,7 +92,7 @@ async def test_every_kind() -> None:
 
 async def test_a_quiet_fleet_sends_comments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing happens a comment goes now and then, and events still come after it."""
-    monkeypatch.setattr("wsfleet.serve.status.sse.QUIET_S", 0.02)
+    monkeypatch.setattr("wsfleet.serve.status.events.QUIET_S", 0.02)
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     fleet.connect("ws://a.test", name="a")
@@ -153,7 +152,7 @@ async def test_who_goes_is_forgotten() -> None:
     server = fleet.serve_http("127.0.0.1:0")
     async with fleet:
         writers = []
-        for _ in range(MOST):
+        for _ in range(MAX_WATCHERS):
             reader, writer = await asyncio.open_connection(*server.address.split(":"))
             writer.write(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
             await reader.readuntil(b"watching")

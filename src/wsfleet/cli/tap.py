@@ -21,8 +21,8 @@ from wsfleet.core.checks import check_uri
 from wsfleet.core.errors import ConfigError, ConnectFailed, ConnectionLost, FleetError, HandshakeRejected
 from wsfleet.core.message import Message, State, StateChange
 from wsfleet.core.options import Endpoint, Reconnect
-from wsfleet.core.printable import printable
 from wsfleet.core.redact import redact_uri
+from wsfleet.core.text import printable
 from wsfleet.endpoint.session import Session
 from wsfleet.fleet.fleet import Fleet
 from wsfleet.pipeline.subscription import Subscription

@@ -9,16 +9,15 @@ from typing import Any, get_type_hints
 
 from wsfleet import sinks
 from wsfleet.config.faults import Place, did_you_mean
-from wsfleet.config.matching import can_match, fleet_topics
 from wsfleet.config.reload import Entry
 from wsfleet.config.values import Reader, Skip
 from wsfleet.core.errors import ConfigError
 from wsfleet.core.options import Endpoint, Limits, ProcessorOptions
+from wsfleet.core.topics import can_match, fleet_topics
 from wsfleet.endpoint.pool import Identify
 from wsfleet.endpoint.requests import Match
 from wsfleet.fleet.fleet import Fleet
-from wsfleet.pipeline.handler import check_processor
-from wsfleet.pipeline.plan import Plan
+from wsfleet.pipeline.handler import Plan, check_processor
 
 __all__ = ["Declaring"]
 

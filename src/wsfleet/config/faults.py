@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from wsfleet.core.printable import printable
+from wsfleet.core.text import printable
 
 __all__ = ["DEEPEST", "Fault", "Place", "Wrong", "closest", "did_you_mean", "show_place"]
 

@@ -20,8 +20,7 @@ from wsfleet.fleet.lifecycle import Lifecycle
 from wsfleet.fleet.registry import Registry, check_fleet, check_process_pattern
 from wsfleet.fleet.run import run_blocking
 from wsfleet.fleet.snapshot import snapshot, totals
-from wsfleet.pipeline.handler import Function, Sink
-from wsfleet.pipeline.plan import Plan, check_plan
+from wsfleet.pipeline.handler import Function, Plan, Sink, check_plan
 from wsfleet.pipeline.subscription import Subscription
 from wsfleet.transport.base import Transport
 

@@ -17,7 +17,7 @@ from wsfleet.core.loop_watchdog import Watchdog
 from wsfleet.core.observer import Observers
 from wsfleet.core.options import Buffer, Endpoint, EndpointOptions, Limits, ProcessorOptions
 from wsfleet.core.stats import EndpointStats, FleetStats, add_rows, is_balanced
-from wsfleet.core.suggest import suggestion
+from wsfleet.core.text import suggestion
 from wsfleet.core.topics import check_pattern, check_topic, compile_pattern
 from wsfleet.endpoint.connect_limiter import ConnectLimiter, host_of
 from wsfleet.endpoint.connection import Connection, Keeper
@@ -27,10 +27,9 @@ from wsfleet.endpoint.pool import Identify, Pool, PoolKeeper, check_pool
 from wsfleet.endpoint.requests import Match
 from wsfleet.endpoint.supervisor import Services, Supervisor
 from wsfleet.fleet.names import Names
-from wsfleet.pipeline.handler import Function, Sink, check_processor, default_name, is_sink
+from wsfleet.pipeline.handler import Function, Plan, Sink, check_plan, check_processor, default_name, is_sink
 from wsfleet.pipeline.hub import Hub
 from wsfleet.pipeline.mailbox import Mailbox
-from wsfleet.pipeline.plan import Plan, check_plan
 from wsfleet.pipeline.processor import Processor, Work
 from wsfleet.pipeline.subscription import Subscription
 from wsfleet.transport.base import Transport

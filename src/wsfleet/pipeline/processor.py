@@ -17,11 +17,10 @@ from wsfleet.core.message import DeadLetter, Message
 from wsfleet.core.retry import Backoff
 from wsfleet.core.turn_limits import TimeSlice
 from wsfleet.pipeline.failure_log import FailureLog, log_sink
-from wsfleet.pipeline.handler import Function, Sink, is_async, is_sink
+from wsfleet.pipeline.handler import Function, Plan, RetryDelays, Sink, is_async, is_sink
 from wsfleet.pipeline.hub import Hub
 from wsfleet.pipeline.key_order import KeyOrder
 from wsfleet.pipeline.mailbox import Mailbox
-from wsfleet.pipeline.plan import Plan, RetryDelays
 from wsfleet.pipeline.process_pool import ProcessCall, check_not_importing, check_picklable
 from wsfleet.pipeline.queue import MessageIterator
 from wsfleet.pipeline.thread_pool import AHEAD, Call, Slot, ThreadCall, ThreadPool

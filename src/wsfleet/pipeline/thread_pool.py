@@ -20,8 +20,8 @@ from typing import Any, Protocol
 
 from wsfleet.core.message import Message
 from wsfleet.core.retry import Backoff
+from wsfleet.pipeline.handler import Plan, RetryDelays
 from wsfleet.pipeline.key_order import Taken
-from wsfleet.pipeline.plan import Plan, RetryDelays
 
 __all__ = ["Call", "Slot", "ThreadCall", "ThreadPool"]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from wsfleet.config import Report, check
 from wsfleet.config.faults import Wrong
-from wsfleet.config.matching import unknown_kind
 from wsfleet.config.references import References, is_reference
 from wsfleet.core.error_text import describe
 from wsfleet.core.errors import ConfigError
 from wsfleet.core.redact import redact_uri
+from wsfleet.core.topics import unknown_kind
 from wsfleet.fleet.fleet import Fleet
 
 __all__ = ["complain", "find_fleet", "is_uri", "tell"]

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from wsfleet.cli.arguments import count, seconds
 from wsfleet.cli.demo.board import Board, Recoveries
-from wsfleet.cli.demo.plan import make_plan
-from wsfleet.cli.demo.prices import Price
+from wsfleet.cli.demo.scenario import Price, make_plan
 from wsfleet.core.message import Message
 from wsfleet.core.options import Buffer, Endpoint, Liveness, Overflow, Reconnect
 from wsfleet.fleet.fleet import Fleet

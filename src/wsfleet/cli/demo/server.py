@@ -15,8 +15,7 @@ import time
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.protocol import State
 
-from wsfleet.cli.demo.plan import LATEST_START, Fault, make_plan
-from wsfleet.cli.demo.prices import Prices
+from wsfleet.cli.demo.scenario import LATEST_START, Fault, Prices, make_plan
 from wsfleet.runtime.loop import run_loop
 from wsfleet.transport.open_files import raise_limit
 

@@ -12,7 +12,7 @@ from typing import Any
 from textual.content import Content
 
 from wsfleet.cli.top.picture import Picture, Verdict, count, duration
-from wsfleet.core.printable import one_line
+from wsfleet.core.text import one_line
 
 __all__ = [
     "STATE_STYLES",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
@@ -26,14 +27,15 @@ from wsfleet.core.turn_limits import in_slices
 from wsfleet.fleet.reloading import Reloaded
 from wsfleet.serve.prometheus import exposition
 from wsfleet.serve.status.cache import Look, Looks
+from wsfleet.serve.status.events import MAX_WATCHERS, event_stream
 from wsfleet.serve.status.source import NoFile, Source
-from wsfleet.serve.status.sse import MOST, stream
 from wsfleet.serve.status.tables import ENDPOINTS, SUBSCRIPTIONS, BadParameter, Query, Shape, Table
-from wsfleet.serve.status.threads import in_thread
 
 __all__ = ["make_app", "page_files"]
 
 log = logging.getLogger("wsfleet")
+
+T = TypeVar("T")
 
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 """Of the page's files."""
@@ -90,7 +92,7 @@ class _Asked:
 
     async def metrics(self, request: Request) -> Response:
         report, accept = (await self._looks.get()).report, request.headers.get("accept", "")
-        body, media_type = await in_thread(partial(exposition, report, accept=accept, version=__version__))
+        body, media_type = await _in_thread(partial(exposition, report, accept=accept, version=__version__))
         return Response(body, media_type=media_type)
 
     async def healthz(self, request: Request) -> Response:
@@ -130,14 +132,14 @@ class _Asked:
         return _json(await table(await self._looks.get()).answer(query))
 
     async def events(self, request: Request) -> Response:
-        if self._watching >= MOST:
-            return PlainTextResponse(f"{MOST} are watching already\n", 503, {"retry-after": "5"})
+        if self._watching >= MAX_WATCHERS:
+            return PlainTextResponse(f"{MAX_WATCHERS} are watching already\n", 503, {"retry-after": "5"})
         return StreamingResponse(self._watched(), media_type="text/event-stream")
 
     async def _watched(self) -> AsyncIterator[bytes]:
         self._watching += 1
         try:
-            async with contextlib.aclosing(stream(self._source.events())) as events:
+            async with contextlib.aclosing(event_stream(self._source.events())) as events:
                 async for event in events:
                     yield event
         finally:
@@ -183,3 +185,32 @@ async def _encoded(look: Look) -> AsyncIterator[bytes]:
         else:
             yield msgspec.json.encode(value, enc_hook=str)
     yield b"}"
+
+
+async def _in_thread(function: Callable[..., T], *args: Any) -> T:
+    """Call `function` in a thread of its own: the loop's executor is the program's. Cancelled, it is left to itself."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def tell(result: T | None, error: BaseException | None) -> None:
+        if done.cancelled():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(result)  # type: ignore[arg-type]
+
+    def run() -> None:
+        result: T | None = None
+        error: BaseException | None = None
+        try:
+            result = function(*args)
+        except BaseException as exc:
+            error = exc
+        try:
+            loop.call_soon_threadsafe(tell, result, error)
+        except RuntimeError:  # the loop is closed
+            pass
+
+    threading.Thread(target=run, name="wsfleet-observe", daemon=True).start()
+    return await done
