@@ -109,7 +109,7 @@ async def test_a_slow_watcher_misses_some_and_is_told() -> None:
     slow, quick = events.watch(), events.watch()
     taken = 0
     for number in range(KEPT + 7):
-        events.tell(Message({}, f"$state.e{number}", received_at=float(number)))
+        events.publish(Message({}, f"$state.e{number}", received_at=float(number)))
         assert (await anext(quick))["topic"] == f"$state.e{number}"
     first = await anext(slow)
     assert first == {"at": 7.0, "topic": "$missed", "count": 7}
@@ -133,7 +133,7 @@ async def test_a_watcher_that_does_not_read_is_told_what_it_missed() -> None:
         await reader.readuntil(b"watching")
         source = server.source
         for number in range(20_000):
-            source._events.tell(Message({}, f"$state.{'x' * 500}{number}", received_at=1.0))
+            source._events.publish(Message({}, f"$state.{'x' * 500}{number}", received_at=1.0))
             if number % 100 == 0:
                 await asyncio.sleep(0)
         (watcher,) = source._events._watchers

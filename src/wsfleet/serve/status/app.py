@@ -26,10 +26,10 @@ from wsfleet.core.redact import redact_text
 from wsfleet.core.turn_limits import in_slices
 from wsfleet.fleet.reloading import Reloaded
 from wsfleet.serve.prometheus import exposition
-from wsfleet.serve.status.cache import Look, Looks
+from wsfleet.serve.status.cache import Snapshot, SnapshotCache
 from wsfleet.serve.status.events import MAX_WATCHERS, event_stream
 from wsfleet.serve.status.source import NoFile, Source
-from wsfleet.serve.status.tables import ENDPOINTS, SUBSCRIPTIONS, BadParameter, Query, Shape, Table
+from wsfleet.serve.status.tables import ENDPOINTS, SUBSCRIPTIONS, BadParameter, Query, Table, TableSchema
 
 __all__ = ["make_app", "page_files"]
 
@@ -41,21 +41,21 @@ TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".s
 """Of the page's files."""
 
 
-def make_app(source: Source, looks: Looks) -> Starlette:
+def make_app(source: Source, cache: SnapshotCache) -> Starlette:
     """Return the application."""
-    asked = _Asked(source, looks)
+    handlers = _Handlers(source, cache)
     routes = [
         *(Route(path, _page(file)) for path, file in page_files().items()),
-        Route("/metrics", asked.metrics),
-        Route("/healthz", asked.healthz),
-        Route("/readyz", asked.readyz),
-        Route("/api/stats", asked.stats),
-        Route("/api/overview", asked.overview),
-        Route("/api/history", asked.history),
-        Route("/api/endpoints", asked.endpoints),
-        Route("/api/subscriptions", asked.subscriptions),
-        Route("/api/events", asked.events),
-        Route("/api/reload", asked.reload, methods=["POST"]),
+        Route("/metrics", handlers.metrics),
+        Route("/healthz", handlers.healthz),
+        Route("/readyz", handlers.readyz),
+        Route("/api/stats", handlers.stats),
+        Route("/api/overview", handlers.overview),
+        Route("/api/history", handlers.history),
+        Route("/api/endpoints", handlers.endpoints),
+        Route("/api/subscriptions", handlers.subscriptions),
+        Route("/api/events", handlers.events),
+        Route("/api/reload", handlers.reload, methods=["POST"]),
     ]
     return Starlette(routes=routes)
 
@@ -81,55 +81,55 @@ def _page(file: Traversable) -> Callable[[Request], Awaitable[Response]]:
     return page
 
 
-class _Asked:
-    """One method for each path."""
+class _Handlers:
+    """The handlers of the paths."""
 
-    def __init__(self, source: Source, looks: Looks) -> None:
+    def __init__(self, source: Source, cache: SnapshotCache) -> None:
         self._source = source
-        self._looks = looks
+        self._cache = cache
         self._reloading = asyncio.Lock()
         self._watching = 0
 
     async def metrics(self, request: Request) -> Response:
-        report, accept = (await self._looks.get()).report, request.headers.get("accept", "")
+        report, accept = (await self._cache.get()).report, request.headers.get("accept", "")
         body, media_type = await _in_thread(partial(exposition, report, accept=accept, version=__version__))
         return Response(body, media_type=media_type)
 
     async def healthz(self, request: Request) -> Response:
-        report = (await self._looks.get()).report
+        report = (await self._cache.get()).report
         state = {key: report[key] for key in ("balanced", "loop_lag_s")}
         return _json({"healthy": report["balanced"], **state}, 200 if report["balanced"] else 503)
 
     async def readyz(self, request: Request) -> Response:
-        look = await self._looks.get()
-        count = (await look.overview(self._source))["down_count"]
+        snapshot = await self._cache.get()
+        count = (await snapshot.overview(self._source))["down_count"]
         status = 503 if count else 200
         if "text/plain" in request.headers.get("accept", ""):
-            return PlainTextResponse("".join(_lines(look.worst, count)), status)
-        listed = [{key: each[key] for key in ("name", "state", "since", "error")} for each in look.worst]
+            return PlainTextResponse("".join(_lines(snapshot.worst, count)), status)
+        listed = [{key: each[key] for key in ("name", "state", "since", "error")} for each in snapshot.worst]
         return _json({"ready": not count, "down": listed, "down_count": count}, status)
 
     async def stats(self, request: Request) -> Response:
-        return StreamingResponse(_encoded(await self._looks.get()), media_type="application/json")
+        return StreamingResponse(_encoded(await self._cache.get()), media_type="application/json")
 
     async def overview(self, request: Request) -> Response:
-        return _json(await (await self._looks.get()).overview(self._source))
+        return _json(await (await self._cache.get()).overview(self._source))
 
     async def history(self, request: Request) -> Response:
         return _json({"samples": self._source.history()})
 
     async def endpoints(self, request: Request) -> Response:
-        return await self._table(request, ENDPOINTS, lambda look: look.endpoints)
+        return await self._table(request, ENDPOINTS, lambda snapshot: snapshot.endpoints)
 
     async def subscriptions(self, request: Request) -> Response:
-        return await self._table(request, SUBSCRIPTIONS, lambda look: look.subscriptions)
+        return await self._table(request, SUBSCRIPTIONS, lambda snapshot: snapshot.subscriptions)
 
-    async def _table(self, request: Request, shape: Shape, table: Callable[[Look], Table]) -> Response:
+    async def _table(self, request: Request, schema: TableSchema, table: Callable[[Snapshot], Table]) -> Response:
         try:
-            query = Query.read(request.query_params.multi_items(), shape)
+            query = Query.read(request.query_params.multi_items(), schema)
         except BadParameter as exc:
             return PlainTextResponse(f"{exc}\n", 400)
-        return _json(await table(await self._looks.get()).answer(query))
+        return _json(await table(await self._cache.get()).answer(query))
 
     async def events(self, request: Request) -> Response:
         if self._watching >= MAX_WATCHERS:
@@ -170,10 +170,10 @@ def _lines(down: Sequence[Mapping[str, Any]], count: int) -> Iterable[str]:
         yield f"and {count - len(down)} more\n"
 
 
-async def _encoded(look: Look) -> AsyncIterator[bytes]:
+async def _encoded(snapshot: Snapshot) -> AsyncIterator[bytes]:
     """Yield the report as JSON, a few rows in each turn of the loop."""
     begin = b"{"
-    for key, value in look.report.items():
+    for key, value in snapshot.report.items():
         yield begin + msgspec.json.encode(key) + b":"
         begin = b","
         if isinstance(value, list):

@@ -141,13 +141,13 @@ class Events:
     def _left(self, watcher: Watcher) -> None:
         self._watchers.pop(watcher, None)
 
-    def tell(self, message: Message[Any]) -> None:
-        """Tell of one message of a `$` topic. Nothing is made of it where nobody watches."""
+    def publish(self, message: Message[Any]) -> None:
+        """Hand out one message of a `$` topic. It is not converted while nobody watches."""
         if self._watchers:
-            self.pass_on(plain(message))
+            self.publish_plain(plain(message))
 
-    def pass_on(self, event: Event) -> None:
-        """Tell of what is plain already: another process has made it so."""
+    def publish_plain(self, event: Event) -> None:
+        """Hand out an event that another process has converted already."""
         for watcher in self._watchers:
             watcher.put(event)
 

@@ -74,7 +74,7 @@ class FleetSource(Source):
 
     async def _seen(self, messages: list[Message[Any]]) -> None:
         for message in messages:
-            self._events.tell(message)
+            self._events.publish(message)
 
     async def _sample(self) -> None:
         loop = asyncio.get_running_loop()
@@ -91,7 +91,7 @@ class FleetSource(Source):
         """Return everything that is counted, now."""
         return self._fleet.stats().to_dict()
 
-    async def look(self) -> Report:
+    async def snapshot(self) -> Report:
         """Return the same without holding the loop for long."""
         stats = await self._fleet.snapshot()
         report = replace(stats, endpoints=(), subscriptions=()).to_dict()
