@@ -221,7 +221,10 @@ def hear(
     raise_limit()
     with ExitStack() as stack:
         ports: list[int] = []
-        for module, *arguments in (("benchmarks.paced", connections, rate), ("wsfleet.cli.bench.server", 128)):
+        for module, *arguments in (
+            ("benchmarks.paced", connections, rate),
+            ("wsfleet.cli.bench.children", "server", 128),
+        ):
             server = stack.enter_context(child_process(module, *arguments))
             assert server.stdout is not None
             ports.append(int(server.stdout.readline()))

@@ -29,7 +29,7 @@ from benchmarks.figures import Figure, Part, over, write
 from benchmarks.scale import SETTLE_S, check_open_files, limit_time
 from benchmarks.talk import Child
 from wsfleet import Connection, Fleet, Limits, Liveness, Message, State
-from wsfleet.runtime.run import SELDOM
+from wsfleet.runtime.loop import SELDOM
 from wsfleet.transport.base import DialRequest, Progress
 from wsfleet.transport.websockets import WebSocketTransport, WebSocketWire
 

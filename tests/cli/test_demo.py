@@ -20,7 +20,7 @@ from pathlib import Path
 import pytest
 
 from wsfleet.cli.demo.board import Board, Recoveries
-from wsfleet.cli.demo.plan import make_plan
+from wsfleet.cli.demo.scenario import make_plan
 from wsfleet.core.message import Message, State, StateChange
 from wsfleet.core.stats import EndpointStats, FleetStats, HubStats, SubscriptionStats
 

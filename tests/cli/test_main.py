@@ -14,7 +14,7 @@ import pytest
 from tests.support.command import Command, Start
 from wsfleet import accelerated
 from wsfleet.cli.main import main
-from wsfleet.runtime.run import SELDOM, run_loop
+from wsfleet.runtime.loop import SELDOM, run_loop
 from wsfleet.testing import FeedServer
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="signals are sent as on Unix")

@@ -16,16 +16,15 @@ from hypothesis import strategies as st
 
 from wsfleet import Endpoint, Fleet, config
 from wsfleet.config import Report
-from wsfleet.config.faults import Wrong
-from wsfleet.config.filling import Filled, Filler
+from wsfleet.config.faults import BadValue
 from wsfleet.config.lines import find_lines
-from wsfleet.config.matching import can_match
+from wsfleet.config.substitution import SubstitutedText, Substitutor
 from wsfleet.config.units import SIZES, TIMES, read_seconds, read_size
 from wsfleet.config.values import Reader
 from wsfleet.core.errors import ConfigError
 from wsfleet.core.options import Buffer, Limits, Liveness, Overflow, Reconnect, Retry
-from wsfleet.core.topics import compile_pattern, compile_topic
-from wsfleet.pipeline.plan import Plan
+from wsfleet.core.topics import can_match, compile_pattern, compile_topic
+from wsfleet.pipeline.handler import Plan
 
 HANDLERS = """
 from dataclasses import dataclass
@@ -264,7 +263,7 @@ def test_every_overflow_can_be_written(check: Check, overflow: Overflow) -> None
 
 def test_limits_and_buffers_reach_the_fleet(tmp_path: Path) -> None:
     """Nested tables become the nested options."""
-    reader = Reader(tmp_path, Filler(tmp_path, {}))
+    reader = Reader(tmp_path, Substitutor(tmp_path, {}))
     limits = reader.value("limits", Limits, {"handshakes": 2, "hosts": {"h": {"connects_per_s": 1}}}, ())
     assert limits == Limits(2, hosts={"h": Limits(connects_per_s=1)})
     buffer = reader.value("buffer", Buffer, {"bytes": "1 MiB", "overflow": "latest", "messages": 3}, ())
@@ -635,9 +634,9 @@ def test_what_was_filled_in_is_never_shown(check: Check, tmp_path: Path, secret:
 @given(st.text(st.characters(codec="utf-8"), min_size=4), st.text(max_size=5))
 def test_hiding_finds_every_copy(secret: str, around: str) -> None:
     """A text with a secret in it, as it is or as a repr, has none afterwards."""
-    filler = Filler(Path(), {"S": secret})
-    value = filler.fill(around.replace("$", "") + "${S}")
-    hidden = filler.hide(f"must not be {value!r}; {secret}")
+    substitutor = Substitutor(Path(), {"S": secret})
+    value = substitutor.substitute(around.replace("$", "") + "${S}")
+    hidden = substitutor.hide(f"must not be {value!r}; {secret}")
     assert secret not in hidden.replace(f"must not be {around.replace('$', '') + '${S}'!r}; ", "")
 
 
@@ -668,7 +667,7 @@ def test_any_text_is_an_amount_or_wrong(text: str) -> None:
     for read in (read_seconds, read_size):
         try:
             made: object = read(text)
-        except Wrong as exc:
+        except BadValue as exc:
             made = str(exc)
         assert isinstance(made, int | float) or repr(text) in str(made)
 
@@ -692,20 +691,20 @@ def test_filling_is_what_a_reader_from_left_to_right_expects(parts: list[str]) -
             made, rest, used = made + "value", after, True
         else:
             made, rest = made + rest[0], rest[1:]
-    filler = Filler(Path(), {"X": "value"})
+    substitutor = Substitutor(Path(), {"X": "value"})
     if rest:
-        with pytest.raises(Wrong):
-            filler.fill(text)
+        with pytest.raises(BadValue):
+            substitutor.substitute(text)
         return
-    filled = filler.fill(text)
-    assert filled == made
-    assert isinstance(filled, Filled) == used
+    substituted = substitutor.substitute(text)
+    assert substituted == made
+    assert isinstance(substituted, SubstitutedText) == used
 
 
 def test_a_file_is_filled_in_without_its_last_newline(tmp_path: Path) -> None:
     """Secrets are written by editors and echo, which end a file with a newline."""
     (tmp_path / "token").write_text("a\nb\r\n")
-    assert Filler(tmp_path, {}).fill("x${file:token}y") == "xa\nby"
+    assert Substitutor(tmp_path, {}).substitute("x${file:token}y") == "xa\nby"
 
 
 # ---- lines ----

@@ -24,7 +24,7 @@ from wsfleet.config import lines
 from wsfleet.config.faults import DEEPEST
 from wsfleet.core import options
 from wsfleet.core.options import Buffer, Liveness, Overflow, Reconnect
-from wsfleet.core.printable import printable
+from wsfleet.core.text import printable
 
 SECRET = "hunter2"
 ENVIRONMENT = {

@@ -367,7 +367,7 @@ async def test_its_thread_is_gone_at_the_end() -> None:
 
 async def test_the_end_is_no_block(monkeypatch: pytest.MonkeyPatch, records: Records) -> None:
     """A watchdog that is stopped just when it is about to ask ends at once, and blames nobody."""
-    dog = Watchdog({})
+    dog = Watchdog()
     at_clear, go = threading.Event(), threading.Event()
 
     class Answered(threading.Event):
@@ -428,7 +428,7 @@ def test_it_works_on_uvloop(uvloop_loop: Any, records: Records) -> None:
 
 async def test_a_machine_that_slept_blames_nobody(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the watchdog itself comes late, and the loop answers at once, nothing blocked the loop."""
-    dog = Watchdog({})
+    dog = Watchdog()
     real, asked = time.monotonic, []
 
     class Clock:

@@ -5,7 +5,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsfleet.core.printable import printable
+from wsfleet.core.text import printable
 
 
 def test_leaves_text_alone() -> None:

@@ -12,6 +12,7 @@ from wsfleet import Fleet, Message, Session, State
 from wsfleet.core import errors
 from wsfleet.core.errors import ConnectFailed, ConnectionLost, HandshakeRejected, NotOpen
 from wsfleet.testing import FakeTransport, FeedServer
+from wsfleet.testing.fake import FakeWire
 
 URI = "ws://feed.test/"
 
@@ -337,5 +338,5 @@ async def test_a_fake_socket_takes_what_a_real_one_takes() -> None:
     async with fleet:
         socket = await transport.accept("feed")
         with pytest.raises(TypeError, match="str or bytes, not int"):
-            socket.write(7)  # type: ignore[arg-type]
+            FakeWire(socket).write(7)  # type: ignore[arg-type]
         assert not socket.sent

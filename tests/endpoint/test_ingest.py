@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from tests.support.flows import Clock, balanced, feeding, from_socket
 from tests.support.wirekit import BINARY, TEXT, Pipe, frame, open_protocol, open_wire
 from wsfleet import Buffer, Endpoint, Fleet, Message, Overflow
+from wsfleet.core.turn_limits import READ_BYTES
 from wsfleet.endpoint.decode import compile_factory
 from wsfleet.endpoint.envelopes import payload_size
 from wsfleet.endpoint.ingest import Ingest
@@ -37,7 +38,7 @@ async def turns_for_a_read(
     wire.start(session)
     await session.release()
     await asyncio.sleep(0)
-    count = wire_protocol.READ_BYTES // 3
+    count = READ_BYTES // 3
     pipe.incoming.append(frame(TEXT, b"7") * count)
     turns = 0
     while len(box.waiting) < count:
@@ -61,7 +62,7 @@ async def test_a_read_of_tiny_frames_gives_others_their_turn(monkeypatch: pytest
     """A read of thousands of tiny frames is handed over in slices of the clock, whole and in order."""
     turns, data, feed = await turns_for_a_read(monkeypatch, 0.000_5, decode=decode)
     assert turns >= len(data) // (256 * 8)
-    assert data == ["7" if decode == "text" else 7] * (wire_protocol.READ_BYTES // 3)
+    assert data == ["7" if decode == "text" else 7] * (READ_BYTES // 3)
     assert (feed.received, feed.published) == (len(data), len(data))
 
 

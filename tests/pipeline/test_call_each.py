@@ -1,4 +1,4 @@
-"""What a worker's calls are made with: `MessageIterator.call_each`, compiled and not."""
+"""What a worker's calls are made with: `MessageIterator._call_each`, compiled and not."""
 
 import asyncio
 import math
@@ -20,10 +20,10 @@ class Calls(MessageIterator):
         super().__init__(box, keeps=True)
         self.box = box
 
-    async def slow(self) -> Message[Any]:
+    async def _slow(self) -> Message[Any]:
         if not await self.box.turn(self):
             raise StopAsyncIteration
-        return self.take()
+        return self._take()
 
 
 def filled(*data: Any) -> Mailbox:
@@ -42,12 +42,12 @@ async def test_within_its_slice_it_takes_without_asking() -> None:
     box = filled(1, 2, 3)
 
     class Hasty(Calls):
-        async def slow(self) -> Message[Any]:
+        async def _slow(self) -> Message[Any]:
             raise AssertionError("the long way")
 
     calls = Hasty(box)
-    calls.restart()
-    calls.until = math.inf
+    calls._restart()
+    calls._until = math.inf
     assert [(await anext(calls)).data for _ in range(3)] == [1, 2, 3]
 
 
@@ -59,7 +59,7 @@ async def test_what_a_subclass_has_to_say_is_asked_for() -> None:
     with pytest.raises(NotImplementedError):
         bare.hand_out()
     with pytest.raises(NotImplementedError):
-        await MessageIterator(bare).slow()
+        await MessageIterator(bare)._slow()
 
 
 async def test_it_returns_when_no_more_will_come() -> None:
@@ -71,7 +71,7 @@ async def test_it_returns_when_no_more_will_come() -> None:
         seen.append((message.data, counts(box)))
         await asyncio.sleep(0)
 
-    task = asyncio.create_task(Calls(box).call_each(see))  # type: ignore[arg-type]
+    task = asyncio.create_task(Calls(box)._call_each(see))  # type: ignore[arg-type]
     await turns(20)
     assert seen == [(1, (0, 1, 2)), (2, (1, 1, 1)), (3, (2, 1, 0))]
     assert not task.done() and counts(box) == (3, 0, 0)
@@ -96,11 +96,11 @@ async def test_what_a_call_raises_leaves_its_message_in_hand() -> None:
         box = filled(number, "next")
         calls = Calls(box)
         with pytest.raises(LookupError, match=str(number)):
-            await calls.call_each(function)
+            await calls._call_each(function)
         assert counts(box) == (0, 1, 1)
-        message = calls.give_back()
+        message = calls._give_back()
         assert message is not None and message.data == number
-        assert calls.give_back() is None
+        assert calls._give_back() is None
 
 
 async def test_it_goes_on_after_a_failure() -> None:
@@ -118,10 +118,10 @@ async def test_it_goes_on_after_a_failure() -> None:
     failed = 0
     while True:
         try:
-            await calls.call_each(odd_ones)
+            await calls._call_each(odd_ones)
             break
         except ValueError:
-            message = calls.give_back()
+            message = calls._give_back()
             assert message is not None
             failed += 1
             box.failed += 1
@@ -134,7 +134,7 @@ async def test_a_call_may_be_anything_that_can_be_awaited() -> None:
     box = filled(1)
     box.finish()
     future = asyncio.get_running_loop().create_future()
-    task = asyncio.create_task(Calls(box).call_each(lambda _: future))  # type: ignore[arg-type]
+    task = asyncio.create_task(Calls(box)._call_each(lambda _: future))  # type: ignore[arg-type]
     await turns()
     assert counts(box) == (0, 1, 0)
     future.set_result("anything")
@@ -142,7 +142,7 @@ async def test_a_call_may_be_anything_that_can_be_awaited() -> None:
     assert counts(box) == (1, 0, 0)
     box = filled(1)
     with pytest.raises(TypeError, match="await"):
-        await Calls(box).call_each(lambda _: 7)  # type: ignore[arg-type, return-value]
+        await Calls(box)._call_each(lambda _: 7)  # type: ignore[arg-type, return-value]
 
 
 @pytest.mark.parametrize("copes", [False, True])
@@ -161,7 +161,7 @@ async def test_cancelled_in_a_call(copes: bool) -> None:
             if not copes:
                 raise
 
-    task = asyncio.create_task(Calls(box).call_each(call))  # type: ignore[arg-type]
+    task = asyncio.create_task(Calls(box)._call_each(call))  # type: ignore[arg-type]
     await turns()
     task.cancel()
     await turns()
@@ -182,13 +182,13 @@ async def test_cancelled_while_nothing_waits() -> None:
         async def see(message: Message[Any]) -> None:
             pass
 
-        task = asyncio.create_task(calls.call_each(see))  # type: ignore[arg-type]
+        task = asyncio.create_task(calls._call_each(see))  # type: ignore[arg-type]
         await turns()
         box.inject(Message(0, "news", size=1))
         await turns()
         task.cancel()
         await asyncio.wait([task])
-        assert task.cancelled() and calls.give_back() is None and not box.waiters
+        assert task.cancelled() and calls._give_back() is None and not box.waiters
     assert counts(box) == (2, 0, 0)
 
 
@@ -205,7 +205,7 @@ async def test_closed_unfinished() -> None:
 
     calls = Calls(box)
 
-    calling: Any = calls.call_each(call)
+    calling: Any = calls._call_each(call)
     calling.send(None)  # the long way, as the first wait goes
     calling.send(None)
     calling.close()
@@ -225,7 +225,7 @@ async def test_calls_that_wait_for_nothing_give_others_their_turn() -> None:
         while asyncio.get_running_loop().time() < until:
             pass
 
-    task = asyncio.create_task(Calls(box).call_each(careless))  # type: ignore[arg-type]
+    task = asyncio.create_task(Calls(box)._call_each(careless))  # type: ignore[arg-type]
     stops = set()
     while not task.done():
         stops.add(seen)

@@ -9,9 +9,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.support.flows import DROP_OLDEST, Tap, from_socket, mailbox, put
 from wsfleet import Message, Overflow
+from wsfleet.core.turn_limits import SLICE_S
 from wsfleet.pipeline import key_order as lanes_module
 from wsfleet.pipeline.key_order import KeyOrder, Taken
-from wsfleet.pipeline.queue import SLICE_S
 
 
 def key_of(message: Message[Any]) -> str:

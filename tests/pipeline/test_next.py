@@ -174,11 +174,11 @@ async def test_a_subclass_may_have_its_own() -> None:
     class Filled(MessageIterator):
         def __init__(self) -> None:
             super().__init__(Mailbox("box", "news", Buffer(), lambda *_: None))
-            self.restart()
-            self.bounded.waiting.extend([Message(1), Message(2)])
+            self._restart()
+            self._bounded.waiting.extend([Message(1), Message(2)])
 
-        def slow(self) -> Any:  # the slice of a busy machine is over between two steps
-            self.restart()
+        def _slow(self) -> Any:  # the slice of a busy machine is over between two steps
+            self._restart()
             return super().__anext__()
 
     class Doubled(Filled):

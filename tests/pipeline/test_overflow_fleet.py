@@ -448,7 +448,7 @@ async def test_a_pause_is_not_blamed_for_what_it_has_not_done(how: str) -> None:
                     await anext(slow)
                     for _ in range(4):
                         await asyncio.sleep(0.4)
-                        socket.last_frame = asyncio.get_running_loop().time()
+                        socket._last_frame = asyncio.get_running_loop().time()
                         await socket.feed("2")
                         await anext(slow)
                     socket.close(1011)

@@ -14,7 +14,7 @@ from wsfleet import Buffer, Fleet, Liveness, Message, Overflow, Reconnect, Sessi
 from wsfleet.cli.main import main
 from wsfleet.core.error_text import shown
 from wsfleet.core.errors import ConnectFailed, ConnectionLost, EndpointFailed
-from wsfleet.core.printable import one_line
+from wsfleet.core.text import one_line
 from wsfleet.runtime.logs import log_to_stderr
 from wsfleet.testing import FakeTransport
 

@@ -11,8 +11,7 @@ import httpx
 import pytest
 
 from wsfleet import Buffer, Endpoint, Fleet, Message, Overflow, Reconnect
-from wsfleet.serve.status.events import KEPT, Events
-from wsfleet.serve.status.sse import MOST
+from wsfleet.serve.status.events import KEPT, MAX_WATCHERS, Events
 from wsfleet.testing import FakeTransport
 
 
@@ -93,7 +92,7 @@ async def test_every_kind() -> None:
 
 async def test_a_quiet_fleet_sends_comments(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where nothing happens a comment goes now and then, and events still come after it."""
-    monkeypatch.setattr("wsfleet.serve.status.sse.QUIET_S", 0.02)
+    monkeypatch.setattr("wsfleet.serve.status.events.QUIET_S", 0.02)
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     fleet.connect("ws://a.test", name="a")
@@ -110,7 +109,7 @@ async def test_a_slow_watcher_misses_some_and_is_told() -> None:
     slow, quick = events.watch(), events.watch()
     taken = 0
     for number in range(KEPT + 7):
-        events.tell(Message({}, f"$state.e{number}", received_at=float(number)))
+        events.publish(Message({}, f"$state.e{number}", received_at=float(number)))
         assert (await anext(quick))["topic"] == f"$state.e{number}"
     first = await anext(slow)
     assert first == {"at": 7.0, "topic": "$missed", "count": 7}
@@ -134,7 +133,7 @@ async def test_a_watcher_that_does_not_read_is_told_what_it_missed() -> None:
         await reader.readuntil(b"watching")
         source = server.source
         for number in range(20_000):
-            source._events.tell(Message({}, f"$state.{'x' * 500}{number}", received_at=1.0))
+            source._events.publish(Message({}, f"$state.{'x' * 500}{number}", received_at=1.0))
             if number % 100 == 0:
                 await asyncio.sleep(0)
         (watcher,) = source._events._watchers
@@ -153,7 +152,7 @@ async def test_who_goes_is_forgotten() -> None:
     server = fleet.serve_http("127.0.0.1:0")
     async with fleet:
         writers = []
-        for _ in range(MOST):
+        for _ in range(MAX_WATCHERS):
             reader, writer = await asyncio.open_connection(*server.address.split(":"))
             writer.write(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
             await reader.readuntil(b"watching")

@@ -81,7 +81,7 @@ async def test_sorting() -> None:
         for column in EndpointStats.__slots__:
             for order in ("asc", "desc"):
                 assert sorted(await rows(client, f"sort={column}&order={order}")) == ["a", "b", "c"]
-        fleet._registry.supervisors["b"].session.wire.latency_s = 0.1
+        fleet._registry.supervisors["b"].session.wire._socket._latency_s = 0.1
         for order in ("asc", "desc"):
             while (await rows(client, f"sort=latency_s&order={order}"))[0] != "b":
                 await asyncio.sleep(0.01)

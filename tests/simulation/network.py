@@ -4,12 +4,12 @@ import asyncio
 import json
 import random
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
 from tests.simulation.ledger import Ledger, Numbered
 from wsfleet.core.errors import ConnectFailed, ConnectionLost, HandshakeRejected
 from wsfleet.testing import FakeSocket, FakeTransport
-from wsfleet.testing.fake import _Wire
+from wsfleet.testing.fake import FakeWire
 from wsfleet.transport.base import DialRequest, Progress, Wire
 
 CODES = (1000, 1001, 1006, 1008, 1011, 1012, 1013, 3000, 4000)
@@ -54,16 +54,24 @@ class Socket(FakeSocket):
         """How many messages wait because the fleet has paused reading."""
         return len(self._waiting)
 
-    @property
-    def writable(self) -> bool:
-        return self.room.is_set()
-
-    async def wait_writable(self) -> None:
-        await self.room.wait()
-
     def _lose(self, error: ConnectionLost) -> None:
         self.room.set()
         super()._lose(error)
+
+
+class SlowWire(FakeWire):
+    """The fleet's end of such a socket."""
+
+    def __init__(self, socket: Socket) -> None:
+        super().__init__(socket)
+        self._room = socket.room
+
+    @property
+    def writable(self) -> bool:
+        return self._room.is_set()
+
+    async def wait_writable(self) -> None:
+        await self._room.wait()
 
 
 class Network(FakeTransport):
@@ -99,7 +107,7 @@ class Network(FakeTransport):
         task = asyncio.get_running_loop().create_task(life, name=f"server of {target.name}")
         self.tasks.add(task)
         task.add_done_callback(self.tasks.discard)
-        return cast(Wire, _Wire(socket))
+        return SlowWire(socket)
 
     async def _fate(self, name: str, progress: Progress) -> None:
         chance = self._chance

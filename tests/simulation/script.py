@@ -4,12 +4,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, cast
 
-from tests.simulation.network import Socket
+from tests.simulation.network import SlowWire, Socket
 from tests.simulation.world import World, clock
 from wsfleet import Buffer, Fleet, FleetStats, Liveness, Message, Overflow, Reconnect, Retry, Session, State
 from wsfleet.core.errors import ConnectFailed, ConnectionLost, FleetError
 from wsfleet.testing import FakeTransport
-from wsfleet.testing.fake import _Wire
 from wsfleet.transport.base import DialRequest, Progress, Wire
 
 HOLDERS = ("context", "serve")
@@ -46,7 +45,7 @@ class Network(FakeTransport):
         self.sockets.append(socket)
         life = self._feed if target.name == "feed" else self._answer
         self.tasks.add(asyncio.get_running_loop().create_task(life(socket), name="server"))
-        return cast(Wire, _Wire(socket))
+        return SlowWire(socket)
 
     async def _feed(self, socket: Socket) -> None:
         try:

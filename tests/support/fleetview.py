@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from wsfleet.serve.status.schema import Endpoints, Overview, Query, Sample, Trouble
+from wsfleet.serve.status.schema import Endpoints, Overview, Query, Sample, StatusError
 
 WORST_FIRST = {"FAILED": 0, "BACKOFF": 1, "CONNECTING": 2, "CLOSED": 3, "OPEN": 4}
 AT = 1_000_000_000.0  # 2001-09-09 01:46:40 UTC
@@ -141,7 +141,7 @@ class FleetView:
     ) -> None:
         self.place = "http://127.0.0.1:9464"
         self.rows = [endpoint(number) for number in range(1, 13)] if endpoints is None else endpoints
-        self.trouble: Trouble | None = None
+        self.trouble: StatusError | None = None
         self.asked: list[Query] = []
         self.looks = 0
         self.closed = False

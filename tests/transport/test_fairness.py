@@ -6,7 +6,8 @@ import time
 import pytest
 
 from tests.support.wirekit import Collector, Pipe, open_protocol, open_wire
-from wsfleet.transport.fairness import LOSS_S, SLICE_S, Turns
+from wsfleet.core.turn_limits import SLICE_S
+from wsfleet.transport.fairness import LOSS_S, Turns
 
 
 async def test_many_losses_give_the_loop_its_turn() -> None:

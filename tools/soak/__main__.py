@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tools.soak.page import mark, page, verdict
 from tools.soak.run import soak
-from wsfleet.runtime.run import run_loop
+from wsfleet.runtime.loop import run_loop
 from wsfleet.transport.open_files import ADVICE, SPARE, raise_limit
 
 

@@ -23,7 +23,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.protocol import State
 
-from wsfleet.runtime.run import run_loop
+from wsfleet.runtime.loop import run_loop
 from wsfleet.transport.open_files import raise_limit
 
 SLICE_S = 0.02

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from wsfleet.config.faults import Wrong
+from wsfleet.config.faults import BadValue
 from wsfleet.config.units import read_seconds
 
 __all__ = ["count", "seconds"]
@@ -21,7 +21,7 @@ def seconds(text: str) -> float:
     """Return a duration above 0: seconds, or with a unit as in "5 min"."""
     try:
         duration = read_seconds(text)
-    except Wrong as exc:
+    except BadValue as exc:
         raise argparse.ArgumentTypeError(str(exc)) from None
     if duration <= 0:
         raise argparse.ArgumentTypeError("must be above 0")

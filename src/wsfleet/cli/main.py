@@ -18,16 +18,9 @@ from wsfleet.core.checks import check_proxy
 from wsfleet.core.redact import redact_uri
 from wsfleet.runtime.locate import complain, find_fleet, is_uri, tell
 from wsfleet.runtime.logs import log_to_stderr
-from wsfleet.runtime.run import (
-    ENDED_WELL,
-    FAILED,
-    INTERRUPTED,
-    MISUSED,
-    check_report,
-    log_summary,
-    run_fleet,
-    summary,
-)
+from wsfleet.runtime.loop import ENDED_WELL, FAILED, INTERRUPTED, MISUSED
+from wsfleet.runtime.report import check_report, log_summary, summary
+from wsfleet.runtime.run import run_fleet
 from wsfleet.runtime.sharding import Shard, divide, parse_shard
 
 __all__ = ["main"]

@@ -13,7 +13,7 @@ from typing import Self, TextIO
 
 import msgspec
 
-from wsfleet.core.printable import printable
+from wsfleet.core.text import printable
 
 __all__ = ["OutputStream", "Render", "lines_for"]
 

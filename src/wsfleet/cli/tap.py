@@ -21,12 +21,13 @@ from wsfleet.core.checks import check_uri
 from wsfleet.core.errors import ConfigError, ConnectFailed, ConnectionLost, FleetError, HandshakeRejected
 from wsfleet.core.message import Message, State, StateChange
 from wsfleet.core.options import Endpoint, Reconnect
-from wsfleet.core.printable import printable
 from wsfleet.core.redact import redact_uri
+from wsfleet.core.text import printable
 from wsfleet.endpoint.session import Session
 from wsfleet.fleet.fleet import Fleet
 from wsfleet.pipeline.subscription import Subscription
-from wsfleet.runtime.run import FAILED, MISUSED, run_fleet
+from wsfleet.runtime.loop import FAILED, MISUSED
+from wsfleet.runtime.run import run_fleet
 
 __all__ = ["add_arguments", "main"]
 

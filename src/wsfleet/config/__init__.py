@@ -42,12 +42,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wsfleet.config.build import Declaring
-from wsfleet.config.faults import Fault, Place, show_place
-from wsfleet.config.filling import Filler
+from wsfleet.config.build import FleetBuilder
+from wsfleet.config.faults import Fault, Place, format_place
 from wsfleet.config.lines import find_lines, line_of
 from wsfleet.config.reading import Unreadable, read
 from wsfleet.config.reload import Entry, Reloader
+from wsfleet.config.substitution import Substitutor
 from wsfleet.config.values import Reader
 from wsfleet.core.errors import ConfigError
 from wsfleet.core.options import Endpoint
@@ -88,19 +88,19 @@ def check(path: str | os.PathLike[str], *, environ: Mapping[str, str] = os.envir
 
 
 def _check(path: Path, text: str, document: dict[str, Any], environ: Mapping[str, str]) -> Report:
-    filler = Filler(path.parent, environ)
-    reader = Reader(path.parent, filler)
-    declaring = Declaring(reader)
-    filled = filler.fill_all(document, (), reader.faults)
-    fleet = declaring.declare(filled)
-    entries, settings = tuple(declaring.entries), {key: filled.get(key) for key in ("fleet", "http")}
-    if not reader.faults and not declaring.warnings:
-        return Report(fleet=fleet, endpoints=tuple(declaring.endpoints), entries=entries, settings=settings)
+    substitutor = Substitutor(path.parent, environ)
+    reader = Reader(path.parent, substitutor)
+    builder = FleetBuilder(reader)
+    substituted = substitutor.substitute_all(document, (), reader.faults)
+    fleet = builder.build(substituted)
+    entries, settings = tuple(builder.entries), {key: substituted.get(key) for key in ("fleet", "http")}
+    if not reader.faults and not builder.warnings:
+        return Report(fleet=fleet, endpoints=tuple(builder.endpoints), entries=entries, settings=settings)
 
     lines = find_lines(text)
 
     def located(found: list[tuple[Place, str]]) -> tuple[Fault, ...]:
-        placed = sorted(((line_of(place, lines) or 0, show_place(place, filled), said) for place, said in found))
+        placed = sorted(((line_of(place, lines) or 0, format_place(place, substituted), said) for place, said in found))
         faults = (
             Fault.of(": ".join(filter(None, (f"{path}:{line}" if line else str(path), place))), said)
             for line, place, said in placed
@@ -108,11 +108,11 @@ def _check(path: Path, text: str, document: dict[str, Any], environ: Mapping[str
         return tuple(dict.fromkeys(faults))
 
     def hidden(found: list[tuple[Place, str]]) -> list[tuple[Place, str]]:
-        return [(place, filler.hide(said)) for place, said in found]
+        return [(place, substitutor.hide(said)) for place, said in found]
 
     faults = located(reader.faults)
-    warnings = located(hidden(declaring.warnings))
-    return Report(faults, warnings, None if faults else fleet, tuple(declaring.endpoints), entries, settings)
+    warnings = located(hidden(builder.warnings))
+    return Report(faults, warnings, None if faults else fleet, tuple(builder.endpoints), entries, settings)
 
 
 def load(path: str | os.PathLike[str], *, environ: Mapping[str, str] = os.environ) -> Fleet:

@@ -9,18 +9,17 @@ from typing import Any, get_type_hints
 
 from wsfleet import sinks
 from wsfleet.config.faults import Place, did_you_mean
-from wsfleet.config.matching import can_match, fleet_topics
 from wsfleet.config.reload import Entry
 from wsfleet.config.values import Reader, Skip
 from wsfleet.core.errors import ConfigError
 from wsfleet.core.options import Endpoint, Limits, ProcessorOptions
+from wsfleet.core.topics import can_match, fleet_topics
 from wsfleet.endpoint.pool import Identify
 from wsfleet.endpoint.requests import Match
 from wsfleet.fleet.fleet import Fleet
-from wsfleet.pipeline.handler import check_processor
-from wsfleet.pipeline.plan import Plan
+from wsfleet.pipeline.handler import Plan, check_processor
 
-__all__ = ["Declaring"]
+__all__ = ["FleetBuilder"]
 
 # What stands behind `#:`, here and in the options, is the meaning that the configuration reference shows.
 _FLEET = {
@@ -61,7 +60,7 @@ async def _handler(message: Any) -> None:
     """Stand in for a handler that could not be found; such a fleet is never started."""
 
 
-class Declaring:
+class FleetBuilder:
     """Goes through the sections once; afterwards there is a fleet, and the reader has the faults."""
 
     def __init__(self, reader: Reader) -> None:
@@ -72,7 +71,7 @@ class Declaring:
         self._patterns: list[tuple[str, Place]] = []
         self._topics: list[str] | None = []  # None: not all are known
 
-    def declare(self, document: Mapping[str, Any]) -> Fleet:
+    def build(self, document: Mapping[str, Any]) -> Fleet:
         """Return the fleet that `document` describes, without what is faulty."""
         reader = self._reader
         sections = {"connect": self._connect, "pool": self._pool, "process": self._process}

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from wsfleet.core.printable import printable
+from wsfleet.core.text import printable
 
-__all__ = ["DEEPEST", "Fault", "Place", "Wrong", "closest", "did_you_mean", "show_place"]
+__all__ = ["DEEPEST", "BadValue", "Fault", "Place", "closest", "did_you_mean", "format_place"]
 
 Place = tuple[str | int, ...]
 """The way to a value from the top of the file: `("connect", 1, "reconnect", "max_s")`. Indexes are from 0."""
@@ -21,8 +21,8 @@ DEEPEST = 50
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
-class Wrong(Exception):
-    """A value cannot stand as it is; the text says what would be right."""
+class BadValue(Exception):
+    """A value of the file is not valid; the text says what would be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     return f"did you mean {close!r}?" if close else f"there are {', '.join(known)}"
 
 
-def show_place(place: Place, document: Mapping[str, Any]) -> str:
+def format_place(place: Place, document: Mapping[str, Any]) -> str:
     """Return `place` for a person: `[[connect]] 2 "trades" reconnect.max_s`."""
     if not place:
         return ""

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from wsfleet.config.faults import Wrong, did_you_mean
+from wsfleet.config.faults import BadValue, did_you_mean
 from wsfleet.core.redact import redact_text
 
 __all__ = ["References", "is_reference"]
@@ -34,38 +34,38 @@ class References:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()
-        self._modules: dict[str, ModuleType | Wrong] = {}
+        self._modules: dict[str, ModuleType | BadValue] = {}
         self._old: set[ModuleType] = set()  # imported before we came: their files may say something else by now
 
     def find(self, reference: str, like: type | None = None) -> Any:
         """Return what `module:function` names; dots on both sides go deeper.
 
-        Raises Wrong, with a hint at functions, or first at instances of `like`, that may have been meant.
+        Raises BadValue, with a hint at functions, or first at instances of `like`, that may have been meant.
         """
         parts = _REFERENCE.fullmatch(reference)
         if parts is None:
-            raise Wrong(f'{reference!r} is not a function; write "module:function"')
+            raise BadValue(f'{reference!r} is not a function; write "module:function"')
         name = parts[1]
         if name not in self._modules:
             self._modules[name] = self._import(name)
         found: Any = self._modules[name]
-        if isinstance(found, Wrong):
+        if isinstance(found, BadValue):
             raise found
         for step in parts[2].split("."):
             if not hasattr(found, step):
                 if isinstance(found, ModuleType) and found in self._old and _assigns(found, step):
-                    text = f"this process imported {self._shown(found)} before it had {step!r}; restart to use it"
-                    raise Wrong(text)
-                raise Wrong(f"{self._shown(found)} has no {step!r}; {_hint(step, found, like)}")
+                    where = self._format_value(found)
+                    raise BadValue(f"this process imported {where} before it had {step!r}; restart to use it")
+                raise BadValue(f"{self._format_value(found)} has no {step!r}; {_hint(step, found, like)}")
             found = getattr(found, step)
         return found
 
-    def _shown(self, found: Any) -> str:
+    def _format_value(self, found: Any) -> str:
         if not isinstance(found, ModuleType):
             return str(getattr(found, "__name__", type(found).__name__))
         return str(getattr(found, "__file__", None) or found.__name__)
 
-    def _import(self, name: str) -> ModuleType | Wrong:
+    def _import(self, name: str) -> ModuleType | BadValue:
         top = name.partition(".")[0]
         self._look_here_first(top)
         is_old = name in sys.modules
@@ -76,7 +76,7 @@ class References:
                 return self._failed(name, exc)
             there = [path.stem for path in self._folder.glob("*.py")]
             hint = did_you_mean(name, there) if there else f"make {name.replace('.', '/')}.py"
-            return Wrong(f"there is no module {name!r} in {self._folder}; {hint}")
+            return BadValue(f"there is no module {name!r} in {self._folder}; {hint}")
         except (Exception, SystemExit) as exc:
             return self._failed(name, exc)
         if Path(getattr(sys.modules[top], "__file__", None) or "/").is_relative_to(self._folder):
@@ -95,14 +95,14 @@ class References:
             for module in [each for each in sys.modules if each == top or each.startswith(f"{top}.")]:
                 del sys.modules[module]
 
-    def _failed(self, name: str, error: BaseException) -> Wrong:
+    def _failed(self, name: str, error: BaseException) -> BadValue:
         # Where in the user's own code it happened; the frames of the import machinery say nothing.
         where = ""
         for frame in traceback.extract_tb(error.__traceback__):
             if Path(frame.filename).is_relative_to(self._folder):
                 where = f" ({Path(frame.filename).name}, line {frame.lineno})"
         text = redact_text(" ".join(f"{type(error).__name__}: {error}".split()))
-        return Wrong(f"importing {name!r} failed: {text}{where}; it must be importable without running anything")
+        return BadValue(f"importing {name!r} failed: {text}{where}; it must be importable without running anything")
 
 
 def _hint(step: str, found: Any, like: type | None) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from wsfleet.config.faults import Wrong, did_you_mean
+from wsfleet.config.faults import BadValue, did_you_mean
 
 __all__ = ["SIZES", "TIMES", "read_seconds", "read_size"]
 
@@ -24,15 +24,15 @@ _AMOUNT = re.compile(r"([+-]?(?:[0-9_]{1,40}(?:\.[0-9]{1,40})?|\.[0-9]{1,40}))\s
 
 
 def read_seconds(text: str) -> float:
-    """Return a duration in seconds; without a unit it is in seconds already. Raises Wrong."""
+    """Return a duration in seconds; without a unit it is in seconds already. Raises BadValue."""
     return float(_read(text, TIMES, "10 s"))
 
 
 def read_size(text: str) -> int:
-    """Return a size in bytes; without a unit it is in bytes already. Raises Wrong, also for parts of a byte."""
+    """Return a size in bytes; without a unit it is in bytes already. Raises BadValue, also for parts of a byte."""
     size = _read(text, SIZES, "16 MiB")
     if size.denominator != 1:
-        raise Wrong(f"{text!r} is not a whole number of bytes")
+        raise BadValue(f"{text!r} is not a whole number of bytes")
     return int(size)
 
 
@@ -43,8 +43,8 @@ def _read(text: str, units: dict[str, Fraction], example: str) -> Fraction:
     except ValueError:  # underscores in the wrong places
         number = None
     if found is None or number is None:
-        raise Wrong(f'{text!r} is not an amount; write a number, or a number with a unit as in "{example}"')
+        raise BadValue(f'{text!r} is not an amount; write a number, or a number with a unit as in "{example}"')
     unit = (found[2] or "").strip()
     if unit and unit not in units:
-        raise Wrong(f"{text!r}: unknown unit {unit!r}; {did_you_mean(unit, units)}")
+        raise BadValue(f"{text!r}: unknown unit {unit!r}; {did_you_mean(unit, units)}")
     return number * (units[unit] if unit else 1)

@@ -13,9 +13,9 @@ from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from wsfleet.config.faults import Place, Wrong, closest, did_you_mean
-from wsfleet.config.filling import BROKEN, Filled, Filler
+from wsfleet.config.faults import BadValue, Place, closest, did_you_mean
 from wsfleet.config.references import References, is_reference
+from wsfleet.config.substitution import UNRESOLVED, SubstitutedText, Substitutor
 from wsfleet.config.units import SIZES, TIMES, read_seconds, read_size
 from wsfleet.core.errors import ConfigError
 
@@ -38,23 +38,23 @@ class Skip(Exception):
 class Reader:
     """Reads one file's values, and notes in `faults` every one that cannot stand."""
 
-    def __init__(self, folder: Path, filler: Filler) -> None:
+    def __init__(self, folder: Path, substitutor: Substitutor) -> None:
         self.folder = folder
         self.faults: list[tuple[Place, str]] = []
-        self._filler = filler
+        self._substitutor = substitutor
         self._references = References(folder)
         self._contexts: dict[tuple[str | None, ...], ssl.SSLContext] = {}
 
     def note(self, place: Place, text: str) -> None:
-        """Note a fault, with what was filled into the file hidden."""
-        self.faults.append((place, self._filler.hide(text, place)))
+        """Note a fault, with substituted values hidden."""
+        self.faults.append((place, self._substitutor.hide(text, place)))
 
     def table(self, table: Any, kinds: Mapping[str, Any], place: Place) -> tuple[dict[str, Any], set[str]]:
         """Return the good values of `table`, each as its kind tells, and the keys of the others."""
         values: dict[str, Any] = {}
         faulty: set[str] = set()
         if not isinstance(table, dict):
-            self.note(place, f"must be a table, not {_shown(table)}")
+            self.note(place, f"must be a table, not {_format_value(table)}")
             return values, faulty
         for key, value in table.items():
             if key not in kinds:
@@ -95,11 +95,11 @@ class Reader:
     def value(self, field: str, hint: Any, value: Any, place: Place) -> Any:
         """Return `value` as what `hint` asks for. Raises Skip, with the fault noted."""
         kinds = _alternatives(hint)
-        if value is BROKEN:
-            raise Skip  # filling noted it
+        if value is UNRESOLVED:
+            raise Skip  # the fault is noted already
         try:
             return self._convert(field, kinds, value, place)
-        except Wrong as exc:
+        except BadValue as exc:
             self.note(place, str(exc))
             raise Skip from None
 
@@ -122,21 +122,22 @@ class Reader:
         raise _not_a(field, kinds, value)
 
     def _text(self, field: str, kinds: tuple[Any, ...], value: str) -> Any:
-        # What was filled in says where, not what to run.
-        if _FUNCTION in kinds and not isinstance(value, Filled) and (is_reference(value) or not _takes_text(kinds)):
+        # A substituted value may say where to connect, not what to run.
+        is_own = not isinstance(value, SubstitutedText)
+        if _FUNCTION in kinds and is_own and (is_reference(value) or not _takes_text(kinds)):
             return self._references.find(value)
         if _FUNCTION in kinds and not _takes_text(kinds):
-            raise Wrong("is filled in, and may be nothing but a function, which the file itself has to name")
+            raise BadValue("is filled in, and may be nothing but a function, which the file itself has to name")
         if int in kinds or float in kinds:
             return _number(field, kinds, value)
-        if bool in kinds and isinstance(value, Filled) and value in ("true", "false"):
+        if bool in kinds and isinstance(value, SubstitutedText) and value in ("true", "false"):
             return value == "true"
         named = {str(kind.value): kind for each in kinds if _is_enum(each) for kind in each}
         named |= {kind: kind for kind in kinds if isinstance(kind, str)}
         if value in named:
             return named[value]
         if named:
-            raise Wrong(f"{value!r} is unknown; {did_you_mean(value, named)}")
+            raise BadValue(f"{value!r} is unknown; {did_you_mean(value, named)}")
         if _takes_text(kinds):
             return str(value)
         raise _not_a(field, kinds, value)
@@ -192,7 +193,7 @@ def _make_context(ca: str | None, cert: str | None, key: str | None) -> ssl.SSLC
             # A password would be asked for in the terminal, and again at every restart.
             context.load_cert_chain(cert, key, password="")
     except (ssl.SSLError, OSError, ValueError) as exc:
-        raise Wrong(f"cannot be used: {exc}; certificates and a key without a password, in PEM format") from None
+        raise BadValue(f"cannot be used: {exc}; certificates and a key without a password, in PEM format") from None
     return context
 
 
@@ -205,8 +206,8 @@ def _sending(payloads: list[Any]) -> Callable[[Any], Awaitable[None]]:
 
 
 def _plain(value: Any) -> Any:
-    # The exact types of TOML again: what is filled in is a str of its own kind.
-    if value is BROKEN:
+    # The exact types of TOML again: a substituted text is a str of its own kind.
+    if value is UNRESOLVED:
         raise Skip
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
@@ -220,7 +221,7 @@ def _number(field: str, kinds: tuple[Any, ...], text: str) -> int | float:
         return read_seconds(text)
     if field in _SIZES:
         return read_size(text)
-    if isinstance(text, Filled):  # the environment has nothing but text
+    if isinstance(text, SubstitutedText):  # the environment has nothing but text
         try:
             return int(text) if int in kinds else float(text)
         except ValueError:
@@ -255,8 +256,8 @@ def _takes_text(kinds: tuple[Any, ...]) -> bool:
     return str in kinds or Any in kinds
 
 
-def _not_a(field: str, kinds: tuple[Any, ...], value: Any) -> Wrong:
-    return Wrong(f"must be {_described(field, kinds)}, not {_shown(value)}")
+def _not_a(field: str, kinds: tuple[Any, ...], value: Any) -> BadValue:
+    return BadValue(f"must be {_described(field, kinds)}, not {_format_value(value)}")
 
 
 def _described(field: str, kinds: tuple[Any, ...]) -> str:
@@ -295,7 +296,7 @@ def _described(field: str, kinds: tuple[Any, ...]) -> str:
     return " or ".join(texts)
 
 
-def _shown(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return "a table" if isinstance(value, dict) else "a list" if isinstance(value, list) else repr(value)

@@ -7,8 +7,8 @@ import copy
 from collections.abc import Iterable, Iterator
 
 from wsfleet.core.errors import ConnectFailed, ConnectionLost, Fatal, FleetError
-from wsfleet.core.printable import one_line, printable
 from wsfleet.core.redact import redact_text
+from wsfleet.core.text import one_line, printable
 
 __all__ = [
     "attempt_failed",

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from wsfleet.core.printable import one_line
+from wsfleet.core.text import one_line
 
 __all__ = [
     "Busy",

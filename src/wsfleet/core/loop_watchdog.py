@@ -14,13 +14,14 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import CodeType, FrameType
+from typing import Any, TypeVar
 
 from wsfleet.core.stats import BlockStats
 
-__all__ = ["Block", "Watchdog"]
+__all__ = ["Block", "Watchdog", "calls_user_code"]
 
 log = logging.getLogger("wsfleet")
 
@@ -39,6 +40,23 @@ QUIET_S = 60.0
 OUTSIDE = "something outside of wsfleet"
 INSIDE = "wsfleet itself or a busy machine"
 COLLECTOR = "the garbage collector"
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_callers: dict[CodeType, str] = {}
+
+
+def calls_user_code(variable: str) -> Callable[[F], F]:
+    """Mark a function that calls user code: its local `variable` has the `name` to report when that call blocks.
+
+    The function itself is returned, so a call costs nothing more.
+    """
+
+    def register(function: F) -> F:
+        _callers[function.__code__] = variable
+        return function
+
+    return register
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +95,11 @@ class _Quiet:
 
 
 class Watchdog:
-    """One for a fleet. `callers` are the places that call user code: there, a local variable has a `name`."""
+    """Watches one event loop. There is one for each fleet."""
 
-    def __init__(self, callers: Mapping[CodeType, str]) -> None:
+    def __init__(self) -> None:
         self.last: Block | None = None
         self._times, self._total_s = 0, 0.0
-        self._callers = callers
         self._answered = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
@@ -206,7 +223,7 @@ class Watchdog:
         called: FrameType = innermost
         frame: FrameType | None = innermost
         while frame is not None:
-            variable = self._callers.get(frame.f_code)
+            variable = _callers.get(frame.f_code)
             if variable is not None:
                 owner = frame.f_locals.get(variable)
                 here, there = _place(called), _place(innermost)

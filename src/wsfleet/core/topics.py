@@ -8,12 +8,23 @@ import enum
 import re
 import string
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from wsfleet.core.errors import ConfigError
 
-__all__ = ["Topic", "check_pattern", "check_topic", "compile_pattern", "compile_topic", "safe_token", "safe_topic"]
+__all__ = [
+    "Topic",
+    "can_match",
+    "check_pattern",
+    "check_topic",
+    "compile_pattern",
+    "compile_topic",
+    "fleet_topics",
+    "safe_token",
+    "safe_topic",
+    "unknown_kind",
+]
 
 Topic = Callable[[Any], str | None]
 """Makes a topic out of decoded data; None where the data does not have what the topic needs."""
@@ -162,3 +173,46 @@ def compile_topic(template: str) -> Topic:
         return None if made.startswith("$") else made
 
     return topic
+
+
+# Which patterns can match a topic that is known as a format string
+
+_FIELD = "\0"  # in no topic
+
+_OF_ENDPOINTS = ("$state", "$malformed", "$gap")
+_OF_SUBSCRIPTIONS = ("$dead", "$slow")
+
+
+def can_match(pattern: str, topic: str) -> bool:
+    """Return whether `pattern` matches anything that the format string `topic` can make. Both must be good ones.
+
+    A field makes a part of one token: dots in a peer's data never reach a topic.
+    """
+    parts = string.Formatter().parse(topic)
+    made = "".join(literal + (_FIELD if field is not None else "") for literal, field, _, _ in parts).split(".")
+    wanted = pattern.split(".")
+    if made[0].startswith("$") and wanted[0] in ("*", ">"):
+        return False
+    if wanted[-1] == ">":
+        made = made[: len(wanted) - 1] + [">"] * (len(made) >= len(wanted))
+    return len(made) == len(wanted) and all(map(_token_can_match, wanted, made))
+
+
+def _token_can_match(wanted: str, made: str) -> bool:
+    if wanted in ("*", ">") or wanted == made:
+        return True
+    return _FIELD in made and re.fullmatch(re.escape(made).replace(re.escape(_FIELD), ".+"), wanted) is not None
+
+
+def fleet_topics(connections: Iterable[str], subscriptions: Iterable[str]) -> list[str]:
+    """Return the `$` topics of a fleet with endpoints and subscriptions of these names."""
+    about_endpoints = [f"{kind}.{name}" for name in connections for kind in _OF_ENDPOINTS]
+    return about_endpoints + [f"{kind}.{name}" for name in subscriptions for kind in _OF_SUBSCRIPTIONS]
+
+
+def unknown_kind(pattern: str) -> str | None:
+    """Return what is wrong with a pattern of `$` topics that none matches in any fleet: only a fleet makes them."""
+    kinds = _OF_ENDPOINTS + _OF_SUBSCRIPTIONS
+    if not pattern.startswith("$") or any(can_match(pattern, f"{kind}.{{name}}") for kind in kinds):
+        return None
+    return f"no topic can match {pattern!r}; there are {', '.join(f'{kind}.<name>' for kind in kinds)}"

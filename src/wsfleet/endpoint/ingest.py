@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from types import CodeType
 from typing import Any
 
 from wsfleet.core.error_text import describe, is_exit_request, shown
+from wsfleet.core.loop_watchdog import calls_user_code
 from wsfleet.core.message import Malformed, Message
 from wsfleet.endpoint.decode import MessageFactory
 from wsfleet.endpoint.envelopes import envelopes, payload_size
@@ -17,7 +17,7 @@ from wsfleet.pipeline.hub import Hub
 from wsfleet.pipeline.mailbox import Mailbox
 from wsfleet.transport.base import Wire
 
-__all__ = ["CALLERS", "LONG_S", "Ingest"]
+__all__ = ["LONG_S", "Ingest"]
 
 log = logging.getLogger("wsfleet")
 
@@ -184,6 +184,7 @@ class Ingest:
 
     # Messages
 
+    @calls_user_code("self")
     def receive(self, payloads: list[str | bytes], session: int, at: float) -> None:
         """Make messages of payloads that came in one read, and hand them to the hub."""
         factory = self.factory
@@ -202,6 +203,7 @@ class Ingest:
             self._keep_last(messages[-1:])
         self.hub.dispatch(messages, nbytes, name, self.routes, self)
 
+    @calls_user_code("self")
     def receive_each(self, payloads: list[tuple[str | bytes, float]], session: int) -> None:
         """The same one by one, where a payload may be malformed or its topic depends on the data."""
         messages: list[Message[Any]] = []
@@ -219,6 +221,7 @@ class Ingest:
         if messages:
             self.hub.dispatch_mixed(messages, self.factory.name, self.routes, self)
 
+    @calls_user_code("self")
     def read(self, payload: str | bytes, index: int, session: int, at: float) -> Message[Any] | None:
         """Return the message of one payload; None for a reply, which is answered, and for what is malformed.
 
@@ -277,7 +280,3 @@ class Ingest:
             self.kept[message.topic] = message
         while len(self.kept) > self._keep:
             self.kept.popitem(last=False)
-
-
-CALLERS: dict[CodeType, str] = {each.__code__: "self" for each in (Ingest.read, Ingest.receive, Ingest.receive_each)}
-"""Where user code is called: the local variable there says for whom. For the watchdog."""

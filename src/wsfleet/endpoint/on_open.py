@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable
-from types import CodeType
 from typing import Any
 
 from wsfleet.core.errors import Fatal
+from wsfleet.core.loop_watchdog import calls_user_code
 from wsfleet.endpoint.ingest import Ingest
 from wsfleet.endpoint.session import Session, SessionCore
 
-__all__ = ["CALLERS", "run_on_open"]
+__all__ = ["run_on_open"]
 
 GRACE_S = 0.1
 """How long an on_open may go on after its connection was lost."""
 
 
+@calls_user_code("ingest")
 async def run_on_open(
     session: SessionCore,
     on_open: Callable[[Session], Awaitable[Any]],
@@ -50,7 +51,3 @@ async def run_on_open(
         session.on_lost = None
     if session.lost_error is not None:
         raise session.lost_error
-
-
-CALLERS: dict[CodeType, str] = {run_on_open.__code__: "ingest"}
-"""Where user code is called: the local variable there says for whom. For the watchdog."""

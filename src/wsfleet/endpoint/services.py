@@ -6,17 +6,11 @@ from wsfleet.core.context import Context
 from wsfleet.core.loop_watchdog import Watchdog
 from wsfleet.core.options import Limits
 from wsfleet.endpoint.connect_limiter import ConnectLimiter
-from wsfleet.endpoint.ingest import CALLERS as INGEST_CALLERS
 from wsfleet.endpoint.liveness import Sweep
-from wsfleet.endpoint.on_open import CALLERS as LOGIN_CALLERS
 from wsfleet.pipeline.hub import Hub
-from wsfleet.pipeline.latest import CALLERS as LATEST_CALLERS
-from wsfleet.pipeline.processor import CALLERS as PROCESSOR_CALLERS
 from wsfleet.transport.base import Transport
 
 __all__ = ["Services"]
-
-_CALLERS = {**INGEST_CALLERS, **PROCESSOR_CALLERS, **LOGIN_CALLERS, **LATEST_CALLERS}
 
 
 class Services:
@@ -27,7 +21,7 @@ class Services:
         self.hub = Hub(context.request_exit)
         self.limiter = ConnectLimiter(limits)
         self.sweep = Sweep(self.hub.unread)
-        self.watchdog = Watchdog(_CALLERS)
+        self.watchdog = Watchdog()
         self._transport = transport
 
     @property

@@ -7,7 +7,7 @@ from typing import Any
 from wsfleet.core.checks import check_seconds, refuse
 from wsfleet.core.errors import ConfigError
 from wsfleet.core.options import Buffer, Endpoint, EndpointOptions, Limits, ProcessorOptions
-from wsfleet.core.suggest import suggestion
+from wsfleet.core.text import suggestion
 from wsfleet.core.topics import check_pattern
 from wsfleet.pipeline.handler import Function, Sink, is_sink
 

@@ -16,8 +16,7 @@ from wsfleet.fleet.checks import check_buffer, check_replay, check_subscribe_pat
 from wsfleet.fleet.lifecycle import Lifecycle
 from wsfleet.fleet.owner import Owner
 from wsfleet.fleet.registry import Registry
-from wsfleet.pipeline.handler import Function, Sink, check_processor, default_name, is_sink
-from wsfleet.pipeline.plan import Plan, check_plan
+from wsfleet.pipeline.handler import Function, Plan, Sink, check_plan, check_processor, default_name, is_sink
 from wsfleet.pipeline.subscription import Subscription
 
 __all__ = ["Declarer"]

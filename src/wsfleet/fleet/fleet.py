@@ -26,8 +26,7 @@ from wsfleet.fleet.owner import Owner
 from wsfleet.fleet.registry import Registry
 from wsfleet.fleet.run import run_blocking
 from wsfleet.fleet.snapshot import build_stats, snapshot, totals
-from wsfleet.pipeline.handler import Function, Sink
-from wsfleet.pipeline.plan import Plan, check_plan
+from wsfleet.pipeline.handler import Function, Plan, Sink, check_plan
 from wsfleet.pipeline.subscription import Subscription
 from wsfleet.transport.base import Transport
 

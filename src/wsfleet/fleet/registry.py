@@ -22,9 +22,8 @@ from wsfleet.endpoint.pool import Pool
 from wsfleet.endpoint.services import Services
 from wsfleet.endpoint.supervisor import Supervisor
 from wsfleet.fleet.names import Names
-from wsfleet.pipeline.handler import Function, Sink
+from wsfleet.pipeline.handler import Function, Plan, Sink
 from wsfleet.pipeline.mailbox import Mailbox
-from wsfleet.pipeline.plan import Plan
 from wsfleet.pipeline.processor import Processor
 from wsfleet.pipeline.subscription import Subscription
 

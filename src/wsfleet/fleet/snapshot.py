@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import TypeVar
 
 from wsfleet.core.accel import accelerated
@@ -17,11 +17,12 @@ from wsfleet.core.stats import (
     is_hub_balanced,
     is_subscription_balanced,
 )
+from wsfleet.core.turn_limits import in_slices
 from wsfleet.endpoint.supervisor import Supervisor
 from wsfleet.fleet.registry import Registry
 from wsfleet.pipeline.mailbox import Mailbox
 
-__all__ = ["build_stats", "in_slices", "percentile", "snapshot", "totals"]
+__all__ = ["build_stats", "percentile", "snapshot", "totals"]
 
 T = TypeVar("T")
 Row = TypeVar("Row")
@@ -31,14 +32,6 @@ ROWS = 100
 
 SUMS = 2000
 """Rows added up in one turn."""
-
-
-async def in_slices(items: Sequence[T], most: int) -> AsyncIterator[Sequence[T]]:
-    """Go through `items`, at most so many in each turn of the loop; what fits into one is done at once."""
-    for start in range(0, len(items), most):
-        if start:
-            await asyncio.sleep(0)
-        yield items[start : start + most]
 
 
 def build_stats(registry: Registry, name: str, uptime_s: float) -> FleetStats:

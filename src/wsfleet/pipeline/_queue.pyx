@@ -11,6 +11,7 @@ from asyncio import get_running_loop
 
 cimport cython
 
+from wsfleet.core import turn_limits
 from wsfleet.core.message import Message
 
 cdef extern from *:
@@ -62,7 +63,7 @@ cdef extern from "Python.h":
     PyObject *PyList_GET_ITEM(object, Py_ssize_t)
 
 
-cdef double SLICE_S = 0.001
+cdef double SLICE_S = turn_limits.SLICE_S
 
 cdef unsigned long long TICKS = 100_000  # 20 microseconds at 5 GHz
 
@@ -297,20 +298,20 @@ cdef class Dispatcher:
 
 
 cdef class MessageIterator:
-    cdef public BoundedQueue bounded
-    cdef public bint keeps, ready
-    cdef public double until
-    cdef public object message
+    cdef public BoundedQueue _bounded
+    cdef public bint _keeps, _ready
+    cdef public double _until
+    cdef public object _message
     cdef unsigned long long ticks
     cdef unsigned long thread
     cdef object create_future
 
     def __init__(self, BoundedQueue mailbox not None, bint keeps=False):
-        self.bounded = mailbox
-        self.keeps = keeps
-        self.ready = True
-        self.until = 0.0
-        self.message = None
+        self._bounded = mailbox
+        self._keeps = keeps
+        self._ready = True
+        self._until = 0.0
+        self._message = None
         if type(self).__anext__ is MessageIterator.__anext__:
             wsfleet_inherit_am_anext(Py_TYPE(self), <PyTypeObject *>MessageIterator)
 
@@ -318,14 +319,14 @@ cdef class MessageIterator:
         return self
 
     def __anext__(self):
-        cdef BoundedQueue bounded = self.bounded
+        cdef BoundedQueue bounded = self._bounded
         self.count_message()
         if (
-            not self.ready
+            not self._ready
             or self.thread != PyThread_get_thread_ident()
             or (bounded.count() and self.late())
         ):
-            return self.slow()
+            return self._slow()
         global spare
         following, spare = spare, None
         if following is None or Py_REFCNT(<PyObject *>following) > 1:  # somebody holds the last one still
@@ -333,17 +334,17 @@ cdef class MessageIterator:
         (<Next>following).taker = self
         return following
 
-    def call_each(self, function):
+    def _call_each(self, function):
         cdef Calling calling = Calling.__new__(Calling)
         calling.taker = self
         calling.function = function
         return calling
 
     cdef inline int count_message(self) except -1:
-        if self.message is not None:
-            message, self.message = self.message, None
-            self.bounded.processed += 1
-            return self.bounded.settle(message)
+        if self._message is not None:
+            message, self._message = self._message, None
+            self._bounded.processed += 1
+            return self._bounded.settle(message)
         return 0
 
     cdef inline bint late(self) noexcept:
@@ -353,38 +354,38 @@ cdef class MessageIterator:
         if ticks - self.ticks < TICKS:
             return False
         self.ticks = ticks
-        if self.until < 0:
-            self.until = now() + SLICE_S
-        return now() > self.until
+        if self._until < 0:
+            self._until = now() + SLICE_S
+        return now() > self._until
 
     cdef inline void renew(self) noexcept:
         # The clock is asked when the slice has gone on for a while: most end before.
-        self.until = -1.0
+        self._until = -1.0
         self.ticks = wsfleet_ticks()
 
     cdef inline object next(self):
-        if self.keeps:
-            self.message = self.bounded.next_in_hand()
-            return self.message
-        return self.bounded.next_out()
+        if self._keeps:
+            self._message = self._bounded.next_in_hand()
+            return self._message
+        return self._bounded.next_out()
 
-    def take(self):
+    def _take(self):
         return self.next()
 
-    def restart(self):
-        self.until = now() + SLICE_S
+    def _restart(self):
+        self._until = now() + SLICE_S
         self.ticks = 0
         self.thread = PyThread_get_thread_ident()
         self.create_future = get_running_loop().create_future
 
-    def give_back(self):
-        message, self.message = self.message, None
+    def _give_back(self):
+        message, self._message = self._message, None
         return message
 
-    def interrupted(self):
+    def _interrupted(self):
         pass
 
-    def slow(self):
+    def _slow(self):
         raise NotImplementedError
 
 
@@ -432,16 +433,16 @@ cdef class Next:
         taker, waiter = self.taker, self.waiter
         self.taker = self.way = self.waiter = None
         if waiter is not None:
-            waiters = (<MessageIterator>taker).bounded.waiters
+            waiters = (<MessageIterator>taker)._bounded.waiters
             if waiter in waiters:
                 waiters.remove(waiter)
-            taker.interrupted()
+            taker._interrupted()
         return 0
 
     cdef int wait(self) except -1:
-        cdef BoundedQueue bounded = self.taker.bounded
-        if bounded.closed or bounded.finishing or not self.taker.ready or self.taker.thread != PyThread_get_thread_ident():
-            self.way = self.taker.slow()
+        cdef BoundedQueue bounded = self.taker._bounded
+        if bounded.closed or bounded.finishing or not self.taker._ready or self.taker.thread != PyThread_get_thread_ident():
+            self.way = self.taker._slow()
         else:
             self.waiter = self.taker.create_future()
             bounded.waiters.append(self.waiter)
@@ -472,7 +473,7 @@ cdef PySendResult step(PyObject *following, PyObject *value, PyObject **result) 
             self.waiter = None
             Py_CLEAR(result[0])
             taker.renew()
-        if taker.bounded.count():
+        if taker._bounded.count():
             message = taker.next()
             Py_INCREF(message)
             result[0] = <PyObject *>message
@@ -564,10 +565,10 @@ cdef PySendResult call_on(PyObject *calling, PyObject *value, PyObject **result)
             self.end()
             value = <PyObject *>None
         if self.following is None:
-            if not (taker.ready and taker.bounded.count()):
+            if not (taker._ready and taker._bounded.count()):
                 self.following = taker.__anext__()
             elif taker.late():
-                self.following = taker.slow()
+                self.following = taker._slow()
             else:
                 self.begin(taker.next())
                 continue

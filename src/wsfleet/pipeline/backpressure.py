@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import OrderedDict
 from typing import Generic, Protocol, TypeVar
+
+from wsfleet.core.turn_limits import READ_BYTES, TimeSlice
 
 __all__ = ["Pausers", "Source", "Unread"]
 
@@ -14,12 +15,6 @@ log = logging.getLogger("wsfleet")
 
 Held = TypeVar("Held", contravariant=True)
 H = TypeVar("H")
-
-READ_BYTES = 2**16
-"""What a released source may bring with its next read, and so the room that it needs."""
-
-SLICE_S = 0.001
-"""How long it is told of thousands without giving the event loop its turn."""
 
 PATIENCE_S = 10.0
 """A pause that takes longer is told: the endpoint is OPEN, and yet nothing comes from it."""
@@ -69,7 +64,7 @@ class Pausers(Generic[H]):
         source.release(self._mailbox)
 
     def release_some(self, free_bytes: int) -> None:
-        """Let go of as many as `free_bytes` hold reads, at least one.
+        """Let go of as many as `free_bytes` hold reads of READ_BYTES, at least one.
 
         All at once, a thousand sources would fill the mailbox a thousand times over.
         """
@@ -115,15 +110,14 @@ class Unread:
     async def tell(self, now: float) -> None:
         """Tell whose patience is at an end; one line for all that wait for the same mailboxes."""
         found: dict[str, list[str]] = {}
-        until = time.perf_counter() + SLICE_S
+        time_slice = TimeSlice()
         while self._since and now - next(iter(self._since.values())) >= PATIENCE_S:
             source, since = self._since.popitem(last=False)
             source.told_unread = True
             text = f"not read for {now - since:.0f} s: the mailbox of {source.pausers} is full"
             found.setdefault(text, []).append(source.name)
-            if time.perf_counter() > until:
-                await asyncio.sleep(0)
-                until = time.perf_counter() + SLICE_S
+            if time_slice.expired():
+                await time_slice.next_turn()
         for text, names in found.items():
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             log.warning("%s%s: %s", names[0], more, text, extra={"event": "endpoint.paused", "endpoint": names[0]})

@@ -9,7 +9,7 @@ from typing import Any
 
 from wsfleet.core.error_text import LINE, describe, shown
 from wsfleet.core.message import Message
-from wsfleet.core.printable import one_line
+from wsfleet.core.text import one_line
 
 __all__ = ["QUIET_S", "FailureLog", "log_sink"]
 

@@ -8,15 +8,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator
 from operator import itemgetter
-from types import CodeType
 from typing import Any, NamedTuple
 
 from wsfleet.core.error_text import is_exit_request, shown
+from wsfleet.core.loop_watchdog import calls_user_code
 from wsfleet.core.message import Message
+from wsfleet.core.turn_limits import SLICE_S
 from wsfleet.pipeline.mailbox import Mailbox
-from wsfleet.pipeline.queue import SLICE_S
 
-__all__ = ["CALLERS", "KeyOrder", "Taken"]
+__all__ = ["KeyOrder", "Taken"]
 
 log = logging.getLogger("wsfleet")
 
@@ -160,6 +160,7 @@ class KeyOrder:
         for _, message in entries:
             waiting.remove(message)
 
+    @calls_user_code("self")
     def _key_of(self, message: Message[Any]) -> Hashable:
         try:
             key = self._key(message) if self._key is not None else None
@@ -175,7 +176,3 @@ class KeyOrder:
                 log.error(text, self._mailbox.name, exc_info=shown(exc), extra=told)
             return None
         return key
-
-
-CALLERS: dict[CodeType, str] = {KeyOrder._key_of.__code__: "self"}
-"""Where user code is called: the local variable there says for whom. For the watchdog."""

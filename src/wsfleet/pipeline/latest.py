@@ -5,13 +5,13 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
-from types import CodeType
 from typing import Any
 
 from wsfleet.core.error_text import is_exit_request, shown
+from wsfleet.core.loop_watchdog import calls_user_code
 from wsfleet.core.message import Message
 
-__all__ = ["CALLERS", "Latest"]
+__all__ = ["Latest"]
 
 log = logging.getLogger("wsfleet")
 
@@ -36,6 +36,7 @@ class Latest:
     def __iter__(self) -> Iterator[Message[Any]]:
         return iter(self._messages.values())
 
+    @calls_user_code("self")
     def key_of(self, message: Message[Any]) -> Hashable:
         """Return what the user's function says; where that is no good, the topic, as without a function."""
         if self._key is None:
@@ -67,7 +68,3 @@ class Latest:
 
     def popleft(self) -> Message[Any]:
         return self._messages.popitem(last=False)[1]
-
-
-CALLERS: dict[CodeType, str] = {Latest.key_of.__code__: "self"}
-"""Where user code is called: the local variable there says for whom. For the watchdog."""

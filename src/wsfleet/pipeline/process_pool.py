@@ -26,7 +26,7 @@ __all__ = ["ProcessCall", "check_not_importing", "check_picklable"]
 _LEFT_TO_PARENT = (signal.SIGINT, signal.SIGTERM)
 """Signals that a terminal or a service manager sends to a whole group: the parent drains first."""
 
-LEAVE_S = 0.3
+PROCESS_END_S = 0.3
 """How long an idle process has to end by itself, so that what it opened is closed in order."""
 
 _UNGUARDED = 78
@@ -180,7 +180,7 @@ class ProcessCall:
             process, pipe = self._process, self._pipe
         if process is not None and pipe is not None:
             pipe.close()
-            process.join(LEAVE_S)
+            process.join(PROCESS_END_S)
         self._kill()
 
 

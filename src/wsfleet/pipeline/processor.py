@@ -6,28 +6,26 @@ import asyncio
 import logging
 import random
 import threading
-import time
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import replace
 from functools import cached_property, partial
-from types import CodeType
 from typing import Any
 
 from wsfleet.core.error_text import is_ours, shown
+from wsfleet.core.loop_watchdog import calls_user_code
 from wsfleet.core.message import DeadLetter, Message
 from wsfleet.core.retry import Backoff
+from wsfleet.core.turn_limits import TimeSlice
 from wsfleet.pipeline.failure_log import FailureLog, log_sink
-from wsfleet.pipeline.handler import Function, Sink, is_async, is_sink
+from wsfleet.pipeline.handler import Function, Plan, RetryDelays, Sink, is_async, is_sink
 from wsfleet.pipeline.hub import Hub
-from wsfleet.pipeline.key_order import CALLERS as LANES_CALLERS
 from wsfleet.pipeline.key_order import KeyOrder
 from wsfleet.pipeline.mailbox import Mailbox
-from wsfleet.pipeline.plan import Plan, RetryDelays
 from wsfleet.pipeline.process_pool import ProcessCall, check_not_importing, check_picklable
-from wsfleet.pipeline.queue import SLICE_S, MessageIterator
+from wsfleet.pipeline.queue import MessageIterator
 from wsfleet.pipeline.thread_pool import AHEAD, Call, Slot, ThreadCall, ThreadPool
 
-__all__ = ["CALLERS", "Processor", "Work"]
+__all__ = ["Processor", "Work"]
 
 log = logging.getLogger("wsfleet")
 
@@ -142,14 +140,15 @@ class Processor:
         # Its subscription was closed. At the fleet's end a sink is closed after the drain instead.
         await self.close()
 
+    @calls_user_code("self")
     async def _one_by_one(self, function: Function) -> None:
         """The short path: one worker, one attempt, one message at a time."""
         calls = _Calls(self.mailbox)
         while True:
             try:
-                await calls.call_each(function)
+                await calls._call_each(function)
             except BaseException as exc:
-                message = calls.give_back()
+                message = calls._give_back()
                 if message is None:
                     raise
                 self._failed([message], exc, 1)
@@ -160,17 +159,17 @@ class Processor:
 
     async def _as_planned(self) -> None:
         mailbox = self.mailbox
-        until = time.perf_counter() + SLICE_S
+        time_slice = TimeSlice()
         while True:
             taken, keys, _ = self._key_order.take(self._plan.batch or 1)
             if not taken:
                 if self._key_order.more:
-                    await asyncio.sleep(0)
+                    await time_slice.next_turn()
                 elif self._is_over():
                     return
                 else:
                     await mailbox.news()
-                until = time.perf_counter() + SLICE_S
+                    time_slice.restart()
                 continue
             mailbox.in_hand += len(taken)
             try:
@@ -179,9 +178,8 @@ class Processor:
                 self._key_order.free(keys)
                 if keys:
                     mailbox.wake()  # whoever found this key busy
-            if time.perf_counter() > until:
-                await asyncio.sleep(0)
-                until = time.perf_counter() + SLICE_S
+            if time_slice.expired():
+                await time_slice.next_turn()
 
     def _is_over(self) -> bool:
         mailbox = self.mailbox
@@ -213,6 +211,7 @@ class Processor:
             for message in messages:
                 mailbox.settled(message)
 
+    @calls_user_code("self")
     async def _call(self, payload: Any) -> None:
         timeout_s = self._plan.timeout_s
         if timeout_s is None:
@@ -325,15 +324,7 @@ class _Calls(MessageIterator):
         super().__init__(mailbox, keeps=True)
         self._mailbox = mailbox
 
-    async def slow(self) -> Message[Any]:
+    async def _slow(self) -> Message[Any]:
         if not await self._mailbox.turn(self):
             raise StopAsyncIteration
-        return self.take()
-
-
-CALLERS: dict[CodeType, str] = {
-    **LANES_CALLERS,
-    Processor._one_by_one.__code__: "self",
-    Processor._call.__code__: "self",
-}
-"""Where user code is called: the local variable there says for whom. For the watchdog."""
+        return self._take()

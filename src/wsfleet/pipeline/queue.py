@@ -1,6 +1,6 @@
 """What happens to every single message of a mailbox, and so exists twice: here, the reference, and compiled.
 
-`_bounded.pyx` is the same in Cython, for where a compiler was at hand. Both pass the same tests.
+`_queue.pyx` is the same in Cython, for where a compiler was at hand. Both pass the same tests.
 """
 
 from __future__ import annotations
@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from wsfleet.core.accel import fastest
 from wsfleet.core.message import Message
+from wsfleet.core.turn_limits import SLICE_S
 
-__all__ = ["SLICE_S", "BoundedQueue", "Dispatcher", "Fifo", "MessageIterator"]
+__all__ = ["BoundedQueue", "Dispatcher", "Fifo", "MessageIterator"]
 
 B = TypeVar("B", bound="BoundedQueue")
-
-SLICE_S = 0.001
-"""How long a taker goes on without giving the event loop its turn: well below the 2 ms that wsfleet promises."""
 
 
 class Fifo(deque[Message[Any]]):
@@ -127,47 +125,47 @@ class Dispatcher:
 class MessageIterator:
     """An asynchronous iterator that takes messages out of a mailbox, one at a time.
 
-    What it takes is counted processed, or, where it `keeps`, in hand: until the next one is asked for, which counts it
-    processed, or `give_back` takes it away. While `ready` is false, while nothing waits, each SLICE_S, and in another
-    thread than the loop's, `slow` is awaited for the next message instead.
+    What it takes is counted processed, or, where it `_keeps`, in hand: until the next one is asked for, which counts it
+    processed, or `_give_back` takes it away. While `_ready` is false, while nothing waits, each SLICE_S, and in another
+    thread than the loop's, `_slow` is awaited for the next message instead.
     """
 
-    __slots__ = ("bounded", "keeps", "message", "ready", "thread", "until")
+    __slots__ = ("_bounded", "_keeps", "_message", "_ready", "_thread", "_until")
 
     def __init__(self, mailbox: BoundedQueue, keeps: bool = False) -> None:
-        self.bounded = mailbox
-        self.keeps = keeps
-        self.ready = True
-        self.until = 0.0
-        self.thread = 0
-        self.message: Message[Any] | None = None
+        self._bounded = mailbox
+        self._keeps = keeps
+        self._ready = True
+        self._until = 0.0
+        self._thread = 0
+        self._message: Message[Any] | None = None
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Message[Any]:
-        if self.message is not None:
-            message, self.message = self.message, None
-            self.bounded.processed += 1
-            self.bounded.settled(message)
-        mine = self.ready and self.thread == threading.get_ident()
-        if mine and self.bounded.waiting and time.perf_counter() <= self.until:
-            return self.take()
-        return await self.slow()
+        if self._message is not None:
+            message, self._message = self._message, None
+            self._bounded.processed += 1
+            self._bounded.settled(message)
+        mine = self._ready and self._thread == threading.get_ident()
+        if mine and self._bounded.waiting and time.perf_counter() <= self._until:
+            return self._take()
+        return await self._slow()
 
-    def take(self) -> Message[Any]:
+    def _take(self) -> Message[Any]:
         """Take the next message, which waits."""
-        if self.keeps:
-            self.message = self.bounded.begin()
-            return self.message
-        return self.bounded.hand_out()
+        if self._keeps:
+            self._message = self._bounded.begin()
+            return self._message
+        return self._bounded.hand_out()
 
-    def restart(self) -> None:
+    def _restart(self) -> None:
         """Begin a new slice of time: the event loop has had its turn."""
-        self.until = time.perf_counter() + SLICE_S
-        self.thread = threading.get_ident()
+        self._until = time.perf_counter() + SLICE_S
+        self._thread = threading.get_ident()
 
-    async def call_each(self, function: Callable[[Message[Any]], Awaitable[Any]]) -> None:
+    async def _call_each(self, function: Callable[[Message[Any]], Awaitable[Any]]) -> None:
         """Call `function` for one message after the other, until no more will come.
 
         When a call raises, so does this; its message is in hand still.
@@ -175,15 +173,15 @@ class MessageIterator:
         async for message in self:
             await function(message)
 
-    def give_back(self) -> Message[Any] | None:
+    def _give_back(self) -> Message[Any] | None:
         """Return the message in hand, if there is one: it will be counted elsewhere."""
-        message, self.message = self.message, None
+        message, self._message = self._message, None
         return message
 
-    def interrupted(self) -> None:
+    def _interrupted(self) -> None:
         """Called when waiting for a message was cancelled."""
 
-    async def slow(self) -> Message[Any]:
+    async def _slow(self) -> Message[Any]:
         """Return the next message, or raise StopAsyncIteration."""
         raise NotImplementedError
 

@@ -50,22 +50,22 @@ class Loop(MessageIterator):
         self._guard = guard
         guard.enter(self)
 
-    async def slow(self) -> Message[Any]:
+    async def _slow(self) -> Message[Any]:
         self._check_thread()
-        if not self.ready:
+        if not self._ready:
             self._guard.enter(self)
-            self.ready = True
+            self._ready = True
         try:
             if not await self._mailbox.turn(self):
                 raise self._failure() or StopAsyncIteration
         except BaseException:
-            self.interrupted()
+            self._interrupted()
             raise
-        return self.take()
+        return self._take()
 
-    def interrupted(self) -> None:
+    def _interrupted(self) -> None:
         # It is over, or was cancelled. Whoever keeps the exception keeps this loop alive, and no other out.
-        self.ready = False
+        self._ready = False
         self._guard.leave(self)
 
 
@@ -80,7 +80,7 @@ class Subscription(MessageIterator):
 
     def __init__(self, mailbox: Mailbox, owner: Owner, *, pull: bool = True, kept: bool = False) -> None:
         super().__init__(mailbox)
-        self.ready = pull
+        self._ready = pull
         self._mailbox = mailbox
         self._owner = owner
         self._pull = pull
@@ -129,9 +129,9 @@ class Subscription(MessageIterator):
         self._pullable()
         return self
 
-    async def slow(self) -> Message[Any]:
+    async def _slow(self) -> Message[Any]:
         await self._turn()
-        return self.take()
+        return self._take()
 
     async def _turn(self) -> None:
         self._pullable()
@@ -174,7 +174,7 @@ class _Batches:
     async def __anext__(self) -> list[Message[Any]]:
         mailbox = self._mailbox
         self._subscription._pullable()
-        if not mailbox.waiting or time.perf_counter() > self._subscription.until:
+        if not mailbox.waiting or time.perf_counter() > self._subscription._until:
             await self._subscription._turn()
         return [mailbox.hand_out() for _ in range(min(len(mailbox.waiting), BATCH))]
 

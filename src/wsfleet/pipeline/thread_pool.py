@@ -20,8 +20,8 @@ from typing import Any, Protocol
 
 from wsfleet.core.message import Message
 from wsfleet.core.retry import Backoff
+from wsfleet.pipeline.handler import Plan, RetryDelays
 from wsfleet.pipeline.key_order import Taken
-from wsfleet.pipeline.plan import Plan, RetryDelays
 
 __all__ = ["Call", "Slot", "ThreadCall", "ThreadPool"]
 
@@ -30,7 +30,7 @@ log = logging.getLogger("wsfleet")
 AHEAD = 32
 """Slots handed over for each thread, so that a thread that is done finds the next without asking the loop."""
 
-LEAVE_S = 0.5
+THREADS_END_S = 0.5
 """How long idle threads have to leave at the end."""
 
 Payload = Message[Any] | list[Message[Any]]
@@ -220,7 +220,7 @@ class ThreadPool:
     async def stop(self) -> None:
         """Dismiss the threads, and name those that are still in a call and cannot be stopped."""
         self.dismiss()
-        until = time.monotonic() + LEAVE_S
+        until = time.monotonic() + THREADS_END_S
         pause = 0.0005
         while any(t.is_alive() for t in self.threads) and time.monotonic() < until:
             await asyncio.sleep(pause)

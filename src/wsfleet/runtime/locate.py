@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 from wsfleet.config import Report, check
-from wsfleet.config.faults import Wrong
-from wsfleet.config.matching import unknown_kind
+from wsfleet.config.faults import BadValue
 from wsfleet.config.references import References, is_reference
 from wsfleet.core.error_text import describe
 from wsfleet.core.errors import ConfigError
 from wsfleet.core.redact import redact_uri
+from wsfleet.core.topics import unknown_kind
 from wsfleet.fleet.fleet import Fleet
 
 __all__ = ["complain", "find_fleet", "is_uri", "tell"]
@@ -25,7 +25,7 @@ def find_fleet(target: str, *, warn: bool = True) -> Fleet | None:
     if is_reference(target) and not target.endswith(".toml"):
         try:
             fleet = _import(target)
-        except (ConfigError, Wrong) as exc:
+        except (ConfigError, BadValue) as exc:
             complain(f"{target}: {exc}")
             return None
         # What else a program publishes and connects to is its own affair, so other patterns may come to something.
@@ -65,19 +65,19 @@ def tell(report: Report, *, warn: bool = True) -> Fleet | None:
 
 
 def _import(reference: str) -> Fleet:
-    """Return the fleet that `reference` names, from the folder we are in. Raises Wrong and ConfigError."""
+    """Return the fleet that `reference` names, from the folder we are in. Raises BadValue and ConfigError."""
     found = References(Path()).find(reference, like=Fleet)
     if inspect.iscoroutinefunction(found):
-        raise Wrong("is an async function; name a Fleet, or a plain function without arguments that returns one")
+        raise BadValue("is an async function; name a Fleet, or a plain function without arguments that returns one")
     if callable(found):
         try:
             found = found()
         except ConfigError:
             raise
         except Exception as exc:
-            raise Wrong(f"the function raised {describe(exc)}") from exc
+            raise BadValue(f"the function raised {describe(exc)}") from exc
     if not isinstance(found, Fleet):
-        raise Wrong(f"is {type(found).__name__}; name a Fleet, or a function without arguments that returns one")
+        raise BadValue(f"is {type(found).__name__}; name a Fleet, or a function without arguments that returns one")
     return found
 
 

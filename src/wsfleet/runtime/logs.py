@@ -27,8 +27,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from wsfleet.core.printable import printable
 from wsfleet.core.redact import redact_text
+from wsfleet.core.text import printable
 
 __all__ = ["JsonLines", "Lines", "log_to_stderr"]
 

@@ -1,25 +1,105 @@
-"""One client of a `FeedServer`: websockets' server connection, and what faults need to get at it."""
+"""The clients of a `FeedServer`, and the base classes of the faults that can happen to them."""
 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import socket
 import struct
-from collections.abc import Awaitable
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, cast
 
 from websockets.asyncio.server import ServerConnection
+from websockets.http11 import Response
 from websockets.protocol import State
 
 from wsfleet.testing.numbers import Trail
 
-if TYPE_CHECKING:
-    from wsfleet.testing.faults import ConnectionFault, Fault
-    from wsfleet.testing.feed_server import FeedServer
+__all__ = ["Client", "Clients", "ConnectionFault", "Fault", "HandshakeFault", "check_number"]
 
-__all__ = ["Client"]
+
+def check_number(
+    name: str, value: object, least: int, most: float = math.inf, *, kind: type | tuple[type, ...] = int
+) -> None:
+    """Raise ValueError where `value` is no number of this kind, or out of bounds."""
+    if not isinstance(value, kind) or isinstance(value, bool) or not least <= cast(float, value) <= most:
+        bounds = f"from {least} to {most}" if most < math.inf else f"of at least {least}"
+        raise ValueError(f"{name} must be a number {bounds}, not {value!r}")
+
+
+class HandshakeFault(ABC):
+    """Goes wrong before the connection is open."""
+
+    @abstractmethod
+    async def answer(self, client: Client) -> Response | None:
+        """Return what to answer the handshake with, or None to go on with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConnectionFault(ABC):
+    """Goes wrong on an open connection, `after` so many messages or `after_s` seconds; by default at once."""
+
+    after: int = 0
+    after_s: float = 0.0
+
+    spares: ClassVar[bool] = False
+    """Whether the connection is still good afterwards."""
+
+    destroys: ClassVar[bool] = False
+    """Whether messages that were sent before it may get lost with it."""
+
+    def __post_init__(self) -> None:
+        check_number("after", self.after, 0)
+        check_number("after_s", self.after_s, 0, kind=(int, float))
+
+    @abstractmethod
+    def strike(self, client: Client) -> None:
+        """Do it to this client, now."""
+
+
+Fault = HandshakeFault | ConnectionFault
+"""What one attempt to connect may meet: a step of `FeedServer.script`."""
+
+
+class Clients:
+    """All clients of one server; `received` is called with each message of any of them."""
+
+    def __init__(self, received: Callable[[str | bytes], object]) -> None:
+        self.connected: dict[Client, None] = {}  # a set that keeps the order of connecting
+        self.sockets: set[Client] = set()  # in their handshake or closing, too
+        self.trails: list[Trail] = []
+        self.received = received
+        self.closing: set[asyncio.Task[None]] = set()
+        self._changed = asyncio.Event()
+
+    def add(self, client: Client) -> None:
+        """Its handshake is done."""
+        self.connected[client] = None
+        self.trails.append(client.trail)
+        self._change()
+
+    def remove(self, client: Client) -> None:
+        """It is gone, or ended by a fault."""
+        if client in self.connected:
+            del self.connected[client]
+            self._change()
+
+    async def changed(self) -> None:
+        """Wait until one is added or removed. Safe to cancel."""
+        await self._changed.wait()
+
+    def close(self, client: Client) -> None:
+        """Limit the time of a closing handshake, of which the close frame is written already."""
+        task = asyncio.get_running_loop().create_task(client.close())
+        self.closing.add(task)
+        task.add_done_callback(self.closing.discard)
+
+    def _change(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
 
 @dataclass(eq=False)
@@ -38,7 +118,7 @@ class Client(ServerConnection):
     connection, and `transport.pause_reading()` lets it go deaf.
     """
 
-    def __init__(self, feed: FeedServer, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, clients: Clients, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.sent = 0
         """How many messages the server's `send` has written to this client."""
@@ -51,7 +131,7 @@ class Client(ServerConnection):
         """What the server's script has for this attempt."""
         self.byte_s = 0.0
         """How long each byte of the answer to the handshake takes."""
-        self._feed = feed
+        self._clients = clients
         self._hook: asyncio.Task[Any] | None = None
         self._armed: list[_Armed] = []
         self._told = False
@@ -77,8 +157,8 @@ class Client(ServerConnection):
             self.loop.call_later(for_s, self.transport.abort)
 
     def hang_up(self) -> None:
-        """See to it that a closing handshake that has begun does not take too long."""
-        self._feed._end(self)
+        """Limit the time of a closing handshake that has begun."""
+        self._clients.close(self)
 
     # For the server
 
@@ -119,7 +199,7 @@ class Client(ServerConnection):
         self.struck = fault
         self.trail.destroyed = fault.destroys
         self.disarm()
-        self._feed._forget(self)
+        self._clients.remove(self)
         if self._hook is not None:
             self._hook.cancel()
 
@@ -154,11 +234,11 @@ class Client(ServerConnection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
-        self._feed._sockets.add(self)
+        self._clients.sockets.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        self._feed._sockets.discard(self)
+        self._clients.sockets.discard(self)
         self.disarm()
         if self.struck is None:
             self.trail.destroyed = True  # the client went, and may have left something unread
@@ -174,5 +254,5 @@ class Client(ServerConnection):
 
     async def recv(self, decode: bool | None = None) -> Any:
         message = await super().recv(decode)
-        self._feed.received.append(message)
+        self._clients.received(message)
         return message

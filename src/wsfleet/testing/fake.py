@@ -15,14 +15,12 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Mapping
-from typing import Any, cast
 
 from wsfleet.core.errors import ConnectionLost, NotOpen
+from wsfleet.core.turn_limits import READ_BYTES
 from wsfleet.transport.base import DialRequest, Payload, Progress, Receiver, Wire
 
-__all__ = ["FakeSocket", "FakeTransport"]
-
-READ_BYTES = 2**16
+__all__ = ["FakeSocket", "FakeTransport", "FakeWire"]
 
 
 class FakeSocket:
@@ -48,17 +46,11 @@ class FakeSocket:
         self._lost: ConnectionLost | None = None
         self._gone = False
         self._pinged_at: float | None = None
-        # What the fleet sees as the wire.
-        self.request_headers = self.headers
-        self.response_headers: Mapping[str, str] = {}
-        self.subprotocol = target.subprotocols[0] if target.subprotocols else None
-        self.connected_at = self.last_frame = self._loop.time()
-        self.latency_s: float | None = None
+        self._last_frame = self._loop.time()
+        self._latency_s: float | None = None
 
     def __repr__(self) -> str:
         return f"<FakeSocket of {self._target.name!r}{', gone' if self._gone else ''}>"
-
-    # The test's side
 
     async def feed(self, *payloads: Payload) -> None:
         """Let these messages arrive; returns when they are published, or held for `on_open`.
@@ -97,11 +89,10 @@ class FakeSocket:
         """Cut the connection without a close frame: the fleet sees 1006 (RFC 6455, section 7.1.5)."""
         self._lose(ConnectionLost(1006, "the peer closed the connection without a close frame"))
 
-    def pong(self) -> None:
-        """Answer the pings so far."""
+    def _pong(self) -> None:
         if self._pinged_at is not None and not self._gone:
-            self.last_frame = self._loop.time()
-            self.latency_s = self.last_frame - self._pinged_at
+            self._last_frame = self._loop.time()
+            self._latency_s = self._last_frame - self._pinged_at
             self._pinged_at = None
 
     async def _next_news(self) -> None:
@@ -117,7 +108,7 @@ class FakeSocket:
 
     def _read(self, receiver: Receiver) -> None:
         """One read of the socket: at most 64 KiB, handed over whole, as by the real wire."""
-        self.last_frame, at = self._loop.time(), time.time()
+        self._last_frame, at = self._loop.time(), time.time()
         room = READ_BYTES
         while self._waiting and room > 0 and not (self._gone or self._closing):
             batch: list[Payload] = []
@@ -136,66 +127,11 @@ class FakeSocket:
             self._receiver.lost(error)
         self._tell()
 
-    # The fleet's side: see wsfleet.transport.base.Wire
-
-    @property
-    def ping_sent(self) -> float | None:
-        """See `wsfleet.transport.base.Wire`."""
-        return self._pinged_at
-
-    @property
-    def writable(self) -> bool:
-        """See `wsfleet.transport.base.Wire`."""
-        return True
-
-    async def wait_writable(self) -> None:
-        """See `wsfleet.transport.base.Wire`. There is always room, so it returns at once."""
-        return
-
-    def start(self, receiver: Receiver) -> None:
-        """See `wsfleet.transport.base.Wire`."""
-        self._receiver = receiver
-        if self._lost is not None:
-            self._loop.call_soon(receiver.lost, self._lost)
-        self._tell()
-
-    def pause(self) -> None:
-        """See `wsfleet.transport.base.Wire`."""
-        self.paused = True
-
-    def resume(self) -> None:
-        """See `wsfleet.transport.base.Wire`."""
-        self.paused = False
-        if not self._gone:
-            # As with a real socket, what waits is not read inside the call that allows it.
-            self._loop.call_soon(self._resumed)
-
-    def _resumed(self) -> None:
+    def _resume(self) -> None:
         if self.answers_pings and not self.paused:
-            self.pong()
+            self._pong()
         self._deliver()
         self._tell()
-
-    def write(self, payload: Payload) -> None:
-        """See `wsfleet.transport.base.Wire`."""
-        if not isinstance(payload, str | bytes):
-            raise TypeError(f"a payload is str or bytes, not {type(payload).__name__}")
-        if self._gone or self._closing is not None:
-            raise NotOpen("the connection is closing")
-        self.sent.append(payload)
-        self._tell()
-
-    def ping(self) -> None:
-        """See `wsfleet.transport.base.Wire`."""
-        self.pings += 1
-        if self._pinged_at is None:
-            self._pinged_at = self._loop.time()
-        if self.answers_pings and not self.paused:
-            self._loop.call_soon(self.pong)
-
-    def abort(self, reason: str = "") -> None:
-        """See `wsfleet.transport.base.Wire`."""
-        self._end(ConnectionLost(1006, reason))
 
     def _end(self, error: ConnectionLost) -> None:
         # The loss is told in the loop's next turn, as by a real transport.
@@ -205,17 +141,74 @@ class FakeSocket:
             self._tell()
 
 
-class _Wire:
-    """The fleet's end: the socket itself, but for `close`, which here is the fleet's."""
+class FakeWire:
+    """The fleet's end of a `FakeSocket`: see `wsfleet.transport.base.Wire`."""
 
     def __init__(self, socket: FakeSocket) -> None:
+        self.request_headers = socket.headers
+        self.response_headers: Mapping[str, str] = {}
+        subprotocols = socket._target.subprotocols
+        self.subprotocol = subprotocols[0] if subprotocols else None
+        self.connected_at = socket._last_frame
         self._socket = socket
+        self._loop = socket._loop
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._socket, name)
+    @property
+    def writable(self) -> bool:
+        return True
+
+    @property
+    def last_frame(self) -> float:
+        return self._socket._last_frame
+
+    @property
+    def ping_sent(self) -> float | None:
+        return self._socket._pinged_at
+
+    @property
+    def latency_s(self) -> float | None:
+        return self._socket._latency_s
+
+    async def wait_writable(self) -> None:
+        return
+
+    def start(self, receiver: Receiver) -> None:
+        socket = self._socket
+        socket._receiver = receiver
+        if socket._lost is not None:
+            self._loop.call_soon(receiver.lost, socket._lost)
+        socket._tell()
+
+    def pause(self) -> None:
+        self._socket.paused = True
+
+    def resume(self) -> None:
+        self._socket.paused = False
+        if not self._socket._gone:
+            # As with a real socket, what waits is not read inside the call that allows it.
+            self._loop.call_soon(self._socket._resume)
+
+    def write(self, payload: Payload) -> None:
+        if not isinstance(payload, str | bytes):
+            raise TypeError(f"a payload is str or bytes, not {type(payload).__name__}")
+        if self._socket._gone or self._socket._closing is not None:
+            raise NotOpen("the connection is closing")
+        self._socket.sent.append(payload)
+        self._socket._tell()
+
+    def ping(self) -> None:
+        socket = self._socket
+        socket.pings += 1
+        if socket._pinged_at is None:
+            socket._pinged_at = self._loop.time()
+        if socket.answers_pings and not socket.paused:
+            self._loop.call_soon(socket._pong)
 
     def close(self, code: int, reason: str = "") -> None:
         self._socket._end(ConnectionLost(code, reason))
+
+    def abort(self, reason: str = "") -> None:
+        self._socket._end(ConnectionLost(1006, reason))
 
 
 class FakeTransport:
@@ -264,7 +257,7 @@ class FakeTransport:
                 waiter.set_result(None)
         self._waiters.clear()
         try:
-            return cast(Wire, _Wire(await answer))
+            return FakeWire(await answer)
         finally:
             if attempt in self._attempts:
                 self._attempts.remove(attempt)

@@ -18,9 +18,10 @@ named; "the client" is one that keeps to it.
 from __future__ import annotations
 
 import asyncio
+import functools
 import http
 import struct
-from abc import ABC, abstractmethod
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -31,8 +32,7 @@ from websockets.exceptions import ProtocolError
 from websockets.frames import Opcode
 from websockets.http11 import Response
 
-from wsfleet.testing.client import Client
-from wsfleet.testing.frames import check_number, deflated, frame
+from wsfleet.testing.client import Client, ConnectionFault, Fault, HandshakeFault, check_number
 
 __all__ = [
     "BadAnswer",
@@ -60,38 +60,24 @@ __all__ = [
 ]
 
 
-class HandshakeFault(ABC):
-    """Goes wrong before the connection is open."""
-
-    @abstractmethod
-    async def answer(self, client: Client) -> Response | None:
-        """Return what to answer the handshake with, or None to go on with it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ConnectionFault(ABC):
-    """Goes wrong on an open connection, `after` so many messages or `after_s` seconds; by default at once."""
-
-    after: int = 0
-    after_s: float = 0.0
-
-    spares: ClassVar[bool] = False
-    """Whether the connection is still good afterwards."""
-
-    destroys: ClassVar[bool] = False
-    """Whether messages that were sent before it may get lost with it."""
-
-    def __post_init__(self) -> None:
-        check_number("after", self.after, 0)
-        check_number("after_s", self.after_s, 0, kind=(int, float))
-
-    @abstractmethod
-    def strike(self, client: Client) -> None:
-        """Do it to this client, now."""
+def _frame(opcode: Opcode, payload: bytes, *, fin: bool = True, reserved: int = 0) -> bytes:
+    """One frame (RFC 6455, section 5.2)."""
+    first, length = fin << 7 | reserved << 4 | opcode, len(payload)
+    if length < 126:
+        return struct.pack("!BB", first, length) + payload
+    if length < 2**16:
+        return struct.pack("!BBH", first, 126, length) + payload
+    return struct.pack("!BBQ", first, 127, length) + payload
 
 
-Fault = HandshakeFault | ConnectionFault
-"""What one attempt to connect may meet: a step of `FeedServer.script`."""
+@functools.lru_cache(maxsize=4)
+def _deflated(size: int) -> bytes:
+    """So many spaces, as one message of permessage-deflate (RFC 7692, section 7.2.1)."""
+    deflate = zlib.compressobj(wbits=-15)
+    chunk = b" " * min(size, 2**20)
+    parts = [deflate.compress(chunk) for _ in range(size // len(chunk))] if chunk else []
+    parts += [deflate.compress(b" " * (size % len(chunk)) if chunk else b""), deflate.flush(zlib.Z_SYNC_FLUSH)]
+    return b"".join(parts).removesuffix(b"\x00\x00\xff\xff")
 
 
 # Handshakes
@@ -213,7 +199,7 @@ class Reset(ConnectionFault):
     destroys: ClassVar[bool] = True
 
     def strike(self, client: Client) -> None:
-        whole = frame(Opcode.TEXT, b"half of this is all there will be")
+        whole = _frame(Opcode.TEXT, b"half of this is all there will be")
         client.write(whole[: len(whole) // 2])
         client.reset()
 
@@ -242,7 +228,7 @@ class Close(ConnectionFault):
         elif self.valid:
             client.protocol.send_close(self.code, self.reason)
         else:
-            client.write(frame(Opcode.CLOSE, struct.pack("!H", self.code) + self.reason.encode()))
+            client.write(_frame(Opcode.CLOSE, struct.pack("!H", self.code) + self.reason.encode()))
             return
         client.send_data()
         client.hang_up()
@@ -319,7 +305,7 @@ class ReservedBits(ConnectionFault):
         check_number("bit", self.bit, 1, 3)
 
     def strike(self, client: Client) -> None:
-        client.write(frame(Opcode.TEXT, b"reserved", reserved=0b1000 >> self.bit))
+        client.write(_frame(Opcode.TEXT, b"reserved", reserved=0b1000 >> self.bit))
 
 
 @dataclass(frozen=True)
@@ -329,7 +315,7 @@ class InvalidUTF8(ConnectionFault):
     data: bytes = b'{"name": "M\xfcnster"}'
 
     def strike(self, client: Client) -> None:
-        client.write(frame(Opcode.TEXT, self.data))
+        client.write(_frame(Opcode.TEXT, self.data))
 
 
 @dataclass(frozen=True)
@@ -339,7 +325,7 @@ class Oversize(ConnectionFault):
     size: int = 2**20 + 1
 
     def strike(self, client: Client) -> None:
-        client.write(frame(Opcode.TEXT, b"x" * self.size))
+        client.write(_frame(Opcode.TEXT, b"x" * self.size))
 
 
 @dataclass(frozen=True)
@@ -349,8 +335,8 @@ class FragmentFlood(ConnectionFault):
     fragments: int = 50_000
 
     def strike(self, client: Client) -> None:
-        more = frame(Opcode.CONT, b"x", fin=False)
-        client.write(frame(Opcode.TEXT, b"x", fin=False) + more * (self.fragments - 1))
+        more = _frame(Opcode.CONT, b"x", fin=False)
+        client.write(_frame(Opcode.TEXT, b"x", fin=False) + more * (self.fragments - 1))
 
 
 @dataclass(frozen=True)
@@ -366,7 +352,7 @@ class CompressionBomb(ConnectionFault):
     def strike(self, client: Client) -> None:
         if not client.protocol.extensions:
             raise ValueError("a compression bomb needs a client and a FeedServer with compression='deflate'")
-        client.write(frame(Opcode.TEXT, deflated(self.size), reserved=0b100))
+        client.write(_frame(Opcode.TEXT, _deflated(self.size), reserved=0b100))
 
 
 @dataclass(frozen=True)
@@ -381,4 +367,4 @@ class Flood(ConnectionFault):
     def strike(self, client: Client) -> None:
         text = isinstance(self.payload, str)
         payload = self.payload.encode() if isinstance(self.payload, str) else self.payload
-        client.write(frame(Opcode.TEXT if text else Opcode.BINARY, payload) * self.messages)
+        client.write(_frame(Opcode.TEXT if text else Opcode.BINARY, payload) * self.messages)

@@ -19,9 +19,9 @@ from websockets.http11 import Request, Response
 from websockets.protocol import State
 from websockets.typing import Subprotocol
 
-from wsfleet.testing.client import Client
-from wsfleet.testing.faults import Close, ConnectionFault, Drop, Fault, HandshakeFault, Refuse
-from wsfleet.testing.numbers import Audit, Trail, audit
+from wsfleet.testing.client import Client, Clients, ConnectionFault, Fault, HandshakeFault
+from wsfleet.testing.faults import Close, Drop, Refuse
+from wsfleet.testing.numbers import Audit, audit
 
 __all__ = ["FeedServer"]
 
@@ -78,12 +78,8 @@ class FeedServer:
         self._on_client = on_client
         self._script: Iterator[Fault] = iter(())
         self._script_error: Exception | None = None
-        self._clients: dict[Client, None] = {}  # a set that keeps the order of connecting
-        self._sockets: set[Client] = set()  # in their handshake or closing, too
-        self._trails: list[Trail] = []
+        self._clients = Clients(lambda message: self.received.append(message))
         self._number = 0
-        self._closing: set[asyncio.Task[None]] = set()
-        self._changed = asyncio.Event()
         self._keeper: socket.socket | None = None
         self._server: Server | None = None
 
@@ -118,7 +114,7 @@ class FeedServer:
     @property
     def clients(self) -> tuple[Client, ...]:
         """The connected clients, in the order of their connecting; without those that a fault has ended."""
-        return tuple(self._clients)
+        return tuple(self._clients.connected)
 
     async def start(self) -> None:
         """Listen again after `stop`, on the same port. Raises OSError where the port is taken.
@@ -142,7 +138,7 @@ class FeedServer:
             max_size=self._max_size,
             max_queue=None,  # an `on_client` that never reads must not keep pings from being answered
             logger=logger,
-            create_connection=cast(type[ServerConnection], functools.partial(Client, self)),
+            create_connection=cast(type[ServerConnection], functools.partial(Client, self._clients)),
             backlog=4096,
         )
 
@@ -156,15 +152,15 @@ class FeedServer:
         if server is None:
             return
         server.close(code=code)
-        for each in self._sockets:
+        for each in self._clients.sockets:
             # Those may never have asked for anything, these never read what they are told; close() would wait for both.
             if each.state is State.CONNECTING or each.held:
                 each.transport.abort()
         for client in self.clients:
             client.leave(Close(code))
         await server.wait_closed()
-        if self._closing:
-            await asyncio.wait(self._closing)
+        if self._clients.closing:
+            await asyncio.wait(self._clients.closing)
 
     async def send(self, *payloads: object) -> int:
         """Send to all clients, and return how many there were: str as text, bytes as binary, anything else as JSON.
@@ -185,8 +181,8 @@ class FeedServer:
 
         Safe to cancel.
         """
-        while len(self._clients) < n or (n == 0 and self._clients):
-            await self._changed.wait()
+        while len(self._clients.connected) < n or (n == 0 and self._clients.connected):
+            await self._clients.changed()
 
     def drop(self) -> None:
         """Cut all connections without a close frame; a client sees 1006."""
@@ -239,7 +235,7 @@ class FeedServer:
         back now rather than when it notices.
         """
         self.accept()
-        for client in self._sockets:
+        for client in self._clients.sockets:
             client.disarm()
             if client.held or (client.state is State.CONNECTING and client.request is not None):
                 client.transport.abort()
@@ -254,7 +250,7 @@ class FeedServer:
         for _ in range(count):
             await self.wait_clients(1)
             self._number += 1
-            for client in self._clients:
+            for client in self._clients.connected:
                 client.trail.numbers.append(self._number)
             await self.send(make(self._number))
             await asyncio.sleep(0)  # whoever shares the loop is to keep up
@@ -264,7 +260,7 @@ class FeedServer:
 
         With several connections at a time, give the path of the one that is meant.
         """
-        return audit([trail for trail in self._trails if path in (None, trail.path)], seen)
+        return audit([trail for trail in self._clients.trails if path in (None, trail.path)], seen)
 
     def _keep_port(self) -> None:
         # Bound, but not listening: while the server is stopped nobody else gets the port, not even as the local port
@@ -310,12 +306,10 @@ class FeedServer:
 
     async def _serve_client(self, connection: ServerConnection) -> None:
         client = cast(Client, connection)
-        self._clients[client] = None
-        self._trails.append(client.trail)
         client.trail.path = client.request.path if client.request is not None else ""
+        self._clients.add(client)
         if isinstance(client.step, ConnectionFault):
             client.arm(client.step)
-        self._change()
         try:
             if self._on_client is not None and client.struck is None:
                 await client.until_lost(self._on_client(client))
@@ -324,7 +318,7 @@ class FeedServer:
         except ConnectionClosed:
             pass
         finally:
-            self._forget(client)
+            self._clients.remove(client)
 
     async def _send_to(self, client: Client, messages: Sequence[str | bytes]) -> None:
         try:
@@ -335,21 +329,6 @@ class FeedServer:
                 client.count()
         except ConnectionClosed:
             pass
-
-    def _end(self, client: Client) -> None:
-        # A close frame is written already; this close() only sees to it that the answer does not take too long.
-        task = asyncio.get_running_loop().create_task(client.close())
-        self._closing.add(task)
-        task.add_done_callback(self._closing.discard)
-
-    def _forget(self, client: Client) -> None:
-        if client in self._clients:
-            del self._clients[client]
-            self._change()
-
-    def _change(self) -> None:
-        self._changed.set()
-        self._changed = asyncio.Event()
 
 
 def _check_step(step: Fault) -> Fault:

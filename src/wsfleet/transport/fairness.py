@@ -7,10 +7,9 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-__all__ = ["SLICE_S", "Turns"]
+from wsfleet.core.turn_limits import SLICE_S
 
-SLICE_S = 0.001
-"""How long one callback may hand over before the loop gets its turn: well below the 2 ms that wsfleet promises."""
+__all__ = ["Turns"]
 
 GAP_S = 0.000_02
 """Reads of one turn follow each other sooner than this. Where they do not, the loop has done something else."""

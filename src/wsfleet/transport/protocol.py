@@ -19,20 +19,18 @@ from websockets.http11 import Request, Response
 from websockets.protocol import Protocol
 
 from wsfleet.core.accel import fastest
-from wsfleet.core.errors import ConnectionLost
+from wsfleet.core.turn_limits import READ_BYTES, SLICE_S
 from wsfleet.transport import scanner
 from wsfleet.transport.base import Payload, Receiver
+from wsfleet.transport.closer import Closing
 from wsfleet.transport.dial import Opening
-from wsfleet.transport.fairness import LOSS_S, SLICE_S, Turns
+from wsfleet.transport.fairness import LOSS_S, Turns
 from wsfleet.transport.fragments import Fragments, TooManyFragments
 from wsfleet.transport.inflate import Inflater
 from wsfleet.transport.scanner import frame_end
-from wsfleet.transport.writer import WRITE_BYTES, Writing
+from wsfleet.transport.writer import WRITE_BYTES
 
-__all__ = ["READ_BYTES", "TLS_READ_BYTES", "WebSocketWire"]
-
-READ_BYTES = 2**16
-"""One read of a socket at most, and so one batch at most."""
+__all__ = ["TLS_READ_BYTES", "WebSocketWire"]
 
 TLS_READ_BYTES = 2**18 + 2**16
 """What a TLS transport may have decrypted at a time: one read of its own, 256 KiB, and the record begun before.
@@ -43,15 +41,12 @@ It has to fit. What does not fit stays in the transport, which forgets it when t
 UNWANTED = 256
 """Frames passed over in one go once nobody wants them any more."""
 
-REASON_MAX = 123
-"""Bytes of a close frame's reason: a control frame has 125 (RFC 6455, section 5.5), and the code takes 2."""
-
 scan = fastest(scanner.scan, "wsfleet.transport._scanner")
 
 log = logging.getLogger("wsfleet.wire")
 
 
-class WebSocketWire(Writing, asyncio.BufferedProtocol):
+class WebSocketWire(Closing, asyncio.BufferedProtocol):
     """One open socket. See `wsfleet.transport.base.Wire`.
 
     What has been read and not handed over, because there is no receiver yet, because reading is paused or because
@@ -62,25 +57,18 @@ class WebSocketWire(Writing, asyncio.BufferedProtocol):
     # because objects of so many attributes share no keys, and a dictionary for each connection costs more than a KiB.
 
     __slots__ = (
-        "_aborted",
         "_at",
-        "_close_s",
-        "_failed",
-        "_failure",
         "_fragments",
         "_going",
         "_inflater",
         "_limit",
         "_need",
-        "_paused",
         "_pos",
         "_reading",
         "_receiver",
         "_rest",
-        "_source",
         "_tail",
         "_text",
-        "_timer",
         "_turns",
         "_view",
         "connected_at",
@@ -101,11 +89,9 @@ class WebSocketWire(Writing, asyncio.BufferedProtocol):
         max_fragments: int,
         turns: Turns,
     ) -> None:
-        super().__init__(opening.transport, protocol)
+        super().__init__(opening.transport, protocol, opening.source, close_s)
         self._turns = turns
-        self._source = opening.source
         self._view = view
-        self._close_s = close_s
         self._receiver: Receiver | None = None
         self._limit: int = protocol.max_message_size or 0
         self._inflater = Inflater.of(protocol)
@@ -119,12 +105,7 @@ class WebSocketWire(Writing, asyncio.BufferedProtocol):
         self._text = False
         self._at = time.time()
 
-        self._paused = False
         self._reading = False
-        self._failed: tuple[int, str] | None = None
-        self._failure: Exception | None = None
-        self._aborted: str | None = None
-        self._timer: asyncio.TimerHandle | None = None
 
         self.connected_at = self.last_frame = self._loop.time()
         if self._rest:
@@ -156,62 +137,6 @@ class WebSocketWire(Writing, asyncio.BufferedProtocol):
         if self._paused:
             self._paused = False
             self._go_on_soon()
-
-    def close(self, code: int, reason: str = "") -> None:
-        if self._open:
-            # A cut inside a character leaves bytes that are not UTF-8, and they go too.
-            reason = reason.encode()[:REASON_MAX].decode(errors="ignore")
-            self._protocol.send_close(code, reason)
-            self._flush()
-        self._begin_close()
-
-    def abort(self, reason: str = "") -> None:
-        if self._lost is None and self._aborted is None:
-            self._aborted = reason
-            self._closing = True
-            self._source.abort()
-
-    # Closing
-
-    @property
-    def _discarding(self) -> bool:
-        """Whether nothing that comes now means anything (RFC 6455, sections 1.4 and 7.1.7)."""
-        return self._failed is not None or self._protocol.close_rcvd is not None
-
-    def _begin_close(self) -> None:
-        """Wait for the peer to close, reading on so that its answer is seen, and not for ever."""
-        if self._closing:
-            return
-        self._closing = True
-        self._paused = False
-        self._limit_close()
-        self._go_on_soon()
-
-    def _limit_close(self) -> None:
-        if self._timer is None and self._lost is None:
-            self._timer = self._loop.call_later(self._close_s, self._source.abort)
-
-    def _fail(self, code: CloseCode, reason: str, failure: Exception | None = None) -> None:
-        # RFC 6455, section 7.1.7: fail the connection, and process nothing more of it.
-        if self._failed is None:
-            self._failed, self._failure = (int(code), reason), failure
-            self._protocol.fail(code, reason)
-            self._flush()
-            self._begin_close()
-
-    def _loss(self, exc: Exception | None) -> ConnectionLost:
-        protocol = self._protocol
-        if self._failed is not None:
-            error = ConnectionLost(*self._failed)
-        elif protocol.close_rcvd is not None:
-            error = ConnectionLost(int(protocol.close_rcvd.code), protocol.close_rcvd.reason)
-        elif protocol.close_sent is not None:
-            error = ConnectionLost(int(protocol.close_sent.code), "closed by us; the peer did not answer")
-        else:
-            why = self._aborted or (exc and str(exc)) or "the peer closed the connection without a close frame"
-            error = ConnectionLost(int(CloseCode.ABNORMAL_CLOSURE), why)
-        error.__cause__ = self._failure or exc
-        return error
 
     # asyncio protocol methods
 

@@ -24,12 +24,13 @@ from wsfleet.core.errors import ConfigError, ConnectFailed, HandshakeRejected
 from wsfleet.core.options import check_headers, check_uri
 from wsfleet.core.redact import redact_text, redact_uri, secrets_of
 from wsfleet.core.retry import retry_after_s
+from wsfleet.core.turn_limits import READ_BYTES
 from wsfleet.transport import open_files
 from wsfleet.transport.base import DialRequest, Progress
 from wsfleet.transport.dial import Dialer, Opening, parse_head
 from wsfleet.transport.fairness import Turns
 from wsfleet.transport.fragments import FragmentedProtocol, most_fragments
-from wsfleet.transport.protocol import READ_BYTES, TLS_READ_BYTES, WebSocketWire
+from wsfleet.transport.protocol import TLS_READ_BYTES, WebSocketWire
 
 __all__ = ["WebSocketTransport", "WebSocketWire"]
 

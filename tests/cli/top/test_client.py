@@ -10,11 +10,11 @@ from tests.support.fleetview import FleetView, endpoint
 from tests.support.served import Served, serving
 from wsfleet.cli.top.client import Client, check_url
 from wsfleet.cli.top.command import tokens
-from wsfleet.serve.status.schema import Query, Trouble
+from wsfleet.serve.status.schema import Query, StatusError
 
 
-async def trouble(client: Client) -> Trouble:
-    with pytest.raises(Trouble) as caught:
+async def trouble(client: Client) -> StatusError:
+    with pytest.raises(StatusError) as caught:
         await client.overview()
     return caught.value
 

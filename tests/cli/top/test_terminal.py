@@ -14,7 +14,7 @@ from tests.cli.top.snapshots import compare, text
 from tests.support.fleetview import AT, FleetView, endpoint, subscription
 from wsfleet.cli.top.rows import EndpointTable
 from wsfleet.cli.top.terminal import Top
-from wsfleet.serve.status.schema import Trouble
+from wsfleet.serve.status.schema import StatusError
 
 # Textual has its own look at the loop, and no use for another.
 LOOPS = ("asyncio",)
@@ -250,7 +250,7 @@ async def test_a_fleet_out_of_reach_comes_back_by_itself(tmp_path: Path) -> None
     """What was known stays, marked as old, while the fleet is out of reach; then it goes on without a key."""
     view = troubled()
     async with shown(view) as pilot:
-        view.trouble = Trouble("UNREACHABLE", "connection refused")
+        view.trouble = StatusError("UNREACHABLE", "connection refused")
         await until(pilot, lambda: lines(pilot, "UNREACHABLE  connection refused. Since 01:46:40; it is tried again."))
         await compare(pilot, "unreachable", tmp_path)
         view.trouble = None
@@ -262,7 +262,7 @@ async def test_a_fleet_out_of_reach_comes_back_by_itself(tmp_path: Path) -> None
 async def test_a_refused_token_is_told(tmp_path: Path) -> None:
     """A fleet that was never seen shows why, and nothing that could be taken for its numbers."""
     view = FleetView()
-    view.trouble = Trouble("REFUSED", "the fleet wants a token: --token-file, or WSFLEET_TOKEN")
+    view.trouble = StatusError("REFUSED", "the fleet wants a token: --token-file, or WSFLEET_TOKEN")
     async with shown(view, NARROW) as pilot:
         assert lines(pilot, "REFUSED  the fleet wants a token: --token-file, or WSFLEET_TOKEN")
         await compare(pilot, "refused", tmp_path)
@@ -288,7 +288,7 @@ async def test_what_a_peer_wrote_is_text_and_nothing_else(tmp_path: Path) -> Non
         assert len(lines(pilot, "[bold red]x[/]")) > 6
         assert all(line.isprintable() for line in all_text.splitlines())
         await compare(pilot, "hostile", tmp_path)
-        view.trouble = Trouble("NO FLEET", HOSTILE)
+        view.trouble = StatusError("NO FLEET", HOSTILE)
         await until(pilot, lambda: lines(pilot, "NO FLEET  [bold red]x[/]"))
 
 

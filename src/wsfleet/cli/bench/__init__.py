@@ -1,7 +1,7 @@
 """`wsfleet bench`: what a message costs on this machine, by hand, with wsfleet, and at best.
 
-`peer` and `server` send, `programs` are what is compared, `turns` lets them run in turn in a process of its own,
-`command` asks for it and shows the result.
+`programs` are compared, `peer` is the server's end of a connection, `children` are the processes, `command` shows the
+result.
 """
 
 from wsfleet.cli.bench.command import add_arguments, main

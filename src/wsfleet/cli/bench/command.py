@@ -19,7 +19,8 @@ from wsfleet.cli.bench.peer import SMALLEST
 from wsfleet.cli.bench.programs import PROGRAMS
 from wsfleet.core import __version__
 from wsfleet.core.accel import accelerated
-from wsfleet.runtime.run import ENDED_WELL, FAILED, MISUSED, check_report, write_report
+from wsfleet.runtime.loop import ENDED_WELL, FAILED, MISUSED
+from wsfleet.runtime.report import check_report, write_report
 from wsfleet.runtime.subprocess import child_process
 from wsfleet.transport.open_files import raise_limit
 
@@ -128,13 +129,13 @@ def _progress() -> Progress:
 
 def _turns(args: argparse.Namespace) -> Iterator[Line]:
     turn_s = args.duration * SHARE / ROUNDS / len(PROGRAMS)
-    with child_process("wsfleet.cli.bench.server", args.size) as server:
+    with child_process("wsfleet.cli.bench.children", "server", args.size) as server:
         assert server.stdout is not None  # noqa: S101 - it is a pipe
         port = server.stdout.readline()
         if not port:
             return
         arguments = (int(port), args.connections, args.size, turn_s, ROUNDS)
-        with child_process("wsfleet.cli.bench.turns", *arguments) as worker:
+        with child_process("wsfleet.cli.bench.children", "turns", *arguments) as worker:
             assert worker.stdout is not None  # noqa: S101 - it is a pipe
             for line in worker.stdout:
                 yield Line(**msgspec.json.decode(line))

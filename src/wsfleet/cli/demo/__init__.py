@@ -1,6 +1,7 @@
 """`wsfleet demo`: a thousand connections to a local feed server that misbehaves, watched live.
 
-`plan` says what will go wrong, `server` is the server's process, `board` what is shown, `command` puts it together.
+`scenario` is what the feed sends and does wrong, `server` the server's process, `board` the screen, `command` the
+command itself.
 """
 
 from wsfleet.cli.demo.command import add_arguments, main

@@ -7,7 +7,7 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from wsfleet.cli.demo.plan import LATEST_START, Fault
+from wsfleet.cli.demo.scenario import LATEST_START, Fault
 from wsfleet.core.message import Message, State, StateChange
 from wsfleet.core.stats import FleetStats, SubscriptionStats
 

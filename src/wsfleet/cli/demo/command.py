@@ -14,12 +14,13 @@ from pathlib import Path
 
 from wsfleet.cli.arguments import count, seconds
 from wsfleet.cli.demo.board import Board, Recoveries
-from wsfleet.cli.demo.plan import make_plan
-from wsfleet.cli.demo.prices import Price
+from wsfleet.cli.demo.scenario import Price, make_plan
 from wsfleet.core.message import Message
 from wsfleet.core.options import Buffer, Endpoint, Liveness, Overflow, Reconnect
 from wsfleet.fleet.fleet import Fleet
-from wsfleet.runtime.run import FAILED, INTERRUPTED, MISUSED, check_report, run_fleet
+from wsfleet.runtime.loop import FAILED, INTERRUPTED, MISUSED
+from wsfleet.runtime.report import check_report
+from wsfleet.runtime.run import run_fleet
 from wsfleet.runtime.subprocess import child_process
 from wsfleet.transport.open_files import SPARE, raise_limit
 

@@ -15,9 +15,8 @@ import time
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.protocol import State
 
-from wsfleet.cli.demo.plan import LATEST_START, Fault, make_plan
-from wsfleet.cli.demo.prices import Prices
-from wsfleet.runtime.run import run_loop
+from wsfleet.cli.demo.scenario import LATEST_START, Fault, Prices, make_plan
+from wsfleet.runtime.loop import run_loop
 from wsfleet.transport.open_files import raise_limit
 
 MESSAGES_PER_S = 5000  # in all; more would measure this server rather than the fleet

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 
-from wsfleet.serve.status.schema import Endpoints, Overview, Query, Sample, Trouble
+from wsfleet.serve.status.schema import Endpoints, Overview, Query, Sample, StatusError
 
 __all__ = ["Client", "check_url"]
 
@@ -82,7 +82,7 @@ class Client:
                 async for event in _events(answer.aiter_text()):
                     yield event
         except httpx.HTTPError as exc:
-            raise Trouble("UNREACHABLE", _why(exc)) from exc
+            raise StatusError("UNREACHABLE", _why(exc)) from exc
 
     async def close(self) -> None:
         """Close all connections."""
@@ -92,12 +92,12 @@ class Client:
         try:
             answer = await self._http.get(self._url(what), params=params, headers=self._headers("application/json"))
         except httpx.HTTPError as exc:
-            raise Trouble("UNREACHABLE", _why(exc)) from exc
+            raise StatusError("UNREACHABLE", _why(exc)) from exc
         self._check(answer)
         try:
             return msgspec.json.decode(answer.content, type=kind)
         except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-            raise Trouble("NO FLEET", f"what answers there is no wsfleet, or another version: {exc}") from exc
+            raise StatusError("NO FLEET", f"what answers there is no wsfleet, or another version: {exc}") from exc
 
     def _url(self, what: str) -> str:
         return f"{self.place}/api/{what}"
@@ -106,7 +106,7 @@ class Client:
         try:
             token = self._token()
         except (OSError, ValueError) as exc:
-            raise Trouble("REFUSED", "the file of the token cannot be read any more") from exc
+            raise StatusError("REFUSED", "the file of the token cannot be read any more") from exc
         return {"Accept": accept} | ({"Authorization": f"Bearer {token}"} if token else {})
 
     def _check(self, answer: httpx.Response) -> None:
@@ -115,10 +115,10 @@ class Client:
             text = "the fleet refuses this token" if sent else "the fleet wants a token: --token-file, or WSFLEET_TOKEN"
             if answer.status_code == 403 and not sent:
                 text = "the fleet answers 403: it does not let itself be watched by this name"
-            raise Trouble("REFUSED", text)
+            raise StatusError("REFUSED", text)
         if answer.status_code != httpx.codes.OK:
             place = answer.request.url.path
-            raise Trouble("NO FLEET", f"what answers there says {answer.status_code} at {place}: is it a wsfleet?")
+            raise StatusError("NO FLEET", f"what answers there says {answer.status_code} at {place}: is it a wsfleet?")
 
 
 async def _events(chunks: AsyncIterator[str]) -> AsyncIterator[dict[str, Any]]:
@@ -127,7 +127,7 @@ async def _events(chunks: AsyncIterator[str]) -> AsyncIterator[dict[str, Any]]:
     async for chunk in chunks:
         *lines, rest = (rest + chunk).split("\n")
         if len(rest) + len(data) > MOST_EVENT:
-            raise Trouble("NO FLEET", "an event there has no end")
+            raise StatusError("NO FLEET", "an event there has no end")
         for line in lines:
             name, _, value = line.rstrip("\r").partition(":")
             if name == "event":

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Show the fleet until the user has seen enough; return the exit code."""
-    from wsfleet.runtime.run import MISUSED
+    from wsfleet.runtime.loop import MISUSED
 
     missing = [name for name in ("textual", "httpx") if importlib.util.find_spec(name) is None]
     if missing:
@@ -80,7 +80,7 @@ async def _show(url: str, token: Callable[[], str | None]) -> int | None:
 
 
 def _misused(text: str) -> int:
-    from wsfleet.runtime.run import MISUSED
+    from wsfleet.runtime.loop import MISUSED
 
     print(f"wsfleet top: {text}", file=sys.stderr)
     return MISUSED

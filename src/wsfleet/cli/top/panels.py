@@ -12,7 +12,7 @@ from typing import Any
 from textual.content import Content
 
 from wsfleet.cli.top.picture import Picture, Verdict, count, duration
-from wsfleet.core.printable import one_line
+from wsfleet.core.text import one_line
 
 __all__ = [
     "STATE_STYLES",
@@ -67,7 +67,7 @@ def verdict(picture: Picture) -> Content:
     found: Verdict = picture.verdict()
     style = _LEVELS[found.level]
     parts: list[Part] = [(f" {found.word} ", f"bold reverse {style}"), " ", (clean(found.text), style)]
-    if picture.trouble is not None and picture.since is not None:
+    if picture.error is not None and picture.since is not None:
         old = " What is shown is of before." if picture.overview is not None else ""
         parts.append((f". Since {_clock(picture.since)}; it is tried again.{old}", _DIM))
     return Content.assemble(*parts)

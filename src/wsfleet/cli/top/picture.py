@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
-from wsfleet.serve.status.schema import Down, Overview, Sample, Trouble
+from wsfleet.serve.status.schema import Down, Overview, Sample, StatusError
 
 __all__ = ["Picture", "Verdict", "count", "duration"]
 
@@ -36,23 +36,23 @@ class Picture:
         self.place = place
         self.overview: Overview | None = None
         self.events: deque[dict[str, Any]] = deque(maxlen=EVENTS)
-        self.trouble: Trouble | None = None
+        self.error: StatusError | None = None
         self.since: float | None = None
         """When the trouble began, by our wall clock."""
         self._samples: deque[Sample] = deque(maxlen=KEPT)
 
     def wants_history(self, overview: Overview) -> bool:
         """Whether the fleet's own history is wanted: nothing is known, or some was missed, or it is another run."""
-        return not self._samples or self.trouble is not None or self._is_another(overview)
+        return not self._samples or self.error is not None or self._is_another(overview)
 
     def take(self, overview: Overview, history: Sequence[Sample] = ()) -> None:
         """Take the newest look, and the history that was wanted."""
         if self.wants_history(overview):
             self._samples.clear()
             self._samples.extend(history)
-        self.overview, self.trouble, self.since = overview, None, None
+        self.overview, self.error, self.since = overview, None, None
         if self._samples and overview.at <= self._samples[-1].at:
-            return  # the same look as before
+            return  # the same overview as before
         totals = overview.totals
         self._samples.append(
             Sample(
@@ -71,9 +71,9 @@ class Picture:
         before = self.overview
         return before is not None and (overview.uptime_s < before.uptime_s or overview.name != before.name)
 
-    def fail(self, trouble: Trouble, now: float) -> None:
+    def fail(self, error: StatusError, now: float) -> None:
         """Keep what is known, and why nothing newer is."""
-        self.trouble = trouble
+        self.error = error
         if self.since is None:
             self.since = now
 
@@ -125,8 +125,8 @@ class Picture:
 
     def verdict(self) -> Verdict:
         """Whether the fleet is well, and every reason why it isn't, the worst first."""
-        if self.trouble is not None:
-            return Verdict("bad", self.trouble.headline, self.trouble.text)
+        if self.error is not None:
+            return Verdict("bad", self.error.headline, self.error.text)
         if self.overview is None:
             return Verdict("none", "CONNECTING", f"to {self.place}")
         bad, warn = _bad(self.overview), list(self._warnings(self.overview))

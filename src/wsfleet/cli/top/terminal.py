@@ -19,7 +19,7 @@ from textual.widgets import Footer, Input, Static
 from wsfleet.cli.top import panels
 from wsfleet.cli.top.picture import Picture
 from wsfleet.cli.top.rows import COLUMNS, EndpointTable
-from wsfleet.serve.status.schema import Trouble, View
+from wsfleet.serve.status.schema import StatusError, View
 
 __all__ = ["Top"]
 
@@ -178,8 +178,8 @@ class Top(App[int]):
                 overview = await self._view.overview()
                 wanted = self._picture.wants_history(overview)
                 self._picture.take(overview, await self._view.history() if wanted else ())
-            except Trouble as trouble:
-                self._picture.fail(trouble, self._now())
+            except StatusError as error:
+                self._picture.fail(error, self._now())
             else:
                 self._rows_wanted.set()
             self._draw()
@@ -192,8 +192,8 @@ class Top(App[int]):
             query = self._table.query_wanted
             try:
                 got = await self._view.endpoints(query)
-            except Trouble:
-                continue  # the look at the fleet, which comes soon, tells about it
+            except StatusError:
+                continue  # the next overview reports it
             self._table.show(query, got)
 
     async def _listen(self) -> None:
@@ -201,7 +201,7 @@ class Top(App[int]):
             try:
                 async for event in self._view.events():
                     self._picture.hear(event)
-            except Trouble:
+            except StatusError:
                 pass  # as above; and where the fleet has enough listeners, the rest goes on without
             await asyncio.sleep(RETRY_S)
 

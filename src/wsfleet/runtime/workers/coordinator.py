@@ -15,21 +15,12 @@ from wsfleet.core.errors import FleetError
 from wsfleet.core.message import State
 from wsfleet.core.stats import RETIRED, FleetStats
 from wsfleet.fleet.fleet import Fleet, control_of
-from wsfleet.fleet.reloading import Reloaded, hangup, reload_and_tell
-from wsfleet.runtime.run import (
-    ENDED_WELL,
-    FAILED,
-    INTERRUPTED,
-    LEAVE_S,
-    MISUSED,
-    ending_limit_s,
-    nobody_reads,
-    run_loop,
-    stop_signals,
-    write_report,
-)
+from wsfleet.fleet.reloading import Reloaded, hangup
+from wsfleet.runtime.base import BaseRun
+from wsfleet.runtime.loop import EXIT_TIMEOUT_S, FAILED, INTERRUPTED, MISUSED, nobody_reads, run_loop, stop_signals
+from wsfleet.runtime.report import exit_code, write_report
+from wsfleet.runtime.run import ending_limit_s
 from wsfleet.runtime.sharding import Shard, held
-from wsfleet.runtime.systemd import ENDING, Notifier
 from wsfleet.runtime.workers.channel import Frame
 from wsfleet.runtime.workers.process import Order, WorkerProcess
 from wsfleet.serve.status.merged import absent, as_stats, merge
@@ -52,7 +43,7 @@ def run_workers(
     duration: float | None = None,
     report: str | Path | None = None,
 ) -> int:
-    """Run `crew` as `runner.run_fleet` does a fleet: signals, duration, report, exit code. Raises OSError."""
+    """Run the workers as `run_fleet` runs a fleet: signals, duration, report, exit code. Raises OSError."""
     try:
         run_loop(coordinator.serve(duration))
     finally:
@@ -61,7 +52,7 @@ def run_workers(
     return coordinator.code()
 
 
-class Coordinator:
+class Coordinator(BaseRun):
     """The workers of one fleet, seen as one.
 
     Each runs the endpoints that are its share of what `shards` leaves of `fleet`, which is asked for its declarations
@@ -78,17 +69,15 @@ class Coordinator:
         level: int = logging.INFO,
         log_json: bool = False,
     ) -> None:
+        super().__init__()
         self.worker_processes: list[WorkerProcess] = []
         self._limit_s = ending_limit_s(fleet)
         self._watchers: list[Callable[[int, Frame], None]] = []
         self._merged: Report | None = None
-        self._draining = self._interrupted = self._misused = self._failed = False
-        self._notifier = Notifier()
-        self._started = asyncio.Event()
+        self._misused = self._failed = False
         self._reloader = reloader if isinstance(reloader := control_of(fleet).reloader, Reloader) else None
         self._reloading = False
         self._keeping: list[asyncio.Task[None]] = []
-        self._hang_ups: set[asyncio.Task[None]] = set()
         self._turns = tempfile.TemporaryFile()  # noqa: SIM115 - closed with the last worker
         self.required = {name for name, each in fleet.connections.items() if each.required}
         pages = [each for each in fleet.observers if hasattr(each, "over")]
@@ -176,7 +165,7 @@ class Coordinator:
         """Run all workers until the last has ended; nothing of them is left."""
         loop = asyncio.get_running_loop()
         timer = None if duration is None else loop.call_later(duration, self.drain)
-        with stop_signals(self._drain_and_tell, self._interrupt), hangup(self._hang_up):
+        with stop_signals(self._drain_on_signal, self._interrupt), hangup(self._reload_on_signal):
             try:
                 for observer in self._observers:
                     observer.bind()
@@ -196,43 +185,24 @@ class Coordinator:
         async with asyncio.TaskGroup() as tasks:
             self._start = tasks.create_task
             self._keeping = [self._start(worker_process.keep()) for worker_process in self.worker_processes]
-            beside = [tasks.create_task(each) for each in (self._look_after(), self._tell_manager())]
+            beside = [tasks.create_task(each) for each in (self._look_after(), self._notify_manager())]
             while keeping := [task for task in self._keeping if not task.done()]:
                 await asyncio.wait(keeping)
             for task in beside:
                 task.cancel()
 
-    def drain(self) -> None:
-        """Let the end begin: workers finish what came in. One that does not end in time is killed."""
-        if not self._draining:
-            self._draining = True
-            self._notifier.stopping()
-            self._end("drain", self._limit_s)
+    def _begin_drain(self) -> None:
+        self._end("drain", self._limit_s)  # a worker that does not end in time is killed
 
     def _end(self, how: str, limit_s: float) -> None:
         for worker_process in self.worker_processes:
             worker_process.tell(how)
             asyncio.get_running_loop().call_later(limit_s, worker_process.kill)
 
-    def _drain_and_tell(self) -> None:
-        if not self._draining:
-            logger.info("ending: what came in is processed first; once more to stop at once")
-        self.drain()
-
     def _interrupt(self) -> None:
         self._interrupted = True
         self._draining = True
-        self._end("stop", LEAVE_S - 1)  # the rest of that time is for the report
-
-    def _hang_up(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._reload())
-        self._hang_ups.add(task)
-        task.add_done_callback(self._hang_ups.discard)
-
-    async def _reload(self) -> None:
-        self._notifier.reloading()
-        await reload_and_tell(self.reload)
-        self._notifier.ready(self._status())
+        self._end("stop", EXIT_TIMEOUT_S - 1)  # the rest of that time is for the report
 
     async def _look_after(self) -> None:
         patience = None if self._notifier.watchdog_s is None else math.ceil(self._notifier.watchdog_s / LOOK_S) + 1
@@ -252,14 +222,8 @@ class Coordinator:
                     )
                     worker_process.kill()
 
-    async def _tell_manager(self) -> None:
-        await self._started.wait()
-        self._notifier.ready(self._status())
-        await self._notifier.keep(self._status)
-
-    def _status(self) -> str:
-        if self._draining:
-            return ENDING
+    def status(self) -> str:
+        """Return how many endpoints are open, and how many workers run."""
         report = self.report()
         rows = [row["state"] for row in report["endpoints"] if row["name"] != RETIRED]
         workers = f"{report['workers']['running']} of {len(self.worker_processes)} workers"
@@ -271,7 +235,7 @@ class Coordinator:
         for watcher in tuple(self._watchers):
             watcher(worker_process.index, frame)
         if all(each.started or each.done for each in self.worker_processes):
-            self._started.set()
+            self.running.set()
         if frame["kind"] == "ended" and not self._draining:
             self._one_ended(worker_process)
 
@@ -282,7 +246,7 @@ class Coordinator:
         if worker_process.failed or self._misused:
             # A required endpoint failed, a sink did not open: in one process that is the end at once, too.
             self._draining = True
-            self._end("stop", LEAVE_S)
+            self._end("stop", EXIT_TIMEOUT_S)
         elif not self._reloading and self._has_ended():
             self.drain()
 
@@ -304,6 +268,4 @@ class Coordinator:
         ):
             return FAILED
         report = self.report()
-        states = [row["state"] for row in report["endpoints"] if row["name"] != RETIRED]
-        failed = not report["balanced"] or (states and all(state == State.FAILED for state in states))
-        return FAILED if failed else ENDED_WELL
+        return exit_code(report["balanced"], [row["state"] for row in report["endpoints"] if row["name"] != RETIRED])

@@ -8,15 +8,15 @@ import os
 import random
 import signal
 import socket
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from wsfleet.core.options import Reconnect
 from wsfleet.core.retry import Backoff
-from wsfleet.runtime.run import LEAVE_S, MISUSED
+from wsfleet.runtime.loop import EXIT_TIMEOUT_S, MISUSED
 from wsfleet.runtime.sharding import Shard
+from wsfleet.runtime.subprocess import import_path, module_process
 from wsfleet.runtime.systemd import without_notifier
 from wsfleet.runtime.workers.channel import Frame, pack, read_frame
 from wsfleet.serve.status.merged import absent, counts
@@ -54,7 +54,7 @@ class Order:
             "log_json": self.log_json,
             "turns": self.turns,
             "observed": self.observed,
-            "path": [os.path.abspath(entry) for entry in sys.path],
+            "path": import_path(),
             "pythonpath": os.environ.get("PYTHONPATH"),
         }
 
@@ -150,7 +150,7 @@ class WorkerProcess:
         try:
             await asyncio.wait({listening, over}, return_when=asyncio.FIRST_COMPLETED)
             # Its last words may still be under way; or it has said them, and something of the user's keeps it.
-            await asyncio.wait({listening, over}, timeout=LEAVE_S)
+            await asyncio.wait({listening, over}, timeout=EXIT_TIMEOUT_S)
             self.kill()
             return await over
         finally:
@@ -165,22 +165,16 @@ class WorkerProcess:
     async def _spawn(self) -> tuple[asyncio.subprocess.Process, asyncio.StreamReader, asyncio.StreamWriter]:
         ours, theirs = socket.socketpair()
         order = self._order
+        # The arguments are for those who list processes.
+        command, options = module_process(
+            "wsfleet.runtime.workers.worker",
+            f"{order.index}/{order.count}",
+            order.target,
+            environ=without_notifier(os.environ),
+        )
         with theirs:
-            # The arguments are for whoever lists processes. It imports what we import, from wherever that is; in a
-            # session of its own Ctrl-C does not reach it.
             process = await asyncio.create_subprocess_exec(
-                *(
-                    sys.executable,
-                    "-P",
-                    "-m",
-                    "wsfleet.runtime.workers.worker",
-                    f"{order.index}/{order.count}",
-                    order.target,
-                ),
-                stdin=theirs.fileno(),
-                env=without_notifier(os.environ) | {"PYTHONPATH": os.pathsep.join(order.frame()["path"])},
-                pass_fds=[order.turns],
-                start_new_session=True,
+                *command, stdin=theirs.fileno(), pass_fds=[order.turns], **options
             )
         reader, writer = await asyncio.open_connection(sock=ours)
         writer.write(pack(order.frame()))

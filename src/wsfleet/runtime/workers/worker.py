@@ -17,7 +17,8 @@ from wsfleet.core.errors import ConfigError, FleetError
 from wsfleet.fleet.fleet import Fleet, control_of
 from wsfleet.runtime.locate import find_fleet
 from wsfleet.runtime.logs import log_to_stderr
-from wsfleet.runtime.run import FAILED, LEAVE_S, MISUSED, Run, collect_seldom, ending_limit_s, run_loop
+from wsfleet.runtime.loop import EXIT_TIMEOUT_S, FAILED, MISUSED, collect_seldom, run_loop
+from wsfleet.runtime.run import Run, ending_limit_s
 from wsfleet.runtime.sharding import Shard, divide
 from wsfleet.runtime.workers.channel import Channel, Frame
 from wsfleet.serve.status.fleet_source import FleetSource
@@ -88,7 +89,7 @@ class _Worker:
         divide(fleet, *(Shard(*shard) for shard in order["shards"]))
         self._limit_s = ending_limit_s(fleet)
         self._fleet = fleet
-        run = self._run = Run(fleet, watch=self._tell, stops=self._stops, tells=False)
+        run = self._run = Run(fleet, watch=self._tell, stops=self._stops, logs_end=False)
         try:
             with collect_seldom():
                 run_loop(run.serve())
@@ -167,7 +168,7 @@ class _Worker:
 
     @contextmanager
     def _stops(self, first: Callable[[], object], second: Callable[[], object]) -> Iterator[None]:
-        """Call `first` when the parent says so or is gone, `second` when it says so; see `runner.stop_signals`."""
+        """Call `first` when the parent says so or is gone, `second` when it says so; see `stop_signals`."""
         loop = asyncio.get_running_loop()
 
         def soon(step: Callable[[], object], limit_s: float | None) -> None:
@@ -184,7 +185,7 @@ class _Worker:
         with self._lock:
             self._steps = {
                 "drain": lambda: soon(first, None),
-                "stop": lambda: soon(second, LEAVE_S),
+                "stop": lambda: soon(second, EXIT_TIMEOUT_S),
                 "gone": lambda: soon(first, self._limit_s),
                 "reload": lambda: soon(self._begin_reload, None),
             }

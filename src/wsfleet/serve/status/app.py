@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import PurePath
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from starlette.applications import Starlette
@@ -22,41 +23,39 @@ from starlette.routing import Route
 from wsfleet.core import __version__
 from wsfleet.core.errors import ConfigError, FleetError
 from wsfleet.core.redact import redact_text
+from wsfleet.core.turn_limits import in_slices
 from wsfleet.fleet.reloading import Reloaded
-from wsfleet.fleet.snapshot import in_slices
 from wsfleet.serve.prometheus import exposition
-from wsfleet.serve.status.cache import Look, Looks
+from wsfleet.serve.status.cache import Snapshot, SnapshotCache
+from wsfleet.serve.status.events import MAX_WATCHERS, event_stream
 from wsfleet.serve.status.source import NoFile, Source
-from wsfleet.serve.status.sse import MOST, stream
-from wsfleet.serve.status.tables import ENDPOINTS, SUBSCRIPTIONS, BadParameter, Query, Shape, Table
-from wsfleet.serve.status.threads import in_thread
+from wsfleet.serve.status.tables import ENDPOINTS, SUBSCRIPTIONS, BadParameter, Query, Table, TableSchema
 
 __all__ = ["make_app", "page_files"]
 
 log = logging.getLogger("wsfleet")
 
+T = TypeVar("T")
+
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 """Of the page's files."""
 
-ROWS = 200
-"""Rows encoded in one turn of the loop: less than a millisecond."""
 
-
-def make_app(source: Source, looks: Looks) -> Starlette:
+def make_app(source: Source, cache: SnapshotCache) -> Starlette:
     """Return the application."""
-    asked = _Asked(source, looks)
+    handlers = _Handlers(source, cache)
     routes = [
         *(Route(path, _page(file)) for path, file in page_files().items()),
-        Route("/metrics", asked.metrics),
-        Route("/healthz", asked.healthz),
-        Route("/readyz", asked.readyz),
-        Route("/api/stats", asked.stats),
-        Route("/api/overview", asked.overview),
-        Route("/api/history", asked.history),
-        Route("/api/endpoints", asked.endpoints),
-        Route("/api/subscriptions", asked.subscriptions),
-        Route("/api/events", asked.events),
-        Route("/api/reload", asked.reload, methods=["POST"]),
+        Route("/metrics", handlers.metrics),
+        Route("/healthz", handlers.healthz),
+        Route("/readyz", handlers.readyz),
+        Route("/api/stats", handlers.stats),
+        Route("/api/overview", handlers.overview),
+        Route("/api/history", handlers.history),
+        Route("/api/endpoints", handlers.endpoints),
+        Route("/api/subscriptions", handlers.subscriptions),
+        Route("/api/events", handlers.events),
+        Route("/api/reload", handlers.reload, methods=["POST"]),
     ]
     return Starlette(routes=routes)
 
@@ -82,65 +81,65 @@ def _page(file: Traversable) -> Callable[[Request], Awaitable[Response]]:
     return page
 
 
-class _Asked:
-    """One method for each path."""
+class _Handlers:
+    """The handlers of the paths."""
 
-    def __init__(self, source: Source, looks: Looks) -> None:
+    def __init__(self, source: Source, cache: SnapshotCache) -> None:
         self._source = source
-        self._looks = looks
+        self._cache = cache
         self._reloading = asyncio.Lock()
         self._watching = 0
 
     async def metrics(self, request: Request) -> Response:
-        report, accept = (await self._looks.get()).report, request.headers.get("accept", "")
-        body, media_type = await in_thread(partial(exposition, report, accept=accept, version=__version__))
+        report, accept = (await self._cache.get()).report, request.headers.get("accept", "")
+        body, media_type = await _in_thread(partial(exposition, report, accept=accept, version=__version__))
         return Response(body, media_type=media_type)
 
     async def healthz(self, request: Request) -> Response:
-        report = (await self._looks.get()).report
+        report = (await self._cache.get()).report
         state = {key: report[key] for key in ("balanced", "loop_lag_s")}
         return _json({"healthy": report["balanced"], **state}, 200 if report["balanced"] else 503)
 
     async def readyz(self, request: Request) -> Response:
-        look = await self._looks.get()
-        count = (await look.overview(self._source))["down_count"]
+        snapshot = await self._cache.get()
+        count = (await snapshot.overview(self._source))["down_count"]
         status = 503 if count else 200
         if "text/plain" in request.headers.get("accept", ""):
-            return PlainTextResponse("".join(_lines(look.worst, count)), status)
-        listed = [{key: each[key] for key in ("name", "state", "since", "error")} for each in look.worst]
+            return PlainTextResponse("".join(_lines(snapshot.worst, count)), status)
+        listed = [{key: each[key] for key in ("name", "state", "since", "error")} for each in snapshot.worst]
         return _json({"ready": not count, "down": listed, "down_count": count}, status)
 
     async def stats(self, request: Request) -> Response:
-        return StreamingResponse(_encoded(await self._looks.get()), media_type="application/json")
+        return StreamingResponse(_encoded(await self._cache.get()), media_type="application/json")
 
     async def overview(self, request: Request) -> Response:
-        return _json(await (await self._looks.get()).overview(self._source))
+        return _json(await (await self._cache.get()).overview(self._source))
 
     async def history(self, request: Request) -> Response:
         return _json({"samples": self._source.history()})
 
     async def endpoints(self, request: Request) -> Response:
-        return await self._table(request, ENDPOINTS, lambda look: look.endpoints)
+        return await self._table(request, ENDPOINTS, lambda snapshot: snapshot.endpoints)
 
     async def subscriptions(self, request: Request) -> Response:
-        return await self._table(request, SUBSCRIPTIONS, lambda look: look.subscriptions)
+        return await self._table(request, SUBSCRIPTIONS, lambda snapshot: snapshot.subscriptions)
 
-    async def _table(self, request: Request, shape: Shape, table: Callable[[Look], Table]) -> Response:
+    async def _table(self, request: Request, schema: TableSchema, table: Callable[[Snapshot], Table]) -> Response:
         try:
-            query = Query.read(request.query_params.multi_items(), shape)
+            query = Query.read(request.query_params.multi_items(), schema)
         except BadParameter as exc:
             return PlainTextResponse(f"{exc}\n", 400)
-        return _json(await table(await self._looks.get()).answer(query))
+        return _json(await table(await self._cache.get()).answer(query))
 
     async def events(self, request: Request) -> Response:
-        if self._watching >= MOST:
-            return PlainTextResponse(f"{MOST} are watching already\n", 503, {"retry-after": "5"})
+        if self._watching >= MAX_WATCHERS:
+            return PlainTextResponse(f"{MAX_WATCHERS} are watching already\n", 503, {"retry-after": "5"})
         return StreamingResponse(self._watched(), media_type="text/event-stream")
 
     async def _watched(self) -> AsyncIterator[bytes]:
         self._watching += 1
         try:
-            async with contextlib.aclosing(stream(self._source.events())) as events:
+            async with contextlib.aclosing(event_stream(self._source.events())) as events:
                 async for event in events:
                     yield event
         finally:
@@ -171,18 +170,47 @@ def _lines(down: Sequence[Mapping[str, Any]], count: int) -> Iterable[str]:
         yield f"and {count - len(down)} more\n"
 
 
-async def _encoded(look: Look) -> AsyncIterator[bytes]:
+async def _encoded(snapshot: Snapshot) -> AsyncIterator[bytes]:
     """Yield the report as JSON, a few rows in each turn of the loop."""
     begin = b"{"
-    for key, value in look.report.items():
+    for key, value in snapshot.report.items():
         yield begin + msgspec.json.encode(key) + b":"
         begin = b","
         if isinstance(value, list):
             comma = b"["
-            async for rows in in_slices(value, ROWS):
+            async for rows in in_slices(value):
                 yield comma + msgspec.json.encode(rows, enc_hook=str)[1:-1]
                 comma = b","
             yield b"]" if value else b"[]"
         else:
             yield msgspec.json.encode(value, enc_hook=str)
     yield b"}"
+
+
+async def _in_thread(function: Callable[..., T], *args: Any) -> T:
+    """Call `function` in a thread of its own: the loop's executor is the program's. Cancelled, it is left to itself."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[T] = loop.create_future()
+
+    def tell(result: T | None, error: BaseException | None) -> None:
+        if done.cancelled():
+            return
+        if error is not None:
+            done.set_exception(error)
+        else:
+            done.set_result(result)  # type: ignore[arg-type]
+
+    def run() -> None:
+        result: T | None = None
+        error: BaseException | None = None
+        try:
+            result = function(*args)
+        except BaseException as exc:
+            error = exc
+        try:
+            loop.call_soon_threadsafe(tell, result, error)
+        except RuntimeError:  # the loop is closed
+            pass
+
+    threading.Thread(target=run, name="wsfleet-observe", daemon=True).start()
+    return await done

@@ -1,4 +1,4 @@
-"""One look at a source, shared by those who ask at the same time, with all that they want to know of it."""
+"""A snapshot of a source, shared by all requests of the moment, with what is derived from it."""
 
 from __future__ import annotations
 
@@ -11,17 +11,18 @@ from typing import Any
 
 from wsfleet.core.message import State
 from wsfleet.core.stats import RETIRED, about_feeds
-from wsfleet.fleet.snapshot import in_slices, percentile
+from wsfleet.core.turn_limits import in_slices
+from wsfleet.fleet.snapshot import percentile
 from wsfleet.serve.status.source import Down, Report, Source
 from wsfleet.serve.status.tables import ENDPOINTS, SUBSCRIPTIONS, Table
 
-__all__ = ["Look", "Looks"]
+__all__ = ["Snapshot", "SnapshotCache"]
 
 SHARE = 0.1
-"""The part of its time that the loop may spend on looks."""
+"""The part of its time that the loop may spend on making snapshots."""
 
 OLDEST_S = 1.0
-"""However long a look takes, it is not shown for longer."""
+"""However long a snapshot takes, it is not served for longer."""
 
 SLOWEST = 10
 DOWN = 20
@@ -29,15 +30,13 @@ DOWN = 20
 LISTED = 100
 """So many endpoints that are down are named by /readyz."""
 
-ROWS = 500
-
 _OF_ENDPOINTS = ("received", "received_bytes", "sent", "malformed", "connects", "losses")
 _OF_SUBSCRIPTIONS = ("processed", "failed", "dropped", "pending")
 _HEAD = ("name", "uptime_s", "balanced", "accelerated", "loop_lag_s", "blocked")
 
 
-class Look:
-    """A report, and what was asked of it."""
+class Snapshot:
+    """A report, and what was derived from it."""
 
     def __init__(self, report: Report, down: Mapping[str, Down]) -> None:
         self.report = report
@@ -63,7 +62,7 @@ class Look:
         latencies: list[float] = []
         worst: list[Mapping[str, Any]] = []
         paused = 0
-        async for rows in in_slices(self.report["endpoints"], ROWS):
+        async for rows in in_slices(self.report["endpoints"]):
             _add(totals, _OF_ENDPOINTS, rows)
             there = [row for row in rows if row["name"] != RETIRED]
             states.update([row["state"] for row in there])
@@ -71,7 +70,7 @@ class Look:
             worst = _worst([*worst, *self._down_among(there)])
             latencies += [row["latency_s"] for row in there if row["latency_s"] is not None]
         slowest: list[Mapping[str, Any]] = []
-        async for rows in in_slices(self.report["subscriptions"], ROWS):
+        async for rows in in_slices(self.report["subscriptions"]):
             _add(totals, _OF_SUBSCRIPTIONS, [row for row in rows if about_feeds(row["pattern"])])
             slowest = _slowest([*slowest, *rows])
         latencies.sort()
@@ -119,37 +118,37 @@ def _slowest(rows: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return there[:SLOWEST]
 
 
-class Looks:
-    """Looks at a source, as often as is asked for but not more often than the loop can bear."""
+class SnapshotCache:
+    """Makes a new snapshot of a source on request, but limits the part of the loop's time that this takes."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
-        self._look: Look | None = None
+        self._snapshot: Snapshot | None = None
         self._until = 0.0
-        self._making: asyncio.Task[Look] | None = None
+        self._making: asyncio.Task[Snapshot] | None = None
 
-    async def get(self) -> Look:
-        """Return a look: of now, where it costs next to nothing, and at most a second old."""
+    async def get(self) -> Snapshot:
+        """Return a snapshot: a new one if that costs next to nothing, else one that is at most a second old."""
         loop = asyncio.get_running_loop()
-        if self._look is not None and loop.time() < self._until:
-            return self._look
+        if self._snapshot is not None and loop.time() < self._until:
+            return self._snapshot
         if self._making is None:
-            self._making = loop.create_task(self._make(), name="wsfleet-look")
-        # Whoever asks may go away, and others wait for the same.
+            self._making = loop.create_task(self._make(), name="wsfleet-snapshot")
+        # A request may be cancelled while others wait for the same snapshot.
         return await asyncio.shield(self._making)
 
-    async def _make(self) -> Look:
+    async def _make(self) -> Snapshot:
         begun = time.perf_counter()
         try:
-            look = Look(await self._source.look(), await self._source.down())
+            snapshot = Snapshot(await self._source.snapshot(), await self._source.down())
         finally:
             self._making = None
-        self._look = look
+        self._snapshot = snapshot
         self._until = asyncio.get_running_loop().time() + min((time.perf_counter() - begun) / SHARE, OLDEST_S)
-        return look
+        return snapshot
 
     async def stop(self) -> None:
-        """Leave no look under way."""
+        """Cancel a snapshot that is being made."""
         if self._making is not None:
             self._making.cancel()
             await asyncio.wait({self._making})

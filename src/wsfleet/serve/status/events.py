@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from typing import Any
+
+import msgspec
 
 from wsfleet.core.error_text import describe
 from wsfleet.core.message import DeadLetter, Gap, Malformed, Message, Slow, StateChange
 from wsfleet.core.redact import redact_text
 
-__all__ = ["KINDS", "Event", "Events", "plain"]
+__all__ = ["KINDS", "MAX_WATCHERS", "Event", "Events", "event_stream", "plain"]
 
 Event = dict[str, Any]
 
@@ -19,6 +21,12 @@ KINDS = ("state", "dead", "slow", "gap", "malformed")
 
 KEPT = 500
 """Events that wait for one watcher. Beyond them the oldest go."""
+
+MAX_WATCHERS = 32
+"""Watchers of one HTTP server at a time."""
+
+QUIET_S = 15.0
+"""After so long without an event a comment is sent, so that no proxy takes the connection for dead."""
 
 
 def plain(message: Message[Any]) -> Event:
@@ -133,13 +141,13 @@ class Events:
     def _left(self, watcher: Watcher) -> None:
         self._watchers.pop(watcher, None)
 
-    def tell(self, message: Message[Any]) -> None:
-        """Tell of one message of a `$` topic. Nothing is made of it where nobody watches."""
+    def publish(self, message: Message[Any]) -> None:
+        """Hand out one message of a `$` topic. It is not converted while nobody watches."""
         if self._watchers:
-            self.pass_on(plain(message))
+            self.publish_plain(plain(message))
 
-    def pass_on(self, event: Event) -> None:
-        """Tell of what is plain already: another process has made it so."""
+    def publish_plain(self, event: Event) -> None:
+        """Hand out an event that another process has converted already."""
         for watcher in self._watchers:
             watcher.put(event)
 
@@ -149,3 +157,44 @@ class Events:
         for watcher in self._watchers:
             watcher.end()
         self._watchers.clear()
+
+
+async def event_stream(events: AsyncIterator[Event]) -> AsyncGenerator[bytes, None]:
+    """Yield events as a browser's EventSource takes them (WHATWG HTML, section 9.2). Ends when the events do."""
+    yield b": watching\n\n"
+    # A task of its own, which goes on over the comments: an iterator that is cancelled may be at its end.
+    coming: asyncio.Future[Event] | None = None
+    try:
+        while True:
+            if coming is None:
+                coming = asyncio.ensure_future(anext(events))
+            done, _ = await asyncio.wait({coming}, timeout=QUIET_S)
+            if not done:
+                yield b": quiet\n\n"
+                continue
+            try:
+                event = coming.result()
+            except StopAsyncIteration:
+                return
+            coming = None
+            yield _encoded(event)
+    finally:
+        # Nothing here may wait: whoever watches can be gone, and then every wait is cancelled (Starlette).
+        if coming is not None:
+            coming.add_done_callback(_heard)
+            coming.cancel()
+        close = getattr(events, "aclose", None)
+        if close is not None:
+            await close()
+
+
+def _heard(coming: asyncio.Future[Event]) -> None:
+    """Take note of the end, which is nobody's concern any more."""
+    if not coming.cancelled():
+        coming.exception()
+
+
+def _encoded(event: Event) -> bytes:
+    kind = event["topic"].partition(".")[0].removeprefix("$")
+    # JSON has no line breaks outside of strings, and inside they are escaped: it is one line of data.
+    return f"event: {kind}\n".encode() + b"data: " + msgspec.json.encode(event, enc_hook=str) + b"\n\n"

@@ -12,8 +12,8 @@ from typing import Any
 from wsfleet.core.message import Message
 from wsfleet.core.options import Buffer, Overflow
 from wsfleet.core.stats import plain_rows
+from wsfleet.core.turn_limits import in_slices
 from wsfleet.fleet.fleet import Fleet, control_of
-from wsfleet.fleet.snapshot import in_slices
 from wsfleet.pipeline.subscription import Subscription
 from wsfleet.serve.status.events import KINDS, Event, Events
 from wsfleet.serve.status.source import Down, NoFile, Report, Sample, Source
@@ -22,9 +22,6 @@ __all__ = ["FleetSource"]
 
 SAMPLE_S = 1.0
 SAMPLES = 600
-
-ROWS = 500
-"""Rows made plain in one turn of the loop: about a millisecond."""
 
 
 class FleetSource(Source):
@@ -77,7 +74,7 @@ class FleetSource(Source):
 
     async def _seen(self, messages: list[Message[Any]]) -> None:
         for message in messages:
-            self._events.tell(message)
+            self._events.publish(message)
 
     async def _sample(self) -> None:
         loop = asyncio.get_running_loop()
@@ -94,13 +91,13 @@ class FleetSource(Source):
         """Return everything that is counted, now."""
         return self._fleet.stats().to_dict()
 
-    async def look(self) -> Report:
+    async def snapshot(self) -> Report:
         """Return the same without holding the loop for long."""
         stats = await self._fleet.snapshot()
         report = replace(stats, endpoints=(), subscriptions=()).to_dict()
-        async for endpoints in in_slices(stats.endpoints, ROWS):
+        async for endpoints in in_slices(stats.endpoints):
             report["endpoints"] += plain_rows(endpoints)
-        async for subscriptions in in_slices(stats.subscriptions, ROWS):
+        async for subscriptions in in_slices(stats.subscriptions):
             report["subscriptions"] += plain_rows(subscriptions)
         return report
 
@@ -108,7 +105,7 @@ class FleetSource(Source):
         """Return since when each endpoint is down that isn't OPEN."""
         found: dict[str, Down] = {}
         began = time.time() - asyncio.get_running_loop().time()
-        async for connections in in_slices(list(self._fleet.connections.values()), ROWS):
+        async for connections in in_slices(list(self._fleet.connections.values())):
             for each in connections:
                 if each.down_since is not None:
                     found[each.name] = Down(began + each.down_since, each.required)

@@ -16,7 +16,7 @@ from uvicorn.server import ServerState
 from wsfleet.core.errors import FleetError
 from wsfleet.serve.status.app import make_app, page_files
 from wsfleet.serve.status.auth import Guard, check_listen, is_loopback, split_listen
-from wsfleet.serve.status.cache import Looks
+from wsfleet.serve.status.cache import SnapshotCache
 from wsfleet.serve.status.fleet_source import FleetSource
 from wsfleet.serve.status.source import Source
 
@@ -109,7 +109,7 @@ class HttpServer:
         self.source = source
         self._host, self._port = split_listen(listen)
         self._token = token
-        self._looks = Looks(source)
+        self._cache = SnapshotCache(source)
         self._socket: socket.socket | None = None
         self._server: asyncio.Server | None = None
         self._state = ServerState()
@@ -150,7 +150,7 @@ class HttpServer:
         listening = self.bind()
         await self.source.start()
         app = Guard(
-            make_app(self.source, self._looks),
+            make_app(self.source, self._cache),
             token=self._token,
             loopback=is_loopback(self._host),
             open_paths=page_files(),
@@ -181,7 +181,7 @@ class HttpServer:
         for task in self._state.tasks:
             task.cancel()
         await self._answered()
-        await self._looks.stop()
+        await self._cache.stop()
 
     async def _answered(self) -> None:
         if self._state.tasks:

@@ -15,9 +15,9 @@ __all__ = [
     "Overview",
     "Query",
     "Sample",
+    "StatusError",
     "Subscription",
     "Totals",
-    "Trouble",
     "View",
 ]
 
@@ -145,8 +145,8 @@ class Query(msgspec.Struct, frozen=True):
     limit: int = 50
 
 
-class Trouble(Exception):
-    """Why there is nothing to show: a headline, and what is to be said of it."""
+class StatusError(Exception):
+    """The status of the fleet could not be read; with a headline and a text for the screen."""
 
     def __init__(self, headline: str, text: str) -> None:
         super().__init__(headline, text)
@@ -155,7 +155,7 @@ class Trouble(Exception):
 
 
 class View(Protocol):
-    """Brings what a screen shows. All of it raises Trouble, and may be asked again then."""
+    """Brings what a screen shows. All of it raises StatusError, and may be asked again then."""
 
     place: str
     """Where the fleet is, as a person would write it."""

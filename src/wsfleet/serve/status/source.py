@@ -52,7 +52,7 @@ class Source(Protocol):
         """Return everything that is counted, now."""
         ...
 
-    async def look(self) -> Report:
+    async def snapshot(self) -> Report:
         """Return the same without holding the loop for long."""
         return self.report()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from wsfleet.core.message import State
 from wsfleet.core.stats import RETIRED, EndpointStats, SubscriptionStats
-from wsfleet.fleet.snapshot import in_slices
+from wsfleet.core.turn_limits import in_slices
 from wsfleet.serve.status.source import Down
 
 __all__ = ["ENDPOINTS", "SUBSCRIPTIONS", "BadParameter", "Query", "Table"]
@@ -19,16 +19,13 @@ Row = Mapping[str, Any]
 MOST = 500
 """Rows in one answer."""
 
-STEP = 1000
-"""Rows searched in one turn of the loop."""
-
 
 class BadParameter(ValueError):
     """The text names the parameter, and says what it must be."""
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class TableSchema:
     """What can be asked of one kind of rows."""
 
     columns: tuple[str, ...]
@@ -39,12 +36,12 @@ class Shape:
 WORST_FIRST: dict[str, int] = {State.FAILED: 0, State.BACKOFF: 1, State.CONNECTING: 2, State.CLOSED: 3, State.OPEN: 4}
 """The order of states: somebody has to do something about the first, nobody about the last."""
 
-ENDPOINTS = Shape(
+ENDPOINTS = TableSchema(
     (*(each.name for each in fields(EndpointStats)), "down_since"),
     ("name", "uri", "last_error"),
     tuple(each.value for each in State),
 )
-SUBSCRIPTIONS = Shape(tuple(each.name for each in fields(SubscriptionStats)), ("name", "pattern"), ())
+SUBSCRIPTIONS = TableSchema(tuple(each.name for each in fields(SubscriptionStats)), ("name", "pattern"), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +56,7 @@ class Query:
     limit: int = 50
 
     @classmethod
-    def read(cls, parameters: Iterable[tuple[str, str]], shape: Shape) -> Query:
+    def read(cls, parameters: Iterable[tuple[str, str]], schema: TableSchema) -> Query:
         """Return what the parameters of a URL ask for. Raises BadParameter."""
         given: dict[str, Any] = {}
         for name, value in parameters:
@@ -68,8 +65,8 @@ class Query:
             if name in given:
                 raise BadParameter(f"{name} is given twice")
             given[name] = value
-        _choose(given, "state", ("", *shape.states))
-        _choose(given, "sort", shape.columns)
+        _choose(given, "state", ("", *schema.states))
+        _choose(given, "sort", schema.columns)
         _choose(given, "order", ("asc", "desc"))
         _count(given, "offset", 0, None)
         _count(given, "limit", 1, MOST)
@@ -98,9 +95,9 @@ def _count(given: dict[str, Any], name: str, least: int, most: int | None) -> No
 class Table:
     """All rows of one kind, sorted once for each column that somebody asks for."""
 
-    def __init__(self, rows: Iterable[Row], shape: Shape, down: Mapping[str, Down] | None = None) -> None:
+    def __init__(self, rows: Iterable[Row], schema: TableSchema, down: Mapping[str, Down] | None = None) -> None:
         self._rows = [row for row in rows if row["name"] != RETIRED]
-        self._shape = shape
+        self._schema = schema
         self._down = down
         self._sorted: dict[tuple[str, str], list[Row]] = {}
 
@@ -108,7 +105,7 @@ class Table:
         """Return the rows that `query` asks for, and of how many they are a part."""
         found = self._in_order(query.sort, query.order)
         if query.search or query.state:
-            found = [row async for rows in in_slices(found, STEP) for row in self._matching(rows, query)]
+            found = [row async for rows in in_slices(found) for row in self._matching(rows, query)]
         return {
             "total": len(self._rows),
             "matched": len(found),
@@ -144,5 +141,5 @@ class Table:
             row
             for row in rows
             if (not query.state or row["state"] == query.state)
-            and (not wanted or any(wanted in (row[name] or "").casefold() for name in self._shape.searched))
+            and (not wanted or any(wanted in (row[name] or "").casefold() for name in self._schema.searched))
         ]

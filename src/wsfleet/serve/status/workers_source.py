@@ -41,7 +41,7 @@ class WorkersSource(Source):
         self._dead: dict[int, int] = {}
         self._dead_before = 0
         self._down: dict[str, tuple[int, float]] = {}  # after how many connects, and since when
-        self._looked: Report | None = None
+        self._last_report: Report | None = None
         self._events = Events()
         self._samples: deque[Sample] = deque(maxlen=SAMPLES)
         self._sampling: asyncio.Task[None] | None = None
@@ -71,7 +71,7 @@ class WorkersSource(Source):
     def _heard(self, worker: int, frame: Event) -> None:
         match frame["kind"]:
             case "event":
-                self._events.pass_on(frame["event"])
+                self._events.publish_plain(frame["event"])
             case "report":
                 self._dead[worker] = frame.get("dead", 0)
             case "died":
@@ -81,17 +81,17 @@ class WorkersSource(Source):
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
-            self._look()
+            self._update_down()
             self._samples.append(_sampled(self._workers.report()))
             due = max(due + SAMPLE_S, loop.time())
             await asyncio.sleep(due - loop.time())
 
-    def _look(self) -> None:
+    def _update_down(self) -> None:
         """Note since when endpoints are down: those that were up in between are so afresh."""
         report, now = self._workers.report(), time.time()
-        if report is self._looked:
+        if report is self._last_report:
             return
-        self._looked = report
+        self._last_report = report
         before, self._down = self._down, {}
         for row in _endpoints(report):
             if row["state"] != State.OPEN:
@@ -107,7 +107,7 @@ class WorkersSource(Source):
 
     async def down(self) -> dict[str, Down]:
         """Return since when each endpoint is down that isn't OPEN, as far as was seen."""
-        self._look()
+        self._update_down()
         required = self._workers.required
         return {name: Down(since, name in required) for name, (_, since) in self._down.items()}
 

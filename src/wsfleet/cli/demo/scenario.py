@@ -1,15 +1,19 @@
-"""What the demo's feed server will do wrong, and when: the same for the same seed.
+"""What the demo's feed server sends, and what it does wrong and when: the same for the same seed.
 
-Pure: made by the command, which announces it, and again by the server's process, which carries it out.
+The faults are planned by the command, which announces them, and again by the server's process.
 """
 
 from __future__ import annotations
 
 import random
+import time
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["LATEST_START", "Fault", "make_plan"]
+import msgspec
+from websockets.frames import Frame, Opcode
+
+__all__ = ["LATEST_START", "Fault", "Price", "Prices", "make_plan"]
 
 Kind = Literal["silence", "drop", "flap"]
 
@@ -56,3 +60,33 @@ def make_plan(connections: int, duration_s: float, seed: int) -> tuple[Fault, ..
         members = chance.sample(range(1, connections + 1), max(1, round(connections * share)))
         plan.append(Fault(kind, at_s, duration_s * _FLAPPING if kind == "flap" else 0.0, frozenset(members)))
     return tuple(plan)
+
+
+SYMBOLS = ("AMBER", "BIRCH", "CEDAR", "DELTA", "EMBER", "FJORD", "GROVE", "HAVEN")
+
+
+class Price(msgspec.Struct, frozen=True):
+    """One message of the feed; `n` counts the rounds in which every connection gets one."""
+
+    n: int
+    symbol: str
+    price: float
+    sent_at: float
+
+
+class Prices:
+    """A random walk for each symbol."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._prices = dict.fromkeys(SYMBOLS, 100.0)
+
+    def frames(self, n: int) -> list[bytes]:
+        """Return the next price of each symbol as a whole WebSocket frame, as message number `n`."""
+        # A server's frames are not masked (RFC 6455, section 5.1), so all clients can be sent the same bytes.
+        frames = []
+        for symbol in SYMBOLS:
+            price = self._prices[symbol] = max(1.0, round(self._prices[symbol] + self._random.gauss(0, 0.25), 2))
+            message = msgspec.json.encode(Price(n, symbol, price, time.time()))
+            frames.append(Frame(Opcode.TEXT, message).serialize(mask=False))
+        return frames

@@ -1,0 +1,92 @@
+"""The end of an open socket: the closing handshake, failing the connection, and the error that says why it was lost."""
+
+from __future__ import annotations
+
+import asyncio
+
+from websockets.frames import CloseCode
+from websockets.protocol import Protocol
+
+from wsfleet.core.errors import ConnectionLost
+from wsfleet.transport.writer import Writing
+
+__all__ = ["Closing"]
+
+REASON_MAX = 123
+"""Bytes of a close frame's reason: a control frame has 125 (RFC 6455, section 5.5), and the code takes 2."""
+
+
+class Closing(Writing):
+    """The part of a wire that closes it. Its subclass goes on with reading in `_go_on_soon`."""
+
+    __slots__ = ("_aborted", "_close_s", "_failed", "_failure", "_paused", "_source", "_timer")
+
+    def __init__(
+        self, transport: asyncio.Transport, protocol: Protocol, source: asyncio.Transport, close_s: float
+    ) -> None:
+        super().__init__(transport, protocol)
+        self._source = source
+        self._close_s = close_s
+        self._paused = False
+        self._failed: tuple[int, str] | None = None
+        self._failure: Exception | None = None
+        self._aborted: str | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def _go_on_soon(self) -> None:
+        """Hand over what was put off, then read again, or tell that the socket is gone; in a turn of the loop."""
+        raise NotImplementedError
+
+    def close(self, code: int, reason: str = "") -> None:
+        if self._open:
+            # A cut inside a character leaves bytes that are not UTF-8, and they go too.
+            reason = reason.encode()[:REASON_MAX].decode(errors="ignore")
+            self._protocol.send_close(code, reason)
+            self._flush()
+        self._begin_close()
+
+    def abort(self, reason: str = "") -> None:
+        if self._lost is None and self._aborted is None:
+            self._aborted = reason
+            self._closing = True
+            self._source.abort()
+
+    @property
+    def _discarding(self) -> bool:
+        """Whether nothing that comes now means anything (RFC 6455, sections 1.4 and 7.1.7)."""
+        return self._failed is not None or self._protocol.close_rcvd is not None
+
+    def _begin_close(self) -> None:
+        """Wait for the peer to close, reading on so that its answer is seen, and not for ever."""
+        if self._closing:
+            return
+        self._closing = True
+        self._paused = False
+        self._limit_close()
+        self._go_on_soon()
+
+    def _limit_close(self) -> None:
+        if self._timer is None and self._lost is None:
+            self._timer = self._loop.call_later(self._close_s, self._source.abort)
+
+    def _fail(self, code: CloseCode, reason: str, failure: Exception | None = None) -> None:
+        # RFC 6455, section 7.1.7: fail the connection, and process nothing more of it.
+        if self._failed is None:
+            self._failed, self._failure = (int(code), reason), failure
+            self._protocol.fail(code, reason)
+            self._flush()
+            self._begin_close()
+
+    def _loss(self, exc: Exception | None) -> ConnectionLost:
+        protocol = self._protocol
+        if self._failed is not None:
+            error = ConnectionLost(*self._failed)
+        elif protocol.close_rcvd is not None:
+            error = ConnectionLost(int(protocol.close_rcvd.code), protocol.close_rcvd.reason)
+        elif protocol.close_sent is not None:
+            error = ConnectionLost(int(protocol.close_sent.code), "closed by us; the peer did not answer")
+        else:
+            why = self._aborted or (exc and str(exc)) or "the peer closed the connection without a close frame"
+            error = ConnectionLost(int(CloseCode.ABNORMAL_CLOSURE), why)
+        error.__cause__ = self._failure or exc
+        return error

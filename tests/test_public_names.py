@@ -1,0 +1,46 @@
+"""Objects that users hold show what users may call, and nothing else."""
+
+import pytest
+
+from wsfleet import Connection, Fleet, Message, Session, Subscription
+from wsfleet.testing import Chaos, FakeSocket, FakeTransport, FeedServer
+
+NAMES = {
+    Fleet: """close connect connections drain_s from_thread name observers pool process publish reload run serve
+              serve_http snapshot stats subscribe subscriptions totals wait""",
+    Connection: "close down_since name required restart send session_count state stats wait_open",
+    Session: "endpoint number recv request_headers response_headers send subprotocol",
+    Subscription: "batches close name pattern stats",
+    Message: "data endpoint index received_at session size topic",
+    FakeTransport: "accept aclose open refuse",
+    FakeSocket: "answers_pings close feed headers lose next_sent paused pings sent uri",
+    FeedServer: """accept audit clients close drop heal host port received refuse requests script send send_numbered
+                   start stop strike uri wait_clients""",
+    Chaos: "begin done messages seconds seed server stop",
+}
+
+
+@pytest.fixture
+async def objects() -> list[object]:
+    """One object of each class."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    sessions: list[Session] = []
+
+    async def on_open(session: Session) -> None:
+        sessions.append(session)
+
+    connection = fleet.connect("ws://feed.test/", name="feed", on_open=on_open)
+    subscription = fleet.subscribe(">")
+    server = FeedServer()
+    async with fleet:
+        socket = await transport.accept("feed")
+        await connection.wait_open()
+    return [fleet, connection, *sessions, subscription, Message(1), transport, socket, server, Chaos(server)]
+
+
+@pytest.mark.looptime
+async def test_an_object_shows_what_users_may_call(objects: list[object]) -> None:
+    """`dir()` lists the documented names, whether the queue is compiled or not."""
+    found = {type(each): [name for name in dir(each) if not name.startswith("_")] for each in objects}
+    assert found == {kind: names.split() for kind, names in NAMES.items()}
