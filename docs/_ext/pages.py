@@ -1,7 +1,7 @@
 """Adds pages to the site from files outside docs/ and from the code.
 
 A line `<!-- page: ../SECURITY.md -->` is replaced by that file, and `<!-- generated: configuration -->` by the
-configuration reference. A link to a file that has a page leads to this page; a link to any other file becomes a download.
+configuration reference. A link to a file that has a page leads to this page; any other linked file becomes a download.
 """
 
 import itertools
