@@ -173,7 +173,7 @@ async def test_one_connection_comes_back(blocks: dict[str, types.ModuleType], ou
             await told(output, "AMBER 1.5 (2 of session 1)")
             program.wanted.append("IVORY")
             server.drop()
-            await told(output, " is missing: ask for a snapshot")
+            await told(output, " of messages missing: request a snapshot")
             await server.wait_clients(1)
             await server.send(price(2.5, "IVORY"))
             await told(output, "IVORY 2.5 (3 of session 2)")
@@ -371,7 +371,7 @@ async def test_pool_tells_a_loss(blocks: dict[str, types.ModuleType], output: Ou
         async with running(blocks["pool"].main(server.uri)):
             await until(lambda: server.received)
             server.drop()
-            await told(output, "the connection was lost; whether the server acted is not known")
+            await told(output, "the connection was lost; the server may have acted")
         async with Fleet() as fleet:
             asking = asyncio.create_task(fleet.pool(server.uri, 1).request({"method": "price"}, timeout_s=3600))
             await until(lambda: len(server.received) == 2)
@@ -563,7 +563,7 @@ async def test_queue(blocks: dict[str, types.ModuleType], output: Output) -> Non
         await until(lambda: stored)
         stop.set()
         await program
-        await told(output, " came: ")
+        await told(output, " received: ")
     came, done, failed, dropped = map(int, re.findall(r"\d+", output.text.splitlines()[-1]))
     assert (came, failed, dropped) == (done + 1, 1, 0)
     assert stored == list(range(1, done + 1))
