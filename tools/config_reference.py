@@ -40,19 +40,19 @@ SECTIONS = {
 }
 
 ABOUT = {
-    "fleet": "May be left out.",
-    "connect": "One endpoint to stay connected to. With a `handler` or a `sink` it takes the keys of `[[process]]`, "
-    "too, except `pattern` and `name`.",
-    "pool": "Several connections to one endpoint. All keys of `[[connect]]`, where `decode` is `json` unless told "
-    "otherwise, and these:",
-    "process": "Who gets which messages.",
-    "http": "Where the fleet can be looked at. Without this section nothing listens.",
-    "reconnect": "In `[[connect]]` and `[[pool]]`. Each wait is drawn at random below a bound that grows by `factor`.",
-    "liveness": "In `[[connect]]` and `[[pool]]`. While reading is paused, the deadlines stand still.",
+    "fleet": "Optional.",
+    "connect": "One endpoint to stay connected to. With a `handler` or a `sink` it also takes the keys of "
+    "`[[process]]`, except `pattern` and `name`.",
+    "pool": "Several connections to one endpoint. It takes the keys of `[[connect]]`, where the default of `decode` is "
+    "`json`, and these:",
+    "process": "A function or a sink for the messages of a pattern.",
+    "http": "The HTTP interface of the fleet. Without this section it does not listen.",
+    "reconnect": "In `[[connect]]` and `[[pool]]`. Each wait is random below a bound that grows by `factor`.",
+    "liveness": "In `[[connect]]` and `[[pool]]`. The deadlines stand still while reading is paused.",
     "limits": "In `[fleet]`, for each host.",
-    "buffer": "Wherever there is a `handler` or a `sink`.",
-    "retry": "Wherever there is a `handler` or a `sink`.",
-    "ssl": "In `[[connect]]` and `[[pool]]`. Certificates are verified in any case.",
+    "buffer": "In every section with a `handler` or a `sink`.",
+    "retry": "In every section with a `handler` or a `sink`.",
+    "ssl": "In `[[connect]]` and `[[pool]]`. Certificates are always verified.",
 }
 
 GIVEN = "must be given"

@@ -1,4 +1,4 @@
-"""The configuration reference, which is made from the code: it has every key that a file may have, and no other."""
+"""The configuration reference, generated from the code, has exactly the keys that a file may have."""
 
 import re
 from dataclasses import fields
@@ -33,7 +33,7 @@ def test_every_option_of_a_processor_is_a_row() -> None:
 
 
 def test_every_accepted_key_is_a_row() -> None:
-    """What a section of a file accepts stands in its table, or in the tables that its text names."""
+    """The keys that a section accepts are in its table, or in the tables that its text names."""
     also = {"[[connect]]": ["[[process]]"], "[[pool]]": ["[[connect]]", "[[process]]"]}
     for name, keys in config_reference.sections().items():
         title = config_reference.SECTIONS[name]
@@ -42,7 +42,7 @@ def test_every_accepted_key_is_a_row() -> None:
 
 
 def test_every_section_is_described(tmp_path: Path) -> None:
-    """A section that the checker knows of, as its own fault lists them, has a table."""
+    """Each section that the checker lists as known has a table."""
     (tmp_path / "wrong.toml").write_text("[quite_another]\n")
     said = next(str(fault) for fault in check(tmp_path / "wrong.toml").faults if "unknown section" in str(fault))
     known = re.split(r", | and ", said.partition("there are ")[2])
@@ -50,13 +50,13 @@ def test_every_section_is_described(tmp_path: Path) -> None:
 
 
 def test_a_key_without_a_meaning_is_an_error() -> None:
-    """Nobody adds an option and forgets to say what it means."""
+    """An option without a `#:` comment raises an error."""
     with pytest.raises(LookupError, match="nothing is said about 'new'"):
         config_reference.meaning(["Endpoint"], "new")
 
 
 def written(title: str) -> str:
-    """The defaults of a table, as lines of a file."""
+    """Return the defaults of a table as lines of a file."""
     part = PAGE.split(f"## {title}\n")[1].split("\n## ")[0]
     rows = re.findall(r"^\| `(\w+)` \|[^|]*\|[^|]*\| `([^`]+)` \|", part, re.MULTILINE)
     assert rows
@@ -64,7 +64,7 @@ def written(title: str) -> str:
 
 
 def test_the_defaults_that_are_shown_are_good(tmp_path: Path) -> None:
-    """A file in which every number and text that is shown as a default is written out is accepted."""
+    """A file that contains every default that is shown as a number or text is accepted."""
     text = f'[[connect]]\nuri = "wss://feed.example"\n{written("[[connect]]")}'
     text += "".join(f"[connect.{title}]\n{written(title)}" for title in ("reconnect", "liveness"))
     (tmp_path / "defaults.toml").write_text(text)

@@ -1,4 +1,4 @@
-"""The documents: what they show is what happens, and the tool that says so finds what is wrong."""
+"""The documents: their examples work, and the tool that checks them finds faults."""
 
 import ast
 import asyncio
@@ -33,7 +33,7 @@ def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_block_of_every_document() -> None:
-    """Each is run, read by the checker of configurations, parsed, or taken apart into commands that exist."""
+    """Each block is run, read by `wsfleet check`, parsed, or split into commands that exist."""
     done = run(ROOT, "-m", "tools.check_docs")
     assert done.returncode == 0, done.stdout + done.stderr
 
@@ -62,13 +62,13 @@ def block(language: str, code: str, **markers: str) -> Block:
     ],
 )
 def test_a_wrong_command_is_found(line: str, said: str) -> None:
-    """Commands, options, targets, files, modules and extras that are not there are faults."""
+    """Commands, options, targets, files, modules and extras that do not exist are faults."""
     (fault,) = shell_faults(block("bash", line + "\n"), set())
     assert said in fault
 
 
 def test_good_commands_are_good() -> None:
-    """What there is, is none; of a console only what stands behind a prompt is a command."""
+    """Existing commands are no faults; in a console block only lines with a prompt are commands."""
     good = "A=1 wsfleet run feeds.toml --duration 5 | head -3 > out.txt  # so\nmake demo\npython handlers.py\n"
     good += "curl http://127.0.0.1:9464/readyz\ncurl https://elsewhere.example/anything\n"
     assert list(shell_faults(block("bash", good), {"handlers.py"})) == []
@@ -84,13 +84,13 @@ def test_good_commands_are_good() -> None:
     ],
 )
 def test_a_wrong_file_is_found(tmp_path: Path, code: str, said: str) -> None:
-    """What `wsfleet check` says of a file, or of a part of one, is a fault."""
+    """Faults that `wsfleet check` finds in a file, or in a part of one, are faults of the document."""
     faults = list(toml_faults(block("toml", code), tmp_path))
     assert any(said in fault for fault in faults) and faults
 
 
 def test_a_part_of_a_file_is_good(tmp_path: Path) -> None:
-    """A part may lack the endpoint, the modules, and what stands in the environment."""
+    """A part of a file may lack the endpoint, the modules and the environment variables."""
     code = '[[process]]\npattern = "feed"\nhandler = "mine:on_price"\n[fleet]\nname = "${NAME}"\n'
     assert list(toml_faults(block("toml", code), tmp_path)) == []
 
@@ -110,15 +110,15 @@ def test_a_part_of_a_file_is_good(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_program_is_found(monkeypatch: pytest.MonkeyPatch, code: str, said: str) -> None:
-    """One that does not work, fails, or prints something else is a fault."""
+    """A program that raises, has a failing function, or prints something else is a fault."""
     monkeypatch.setattr(doc_live, "LIMIT_S", 1.0)
     with doc_live.servers() as server:
         prints = {"prints": "this"} if "print" in code else {}
         assert said in str(doc_live.failure(block("python", code, **prints), server))
 
 
-def test_what_is_not_checked_says_why(tmp_path: Path) -> None:
-    """A language that nothing checks, a marker that nobody knows, and one that gives no reason are faults."""
+def test_a_block_without_a_check_needs_a_reason(tmp_path: Path) -> None:
+    """An unchecked language, an unknown marker and a marker without a reason are faults."""
     page = Page(DOCS / "page.md", tmp_path, "")
     (fault,) = page._check(block("yaml", "a: 1\n"))
     assert "nothing checks yaml" in fault
@@ -136,22 +136,22 @@ def test_what_is_not_checked_says_why(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_line_of_the_log_is_found(line: dict[str, object], said: str) -> None:
-    """Its fields are those that wsfleet.runtime.logs describes, and its event is one of the code's."""
+    """A line has only fields that wsfleet.runtime.logs describes and events that exist in the code."""
     good = {"time": "", "level": "", "logger": "wsfleet", "message": "", "event": "endpoint.down", "endpoint": "feed"}
     assert list(json_faults(block("json", json.dumps(good)))) == []
     assert list(json_faults(block("json", json.dumps(good | line)))) == [said]
 
 
 def test_a_wrong_metric_is_found() -> None:
-    """A name that begins with `wsfleet_` is a metric's, or the beginning of some; in code and outside of it."""
+    """A name that begins with `wsfleet_` is a metric or the prefix of metrics, inside and outside of code."""
     good = "`wsfleet_dropped_messages_total`, `wsfleet_endpoint_...{endpoint}`, wsfleet_info{name}"
     assert list(metric_faults(good)) == []
     assert list(metric_faults("so `wsfleet_droped_total` is")) == ["there is no metric wsfleet_droped_total"]
     assert list(metric_faults("`wsfleet_endpiont_...`")) == ["there is no metric wsfleet_endpiont_"]
 
 
-def test_the_fields_of_the_log_are_told() -> None:
-    """What the code gives a line of the log stands in wsfleet.runtime.logs, and on the page for those who read it."""
+def test_the_fields_of_the_log_are_described() -> None:
+    """wsfleet.runtime.logs and the page about the log describe every field that the code uses."""
     given: set[str] = set()
     for path in (ROOT / "src").rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
@@ -165,7 +165,7 @@ def test_the_fields_of_the_log_are_told() -> None:
 
 
 def test_a_block_that_would_be_overlooked_is_found(tmp_path: Path) -> None:
-    """One that is indented or not closed."""
+    """A block that is indented or not closed is a fault."""
     page = tmp_path / "page.md"
     page.write_text("- so:\n\n  ```python\n  wrong(\n  ```\n")
     assert blocks(page) == []
@@ -173,7 +173,7 @@ def test_a_block_that_would_be_overlooked_is_found(tmp_path: Path) -> None:
 
 
 def test_the_site_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
-    """A script, style or picture of another host, or one that is not there, is a fault; a link is none."""
+    """Scripts, styles and pictures of other hosts, or missing ones, are faults; links are not."""
     (tmp_path / "page.html").write_text(
         '<a href="https://elsewhere.example">x</a><script src="https://elsewhere.example/x.js"></script>'
         '<link rel="stylesheet" href="nothing.css"><img src="data:,">'
@@ -183,7 +183,7 @@ def test_the_site_loads_nothing_from_elsewhere(tmp_path: Path) -> None:
 
 
 async def test_first_steps(tmp_path: Path) -> None:
-    """What the first steps say works: the files are good as they stand, and a run by them leaves a balanced report."""
+    """The files of the first steps are valid, and a run of them leaves a balanced report with the fields shown."""
     page = DOCS / "first-steps.md"
     for each in blocks(page):
         if "file" in each.markers:
@@ -210,25 +210,25 @@ async def test_first_steps(tmp_path: Path) -> None:
 
 PUBLIC = [Fleet, Connection, Session, Subscription, Pool, Sink, FeedServer, FakeTransport, FakeSocket, Chaos]
 UNCANCELLED = {"Subscription.__aenter__", "Subscription.__aexit__", "FakeSocket.wait_writable", "FakeTransport.aclose"}
-"""They never wait."""
+"""Methods that never wait."""
 
 
 @pytest.mark.parametrize("public", PUBLIC, ids=lambda each: each.__name__)
-def test_the_reference_keeps_its_word(public: type) -> None:
-    """Each public method says what it does, and where it waits what cancelling it means, as docs/api.md promises."""
+def test_public_methods_are_documented(public: type) -> None:
+    """Each public method has a docstring, which explains cancellation if the method waits, as docs/api.md promises."""
     entered = ("__enter__", "__exit__", "__aenter__", "__aexit__", "__aiter__")
     methods = {name: each for name, each in vars(public).items() if not name.startswith("_") or name in entered}
     for name, method in methods.items():
-        if not inspect.isfunction(method) or name == "slow":  # it is a part of an iterator
+        if not inspect.isfunction(method) or name == "slow":  # a part of an iterator
             continue
-        assert method.__doc__, f"{public.__name__}.{name} says nothing"
+        assert method.__doc__, f"{public.__name__}.{name} has no docstring"
         waits = inspect.iscoroutinefunction(method) or name == "__aiter__"
         if waits and f"{public.__name__}.{name}" not in UNCANCELLED:
-            assert "ancel" in method.__doc__, f"{public.__name__}.{name} does not say what cancelling means"
+            assert "ancel" in method.__doc__, f"{public.__name__}.{name} does not explain cancellation"
 
 
 def test_the_comparison_shows_what_was_measured() -> None:
-    """Its figures are those of benchmarks/results/bench.json, rounded."""
+    """The figures are those of benchmarks/results/bench.json, rounded."""
     measured = json.loads((ROOT / "benchmarks/results/bench.json").read_text())["throughput"]["figures"]
     ratios = {each["what"]: each["ratio"] for each in measured if each["beside"] == "fleet"}
     text = (DOCS / "comparison.md").read_text("utf-8")

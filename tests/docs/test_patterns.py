@@ -1,4 +1,4 @@
-"""The programs of docs/patterns.md, run as they stand there: what works, and by hand also what is said to go wrong."""
+"""The programs of docs/patterns.md, run unchanged; the hand-written ones must also fail as the page describes."""
 
 import asyncio
 import contextlib
@@ -32,13 +32,13 @@ SOON = Reconnect(initial_s=0.001, max_s=0.01)
 
 @pytest.fixture
 def blocks(monkeypatch: pytest.MonkeyPatch) -> dict[str, types.ModuleType]:
-    """The programs as modules. Those by hand import the first of them."""
+    """The programs as modules. The hand-written ones import the first of them."""
     markdown = DOCUMENT.read_text("utf-8")
     modules = {}
     for match in BLOCK.finditer(markdown):
         name, code = match.groups()
         modules[name] = module = types.ModuleType(name)
-        lines = markdown.count("\n", 0, match.start(2))  # so that a traceback tells the line of the document
+        lines = markdown.count("\n", 0, match.start(2))  # so that tracebacks have the lines of the document
         exec(compile("\n" * lines + code, str(DOCUMENT), "exec"), module.__dict__)
         if name == "by_hand":
             monkeypatch.setitem(sys.modules, "by_hand", module)
@@ -54,11 +54,11 @@ async def running(program: Coroutine[Any, Any, Any]) -> AsyncIterator[asyncio.Ta
     finally:
         while not task.done():
             task.cancel()
-            await asyncio.wait({task}, timeout=1.0)  # some need to be told more than once
+            await asyncio.wait({task}, timeout=1.0)  # some need more than one cancellation
 
 
 class Output:
-    """What the programs print."""
+    """The output of the programs."""
 
     def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
         self._capsys = capsys
@@ -80,12 +80,12 @@ async def until(condition: Any, *arguments: Any) -> None:
             await asyncio.sleep(0.005)
 
 
-async def told(output: Output, text: str) -> None:
+async def printed(output: Output, text: str) -> None:
     """Wait until the program has printed `text`."""
     try:
         await until(output.says, text)
     except TimeoutError:
-        pytest.fail(f"{text!r} was not said, but\n{output.text}")
+        pytest.fail(f"{text!r} was not printed, but\n{output.text}")
 
 
 def price(value: float, symbol: str = "AMBER") -> dict[str, Any]:
@@ -114,7 +114,7 @@ def test_every_program_is_run() -> None:
 
 
 async def test_by_hand_comes_back(blocks: dict[str, types.ModuleType]) -> None:
-    """The loop by hand has the messages of both connections."""
+    """The hand-written loop receives the messages of both connections."""
     prices: list[float] = []
 
     async def handle(data: dict[str, Any]) -> None:
@@ -130,53 +130,53 @@ async def test_by_hand_comes_back(blocks: dict[str, types.ModuleType]) -> None:
 
 
 async def test_by_hand_redials_without_a_pause(blocks: dict[str, types.ModuleType]) -> None:
-    """A server that accepts and closes is dialled fifty times; with the backoff of `connect`, 90 s at most, that would
-    take longer than the test has.
+    """A server that accepts and closes is contacted fifty times. With the backoff of `connect`, up to 90 s, this would
+    take longer than the time limit of the test.
     """
     async with FeedServer(on_client=slam) as server, running(blocks["by_hand"].keep(server.uri, nothing)):
         await until(lambda: len(server.requests) >= 50)
 
 
 async def test_by_hand_ends_with_429(blocks: dict[str, types.ModuleType]) -> None:
-    """The answer 429 ends the loop by hand."""
+    """The answer 429 ends the hand-written loop."""
     async with FeedServer() as server:
         server.refuse(429, {"Retry-After": "1"})
         with pytest.raises(InvalidStatus, match="429"):
             await blocks["by_hand"].keep(server.uri, nothing)
 
 
-async def test_by_hand_ends_with_a_message_that_is_no_json(blocks: dict[str, types.ModuleType]) -> None:
-    """A message that is no JSON ends the loop by hand."""
+async def test_by_hand_ends_with_a_message_that_is_not_json(blocks: dict[str, types.ModuleType]) -> None:
+    """A message that is not JSON ends the hand-written loop."""
     async with FeedServer(on_client=lambda client: client.send("no JSON")) as server:
         with pytest.raises(json.JSONDecodeError):
             await blocks["by_hand"].keep(server.uri, nothing)
 
 
 async def test_one_connection_waits_longer_each_time(blocks: dict[str, types.ModuleType], output: Output) -> None:
-    """For a server that accepts and closes, each attempt counts as one more that failed."""
+    """For a server that accepts and closes, each attempt counts as a failed one."""
     async with FeedServer(on_client=slam) as server, running(blocks["one_connection"].main(server.uri, SOON)):
-        await told(output, "CONNECTING, attempt 5,")
+        await printed(output, "CONNECTING, attempt 5,")
         assert "BACKOFF, attempt 4, " in output.text
 
 
 async def test_one_connection_comes_back(blocks: dict[str, types.ModuleType], output: Output) -> None:
-    """After 429 and after a loss it is there again, with what is wanted by now, and the gap is told; what is no JSON
-    ends nothing.
+    """After 429 and after a loss it reconnects, subscribes to the current symbols, and reports the gap. A message
+    that is not JSON ends nothing.
     """
     program = blocks["one_connection"]
     async with FeedServer() as server:
         server.refuse(429, times=1)
         async with running(program.main(server.uri, SOON)):
-            await told(output, "BACKOFF, attempt 1, http: the server answered 429")
+            await printed(output, "BACKOFF, attempt 1, http: the server answered 429")
             await server.wait_clients(1)
             await server.send("no JSON", price(1.5))
-            await told(output, "AMBER 1.5 (2 of session 1)")
+            await printed(output, "AMBER 1.5 (2 of session 1)")
             program.wanted.append("IVORY")
             server.drop()
-            await told(output, " is missing: ask for a snapshot")
+            await printed(output, " of messages missing: request a snapshot")
             await server.wait_clients(1)
             await server.send(price(2.5, "IVORY"))
-            await told(output, "IVORY 2.5 (3 of session 2)")
+            await printed(output, "IVORY 2.5 (3 of session 2)")
     assert [json.loads(each)["symbols"] for each in server.received] == [["AMBER"], ["AMBER", "IVORY"]]
 
 
@@ -184,13 +184,13 @@ async def test_one_connection_comes_back(blocks: dict[str, types.ModuleType], ou
 
 
 async def test_task_group_by_hand_ends_with_one_handler(blocks: dict[str, types.ModuleType], output: Output) -> None:
-    """One price of 0 on one connection ends the other one, too."""
+    """One price of 0 on one connection also ends the other one."""
     async with FeedServer() as good, FeedServer() as bad:
         async with running(blocks["task_group_by_hand"].main(good.uri, bad.uri)) as program:
             await good.wait_clients(1)
             await bad.wait_clients(1)
             await good.send(price(50))
-            await told(output, "AMBER: 2.000 for a hundred")
+            await printed(output, "AMBER: 2.000 for a hundred")
             await bad.send(price(0))
             with pytest.raises(ExceptionGroup) as raised:
                 await program
@@ -208,18 +208,18 @@ async def test_task_group_by_hand_ends_with_one_address(blocks: dict[str, types.
 
 
 async def test_task_group(blocks: dict[str, types.ModuleType], output: Output) -> None:
-    """Neither a price of 0 nor an address that answers 404 disturbs the other connection."""
+    """Neither a price of 0 nor an address that answers 404 affects the other connection."""
     async with FeedServer() as good, FeedServer() as bad, FeedServer() as gone:
         gone.refuse(404)
         async with running(blocks["task_group"].main(good.uri, bad.uri, gone.uri)):
             await good.wait_clients(1)
             await bad.wait_clients(1)
             await bad.send(price(0))
-            await told(output, "failed: {'symbol': 'AMBER', 'price': 0}, ZeroDivisionError(")
+            await printed(output, "failed: {'symbol': 'AMBER', 'price': 0}, ZeroDivisionError(")
             await good.send(price(50))
-            await told(output, "AMBER: 2.000 for a hundred")
+            await printed(output, "AMBER: 2.000 for a hundred")
             await bad.send(price(25))
-            await told(output, "AMBER: 4.000 for a hundred")
+            await printed(output, "AMBER: 4.000 for a hundred")
             assert len(gone.requests) == 1
 
 
@@ -227,7 +227,7 @@ async def test_task_group(blocks: dict[str, types.ModuleType], output: Output) -
 
 
 async def test_gather_by_hand_leaves_the_other_running(blocks: dict[str, types.ModuleType], output: Output) -> None:
-    """When the program has failed, the other connection is still there and still printing."""
+    """When the program has failed, the other connection is still open and printing."""
     before = asyncio.all_tasks()
     async with (
         FeedServer() as prices,
@@ -240,7 +240,7 @@ async def test_gather_by_hand_leaves_the_other_running(blocks: dict[str, types.M
         with pytest.raises(ZeroDivisionError):
             await program
         await orders.send(price(50))
-        await told(output, "AMBER: 2.000 for a hundred")
+        await printed(output, "AMBER: 2.000 for a hundred")
         assert len(orders.clients) == 1
         left = [task for task in asyncio.all_tasks() - before if getattr(task.get_coro(), "__name__", "") == "keep"]
         assert len(left) == 1
@@ -248,8 +248,8 @@ async def test_gather_by_hand_leaves_the_other_running(blocks: dict[str, types.M
         await asyncio.wait(left)
 
 
-async def test_gather_by_hand_tells_nobody(blocks: dict[str, types.ModuleType], output: Output) -> None:
-    """With return_exceptions=True a feed has died, and the program goes on as if nothing were."""
+async def test_gather_by_hand_hides_the_failure(blocks: dict[str, types.ModuleType], output: Output) -> None:
+    """With return_exceptions=True a feed ends, and the program continues without an error."""
     async with (
         FeedServer() as prices,
         FeedServer() as orders,
@@ -260,7 +260,7 @@ async def test_gather_by_hand_tells_nobody(blocks: dict[str, types.ModuleType], 
         await prices.send(price(0))
         await until(lambda: not prices.clients)
         await orders.send(price(50))
-        await told(output, "AMBER: 2.000 for a hundred")
+        await printed(output, "AMBER: 2.000 for a hundred")
         assert not program.done()
         assert len(prices.requests) == 1
 
@@ -272,7 +272,7 @@ async def test_gather(blocks: dict[str, types.ModuleType], output: Output) -> No
             await prices.wait_clients(1)
             await orders.wait_clients(1)
             await prices.send(price(0), price(50))
-            await told(output, "AMBER: 2.000 for a hundred")
+            await printed(output, "AMBER: 2.000 for a hundred")
             prices.refuse(404)
             prices.drop()
             with pytest.raises(EndpointFailed, match="'prices' failed: http: the server answered 404"):
@@ -297,17 +297,15 @@ class Node:
 
 
 async def test_pool_by_hand(blocks: dict[str, types.ModuleType]) -> None:
-    """The pool by hand gets its replies over both members."""
+    """The hand-written pool gets its replies over both members."""
     pool = blocks["pool_by_hand"].Pool(2, nothing)
     async with FeedServer(on_client=Node().serve) as server, running(pool.run(server.uri)):
         await until(lambda: all(client.ws for client in pool.clients))
         assert [(await pool.request("price"))["result"] for _ in range(4)] == ["price"] * 4
 
 
-async def test_pool_by_hand_waits_for_what_cannot_come(blocks: dict[str, types.ModuleType]) -> None:
-    """By hand, a request whose connection is lost is still waiting when the next connection is there, and ends as a
-    timeout.
-    """
+async def test_pool_by_hand_waits_after_a_loss(blocks: dict[str, types.ModuleType]) -> None:
+    """By hand, a request whose connection is lost waits until its timeout, even after the next connect."""
     client = blocks["pool_by_hand"].Client(nothing)
     async with FeedServer(on_client=Node("slow").serve) as server, running(client.run(server.uri)):
         await until(lambda: client.ws)
@@ -322,8 +320,8 @@ async def test_pool_by_hand_waits_for_what_cannot_come(blocks: dict[str, types.M
             await asking
 
 
-async def test_pool_by_hand_asks_the_dead(blocks: dict[str, types.ModuleType]) -> None:
-    """By hand, every second request fails while one of two members is away."""
+async def test_pool_by_hand_uses_dead_members(blocks: dict[str, types.ModuleType]) -> None:
+    """By hand, every second request fails while one of two members is down."""
     pool = blocks["pool_by_hand"].Pool(2, nothing)
     async with FeedServer(on_client=Node().serve) as server, running(pool.run(server.uri)):
         await until(lambda: all(client.ws for client in pool.clients))
@@ -334,9 +332,9 @@ async def test_pool_by_hand_asks_the_dead(blocks: dict[str, types.ModuleType]) -
     assert [isinstance(outcome, ConnectionClosed) for outcome in outcomes].count(True) == 2
 
 
-async def test_pool_by_hand_cannot_ask_in_a_handler(blocks: dict[str, types.ModuleType]) -> None:
-    """By hand, a handler that asks over its own connection gets no answer, although the server gave it; the answer
-    comes afterwards, to the handler, as if it were a notice.
+async def test_pool_by_hand_deadlocks_in_a_handler(blocks: dict[str, types.ModuleType]) -> None:
+    """By hand, a handler that sends a request over its own connection gets no reply, although the server answered. The
+    reply is then passed to the handler like a notice.
     """
     handled: list[Any] = []
     failed: list[Exception] = []
@@ -358,20 +356,20 @@ async def test_pool_by_hand_cannot_ask_in_a_handler(blocks: dict[str, types.Modu
 
 
 async def test_pool(blocks: dict[str, types.ModuleType], output: Output) -> None:
-    """The reply comes, and a handler may ask."""
+    """The reply arrives, and a handler can send a request."""
     async with FeedServer(on_client=Node().serve) as server, running(blocks["pool"].main(server.uri)):
-        await told(output, "the price is price")
+        await printed(output, "the price is price")
         await server.clients[0].send('{"method": "notice", "params": "news"}')
-        await told(output, "news: details")
+        await printed(output, "news: details")
 
 
-async def test_pool_tells_a_loss(blocks: dict[str, types.ModuleType], output: Output) -> None:
-    """A request whose connection is lost fails at once, as lost; one that gets no reply, as that."""
+async def test_pool_reports_a_loss(blocks: dict[str, types.ModuleType], output: Output) -> None:
+    """A request whose connection is lost fails at once with RequestLost."""
     async with FeedServer(on_client=Node("price").serve) as server:
         async with running(blocks["pool"].main(server.uri)):
             await until(lambda: server.received)
             server.drop()
-            await told(output, "the connection was lost; whether the server acted is not known")
+            await printed(output, "the connection was lost; the server may have acted")
         async with Fleet() as fleet:
             asking = asyncio.create_task(fleet.pool(server.uri, 1).request({"method": "price"}, timeout_s=3600))
             await until(lambda: len(server.received) == 2)
@@ -380,8 +378,8 @@ async def test_pool_tells_a_loss(blocks: dict[str, types.ModuleType], output: Ou
                 await asking
 
 
-async def test_pool_asks_the_living() -> None:
-    """While one of two members is away, the other answers everything."""
+async def test_pool_uses_open_members() -> None:
+    """While one of two members is down, the other one serves all requests."""
     async with FeedServer(on_client=Node().serve) as server, Fleet() as fleet:
         pool = fleet.pool(server.uri, 2)
         await server.wait_clients(2)
@@ -396,8 +394,8 @@ async def test_pool_asks_the_living() -> None:
 
 
 async def test_publish_subscribe_by_hand(blocks: dict[str, types.ModuleType]) -> None:
-    """By hand, overlapping patterns each get their messages; but a reader that is gone has them all piled up, and `*`
-    takes more than one token.
+    """By hand, overlapping patterns each get their messages; but the queue of a reader that is gone grows, and `*`
+    matches more than one token.
     """
     program = blocks["publish_subscribe_by_hand"]
     hub = program.Hub()
@@ -413,7 +411,7 @@ async def test_publish_subscribe_by_hand(blocks: dict[str, types.ModuleType]) ->
 
 
 async def test_publish_subscribe_by_hand_ends_with_the_slowest(blocks: dict[str, types.ModuleType]) -> None:
-    """By hand, with bounded queues, a reader that is too slow ends the feed of all."""
+    """By hand, with bounded queues, a reader that is too slow ends the feed for all."""
     program = blocks["publish_subscribe_by_hand"]
     hub = program.Hub(maxsize=100)
     hub.subscribe("prices.*")
@@ -425,11 +423,11 @@ async def test_publish_subscribe_by_hand_ends_with_the_slowest(blocks: dict[str,
 
 
 async def test_publish_subscribe(blocks: dict[str, types.ModuleType], output: Output) -> None:
-    """A reader that is too slow hurts no other, and a dot in the symbol makes no other topic."""
+    """A reader that is too slow does not affect others, and a dot in the symbol does not make another topic."""
     async with FeedServer() as server, running(blocks["publish_subscribe"].main(server.uri)):
         await server.wait_clients(1)
         await server.send(*(price(n) for n in range(1000)), price(7, "AMBER.depth"))
-        await told(output, "prices.AMBER_depth 7\n")
+        await printed(output, "prices.AMBER_depth 7\n")
         shown = output.text.splitlines()
     assert shown == [f"prices.AMBER {n}" for n in range(1000)] + ["prices.AMBER_depth 7"]
 
@@ -438,7 +436,7 @@ async def test_publish_subscribe(blocks: dict[str, types.ModuleType], output: Ou
 
 
 class Flood:
-    """Sends a hundred messages to each client and then nothing; notes how the connections end."""
+    """Sends a hundred messages to each client and then nothing; records how the connections end."""
 
     def __init__(self) -> None:
         self.codes: list[tuple[int | None, str | None]] = []
@@ -456,8 +454,8 @@ class Flood:
             self.codes.append((client.close_code, client.close_reason))
 
 
-async def test_backpressure_by_hand_kills_the_living(blocks: dict[str, types.ModuleType]) -> None:
-    """By hand, a peer that answers each ping is given up for dead while the handler takes its time."""
+async def test_backpressure_by_hand_closes_a_live_connection(blocks: dict[str, types.ModuleType]) -> None:
+    """By hand, the connection to a peer that answers each ping is closed while the handler is slow."""
     flood, release = Flood(), asyncio.Event()
 
     async def store(data: Any) -> None:
@@ -473,8 +471,8 @@ async def test_backpressure_by_hand_kills_the_living(blocks: dict[str, types.Mod
 
 
 async def test_backpressure(blocks: dict[str, types.ModuleType], output: Output) -> None:
-    """While the archive is paused for many times its deadline the connection is kept, and has everything afterwards;
-    the chart has the newest.
+    """While the archive is paused for many times its deadline, the connection is kept, and all messages arrive
+    afterwards. The chart gets the newest ones.
     """
     flood, release = Flood(), asyncio.Event()
     stored: list[tuple[str, int]] = []
@@ -487,8 +485,8 @@ async def test_backpressure(blocks: dict[str, types.ModuleType], output: Output)
         FeedServer(on_client=flood.note) as server,
         running(blocks["backpressure"].main(server.uri, store, Liveness(ping_s=0.1, pong_s=0.3))),
     ):
-        await told(output, "archive is full: pause")
-        await asyncio.sleep(1.5)  # that nothing happens can only be seen by waiting
+        await printed(output, "archive is full: pause")
+        await asyncio.sleep(1.5)  # only waiting can show that nothing happens
         assert len(server.requests) == 2 and len(server.clients) == 2
         release.set()
         await until(lambda: [n for name, n in stored if name == "archive"] == list(range(100)))
@@ -500,9 +498,9 @@ async def test_backpressure(blocks: dict[str, types.ModuleType], output: Output)
 # Queue
 
 
-async def test_queue_by_hand_stops_without_a_word(blocks: dict[str, types.ModuleType]) -> None:
-    """By hand, when `store` has raised, the queue fills, nothing is stored any more, and the program neither says so
-    nor ends when it is told to.
+async def test_queue_by_hand_stops_silently(blocks: dict[str, types.ModuleType]) -> None:
+    """By hand, when `store` has raised, the queue fills, nothing more is stored, and the program neither reports an
+    error nor ends when it is cancelled.
     """
     batches: list[int] = []
 
@@ -511,7 +509,7 @@ async def test_queue_by_hand_stops_without_a_word(blocks: dict[str, types.Module
         raise OSError("the disk is full")
 
     program = blocks["queue_by_hand"]
-    program.keep = functools.partial(program.keep, close_timeout=0.1)  # closing what is not read takes 10 s
+    program.keep = functools.partial(program.keep, close_timeout=0.1)  # closing an unread connection takes 10 s
     queue: asyncio.Queue[Any] = asyncio.Queue(maxsize=1000)
     async with FeedServer() as server, running(program.main(server.uri, store, queue)) as task:
         await server.wait_clients(1)
@@ -524,7 +522,7 @@ async def test_queue_by_hand_stops_without_a_word(blocks: dict[str, types.Module
 
 
 async def test_queue_by_hand(blocks: dict[str, types.ModuleType]) -> None:
-    """By hand, where nothing fails, everything is stored before the end."""
+    """By hand, if nothing fails, everything is stored before the end."""
     stored: list[int] = []
 
     async def store(batch: list[Any]) -> None:
@@ -542,7 +540,7 @@ async def test_queue_by_hand(blocks: dict[str, types.ModuleType]) -> None:
 
 
 async def test_queue(blocks: dict[str, types.ModuleType], output: Output) -> None:
-    """A batch that fails is tried again, the next ones have their turn, and the end stores and counts what came."""
+    """A batch that fails is retried, the next ones follow, and the end stores and counts the received messages."""
     calls = 0
     stored: list[int] = []
 
@@ -557,13 +555,13 @@ async def test_queue(blocks: dict[str, types.ModuleType], output: Output) -> Non
     async with FeedServer() as server, running(blocks["queue"].main(server.uri, store, stop)) as program:
         await server.wait_clients(1)
         await server.send(price(0))
-        await told(output, "not stored after 3 attempts: {'symbol': 'AMBER', 'price': 0}")
+        await printed(output, "not stored after 3 attempts: {'symbol': 'AMBER', 'price': 0}")
         assert calls == 3
         await server.send(*map(price, range(1, 301)))
         await until(lambda: stored)
         stop.set()
         await program
-        await told(output, " came: ")
+        await printed(output, " received: ")
     came, done, failed, dropped = map(int, re.findall(r"\d+", output.text.splitlines()[-1]))
     assert (came, failed, dropped) == (done + 1, 1, 0)
     assert stored == list(range(1, done + 1))
@@ -573,8 +571,8 @@ async def test_queue(blocks: dict[str, types.ModuleType], output: Output) -> Non
 
 
 async def test_blocking_by_hand_keeps_others_from_connecting(blocks: dict[str, types.ModuleType]) -> None:
-    """By hand, while all shared threads hang no name is looked up: not even for a connection that has nothing to do
-    with what hangs. With wsfleet one comes about.
+    """By hand, while all shared threads hang, no name is resolved, not even for an unrelated connection. wsfleet
+    connects meanwhile.
     """
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1, "asyncio"))
     release, hanging = Event(), Event()
@@ -600,17 +598,17 @@ async def test_blocking_by_hand_keeps_others_from_connecting(blocks: dict[str, t
 
 
 async def test_blocking(blocks: dict[str, types.ModuleType]) -> None:
-    """A plain def works in a thread of its own, while messages come in."""
+    """A plain def runs in its own thread while messages arrive."""
     release, stored = Event(), []
 
     def store(data: Any) -> None:
-        assert release.wait(PATIENCE_S), "whoever is to release it was held, too"
+        assert release.wait(PATIENCE_S), "the loop was blocked too"
         stored.append(data["price"])
 
     async with FeedServer() as server, running(blocks["blocking"].main(server.uri, store)):
         await server.wait_clients(1)
         await server.send(price(1), price(2))
         server.drop()
-        await server.wait_clients(1)  # so the loop is not held
+        await server.wait_clients(1)  # so the loop is not blocked
         release.set()
         await until(lambda: stored == [1, 2])

@@ -1,6 +1,7 @@
-"""What README.md shows is what happens, and README.zh-CN.md says the same."""
+"""README.md, its Chinese twin README.zh-CN.md, and the pages that continue it: their examples work as shown."""
 
 import inspect
+import json
 import os
 import re
 import subprocess
@@ -13,6 +14,8 @@ import wsfleet
 ROOT = Path(__file__).parents[2]
 ENGLISH = (ROOT / "README.md").read_text("utf-8")
 CHINESE = (ROOT / "README.zh-CN.md").read_text("utf-8")
+OVERVIEW = (ROOT / "docs/overview.md").read_text("utf-8")
+COMMANDS = (ROOT / "docs/command-line.md").read_text("utf-8")
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -22,7 +25,7 @@ def blocks(markdown: str, language: str | None = None) -> list[str]:
 
 
 def shape(markdown: str) -> list[str]:
-    """The headings' levels, and how many list items, rows and paragraphs in bold stand below each, in their order."""
+    """The levels of the headings, and the list items, table rows and bold paragraphs below them, in their order."""
     lines = FENCE.sub("", markdown).splitlines()
     return [found[0] for line in lines if (found := re.match(r"#+ |- |\||\*\*", line))]
 
@@ -49,7 +52,7 @@ def test_both_languages_have_the_same_content() -> None:
 
 
 def test_they_link_to_each_other() -> None:
-    """Whoever opens the wrong one finds the other at the top."""
+    """Each README links to the other one before its first section."""
     assert "](README.zh-CN.md)" in ENGLISH.split("##")[0]
     assert "](README.md)" in CHINESE.split("##")[0]
 
@@ -63,11 +66,10 @@ def test_the_first_program_prints_what_is_shown(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (0, found[2]), done.stderr
 
 
-def test_the_api_in_brief_can_be_declared() -> None:
-    """The declarations that are shown are taken as they stand, and each option in the table below is one."""
-    section = ENGLISH.split("## The API in brief")[1].split("\n## ")[0]
+def test_the_api_overview_can_be_declared() -> None:
+    """The declarations on the page are accepted, and each option in its table exists."""
     names: dict[str, Any] = {}
-    exec(blocks(section, "python")[0], names)
+    exec(blocks(OVERVIEW, "python")[0], names)
     fleet = names["fleet"]
     assert list(fleet.connections) == ["trades", "node-1", "node-2", "node-3", "node-4"]
     assert fleet.subscriptions["draw"].stats().overflow == "drop_oldest"
@@ -75,7 +77,7 @@ def test_the_api_in_brief_can_be_declared() -> None:
     for method in (wsfleet.Fleet, wsfleet.Fleet.pool, wsfleet.Fleet.process, wsfleet.Fleet.subscribe):
         options |= inspect.signature(method).parameters.keys()
     shown = [
-        word for row in section.splitlines() if row.startswith("| ") for word in row.split("|")[2].split("`")[1::2]
+        word for row in OVERVIEW.splitlines() if row.startswith("| ") for word in row.split("|")[2].split("`")[1::2]
     ]
     words = [word.partition("=")[0] for word in shown]
     assert len(words) > 30
@@ -83,9 +85,9 @@ def test_the_api_in_brief_can_be_declared() -> None:
 
 
 def test_check_says_what_is_shown(tmp_path: Path) -> None:
-    """`wsfleet check` on the file that is shown, and on it with the misspellings that are spoken of."""
-    (toml,) = blocks(ENGLISH, "toml")
-    (shown,) = (block for block in blocks(ENGLISH, "console") if block.startswith("$ wsfleet check"))
+    """`wsfleet check` prints what the page shows, for the file on it and for the same file with three misspellings."""
+    (toml,) = blocks(COMMANDS, "toml")
+    (shown,) = (block for block in blocks(COMMANDS, "console") if block.startswith("$ wsfleet check"))
     _, good, bad = shown.split("$ wsfleet check prices.toml\n")
     file = tmp_path / "prices.toml"
     file.write_text(toml)
@@ -100,7 +102,7 @@ def test_check_says_what_is_shown(tmp_path: Path) -> None:
 
 
 def test_commands_and_options_exist() -> None:
-    """Every command of the consoles is one, with the options that are shown."""
+    """Every `wsfleet` command in the README exists, and has the options that are shown."""
     commands = {line for block in blocks(ENGLISH, "console") for line in block.splitlines() if line.startswith("$ ")}
     assert {line.split()[2] for line in commands} == {"bench", "demo", "tap", "run", "check"}
     for line in commands:
@@ -109,9 +111,36 @@ def test_commands_and_options_exist() -> None:
         assert all(word in usage for word in words if word.startswith("--")), line
 
 
+def test_every_command_is_described() -> None:
+    """The page about the command line has a row for each command."""
+    usage = run(ROOT, "-m", "wsfleet", "--help").stdout
+    rows = set(re.findall(r"^\| `(\w+)` \|", COMMANDS, re.MULTILINE))
+    assert rows == set(re.findall(r"^    (\w+) {2,}\w", usage, re.MULTILINE))
+
+
+def test_the_costs_are_those_that_were_measured() -> None:
+    """The figures in the table are those of benchmarks/results/bench.json, rounded."""
+    measured = json.loads((ROOT / "benchmarks/results/bench.json").read_text())["throughput"]["figures"]
+    ratios = {each["what"]: each["ratio"] for each in measured if each["beside"] == "fleet"}
+    contenders = (
+        *("websockets_direct", "websockets_queue", "aiohttp_direct", "aiohttp_queue"),
+        *("picows_websockets_direct", "picows_core_direct"),
+    )
+    rows = re.findall(r"^\| `.*\| ([\d.]+) \| ([\d.]+) \|$", ENGLISH, re.MULTILINE)
+    assert len(rows) == len(contenders)
+    for contender, shown in zip(contenders, rows, strict=True):
+        for load, figure in zip(("default", "many"), shown, strict=True):
+            assert float(figure) == float(f"{ratios[f'{contender}, {load}']:.2g}"), (contender, load)
+
+
+def test_it_is_short() -> None:
+    """The README has 800 words at most; the rest belongs into docs/."""
+    assert len(ENGLISH.split()) <= 800
+
+
 def test_targets_exist() -> None:
     """The targets of `make` that are named are in the Makefile."""
     makefile = (ROOT / "Makefile").read_text()
     named = set(re.findall(r"\bmake ([a-z-]+)", ENGLISH))
-    assert {"demo", "test", "bench"} <= named
+    assert {"bench", "docs"} <= named
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in named)

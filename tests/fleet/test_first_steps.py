@@ -1,4 +1,4 @@
-"""What somebody who comes from elsewhere writes first: refused at once, with what to write instead."""
+"""Common mistakes in a first program are rejected at once, with the correct form in the error."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -14,7 +14,7 @@ URI = "ws://feed.test/"
 
 
 def test_process_without_its_pattern() -> None:
-    """@fleet.process without parentheses says how to write it, and leaves no processor behind."""
+    """@fleet.process without parentheses raises an error with the correct form, and leaves no processor behind."""
     fleet = Fleet()
     process: Any = fleet.process
     with pytest.raises(ConfigError, match=r'write @fleet.process\("pattern"\)'):
@@ -27,7 +27,7 @@ def test_process_without_its_pattern() -> None:
 
 @pytest.mark.parametrize("pattern", [None, 3, "", "a..b", b"a"])
 def test_a_bad_pattern_is_refused_before_there_is_a_function(pattern: Any) -> None:
-    """process(...) itself refuses its pattern, as the decorator may be used later or never."""
+    """process(...) itself rejects its pattern, because the decorator may be used later or never."""
     with pytest.raises(ConfigError, match=r"pattern|empty token"):
         Fleet().process(pattern)
 
@@ -45,8 +45,8 @@ def test_a_bad_pattern_is_refused_before_there_is_a_function(pattern: Any) -> No
         ("concurency", "'concurrency'"),
     ],
 )
-def test_an_unknown_option_names_the_one_that_is_meant(option: str, meant: str) -> None:
-    """A typing error, and another library's name for the same thing, are answered with ours, all in one go."""
+def test_an_unknown_option_suggests_a_known_one(option: str, meant: str) -> None:
+    """A typing error, or the name that another library uses, is answered with the right option; all faults at once."""
     options: Any = {option: 1}
     for declare in (lambda: Fleet().connect(URI, **options), lambda: Fleet().pool(URI, 2, **options)):
         with pytest.raises(TypeError, match=f"unknown option '{option}'; did you mean ") as caught:
@@ -60,7 +60,7 @@ def test_an_unknown_option_names_the_one_that_is_meant(option: str, meant: str) 
 
 
 def test_overflow_given_as_its_word() -> None:
-    """The word that a file takes is answered in Python with the member to write."""
+    """The word used in configuration files is answered with the member to use in Python."""
     overflow: Any = "drop_oldest"
     with pytest.raises(ConfigError, match=r"write Overflow\.DROP_OLDEST"):
         Buffer(overflow=overflow)
@@ -75,13 +75,13 @@ async def yielding(session: Session) -> AsyncIterator[int]:
 
 @pytest.mark.parametrize("on_open", [plain, yielding])
 def test_an_on_open_that_cannot_be_awaited(on_open: Any) -> None:
-    """Where a function says itself that there is nothing to await, it is refused when it is declared."""
+    """A function that is known not to return an awaitable is rejected when it is declared."""
     with pytest.raises(ConfigError, match=r"on_open .*async"):
         Endpoint(URI, on_open=on_open)
 
 
 async def test_an_on_open_that_returned_nothing_to_await() -> None:
-    """Where only the call shows it, the endpoint is FAILED at once, and says what to write."""
+    """If only the call shows it, the endpoint is FAILED at once, and the error has the correct form."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     on_open: Any = lambda session: None  # noqa: E731
@@ -94,7 +94,7 @@ async def test_an_on_open_that_returned_nothing_to_await() -> None:
 
 
 async def test_a_server_that_accepts_and_closes_says_why() -> None:
-    """Where on_open cannot send as the server is closing, the error is the server's code and reason."""
+    """If on_open cannot send because the server is closing, the error has the server's code and reason."""
     async with FeedServer(on_client=lambda client: client.close(1008, "Invalid API key")) as server:
         fleet = Fleet()
 
@@ -109,15 +109,15 @@ async def test_a_server_that_accepts_and_closes_says_why() -> None:
                 await feed.wait_open()
 
 
-def test_a_session_shows_what_is_for_its_user() -> None:
-    """help(Session) has the contract's names and nothing of the machinery."""
+def test_a_session_has_only_public_names() -> None:
+    """dir(Session) has the documented names and no internals."""
     assert {name for name in dir(Session) if not name.startswith("_")} == {
         *("endpoint", "number", "request_headers", "response_headers", "subprotocol", "send", "recv")
     }
 
 
-async def test_what_on_open_gets_is_a_session() -> None:
-    """isinstance tells so, and all that it shows can be read."""
+async def test_on_open_gets_a_session() -> None:
+    """The argument is an instance of Session, and all of its attributes can be read."""
     got: list[object] = []
 
     async def on_open(session: Session) -> None:
