@@ -6,11 +6,11 @@ from wsfleet import Connection, Fleet, Message, Session, Subscription
 from wsfleet.testing import Chaos, FakeSocket, FakeTransport, FeedServer
 
 NAMES = {
-    Fleet: """close connect connections drain_s from_thread name observers pool process publish reload run serve
-              serve_http snapshot stats subscribe subscriptions totals wait""",
+    Fleet: """close connect connections drain_s from_file from_thread name observers pool process publish reload run
+              run_async serve serve_http sink snapshot stats subscribe subscriptions totals wait""",
     Connection: "close down_since name required restart send session_count state stats wait_open",
     Session: "endpoint number recv request_headers response_headers send subprotocol",
-    Subscription: "batches close name pattern stats",
+    Subscription: "batches close name next pattern stats",
     Message: "data endpoint index received_at session size topic",
     FakeTransport: "accept aclose open refuse",
     FakeSocket: "answers_pings close feed headers lose next_sent paused pings sent uri",

@@ -75,13 +75,15 @@ class HandshakeRejected(ConnectFailed):
         return f"{type(self).__name__}({self.status}, retry_after_s={self.retry_after_s})"
 
 
-class ConnectionLost(FleetError):
+class ConnectionLost(FleetError, ConnectionError):
     """An open connection ended. `code` and `reason` are the close frame's (RFC 6455, section 7.4); 1006 without one.
 
     `reason` is as the peer wrote it; in the error's text it is printable.
     """
 
     def __init__(self, code: int, reason: str = "") -> None:
+        # Not by OSError, which would take them for an errno and its text.
+        self.args = (code, reason)
         self.code = code
         self.reason = reason
 
@@ -89,7 +91,7 @@ class ConnectionLost(FleetError):
         return one_line(f"connection lost: {self.code} {self.reason}".rstrip())
 
 
-class NotOpen(FleetError):
+class NotOpen(FleetError, ConnectionError):
     """The connection is not open at this moment; nothing was sent."""
 
 

@@ -6,6 +6,7 @@ import asyncio
 
 from wsfleet.core.errors import NotOpen
 from wsfleet.core.message import State
+from wsfleet.core.options import Buffer
 from wsfleet.endpoint.pool import Pool
 from wsfleet.endpoint.supervisor import Supervisor
 from wsfleet.fleet.lifecycle import Lifecycle
@@ -29,9 +30,9 @@ class Owner:
         """See `Context.check_thread`."""
         self._registry.check_thread()
 
-    def open_loop(self, supervisor: Supervisor) -> Mailbox:
+    def open_loop(self, supervisor: Supervisor, buffer: Buffer) -> Mailbox:
         """See `Registry.open_loop`."""
-        return self._registry.open_loop(supervisor)
+        return self._registry.open_loop(supervisor, buffer)
 
     def abandon(self, mailbox: Mailbox) -> None:
         """See `Registry.abandon`."""

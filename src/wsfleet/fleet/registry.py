@@ -82,16 +82,17 @@ class Registry:
         """Add a processor for all messages of these endpoints."""
         return self._add_processor(self._own_mailbox(supervisors, name, buffer), target, plan)
 
-    def open_loop(self, supervisor: Supervisor) -> Mailbox:
-        """Return a new mailbox for loops over one endpoint's messages."""
+    def open_loop(self, supervisor: Supervisor, buffer: Buffer) -> Mailbox:
+        """Return a new mailbox for loops over one endpoint's messages, with those that were kept for the first."""
         name = self.names.take(None, f"{supervisor.name}-iter")
         if self.supervisors.get(supervisor.name) is not supervisor:
             self.names.free(name)
             ended = Mailbox(name, ">", Buffer(), lambda mailbox, message: None)
             ended.finish()
             return ended
-        mailbox = self._own_mailbox((supervisor,), name, Buffer())
+        mailbox = self._own_mailbox((supervisor,), name, buffer)
         self.subscriptions.kept[name] = Subscription(mailbox, self, kept=True)
+        supervisor.ingest.hand_over_early(mailbox)
         if supervisor.state in (State.CLOSED, State.FAILED):
             mailbox.finish()
         return mailbox
@@ -113,6 +114,7 @@ class Registry:
             return
         for mailbox in self.own.pop(supervisor):
             self.remove(mailbox, drop=mailbox in self.processors)
+        supervisor.ingest.release_early()
         del self.supervisors[supervisor.name], self.connections[supervisor.name]
         for mailbox in tuple(supervisor.ingest.paused_by):
             mailbox.forget(supervisor.ingest)
