@@ -456,3 +456,21 @@ def test_what_is_raised_is_not_said_to_come_of_a_missing_uvloop(monkeypatch: pyt
     with pytest.raises(ValueError, match="mine") as caught:
         run_loop(fails())
     assert caught.value.__context__ is None
+
+
+@pytest.mark.parametrize(
+    ("command", "text"),
+    [
+        (["demo", "--duration", "1"], 'wsfleet demo: rich missing; install "wsfleet[cli]"'),
+        (["bench"], 'wsfleet bench: rich missing; install "wsfleet[cli]"'),
+        (["tap", "ws://127.0.0.1:1"], 'wsfleet tap: rich missing; install "wsfleet[cli]"'),
+        (["top"], 'wsfleet top: textual and httpx missing; install "wsfleet[top]"'),
+    ],
+)
+def test_a_command_says_which_extra_it_needs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str], text: str
+) -> None:
+    """Without its packages a command ends with 2, and one line names the packages and the extra."""
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(command) == 2
+    assert capsys.readouterr().err == f"{text}\n"
