@@ -1,9 +1,11 @@
 """Objects that users hold show what users may call, and nothing else."""
 
 import pytest
+from websockets.asyncio.server import ServerConnection
 
 from wsfleet import Connection, Fleet, Message, Session, Subscription
 from wsfleet.testing import Chaos, FakeSocket, FakeTransport, FeedServer
+from wsfleet.testing.client import Client
 
 NAMES = {
     Fleet: """close connect connections drain_s from_file from_thread name observers pool process publish reload run
@@ -44,3 +46,9 @@ async def test_an_object_shows_what_users_may_call(objects: list[object]) -> Non
     """`dir()` lists the documented names, whether the queue is compiled or not."""
     found = {type(each): [name for name in dir(each) if not name.startswith("_")] for each in objects}
     assert found == {kind: names.split() for kind, names in NAMES.items()}
+
+
+def test_a_client_of_the_feed_server_shows_what_faults_may_call() -> None:
+    """Beside the names of websockets' own class there are those that docs/api.md lists."""
+    own = {name for name in dir(Client) if not name.startswith("_")} - set(dir(ServerConnection))
+    assert own == {"hang_up", "hold", "reset", "write"}

@@ -152,7 +152,7 @@ async def test_only_who_is_meant_is_struck() -> None:
     """`strike` with a client leaves the others alone."""
     async with FeedServer() as server, program(server, "/one") as one, program(server, "/other") as other:
         await server.wait_clients(2)
-        (client,) = (each for each in server.clients if each.trail.path == "/one")
+        (client,) = (each for each in server.clients if each._trail.path == "/one")
         server.strike(faults.Drop(), client)
         await one.error()
         await server.wait_clients(2)

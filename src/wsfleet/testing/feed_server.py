@@ -154,10 +154,10 @@ class FeedServer:
         server.close(code=code)
         for each in self._clients.sockets:
             # Those may never have asked for anything, these never read what they are told; close() would wait for both.
-            if each.state is State.CONNECTING or each.held:
+            if each.state is State.CONNECTING or each._held:
                 each.transport.abort()
         for client in self.clients:
-            client.leave(Close(code))
+            client._leave(Close(code))
         await server.wait_closed()
         if self._clients.closing:
             await asyncio.wait(self._clients.closing)
@@ -202,7 +202,7 @@ class FeedServer:
         """
         _check(fault, ConnectionFault, "faults.Drop()")
         for client in clients or self.clients:
-            client.arm(fault)
+            client._arm(fault)
 
     def script(self, steps: Iterable[Fault]) -> None:
         """Let each of the next attempts to connect meet the next step; with the last one the server is well again.
@@ -236,8 +236,8 @@ class FeedServer:
         """
         self.accept()
         for client in self._clients.sockets:
-            client.disarm()
-            if client.held or (client.state is State.CONNECTING and client.request is not None):
+            client._disarm()
+            if client._held or (client.state is State.CONNECTING and client.request is not None):
                 client.transport.abort()
 
     async def send_numbered(self, count: int, make: Callable[[int], object] = lambda n: {"n": n}) -> None:
@@ -251,7 +251,7 @@ class FeedServer:
             await self.wait_clients(1)
             self._number += 1
             for client in self._clients.connected:
-                client.trail.numbers.append(self._number)
+                client._trail.numbers.append(self._number)
             await self.send(make(self._number))
             await asyncio.sleep(0)  # whoever shares the loop is to keep up
 
@@ -289,16 +289,16 @@ class FeedServer:
         self.requests.append(request)
         client = cast(Client, connection)
         try:
-            client.step = next(map(_check_step, self._script), None)
+            client._step = next(map(_check_step, self._script), None)
         except Exception as exc:
             self._script_error = exc  # who reads the log of a test that passes? this attempt is answered with a 500
             raise
-        return await client.step.answer(client) if isinstance(client.step, HandshakeFault) else None
+        return await client._step.answer(client) if isinstance(client._step, HandshakeFault) else None
 
     async def _deliver(self, connection: ServerConnection, request: Request, response: Response) -> None:
         client = cast(Client, connection)
-        if client.byte_s:
-            await client.trickle(response.serialize())
+        if client._byte_s:
+            await client._trickle(response.serialize())
 
     def _select(self, connection: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
         # websockets by itself would refuse a client that offers none of ours; whether that is good is the client's say.
@@ -306,13 +306,13 @@ class FeedServer:
 
     async def _serve_client(self, connection: ServerConnection) -> None:
         client = cast(Client, connection)
-        client.trail.path = client.request.path if client.request is not None else ""
+        client._trail.path = client.request.path if client.request is not None else ""
         self._clients.add(client)
-        if isinstance(client.step, ConnectionFault):
-            client.arm(client.step)
+        if isinstance(client._step, ConnectionFault):
+            client._arm(client._step)
         try:
-            if self._on_client is not None and client.struck is None:
-                await client.until_lost(self._on_client(client))
+            if self._on_client is not None and client._struck is None:
+                await client._until_lost(self._on_client(client))
             async for _ in client:
                 pass  # recv() has noted it
         except ConnectionClosed:
@@ -323,10 +323,10 @@ class FeedServer:
     async def _send_to(self, client: Client, messages: Sequence[str | bytes]) -> None:
         try:
             for message in messages:
-                if client.struck is not None:
+                if client._struck is not None:
                     return
                 await client.send(message)
-                client.count()
+                client._count()
         except ConnectionClosed:
             pass
 
