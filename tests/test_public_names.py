@@ -3,7 +3,7 @@
 import pytest
 from websockets.asyncio.server import ServerConnection
 
-from wsfleet import Connection, Fleet, Message, Session, Subscription
+from wsfleet import Connection, Fleet, Message, Pool, Session, Subscription
 from wsfleet.testing import Chaos, FakeSocket, FakeTransport, FeedServer
 from wsfleet.testing.client import Client
 
@@ -11,6 +11,7 @@ NAMES = {
     Fleet: """close connect connections drain_s from_file from_thread name observers pool process publish reload run
               run_async serve serve_http sink snapshot stats subscribe subscriptions totals wait""",
     Connection: "close down_since name required restart send session_count state stats wait_open",
+    Pool: "close connections name request send size wait_open",
     Session: "endpoint number recv request_headers response_headers send subprotocol",
     Subscription: "batches close name next pattern stats",
     Message: "data endpoint index received_at session size topic",
@@ -33,12 +34,13 @@ async def objects() -> list[object]:
         sessions.append(session)
 
     connection = fleet.connect("ws://feed.test/", name="feed", on_open=on_open)
+    pool = fleet.pool("ws://pool.test/", 1)
     subscription = fleet.subscribe(">")
     server = FeedServer()
     async with fleet:
         socket = await transport.accept("feed")
         await connection.wait_open()
-    return [fleet, connection, *sessions, subscription, Message(1), transport, socket, server, Chaos(server)]
+    return [fleet, connection, pool, *sessions, subscription, Message(1), transport, socket, server, Chaos(server)]
 
 
 @pytest.mark.looptime

@@ -220,7 +220,7 @@ def test_a_loop_goes_on_in_its_thread_alone() -> None:
             it.fleet.publish("feed", 2)
             await anext(it.subscription)
             batches, own = it.subscription.batches(), aiter(it.connection)
-            it.subscription.until += 10**6
+            it.subscription._until += 10**6
             return [lambda: anext(it.subscription), lambda: anext(batches), lambda: anext(own)]
 
         for take in it.fleet.from_thread(begun):

@@ -66,9 +66,11 @@ class Declarer:
         compile_factory(endpoint, "x")
         name = self._registry.names.take_group(endpoint.name, _default_name(endpoint), size)
         members = [self._add_endpoint(endpoint, f"{name}-{number}", name) for number in range(1, size + 1)]
-        pool = self._registry.pools[name] = Pool(name, members, self._owner, identify, match)
-        self._add_own_processor(tuple(pool.supervisors), name, buffer, target, plan)
-        for supervisor in pool.supervisors:
+        pool = Pool(name, members, self._owner, identify, match)
+        supervisors = tuple(supervisor for _, supervisor in members)
+        self._registry.add_pool(pool, supervisors)
+        self._add_own_processor(supervisors, name, buffer, target, plan)
+        for supervisor in supervisors:
             self._lifecycle.start_endpoint(supervisor)
         return pool
 

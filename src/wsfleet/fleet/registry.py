@@ -59,6 +59,7 @@ class Registry:
         self.names = Names()
         self.connections: dict[str, Connection] = {}
         self.pools: dict[str, Pool] = {}
+        self.members: dict[Pool, tuple[Supervisor, ...]] = {}
         self.supervisors: dict[str, Supervisor] = {}
         self.subscriptions = _Subscriptions()
         self.processors: dict[Mailbox, Processor] = {}
@@ -123,11 +124,16 @@ class Registry:
         self.names.free(supervisor.name)
         self.retired_endpoints = add_rows(self.retired_endpoints, supervisor.stats())
 
+    def add_pool(self, pool: Pool, members: tuple[Supervisor, ...]) -> None:
+        """Add a pool, whose members were added before."""
+        self.pools[pool.name] = pool
+        self.members[pool] = members
+
     def remove_pool(self, pool: Pool) -> None:
         """Remove a pool, its members and its own processor."""
         for mailbox in self.pool_mailboxes(pool):
             self.remove(mailbox)
-        for supervisor in pool.supervisors:
+        for supervisor in self.members.pop(pool, ()):
             self.remove_endpoint(supervisor)
         if self.pools.get(pool.name) is pool:
             del self.pools[pool.name]
