@@ -131,7 +131,7 @@ async def test_who_blocks_again_and_again_is_told_as_a_count(records: Records, m
     monkeypatch.setattr(watchdog_module, "QUIET_S", 1e9)
     fleet, _ = fleet_of()
 
-    quiets = fleet._registry.watchdog._quiet
+    quiets = fleet._registry.services.watchdog._quiet
 
     def noticed() -> tuple[int, int]:
         return len(records.seen), quiets["greedy"]._untold if "greedy" in quiets else 0
@@ -330,7 +330,7 @@ async def test_nothing_is_said_when_nothing_blocks(records: Records, monkeypatch
     for _ in range(3):
         fleet, _ = fleet_of()
         asked = Asked()
-        monkeypatch.setattr(fleet._registry.watchdog, "_answered", asked)
+        monkeypatch.setattr(fleet._registry.services.watchdog, "_answered", asked)
 
         async def handle(message: Message[Any]) -> None:
             time.sleep(0.002)  # noqa: ASYNC251 - short
@@ -392,7 +392,7 @@ async def test_several_fleets_in_one_loop_notice_it_each(records: Records) -> No
     one, _ = fleet_of()
     other, _ = fleet_of()
 
-    dogs = [fleet._registry.watchdog for fleet in (one, other)]
+    dogs = [fleet._registry.services.watchdog for fleet in (one, other)]
 
     async def handle(message: Message[Any]) -> None:
         while not all(dog.last is not None and dog.last.by == "greedy" for dog in dogs):
@@ -504,7 +504,7 @@ async def test_a_close_that_it_caused_says_so() -> None:
 
     with pinging_server() as (uri, given_up):
         fleet = Fleet()
-        dog = fleet._registry.watchdog
+        dog = fleet._registry.services.watchdog
 
         async def handle(message: Message[Any]) -> None:
             assert given_up.wait(60)

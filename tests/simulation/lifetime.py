@@ -157,7 +157,11 @@ class Life:
             if reader.works and not reader.closed and reader.name in fleet.subscriptions and rows[reader.name].pending:
                 found.add(f"{reader.name} has messages pending")
         for endpoint in stats.endpoints:
-            if endpoint.state not in ("OPEN", "FAILED", "CLOSED", "") or (endpoint.held and not endpoint.paused_by):
+            # A connection without a processor keeps messages for a first loop, which may never come.
+            supervisor = fleet._registry.supervisors.get(endpoint.name)
+            kept = len(supervisor.ingest.early or ()) if supervisor is not None else 0
+            waits = endpoint.held > kept and not endpoint.paused_by
+            if endpoint.state not in ("OPEN", "FAILED", "CLOSED", "") or waits:
                 found.add(f"{endpoint.name} is not open")
             for name in endpoint.paused_by:
                 if name not in fleet.subscriptions:
