@@ -24,7 +24,7 @@ async def served(listen: str = "127.0.0.1:0", token: str | None = None) -> Async
     server = fleet.serve_http(listen, token=token)
     async with fleet:
         address = server.address.replace("0.0.0.0", "127.0.0.1")
-        async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False) as client:
+        async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False, timeout=60) as client:
             yield client
 
 

@@ -32,7 +32,7 @@ async def watching(server: Any) -> AsyncIterator[AsyncIterator[tuple[str, Any]]]
                 yield "comment", value
 
     async with (
-        httpx.AsyncClient(base_url=f"http://{server.address}", trust_env=False) as client,
+        httpx.AsyncClient(base_url=f"http://{server.address}", trust_env=False, timeout=60) as client,
         client.stream("GET", "/api/events") as answer,
     ):
         assert answer.headers["content-type"].startswith("text/event-stream")
@@ -158,7 +158,7 @@ async def test_who_goes_is_forgotten() -> None:
             writer.write(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
             await reader.readuntil(b"watching")
             writers.append(writer)
-        async with httpx.AsyncClient(base_url=f"http://{server.address}", trust_env=False) as client:
+        async with httpx.AsyncClient(base_url=f"http://{server.address}", trust_env=False, timeout=60) as client:
             refused = await client.get("/api/events")
             assert refused.status_code == 503 and "retry-after" in refused.headers
             for writer in writers:
