@@ -14,6 +14,7 @@ from unittest.mock import AsyncMock, Mock, patch
 import httpx
 import pytest
 
+from tests.support.http import client as http_client
 from wsfleet import Endpoint, Fleet, Message, Reconnect, State
 from wsfleet.core.errors import ConfigError, ConnectionLost, EndpointFailed, FleetError
 from wsfleet.serve.status.http import HttpServer
@@ -40,7 +41,7 @@ async def nothing(message: Message[Any]) -> None:
 @asynccontextmanager
 async def asking(server: Any, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
     """A client of `server`, which must listen."""
-    async with httpx.AsyncClient(base_url=f"http://{server.address}", trust_env=False, timeout=60, **options) as client:
+    async with http_client(server.address, **options) as client:
         yield client
 
 
