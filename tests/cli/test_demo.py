@@ -27,6 +27,10 @@ from wsfleet.core.stats import EndpointStats, FleetStats, HubStats, Subscription
 COMMAND = [sys.executable, "-m", "wsfleet", "demo"]
 
 
+# Seconds: the first is enough for everything to recover, on a busy machine one of the others.
+DURATIONS = (5, 20, 80)
+
+
 @contextlib.contextmanager
 def demo(
     *arguments: str, command: list[str] = COMMAND, env: dict[str, str] | None = None, **options: object
@@ -77,18 +81,22 @@ def wait_for(process: subprocess.Popen[str], text: str) -> str:
 def test_runs_recovers_and_accounts_for_everything(module: str, tmp_path: Path) -> None:
     """All connections come back from what the server does to them, and the report's numbers keep the balance."""
     report = tmp_path / "report.json"
-    arguments = ["--connections", "50", "--duration", "6", "--seed", "3", "--report", str(report)]
-    with demo(*arguments, command=[sys.executable, "-m", module, "demo"]) as process:
-        code, out, err = finished(process)
-    assert (code, err) == (0, "")
-    stats = json.loads(report.read_text())
+    arguments = ["--connections", "50", "--seed", "3", "--report", str(report)]
+    for duration in DURATIONS:
+        command = [sys.executable, "-m", module, "demo", "--duration", str(duration)]
+        with demo(*arguments, command=command) as process:
+            code, out, err = finished(process)
+        assert (code, err) == (0, "")
+        stats = json.loads(report.read_text())
+        again = {row["name"] for row in stats["endpoints"] if row["connects"] > 1}
+        hit = {f"feed-{number}" for fault in make_plan(50, duration, 3) for number in fault.members}
+        if again >= hit:
+            break
     assert stats["balanced"] is True
     assert len(stats["endpoints"]) == 50
     assert {row["state"] for row in stats["endpoints"]} == {"CLOSED"}
     # Silence, two cuts and one bout of flapping: nobody who was hit stays away.
-    plan = make_plan(50, 6.0, 3)
-    again = {row["name"] for row in stats["endpoints"] if row["connects"] > 1}
-    assert again >= {f"feed-{number}" for fault in plan for number in fault.members}
+    assert again >= hit
     received = sum(row["received"] for row in stats["endpoints"])
     assert received > 50
     prices = next(row for row in stats["subscriptions"] if row["name"] == "prices")
@@ -190,13 +198,11 @@ def test_a_report_that_cannot_be_written_is_told_before_the_run(tmp_path: Path) 
     assert "--report" in err
 
 
-def test_shows_a_live_table_on_a_terminal() -> None:
-    """On a terminal a table is redrawn in place within 80 columns, and gives way to the summary; the cursor is back."""
+def on_a_terminal(*arguments: str) -> tuple[int, str]:
+    """The exit code of a demo, and everything that it has written to its terminal."""
     main, side = pty.openpty()
     fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
-    with demo(
-        "--connections", "20", "--duration", "3", stdout=side, stderr=side, env={"TERM": "xterm-256color"}
-    ) as process:
+    with demo(*arguments, stdout=side, stderr=side, env={"TERM": "xterm-256color"}) as process:
         os.close(side)
         screen = b""
         try:
@@ -206,7 +212,15 @@ def test_shows_a_live_table_on_a_terminal() -> None:
             pass
         code = process.wait()
     os.close(main)
-    shown = screen.decode()
+    return code, screen.decode()
+
+
+def test_shows_a_live_table_on_a_terminal() -> None:
+    """On a terminal a table is redrawn in place within 80 columns, and gives way to the summary; the cursor is back."""
+    for duration in DURATIONS:
+        code, shown = on_a_terminal("--connections", "20", "--duration", str(duration))
+        if "time to recover" in shown:
+            break
     assert code == 0
     assert "\x1b[?25l" in shown, "the cursor is hidden while the table moves"
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")

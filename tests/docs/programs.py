@@ -75,10 +75,13 @@ class Program:
 
 @contextlib.asynccontextmanager
 async def running(*command: object, cwd: Path, **environment: str) -> AsyncIterator[Program]:
-    """Run Python with `command`, any warning being an error."""
+    """Run Python with `command`, any warning being an error.
+
+    Without asyncio's debug mode, which writes a line where a busy machine delays a callback.
+    """
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-W", "error", *map(str, command),
-        cwd=cwd, env=os.environ | {"PYTHONPATH": str(SOURCE)} | environment,
+        cwd=cwd, env=os.environ | {"PYTHONPATH": str(SOURCE), "PYTHONASYNCIODEBUG": ""} | environment,
         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:

@@ -8,6 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.http import client as http_client
 from wsfleet import Fleet
 from wsfleet.core.errors import ConfigError
 from wsfleet.serve.status.auth import Guard, split_listen
@@ -24,7 +25,7 @@ async def served(listen: str = "127.0.0.1:0", token: str | None = None) -> Async
     server = fleet.serve_http(listen, token=token)
     async with fleet:
         address = server.address.replace("0.0.0.0", "127.0.0.1")
-        async with httpx.AsyncClient(base_url=f"http://{address}", trust_env=False) as client:
+        async with http_client(address) as client:
             yield client
 
 

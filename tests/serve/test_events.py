@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-import httpx
 import pytest
 
+from tests.support.http import client as http_client
 from wsfleet import Buffer, Endpoint, Fleet, Message, Overflow, Reconnect
 from wsfleet.serve.status.events import KEPT, MAX_WATCHERS, Events
 from wsfleet.testing import FakeTransport
@@ -31,7 +31,7 @@ async def watching(server: Any) -> AsyncIterator[AsyncIterator[tuple[str, Any]]]
                 yield "comment", value
 
     async with (
-        httpx.AsyncClient(base_url=f"http://{server.address}", trust_env=False) as client,
+        http_client(server.address) as client,
         client.stream("GET", "/api/events") as answer,
     ):
         assert answer.headers["content-type"].startswith("text/event-stream")
@@ -157,7 +157,7 @@ async def test_who_goes_is_forgotten() -> None:
             writer.write(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
             await reader.readuntil(b"watching")
             writers.append(writer)
-        async with httpx.AsyncClient(base_url=f"http://{server.address}", trust_env=False) as client:
+        async with http_client(server.address) as client:
             refused = await client.get("/api/events")
             assert refused.status_code == 503 and "retry-after" in refused.headers
             for writer in writers:

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-import httpx
-
+from tests.support.http import client as http_client
 from wsfleet.config import load
 from wsfleet.testing import FeedServer
 
@@ -21,7 +20,7 @@ async def test_who_has_the_token_can_reload(tmp_path: Path) -> None:
         async with load(file) as fleet:
             await fleet.connections["a"].wait_open()
             (observer,) = fleet.observers
-            async with httpx.AsyncClient(base_url=f"http://{observer.address}") as client:  # type: ignore[attr-defined]
+            async with http_client(observer.address) as client:  # type: ignore[attr-defined]
                 bearer = {"Authorization": f"Bearer {TOKEN}"}
                 file.write_text(head + "[[connect]]\n")
                 refused = await client.post("/api/reload", headers=bearer)

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.http import client as http_client
 from wsfleet import Fleet, Limits, Message, State
 from wsfleet.core.stats import EndpointStats
 from wsfleet.serve.status.tables import ENDPOINTS, Query, Table
@@ -33,7 +34,7 @@ async def serving(names: list[str]) -> AsyncIterator[tuple[httpx.AsyncClient, di
         sockets = {name: await transport.accept(name) for name in names}
         for name in names:
             await fleet.connections[name].wait_open()
-        async with httpx.AsyncClient(base_url=f"http://{server.address}", trust_env=False, timeout=60) as client:
+        async with http_client(server.address) as client:
             yield client, sockets, fleet
 
 
@@ -165,7 +166,7 @@ async def test_ten_thousand_endpoints() -> None:
     for number in range(10_000):
         fleet.connect(f"ws://host-{number}.test", name=f"e{number:05}")
     server = fleet.serve_http("127.0.0.1:0")
-    async with fleet, httpx.AsyncClient(base_url=f"http://{server.address}", trust_env=False, timeout=60) as client:
+    async with fleet, http_client(server.address) as client:
         assert await rows(client, "search=e0999&sort=name&order=desc&limit=3") == ["e09999", "e09998", "e09997"]
         answer = await client.get("/api/endpoints?sort=uri&offset=9990&limit=10")
         assert answer.json()["total"] == 10_000 and len(answer.content) < 10_000
