@@ -131,10 +131,10 @@ async def test_who_blocks_again_and_again_is_told_as_a_count(records: Records, m
     monkeypatch.setattr(watchdog_module, "QUIET_S", 1e9)
     fleet, _ = fleet_of()
 
-    quiets = fleet._registry.watchdog._quiet
+    limits = fleet._registry.services.watchdog._limits
 
     def noticed() -> tuple[int, int]:
-        return len(records.seen), quiets["greedy"]._untold if "greedy" in quiets else 0
+        return len(records.seen), limits["greedy"]._suppressed if "greedy" in limits else 0
 
     async def handle(message: Message[int]) -> None:
         before = noticed()
@@ -145,12 +145,12 @@ async def test_who_blocks_again_and_again_is_told_as_a_count(records: Records, m
     async with fleet:
         fleet.publish("t", 0)
         await until(lambda: len(records.seen) == 2)
-        quiet = fleet._registry.services.watchdog._quiet["greedy"]
+        limit = fleet._registry.services.watchdog._limits["greedy"]
         for count in (1, 2):
             fleet.publish("t", 0)
-            await until(lambda count=count: quiet._untold == count)
+            await until(lambda count=count: limit._suppressed == count)
         assert len(records.seen) == 2
-        quiet._until = 0.0
+        limit._until = 0.0
         fleet.publish("t", 0)
         await until(lambda: len(records.seen) == 4)
     assert "is blocked by greedy" in records.seen[2][0]
@@ -161,7 +161,7 @@ async def test_a_block_that_lasts_is_told_in_the_end(records: Records, monkeypat
     """A block that begins in the quiet time after another one is told while it lasts, once that time is over."""
     monkeypatch.setattr(watchdog_module, "QUIET_S", 1e9)
     fleet, _ = fleet_of()
-    quiets: list[Any] = []
+    limits: list[Any] = []
 
     async def handle(message: Message[int]) -> None:
         if not records.told.is_set():
@@ -172,15 +172,15 @@ async def test_a_block_that_lasts_is_told_in_the_end(records: Records, monkeypat
         records.block()
 
     def end_quiet() -> None:
-        while not quiets[0]._untold:
+        while not limits[0]._suppressed:
             time.sleep(0.01)
-        quiets[0]._until = 0.0
+        limits[0]._until = 0.0
 
     fleet.process("t", name="greedy")(handle)
     async with fleet:
         fleet.publish("t", 0)
         await until(lambda: len(records.seen) == 2)
-        quiets.append(fleet._registry.services.watchdog._quiet["greedy"])
+        limits.append(fleet._registry.services.watchdog._limits["greedy"])
         fleet.publish("t", 0)
         await until(lambda: len(records.seen) == 4)
     text, while_blocking = records.seen[2]
@@ -254,7 +254,7 @@ async def test_what_is_not_ours_is_named_by_its_line(records: Records) -> None:
         await asyncio.sleep(0)
         records.block()
         by, where = await blocked_by(fleet, records)
-    assert by == "something outside of wsfleet" and "threading.py" in where
+    assert by == "code outside wsfleet" and "threading.py" in where
 
 
 async def test_what_is_ours_is_told_as_ours(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -268,7 +268,7 @@ async def test_what_is_ours_is_told_as_ours(records: Records, monkeypatch: pytes
             time.sleep(0.01)  # noqa: ASYNC251 - what this is about
         records.blocking = False
         by, where = await blocked_by(fleet, records)
-    assert by == "wsfleet itself or a busy machine" and "test_loop_watchdog.py" in where
+    assert by == "wsfleet or a busy machine" and "test_loop_watchdog.py" in where
 
 
 class Garbage:
@@ -330,7 +330,7 @@ async def test_nothing_is_said_when_nothing_blocks(records: Records, monkeypatch
     for _ in range(3):
         fleet, _ = fleet_of()
         asked = Asked()
-        monkeypatch.setattr(fleet._registry.watchdog, "_answered", asked)
+        monkeypatch.setattr(fleet._registry.services.watchdog, "_answered", asked)
 
         async def handle(message: Message[Any]) -> None:
             time.sleep(0.002)  # noqa: ASYNC251 - short
@@ -392,7 +392,7 @@ async def test_several_fleets_in_one_loop_notice_it_each(records: Records) -> No
     one, _ = fleet_of()
     other, _ = fleet_of()
 
-    dogs = [fleet._registry.watchdog for fleet in (one, other)]
+    dogs = [fleet._registry.services.watchdog for fleet in (one, other)]
 
     async def handle(message: Message[Any]) -> None:
         while not all(dog.last is not None and dog.last.by == "greedy" for dog in dogs):
@@ -504,7 +504,7 @@ async def test_a_close_that_it_caused_says_so() -> None:
 
     with pinging_server() as (uri, given_up):
         fleet = Fleet()
-        dog = fleet._registry.watchdog
+        dog = fleet._registry.services.watchdog
 
         async def handle(message: Message[Any]) -> None:
             assert given_up.wait(60)

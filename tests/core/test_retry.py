@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from wsfleet.core.errors import ConfigError, ConnectFailed, ConnectionLost, Fatal, FleetError, HandshakeRejected
 from wsfleet.core.options import Reconnect
-from wsfleet.core.retry import Backoff, RestartBudget, Verdict, classify, is_fatal, is_impatience, retry_after_s
+from wsfleet.core.retry import Backoff, RestartBudget, Verdict, classify, is_fatal, may_be_timeout, retry_after_s
 
 seconds = st.floats(0, 1e6)
 plans = st.builds(Reconnect, initial_s=seconds, max_s=seconds, factor=st.floats(1, 1e300), jitter=st.floats(0, 1))
@@ -182,13 +182,13 @@ def test_a_date_without_a_zone_is_utc(monkeypatch):
 @pytest.mark.parametrize("code", [1006, 1008, 1011, 1013, 3000, 3001, 4999])
 def test_codes_of_a_peer_that_waited_in_vain(code):
     """A peer that lost its patience closes so; 3000 is the first code that is a program's own."""
-    assert is_impatience(code)
+    assert may_be_timeout(code)
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1002, 1007, 1009, 1010, 1012, 1014, 2999])
 def test_codes_of_a_peer_that_had_other_reasons(code):
     """Any other code says nothing of patience."""
-    assert not is_impatience(code)
+    assert not may_be_timeout(code)
 
 
 date_parts = st.sampled_from(

@@ -121,7 +121,7 @@ async def test_an_answer_behind_a_redirect_names_who_gave_it(caplog: pytest.LogC
     ):
         error = await first_error(states)
         report = str(fleet.stats())
-    way = f"http: the server answered 401 (redirected to ws://{HOST}:{other}, where no headers go)"
+    way = f"http: the server answered 401 (redirected to ws://{HOST}:{other}, without headers)"
     assert str(error) == way
     assert way in report and way in caplog.text
     assert SECRET not in str(error) + repr(error) + report + caplog.text
@@ -198,9 +198,9 @@ async def test_a_proxy_that_answers_garbage_is_named(answer: str, caplog: pytest
 @pytest.mark.parametrize(
     ("proxy", "fault"),
     [
-        (f"http://someone:pass@proxy.example:{SECRET}", "has a port that is no number"),
-        (f"http://someone:{SECRET}/x@proxy.example:3128", "has a port that is no number"),
-        (f"http://someone:{SECRET}#x@proxy.example:3128", "has a port that is no number"),
+        (f"http://someone:pass@proxy.example:{SECRET}", "has a port that is not a number"),
+        (f"http://someone:{SECRET}/x@proxy.example:3128", "has a port that is not a number"),
+        (f"http://someone:{SECRET}#x@proxy.example:3128", "has a port that is not a number"),
         (f"someone:{SECRET}@proxy.example:3128", "must be an http://"),
         (f"http://{SECRET}@proxy.example", "has a user without a password"),
         (f"http://someone:[{SECRET}@proxy.example", "is not a URI"),

@@ -14,7 +14,7 @@ from websockets.http11 import Request, Response
 from websockets.protocol import CLIENT
 
 from wsfleet.core.errors import ConnectionLost
-from wsfleet.core.turn_limits import READ_BYTES
+from wsfleet.core.time_slice import READ_BYTES
 from wsfleet.transport.fairness import Turns
 from wsfleet.transport.fragments import FragmentedProtocol
 from wsfleet.transport.protocol import WebSocketWire

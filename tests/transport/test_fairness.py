@@ -6,7 +6,7 @@ import time
 import pytest
 
 from tests.support.wirekit import Collector, Pipe, open_protocol, open_wire
-from wsfleet.core.turn_limits import SLICE_S
+from wsfleet.core.time_slice import SLICE_S
 from wsfleet.transport.fairness import LOSS_S, Turns
 
 

@@ -3,7 +3,7 @@
 import asyncio
 
 from tests.support.wirekit import TEXT, Collector, Pipe, frame, open_protocol, open_wire
-from wsfleet.core.turn_limits import READ_BYTES
+from wsfleet.core.time_slice import READ_BYTES
 
 
 async def test_a_read_that_filled_the_buffer_is_followed_by_a_turn_of_the_loop():

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Mapping
 
 from wsfleet.core.errors import ConnectionLost, NotOpen
-from wsfleet.core.turn_limits import READ_BYTES
+from wsfleet.core.time_slice import READ_BYTES
 from wsfleet.transport.base import DialRequest, Payload, Progress, Receiver, Wire
 
 __all__ = ["FakeSocket", "FakeTransport", "FakeWire"]

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from wsfleet.core.turn_limits import SLICE_S
+from wsfleet.core.time_slice import SLICE_S
 
 __all__ = ["Turns"]
 

@@ -19,7 +19,7 @@ from websockets.http11 import Request, Response
 from websockets.protocol import Protocol
 
 from wsfleet.core.accel import fastest
-from wsfleet.core.turn_limits import READ_BYTES, SLICE_S
+from wsfleet.core.time_slice import READ_BYTES, SLICE_S
 from wsfleet.transport import scanner
 from wsfleet.transport.base import Payload, Receiver
 from wsfleet.transport.closer import Closing

@@ -24,7 +24,7 @@ from wsfleet.core.errors import ConfigError, ConnectFailed, HandshakeRejected
 from wsfleet.core.options import check_headers, check_uri
 from wsfleet.core.redact import redact_text, redact_uri, secrets_of
 from wsfleet.core.retry import retry_after_s
-from wsfleet.core.turn_limits import READ_BYTES
+from wsfleet.core.time_slice import READ_BYTES
 from wsfleet.transport import open_files
 from wsfleet.transport.base import DialRequest, Progress
 from wsfleet.transport.dial import Dialer, Opening, parse_head
