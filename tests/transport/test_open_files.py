@@ -44,7 +44,7 @@ def test_a_limit_that_is_too_low_is_told_at_the_start_and_by_each_that_meets_it(
     """One line says how many endpoints need how many files, how many there are and what to do; so does the error."""
     out, err = run(100, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50)))
     (told,) = [line for line in err if "need about" in line]
-    assert told.startswith("100 endpoints need about 164 open files, and this process may have 50: ")
+    assert told.startswith("100 endpoints need about 164 open files, but the limit is 50: ")
     assert "ulimit -n" in told
     assert out[1].startswith("tcp: Too many open files: ")
     assert "ulimit -n" in out[1]

@@ -71,7 +71,10 @@ class Context:
     # Calls of user code
 
     def enter_call(self) -> None:
-        """Mark the current task, and tasks that it starts, as a call of user code. The end of the fleet waits for it."""
+        """Mark the current task, and tasks that it starts, as a call of user code.
+
+        The fleet waits for such calls at its end.
+        """
         _CALLS.set((*_CALLS.get(), self))
 
     @property
