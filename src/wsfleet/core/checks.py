@@ -169,11 +169,11 @@ def _clearly_takes_one(function: FunctionType) -> bool:
     return needed <= 1 <= code.co_argcount and not named and not function.__dict__
 
 
-def refuse(what: str, faults: Iterable[tuple[str, str | None]]) -> None:
+def refuse(subject: str, faults: Iterable[tuple[str, str | None]]) -> None:
     """Raise one ConfigError with all faults, given as `(field, text)`. A text of None is not a fault."""
     found = tuple((name, text) for name, text in faults if text)
     if found:
-        raise ConfigError("; ".join(f"{what}: {name} {text}" for name, text in found), found)
+        raise ConfigError("; ".join(f"{subject}: {name} {text}" for name, text in found), found)
 
 
 class Checked:

@@ -48,5 +48,5 @@ def check(endpoints: int) -> None:
         log.warning(
             "%s endpoints need about %s open files, but the limit is %s: %s",
             *(f"{endpoints:,}", f"{needed:,}", f"{limit:,}", ADVICE),
-            extra={"event": "open_files.limit", "endpoints": endpoints},
+            extra={"event": "open_files.limit"},
         )

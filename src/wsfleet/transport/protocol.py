@@ -32,13 +32,13 @@ from wsfleet.transport.writer import WRITE_BYTES
 __all__ = ["TLS_READ_BYTES", "WebSocketWire"]
 
 TLS_READ_BYTES = 2**18 + 2**16
-"""Maximum size of the data that a TLS transport decrypts at once: one read of 256 KiB, and a record begun before.
+"""Maximum size of the data that a TLS transport decrypts in one call: a read of 256 KiB, and a record begun before.
 
 The buffer must hold all of it: the transport keeps the rest, and drops it if the stream ends first.
 """
 
 SKIP = 256
-"""Maximum number of frames to skip at once while the connection closes."""
+"""Maximum number of frames to skip in one call while the connection closes."""
 
 scan = fastest(scanner.scan, "wsfleet.transport._scanner")
 
