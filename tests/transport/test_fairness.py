@@ -1,4 +1,4 @@
-"""What thousands of sockets bring or lose in one moment is spread over turns of the loop."""
+"""Reads and losses of many sockets are distributed over several loop iterations."""
 
 import asyncio
 import time
@@ -11,7 +11,7 @@ from wsfleet.transport.fairness import LOSS_S, ReadScheduler
 
 
 async def test_many_losses_give_the_loop_its_turn() -> None:
-    """However many sockets go in one moment, what is to be done about them is spread over turns, in their order."""
+    """Simultaneous losses are processed in order, over several loop iterations."""
     scheduler = ReadScheduler()
     ended: list[int] = []
 
@@ -32,7 +32,7 @@ async def test_many_losses_give_the_loop_its_turn() -> None:
 
 
 async def test_what_a_callback_causes_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What others will do because of a callback is time of the same slice, whether the clock has gone on or not."""
+    """Charged time counts towards the slice like the time of the clock."""
     Clock(monkeypatch)
     scheduler = ReadScheduler()
     ended: list[int] = []
@@ -50,8 +50,8 @@ async def test_what_a_callback_causes_counts(monkeypatch: pytest.MonkeyPatch) ->
     assert ended == list(range(12))
 
 
-async def test_few_losses_are_told_in_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What its supervisor has to do about a loss counts as well, so those of one moment are told over many turns."""
+async def test_few_losses_are_reported_in_one_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time that supervisors need for losses counts, so simultaneous losses take many iterations."""
     Clock(monkeypatch)
     scheduler = ReadScheduler()
     lost: list[Collector] = []
@@ -70,7 +70,7 @@ async def test_few_losses_are_told_in_one_turn(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_one_that_fails_does_not_keep_the_others() -> None:
-    """An error in one is the loop's to report, and the others are ended all the same."""
+    """An exception in one callback is reported by the loop, and the others still run."""
     scheduler = ReadScheduler()
     ended: list[int] = []
     reported: list[BaseException] = []
@@ -87,8 +87,8 @@ async def test_one_that_fails_does_not_keep_the_others() -> None:
     assert [type(error) for error in reported] == [ZeroDivisionError]
 
 
-async def test_later_ones_are_scheduled_anew() -> None:
-    """Once all is done, another loss begins it again."""
+async def test_later_callbacks_are_scheduled_again() -> None:
+    """After the queue is empty, a new callback is scheduled again."""
     scheduler = ReadScheduler()
     ended: list[int] = []
     for number in (1, 2):
@@ -98,7 +98,7 @@ async def test_later_ones_are_scheduled_anew() -> None:
 
 
 class Clock:
-    """A clock that goes on when it is told to."""
+    """A clock that is advanced by the test."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
@@ -115,7 +115,7 @@ def read(scheduler: ReadScheduler, clock: Clock, seconds: float) -> bool:
 
 
 async def test_reads_of_one_turn_share_a_slice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once the reads of a turn have taken a millisecond together, the others are late, until the next turn."""
+    """Reads of one iteration share a slice of a millisecond; later reads are deferred to the next iteration."""
     scheduler, clock = ReadScheduler(), Clock(monkeypatch)
     assert [read(scheduler, clock, 0.000_3) for _ in range(6)] == [False, False, False, False, True, True]
     await asyncio.sleep(0)
@@ -123,7 +123,7 @@ async def test_reads_of_one_turn_share_a_slice(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_a_read_after_something_else_is_not_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the loop has done something else since the last read, the slice begins anew."""
+    """After other work of the loop, a new slice starts."""
     scheduler, clock = ReadScheduler(), Clock(monkeypatch)
     for _ in range(20):
         assert not read(scheduler, clock, 0.000_9)
@@ -131,15 +131,15 @@ async def test_a_read_after_something_else_is_not_late(monkeypatch: pytest.Monke
 
 
 async def test_turns_that_follow_each_other_at_once_are_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A read in each of many turns is never late, however little time lies between them."""
+    """A read in each of many fast iterations is never deferred."""
     scheduler, clock = ReadScheduler(), Clock(monkeypatch)
     for _ in range(20):
         assert not read(scheduler, clock, 0.000_4)
         await asyncio.sleep(0)
 
 
-def test_another_loop_begins_anew() -> None:
-    """What a loop left undone when it was closed neither is done in the next one nor keeps it from its own."""
+def test_another_loop_starts_without_old_callbacks() -> None:
+    """Callbacks of a closed loop are dropped, and those of the next loop run."""
     scheduler, done = ReadScheduler(), list[str]()
 
     async def leave() -> None:
