@@ -90,7 +90,7 @@ $(VENV)/.library: pyproject.toml constraints.txt
 	    rm -rf $(VENV) && mkdir -p $(VENV) && touch $(VENV)/.made && \
 	    echo "making $(VENV), and installing wsfleet in it" && "$$python" -m venv $(VENV)
 	@$(pip) install -c constraints.txt pip setuptools Cython
-	@WSFLEET_NO_EXTENSIONS=1 $(pip) install -c constraints.txt --no-build-isolation -e '.[fast]'
+	@WSFLEET_NO_EXTENSIONS=1 $(pip) install -c constraints.txt --no-build-isolation -e '.[cli,fast]'
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.library

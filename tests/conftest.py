@@ -32,7 +32,7 @@ else:
     uvloop.new_event_loop().close()
 
 # How long what is closing may take to be gone. A bound on waiting, not on speed: it is used up by leaks only.
-SETTLE_S = 5.0
+SETTLE_S = 30.0
 
 _FDS = Path("/proc/self/fd")
 

@@ -1,16 +1,19 @@
 """Objects that users hold show what users may call, and nothing else."""
 
 import pytest
+from websockets.asyncio.server import ServerConnection
 
-from wsfleet import Connection, Fleet, Message, Session, Subscription
+from wsfleet import Connection, Fleet, Message, Pool, Session, Subscription
 from wsfleet.testing import Chaos, FakeSocket, FakeTransport, FeedServer
+from wsfleet.testing.client import Client
 
 NAMES = {
-    Fleet: """close connect connections drain_s from_thread name observers pool process publish reload run serve
-              serve_http snapshot stats subscribe subscriptions totals wait""",
+    Fleet: """close connect connections drain_s from_file from_thread name observers pool process publish reload run
+              run_async serve serve_http sink snapshot stats subscribe subscriptions totals wait""",
     Connection: "close down_since name required restart send session_count state stats wait_open",
+    Pool: "close connections name request send size wait_open",
     Session: "endpoint number recv request_headers response_headers send subprotocol",
-    Subscription: "batches close name pattern stats",
+    Subscription: "batches close name next pattern stats",
     Message: "data endpoint index received_at session size topic",
     FakeTransport: "accept aclose open refuse",
     FakeSocket: "answers_pings close feed headers lose next_sent paused pings sent uri",
@@ -31,12 +34,13 @@ async def objects() -> list[object]:
         sessions.append(session)
 
     connection = fleet.connect("ws://feed.test/", name="feed", on_open=on_open)
+    pool = fleet.pool("ws://pool.test/", 1)
     subscription = fleet.subscribe(">")
     server = FeedServer()
     async with fleet:
         socket = await transport.accept("feed")
         await connection.wait_open()
-    return [fleet, connection, *sessions, subscription, Message(1), transport, socket, server, Chaos(server)]
+    return [fleet, connection, pool, *sessions, subscription, Message(1), transport, socket, server, Chaos(server)]
 
 
 @pytest.mark.looptime
@@ -44,3 +48,9 @@ async def test_an_object_shows_what_users_may_call(objects: list[object]) -> Non
     """`dir()` lists the documented names, whether the queue is compiled or not."""
     found = {type(each): [name for name in dir(each) if not name.startswith("_")] for each in objects}
     assert found == {kind: names.split() for kind, names in NAMES.items()}
+
+
+def test_a_client_of_the_feed_server_shows_what_faults_may_call() -> None:
+    """Beside the names of websockets' own class there are those that docs/api.md lists."""
+    own = {name for name in dir(Client) if not name.startswith("_")} - set(dir(ServerConnection))
+    assert own == {"hang_up", "hold", "reset", "write"}

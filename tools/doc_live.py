@@ -56,7 +56,7 @@ async def serve(client: ServerConnection) -> None:
             symbol = ("AMBER", "COBALT", "IVORY")[n % 3]
             await client.send(json.dumps({"symbol": symbol, "price": 100 + n % 7, "n": n}))
             if host == "flaky" and n == 3:
-                return client.arm(Close(1012, "restarting"))  # type: ignore[attr-defined]
+                return client._arm(Close(1012, "restarting"))  # type: ignore[attr-defined]
             await asyncio.sleep(0.002)
     finally:
         answering.cancel()

@@ -279,7 +279,7 @@ async def test_the_command_reloads_at_sighup(file: Path) -> None:
 
         async def until(text: str) -> None:
             assert process.stderr is not None
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(100):
                 while not any(text in line for line in log):
                     log.append((await process.stderr.readline()).decode())
 

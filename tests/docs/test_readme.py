@@ -38,7 +38,7 @@ def run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     source = str(Path(wsfleet.__file__).parents[1])
     return subprocess.run(
         [sys.executable, "-W", "error", *command],
-        cwd=folder, env=os.environ | {"PYTHONPATH": source}, capture_output=True, text=True, timeout=60, check=False,
+        cwd=folder, env=os.environ | {"PYTHONPATH": source}, capture_output=True, text=True, timeout=250, check=False,
     )  # fmt: skip
 
 

@@ -7,11 +7,10 @@ import msgspec
 import pytest
 
 from wsfleet import Buffer, Fleet, Message, Reconnect, Session, State
-from wsfleet.core import errors
+from wsfleet.core import errors, time_slice
 from wsfleet.core.errors import ConnectFailed, ConnectionLost, Fatal, FleetError
 from wsfleet.core.message import Gap, StateChange
 from wsfleet.core.stats import EndpointStats
-from wsfleet.endpoint import session as session_module
 from wsfleet.testing import FakeTransport, FeedServer
 
 URI = "ws://feed.test/"
@@ -413,7 +412,7 @@ async def test_messages_before_a_loss_can_still_be_received() -> None:
 @pytest.mark.looptime
 async def test_a_loss_while_what_was_held_is_published_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """All that came before the loss was held for on_open, which is done: it is published, whole and in its order."""
-    monkeypatch.setattr(session_module, "SLICE_S", 0.0)
+    monkeypatch.setattr(time_slice, "SLICE_S", 0.0)
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     seen: list[str] = []
@@ -459,7 +458,7 @@ async def test_two_recvs_at_the_same_time() -> None:
             await asyncio.sleep(0.1)
         await connection.wait_open()
         assert got == ["1", "2"]
-        assert counts(connection.stats()) == (4, 2, 0, 0, 2)
+        assert counts(connection.stats()) == (4, 2, 2, 0, 0)  # held for a loop, which may come
 
 
 @pytest.mark.looptime

@@ -835,7 +835,7 @@ async def test_no_future_is_left_behind_after_many_requests_with_random_losses(
         assert set(ended) == {"answered", "RequestLost", "RequestTimeout", "CancelledError"}
         assert not bench.outstanding
         assert not any(replies._past for replies in bench.pool._replies.values())
-        for supervisor in bench.pool.supervisors:
+        for supervisor in bench.pool._supervisors:
             assert len([w for w in supervisor._open_waiters if not w.done()]) == 0
         for each in serving:
             each.cancel()

@@ -199,7 +199,7 @@ def test_what_else_cannot_work_costs_no_name() -> None:
         lambda fleet: fleet.connect(Endpoint(URI), name="mine"),
         lambda fleet: fleet.connect(Endpoint(URI), decode="json"),
         lambda fleet: fleet.connect(Endpoint(URI), on_trade, decode="json"),
-        lambda fleet: fleet.connect(URI, name="mine", buffer=Buffer()),
+        lambda fleet: fleet.connect(URI, name="mine", concurrency=2),
         lambda fleet: fleet.connect(URI, name="mine", concurrency=1),
         lambda fleet: fleet.connect(URI, name="mine", colour="red"),
         lambda fleet: fleet.connect(URI, on_trade, name="mine", pattern="a"),

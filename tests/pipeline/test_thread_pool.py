@@ -10,6 +10,7 @@ import pytest
 
 from tests.support.flows import DROP_OLDEST, balanced, feeding, opened, row, turns, until
 from wsfleet import Buffer, Fleet, FleetError, Message, Overflow, Retry, State
+from wsfleet.pipeline import thread_pool
 from wsfleet.testing import FakeTransport
 
 
@@ -47,6 +48,23 @@ class Gate:
         self._open = True
         for event in list(self._running.values()):
             event.set()
+
+
+class Clock:
+    """Stands in for `time` where the pool looks whether a call's time is up."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(thread_pool, "time", clock)
+    return clock
 
 
 async def test_a_plain_function_does_not_hold_the_loop() -> None:
@@ -332,7 +350,7 @@ async def test_a_thread_waiting_for_its_next_attempt_does_not_hold_up_the_end() 
 # Timeouts
 
 
-async def test_a_thread_past_its_time_has_failed_at_once() -> None:
+async def test_a_thread_past_its_time_has_failed_at_once(clock: Clock) -> None:
     """On `timeout_s` the message is failed at once and never retried; what the thread says later counts no more."""
     fleet, _ = fleet_of()
     gate = Gate()
@@ -345,6 +363,8 @@ async def test_a_thread_past_its_time_has_failed_at_once() -> None:
     fleet.process("$dead.p")(bury)
     async with fleet:
         fleet.publish("t", 0)
+        await until(lambda: gate.begun)
+        clock.now += 0.05
         await until(lambda: dead)
         assert gate.begun == [0] and not gate.ended
         assert isinstance(dead[0].error, TimeoutError) and dead[0].attempts == 1
@@ -357,7 +377,7 @@ async def test_a_thread_past_its_time_has_failed_at_once() -> None:
     assert gate.begun == [0, 1] and row(fleet, "p").failed == 1
 
 
-async def test_the_slot_stays_taken_until_the_thread_returns() -> None:
+async def test_the_slot_stays_taken_until_the_thread_returns(clock: Clock) -> None:
     """A thread past its time takes no other message before it returns, and then what waits without a further push."""
     fleet, _ = fleet_of()
     gate = Gate()
@@ -365,6 +385,8 @@ async def test_the_slot_stays_taken_until_the_thread_returns() -> None:
     async with fleet:
         fleet.publish("t", 0)
         fleet.publish("t", 1)
+        await until(lambda: gate.begun)
+        clock.now += 0.05
         await until(lambda: row(fleet, "p").failed == 1)
         await asyncio.sleep(0.1)
         assert gate.begun == [0]
@@ -390,7 +412,7 @@ async def test_a_key_stays_busy_until_its_thread_returns() -> None:
     assert gate.begun == ["a1", "a2"]
 
 
-async def test_each_attempt_in_a_thread_has_its_own_time() -> None:
+async def test_each_attempt_in_a_thread_has_its_own_time(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Attempts that take less than `timeout_s` each do not fail although together they take more."""
     fleet, _ = fleet_of()
     attempts = 0
@@ -398,11 +420,17 @@ async def test_each_attempt_in_a_thread_has_its_own_time() -> None:
     def handle(message: Message[int]) -> None:
         nonlocal attempts
         attempts += 1
-        time.sleep(0.2)
+        clock.now += 0.04
+        looks = len(looked)
+        while len(looked) < looks + 2:
+            time.sleep(0.001)
         if attempts < 4:
             raise ValueError
 
-    fleet.process("t", name="p", timeout_s=0.6, retry=Retry(4, 0, 0))(handle)
+    looked: list[None] = []
+    check = thread_pool.ThreadPool._check_time
+    monkeypatch.setattr(thread_pool.ThreadPool, "_check_time", lambda pool: (looked.append(None), check(pool)))
+    fleet.process("t", name="p", timeout_s=0.05, retry=Retry(4, 0, 0))(handle)
     async with fleet:
         fleet.publish("t", 1)
         await until(lambda: row(fleet, "p").pending == 0)
@@ -502,7 +530,7 @@ def test_no_thread_is_left_when_the_loop_cancels_everything() -> None:
         await asyncio.wait({task})
 
     asyncio.run(main())
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while (left := [t for t in threading.enumerate() if "wsfleet" in t.name]) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not left

@@ -165,7 +165,7 @@ async def test_the_command_tells_its_manager(manager: Manager, tmp_path: Path, w
     more = ("--workers", str(workers)) if workers else ()
     async with FeedServer() as server:
         write(tmp_path, server.uri, 6)
-        command = await started(tmp_path, manager, *more, watchdog_s=1)
+        command = await started(tmp_path, manager, *more, watchdog_s=4)
         first, *_ = await manager.until("READY")
         assert set(first) == {"READY", "STATUS"}
         await server.wait_clients(6)
@@ -207,7 +207,7 @@ async def test_a_worker_that_is_blocked_is_replaced(manager: Manager, tmp_path: 
     """Where a watchdog is set, the parent does with a silent worker what the manager would do with us."""
     async with FeedServer() as server:
         write(tmp_path, server.uri, 6)
-        command = await started(tmp_path, manager, "--workers", "2", watchdog_s=2)
+        command = await started(tmp_path, manager, "--workers", "2", watchdog_s=5)
         await server.wait_clients(6)
         await server.clients[0].send("x")
         await command._until((tmp_path / "held").exists)

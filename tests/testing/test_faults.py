@@ -152,7 +152,7 @@ async def test_strike_affects_only_the_given_client() -> None:
     """`strike` with a client does not affect other clients."""
     async with FeedServer() as server, program(server, "/one") as one, program(server, "/other") as other:
         await server.wait_clients(2)
-        (client,) = (each for each in server.clients if each.trail.path == "/one")
+        (client,) = (each for each in server.clients if each._trail.path == "/one")
         server.strike(faults.Drop(), client)
         await one.error()
         await server.wait_clients(2)

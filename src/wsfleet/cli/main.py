@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import logging
 import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from wsfleet.cli.arguments import seconds
 from wsfleet.config import Report, check
@@ -30,12 +32,20 @@ MAX_WORKERS = 256
 NAMES = 5
 """So many endpoints of one proxy are named."""
 
-# Each is a module with `add_arguments(parser)` and `main(args)`, loaded only when it is asked for.
+
+class _Command(NamedTuple):
+    """A command in a module of its own, with `add_arguments(parser)` and `main(args)`, loaded only when it is used."""
+
+    help: str
+    extra: str  #: the extra that installs the packages it needs
+    needs: tuple[str, ...]
+
+
 _COMMANDS = {
-    "bench": "what a message costs on this machine: by hand, with wsfleet, and at best",
-    "demo": "a thousand connections to a local server that misbehaves, watched live",
-    "tap": "connect to one server and print what it says",
-    "top": "watch a running fleet in the terminal",
+    "bench": _Command("measure the cost of a message: bare websockets, wsfleet, upper bound", "cli", ("rich",)),
+    "demo": _Command("run a thousand connections against a local server with faults", "cli", ("rich",)),
+    "tap": _Command("connect to one server and print its messages", "cli", ("rich",)),
+    "top": _Command("show a running fleet in the terminal", "top", ("textual", "httpx")),
 }
 
 
@@ -46,6 +56,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     the command line is wrong; 130: interrupted twice.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
+    missing = _missing(argv[0]) if argv else None
+    if missing is not None:
+        print(f"wsfleet {argv[0]}: {missing}", file=sys.stderr)
+        return MISUSED
     try:
         args = build_parser(argv).parse_args(argv)
         code: int = args.main(args)
@@ -76,13 +90,22 @@ def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     checked.add_argument("file", metavar="FILE.toml")
     checked.set_defaults(main=_check)
 
-    for name, text in _COMMANDS.items():
-        command = commands.add_parser(name, help=text)
+    for name, each in _COMMANDS.items():
+        command = commands.add_parser(name, help=each.help)
         if name in argv[:1]:
             module = importlib.import_module(f"wsfleet.cli.{name}")
             module.add_arguments(command)
             command.set_defaults(main=module.main)
     return parser
+
+
+def _missing(name: str) -> str | None:
+    """Return the packages that the command `name` needs and does not find, and the extra that has them."""
+    command = _COMMANDS.get(name)
+    missing = [] if command is None else [each for each in command.needs if importlib.util.find_spec(each) is None]
+    if command is None or not missing:
+        return None
+    return f'{" and ".join(missing)} missing; install "wsfleet[{command.extra}]"'
 
 
 def _workers(text: str) -> int:

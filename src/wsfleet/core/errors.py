@@ -75,7 +75,7 @@ class HandshakeRejected(ConnectFailed):
         return f"{type(self).__name__}({self.status}, retry_after_s={self.retry_after_s})"
 
 
-class ConnectionLost(FleetError):
+class ConnectionLost(FleetError, ConnectionError):
     """An open connection was lost.
 
     `code` and `reason` are those of the close frame (RFC 6455, section 7.4); without a close frame, `code` is 1006.
@@ -83,6 +83,8 @@ class ConnectionLost(FleetError):
     """
 
     def __init__(self, code: int, reason: str = "") -> None:
+        # OSError.__init__ would interpret two arguments as an errno and its text.
+        self.args = (code, reason)
         self.code = code
         self.reason = reason
 
@@ -90,7 +92,7 @@ class ConnectionLost(FleetError):
         return one_line(f"connection lost: {self.code} {self.reason}".rstrip())
 
 
-class NotOpen(FleetError):
+class NotOpen(FleetError, ConnectionError):
     """The connection is not open. Nothing was sent."""
 
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import AsyncIterator, Sequence
 from typing import TypeVar
 
-__all__ = ["READ_BYTES", "SLICE_S", "TimeSlice", "in_slices"]
+__all__ = ["CHUNK", "READ_BYTES", "SLICE_S", "TimeSlice", "in_slices"]
 
 T = TypeVar("T")
 

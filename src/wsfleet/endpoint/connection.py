@@ -6,6 +6,7 @@ from typing import Any, Protocol
 
 from wsfleet.core.errors import NotOpen
 from wsfleet.core.message import State
+from wsfleet.core.options import Buffer
 from wsfleet.core.stats import EndpointStats
 from wsfleet.endpoint.supervisor import Supervisor
 from wsfleet.pipeline.mailbox import Mailbox
@@ -13,12 +14,14 @@ from wsfleet.pipeline.subscription import Loop, LoopGuard
 
 __all__ = ["Connection"]
 
+_BUFFER = Buffer()
+
 
 class Owner(Protocol):
     """What a connection asks of its fleet."""
 
     def check_thread(self) -> None: ...
-    def open_loop(self, supervisor: Supervisor) -> Mailbox: ...
+    def open_loop(self, supervisor: Supervisor, buffer: Buffer) -> Mailbox: ...
     def abandon(self, mailbox: Mailbox) -> None: ...
     def restart_endpoint(self, supervisor: Supervisor) -> None: ...
     async def close_endpoint(self, supervisor: Supervisor) -> None: ...
@@ -27,11 +30,12 @@ class Owner(Protocol):
 class Connection:
     """One endpoint of a fleet: send, wait, restart, close; and `async for message in connection`."""
 
-    def __init__(self, supervisor: Supervisor, owner: Owner) -> None:
+    def __init__(self, supervisor: Supervisor, owner: Owner, buffer: Buffer = _BUFFER) -> None:
         self._supervisor = supervisor
         self._owner = owner
         self._guard = LoopGuard(supervisor.name)
         self._mailbox: Mailbox | None = None
+        self._buffer = buffer
 
     def __repr__(self) -> str:
         s = self._supervisor
@@ -104,14 +108,19 @@ class Connection:
         await self._owner.close_endpoint(self._supervisor)
 
     def __aiter__(self) -> Loop:
-        """Loop over what comes from this endpoint, from the first such loop on.
+        """Loop over the messages of this endpoint.
 
-        Raises Busy where another loop over it is running. After CLOSED it hands out what is pending and ends; after
-        FAILED it does the same and raises EndpointFailed. Waiting for the next message is safe to cancel.
+        The first loop begins with the messages that came before it: a connection without a processor keeps up to its
+        `buffer` of them, the newest, until this loop begins or another subscription takes a message of it. What there
+        was no room for is counted as unrouted, and logged. Members of a pool keep none. Later loops go on where the
+        last one ended.
+
+        Raises Busy if another loop over the connection is running. After CLOSED it hands out what is pending and ends;
+        after FAILED it does the same and raises EndpointFailed. Waiting for the next message is safe to cancel.
         """
         self._owner.check_thread()
         if self._mailbox is None or (self._mailbox.closed and self.state is not State.CLOSED):
-            self._mailbox = self._owner.open_loop(self._supervisor)
+            self._mailbox = self._owner.open_loop(self._supervisor, self._buffer)
         return Loop(self._mailbox, self._failure, self._guard, self._owner.check_thread)
 
     def __del__(self) -> None:

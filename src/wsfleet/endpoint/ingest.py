@@ -11,6 +11,7 @@ from wsfleet.core.error_text import describe, is_exit_request, shown
 from wsfleet.core.loop_watchdog import calls_user_code
 from wsfleet.core.message import Malformed, Message
 from wsfleet.endpoint.decode import MessageFactory
+from wsfleet.endpoint.early import EarlyMessages
 from wsfleet.endpoint.envelopes import envelopes, payload_size
 from wsfleet.endpoint.requests import PendingRequests
 from wsfleet.pipeline.hub import Hub
@@ -54,6 +55,7 @@ class Ingest:
         self._reading = True
         self.told_unread = False
         self.replies: PendingRequests | None = None
+        self.early: EarlyMessages | None = None
         # What would make no sound is logged once: it may be so with every message.
         self._told_malformed = self._told_topic = False
         # By topic, the longest unheard first; for subscriptions that want the last of each replayed.
@@ -198,9 +200,11 @@ class Ingest:
             self.receive_each([(payload, at) for payload in payloads], session)
             return
         self.received_bytes += nbytes
-        self.published += len(messages)
         if self._keep:
             self._keep_last(messages[-1:])
+        if self.early is not None and self._keep_early(messages):
+            return
+        self.published += len(messages)
         self.hub.dispatch(messages, nbytes, name, self.routes, self)
 
     @calls_user_code("self")
@@ -215,11 +219,12 @@ class Ingest:
 
     def hand_over(self, messages: list[Message[Any]]) -> None:
         """Publish messages of any topics."""
-        self.published += len(messages)
         if self._keep:
             self._keep_last(messages)
-        if messages:
-            self.hub.dispatch_mixed(messages, self.factory.name, self.routes, self)
+        if not messages or (self.early is not None and self._keep_early(messages)):
+            return
+        self.published += len(messages)
+        self.hub.dispatch_mixed(messages, self.factory.name, self.routes, self)
 
     @calls_user_code("self")
     def read(self, payload: str | bytes, index: int, session: int, at: float) -> Message[Any] | None:
@@ -273,6 +278,35 @@ class Ingest:
                 *(self.name, message.index, template, message.topic),
                 extra={"event": "message.no_topic", "endpoint": self.name},
             )
+
+    # Before the first loop over the connection
+
+    def _keep_early(self, messages: list[Message[Any]]) -> bool:
+        """Keep messages for the first loop, unless another subscription takes one; return whether they are kept."""
+        early = self.early
+        if early is None or any(self.hub.takes(message.topic, self.name, self.routes) for message in messages):
+            self.release_early()
+            return False
+        self._drop_early(early.add(messages))
+        return True
+
+    def hand_over_early(self, mailbox: Mailbox) -> None:
+        """The first loop begins: give it what was kept, and keep nothing any more."""
+        early, self.early = self.early, None
+        if early:
+            messages = early.take_all()
+            self.published += len(messages)
+            self.hub.hand_over(messages, mailbox, self)
+
+    def release_early(self) -> None:
+        """Keep nothing any more: what was kept has found no subscription."""
+        early, self.early = self.early, None
+        if early:
+            self._drop_early(len(early))
+
+    def _drop_early(self, count: int) -> None:
+        self.published += count
+        self.hub.count_unrouted(count)
 
     def _keep_last(self, messages: list[Message[Any]]) -> None:
         for message in messages:

@@ -9,11 +9,11 @@ import asyncio
 import heapq
 import itertools
 import logging
-import time
 from collections.abc import Callable
 
 from wsfleet.core.error_text import is_exit_request, shown
 from wsfleet.core.options import Liveness
+from wsfleet.core.time_slice import TimeSlice
 from wsfleet.endpoint.session import SessionCore
 from wsfleet.pipeline.backpressure import Unread
 
@@ -173,7 +173,7 @@ class Sweep:
 
     async def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()
-        until = time.perf_counter() + 0.001
+        time_slice = TimeSlice()
         while self._heap and self._heap[0][0] <= now + TICK_S:
             _, place, pulse = heapq.heappop(self._heap)
             if pulse.place == place:  # or it has got an earlier one meanwhile
@@ -181,6 +181,5 @@ class Sweep:
                 due = pulse.check(now, self.lag_s)
                 if due is not None:
                     self._push(max(due, now + 2 * TICK_S), pulse)
-            if time.perf_counter() > until:
-                await asyncio.sleep(0)
-                until = time.perf_counter() + 0.001
+            if time_slice.expired():
+                await time_slice.yield_to_loop()

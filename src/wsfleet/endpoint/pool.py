@@ -73,23 +73,23 @@ class Pool:
         self.name = name
         self.size = len(members)
         self.connections: tuple[Connection, ...] = tuple(connection for connection, _ in members)
-        self.supervisors = [supervisor for _, supervisor in members]
+        self._supervisors = [supervisor for _, supervisor in members]
         self._owner = owner
         self._identify = identify
-        self._order = list(self.supervisors)  # whose turn it is first; whoever had it goes to the end
+        self._order = list(self._supervisors)  # whose turn it is first; whoever had it goes to the end
         self._replies: dict[Supervisor, PendingRequests] = {}
-        for supervisor in self.supervisors:
+        for supervisor in self._supervisors:
             replies = PendingRequests(match or match_json_rpc, supervisor.ingest.set_reading)
             self._replies[supervisor] = supervisor.ingest.replies = replies
 
     def __repr__(self) -> str:
-        is_open = sum(s.can_send for s in self.supervisors)
+        is_open = sum(s.can_send for s in self._supervisors)
         return f"<Pool {self.name!r} {is_open} of {self.size} open>"
 
     async def wait_open(self) -> None:
         """Wait until a member is OPEN. Safe to cancel. Raises EndpointFailed or NotOpen when none can be any more."""
         self._owner.check_thread()
-        while not any(s.can_send for s in self.supervisors):
+        while not any(s.can_send for s in self._supervisors):
             await self._some_member_changes()
 
     async def close(self) -> None:
@@ -167,16 +167,16 @@ class Pool:
         return member
 
     def _connection(self, supervisor: Supervisor) -> Connection:
-        return self.connections[self.supervisors.index(supervisor)]
+        return self.connections[self._supervisors.index(supervisor)]
 
     async def _some_member_changes(self) -> None:
-        if all(s.state in (State.CLOSED, State.FAILED) for s in self.supervisors):
-            failed = next((s for s in self.supervisors if s.state is State.FAILED), None)
+        if all(s.state in (State.CLOSED, State.FAILED) for s in self._supervisors):
+            failed = next((s for s in self._supervisors if s.state is State.FAILED), None)
             if failed is not None:
                 raise EndpointFailed(self.name, str(failed.last_error)) from failed.last_error
             raise NotOpen(f"{self.name} is closed")
         news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        for supervisor in self.supervisors:  # one that is FAILED may be restarted
+        for supervisor in self._supervisors:  # one that is FAILED may be restarted
             supervisor.tell_open(news)
         await news
 

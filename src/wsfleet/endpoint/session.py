@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +13,7 @@ from wsfleet.core.error_text import is_exit_request
 from wsfleet.core.errors import ConnectionLost, FleetError, NotOpen
 from wsfleet.core.message import Message
 from wsfleet.core.options import Buffer, Endpoint
+from wsfleet.core.time_slice import TimeSlice
 from wsfleet.endpoint.decode import CHUNK, compile_decoder
 from wsfleet.endpoint.envelopes import payload_size
 from wsfleet.endpoint.ingest import Ingest
@@ -22,9 +22,6 @@ from wsfleet.transport.base import Wire
 __all__ = ["Session", "SessionCore"]
 
 _BOUND = Buffer()
-
-SLICE_S = 0.001
-"""How long what was held is published without giving the loop its turn."""
 
 
 class _Held:
@@ -290,12 +287,11 @@ class SessionCore:
             # What comes meanwhile waits behind it, and is no fault of on_open's.
             self._bounded = False
             self._wire.pause()
-        until = time.perf_counter() + SLICE_S
+        time_slice = TimeSlice()
         while self._held:
             self._publish_held(ingest)
-            if time.perf_counter() > until:
-                await asyncio.sleep(0)
-                until = time.perf_counter() + SLICE_S
+            if time_slice.expired():
+                await time_slice.yield_to_loop()
         self._holding = False
         self.as_text, self.chunk = ingest.factory.as_text, ingest.chunk
         self._notify()

@@ -387,6 +387,8 @@ class Supervisor:
         """Return what the balance is made of, quickly."""
         ingest, holding = self.ingest, self.holding
         held = holding.held if holding is not None else 0
+        if ingest.early is not None:
+            held += len(ingest.early)
         received, received_bytes, malformed = ingest.received, ingest.received_bytes, ingest.malformed
         return received, received_bytes, malformed, ingest.answered, ingest.published, ingest.discarded, held
 

@@ -57,7 +57,7 @@ class Control:
         Their own processors go with them and leave no row; processors of a pattern stay.
         """
         registry = self._registry
-        members = {supervisor for pool in registry.pools.values() for supervisor in pool.supervisors}
+        members = {supervisor for supervisors in registry.members.values() for supervisor in supervisors}
         parts: list[Supervisor | Pool] = [pool for pool in registry.pools.values() if not keep(pool.name)]
         parts += [s for name, s in registry.supervisors.items() if s not in members and not keep(name)]
         for part in parts:

@@ -9,6 +9,7 @@ from wsfleet.core.options import Buffer, Endpoint
 from wsfleet.endpoint.connect_limiter import host_of
 from wsfleet.endpoint.connection import Connection
 from wsfleet.endpoint.decode import compile_factory
+from wsfleet.endpoint.early import EarlyMessages
 from wsfleet.endpoint.pool import Identify, Pool, check_pool
 from wsfleet.endpoint.requests import Match
 from wsfleet.endpoint.supervisor import Supervisor
@@ -21,6 +22,8 @@ from wsfleet.pipeline.subscription import Subscription
 
 __all__ = ["Declarer"]
 
+_BUFFER = Buffer()
+
 
 class Declarer:
     """Adds parts to a registry, and hands them to the lifecycle to be started."""
@@ -32,11 +35,15 @@ class Declarer:
 
     def connect(self, endpoint: Endpoint | str, target: Function | Sink | None, options: dict[str, Any]) -> Connection:
         """Add an endpoint, and its own processor if there is one."""
+        loop_buffer = options.pop("buffer", _BUFFER) if target is None else _BUFFER
+        check_buffer(loop_buffer)
         endpoint, process = split_options(endpoint, target, options)
         buffer, plan = self._checked(target, process)
         compile_factory(endpoint, "x")  # a fault must be found before a name is taken
         name = self._registry.names.take(endpoint.name, _default_name(endpoint))
-        connection, supervisor = self._add_endpoint(endpoint, name, None)
+        connection, supervisor = self._add_endpoint(endpoint, name, None, loop_buffer)
+        if target is None:
+            supervisor.ingest.early = EarlyMessages(name, loop_buffer)
         self._add_own_processor((supervisor,), name, buffer, target, plan)
         self._lifecycle.start_endpoint(supervisor)
         return connection
@@ -59,9 +66,11 @@ class Declarer:
         compile_factory(endpoint, "x")
         name = self._registry.names.take_group(endpoint.name, _default_name(endpoint), size)
         members = [self._add_endpoint(endpoint, f"{name}-{number}", name) for number in range(1, size + 1)]
-        pool = self._registry.pools[name] = Pool(name, members, self._owner, identify, match)
-        self._add_own_processor(tuple(pool.supervisors), name, buffer, target, plan)
-        for supervisor in pool.supervisors:
+        pool = Pool(name, members, self._owner, identify, match)
+        supervisors = tuple(supervisor for _, supervisor in members)
+        self._registry.add_pool(pool, supervisors)
+        self._add_own_processor(supervisors, name, buffer, target, plan)
+        for supervisor in supervisors:
             self._lifecycle.start_endpoint(supervisor)
         return pool
 
@@ -72,6 +81,13 @@ class Declarer:
         processor = self._registry.add_processor(name, pattern, buffer, target, plan)
         self._lifecycle.start_processor(processor)
         return self._registry.subscriptions[name]
+
+    def sink(self, pattern: str, sink: Sink, name: str | None, options: dict[str, Any]) -> Subscription:
+        """Add a sink for a pattern that was checked."""
+        if not is_sink(sink):
+            fault = f"must be a sink, not {sink!r}"
+            raise ConfigError(f"sink {fault}", (("sink", fault),))
+        return self.process(pattern, sink, name, options)
 
     def subscribe(self, pattern: str, name: str | None, buffer: Buffer, replay: str | None) -> Subscription:
         """Add a subscription that the user loops over."""
@@ -93,9 +109,11 @@ class Declarer:
                 raise ConfigError(f"{target!r} {fault}", (("processor", fault),))
         return buffer, plan
 
-    def _add_endpoint(self, endpoint: Endpoint, name: str, topic: str | None) -> tuple[Connection, Supervisor]:
+    def _add_endpoint(
+        self, endpoint: Endpoint, name: str, topic: str | None, loop_buffer: Buffer = _BUFFER
+    ) -> tuple[Connection, Supervisor]:
         supervisor = self._registry.add_endpoint(endpoint, name, topic)
-        connection = self._registry.connections[name] = Connection(supervisor, self._owner)
+        connection = self._registry.connections[name] = Connection(supervisor, self._owner, loop_buffer)
         return connection, supervisor
 
     def _add_own_processor(

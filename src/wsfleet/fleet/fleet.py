@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
+import os
 import types
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -75,6 +77,16 @@ class Fleet:
     def __repr__(self) -> str:
         return f"<Fleet {self.name!r} {self._lifecycle.phase}, {len(self.connections)} connections>"
 
+    @classmethod
+    def from_file(cls, path: str | os.PathLike[str]) -> Fleet:
+        """Return the fleet that a TOML file describes. Raises ConfigError with every fault of the file, one a line.
+
+        See `wsfleet.config.load`.
+        """
+        # Packages above this one are loaded by name.
+        fleet: Fleet = importlib.import_module("wsfleet.config").load(path)
+        return fleet
+
     # Declaring
 
     def connect(
@@ -83,11 +95,14 @@ class Fleet:
         processor: Function | Sink | None = None,
         **options: Unpack[ConnectOptions],
     ) -> Connection:
-        """Keep a connection to `endpoint`; with a processor, give it all that comes from there.
+        """Keep a connection to `endpoint`; with a processor, give it every message of the endpoint.
 
-        `options` are fields of `Endpoint` where a plain URI was given, and with a processor the keywords of
-        `process`. Raises ConfigError for what cannot work, TypeError for options that do not belong, FleetError
-        once the fleet has ended.
+        Without one, loop over the connection, or subscribe to its topic. Until the first loop, or until a subscription
+        takes a message of it, the connection keeps up to `buffer` messages, the newest; see `Connection.__aiter__`.
+
+        `options` are fields of `Endpoint` if a plain URI was given, and with a processor the keywords of `process`.
+        Raises ConfigError for values that cannot work, TypeError for options that do not belong, FleetError once the
+        fleet has ended.
         """
         self._lifecycle.check_declaring()
         return self._declarer.connect(endpoint, processor, dict(options))
@@ -154,6 +169,39 @@ class Fleet:
             return function
 
         return decorate
+
+    def sink(
+        self,
+        pattern: str,
+        sink: Sink | str,
+        *,
+        name: str | None = None,
+        buffer: Buffer = _BUFFER,
+        concurrency: int = 1,
+        key: Callable[[Message[Any]], Any] | None = None,
+        batch: int | None = None,
+        retry: Retry | None = None,
+        timeout_s: float | None = None,
+    ) -> Subscription:
+        """Write every message whose topic matches `pattern` to `sink`; return the subscription, to close it.
+
+        `sink` is an object such as `wsfleet.sinks.open` returns, or the text that `open` takes: "jsonl:trades.jsonl".
+        It is opened when the fleet starts and closed after the drain; it belongs to one subscription. The options are
+        those of `process`. Raises as `process` does, and ConfigError for a text that names no sink.
+        """
+        self._lifecycle.check_declaring()
+        check_process_pattern(pattern)
+        if isinstance(sink, str):
+            sink = _open_sink(sink)
+        options: dict[str, Any] = {
+            "buffer": buffer,
+            "concurrency": concurrency,
+            "key": key,
+            "batch": batch,
+            "retry": retry,
+            "timeout_s": timeout_s,
+        }
+        return self._declarer.sink(pattern, sink, name, options)
 
     def subscribe(
         self, pattern: str, *, name: str | None = None, buffer: Buffer = _BUFFER, replay: Literal["last"] | None = None
@@ -225,16 +273,19 @@ class Fleet:
         a `required` endpoint fails, FleetError where it has run already, and what opening a sink raises.
         """
         self._lifecycle.check_startable()
-        run_blocking(self.serve, self._lifecycle.ask_to_end)
+        run_blocking(self.run_async, self._lifecycle.ask_to_end)
 
-    async def serve(self) -> None:
-        """The same inside a running loop, for a TaskGroup or gather; signals are left alone.
+    async def run_async(self) -> None:
+        """Run in the current loop until every endpoint has ended or `close()` is called; does not handle signals.
 
-        Raises as `run`. Cancelling it ends the fleet without waiting for processors, and in order: the CancelledError
-        comes when nothing is left.
+        For a TaskGroup or gather. Raises as `run`. Cancelling it ends the fleet in order, but without waiting for
+        processors; the CancelledError is raised when nothing of the fleet is left.
         """
         await self._lifecycle.start(body=None)
         await self._lifecycle.serve()
+
+    serve = run_async
+    """The older name of `run_async`."""
 
     async def wait(self) -> None:
         """Wait until every endpoint has ended, or for `close()`. Safe to cancel.
@@ -292,6 +343,11 @@ class Fleet:
         """Return the sums alone, added up over many turns of the loop. Safe to cancel."""
         self._lifecycle.check_thread()
         return await totals(self._registry)
+
+
+def _open_sink(text: str) -> Sink:
+    sink: Sink = importlib.import_module("wsfleet.sinks").open(text)
+    return sink
 
 
 def control_of(fleet: Fleet) -> Control:

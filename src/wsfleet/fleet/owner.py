@@ -6,6 +6,7 @@ import asyncio
 
 from wsfleet.core.errors import NotOpen
 from wsfleet.core.message import State
+from wsfleet.core.options import Buffer
 from wsfleet.endpoint.pool import Pool
 from wsfleet.endpoint.supervisor import Supervisor
 from wsfleet.fleet.lifecycle import Lifecycle
@@ -29,9 +30,9 @@ class Owner:
         """See `Context.check_thread`."""
         self._registry.check_thread()
 
-    def open_loop(self, supervisor: Supervisor) -> Mailbox:
+    def open_loop(self, supervisor: Supervisor, buffer: Buffer) -> Mailbox:
         """See `Registry.open_loop`."""
-        return self._registry.open_loop(supervisor)
+        return self._registry.open_loop(supervisor, buffer)
 
     def abandon(self, mailbox: Mailbox) -> None:
         """See `Registry.abandon`."""
@@ -52,17 +53,17 @@ class Owner:
         """Close one endpoint while the fleet goes on, and wait for that."""
         registry = self._registry
         if registry.supervisors.get(supervisor.name) is supervisor:
-            await self._close(supervisor, Closing([supervisor], registry.own[supervisor], registry.processors))
+            await self._close(supervisor, Closing((supervisor,), registry.own[supervisor], registry.processors))
 
     async def close_pool(self, pool: Pool) -> None:
         """Close the members of a pool while the fleet goes on, and wait for that."""
         registry = self._registry
         if registry.pools.get(pool.name) is pool:
-            await self._close(pool, Closing(pool.supervisors, registry.pool_mailboxes(pool), registry.processors))
+            await self._close(pool, Closing(registry.members[pool], registry.pool_mailboxes(pool), registry.processors))
 
     def remove(self, part: Supervisor | Pool) -> None:
         """Remove an endpoint or pool that has ended, or never began: its names are free again."""
-        for supervisor in part.supervisors if isinstance(part, Pool) else (part,):
+        for supervisor in self._registry.members[part] if isinstance(part, Pool) else (part,):
             self._lifecycle.let_go(supervisor)
         if isinstance(part, Pool):
             self._registry.remove_pool(part)

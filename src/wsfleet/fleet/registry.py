@@ -59,6 +59,7 @@ class Registry:
         self.names = Names()
         self.connections: dict[str, Connection] = {}
         self.pools: dict[str, Pool] = {}
+        self.members: dict[Pool, tuple[Supervisor, ...]] = {}
         self.supervisors: dict[str, Supervisor] = {}
         self.subscriptions = _Subscriptions()
         self.processors: dict[Mailbox, Processor] = {}
@@ -82,16 +83,17 @@ class Registry:
         """Add a processor for all messages of these endpoints."""
         return self._add_processor(self._own_mailbox(supervisors, name, buffer), target, plan)
 
-    def open_loop(self, supervisor: Supervisor) -> Mailbox:
-        """Return a new mailbox for loops over one endpoint's messages."""
+    def open_loop(self, supervisor: Supervisor, buffer: Buffer) -> Mailbox:
+        """Return a new mailbox for loops over one endpoint's messages, with those that were kept for the first."""
         name = self.names.take(None, f"{supervisor.name}-iter")
         if self.supervisors.get(supervisor.name) is not supervisor:
             self.names.free(name)
             ended = Mailbox(name, ">", Buffer(), lambda mailbox, message: None)
             ended.finish()
             return ended
-        mailbox = self._own_mailbox((supervisor,), name, Buffer())
+        mailbox = self._own_mailbox((supervisor,), name, buffer)
         self.subscriptions.kept[name] = Subscription(mailbox, self, kept=True)
+        supervisor.ingest.hand_over_early(mailbox)
         if supervisor.state in (State.CLOSED, State.FAILED):
             mailbox.finish()
         return mailbox
@@ -113,6 +115,7 @@ class Registry:
             return
         for mailbox in self.own.pop(supervisor):
             self.remove(mailbox, drop=mailbox in self.processors)
+        supervisor.ingest.release_early()
         del self.supervisors[supervisor.name], self.connections[supervisor.name]
         for mailbox in tuple(supervisor.ingest.paused_by):
             mailbox.forget(supervisor.ingest)
@@ -121,11 +124,16 @@ class Registry:
         self.names.free(supervisor.name)
         self.retired_endpoints = add_rows(self.retired_endpoints, supervisor.stats())
 
+    def add_pool(self, pool: Pool, members: tuple[Supervisor, ...]) -> None:
+        """Add a pool, whose members were added before."""
+        self.pools[pool.name] = pool
+        self.members[pool] = members
+
     def remove_pool(self, pool: Pool) -> None:
         """Remove a pool, its members and its own processor."""
         for mailbox in self.pool_mailboxes(pool):
             self.remove(mailbox)
-        for supervisor in pool.supervisors:
+        for supervisor in self.members.pop(pool, ()):
             self.remove_endpoint(supervisor)
         if self.pools.get(pool.name) is pool:
             del self.pools[pool.name]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from wsfleet.endpoint.supervisor import Supervisor
 from wsfleet.pipeline.hub import Hub
@@ -55,6 +55,8 @@ class Shutdown:
         # 3. Processors finish; pull subscriptions end.
         for mailbox in pulled:
             mailbox.close()
+        for supervisor in supervisors:
+            supervisor.ingest.release_early()
         if not self._hurried:
             await self._drain(processors)
         # 4. Calls in progress are cancelled, the rest is dropped.
@@ -148,7 +150,7 @@ class Closing:
     """Closes an endpoint, or the members of a pool, and the processors that take messages from nowhere else."""
 
     def __init__(
-        self, supervisors: list[Supervisor], mailboxes: Iterable[Mailbox], processors: Mapping[Mailbox, Processor]
+        self, supervisors: Sequence[Supervisor], mailboxes: Iterable[Mailbox], processors: Mapping[Mailbox, Processor]
     ) -> None:
         self.supervisors = supervisors
         self._mailboxes = mailboxes

@@ -17,7 +17,7 @@ from wsfleet.core.stats import (
     is_hub_balanced,
     is_subscription_balanced,
 )
-from wsfleet.core.time_slice import in_slices
+from wsfleet.core.time_slice import CHUNK, TimeSlice, in_slices
 from wsfleet.endpoint.supervisor import Supervisor
 from wsfleet.fleet.registry import Registry
 from wsfleet.pipeline.mailbox import Mailbox
@@ -26,12 +26,6 @@ __all__ = ["build_stats", "percentile", "snapshot", "totals"]
 
 T = TypeVar("T")
 Row = TypeVar("Row")
-
-ROWS = 100
-"""Rows written in one turn of the loop: about a millisecond."""
-
-SUMS = 2000
-"""Rows added up in one turn."""
 
 
 def build_stats(registry: Registry, name: str, uptime_s: float) -> FleetStats:
@@ -58,7 +52,7 @@ async def snapshot(registry: Registry, name: str, uptime_s: float) -> FleetStats
 
 
 def _build(registry: Registry, name: str, uptime_s: float) -> Generator[None, None, FleetStats]:
-    """Build the stats, and yield after every `ROWS` rows.
+    """Build the stats, and yield when a slice of time is over.
 
     The terms of the balance are read before the first yield, since messages go on meanwhile. The rest of a row (state,
     last error) is read when the row is made.
@@ -101,9 +95,11 @@ def _rows(
     """Make the rows, the one of the removed parts last; return them, and whether each keeps the balance."""
     rows: list[Row] = []
     balanced = retired is None or is_balanced(retired)
+    time_slice = TimeSlice()
     for item, counted in zip(items, counts, strict=True):
-        if rows and len(rows) % ROWS == 0:
+        if len(rows) % CHUNK == 0 and time_slice.expired():
             yield
+            time_slice.restart()
         row = make(item, counted)
         balanced = balanced and is_balanced(row)
         rows.append(row)
@@ -115,7 +111,7 @@ async def totals(registry: Registry) -> Totals:
     removed, unsubscribed = registry.retired_endpoints, registry.hub.retired_stats()
     received, losses, connects = (removed.received, removed.losses, removed.connects) if removed else (0, 0, 0)
     opened, latencies = 0, []
-    async for supervisors in in_slices(list(registry.supervisors.values()), SUMS):
+    async for supervisors in in_slices(list(registry.supervisors.values())):
         received += sum([s.ingest.received for s in supervisors])
         losses += sum([s.losses for s in supervisors])
         connects += sum([s.session_count for s in supervisors])
@@ -125,7 +121,7 @@ async def totals(registry: Registry) -> Totals:
     processed, failed = (gone.processed, gone.failed) if gone else (0, 0)
     dropped, pending = (gone.dropped, gone.pending) if gone else (0, 0)
     of_feeds = [mailbox for mailbox in registry.hub.mailboxes() if about_feeds(mailbox.pattern)]
-    async for mailboxes in in_slices(of_feeds, SUMS):
+    async for mailboxes in in_slices(of_feeds):
         processed += sum([m.processed for m in mailboxes])
         dropped += sum([m.dropped for m in mailboxes])
         failed += sum([m.failed for m in mailboxes])

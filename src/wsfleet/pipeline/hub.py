@@ -211,6 +211,20 @@ class Hub(Dispatcher):
         if run:
             self._deliver(way, run, nbytes, source)
 
+    def takes(self, topic: str, endpoint: str, routes: Routes) -> bool:
+        """Whether any subscription takes messages of `topic` from `endpoint`."""
+        route = routes.get(topic)
+        return bool(self._find(topic, endpoint, routes) if route is None else route)
+
+    def hand_over(self, messages: list[Message[Any]], mailbox: Mailbox, source: Feeding) -> None:
+        """Publish messages to one mailbox alone."""
+        self._deliver((mailbox,), messages, sum([message.size for message in messages]), source)
+
+    def count_unrouted(self, count: int) -> None:
+        """Count messages that were kept for a subscription that never came."""
+        self.published += count
+        self.unrouted += count
+
     def _deliver(self, route: Route, messages: list[Message[Any]], nbytes: int, source: Feeding) -> None:
         refused = self.deliver(route, messages, nbytes)
         if refused is not None:

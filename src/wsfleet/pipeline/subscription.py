@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 import warnings
 import weakref
@@ -128,6 +129,18 @@ class Subscription(MessageIterator):
         """
         self._pullable()
         return self
+
+    async def next(self, timeout: float | None = None) -> Message[Any]:  # noqa: ASYNC109 - the usual name of it
+        """Return the next message; wait for it, at most `timeout` seconds if given.
+
+        Raises TimeoutError after that time, StopAsyncIteration at the end of the subscription, and otherwise what a
+        loop raises. Safe to cancel: no message is lost, after a timeout neither.
+        """
+        self._pullable()
+        if self._mailbox.waiting:
+            return await anext(self)
+        async with asyncio.timeout(timeout):
+            return await anext(self)
 
     async def _slow(self) -> Message[Any]:
         await self._turn()

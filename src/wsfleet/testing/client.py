@@ -78,7 +78,7 @@ class Clients:
     def add(self, client: Client) -> None:
         """Add a client after its opening handshake."""
         self.connected[client] = None
-        self.trails.append(client.trail)
+        self.trails.append(client._trail)
         self._change()
 
     def remove(self, client: Client) -> None:
@@ -120,16 +120,16 @@ class Client(ServerConnection):
 
     def __init__(self, clients: Clients, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.sent = 0
+        self._sent = 0
         """Number of messages that `FeedServer.send` has written to this client."""
-        self.struck: ConnectionFault | None = None
+        self._struck: ConnectionFault | None = None
         """The fault that ended the use of this connection, or None."""
-        self.held = False
+        self._held = False
         """Whether a fault left the connection open but unusable; only the server ends it."""
-        self.trail = Trail()
-        self.step: Fault | None = None
+        self._trail = Trail()
+        self._step: Fault | None = None
         """The step of the server's script for this attempt."""
-        self.byte_s = 0.0
+        self._byte_s = 0.0
         """Delay before each byte of the handshake response, in seconds."""
         self._clients = clients
         self._hook: asyncio.Task[Any] | None = None
@@ -152,7 +152,7 @@ class Client(ServerConnection):
 
     def hold(self, for_s: float | None) -> None:
         """Leave the connection open, and cut it after `for_s` seconds, or at the end of the server."""
-        self.held = True
+        self._held = True
         if for_s is not None:
             self.loop.call_later(for_s, self.transport.abort)
 
@@ -162,64 +162,64 @@ class Client(ServerConnection):
 
     # Methods for the server
 
-    def arm(self, fault: ConnectionFault) -> None:
+    def _arm(self, fault: ConnectionFault) -> None:
         """Apply the fault now, or schedule it."""
         if not fault.after and not fault.after_s:
-            self.apply(fault)
+            self._apply(fault)
             return
-        armed = _Armed(fault, self.sent + fault.after if fault.after else None)
+        armed = _Armed(fault, self._sent + fault.after if fault.after else None)
         if fault.after_s:
             armed.timer = self.loop.call_later(fault.after_s, self._fire, armed)
         self._armed.append(armed)
 
-    def disarm(self) -> None:
+    def _disarm(self) -> None:
         """Cancel all scheduled faults."""
         for armed in self._armed:
             if armed.timer is not None:
                 armed.timer.cancel()
         self._armed.clear()
 
-    def count(self) -> None:
+    def _count(self) -> None:
         """Count a sent message, and apply the faults that are scheduled after it."""
-        self.sent += 1
-        for armed in [each for each in self._armed if each.at == self.sent]:
+        self._sent += 1
+        for armed in [each for each in self._armed if each.at == self._sent]:
             if armed in self._armed:
                 self._fire(armed)
 
-    def apply(self, fault: ConnectionFault) -> None:
+    def _apply(self, fault: ConnectionFault) -> None:
         """Apply the fault now, unless the connection has ended or a fault has ended its use."""
-        if self.struck is not None or self.state is not State.OPEN or self.transport.is_closing():
+        if self._struck is not None or self.state is not State.OPEN or self.transport.is_closing():
             return
         fault.strike(self)
         if not fault.spares:
-            self.detach(fault)
+            self._detach(fault)
 
-    def detach(self, fault: ConnectionFault) -> None:
+    def _detach(self, fault: ConnectionFault) -> None:
         """Remove the client from the connected clients, although its socket may still be open."""
-        self.struck = fault
-        self.trail.destroyed = fault.destroys
-        self.disarm()
+        self._struck = fault
+        self._trail.destroyed = fault.destroys
+        self._disarm()
         self._clients.remove(self)
         if self._hook is not None:
             self._hook.cancel()
 
-    async def until_lost(self, hook: Awaitable[None]) -> None:
+    async def _until_lost(self, hook: Awaitable[None]) -> None:
         """Await the hook. It is cancelled if the connection is lost or a fault ends its use."""
         task = self._hook = asyncio.current_task()
         try:
             await hook
         except asyncio.CancelledError:
-            if task is None or self.struck is None:
+            if task is None or self._struck is None:
                 raise
             task.uncancel()
         finally:
             self._hook = None
 
-    async def trickle(self, answer: bytes) -> None:
+    async def _trickle(self, answer: bytes) -> None:
         """Write the handshake response byte by byte, except the last byte, which `send_data` writes."""
         for place in range(len(answer) - 1):
             self.write(answer[place : place + 1])
-            done, _ = await asyncio.wait([self.connection_lost_waiter], timeout=self.byte_s)
+            done, _ = await asyncio.wait([self.connection_lost_waiter], timeout=self._byte_s)
             if done:
                 return
         self._trickled = True
@@ -228,7 +228,7 @@ class Client(ServerConnection):
         self._armed.remove(armed)
         if armed.timer is not None:
             armed.timer.cancel()
-        self.apply(armed.fault)
+        self._apply(armed.fault)
 
     # Overridden methods of websockets
 
@@ -239,9 +239,9 @@ class Client(ServerConnection):
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._clients.sockets.discard(self)
-        self.disarm()
-        if self.struck is None:
-            self.trail.destroyed = True  # the client disconnected, perhaps with unread messages
+        self._disarm()
+        if self._struck is None:
+            self._trail.destroyed = True  # the client disconnected, perhaps with unread messages
         if self._hook is not None:
             self._hook.cancel()
 

@@ -146,7 +146,7 @@ class SlowHandshake(HandshakeFault):
     byte_s: float = 1.0
 
     async def answer(self, client: Client) -> Response | None:
-        client.byte_s = self.byte_s
+        client._byte_s = self.byte_s
         return None
 
 

@@ -153,10 +153,10 @@ class FeedServer:
         server.close(code=code)
         for each in self._clients.sockets:
             # A client in the handshake may never send a request, and a held one never answers: do not wait for them.
-            if each.state is State.CONNECTING or each.held:
+            if each.state is State.CONNECTING or each._held:
                 each.transport.abort()
         for client in self.clients:
-            client.detach(Close(code))
+            client._detach(Close(code))
         await server.wait_closed()
         if self._clients.closing:
             await asyncio.wait(self._clients.closing)
@@ -201,7 +201,7 @@ class FeedServer:
         """
         _check(fault, ConnectionFault, "faults.Drop()")
         for client in clients or self.clients:
-            client.arm(fault)
+            client._arm(fault)
 
     def script(self, steps: Iterable[Fault]) -> None:
         """Apply one step to each of the following attempts to connect. After the last step, attempts succeed again.
@@ -234,8 +234,8 @@ class FeedServer:
         """
         self.accept()
         for client in self._clients.sockets:
-            client.disarm()
-            if client.held or (client.state is State.CONNECTING and client.request is not None):
+            client._disarm()
+            if client._held or (client.state is State.CONNECTING and client.request is not None):
                 client.transport.abort()
 
     async def send_numbered(self, count: int, make: Callable[[int], object] = lambda n: {"n": n}) -> None:
@@ -249,7 +249,7 @@ class FeedServer:
             await self.wait_clients(1)
             self._number += 1
             for client in self._clients.connected:
-                client.trail.numbers.append(self._number)
+                client._trail.numbers.append(self._number)
             await self.send(make(self._number))
             await asyncio.sleep(0)  # let clients in the same loop receive
 
@@ -287,16 +287,16 @@ class FeedServer:
         self.requests.append(request)
         client = cast(Client, connection)
         try:
-            client.step = next(map(_check_step, self._script), None)
+            client._step = next(map(_check_step, self._script), None)
         except Exception as exc:
             self._script_error = exc  # raised again by __aexit__; websockets answers this attempt with a 500
             raise
-        return await client.step.answer(client) if isinstance(client.step, HandshakeFault) else None
+        return await client._step.answer(client) if isinstance(client._step, HandshakeFault) else None
 
     async def _deliver(self, connection: ServerConnection, request: Request, response: Response) -> None:
         client = cast(Client, connection)
-        if client.byte_s:
-            await client.trickle(response.serialize())
+        if client._byte_s:
+            await client._trickle(response.serialize())
 
     def _select(self, connection: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
         # By default websockets refuses a client that offers none of our subprotocols. Here the client decides.
@@ -304,13 +304,13 @@ class FeedServer:
 
     async def _serve_client(self, connection: ServerConnection) -> None:
         client = cast(Client, connection)
-        client.trail.path = client.request.path if client.request is not None else ""
+        client._trail.path = client.request.path if client.request is not None else ""
         self._clients.add(client)
-        if isinstance(client.step, ConnectionFault):
-            client.arm(client.step)
+        if isinstance(client._step, ConnectionFault):
+            client._arm(client._step)
         try:
-            if self._on_client is not None and client.struck is None:
-                await client.until_lost(self._on_client(client))
+            if self._on_client is not None and client._struck is None:
+                await client._until_lost(self._on_client(client))
             async for _ in client:
                 pass  # recorded by recv()
         except ConnectionClosed:
@@ -321,10 +321,10 @@ class FeedServer:
     async def _send_to(self, client: Client, messages: Sequence[str | bytes]) -> None:
         try:
             for message in messages:
-                if client.struck is not None:
+                if client._struck is not None:
                     return
                 await client.send(message)
-                client.count()
+                client._count()
         except ConnectionClosed:
             pass
 

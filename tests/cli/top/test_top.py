@@ -139,13 +139,6 @@ def test_what_is_wrong_is_one_line(
     assert err.count("\n") == 1 and said in err and "hunter2" not in err
 
 
-def test_without_the_extra_it_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """Where Textual or httpx is missing, one line says what to install."""
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    assert main(["top"]) == 2
-    assert capsys.readouterr().err == "wsfleet top: textual and httpx missing: install wsfleet[top]\n"
-
-
 def test_no_token_is_taken_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     """There is no --token, which everybody on the machine could read; not even as a shortened --token-file."""
     assert main(["top", "--help"]) == 0

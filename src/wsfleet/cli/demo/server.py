@@ -22,7 +22,7 @@ from wsfleet.transport.open_files import raise_limit
 MESSAGES_PER_S = 5000  # in all; more would measure this server rather than the fleet
 MESSAGES_PER_CONNECTION_S = 5
 
-SLICE_S = 0.02  # connections take turns in slices of this length, so that the load is even
+INTERVAL_S = 0.02  # connections take turns in slices of this length, so that the load is even
 MAX_UNSENT = 2**18  # bytes; a client that does not read misses messages, as with a feed that protects itself
 
 
@@ -39,7 +39,7 @@ class DemoServer:
         self._patience_s = duration_s * LATEST_START
         self._plan = make_plan(connections, duration_s, seed)
         self._prices = Prices(seed)
-        slices = max(1, round(1 / _rate(connections) / SLICE_S))
+        slices = max(1, round(1 / _rate(connections) / INTERVAL_S))
         self._healthy: list[dict[int, ServerConnection]] = [{} for _ in range(slices)]  # by slice, then by number
         self._flapping: frozenset[int] = frozenset()
         self._all_connected = asyncio.Event()
@@ -69,7 +69,7 @@ class DemoServer:
                 if client.state is State.OPEN and client.transport.get_write_buffer_size() < MAX_UNSENT:
                     client.transport.write(frames[number % len(frames)])
             slices += 1
-            behind = time.monotonic() - started - slices * SLICE_S
+            behind = time.monotonic() - started - slices * INTERVAL_S
             if behind > 1.0:  # the machine was asleep or too busy; what was missed is not sent in one burst
                 started += behind
             await asyncio.sleep(max(0.0, -behind))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib.util
 import os
 import signal
 import sys
@@ -32,12 +31,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Show the fleet until the user has seen enough; return the exit code."""
-    from wsfleet.runtime.loop import MISUSED
-
-    missing = [name for name in ("textual", "httpx") if importlib.util.find_spec(name) is None]
-    if missing:
-        return _misused(f"{' and '.join(missing)} missing: install wsfleet[top]")
     from wsfleet.cli.top.client import check_url
+    from wsfleet.runtime.loop import MISUSED
 
     try:
         url = check_url(args.url)

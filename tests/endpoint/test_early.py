@@ -1,0 +1,121 @@
+"""Messages that come before the first loop over a connection."""
+
+import logging
+
+import pytest
+
+from wsfleet import Buffer, ConfigError, Fleet, Overflow
+from wsfleet.testing import FakeTransport
+
+pytestmark = pytest.mark.looptime
+
+
+def row(fleet: Fleet, name: str = "feed"):
+    return next(each for each in fleet.stats().endpoints if each.name == name)
+
+
+@pytest.fixture
+def transport() -> FakeTransport:
+    return FakeTransport()
+
+
+async def test_the_first_loop_begins_with_what_came_before_it(transport):
+    """A loop that begins late gets every message from the first on, in order, and the balance holds all the while."""
+    fleet = Fleet(transport=transport)
+    connection = fleet.connect("ws://feed.test/", name="feed")
+    async with fleet:
+        socket = await transport.accept("feed")
+        await connection.wait_open()
+        await socket.feed("1", "2")
+        await socket.feed("3")
+        assert (row(fleet).held, fleet.stats().hub.unrouted) == (3, 0) and fleet.stats().balanced
+        seen = []
+        loop = aiter(connection)
+        await socket.feed("4")
+        while len(seen) < 4:
+            seen.append((await anext(loop)).data)
+        assert seen == ["1", "2", "3", "4"]
+        assert row(fleet).held == 0 and fleet.stats().balanced
+    assert fleet.stats().balanced
+
+
+@pytest.mark.parametrize("topic", [None, "t.{n}"])
+async def test_the_newest_are_kept_and_the_log_says_that_others_are_not(transport, caplog, topic):
+    """Of more messages than `buffer` holds, the loop gets the newest; the rest is unrouted, and logged once."""
+    caplog.set_level(logging.WARNING, "wsfleet")
+    fleet = Fleet(transport=transport)
+    connection = fleet.connect("ws://feed.test/", name="feed", decode="json", topic=topic, buffer=Buffer(messages=3))
+    async with fleet:
+        socket = await transport.accept("feed")
+        await connection.wait_open()
+        for number in range(8):
+            await socket.feed(f'{{"n": {number}}}')
+            assert fleet.stats().balanced
+        loop = aiter(connection)
+        assert [(await anext(loop)).data["n"] for _ in range(3)] == [5, 6, 7]
+        assert fleet.stats().hub.unrouted == 5
+    events = [record for record in caplog.records if getattr(record, "event", "") == "connection.overflow"]
+    assert len(events) == 1 and "feed: buffer full" in events[0].getMessage()
+
+
+async def test_bytes_bound_what_is_kept(transport):
+    """The bound in bytes counts as in a mailbox: a message larger than it is kept alone."""
+    fleet = Fleet(transport=transport)
+    connection = fleet.connect("ws://feed.test/", name="feed", buffer=Buffer(bytes=10))
+    async with fleet:
+        socket = await transport.accept("feed")
+        await connection.wait_open()
+        await socket.feed("a" * 6, "b" * 6)
+        assert row(fleet).held == 1
+        await socket.feed("c" * 30)
+        assert row(fleet).held == 1 and fleet.stats().balanced
+        assert (await anext(aiter(connection))).data == "c" * 30
+
+
+async def test_a_subscription_that_takes_a_message_ends_the_keeping(transport):
+    """What was kept does not reach a subscription that was made later; it counts as unrouted, and no more is kept."""
+    fleet = Fleet(transport=transport)
+    connection = fleet.connect("ws://feed.test/", name="feed")
+    async with fleet:
+        socket = await transport.accept("feed")
+        await connection.wait_open()
+        await socket.feed("early")
+        async with fleet.subscribe("feed") as taken:
+            await socket.feed("late")
+            assert (await taken.next()).data == "late"
+        assert (row(fleet).held, fleet.stats().hub.unrouted) == (0, 1)
+        await socket.feed("nobody's")
+        assert row(fleet).held == 0 and fleet.stats().hub.unrouted == 2 and fleet.stats().balanced
+
+
+async def test_the_loop_has_the_buffer_of_the_connection(transport):
+    """`buffer` of a connection without a processor is that of its loops, policy included."""
+    fleet = Fleet(transport=transport)
+    buffer = Buffer(messages=2, overflow=Overflow.DROP_NEWEST)
+    connection = fleet.connect("ws://feed.test/", name="feed", buffer=buffer)
+    async with fleet:
+        socket = await transport.accept("feed")
+        await connection.wait_open()
+        loop = aiter(connection)
+        await socket.feed("1", "2", "3")
+        assert [(await anext(loop)).data for _ in range(2)] == ["1", "2"]
+        (subscription,) = fleet.stats().subscriptions
+        assert (subscription.name, subscription.overflow, subscription.dropped) == ("feed-iter", "drop_newest", 1)
+
+
+async def test_a_closed_connection_leaves_nothing_kept(transport):
+    """Closing a connection that nobody looped over counts what it kept as unrouted."""
+    fleet = Fleet(transport=transport)
+    connection = fleet.connect("ws://feed.test/", name="feed")
+    async with fleet:
+        socket = await transport.accept("feed")
+        await connection.wait_open()
+        await socket.feed("x", "y")
+        await connection.close()
+        assert fleet.stats().hub.unrouted == 2 and row(fleet, "$retired").held == 0 and fleet.stats().balanced
+
+
+def test_a_buffer_that_is_none_is_refused(transport):
+    """A `buffer` of the wrong type is a ConfigError, as it is for a processor."""
+    with pytest.raises(ConfigError, match="buffer must be a Buffer"):
+        Fleet(transport=transport).connect("ws://feed.test/", buffer=5)
