@@ -347,15 +347,18 @@ def test_load_gives_the_fleet_or_raises_every_fault(tmp_path: Path) -> None:
         ("[[connect]]\nuri = 'ws://h'\nmax_size = '10 s'", "unknown unit 's'"),
         # ranges, as the options themselves tell them
         ("[fleet]\ndrain_s = -1", "[fleet] drain_s: must be a number of seconds from 0, not -1"),
-        ("[[connect]]\nuri = 'ws://h'\nreconnect.factor = 0.5", "reconnect.factor: must be from 1, not 0.5"),
+        ("[[connect]]\nuri = 'ws://h'\nreconnect.factor = 0.5", "reconnect.factor: must be a number from 1, not 0.5"),
         ("[fleet.limits.hosts.'a.b']\nhandshakes = 0", '[fleet] limits.hosts."a.b".handshakes: must be a whole number'),
         ("[[connect]]\nuri = 'http://h'", "uri: must begin with ws:// or wss://"),
         (
             "[[connect]]\nuri = 'ws://h'\ndecode = 'jsno'",
             "decode: must be 'text', 'bytes', 'json', a type or a function",
         ),
-        ("[[connect]]\nuri = 'ws://h'\ntopic = '{x}'", "topic: is a format over the decoded data"),
-        ("[[connect]]\nuri = 'ws://h'\nliveness.heartbeat_s = 3", "liveness: heartbeat and heartbeat_s go together"),
+        ("[[connect]]\nuri = 'ws://h'\ntopic = '{x}'", "topic: has fields of the decoded data"),
+        (
+            "[[connect]]\nuri = 'ws://h'\nliveness.heartbeat_s = 3",
+            "liveness: heartbeat and heartbeat_s must be set together",
+        ),
         # what is missing, or too much
         ("[[connect]]\nname = 'b'", '[[connect]] 2 "b": has no uri; write uri = "wss://..."'),
         ("[[process]]\nhandler = 'handlers:on_trade'", "[[process]] 1: has no pattern"),
@@ -366,8 +369,8 @@ def test_load_gives_the_fleet_or_raises_every_fault(tmp_path: Path) -> None:
         ("[[connect]]\nuri = 'ws://h'\nname = 'a'", "[[connect]] 2 \"a\" name: 'a' is in use"),
         ("[[connect]]\nuri = 'ws://h'\nname = 'a.b'", "name: must be one token"),
         ("[[process]]\npattern = 'a..b'\nsink = 'stdout'", "[[process]] 1 pattern: 'a..b' has an empty token"),
-        ("[[connect]]\nuri = 'ws://h'\ntopic = 'a..b'", "topic: 'a..b' does not make a topic"),
-        ("[[connect]]\nuri = 'handlers:uri'", "uri: is a function, so a name must be given"),
+        ("[[connect]]\nuri = 'ws://h'\ntopic = 'a..b'", "topic: 'a..b' is not a valid topic"),
+        ("[[connect]]\nuri = 'handlers:uri'", "uri: is a function, which requires a name"),
         # functions
         ("[[process]]\npattern = '>'\nhandler = 'handlers'", "handler: 'handlers' is not a function; write \"module:f"),
         ("[[process]]\npattern = '>'\nhandler = 'handler:x'", "handler: there is no module 'handler' in"),
@@ -403,7 +406,7 @@ def test_load_gives_the_fleet_or_raises_every_fault(tmp_path: Path) -> None:
         (ON_TRADE + "retry = 3", "retry: must be a table of attempts, initial_s, max_s"),
         (ON_TRADE + "offload = 'thread'", "offload: 'thread' is unknown; there are process"),
         (ON_TRADE + "key = 1", 'key: must be "module:function", not 1'),
-        (ON_TRADE + "buffer.key = 'handlers:key'", "buffer.key: goes with Overflow.LATEST alone"),
+        (ON_TRADE + "buffer.key = 'handlers:key'", "buffer.key: requires Overflow.LATEST"),
         ("[[process]]\npattern = '>'\nsink = 'stdout'\nconcurrency = 2", "concurrency: is not for a sink"),
         ("[[connect]]\nuri = 'ws://h'\nkeep_last = -1", "keep_last: must be a whole number from 0, not -1"),
     ],
@@ -458,7 +461,7 @@ def test_all_faults_in_one_go(check: Check) -> None:
         'feeds.toml:7: [[connect]] 1 "a" uri: the environment variable NOPE is not set; '
         "set it, or write $${NOPE} for the text itself",
         'feeds.toml:9: [[connect]] 1 "a" headers: must be a table or "module:function", not 3',
-        'feeds.toml:10: [[connect]] 1 "a" reconnect.factor: must be from 1, not 0',
+        'feeds.toml:10: [[connect]] 1 "a" reconnect.factor: must be a number from 1, not 0',
         "feeds.toml:10: [[connect]] 1 \"a\" reconnect.max_s: '1 y': unknown unit 'y'; there are ms, s, min, h",
         'feeds.toml:11: [[connect]] 1 "a" liveness.heartbeat: must be text or "module:function", not 3',
         'feeds.toml:13: [[connect]] 1 "a" decode: must be text or "module:function", not a list',

@@ -1,4 +1,4 @@
-"""The compiled parts: used where they are built and wanted, done without where not, and said so once."""
+"""The compiled modules are used if they are built and allowed, and a missing one is logged once."""
 
 import asyncio
 import logging
@@ -18,7 +18,7 @@ WHICH = "import wsfleet, wsfleet.transport.protocol as c; print(wsfleet.accelera
 
 @pytest.fixture
 def parts(monkeypatch):
-    """Declare which parts there are, as if the process had just begun."""
+    """Set the list of compiled modules, with the state of a process that has just started."""
 
     def declare(*names: str) -> None:
         monkeypatch.setattr(accel, "PARTS", names)
@@ -35,7 +35,7 @@ def parts(monkeypatch):
 
 @pytest.fixture
 def present(monkeypatch) -> str:
-    """The name of a compiled part that is there, whatever was built on this machine."""
+    """The name of a compiled module that exists on every machine."""
     monkeypatch.delenv("WSFLEET_NO_EXTENSIONS", raising=False)
     module = ModuleType("present")
     module.twin = len
@@ -50,30 +50,30 @@ def which(**environment: str) -> str:
 
 
 def test_the_compiled_scanner_is_in_use_where_it_was_built():
-    """A process that finds all compiled parts uses them, and says so."""
+    """A process that finds all compiled modules uses them, and reports this."""
     for part in accel.PARTS:
         compiled(part)
     assert which() == "True False"
 
 
 def test_nothing_compiled_is_used_where_that_is_not_wanted():
-    """With WSFLEET_NO_EXTENSIONS, the scanner in Python is in use, built or not."""
+    """With WSFLEET_NO_EXTENSIONS, the Python scanner is used, whether or not the compiled one is built."""
     assert which(WSFLEET_NO_EXTENSIONS="1") == "False True"
 
 
 def test_an_empty_variable_means_nothing():
-    """WSFLEET_NO_EXTENSIONS without a value is as good as unset."""
+    """An empty WSFLEET_NO_EXTENSIONS has no effect."""
     assert which(WSFLEET_NO_EXTENSIONS="") == which()
 
 
 def test_what_the_library_says_is_what_it_does():
-    """`accelerated` is the same for a user who asks the package and one who reads the stats."""
+    """`accelerated` has the same value in the package and in the stats."""
     assert wsfleet.accelerated is accel.accelerated()
     assert wsfleet.Fleet(transport=FakeTransport()).stats().accelerated is wsfleet.accelerated
 
 
 def test_one_missing_part_is_enough_to_be_not_accelerated(parts, present):
-    """Only with every part in use it is accelerated; what is there is used all the same."""
+    """`accelerated` is true only if all modules are in use; a missing one does not disable the others."""
     parts(present)
     assert accel.accelerated()
     assert accel.fastest(len, present) is sum
@@ -88,8 +88,8 @@ async def start_a_fleet() -> None:
         await asyncio.sleep(0)
 
 
-async def test_a_missing_part_is_told_once(parts, present, caplog):
-    """However many fleets start, the log says once that a part is missing, and which."""
+async def test_a_missing_module_is_logged_once(parts, present, caplog):
+    """A missing module is logged once, with its name, regardless of the number of fleets."""
     caplog.set_level(logging.INFO, "wsfleet")
     parts(present, "wsfleet._no_such_part")
     await start_a_fleet()
@@ -98,8 +98,8 @@ async def test_a_missing_part_is_told_once(parts, present, caplog):
     assert told.startswith("wsfleet._no_such_part not compiled")
 
 
-async def test_who_wants_no_compiled_parts_is_told_nothing(parts, present, caplog, monkeypatch):
-    """Nor is anything told where all parts are there."""
+async def test_nothing_is_logged_if_compiled_modules_are_excluded(parts, present, caplog, monkeypatch):
+    """Nothing is logged if the environment excludes compiled modules, or if all are present."""
     caplog.set_level(logging.INFO, "wsfleet")
     parts(present)
     await start_a_fleet()

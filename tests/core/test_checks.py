@@ -1,4 +1,4 @@
-"""Functions that could never be called are refused where they are declared."""
+"""Functions that cannot be called are rejected in the declaration."""
 
 from collections.abc import Callable
 from functools import partial, wraps
@@ -24,7 +24,7 @@ async def optional(given: Any, more: Any = None, *rest: Any) -> None: ...
 
 
 def takes_two(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A decorator that gives the function an argument more than it is given, as many do."""
+    """A decorator that passes an additional argument to the function."""
 
     @wraps(function)
     async def wrapper(given: Any) -> Any:
@@ -54,7 +54,7 @@ PLACES: dict[str, Callable[[Fleet, Any], Any]] = {
 @pytest.mark.parametrize("function", [none, two, keyword, partial(one, 1)])
 @pytest.mark.parametrize("place", PLACES)
 def test_a_function_of_other_than_one_argument_is_refused(place: str, function: Any) -> None:
-    """What cannot be called with one argument is one clear ConfigError, wherever one is called."""
+    """A function that cannot be called with one argument raises ConfigError, for each option that takes a function."""
     plain = function if place in ("processor", "its own processor", "on_open") else as_plain(function)
     with pytest.raises(ConfigError, match=r"must take one argument: (missing|too many)") as raised:
         PLACES[place](Fleet(), plain)
@@ -62,7 +62,7 @@ def test_a_function_of_other_than_one_argument_is_refused(place: str, function: 
 
 
 def as_plain(function: Any) -> Any:
-    """The same as a plain function."""
+    """Wrap `function` in a plain function."""
     return {
         none: lambda: None,
         two: lambda given, more: None,
@@ -72,7 +72,7 @@ def as_plain(function: Any) -> Any:
 
 @pytest.mark.parametrize("decode", [lambda: None, lambda payload, more: None])
 def test_a_decoder_of_other_than_one_argument_is_refused(decode: Any) -> None:
-    """A decoder is called with the payload alone."""
+    """A decoder must accept the payload as its only argument."""
     with pytest.raises(ConfigError, match="decode must take one argument"):
         Endpoint(URI, decode=decode)
 
@@ -82,7 +82,7 @@ def test_a_decoder_of_other_than_one_argument_is_refused(decode: Any) -> None:
     [one, optional, partial(two, more=1), partial(two, 1), takes_two(two), Worker(), Worker().method, print],
 )
 def test_what_can_be_called_with_one_argument_is_taken(function: Any) -> None:
-    """No function is refused that could be called, whatever a decorator says of what it wraps."""
+    """A function that can be called with one argument is accepted, whatever the signature of a wrapped function is."""
     fleet = Fleet()
     fleet.process("a", name="a")(function)
     fleet.connect(URI, function, on_open=one)
@@ -93,14 +93,14 @@ def test_what_can_be_called_with_one_argument_is_taken(function: Any) -> None:
     ("declare", "field"),
     [(lambda: Liveness(heartbeat=none, heartbeat_s=1.0), "heartbeat"), (lambda: Reconnect(fatal=one), "fatal")],  # type: ignore[arg-type]
 )
-def test_an_async_function_is_refused_where_nobody_awaits_it(declare: Callable[[], Any], field: str) -> None:
-    """A coroutine is no payload, and always true."""
+def test_an_async_function_is_refused_if_it_is_not_awaited(declare: Callable[[], Any], field: str) -> None:
+    """An async function is rejected where its coroutine would be used as a value."""
     with pytest.raises(ConfigError, match=f"{field} must be a plain function"):
         declare()
 
 
 def test_a_file_with_such_a_handler_has_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`wsfleet check` names the handler that could never be called, and its line."""
+    """`wsfleet check` reports a handler that cannot be called, with its line."""
     (tmp_path / "narrow_hand.py").write_text("async def none(): ...\n")
     file = tmp_path / "fleet.toml"
     file.write_text(f'[[connect]]\nuri = "{URI}"\nhandler = "narrow_hand:none"\n')

@@ -1,4 +1,4 @@
-"""A blocked loop is noticed while it is blocked, and whoever blocks it is named."""
+"""A blocked loop is detected while it is blocked, and the blocking function is reported."""
 
 import asyncio
 import gc
@@ -26,14 +26,14 @@ from wsfleet.testing import FakeTransport
 
 @pytest.fixture(scope="module")
 def uvloop_loop() -> Callable[[], asyncio.AbstractEventLoop]:
-    """Makes loops of uvloop, whose first one opens a pipe that stays for the whole program."""
+    """Return a factory of uvloop loops. The first loop opens a pipe that stays open until the process ends."""
     uvloop = pytest.importorskip("uvloop")
     uvloop.new_event_loop().close()
     return uvloop.new_event_loop  # type: ignore[no-any-return]
 
 
 class Records(logging.Handler):
-    """What is logged, and whether the loop was blocked at that time; without the delays of a busy machine."""
+    """Collects watchdog records, with whether the loop was blocked; ignores delays of a busy machine."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,9 +52,9 @@ class Records(logging.Handler):
             self.told.set()
 
     def block(self) -> None:
-        """Block, until that is told."""
+        """Block the loop until the block is logged."""
         self.blocking = True
-        assert self.told.wait(60), "nobody noticed"
+        assert self.told.wait(60), "the block was not logged"
         self.blocking = False
 
 
@@ -72,14 +72,14 @@ def fleet_of() -> tuple[Fleet, FakeTransport]:
 
 
 def line_of(function: Callable[..., Any], text: str) -> str:
-    """The place of the line with `text` in `function`, as it is told."""
+    """Return the place of the line with `text` in `function`, as the watchdog reports it."""
     lines, first = inspect.getsourcelines(function)
     place = next(n for n, line in enumerate(lines) if text in line)
     return f"test_loop_watchdog.py:{first + place} in "
 
 
 async def blocked_by(fleet: Fleet, records: Records) -> tuple[str, str]:
-    """Who was told while the loop was blocked, and where, after the end of the block has been told as well."""
+    """Return the function and the line that were reported during a block, after the end of the block is logged."""
     await until(lambda: len(records.seen) >= 2)
     text, while_blocking = records.seen[0]
     assert while_blocking
@@ -93,7 +93,7 @@ async def blocked_by(fleet: Fleet, records: Records) -> tuple[str, str]:
 
 @pytest.mark.parametrize("options", [{}, {"timeout_s": 60.0}, {"concurrency": 2}, {"batch": 2}], ids=str)
 async def test_a_processor_that_blocks_is_named_while_it_does(options: Any, records: Records) -> None:
-    """An async processor that blocks is named with its line, in the log before it is done, and in the stats."""
+    """An async processor that blocks is logged with its line before it returns, and appears in the stats."""
     fleet, _ = fleet_of()
 
     async def handle(message: Any) -> None:
@@ -108,8 +108,8 @@ async def test_a_processor_that_blocks_is_named_while_it_does(options: Any, reco
     assert "threading.py" in where  # the innermost line
 
 
-async def test_a_block_of_half_a_second_is_noticed(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call that blocks the loop is named within half a second, at whatever time it begins."""
+async def test_a_block_of_half_a_second_is_detected(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A block of half a second is detected, whenever it begins."""
     assert watchdog_module.ASK_S + watchdog_module.BLOCKED_S <= 0.5
     monkeypatch.setattr(watchdog_module, "QUIET_S", 0.0)
     fleet, _ = fleet_of()
@@ -126,42 +126,44 @@ async def test_a_block_of_half_a_second_is_noticed(records: Records, monkeypatch
         await until(lambda: len([text for text, _ in records.seen if "is blocked by greedy" in text]) == 4)
 
 
-async def test_who_blocks_again_and_again_is_told_as_a_count(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a first block that is told, the same one's are counted for a while, and then told together."""
+async def test_repeated_blocks_are_logged_as_a_count(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After the first logged block, further blocks of the same function are counted, and logged together later."""
     monkeypatch.setattr(watchdog_module, "QUIET_S", 1e9)
     fleet, _ = fleet_of()
 
-    quiets = fleet._registry.services.watchdog._quiet
+    limits = fleet._registry.services.watchdog._limits
 
     def noticed() -> tuple[int, int]:
-        return len(records.seen), quiets["greedy"]._untold if "greedy" in quiets else 0
+        return len(records.seen), limits["greedy"]._suppressed if "greedy" in limits else 0
 
     async def handle(message: Message[int]) -> None:
         before = noticed()
         while noticed() == before:
-            time.sleep(0.01)  # noqa: ASYNC251 - what this is about
+            time.sleep(0.01)  # noqa: ASYNC251 - the subject of the test
 
     fleet.process("t", name="greedy")(handle)
     async with fleet:
         fleet.publish("t", 0)
         await until(lambda: len(records.seen) == 2)
-        quiet = fleet._registry.services.watchdog._quiet["greedy"]
+        limit = fleet._registry.services.watchdog._limits["greedy"]
         for count in (1, 2):
             fleet.publish("t", 0)
-            await until(lambda count=count: quiet._untold == count)
+            await until(lambda count=count: limit._suppressed == count)
         assert len(records.seen) == 2
-        quiet._until = 0.0
+        limit._until = 0.0
         fleet.publish("t", 0)
         await until(lambda: len(records.seen) == 4)
     assert "is blocked by greedy" in records.seen[2][0]
     assert records.seen[2][0].endswith(" (2 more since the last report)")
 
 
-async def test_a_block_that_lasts_is_told_in_the_end(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A block that begins in the quiet time after another one is told while it lasts, once that time is over."""
+async def test_a_block_that_outlasts_the_quiet_time_is_logged(
+    records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block that begins in the quiet time is logged when the quiet time ends, if it still lasts."""
     monkeypatch.setattr(watchdog_module, "QUIET_S", 1e9)
     fleet, _ = fleet_of()
-    quiets: list[Any] = []
+    limits: list[Any] = []
 
     async def handle(message: Message[int]) -> None:
         if not records.told.is_set():
@@ -172,15 +174,15 @@ async def test_a_block_that_lasts_is_told_in_the_end(records: Records, monkeypat
         records.block()
 
     def end_quiet() -> None:
-        while not quiets[0]._untold:
+        while not limits[0]._suppressed:
             time.sleep(0.01)
-        quiets[0]._until = 0.0
+        limits[0]._until = 0.0
 
     fleet.process("t", name="greedy")(handle)
     async with fleet:
         fleet.publish("t", 0)
         await until(lambda: len(records.seen) == 2)
-        quiets.append(fleet._registry.services.watchdog._quiet["greedy"])
+        limits.append(fleet._registry.services.watchdog._limits["greedy"])
         fleet.publish("t", 0)
         await until(lambda: len(records.seen) == 4)
     text, while_blocking = records.seen[2]
@@ -189,7 +191,7 @@ async def test_a_block_that_lasts_is_told_in_the_end(records: Records, monkeypat
 
 @pytest.mark.parametrize("what", ["decode", "topic", "match"])
 async def test_a_function_of_an_endpoint_is_named_by_its_endpoint(what: str, records: Records) -> None:
-    """A decode, topic or match function that blocks is named by its endpoint."""
+    """A decode, topic or match function that blocks is reported with the name of its endpoint."""
     fleet, transport = fleet_of()
 
     def function(data: Any) -> Any:
@@ -209,7 +211,7 @@ async def test_a_function_of_an_endpoint_is_named_by_its_endpoint(what: str, rec
 
 
 async def test_an_on_open_is_named_by_its_endpoint(records: Records) -> None:
-    """An `on_open` that blocks is named by its endpoint, also in its innermost helper."""
+    """An `on_open` that blocks in a helper function is reported with the name of its endpoint."""
     fleet, transport = fleet_of()
 
     def helper() -> None:
@@ -227,7 +229,7 @@ async def test_an_on_open_is_named_by_its_endpoint(records: Records) -> None:
 
 @pytest.mark.parametrize("which", ["processor", "buffer"])
 async def test_a_key_function_is_named_by_its_subscription(which: str, records: Records) -> None:
-    """A key function that blocks is named by its processor."""
+    """A key function that blocks is reported with the name of its processor."""
     fleet, _ = fleet_of()
 
     def key(message: Message[Any]) -> str:
@@ -247,32 +249,32 @@ async def test_a_key_function_is_named_by_its_subscription(which: str, records: 
     assert by == "keyed" and where.startswith(line_of(key, "# here"))
 
 
-async def test_what_is_not_ours_is_named_by_its_line(records: Records) -> None:
-    """A block by some other part of the program is told as such, with its line."""
+async def test_a_block_in_other_code_is_reported_with_its_line(records: Records) -> None:
+    """A block by other code of the program is reported as such, with its line."""
     fleet, _ = fleet_of()
     async with fleet:
         await asyncio.sleep(0)
         records.block()
         by, where = await blocked_by(fleet, records)
-    assert by == "something outside of wsfleet" and "threading.py" in where
+    assert by == "code outside wsfleet" and "threading.py" in where
 
 
-async def test_what_is_ours_is_told_as_ours(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the innermost line is wsfleet's and none of the program's functions was called, nobody else is blamed."""
+async def test_a_block_in_wsfleet_is_reported_as_such(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the innermost line is in wsfleet and no user function was called, no user function is reported."""
     monkeypatch.setattr(watchdog_module, "_OURS", os.path.dirname(__file__) + os.sep)
     fleet, _ = fleet_of()
     async with fleet:
         await asyncio.sleep(0)
         records.blocking = True
         while not records.seen:
-            time.sleep(0.01)  # noqa: ASYNC251 - what this is about
+            time.sleep(0.01)  # noqa: ASYNC251 - the subject of the test
         records.blocking = False
         by, where = await blocked_by(fleet, records)
-    assert by == "wsfleet itself or a busy machine" and "test_loop_watchdog.py" in where
+    assert by == "wsfleet or a busy machine" and "test_loop_watchdog.py" in where
 
 
 class Garbage:
-    """What only the garbage collector finds, and what happens then."""
+    """A reference cycle that only the garbage collector frees, with a callback."""
 
     def __init__(self, ends: Callable[[], object]) -> None:
         self.cycle = self
@@ -282,8 +284,8 @@ class Garbage:
         self.ends()
 
 
-async def test_a_long_garbage_collection_is_told(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A garbage collection that kept the interpreter to itself is told as one, and no line that it came upon."""
+async def test_a_long_garbage_collection_is_logged(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long garbage collection is logged as such, without the line that it interrupted."""
     monkeypatch.setattr(watchdog_module, "BLOCKED_S", 0.1)
     fleet, _ = fleet_of()
     async with fleet:
@@ -293,7 +295,7 @@ async def test_a_long_garbage_collection_is_told(records: Records, monkeypatch: 
 
 
 async def test_blocks_are_added_up(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the loop is blocked again and again, the stats say how often in all, and for how long."""
+    """The stats contain the number of blocks and their total duration."""
     monkeypatch.setattr(watchdog_module, "QUIET_S", 0.0)
     fleet, _ = fleet_of()
 
@@ -315,7 +317,7 @@ async def test_blocks_are_added_up(records: Records, monkeypatch: pytest.MonkeyP
 
 
 class Asked(threading.Event):
-    """Counts the questions to the loop: the next is asked when the one before is answered."""
+    """Counts the callbacks of the watchdog."""
 
     count = 0
 
@@ -324,8 +326,8 @@ class Asked(threading.Event):
         super().clear()
 
 
-async def test_nothing_is_said_when_nothing_blocks(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A loop that is idle, or busy in short pieces, answers, and so does one that ends its fleet."""
+async def test_nothing_is_logged_without_a_block(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An idle loop, a loop with short callbacks, and the end of a fleet cause no records."""
     monkeypatch.setattr(watchdog_module, "BLOCKED_S", 60.0)  # no busy machine delays the loop for so long
     for _ in range(3):
         fleet, _ = fleet_of()
@@ -349,8 +351,8 @@ def watchdogs() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "wsfleet-watchdog"]
 
 
-async def test_its_thread_is_gone_at_the_end() -> None:
-    """A fleet that runs has one watchdog, and none when it has ended, however that came."""
+async def test_the_thread_ends_with_the_fleet() -> None:
+    """A running fleet has one watchdog thread, which ends with the fleet in all cases."""
     fleet, _ = fleet_of()
     async with fleet:
         (thread,) = watchdogs()
@@ -365,8 +367,8 @@ async def test_its_thread_is_gone_at_the_end() -> None:
     assert not watchdogs()
 
 
-async def test_the_end_is_no_block(monkeypatch: pytest.MonkeyPatch, records: Records) -> None:
-    """A watchdog that is stopped just when it is about to ask ends at once, and blames nobody."""
+async def test_the_end_is_not_a_block(monkeypatch: pytest.MonkeyPatch, records: Records) -> None:
+    """A watchdog that is stopped just before it schedules a callback ends at once and reports nothing."""
     dog = Watchdog()
     at_clear, go = threading.Event(), threading.Event()
 
@@ -387,8 +389,8 @@ async def test_the_end_is_no_block(monkeypatch: pytest.MonkeyPatch, records: Rec
     assert not records.seen and dog.last is None
 
 
-async def test_several_fleets_in_one_loop_notice_it_each(records: Records) -> None:
-    """Each fleet of a loop is told of the block that it suffered, and by whom."""
+async def test_each_fleet_of_a_loop_reports_a_block(records: Records) -> None:
+    """Each fleet in a loop reports a block of this loop, with the blocking function."""
     one, _ = fleet_of()
     other, _ = fleet_of()
 
@@ -396,7 +398,7 @@ async def test_several_fleets_in_one_loop_notice_it_each(records: Records) -> No
 
     async def handle(message: Message[Any]) -> None:
         while not all(dog.last is not None and dog.last.by == "greedy" for dog in dogs):
-            time.sleep(0.01)  # noqa: ASYNC251 - what this is about
+            time.sleep(0.01)  # noqa: ASYNC251 - the subject of the test
 
     one.process("t", name="greedy")(handle)
     async with one, other:
@@ -408,7 +410,7 @@ async def test_several_fleets_in_one_loop_notice_it_each(records: Records) -> No
 
 
 def test_it_works_on_uvloop(uvloop_loop: Any, records: Records) -> None:
-    """On uvloop a processor that blocks is named with its line as well."""
+    """On uvloop, a processor that blocks is reported with its line."""
     fleet, _ = fleet_of()
 
     async def handle(message: Message[Any]) -> None:
@@ -426,8 +428,8 @@ def test_it_works_on_uvloop(uvloop_loop: Any, records: Records) -> None:
     assert by == "greedy" and where.startswith(line_of(handle, "# here"))
 
 
-async def test_a_machine_that_slept_blames_nobody(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the watchdog itself comes late, and the loop answers at once, nothing blocked the loop."""
+async def test_a_suspended_machine_is_not_a_block(records: Records, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the watchdog itself was late and the loop responds at once, no block is reported."""
     dog = Watchdog()
     real, asked = time.monotonic, []
 
@@ -456,15 +458,12 @@ async def test_a_machine_that_slept_blames_nobody(records: Records, monkeypatch:
     assert not records.seen and dog.last is None
 
 
-# Beside what it caused
+# Blocks and losses
 
 
 @contextmanager
 def pinging_server() -> Iterator[tuple[str, threading.Event]]:
-    """A server with a loop of its own, and little patience with clients that do not answer its pings.
-
-    The event is set once it has given up its last client.
-    """
+    """Start a server with its own loop and short ping timeouts. The event is set after it has closed all clients."""
 
     async def serve(client: ServerConnection) -> None:
         given_up.clear()
@@ -494,12 +493,12 @@ def pinging_server() -> Iterator[tuple[str, threading.Event]]:
         thread.join()
 
 
-async def test_a_close_that_it_caused_says_so() -> None:
-    """Beside a 1011 close the `$state` record, `last_error` and the log say who had blocked the loop, and where."""
+async def test_a_close_caused_by_a_block_mentions_it() -> None:
+    """For a 1011 close, the `$state` record, `last_error` and the log contain the block that may have caused it."""
     changes: list[StateChange] = []
 
     def error() -> str:
-        """The first that is said to come of a block; a machine that is busy may lose connections before."""
+        """Return the first error that mentions a block; on a busy machine, connections may be lost before."""
         return next((text for text in (str(change.error) for change in changes) if "blocked for" in text), "")
 
     with pinging_server() as (uri, given_up):
@@ -524,8 +523,8 @@ async def test_a_close_that_it_caused_says_so() -> None:
 
 
 @pytest.mark.parametrize(("code", "told"), [(1011, True), (1006, True), (1000, False), (1001, False), (1009, False)])
-async def test_a_close_that_it_cannot_have_caused_does_not(code: int, told: bool, records: Records) -> None:
-    """A block is told beside the losses that it may explain, and beside no others."""
+async def test_a_close_not_caused_by_a_block_does_not_mention_it(code: int, told: bool, records: Records) -> None:
+    """A block is mentioned only with losses that it can explain."""
     fleet, transport = fleet_of()
 
     async def handle(message: Message[Any]) -> None:

@@ -1,4 +1,4 @@
-"""What users declare is checked when it is made, and shown without its secrets."""
+"""Declarations are checked on creation, and shown without secrets."""
 
 import ssl
 
@@ -34,7 +34,7 @@ uri_like = st.one_of(st.text(max_size=30), st.lists(uri_pieces, max_size=8).map(
 
 
 def faults_of(function, *args, **options):
-    """The faulty fields of a declaration, in their order; none where it is good."""
+    """Return the invalid fields of a declaration, in order."""
     try:
         function(*args, **options)
     except ConfigError as exc:
@@ -44,7 +44,7 @@ def faults_of(function, *args, **options):
 
 @given(st.one_of(uri_like, uri_like.map("ws://".__add__), uri_like.map("wss://feed.example".__add__)))
 def test_a_uri_that_passes_can_be_dialled(uri):
-    """What `check_uri` lets through, websockets takes too, and it can be sent as ASCII."""
+    """websockets accepts each URI that `check_uri` accepts, and it can be encoded as ASCII."""
     if check_uri(uri) is not None:
         return
     where = parse_uri(uri)
@@ -54,7 +54,7 @@ def test_a_uri_that_passes_can_be_dialled(uri):
 
 @given(st.one_of(uri_like, uri_like.map("http://".__add__), uri_like.map("socks5://proxy.example".__add__)))
 def test_a_proxy_that_passes_can_be_dialled(url):
-    """What is accepted as a proxy, websockets takes too."""
+    """websockets accepts each proxy URL that `check_proxy` accepts."""
     if faults_of(Endpoint, URI, proxy=url):
         return
     try:
@@ -88,7 +88,7 @@ def test_a_proxy_that_passes_can_be_dialled(url):
     ],
 )
 def test_a_bad_uri_is_refused_where_it_is_declared(uri):
-    """Nobody waits for the first attempt to learn that a URI cannot work."""
+    """An invalid URI is rejected in the declaration, not in the first attempt."""
     assert faults_of(Endpoint, uri) == ["uri"]
 
 
@@ -105,7 +105,7 @@ def test_a_bad_uri_is_refused_where_it_is_declared(uri):
     ],
 )
 def test_a_good_uri_is_taken(uri):
-    """Ports, users, IPv6 and international names are all allowed."""
+    """Ports, users, IPv6 addresses and international names are accepted."""
     assert faults_of(Endpoint, uri) == []
 
 
@@ -121,7 +121,7 @@ def test_a_good_uri_is_taken(uri):
     )
 )
 def test_headers_that_pass_are_sent_as_given_and_forge_nothing(headers):
-    """What `check_headers` lets through, websockets takes, and it makes exactly one line of each."""
+    """websockets accepts headers that `check_headers` accepts, and writes exactly one line for each."""
     if list(check_headers(headers)):
         headers = {}
     sent = Headers(headers).serialize()
@@ -142,7 +142,7 @@ def test_headers_that_pass_are_sent_as_given_and_forge_nothing(headers):
     ],
 )
 def test_the_handshakes_own_headers_are_refused(name):
-    """What the handshake says itself cannot be said twice."""
+    """Headers of the handshake itself are rejected."""
     assert faults_of(Endpoint, URI, headers={name: "x"}) == ["headers"]
 
 
@@ -171,7 +171,7 @@ PLANTED = "s3kr1t"
     ],
 )
 def test_a_refusal_quotes_no_secret(options):
-    """The error about a faulty URI, header or proxy names the fault, and nothing of the credential in it."""
+    """The error for an invalid URI, header or proxy names the fault without quoting a credential."""
     with pytest.raises(ConfigError) as caught:
         Endpoint(**options)
     assert PLANTED not in str(caught.value)
@@ -179,7 +179,7 @@ def test_a_refusal_quotes_no_secret(options):
 
 
 def test_the_repr_shows_what_was_declared_without_secrets():
-    """An endpoint's repr says how it differs from the defaults; userinfo, tokens and credential headers are hidden."""
+    """The repr of an endpoint shows the differences from the defaults, with userinfo, tokens and credentials hidden."""
     shown = repr(
         Endpoint(
             f"wss://user:{PLANTED}@feed.example/ws?token={PLANTED}&streams=btcusdt",
@@ -206,7 +206,7 @@ def test_the_repr_shows_what_was_declared_without_secrets():
 
 
 def test_no_part_of_a_declaration_shows_a_secret():
-    """A heartbeat, which may log in, is in no repr; a host that is a whole URI in no error."""
+    """A heartbeat is not in the repr, and a URI given as a host name is not in the error."""
     assert PLANTED not in repr(Liveness(heartbeat=f"login {PLANTED}", heartbeat_s=5))
     for hosts in ({f"ws://u:{PLANTED}@h": 1}, {f"ws://u:{PLANTED}@h": Limits(hosts={"a": Limits()})}):
         with pytest.raises(ConfigError) as caught:
@@ -282,7 +282,7 @@ async def some_uri():
     ],
 )
 def test_every_fault_of_a_declaration_is_found_at_once(make, options, faulty):
-    """One ConfigError, which is a ValueError and a FleetError, names all faulty fields; good ones raise none."""
+    """One ConfigError, which is a ValueError and a FleetError, lists all invalid fields."""
     assert faults_of(make, **options) == faulty
     if faulty:
         with pytest.raises(ConfigError) as caught:
@@ -294,7 +294,7 @@ def test_every_fault_of_a_declaration_is_found_at_once(make, options, faulty):
 
 @given(st.text(max_size=10))
 def test_a_name_can_stand_in_a_topic_and_in_a_pattern(name):
-    """Whatever passes as a name is one token of a topic: `$state.<name>` can be published and subscribed to."""
+    """A valid name is one token of a topic, so `$state.<name>` is a valid pattern."""
     assume(check_name(name) is None)
     assert check_topic(f"state.{name}") is None
     assert check_topic(name) is None
@@ -304,5 +304,5 @@ def test_a_name_can_stand_in_a_topic_and_in_a_pattern(name):
 
 @pytest.mark.parametrize("name", ["", "a.b", "a*", ">", "a b", "$a", "a\n", "\x85", "\x9b", "\ud800", None, 5])
 def test_what_is_no_single_token_is_no_name(name):
-    """Names that would change a topic's shape, or could not be shown, are refused."""
+    """Names that would change the structure of a topic, or cannot be printed, are rejected."""
     assert check_name(name) is not None

@@ -1,4 +1,4 @@
-"""Nothing that is shown shows a secret, and what is no secret stays readable."""
+"""Secrets are removed from all output, and other text is kept."""
 
 import json
 from urllib.parse import quote
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from wsfleet.core.redact import HIDDEN, KEY_LENGTH, redact_headers, redact_text, redact_uri, secrets_of
 
 KEY_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
-# Beginning and end are marked, so that a part that stays can be told from the words around.
+# Beginning and end are marked, so that a part of the secret is found in other text.
 named_secrets = st.text(KEY_LETTERS + "-_.~", min_size=1, max_size=40).map(lambda text: f"q7{text}Z9")
 keys = st.one_of(
     st.text("0123456789abcdef", min_size=32, max_size=64),
@@ -29,7 +29,7 @@ words = st.sampled_from(["ws", "v2", "btcusdt@trade", "market-data-stream-v2-pub
 
 @st.composite
 def uris_with_a_secret(draw):
-    """A URI and the one secret in it."""
+    """A URI, and the secret in it."""
     place = draw(st.sampled_from(["userinfo", "user alone", "path", "query", "bare query", "value", "matrix"]))
     secret = draw(keys if place in ("path", "bare query", "value") else named_secrets)
     before = "".join(f"/{word}" for word in draw(st.lists(words, max_size=2)))
@@ -49,7 +49,7 @@ def uris_with_a_secret(draw):
 
 @given(uris_with_a_secret())
 def test_no_secret_of_a_uri_is_shown(case):
-    """Wherever in a URI a secret stands, it isn't shown; the host is."""
+    """A secret in any part of a URI is hidden; the host is kept."""
     uri, secret = case
     shown = redact_uri(uri)
     assert secret not in shown
@@ -63,21 +63,21 @@ def test_no_secret_of_a_uri_is_shown(case):
     st.text("xyz .:,)", max_size=20),
 )
 def test_no_secret_of_a_uri_in_a_text_is_shown(case, before, after):
-    """A URI in the middle of an error's text is redacted like one that stands alone."""
+    """A URI within an error text is redacted like a single URI."""
     uri, secret = case
     assert secret not in redact_text(f"{before}{uri} {after}")
 
 
 @given(uris_with_a_secret(), st.sampled_from(["the server says: {} is not known", "{}", "bad ({})", "x={}&y", "'{}'"]))
 def test_what_is_secret_in_a_uri_is_hidden_in_other_peoples_texts(case, text):
-    """A server that echoes a credential of ours, with no name beside it, does not get it into our logs."""
+    """A credential that a server repeats without a name is hidden in its text."""
     uri, secret = case
     assert secret not in redact_text(text.format(secret), secrets_of(uri, {}))
 
 
 @given(st.text(KEY_LETTERS + "+/=@:% é", min_size=8, max_size=30).map(str.strip).filter(lambda text: len(text) >= 8))
 def test_a_quoted_secret_is_known_unquoted_too(secret):
-    """What stands percent-encoded in the URI is hidden in a text that has it decoded."""
+    """A secret that is percent-encoded in the URI is also hidden in decoded form."""
     uri = f"wss://feed.example/?token={quote(secret, safe='')}"
     assert secret not in redact_text(f"the token {secret} has expired", secrets_of(uri, {}))
     assert quote(secret, safe="") not in redact_text(f"GET {uri} failed", secrets_of(uri, {}))
@@ -85,7 +85,7 @@ def test_a_quoted_secret_is_known_unquoted_too(secret):
 
 @given(secret_names, named_secrets)
 def test_named_secrets_in_texts_and_json_are_hidden(name, secret):
-    """`name=value`, JSON, JSON within JSON, a Python repr and a header line: the name gives the secret away."""
+    """Values with secret names are hidden in `name=value`, JSON, nested JSON, a repr, and header lines."""
     for text in (
         f"login failed: {name}={secret}, try again",
         f'{name}="{secret}"',
@@ -102,7 +102,7 @@ def test_named_secrets_in_texts_and_json_are_hidden(name, secret):
     named_secrets, st.sampled_from(["Authorization", "Cookie", "Proxy-Authorization", "Set-Cookie", "authorization"])
 )
 def test_credential_headers_are_hidden_to_their_lines_end(secret, name):
-    """A header line has its whole value hidden, in however many parts it comes; the next line stays."""
+    """The whole value of a credential header line is hidden; the next line is kept."""
     shown = redact_text(f"> {name}: Bearer {secret}; theme={secret}, {secret}\r\n> Host: feed.example")
     assert secret not in shown
     assert "> Host: feed.example" in shown
@@ -118,7 +118,7 @@ def test_credential_headers_are_hidden_to_their_lines_end(secret, name):
     keys,
 )
 def test_credential_headers_never_show_their_value(name, secret, key):
-    """The values of credential headers are hidden whole; in other headers what looks like a key is."""
+    """Values of credential headers are hidden completely; in other headers, only values that look like keys."""
     shown = redact_headers([(name, f"Bearer {secret}"), ("X-Client", key), ("User-Agent", "feeds/1.0 (example)")])
     assert shown[name] == HIDDEN
     assert key not in shown["X-Client"]
@@ -142,7 +142,7 @@ def test_credential_headers_never_show_their_value(name, secret, key):
     ],
 )
 def test_what_is_no_secret_stays_readable(uri):
-    """Hosts, short and wordy parts of the path, channels and settings in the query stay as they are."""
+    """Hosts, words in the path, and channels and settings in the query are kept."""
     assert redact_uri(uri) == uri
     assert redact_text(f"cannot reach {uri} now") == f"cannot reach {uri} now"
     assert secrets_of(uri, {"User-Agent": "feeds/1.0"}) == []
@@ -169,7 +169,7 @@ def test_what_is_no_secret_stays_readable(uri):
     ],
 )
 def test_ordinary_texts_stay_as_they_are(text):
-    """Error texts of every day are not mistaken for credentials."""
+    """Common error texts are not taken for credentials."""
     assert redact_text(text) == text
 
 
@@ -191,13 +191,13 @@ def test_ordinary_texts_stay_as_they_are(text):
     ],
 )
 def test_shows_exactly_this(uri, shown):
-    """What is hidden is the secret and not more."""
+    """Exactly the secret is hidden."""
     assert redact_uri(uri) == shown
 
 
 @given(st.text(max_size=200), st.lists(st.text(max_size=10), max_size=3))
 def test_any_text_can_be_redacted(text, secrets):
-    """Nothing raises, whatever a peer sent; what has been redacted stays redacted."""
+    """Redaction of arbitrary text never raises, and is idempotent."""
     redact_text(text, secrets)
     redact_headers([("X-Any", text), ("Cookie", text)])
     secrets_of(text, {"X-Any": text})
@@ -226,9 +226,9 @@ def test_any_text_can_be_redacted(text, secrets):
         "%",
     ],
 )
-@pytest.mark.timeout(60)  # no measure of speed: what takes part of a second would take minutes, were it quadratic
+@pytest.mark.timeout(60)  # not a benchmark: quadratic time would take minutes instead of a second
 def test_a_long_text_is_no_long_work(piece):
-    """The patterns match in linear time, so that what a peer sends in bulk cannot hold up the loop."""
+    """The patterns match in linear time."""
     redact_text(f"wss://{piece * 100_000}")
     redact_text(piece * 100_000)
     # Behind a name that makes it doubtful, and with an end that makes it no word after all.

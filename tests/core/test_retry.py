@@ -1,4 +1,4 @@
-"""What decides: delays, the restart budget, which errors are for good."""
+"""Retry decisions: delays, the restart budget, and fatal errors."""
 
 import ssl
 import time
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from wsfleet.core.errors import ConfigError, ConnectFailed, ConnectionLost, Fatal, FleetError, HandshakeRejected
 from wsfleet.core.options import Reconnect
-from wsfleet.core.retry import Backoff, RestartBudget, Verdict, classify, is_fatal, is_impatience, retry_after_s
+from wsfleet.core.retry import Backoff, RestartBudget, Verdict, classify, is_fatal, may_be_timeout, retry_after_s
 
 seconds = st.floats(0, 1e6)
 plans = st.builds(Reconnect, initial_s=seconds, max_s=seconds, factor=st.floats(1, 1e300), jitter=st.floats(0, 1))
@@ -19,7 +19,7 @@ fractions = st.floats(0, 1, exclude_max=True)
 
 @given(plans, st.lists(fractions, min_size=1, max_size=30))
 def test_every_delay_lies_under_a_bound_that_grows_to_its_maximum(plan, drawn):
-    """The n-th delay is between (1 - jitter) of its bound and its bound; the bounds grow by the factor, up to max_s."""
+    """Each delay is between (1 - jitter) of its bound and its bound; bounds grow by the factor up to max_s."""
     numbers = deque(drawn)
     backoff = Backoff(plan, numbers.popleft)
     bound = min(plan.initial_s, plan.max_s)
@@ -33,8 +33,8 @@ def test_every_delay_lies_under_a_bound_that_grows_to_its_maximum(plan, drawn):
 
 
 @given(plans, st.integers(0, 10), st.integers(1, 10))
-def test_a_stable_connection_starts_the_delays_afresh(plan, before, count):
-    """After `reset` the delays are those of a new Backoff, however far they had grown."""
+def test_a_stable_connection_resets_the_delays(plan, before, count):
+    """After `reset`, the delays are those of a new Backoff."""
     used, fresh = Backoff(plan, lambda: 0.5), Backoff(plan, lambda: 0.5)
     for _ in range(before):
         used.next()
@@ -43,7 +43,7 @@ def test_a_stable_connection_starts_the_delays_afresh(plan, before, count):
 
 
 def test_full_jitter_uses_the_whole_range():
-    """With the default jitter a crowd is spread from no delay at all to the bound."""
+    """With the default jitter, delays are spread from zero to the bound."""
     assert Backoff(Reconnect(), lambda: 0.0).next() == 0.5
     assert Backoff(Reconnect(), lambda: 0.75).next() == 0.125
     assert [Backoff(Reconnect(jitter=0.0), lambda: 0.75).next() for _ in range(2)] == [0.5, 0.5]
@@ -55,7 +55,7 @@ def test_full_jitter_uses_the_whole_range():
     st.lists(st.floats(0, 50), max_size=40),
 )
 def test_the_budget_is_the_naive_count_of_restarts_in_the_window(most, window_s, pauses):
-    """A restart is granted exactly where fewer than `max_restarts` were granted within the last `window_s` seconds."""
+    """A restart is allowed exactly if fewer than `max_restarts` were allowed in the last `window_s` seconds."""
     budget = RestartBudget(most, window_s)
     now, granted = 0.0, []
     for pause in pauses:
@@ -67,7 +67,7 @@ def test_the_budget_is_the_naive_count_of_restarts_in_the_window(most, window_s,
 
 
 def test_a_restart_is_forgotten_when_its_window_has_passed():
-    """A restart counts for less than `window_s`: exactly so long afterwards it leaves room for another one."""
+    """A restart no longer counts exactly `window_s` after it."""
     budget = RestartBudget(1, 60.0)
     assert [budget.spend(now) for now in (0.0, 59.5, 60.0, 119.5, 120.0)] == [True, False, True, False, True]
 
@@ -113,13 +113,13 @@ BAD_CERTIFICATE = ssl.SSLCertVerificationError(1, "certificate verify failed")
     ],
 )
 def test_the_table_of_errors(error, expected):
-    """The default decision about each kind of error: what cannot change by asking again is fatal, no close code is."""
+    """By default, errors that a retry cannot change are fatal, and close codes are not."""
     assert classify(error, is_fatal, fresh_credentials=False, rejections=1) == expected
 
 
 @pytest.mark.parametrize("status", [401, 403])
 def test_fresh_credentials_get_one_more_attempt(status):
-    """Where the URI or headers are made anew, a first 401 or 403 may be an expired token; a second one is fatal."""
+    """If the URI or headers are computed for each attempt, the first 401 or 403 is not fatal, the second is."""
     error = HandshakeRejected(status)
     assert not classify(error, is_fatal, fresh_credentials=True, rejections=1).fatal
     assert classify(error, is_fatal, fresh_credentials=True, rejections=2).fatal
@@ -127,7 +127,7 @@ def test_fresh_credentials_get_one_more_attempt(status):
 
 
 def test_the_users_function_decides_and_is_asked_once():
-    """`fatal` is called once for each error, its answer counts, and Fatal is fatal whatever it says."""
+    """`fatal` is called once for each error and decides; Fatal is always fatal."""
     asked = []
 
     def fatal(error):
@@ -163,13 +163,13 @@ def test_the_users_function_decides_and_is_asked_once():
     ],
 )
 def test_retry_after_is_a_number_of_seconds_or_a_date(value, wait_s):
-    """Both forms of RFC 9110, section 10.2.3, are understood; anything else is as if it had not been said."""
+    """Both forms of Retry-After are parsed (RFC 9110, section 10.2.3); other values are ignored."""
     assert retry_after_s(value, 1000.0) == wait_s
 
 
 @pytest.mark.skipif(not hasattr(time, "tzset"), reason="the system has no tzset")
 def test_a_date_without_a_zone_is_utc(monkeypatch):
-    """A date that says nothing of its zone is taken as UTC, wherever the machine stands."""
+    """A date without a time zone is UTC, regardless of the local time zone."""
     monkeypatch.setenv("TZ", "XYZ-5")
     time.tzset()
     try:
@@ -180,15 +180,15 @@ def test_a_date_without_a_zone_is_utc(monkeypatch):
 
 
 @pytest.mark.parametrize("code", [1006, 1008, 1011, 1013, 3000, 3001, 4999])
-def test_codes_of_a_peer_that_waited_in_vain(code):
-    """A peer that lost its patience closes so; 3000 is the first code that is a program's own."""
-    assert is_impatience(code)
+def test_close_codes_after_a_timeout(code):
+    """Close codes that a peer may use after a timeout; 3000 is the first application code."""
+    assert may_be_timeout(code)
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1002, 1007, 1009, 1010, 1012, 1014, 2999])
-def test_codes_of_a_peer_that_had_other_reasons(code):
-    """Any other code says nothing of patience."""
-    assert not is_impatience(code)
+def test_close_codes_for_other_reasons(code):
+    """Other close codes do not indicate a timeout."""
+    assert not may_be_timeout(code)
 
 
 date_parts = st.sampled_from(
@@ -198,6 +198,6 @@ date_parts = st.sampled_from(
 
 @given(st.one_of(st.lists(date_parts, max_size=9).map(" ".join), st.text(max_size=30)))
 def test_no_retry_after_raises(value):
-    """Whatever a server puts there, the answer is None or a wait that isn't negative."""
+    """Arbitrary values give None or a delay that is not negative."""
     wait_s = retry_after_s(value, 1e9)
     assert wait_s is None or wait_s >= 0

@@ -1,4 +1,4 @@
-"""The stats: the contract's keys, frozen, ready for JSON; and the records of the `$` topics."""
+"""The stats have the documented keys, are immutable, and can be converted to JSON."""
 
 import asyncio
 import dataclasses
@@ -31,7 +31,7 @@ SUBSCRIPTION = [
 
 
 async def busy_fleet() -> tuple[Fleet, list[FleetStats]]:
-    """A fleet that has had a bit of everything, and its stats while it ran."""
+    """A fleet with all kinds of messages and events, and its stats during the run."""
     transport = FakeTransport()
     fleet = Fleet(name="mine", transport=transport)
 
@@ -59,7 +59,7 @@ async def busy_fleet() -> tuple[Fleet, list[FleetStats]]:
 
 
 async def test_the_keys_are_the_contracts() -> None:
-    """`to_dict()` has the contract's keys and, beside them, only who blocked the loop: before, in and after a run."""
+    """`to_dict()` has the documented keys before, during and after a run, and `blocked`."""
     _, seen = await busy_fleet()
     for stats in (Fleet().stats(), *seen):
         shown = stats.to_dict()
@@ -71,7 +71,7 @@ async def test_the_keys_are_the_contracts() -> None:
 
 
 async def test_the_stats_are_ready_for_json() -> None:
-    """What `to_dict()` gives survives JSON as it is."""
+    """The result of `to_dict()` does not change in a JSON round trip."""
     _, seen = await busy_fleet()
     for stats in seen:
         shown = stats.to_dict()
@@ -83,7 +83,7 @@ async def test_the_stats_are_ready_for_json() -> None:
 
 
 async def test_the_attributes_are_the_keys() -> None:
-    """A snapshot has the JSON's keys as attributes, and its rows are tuples of frozen records."""
+    """A snapshot has the keys of the JSON as attributes, and its rows are tuples of frozen records."""
     fleet, seen = await busy_fleet()
     for stats in seen:
         shown = stats.to_dict()
@@ -110,7 +110,7 @@ async def test_the_attributes_are_the_keys() -> None:
 
 
 async def test_a_snapshot_does_not_change() -> None:
-    """What happens later does not show in a snapshot that was taken before."""
+    """A snapshot does not change after it was taken."""
     fleet = Fleet()
     async with fleet.subscribe("news") as subscription:
         before = fleet.stats()
@@ -122,7 +122,7 @@ async def test_a_snapshot_does_not_change() -> None:
 
 
 async def test_removed_rows_are_summed_as_retired() -> None:
-    """What was removed while the fleet ran is the last row, `$retired`, with the sums of its numbers."""
+    """Rows that were removed during the run are summed in the last row, `$retired`."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     async with fleet:
@@ -163,7 +163,7 @@ async def test_removed_rows_are_summed_as_retired() -> None:
 
 
 async def test_the_end_retires_nothing() -> None:
-    """After the fleet's end the rows of what was there are still there, by name."""
+    """After the end of the fleet, its rows are still listed by name."""
     fleet, seen = await busy_fleet()
     assert [each.name for each in seen[-1].endpoints] == ["feed", "$retired"]
     assert [each.name for each in seen[-1].subscriptions] == ["feed", "$retired"]
@@ -173,7 +173,7 @@ async def test_the_end_retires_nothing() -> None:
 
 @pytest.mark.looptime
 async def test_the_uptime_stands_still_outside_the_run() -> None:
-    """`uptime_s` is 0 before the start, runs with the fleet, and stays what it was at the end."""
+    """`uptime_s` is 0 before the start, increases during the run, and stays constant after it."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     await asyncio.sleep(5)
@@ -186,7 +186,7 @@ async def test_the_uptime_stands_still_outside_the_run() -> None:
 
 
 def test_the_stats_may_be_read_without_a_loop() -> None:
-    """Before the start and after the end the stats need no running loop, whatever was paused at the end."""
+    """Before the start and after the end, the stats can be read without a running loop."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     subscription = fleet.subscribe("feed", buffer=Buffer(messages=1))
@@ -210,7 +210,7 @@ ENDPOINT_TERMS = ("received", "malformed", "answered", "published", "held", "dis
 
 
 def test_each_term_of_the_balance_counts() -> None:
-    """A single message too many or too few in any term of the balance makes it false."""
+    """One message too many or too few in any term makes the balance false."""
     hub = HubStats(published=13, injected=3, routed=9, unrouted=4, deliveries=21)
     endpoint = EndpointStats("e", "", "OPEN", 1, 0, 25, 0, 0, 1, 2, 10, 4, 8, (), 0.0, None, None)
     one = SubscriptionStats("s", ">", 20, 8, 5, 4, 3, 0, "pause", 0.0)
@@ -246,7 +246,7 @@ RECORDS = [
 
 @pytest.mark.parametrize(("kind", "names"), RECORDS, ids=lambda value: getattr(value, "__name__", ""))
 def test_records_are_frozen_and_have_the_contracts_fields(kind: Any, names: list[str]) -> None:
-    """The records of the `$` topics have the contract's fields in its order, and cannot be changed."""
+    """The records of the `$` topics have the documented fields in order, and are immutable."""
     record = kind(*names)
     assert [field.name for field in dataclasses.fields(record)] == names
     for name in names:
@@ -256,7 +256,7 @@ def test_records_are_frozen_and_have_the_contracts_fields(kind: Any, names: list
 
 
 def test_a_message_is_frozen_and_has_the_contracts_defaults() -> None:
-    """A Message can be made with its data alone, has the contract's fields in its order, and cannot be changed."""
+    """A Message requires only its data, has the documented fields in order, and is immutable."""
     message = Message("x")
     fields = (message.topic, message.endpoint, message.index, message.session, message.received_at, message.size)
     assert fields == ("", "", 0, 0, 0.0, 0)
@@ -270,8 +270,8 @@ def test_a_message_is_frozen_and_has_the_contracts_defaults() -> None:
 
 
 @pytest.mark.looptime
-async def test_a_gap_is_told_before_any_message_of_the_new_session() -> None:
-    """At each OPEN after the first, `$gap` says what was before, ahead of what the new session brings."""
+async def test_a_gap_is_published_before_messages_of_the_new_session() -> None:
+    """At each OPEN after the first, `$gap` is published before the messages of the new session."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     fleet.connect(URI, name="feed", reconnect=Reconnect(initial_s=4, jitter=0))

@@ -1,4 +1,4 @@
-"""Topics: patterns match as they say, and no data can forge a topic."""
+"""Patterns match as documented, and data cannot forge a topic."""
 
 import datetime
 import decimal
@@ -27,7 +27,7 @@ patterns = st.builds(
 
 
 def matches(pattern, topic):
-    """The naive matcher, token by token."""
+    """A simple matcher, token by token."""
     if not pattern or not topic:
         return not pattern and not topic
     if pattern[0] == ">":
@@ -43,13 +43,13 @@ def naive(pattern, topic):
 
 @given(patterns, topics)
 def test_patterns_match_like_the_naive_matcher(pattern, topic):
-    """`*` is one token, `>` one or more at the end, neither a first token that begins with `$`; the rest is literal."""
+    """Patterns match like the simple matcher: `*` one token, `>` one or more, no wildcard matches a first `$` token."""
     assert compile_pattern(pattern)(topic) == naive(pattern, topic)
 
 
 @given(topics, st.data())
 def test_a_topics_own_generalisations_match_it(topic, data):
-    """A topic matches itself, and with any token made a wildcard, and with its end made `>`, unless it is a `$` one."""
+    """A topic without `$` is matched by itself, by `*` in place of any token, and by `>` in place of its end."""
     parts = topic.split(".")
     place = data.draw(st.integers(0, len(parts) - 1))
     assert compile_pattern(topic)(topic)
@@ -60,7 +60,7 @@ def test_a_topics_own_generalisations_match_it(topic, data):
 
 @given(st.text("ab.*>$ \n\x00é", max_size=8))
 def test_what_passes_the_checks_can_be_used(text):
-    """A good topic is a good pattern that matches it; a good pattern compiles; nothing good has empty tokens."""
+    """A valid topic is a valid pattern that matches itself, and valid patterns compile."""
     if check_topic(text) is None:
         assert check_pattern(text) is None
         assert compile_pattern(text)(text)
@@ -74,14 +74,14 @@ def test_what_passes_the_checks_can_be_used(text):
 
 
 @pytest.mark.parametrize("pattern", ["", "a..b", ".a", "a.", "a.>.b", "a*", ">a", "a b", "a\n", None, 5])
-def test_bad_patterns_are_told(pattern):
-    """A wildcard that is a part of a token, `>` in the middle, empty tokens and white space are faults."""
+def test_invalid_patterns_are_rejected(pattern):
+    """Wildcards within tokens, `>` before the end, empty tokens and white space are faults of a pattern."""
     assert check_pattern(pattern) is not None
 
 
 @pytest.mark.parametrize("topic", ["", "a..b", ".a", "a.", "a.>", "*", "a b", "a\tb", "$state.a", "\ud800", None])
-def test_bad_topics_are_told(topic):
-    """What could not be published: wildcards, empty tokens, white space, the fleet's own `$` topics."""
+def test_invalid_topics_are_rejected(topic):
+    """Wildcards, empty tokens, white space and `$` topics are faults of a topic."""
     assert check_topic(topic) is not None
 
 
@@ -111,7 +111,7 @@ templates = st.sampled_from(
 
 @given(templates, values)
 def test_no_data_can_forge_a_topic(template, data):
-    """Whatever comes, the topic has the template's tokens and no others, or there is none."""
+    """For any data, a topic has the tokens of its template, or is None."""
     made = compile_topic(template)(data)
     if made is not None:
         assert check_topic(made) is None
@@ -203,7 +203,7 @@ DATA = {
     ],
 )
 def test_format_strings(template, topic):
-    """Items, indexes, attributes, nested; what is unsafe is replaced; what is missing or no scalar gives no topic."""
+    """Format strings support items, indexes, attributes and nesting; a missing or non-scalar value gives no topic."""
     assert compile_topic(template)(DATA) == topic
 
 
@@ -235,13 +235,13 @@ def test_format_strings(template, topic):
     ],
 )
 def test_bad_format_strings_are_refused(template):
-    """Conversions, format specs, private attributes, and whatever would not make a topic."""
+    """Conversions, format specs, private attributes and invalid topics are rejected."""
     with pytest.raises(ConfigError):
         compile_topic(template)
 
 
 def test_json_rows_and_objects_are_both_understood():
-    """The same template serves what JSON gives and what a type gives."""
+    """The same template works for JSON objects and for typed objects."""
     topic = compile_topic("{e.s}.{e.side}")
     assert topic(json.loads('{"e": {"s": "BTC", "side": "buy"}}')) == "BTC.buy"
     assert topic(SimpleNamespace(e=SimpleNamespace(s="BTC", side="buy"))) == "BTC.buy"
@@ -249,7 +249,7 @@ def test_json_rows_and_objects_are_both_understood():
 
 @given(st.text(max_size=12))
 def test_safe_token_is_always_one_token(text):
-    """Any text becomes one token that can be written out, and one that was already is left as it is."""
+    """Any text becomes one valid token, and a valid token does not change."""
     token = safe_token(text)
     assert check_topic(f"x{token}") is None
     assert "." not in token
@@ -261,7 +261,7 @@ def test_safe_token_is_always_one_token(text):
 
 @given(st.text(max_size=12), st.text(".*> a", max_size=8))
 def test_safe_topic_keeps_dots_and_makes_the_rest_safe(some, dotted):
-    """A user's topic keeps its dots; empty tokens and what could forge a pattern become `_`."""
+    """A topic of a user's function keeps its dots; empty tokens and unsafe characters become `_`."""
     for text in (some, dotted):
         topic = safe_topic(text)
         assume(not topic.startswith("$"))

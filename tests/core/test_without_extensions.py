@@ -1,4 +1,4 @@
-"""The Python twins of the compiled parts pass the same tests."""
+"""The Python code passes the tests of the compiled modules."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
     ],
 )
 def test_the_reference_passes_the_same_tests(tests: str) -> None:
-    """The code on the path of every message also passes its tests in pure Python."""
+    """The code that each message passes through passes its tests without compiled modules."""
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests.split()],
         cwd=ROOT,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.support.flows import Clock, balanced, feeding, from_socket
 from tests.support.wirekit import BINARY, TEXT, Pipe, frame, open_protocol, open_wire
 from wsfleet import Buffer, Endpoint, Fleet, Message, Overflow
-from wsfleet.core.turn_limits import READ_BYTES
+from wsfleet.core.time_slice import READ_BYTES
 from wsfleet.endpoint.decode import compile_factory
 from wsfleet.endpoint.envelopes import payload_size
 from wsfleet.endpoint.ingest import Ingest

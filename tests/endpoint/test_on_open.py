@@ -7,7 +7,7 @@ import msgspec
 import pytest
 
 from wsfleet import Buffer, Fleet, Message, Reconnect, Session, State
-from wsfleet.core import errors, turn_limits
+from wsfleet.core import errors, time_slice
 from wsfleet.core.errors import ConnectFailed, ConnectionLost, Fatal, FleetError
 from wsfleet.core.message import Gap, StateChange
 from wsfleet.core.stats import EndpointStats
@@ -412,7 +412,7 @@ async def test_messages_before_a_loss_can_still_be_received() -> None:
 @pytest.mark.looptime
 async def test_a_loss_while_what_was_held_is_published_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """All that came before the loss was held for on_open, which is done: it is published, whole and in its order."""
-    monkeypatch.setattr(turn_limits, "SLICE_S", 0.0)
+    monkeypatch.setattr(time_slice, "SLICE_S", 0.0)
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     seen: list[str] = []

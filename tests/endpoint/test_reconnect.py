@@ -185,7 +185,7 @@ async def test_restarts_far_apart_are_within_the_budget() -> None:
 
 
 def bad_certificate() -> Exception:
-    error = ConnectFailed("tls", "the certificate is not good")
+    error = ConnectFailed("tls", "the certificate is not valid")
     error.__cause__ = ssl.SSLCertVerificationError(1, "self-signed certificate")
     return error
 

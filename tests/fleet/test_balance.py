@@ -698,7 +698,7 @@ async def test_what_comes_while_the_held_are_published_comes_after_them() -> Non
         socket = await transport.accept("feed")
         await socket.feed(*(str(n) for n in range(999)), "go")
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("wsfleet.core.turn_limits.SLICE_S", 0.0)
+            patch.setattr("wsfleet.core.time_slice.SLICE_S", 0.0)
             patch.setattr(asyncio, "sleep", meanwhile)
             await fleet.connections["feed"].wait_open()
             while not slept or not slept[0].done():

@@ -62,7 +62,7 @@ def test_an_unknown_option_suggests_a_known_one(option: str, meant: str) -> None
 def test_overflow_given_as_its_word() -> None:
     """The word used in configuration files is answered with the member to use in Python."""
     overflow: Any = "drop_oldest"
-    with pytest.raises(ConfigError, match=r"write Overflow\.DROP_OLDEST"):
+    with pytest.raises(ConfigError, match=r"use Overflow\.DROP_OLDEST"):
         Buffer(overflow=overflow)
 
 

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from tests.support.flows import DROP_OLDEST, Tap, from_socket, mailbox, put
 from wsfleet import Message, Overflow
-from wsfleet.core.turn_limits import SLICE_S
+from wsfleet.core.time_slice import SLICE_S
 from wsfleet.pipeline import key_order as lanes_module
 from wsfleet.pipeline.key_order import KeyOrder, Taken
 

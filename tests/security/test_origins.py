@@ -70,7 +70,7 @@ async def test_subprotocols_do_not_go_to_another_origin(subprotocol: str, caplog
             error = await first_error(states)
     assert here.seen
     assert there.seen == []
-    assert f"ws://{HOST}:{other}, where the subprotocols do not go" in str(error)
+    assert f"ws://{HOST}:{other}, another origin, to which subprotocols are not sent" in str(error)
     assert SECRET not in str(error) + caplog.text
 
 
@@ -121,7 +121,7 @@ async def test_an_answer_behind_a_redirect_names_who_gave_it(caplog: pytest.LogC
     ):
         error = await first_error(states)
         report = str(fleet.stats())
-    way = f"http: the server answered 401 (redirected to ws://{HOST}:{other}, where no headers go)"
+    way = f"http: the server answered 401 (redirected to ws://{HOST}:{other}, without headers)"
     assert str(error) == way
     assert way in report and way in caplog.text
     assert SECRET not in str(error) + repr(error) + report + caplog.text
@@ -198,9 +198,9 @@ async def test_a_proxy_that_answers_garbage_is_named(answer: str, caplog: pytest
 @pytest.mark.parametrize(
     ("proxy", "fault"),
     [
-        (f"http://someone:pass@proxy.example:{SECRET}", "has a port that is no number"),
-        (f"http://someone:{SECRET}/x@proxy.example:3128", "has a port that is no number"),
-        (f"http://someone:{SECRET}#x@proxy.example:3128", "has a port that is no number"),
+        (f"http://someone:pass@proxy.example:{SECRET}", "has a port that is not a number"),
+        (f"http://someone:{SECRET}/x@proxy.example:3128", "has a port that is not a number"),
+        (f"http://someone:{SECRET}#x@proxy.example:3128", "has a port that is not a number"),
         (f"someone:{SECRET}@proxy.example:3128", "must be an http://"),
         (f"http://{SECRET}@proxy.example", "has a user without a password"),
         (f"http://someone:[{SECRET}@proxy.example", "is not a URI"),
@@ -258,8 +258,8 @@ def blind(check_hostname: bool, mode: ssl.VerifyMode) -> ssl.SSLContext:
 @pytest.mark.parametrize(
     ("mode", "told"),
     [
-        (ssl.CERT_NONE, "the server's certificate is not"),
-        (ssl.CERT_REQUIRED, "the server's name in its certificate is"),
+        (ssl.CERT_NONE, "does not verify the server's certificate;"),
+        (ssl.CERT_REQUIRED, "does not verify the server's host name in its certificate;"),
     ],
 )
 async def test_a_context_that_does_not_check_is_told_once(
@@ -280,7 +280,7 @@ async def test_a_context_that_does_not_check_is_told_once(
             fleet.connections["one"].restart()
             while fleet.connections["one"].session_count < 2:
                 await asyncio.sleep(0.01)
-    (record,) = [record for record in caplog.records if "not checked" in record.getMessage()]
+    (record,) = [record for record in caplog.records if "does not verify" in record.getMessage()]
     assert record.levelname == "WARNING"
     assert record.getMessage().startswith(("one: ", "two: "))
     assert told in record.getMessage()
@@ -294,7 +294,7 @@ async def test_a_context_that_checks_is_no_news(caplog: pytest.LogCaptureFixture
     ca.configure_trust(context)
     async with listening(Server(), tls=tls) as port, running(f"wss://localhost:{port}", ssl=context) as (fleet, _):
         await fleet.connections["feed"].wait_open()
-    assert "not checked" not in caplog.text
+    assert "does not verify" not in caplog.text
 
 
 @pytest.mark.parametrize("value", [False, True, 0, "none", ssl.CERT_NONE])

@@ -1,4 +1,4 @@
-"""Sinks: every message becomes one line, whatever is in it, and nothing is left open."""
+"""Each message becomes exactly one line for any data, and all resources are closed."""
 
 import asyncio
 import base64
@@ -26,12 +26,12 @@ from wsfleet.sinks.base import line
 
 
 def shown(data: Any) -> Any:
-    """The data of a message, as its line has it."""
+    """Return the data of a message as in its line."""
     return json.loads(line(Message(data)))["data"]
 
 
 def test_a_line_has_the_seven_keys_of_the_contract() -> None:
-    """A line is the message with its data last, and ends with its only newline."""
+    """A line has the seven documented keys, with the data last, and ends with its only newline."""
     made = line(Message({"price": 1.5}, "trades.X", "trades", 7, 2, 1700000000.25, 13))
     assert json.loads(made) == {
         "topic": "trades.X",
@@ -53,13 +53,13 @@ SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False,
 
 @given(st.recursive(SCALARS, lambda inner: st.lists(inner) | st.dictionaries(TEXT, inner)))
 def test_json_comes_back_as_it_was(data: Any) -> None:
-    """What came as JSON is the same when the line is read again."""
+    """JSON data does not change in a round trip through a line."""
     assert shown(data) == data
 
 
 @given(st.binary())
 def test_bytes_are_marked_wherever_they_stand(data: bytes) -> None:
-    """Bytes become {"base64": ...}, on their own and inside other data."""
+    """Bytes become {"base64": ...}, alone and within other data."""
     marked = {"base64": base64.b64encode(data).decode()}
     assert shown(data) == marked
     assert shown(bytearray(data)) == marked
@@ -82,12 +82,12 @@ class Mute:
 
 
 def test_typed_data_is_written_as_msgspec_writes_it() -> None:
-    """Structs keep the names that they have on the wire."""
+    """Structs keep their encoded names."""
     assert shown(Trade("X", b"\0")) == {"s": "X", "raw": {"base64": "AA=="}}
 
 
 def test_the_records_of_the_dollar_topics_are_readable() -> None:
-    """States by value, errors with type and text, the message in hand with its own fields, secrets hidden."""
+    """States are written by value, errors with type and text, nested messages with their fields, without secrets."""
     change = StateChange("a", State.OPEN, State.BACKOFF, ConnectionLost(1006, "wss://u:pw@h/?token=abc"), 1, 0.5)
     assert shown(change) == {
         "endpoint": "a",
@@ -121,21 +121,21 @@ def test_the_records_of_the_dollar_topics_are_readable() -> None:
     ids=lambda data: type(data).__name__,
 )
 def test_no_data_breaks_a_line(data: Any) -> None:
-    """What JSON cannot hold is shown in some way, on one line."""
+    """Data that JSON cannot represent is written on one line."""
     made = line(Message(data, "t\ud800"))
     assert made.count(b"\n") == 1
     assert json.loads(made)["topic"] == "t\\ud800"
 
 
 def test_data_that_holds_itself_does_not_break_a_line() -> None:
-    """A cycle is shown, not followed."""
+    """A cycle in the data is not followed."""
     loop: list[Any] = []
     loop.append(loop)
     assert isinstance(shown(loop), str)
 
 
 async def test_jsonl_appends_a_line_for_each_message(tmp_path: Path) -> None:
-    """What stood in the file stays, each batch is in it when write returns."""
+    """Existing content of the file is kept, and each batch is in the file when write returns."""
     path = tmp_path / "out.jsonl"
     for run in range(2):
         sink = sinks.open(f"jsonl:{path}")
@@ -151,15 +151,15 @@ async def test_jsonl_appends_a_line_for_each_message(tmp_path: Path) -> None:
 
 
 async def test_nothing_is_touched_before_the_start(tmp_path: Path) -> None:
-    """Declaring a sink makes no file and no thread."""
+    """Declaring a sink creates no file and no thread."""
     threads = threading.active_count()
     sinks.open("jsonl:out.jsonl", folder=tmp_path)
     assert list(tmp_path.iterdir()) == []
     assert threading.active_count() == threads
 
 
-async def test_half_a_line_of_a_crash_stays_alone(tmp_path: Path) -> None:
-    """After a crash in the middle of a line the next one begins on a line of its own."""
+async def test_a_line_after_a_crash_starts_on_a_new_line(tmp_path: Path) -> None:
+    """After a crash within a line, the next line starts on a new line."""
     path = tmp_path / "out.jsonl"
     path.write_bytes(b'{"data":1}\n{"da')
     sink = sinks.open(f"jsonl:{path}")
@@ -171,7 +171,7 @@ async def test_half_a_line_of_a_crash_stays_alone(tmp_path: Path) -> None:
 
 
 async def test_a_failed_write_raises_and_the_next_one_begins_a_line(tmp_path: Path) -> None:
-    """A disk that is full in the middle of a batch fails the batch; what comes later is readable again."""
+    """A full disk fails the batch, and the next batch starts on a new line."""
     path = tmp_path / "out.jsonl"
     sink = sinks.open(f"jsonl:{path}")
     await sink.open()
@@ -205,7 +205,7 @@ async def test_a_failed_write_raises_and_the_next_one_begins_a_line(tmp_path: Pa
 
 
 async def test_a_file_that_cannot_be_opened_raises_and_leaves_nothing(tmp_path: Path) -> None:
-    """A failed open is an OSError, and no thread stays behind."""
+    """A failed open raises OSError and leaves no thread."""
     (tmp_path / "sub").mkdir()
     sink = sinks.open("jsonl:sub/out.jsonl", folder=tmp_path)
     (tmp_path / "sub").rmdir()
@@ -213,10 +213,10 @@ async def test_a_file_that_cannot_be_opened_raises_and_leaves_nothing(tmp_path: 
         await sink.open()
 
 
-async def test_a_pipe_that_nobody_reads_does_not_hold_up_the_end(
+async def test_a_full_pipe_does_not_block_close(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Closing waits for a hanging write only so long, says so, and goes on."""
+    """Close waits a limited time for a blocked write, logs it, and returns."""
     monkeypatch.setattr(base, "GRACE_S", 0.05)
     path = tmp_path / "pipe"
     os.mkfifo(path)
@@ -229,13 +229,13 @@ async def test_a_pipe_that_nobody_reads_does_not_hold_up_the_end(
             await asyncio.sleep(0.01)
         writing.cancel()
         await sink.close()
-        assert "left behind" in caplog.text
+        assert "write still blocked" in caplog.text
     finally:
         os.close(reader)  # the hanging write fails, and the thread ends
 
 
 async def test_stdout_where_it_is_no_file(capsys: pytest.CaptureFixture[str]) -> None:
-    """Where sys.stdout was replaced, the lines go to what stands there."""
+    """If sys.stdout was replaced, lines are written to the replacement."""
     sink = sinks.open("stdout")
     await sink.open()
     await sink.write([Message("ü")])
@@ -244,7 +244,7 @@ async def test_stdout_where_it_is_no_file(capsys: pytest.CaptureFixture[str]) ->
 
 
 async def test_stdout_keeps_the_programs_own_output_in_order(capfd: pytest.CaptureFixture[str]) -> None:
-    """What the program printed before stands before the lines, and it can print after the sink is closed."""
+    """Lines follow the earlier output of the program, which can write again after the sink is closed."""
     print("before")
     sink = sinks.open("stdout")
     await sink.open()
@@ -256,7 +256,7 @@ async def test_stdout_keeps_the_programs_own_output_in_order(capfd: pytest.Captu
 
 
 def test_stdout_whose_reader_is_gone() -> None:
-    """A closed pipe fails the batch with a text that says so, and does not spoil the program's own end."""
+    """A closed pipe fails the batch with a clear text, and does not disturb the exit of the program."""
     program = """
 import asyncio, sys
 from wsfleet import sinks
@@ -288,7 +288,7 @@ asyncio.run(main())
         process.stdout.close()
         process.stdin.close()
         errors = process.stderr.read()
-    assert errors.count("nobody reads the standard output any more") == 2
+    assert errors.count("the reader of the standard output has closed it") == 2
     assert process.returncode == 0, errors
 
 
@@ -302,10 +302,10 @@ asyncio.run(main())
         ("jsonl:", "a path is missing"),
         ("jsonl:nowhere/x.jsonl", "there is no folder"),
         ("jsonl:.", "is a folder"),
-        ("stdout:x", "takes nothing"),
+        ("stdout:x", "does not take an argument"),
     ],
 )
 def test_a_sink_that_cannot_work_is_refused_at_once(spec: str, fault: str, tmp_path: Path) -> None:
-    """A wrong sink is a ConfigError that says what would be right."""
+    """An invalid sink raises ConfigError with a hint."""
     with pytest.raises(ConfigError, match=fault.replace("?", r"\?")):
         sinks.open(spec, folder=tmp_path)

@@ -21,7 +21,7 @@ from websockets.uri import parse_uri
 from tests.support.wirecheck import Case, Conversation, bounds, check, compare, held, judged, reads_of
 from tests.support.wirekit import Collector, Pipe
 from wsfleet.core.errors import ConnectFailed, HandshakeRejected
-from wsfleet.core.turn_limits import READ_BYTES
+from wsfleet.core.time_slice import READ_BYTES
 from wsfleet.transport.base import DialRequest, Progress
 from wsfleet.transport.dial import HEAD_MAX, Opening
 from wsfleet.transport.fragments import FragmentedProtocol, most_fragments

@@ -9,7 +9,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.protocol import OPEN
 
 from tests.support.wirekit import BINARY, CONT, TEXT, Collector, Pipe, open_protocol, open_wire, written_frames
-from wsfleet.core.turn_limits import READ_BYTES
+from wsfleet.core.time_slice import READ_BYTES
 from wsfleet.transport import fairness, protocol
 from wsfleet.transport.fragments import FragmentedProtocol
 from wsfleet.transport.protocol import WebSocketWire

@@ -14,8 +14,8 @@ from websockets.http11 import Request, Response
 from websockets.protocol import CLIENT
 
 from wsfleet.core.errors import ConnectionLost
-from wsfleet.core.turn_limits import READ_BYTES
-from wsfleet.transport.fairness import Turns
+from wsfleet.core.time_slice import READ_BYTES
+from wsfleet.transport.fairness import ReadScheduler
 from wsfleet.transport.fragments import FragmentedProtocol
 from wsfleet.transport.protocol import WebSocketWire
 
@@ -175,7 +175,7 @@ class Pipe(asyncio.Transport):
         """Let the loop turn until the protocol has read all it wants to, and done what it put off."""
         idle = 0
         while idle < 4:
-            busy = self.read() or getattr(self.protocol, "_going", False)
+            busy = self.read() or getattr(self.protocol, "_continuing", False)
             idle = 0 if busy else idle + 1
             await asyncio.sleep(0)
 
@@ -187,7 +187,7 @@ class Opened:
     transport: Pipe
     early: bytes = b""
     lost: tuple[Exception | None] | None = None
-    heir: asyncio.BufferedProtocol | None = None
+    successor: asyncio.BufferedProtocol | None = None
     encrypted: bool = False
 
     @property
@@ -209,7 +209,7 @@ def open_wire(
     close_s: float = 2.0,
     opening: Any = None,
     max_fragments: int = 4096,
-    turns: Turns | None = None,
+    scheduler: ReadScheduler | None = None,
 ) -> WebSocketWire:
     headers = Headers()
     return WebSocketWire(
@@ -220,5 +220,5 @@ def open_wire(
         memoryview(bytearray(READ_BYTES)),
         close_s,
         max_fragments,
-        turns or Turns(),
+        scheduler or ReadScheduler(),
     )

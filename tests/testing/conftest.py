@@ -1,4 +1,4 @@
-"""The feed server is met on both loops, since its faults reach for the sockets below them."""
+"""The tests run on asyncio and on uvloop, because faults use the sockets directly."""
 
 from tests.support.loops import pytest_asyncio_loop_factories, pytest_itemcollected
 

@@ -1,4 +1,4 @@
-"""The program that faults meet: a fleet with one feed, which keeps the numbers it sees and the errors it is told."""
+"""A program under test: a fleet with one feed that records numbers and errors."""
 
 import asyncio
 import contextlib
@@ -13,7 +13,7 @@ QUICK = Reconnect(initial_s=0.01, max_s=0.05)
 
 
 class Program:
-    """`seen` are the numbers, in their order."""
+    """`seen` lists the numbers, in order."""
 
     def __init__(self, fleet: Fleet, states: Subscription) -> None:
         self.fleet = fleet
@@ -22,14 +22,14 @@ class Program:
         self._states = states
 
     async def goes_through(self, server: FeedServer, count: int = 20) -> Exception:
-        """See so many numbers although the connection is lost meanwhile; return the error of the loss."""
+        """Receive `count` numbers over the loss of a connection, and return the error of the loss."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(server.send_numbered(count))
             tasks.create_task(self.until(count))
             return await self.error()
 
     async def until(self, number: int) -> None:
-        """Read up to this number."""
+        """Receive up to this number."""
         async for message in self._numbers:
             if "n" in message.data:
                 self.seen.append(message.data["n"])
@@ -52,7 +52,7 @@ class Program:
 
 @contextlib.asynccontextmanager
 async def program(server: FeedServer, path: str = "", **options: Any) -> AsyncIterator[Program]:
-    """Run it against this server; afterwards every message must be accounted for."""
+    """Run the program with this server. Afterwards all messages must be accounted for."""
     fleet = Fleet(drain_s=1.0)
     states = fleet.subscribe("$state.feed", name="states")
     running = Program(fleet, states)

@@ -1,4 +1,4 @@
-"""A server that fails at random: by a seed, survivably, and only until it is told to stop."""
+"""Random faults are determined by the seed, can be survived, and stop on request."""
 
 import itertools
 
@@ -10,7 +10,7 @@ from wsfleet.testing import Chaos, FeedServer, faults
 
 @pytest.mark.parametrize("seed", range(4))
 async def test_nothing_is_lost_beyond_the_faults(seed: int) -> None:
-    """Numbers run through chaos: what is missing was destroyed by a fault, and afterwards everything arrives."""
+    """Under chaos, all missing numbers are explained by faults, and afterwards all messages arrive."""
     async with FeedServer() as server, program(server) as running:
         with Chaos(server, seed, messages=20, seconds=0.1) as chaos:
             await server.send_numbered(200)
@@ -23,8 +23,8 @@ async def test_nothing_is_lost_beyond_the_faults(seed: int) -> None:
         assert str(chaos).startswith(f"seed {seed}, ")
 
 
-async def test_a_seed_tells_all_faults() -> None:
-    """The same seed has the same faults in the same order; another one has others; none is picked without one."""
+async def test_a_seed_determines_all_faults() -> None:
+    """A seed determines the faults and their order; without one, a random seed is used."""
     async with FeedServer() as server:
         drawn = []
         for seed in (7, 7, 8, None, None):
@@ -35,8 +35,8 @@ async def test_a_seed_tells_all_faults() -> None:
     assert len({repr(steps) for steps in drawn}) == 4
 
 
-async def test_it_begins_with_who_is_there() -> None:
-    """Clients that are connected already get their fault, too."""
+async def test_connected_clients_get_a_fault() -> None:
+    """Clients that are already connected get a fault too."""
     async with FeedServer() as server, program(server) as running:
         await server.wait_clients(1)
         with Chaos(server, 1, messages=0, seconds=0.02) as chaos:

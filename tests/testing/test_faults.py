@@ -1,4 +1,4 @@
-"""Every fault of a connection, as a fleet meets it: what it is told, and that no number is lost beyond the fault."""
+"""Each connection fault has its effect on a fleet, and no number is lost beyond the fault."""
 
 import asyncio
 
@@ -33,7 +33,7 @@ ENDINGS = [
     ids=lambda value: type(value).__name__ if isinstance(value, faults.ConnectionFault) else str(value),
 )
 async def test_a_fault_costs_one_connection(fault: faults.ConnectionFault, code: int) -> None:
-    """The loss has the fault's code, the feed comes back, and only a fault that destroys has cost a number."""
+    """The loss has the code of the fault, the feed reconnects, and only a destroying fault loses numbers."""
     async with FeedServer() as server, program(server) as running:
         server.script([fault])
         error = await running.goes_through(server)
@@ -49,7 +49,7 @@ async def test_a_fault_costs_one_connection(fault: faults.ConnectionFault, code:
 
 
 async def test_a_compression_bomb_is_not_inflated() -> None:
-    """A message that would be larger than `max_size` once inflated ends its connection with 1009."""
+    """A message that exceeds `max_size` after inflation ends its connection with 1009."""
     async with FeedServer(compression="deflate") as server, program(server, compression="deflate") as running:
         server.script([faults.CompressionBomb(after=10)])
         error = await running.goes_through(server)
@@ -59,8 +59,8 @@ async def test_a_compression_bomb_is_not_inflated() -> None:
         assert server.audit(running.seen).clean
 
 
-async def test_a_compression_bomb_wants_compression() -> None:
-    """Where compression was not agreed on, a bomb would be something else, and the test is told so."""
+async def test_a_compression_bomb_requires_compression() -> None:
+    """A compression bomb without negotiated compression raises ValueError."""
     async with FeedServer() as server, program(server):
         await server.wait_clients(1)
         with pytest.raises(ValueError, match="deflate"):
@@ -69,7 +69,7 @@ async def test_a_compression_bomb_wants_compression() -> None:
 
 
 async def test_a_stalled_server_is_found_by_pings() -> None:
-    """A connection that is half-open is given up when its pings stay unanswered, and has cost no number."""
+    """A half-open connection is closed after a ping timeout, and no number is lost."""
     async with FeedServer() as server, program(server, liveness=Liveness(ping_s=0.1, pong_s=0.2)) as running:
         server.script([faults.Stall(after=10)])
         error = await running.goes_through(server)
@@ -79,7 +79,7 @@ async def test_a_stalled_server_is_found_by_pings() -> None:
 
 
 async def test_a_silent_server_is_found_by_its_silence() -> None:
-    """A server that answers pings and says nothing else is left for `stale_s` alone."""
+    """A server that sends only pongs is detected by `stale_s`."""
     liveness = Liveness(ping_s=0.05, pong_s=60.0, stale_s=0.3)
     async with FeedServer() as server, program(server, liveness=liveness) as running:
         server.script([faults.Silence(after=10)])
@@ -93,7 +93,7 @@ async def test_a_silent_server_is_found_by_its_silence() -> None:
     "fault", [faults.Stall(for_s=0.05), faults.Silence(for_s=0.05)], ids=lambda fault: type(fault).__name__
 )
 async def test_hanging_ends_when_it_is_said_to(fault: faults.ConnectionFault) -> None:
-    """With `for_s` the server itself cuts the connection, so that nobody has to wait for pings."""
+    """With `for_s`, the server cuts the connection."""
     async with FeedServer() as server, program(server) as running:
         await server.wait_clients(1)
         server.strike(fault)
@@ -104,7 +104,7 @@ async def test_hanging_ends_when_it_is_said_to(fault: faults.ConnectionFault) ->
 
 
 async def test_a_server_with_stalled_clients_stops_at_once() -> None:
-    """Nobody who hangs keeps the server from its end; afterwards the feed comes back."""
+    """A server with stalled clients stops without delay, and the feed reconnects after a restart."""
     async with FeedServer() as server, program(server) as running:
         await server.wait_clients(1)
         server.strike(faults.Stall())
@@ -116,7 +116,7 @@ async def test_a_server_with_stalled_clients_stops_at_once() -> None:
 
 
 async def test_a_flood_loses_nothing() -> None:
-    """A flood is more than the mailbox takes at once: the connection is paused, not lost, and every message arrives."""
+    """A flood larger than the mailbox pauses the connection, and all messages arrive."""
     async with FeedServer() as server, program(server) as running:
         await server.wait_clients(1)
         server.strike(faults.Flood(20_000))
@@ -128,7 +128,7 @@ async def test_a_flood_loses_nothing() -> None:
 
 
 async def test_accepted_only_to_be_closed() -> None:
-    """A close as a step of a script, again and again: the waits grow as after any failure, and the last try is good."""
+    """A server that accepts and closes repeatedly meets growing delays, until an attempt succeeds."""
     async with FeedServer() as server, program(server) as running:
         server.script([faults.Close(1013, "try again later")] * 3)
         changes = [await running.change_to(State.BACKOFF) for _ in range(3)]
@@ -139,7 +139,7 @@ async def test_accepted_only_to_be_closed() -> None:
 
 
 async def test_a_fault_after_some_time() -> None:
-    """With `after_s` a connection is good for so long."""
+    """With `after_s`, the connection works until that time."""
     async with FeedServer() as server, program(server) as running:
         server.script([faults.Close(1012, after_s=0.05)])
         await server.send_numbered(1)
@@ -148,8 +148,8 @@ async def test_a_fault_after_some_time() -> None:
         assert error.code == 1012
 
 
-async def test_only_who_is_meant_is_struck() -> None:
-    """`strike` with a client leaves the others alone."""
+async def test_strike_affects_only_the_given_client() -> None:
+    """`strike` with a client does not affect other clients."""
     async with FeedServer() as server, program(server, "/one") as one, program(server, "/other") as other:
         await server.wait_clients(2)
         (client,) = (each for each in server.clients if each._trail.path == "/one")

@@ -1,4 +1,4 @@
-"""The faults are real on the wire: websockets' own client, which nobody here wrote, sees them; bare sockets do, too."""
+"""The faults are visible to the client of websockets and to plain sockets."""
 
 import asyncio
 import socket
@@ -25,7 +25,7 @@ CODES = [
 
 @pytest.mark.parametrize(("fault", "code"), CODES, ids=lambda value: str(value).partition("(")[0])
 async def test_another_client_sees_the_same(fault: faults.ConnectionFault, code: int) -> None:
-    """The messages before the fault, and then the code that RFC 6455 has for it."""
+    """The client receives the messages before the fault, and then the code of RFC 6455."""
     async with FeedServer(compression="deflate") as server:
         server.script([fault])
         async with connect(server.uri, proxy=None) as client:
@@ -42,7 +42,7 @@ async def test_another_client_sees_the_same(fault: faults.ConnectionFault, code:
 
 
 async def test_another_client_sees_fragments_without_an_end() -> None:
-    """websockets bounds the number of fragments, too."""
+    """websockets also limits the number of fragments."""
     async with FeedServer() as server, connect(server.uri, proxy=None, max_queue=None) as client:
         await server.wait_clients(1)
         server.strike(faults.FragmentFlood())
@@ -51,7 +51,7 @@ async def test_another_client_sees_fragments_without_an_end() -> None:
 
 
 async def test_another_client_is_answered_badly() -> None:
-    """Statuses, addresses, what is not HTTP, headers without an end: each as websockets names it."""
+    """websockets raises the matching exception for each handshake fault."""
     async with FeedServer() as server:
         refusals = [faults.Refuse(429, {"Retry-After": "7"}), faults.BadAnswer(), faults.EndlessHeaders()]
         server.script([*refusals, faults.Redirect(f"{server.uri}/there")])
@@ -65,8 +65,8 @@ async def test_another_client_is_answered_badly() -> None:
             assert server.requests[-1].path == "/there"
 
 
-async def test_who_is_held_hears_nothing() -> None:
-    """A silent server answers pings and sends nothing; a stalled one does not even answer."""
+async def test_a_held_client_receives_nothing() -> None:
+    """A silent server answers pings only; a stalled server does not answer."""
     async with FeedServer() as server, connect(server.uri, proxy=None) as silent:
         await server.wait_clients(1)
         server.strike(faults.Silence())
@@ -84,7 +84,7 @@ async def test_who_is_held_hears_nothing() -> None:
 
 
 async def test_a_flood_is_good_messages() -> None:
-    """Every one of them, and the connection goes on."""
+    """All messages of a flood arrive, and the connection stays open."""
     async with FeedServer() as server, connect(server.uri, proxy=None) as client:
         await server.wait_clients(1)
         server.strike(faults.Flood(100, b"\x01"))
@@ -93,7 +93,7 @@ async def test_a_flood_is_good_messages() -> None:
 
 
 async def test_a_reset_is_one() -> None:
-    """The socket ends with ECONNRESET, in the middle of a frame that has begun."""
+    """The socket ends with ECONNRESET within a frame."""
     async with FeedServer() as server:
         server.script([faults.Reset(after_s=0.05)])
         with socket.create_connection((server.host, server.port)) as sock:
@@ -113,7 +113,7 @@ async def test_a_reset_is_one() -> None:
     "make", [lambda: faults.Drop(after=-1), lambda: faults.ReservedBits(4), lambda: faults.Refuse(101)]
 )
 def test_a_fault_that_cannot_be(make: object) -> None:
-    """What makes no sense is refused where it is written down."""
+    """Invalid parameters of a fault are rejected on creation."""
     assert callable(make)
     with pytest.raises(ValueError):
         make()

@@ -1,4 +1,4 @@
-"""The feed server of the test kit, with websockets' own client on the other side."""
+"""The feed server, tested with the client of websockets."""
 
 import asyncio
 import contextlib
@@ -29,7 +29,7 @@ async def close_code(client: ClientConnection) -> int | None:
 
 
 async def test_sends_to_all_clients_and_keeps_the_kinds_apart() -> None:
-    """What is sent reaches every client in order: str as text, bytes as binary, anything else as JSON text."""
+    """Payloads reach all clients in order: str as text, bytes as binary, other objects as JSON text."""
     async with FeedServer() as server, client_of(server) as one, client_of(server) as other:
         await server.wait_clients(2)
         assert await server.send("text", b"binary", {"price": 1.5}) == 2
@@ -37,14 +37,14 @@ async def test_sends_to_all_clients_and_keeps_the_kinds_apart() -> None:
             assert [await client.recv() for _ in range(3)] == ["text", b"binary", '{"price":1.5}']
 
 
-async def test_sending_to_nobody_says_so() -> None:
-    """Without clients nothing is sent and nothing is kept for later."""
+async def test_sending_without_clients_returns_zero() -> None:
+    """Without clients, nothing is sent or kept for later."""
     async with FeedServer() as server:
         assert await server.send("lost") == 0
 
 
 async def test_notes_what_it_receives() -> None:
-    """Messages of clients are in `received` as they came, and their handshakes in `requests`."""
+    """`received` contains the messages of clients, and `requests` their handshakes."""
     async with FeedServer() as server:
         async with connect(f"{server.uri}/feed?x=1", proxy=None, additional_headers={"X-Token": "abc"}) as client:
             await client.send("hello")
@@ -55,7 +55,7 @@ async def test_notes_what_it_receives() -> None:
 
 
 async def test_wait_clients_waits_for_enough_and_for_none() -> None:
-    """`wait_clients(n)` returns when n or more are there, `wait_clients(0)` when all are gone."""
+    """`wait_clients(n)` returns when at least n clients are connected, `wait_clients(0)` when there are none."""
     async with FeedServer() as server:
         waiting = asyncio.create_task(server.wait_clients(2))
         async with client_of(server):
@@ -70,7 +70,7 @@ async def test_wait_clients_waits_for_enough_and_for_none() -> None:
 
 
 async def test_drop_cuts_without_a_close_frame() -> None:
-    """After `drop` clients see 1006, are no longer counted, and may come back at once."""
+    """After `drop`, clients see 1006, do not count as connected, and can reconnect at once."""
     async with FeedServer() as server:
         async with client_of(server) as client:
             await server.wait_clients(1)
@@ -82,7 +82,7 @@ async def test_drop_cuts_without_a_close_frame() -> None:
 
 
 async def test_close_sends_the_code_and_the_reason() -> None:
-    """`close` closes every client with the given code and goes on listening."""
+    """`close` closes all clients with the given code, and the server continues to listen."""
     async with FeedServer() as server:
         async with client_of(server) as client:
             await server.wait_clients(1)
@@ -96,7 +96,7 @@ async def test_close_sends_the_code_and_the_reason() -> None:
 
 @pytest.mark.parametrize(("code", "answered"), [(1005, 1005), (1006, 1002)])
 async def test_close_sends_what_no_server_should(code: int, answered: int) -> None:
-    """`close` is `strike(Close(...))`: 1005 is a frame without a code, 1006 one with a code that is forbidden."""
+    """`close` sends forbidden codes like `strike(Close(...))`: 1005 as a frame without a code, 1006 as it is."""
     async with FeedServer() as server, client_of(server) as client:
         await server.wait_clients(1)
         server.close(code)
@@ -105,8 +105,8 @@ async def test_close_sends_what_no_server_should(code: int, answered: int) -> No
         assert closed.value.sent is not None and closed.value.sent.code == answered
 
 
-async def test_refuses_until_told_to_accept() -> None:
-    """`refuse` answers handshakes with status and headers, spares connected clients, and ends with `accept`."""
+async def test_refuses_until_accept() -> None:
+    """`refuse` answers handshakes with status and headers until `accept`, and keeps connected clients."""
     async with FeedServer() as server, client_of(server) as before:
         await server.wait_clients(1)
         server.refuse(429, {"Retry-After": "7"})
@@ -123,7 +123,7 @@ async def test_refuses_until_told_to_accept() -> None:
 
 
 async def test_refuses_so_many_times() -> None:
-    """With `times` the refusal ends by itself; statuses outside the standard are sent too."""
+    """With `times`, the refusal ends automatically; statuses outside the standard are sent too."""
     async with FeedServer() as server:
         server.refuse(520, times=1)
         with pytest.raises(InvalidStatus) as refused:
@@ -134,8 +134,8 @@ async def test_refuses_so_many_times() -> None:
         assert len(server.requests) == 2
 
 
-def test_refuse_wants_an_answer() -> None:
-    """101 and other interim statuses do not refuse anything."""
+def test_refuse_requires_a_final_status() -> None:
+    """`refuse` rejects 101 and other interim statuses."""
     with pytest.raises(ValueError, match="status must be a number from 200 to 599, not 101"):
         FeedServer().refuse(101)
 
@@ -145,13 +145,13 @@ def test_refuse_wants_an_answer() -> None:
     [([503], "not 503"), ([faults.Well(), faults.Drop], "not the class Drop"), ([None], "not None")],
 )
 async def test_a_script_of_what_is_no_fault(steps: list[Any], said: str) -> None:
-    """It is refused at once, as a test would pass with it that has tested nothing."""
-    with pytest.raises(TypeError, match=f"a fault such as faults.Refuse\\(503\\), {said}"):
+    """A script with a step that is not a fault is rejected at once."""
+    with pytest.raises(TypeError, match=f"must be a fault such as faults.Refuse\\(503\\), {said}"):
         FeedServer().script(steps)
 
 
 async def test_an_iterator_that_makes_what_is_no_fault() -> None:
-    """It is found when its turn has come, and raised where the test leaves the server: nobody reads a passing log."""
+    """An invalid step of an iterator is raised at the end of the server's context."""
     with pytest.raises(TypeError, match="not 503"):
         async with FeedServer() as server:
             server.script(iter([503]))  # type: ignore[list-item]
@@ -163,7 +163,7 @@ async def test_an_iterator_that_makes_what_is_no_fault() -> None:
 
 
 async def test_an_error_of_the_tests_own_goes_first() -> None:
-    """What a script's iterator raised does not hide what the test itself says."""
+    """An exception of the test itself takes precedence over that of a script's iterator."""
     with pytest.raises(AssertionError, match="the test's own"):
         async with FeedServer() as server:
             server.script(iter([503]))  # type: ignore[list-item]
@@ -174,8 +174,8 @@ async def test_an_error_of_the_tests_own_goes_first() -> None:
 
 @pytest.mark.parametrize("fault", ["x", faults.Refuse(503), faults.Drop])
 def test_striking_with_what_is_no_fault(fault: Any) -> None:
-    """It is refused, also while nobody is connected."""
-    with pytest.raises(TypeError, match=r"a fault such as faults.Drop\(\), not "):
+    """`strike` rejects an object that is not a fault, also without clients."""
+    with pytest.raises(TypeError, match=r"must be a fault such as faults.Drop\(\), not "):
         FeedServer().strike(fault)
 
 
@@ -191,13 +191,13 @@ def test_striking_with_what_is_no_fault(fault: Any) -> None:
     ],
 )
 def test_a_fault_that_cannot_happen(make: Callable[[], object], said: str) -> None:
-    """What no fault can do is refused where the fault is made, and says what it may be."""
+    """Invalid parameters of a fault raise an error that names the allowed values."""
     with pytest.raises(ValueError, match=said):
         make()
 
 
 async def test_stops_and_starts_on_the_same_port() -> None:
-    """While stopped, connecting is refused by the system; afterwards the same `uri` works again."""
+    """A stopped server refuses connections, and accepts them again on the same `uri` after `start`."""
     async with FeedServer() as server:
         uri = server.uri
         async with client_of(server) as client:
@@ -215,7 +215,7 @@ async def test_stops_and_starts_on_the_same_port() -> None:
 
 
 async def test_a_stop_after_a_drop_sends_no_close_frame() -> None:
-    """`drop` just before `stop` is a server that was killed: 1006, then nobody listens."""
+    """After `drop` and `stop`, clients see 1006, and connections are refused."""
     async with FeedServer() as server, client_of(server) as client:
         await server.wait_clients(1)
         server.drop()
@@ -223,8 +223,8 @@ async def test_a_stop_after_a_drop_sends_no_close_frame() -> None:
         assert await close_code(client) == 1006
 
 
-async def test_nobody_else_gets_the_port_while_stopped() -> None:
-    """The port of a stopped server stays its own, so that starting again cannot fail."""
+async def test_the_port_stays_reserved_while_stopped() -> None:
+    """The port of a stopped server stays reserved."""
     async with FeedServer() as server:
         await server.stop()
         with socket.socket() as other, pytest.raises(OSError, match="in use"):
@@ -232,7 +232,7 @@ async def test_nobody_else_gets_the_port_while_stopped() -> None:
 
 
 async def test_stops_although_clients_misbehave() -> None:
-    """A client that never shakes hands, and one that never answers the close frame, do not hold up the end."""
+    """`stop` does not wait for a client without a handshake or without an answer to the close frame."""
     async with FeedServer() as server:
         mute = socket.create_connection((server.host, server.port))
         stubborn = await connect(server.uri, proxy=None, close_timeout=0.1)
@@ -245,7 +245,7 @@ async def test_stops_although_clients_misbehave() -> None:
 
 
 async def test_on_client_logs_the_client_in() -> None:
-    """`on_client` may read and write before the server reads on by itself, and what it read is in `received`."""
+    """`on_client` can read and write first, and messages that it read are in `received`."""
 
     async def login(client: ServerConnection) -> None:
         token = await client.recv()
@@ -261,7 +261,7 @@ async def test_on_client_logs_the_client_in() -> None:
 
 
 async def test_on_client_ends_with_its_connection() -> None:
-    """An `on_client` that streams for ever is cancelled when its client is lost, and holds up no stop."""
+    """An endless `on_client` is cancelled when its client disconnects, and does not delay `stop`."""
     ended = 0
 
     async def stream(client: ServerConnection) -> None:
@@ -284,7 +284,7 @@ async def test_on_client_ends_with_its_connection() -> None:
 
 
 async def test_sending_waits_for_a_client_that_does_not_read() -> None:
-    """`send` stands still while the TCP window is closed, goes on when the client reads, and ends with a drop."""
+    """`send` waits while the TCP window is closed, continues when the client reads, and ends with a drop."""
     payload = b"x" * 2**20
     async with FeedServer() as server, client_of(server, max_size=None) as client:
         await server.wait_clients(1)
@@ -302,7 +302,7 @@ async def test_sending_waits_for_a_client_that_does_not_read() -> None:
 
 
 async def test_serves_tls_and_subprotocols() -> None:
-    """With an SSL context the uri is wss, and the certificate is the one in the context; subprotocols are agreed on."""
+    """With an SSL context, `uri` is a wss URI with its certificate, and a subprotocol is negotiated."""
     ca = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.issue_cert("localhost").configure_cert(context)
@@ -321,7 +321,7 @@ async def test_serves_tls_and_subprotocols() -> None:
 
 
 async def test_serves_ipv6() -> None:
-    """An IPv6 host stands in brackets in the uri."""
+    """An IPv6 host is in brackets in the URI."""
     try:
         server = await FeedServer(host="::1").__aenter__()
     except OSError as exc:

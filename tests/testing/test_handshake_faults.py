@@ -1,4 +1,4 @@
-"""Every fault of a handshake, as a fleet meets it; and scripts, which say what each attempt meets."""
+"""Each handshake fault has its effect on a fleet, and scripts apply a step to each attempt."""
 
 import asyncio
 import itertools
@@ -13,7 +13,7 @@ from wsfleet.testing import FeedServer, faults
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
 async def test_an_answer_for_good(status: int) -> None:
-    """The fleet does not ask again."""
+    """After a fatal answer, the fleet makes no more attempts."""
     async with FeedServer() as server, program(server) as running:
         server.script([faults.Refuse(status)])
         error = (await running.change_to(State.FAILED)).data.error
@@ -24,7 +24,7 @@ async def test_an_answer_for_good(status: int) -> None:
 
 @pytest.mark.parametrize("fault", [faults.Refuse(429, {"Retry-After": "0"}), faults.Refuse(503)], ids=["429", "503"])
 async def test_an_answer_for_now(fault: faults.Refuse) -> None:
-    """The fleet comes back, and is let in."""
+    """After a temporary answer, the fleet tries again and connects."""
     async with FeedServer() as server, program(server) as running:
         server.script([fault])
         error = await running.error()
@@ -35,7 +35,7 @@ async def test_an_answer_for_now(fault: faults.Refuse) -> None:
 
 
 async def test_a_redirect_is_followed() -> None:
-    """The feed is read where the server has sent it."""
+    """A redirect is followed to the feed."""
     async with FeedServer() as there, FeedServer() as here, program(here) as running:
         here.script([faults.Redirect(f"{there.uri}/moved".replace("ws:", "http:"), 307)])
         await there.send_numbered(3)
@@ -55,7 +55,7 @@ UNOPENED = [
 
 @pytest.mark.parametrize("fault", UNOPENED, ids=lambda fault: type(fault).__name__)
 async def test_an_answer_that_is_none(fault: faults.HandshakeFault) -> None:
-    """The attempt fails while HTTP is spoken, at the latest when `open_s` is over, and the next one is good."""
+    """The attempt fails at the stage http, within `open_s`, and the next one succeeds."""
     async with FeedServer() as server, program(server, open_s=0.5) as running:
         server.script([fault])
         error = await running.error()
@@ -67,7 +67,7 @@ async def test_an_answer_that_is_none(fault: faults.HandshakeFault) -> None:
 
 
 async def test_a_slow_handshake_is_a_good_one() -> None:
-    """Who waits for the last byte of the answer has a connection like any other."""
+    """After a slow handshake the connection works normally."""
     async with FeedServer() as server, program(server) as running:
         server.script([faults.SlowHandshake(byte_s=0.0005)])
         await server.send_numbered(2)
@@ -75,8 +75,8 @@ async def test_a_slow_handshake_is_a_good_one() -> None:
         assert running.fleet.connections["feed"].session_count == 1
 
 
-async def test_nobody_in_a_handshake_holds_up_the_end() -> None:
-    """A server with handshakes that never end stops at once, and a fleet in one, too."""
+async def test_a_handshake_does_not_delay_the_end() -> None:
+    """An endless handshake does not delay the stop of the server or the end of the fleet."""
     async with FeedServer() as server, program(server):
         server.script(itertools.repeat(faults.NoAnswer()))
         while not server.requests:
@@ -85,7 +85,7 @@ async def test_nobody_in_a_handshake_holds_up_the_end() -> None:
 
 
 async def test_a_script_has_a_step_for_each_attempt() -> None:
-    """First refused, then cut after ten messages, then left alone for one attempt, closed, and well from there on."""
+    """Each step of a script applies to one attempt; after the script, attempts succeed."""
     async with FeedServer() as server, program(server) as running:
         server.script([faults.Refuse(503), faults.Drop(after=10), faults.Well(), faults.Close(4000)])
         assert isinstance(await running.error(), HandshakeRejected)
@@ -102,7 +102,7 @@ async def test_a_script_has_a_step_for_each_attempt() -> None:
 
 
 async def test_a_script_may_be_endless_until_the_server_is_healed() -> None:
-    """`heal` ends the script, forgets what waits for its moment, and cuts what hangs, so that the feed comes back."""
+    """`heal` ends an endless script, cancels scheduled faults, and cuts held connections."""
     async with FeedServer() as server, program(server, liveness=Liveness(ping_s=60.0)) as running:
         server.script(itertools.cycle([faults.Stall(after=5), faults.Drop(after=5)]))
         await server.send_numbered(5)
@@ -119,7 +119,7 @@ async def test_a_script_may_be_endless_until_the_server_is_healed() -> None:
 
 
 async def test_feeds_of_one_server_are_audited_apart() -> None:
-    """Each number goes to everybody, and a path tells whose numbers are meant."""
+    """Numbers are sent to all clients, and a path selects the connections to audit."""
     async with FeedServer() as server, program(server, "/a") as one, program(server, "/b") as other:
         await server.wait_clients(2)
         await server.send_numbered(5)
@@ -130,7 +130,7 @@ async def test_feeds_of_one_server_are_audited_apart() -> None:
 
 
 async def test_numbers_come_in_the_shape_that_is_asked_for() -> None:
-    """`make` says what a number's message is."""
+    """`make` determines the message of a number."""
     async with FeedServer() as server, Fleet() as fleet:
         fleet.connect(server.uri, name="feed", topic="prices.{symbol}", decode="json", proxy=False)
         prices = fleet.subscribe("prices.AMBER")

@@ -1,10 +1,10 @@
-"""The audit of numbers tells what a fault explains from what it does not."""
+"""The audit distinguishes numbers that a fault explains from lost ones."""
 
 from wsfleet.testing.numbers import Trail, audit
 
 
 def test_the_end_of_a_cut_connection_is_destroyed() -> None:
-    """What was sent last over a connection that was cut may be gone; a hole before something that arrived may not."""
+    """The last numbers of a cut connection are destroyed; a gap before a received number is a loss."""
     trails = [Trail("/", [1, 2, 3, 4, 5], destroyed=True), Trail("/", [6, 7])]
     found = audit(trails, [1, 3, 6, 7])
     assert (found.sent, found.arrived) == (7, 4)
@@ -13,18 +13,18 @@ def test_the_end_of_a_cut_connection_is_destroyed() -> None:
 
 
 def test_a_connection_that_was_not_cut_has_to_bring_everything() -> None:
-    """Without a fault that destroys, each number that is missing is lost."""
+    """On a connection without a destroying fault, each missing number is lost."""
     found = audit([Trail("/", [1, 2, 3])], [1])
     assert (found.destroyed, found.lost, found.clean) == ((), (2, 3), False)
     assert audit([Trail("/", [1, 2, 3])], [1, 2, 3]).clean
 
 
-def test_what_came_twice_or_from_nowhere_is_told() -> None:
-    """Numbers that were seen twice, and such as were never sent."""
+def test_repeated_and_unknown_numbers_are_reported() -> None:
+    """Repeated and unknown numbers are reported."""
     found = audit([Trail("/", [1, 2])], [1, 2, 2, 8])
     assert (found.repeated, found.unknown, found.clean) == ((2,), (8,), False)
 
 
 def test_nothing_sent_nothing_lost() -> None:
-    """The audit of nothing is clean, also where a connection was cut."""
+    """An audit without numbers is clean, also for a cut connection."""
     assert audit([Trail("/", [], destroyed=True)], []).clean

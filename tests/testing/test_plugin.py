@@ -1,4 +1,4 @@
-"""The pytest plugin, in a pytest of its own, as users run it; and the example project, whose tests use it."""
+"""The plugin, run in a separate pytest as users do, and the tests of the example project."""
 
 import os
 import re
@@ -45,7 +45,7 @@ async def test_it(fleet):
 
 
 def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """Run pytest in a folder as its user would, warnings being errors."""
+    """Run pytest in a folder, with warnings as errors."""
     command = [sys.executable, "-W", "error", "-m", "pytest", "-p", "no:cacheprovider", *options]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     return subprocess.run(
@@ -61,20 +61,20 @@ def project(folder: Path, settings: str, test: str) -> Path:
 
 
 def test_the_plugin_is_announced() -> None:
-    """pytest loads it by the name under which the package announces it."""
+    """pytest loads the plugin by the name of its entry point."""
     (entry,) = entry_points(group="pytest11", name="wsfleet")
     assert entry.value == "wsfleet.testing.pytest_plugin"
 
 
 async def test_the_fixtures_are_what_they_are_called(feed_server: FeedServer, fleet: Fleet, chaos: Chaos) -> None:
-    """In this suite, too: a server that listens, a fleet that runs, and chaos on that server."""
+    """The fixtures are a listening server, a running fleet, and chaos on that server."""
     assert chaos.server is feed_server
     fleet.connect(feed_server.uri, name="feed", proxy=False)
     await feed_server.wait_clients(1)
 
 
 def test_the_example_project_passes(tmp_path: Path) -> None:
-    """The tests of examples/testing, by plain `pytest` and outside of this repository."""
+    """The tests of examples/testing pass with plain `pytest` outside this repository."""
     folder = shutil.copytree(EXAMPLE, tmp_path / "project", ignore=shutil.ignore_patterns("__pycache__"))
     done = run(folder)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -83,13 +83,13 @@ def test_the_example_project_passes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("settings", [AUTO, STRICT], ids=["auto", "strict"])
 def test_works_in_both_modes_of_pytest_asyncio(tmp_path: Path, settings: str) -> None:
-    """The fixtures are found without an import, and run in the loop of the test."""
+    """The fixtures work in both modes of pytest-asyncio, without an import."""
     done = run(project(tmp_path, settings, USING))
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_failure_tells_the_seed(tmp_path: Path) -> None:
-    """A failing test under chaos shows its seed and its faults, and with that seed it has them again."""
+def test_a_failure_reports_the_seed(tmp_path: Path) -> None:
+    """A failed test with chaos reports its seed and faults, and the seed reproduces them."""
     done = run(project(tmp_path, AUTO, FAILING))
     assert done.returncode == 1
     found = re.search(r"- wsfleet chaos -.*\nseed (\d+), 1 faults\n(.+)\n.*--wsfleet-seed=\1\n", done.stdout)
@@ -99,14 +99,14 @@ def test_a_failure_tells_the_seed(tmp_path: Path) -> None:
 
 
 def test_an_unbalanced_fleet_fails_its_test(tmp_path: Path) -> None:
-    """The fixture looks at the balance when the test is over."""
+    """A fleet that does not balance fails its test."""
     done = run(project(tmp_path, AUTO, UNBALANCED))
     assert done.returncode == 1
     assert "messages are unaccounted for" in done.stdout
 
 
 def test_wsfleet_needs_no_pytest(tmp_path: Path) -> None:
-    """Where pytest is not installed, the test kit is imported all the same."""
+    """The test kit can be imported without pytest."""
     code = "import sys; sys.modules['pytest'] = None; import wsfleet.testing, wsfleet.testing.faults"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(SOURCE)}, check=False

@@ -1,4 +1,4 @@
-"""What thousands of sockets bring or lose in one moment is spread over turns of the loop."""
+"""Reads and losses of many sockets are distributed over several loop iterations."""
 
 import asyncio
 import time
@@ -6,13 +6,13 @@ import time
 import pytest
 
 from tests.support.wirekit import Collector, Pipe, open_protocol, open_wire
-from wsfleet.core.turn_limits import SLICE_S
-from wsfleet.transport.fairness import LOSS_S, Turns
+from wsfleet.core.time_slice import SLICE_S
+from wsfleet.transport.fairness import LOSS_S, ReadScheduler
 
 
 async def test_many_losses_give_the_loop_its_turn() -> None:
-    """However many sockets go in one moment, what is to be done about them is spread over turns, in their order."""
-    turns = Turns()
+    """Simultaneous losses are processed in order, over several loop iterations."""
+    scheduler = ReadScheduler()
     ended: list[int] = []
 
     def end(number: int) -> None:
@@ -22,7 +22,7 @@ async def test_many_losses_give_the_loop_its_turn() -> None:
         ended.append(number)
 
     for number in range(200):
-        turns.soon(lambda number=number: end(number))
+        scheduler.call_soon(lambda number=number: end(number))
     assert not ended
     while len(ended) < 200:
         before = len(ended)
@@ -32,17 +32,17 @@ async def test_many_losses_give_the_loop_its_turn() -> None:
 
 
 async def test_what_a_callback_causes_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What others will do because of a callback is time of the same slice, whether the clock has gone on or not."""
+    """Charged time counts towards the slice like the time of the clock."""
     Clock(monkeypatch)
-    turns = Turns()
+    scheduler = ReadScheduler()
     ended: list[int] = []
 
     def end(number: int) -> None:
         ended.append(number)
-        turns.spend(SLICE_S / 4)
+        scheduler.spend(SLICE_S / 4)
 
     for number in range(12):
-        turns.soon(lambda number=number: end(number))
+        scheduler.call_soon(lambda number=number: end(number))
     await asyncio.sleep(0)
     assert len(ended) == 5
     await asyncio.sleep(0)
@@ -50,15 +50,15 @@ async def test_what_a_callback_causes_counts(monkeypatch: pytest.MonkeyPatch) ->
     assert ended == list(range(12))
 
 
-async def test_few_losses_are_told_in_one_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What its supervisor has to do about a loss counts as well, so those of one moment are told over many turns."""
+async def test_few_losses_are_reported_in_one_iteration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time that supervisors need for losses counts, so simultaneous losses take many iterations."""
     Clock(monkeypatch)
-    turns = Turns()
+    scheduler = ReadScheduler()
     lost: list[Collector] = []
     for _ in range(60):
         collector = Collector()
         lost.append(collector)
-        wire = open_wire(Pipe(), open_protocol(1024), turns=turns)
+        wire = open_wire(Pipe(), open_protocol(1024), scheduler=scheduler)
         collector.start(wire)
         wire.connection_lost(None)
     told = 0
@@ -70,8 +70,8 @@ async def test_few_losses_are_told_in_one_turn(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_one_that_fails_does_not_keep_the_others() -> None:
-    """An error in one is the loop's to report, and the others are ended all the same."""
-    turns = Turns()
+    """An exception in one callback is reported by the loop, and the others still run."""
+    scheduler = ReadScheduler()
     ended: list[int] = []
     reported: list[BaseException] = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context["exception"]))
@@ -79,75 +79,75 @@ async def test_one_that_fails_does_not_keep_the_others() -> None:
     def fail() -> None:
         raise ZeroDivisionError
 
-    turns.soon(fail)
-    turns.soon(lambda: ended.append(1))
+    scheduler.call_soon(fail)
+    scheduler.call_soon(lambda: ended.append(1))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert ended == [1]
     assert [type(error) for error in reported] == [ZeroDivisionError]
 
 
-async def test_later_ones_are_scheduled_anew() -> None:
-    """Once all is done, another loss begins it again."""
-    turns = Turns()
+async def test_later_callbacks_are_scheduled_again() -> None:
+    """After the queue is empty, a new callback is scheduled again."""
+    scheduler = ReadScheduler()
     ended: list[int] = []
     for number in (1, 2):
-        turns.soon(lambda number=number: ended.append(number))
+        scheduler.call_soon(lambda number=number: ended.append(number))
         await asyncio.sleep(0)
         assert ended[-1:] == [number]
 
 
 class Clock:
-    """A clock that goes on when it is told to."""
+    """A clock that is advanced by the test."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
         monkeypatch.setattr("wsfleet.transport.fairness.time.perf_counter", lambda: self.now)
 
 
-def read(turns: Turns, clock: Clock, seconds: float) -> bool:
-    """One connection's read, handed over in `seconds` unless it is late; return whether it was."""
-    late = turns.late()
-    if not late:
+def read(scheduler: ReadScheduler, clock: Clock, seconds: float) -> bool:
+    """One connection's read, handed over in `seconds` unless the slice has expired; return whether it has."""
+    expired = scheduler.expired()
+    if not expired:
         clock.now += seconds
-    turns.done()
-    return late
+    scheduler.done()
+    return expired
 
 
 async def test_reads_of_one_turn_share_a_slice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Once the reads of a turn have taken a millisecond together, the others are late, until the next turn."""
-    turns, clock = Turns(), Clock(monkeypatch)
-    assert [read(turns, clock, 0.000_3) for _ in range(6)] == [False, False, False, False, True, True]
+    """Reads of one iteration share a slice of a millisecond; later reads are deferred to the next iteration."""
+    scheduler, clock = ReadScheduler(), Clock(monkeypatch)
+    assert [read(scheduler, clock, 0.000_3) for _ in range(6)] == [False, False, False, False, True, True]
     await asyncio.sleep(0)
-    assert [read(turns, clock, 0.000_3) for _ in range(6)] == [False, False, False, False, True, True]
+    assert [read(scheduler, clock, 0.000_3) for _ in range(6)] == [False, False, False, False, True, True]
 
 
 async def test_a_read_after_something_else_is_not_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where the loop has done something else since the last read, the slice begins anew."""
-    turns, clock = Turns(), Clock(monkeypatch)
+    """After other work of the loop, a new slice starts."""
+    scheduler, clock = ReadScheduler(), Clock(monkeypatch)
     for _ in range(20):
-        assert not read(turns, clock, 0.000_9)
+        assert not read(scheduler, clock, 0.000_9)
         clock.now += 0.000_1
 
 
 async def test_turns_that_follow_each_other_at_once_are_turns(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A read in each of many turns is never late, however little time lies between them."""
-    turns, clock = Turns(), Clock(monkeypatch)
+    """A read in each of many fast iterations is never deferred."""
+    scheduler, clock = ReadScheduler(), Clock(monkeypatch)
     for _ in range(20):
-        assert not read(turns, clock, 0.000_4)
+        assert not read(scheduler, clock, 0.000_4)
         await asyncio.sleep(0)
 
 
-def test_another_loop_begins_anew() -> None:
-    """What a loop left undone when it was closed neither is done in the next one nor keeps it from its own."""
-    turns, done = Turns(), list[str]()
+def test_another_loop_starts_without_old_callbacks() -> None:
+    """Callbacks of a closed loop are dropped, and those of the next loop run."""
+    scheduler, done = ReadScheduler(), list[str]()
 
     async def leave() -> None:
-        turns.soon(lambda: done.append("left"))
+        scheduler.call_soon(lambda: done.append("left"))
         asyncio.get_running_loop().stop()
 
     async def begin() -> None:
-        turns.soon(lambda: done.append("begun"))
+        scheduler.call_soon(lambda: done.append("begun"))
         await asyncio.sleep(0)
 
     loop = asyncio.new_event_loop()

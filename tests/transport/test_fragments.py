@@ -1,4 +1,4 @@
-"""Messages in several frames: what they may cost, how many pieces they may have, and what may end them."""
+"""Fragmented messages: memory, the number of fragments, and close frames within a message."""
 
 import tracemalloc
 
@@ -16,13 +16,13 @@ from wsfleet.transport.fragments import most_fragments
 
 @pytest.fixture(autouse=True, params=["python", "compiled"])
 def scan(request, monkeypatch):
-    """Everything holds with each of the scanner's twins."""
+    """Both versions of the scanner."""
     twin = scanner if request.param == "python" else compiled("wsfleet.transport._scanner")
     monkeypatch.setattr(protocol, "scan", twin.scan)
 
 
 async def through_the_wire(stream: bytes, *, max_size: int = 1000, max_fragments: int = 4096) -> tuple[Collector, Pipe]:
-    """Let the wire read all of `stream`, and then its end."""
+    """Let the wire read all of `stream`, and then the end of the stream."""
     pipe, collector = Pipe(), Collector()
     collector.start(open_wire(pipe, open_protocol(max_size), max_fragments=max_fragments))
     pipe.incoming.append(stream)
@@ -32,7 +32,7 @@ async def through_the_wire(stream: bytes, *, max_size: int = 1000, max_fragments
 
 
 def in_pieces(opcode: int, payload: bytes, size: int) -> bytes:
-    """A message in frames of `size` bytes each, at least two."""
+    """Return a message in frames of `size` bytes each, at least two."""
     starts = range(0, len(payload), size)
     return b"".join(
         frame(CONT if start else opcode, payload[start : start + size], fin=start == starts[-1]) for start in starts
@@ -41,13 +41,13 @@ def in_pieces(opcode: int, payload: bytes, size: int) -> bytes:
 
 @pytest.mark.parametrize(("max_size", "most"), [(1, 4096), (2**20, 20_480), (2**22, 69_632)])
 def test_the_bound_grows_with_max_size(max_size, most):
-    """Where nothing else is declared, the largest message may come in pieces of 64 bytes, and any in 4,096 pieces."""
+    """The default allows the largest message in fragments of 64 bytes, and any message in 4,096 fragments."""
     assert most_fragments(max_size) == most
 
 
 @pytest.mark.parametrize("size", [64, 1000, 2**16])
 async def test_a_large_message_may_come_in_small_pieces(size):
-    """A message of 1 MiB in pieces of 64 bytes and more comes whole, with the messages around it in their order."""
+    """A message of 1 MiB in fragments of 64 bytes or more is received, in order with other messages."""
     payload = bytes(range(256)) * 2**12
     stream = frame(TEXT, b"before") + in_pieces(BINARY, payload, size) + frame(TEXT, b"after")
     collector, _ = await through_the_wire(stream, max_size=2**20, max_fragments=most_fragments(2**20))
@@ -55,7 +55,7 @@ async def test_a_large_message_may_come_in_small_pieces(size):
 
 
 async def test_the_number_of_pieces_is_bounded():
-    """A message may have as many pieces as declared, each message anew; one more fails the connection with 1009."""
+    """The limit applies to the fragments of each message; one more fails the connection with 1009."""
     most = in_pieces(TEXT, b"abc", 1)
     collector, pipe = await through_the_wire(most + most + in_pieces(TEXT, b"abcd", 1), max_fragments=3)
     assert collector.messages == ["abc", "abc"]
@@ -65,7 +65,7 @@ async def test_the_number_of_pieces_is_bounded():
 
 
 async def test_a_piece_costs_no_memory_of_its_own():
-    """Pieces that hold nothing are held as nothing, however many come; only the wire's number of them grows."""
+    """Empty fragments take no memory; only the wire's counter grows."""
     pipe, collector = Pipe(), Collector()
     collector.start(open_wire(pipe, open_protocol(1000), max_fragments=10**9))
     pipe.incoming.append(frame(TEXT, b"a", fin=False))
@@ -88,7 +88,7 @@ async def test_a_piece_costs_no_memory_of_its_own():
 
 
 async def test_controls_between_the_pieces_are_answered():
-    """A ping in the middle of a message is answered, and the message comes whole."""
+    """A ping within a message is answered, and the message is complete."""
     stream = frame(TEXT, b"a", fin=False) + frame(PING, b"p") + frame(CONT, b"b")
     collector, pipe = await through_the_wire(stream)
     assert collector.messages == ["ab"]
@@ -97,8 +97,7 @@ async def test_controls_between_the_pieces_are_answered():
 
 @pytest.mark.parametrize("after", [b"", frame(CONT, b"b"), frame(TEXT, b"b")], ids=["nothing", "the rest", "another"])
 async def test_a_close_may_end_a_message_half_sent(after):
-    """A close frame in the middle of a message is answered like any other, and its code is why the connection ended;
-    the piece before it and all that comes after are no message."""
+    """A close frame within a message is answered, and its code ends the connection; the rest is ignored."""
     goes = b"\x03\xe9going away"
     collector, pipe = await through_the_wire(frame(TEXT, b"a", fin=False) + frame(CLOSE, goes) + after)
     assert collector.messages == []
@@ -108,7 +107,7 @@ async def test_a_close_may_end_a_message_half_sent(after):
 
 
 async def test_a_forbidden_close_in_the_middle_of_a_message_fails_the_connection():
-    """A close frame with a code that may not be sent is no better between two pieces than elsewhere."""
+    """A close frame with a forbidden code fails the connection, also within a message."""
     collector, _ = await through_the_wire(frame(TEXT, b"a", fin=False) + frame(CLOSE, b"\x03\xed"))
     assert collector.error is not None
     assert collector.error.code == 1002
@@ -116,7 +115,7 @@ async def test_a_forbidden_close_in_the_middle_of_a_message_fails_the_connection
 
 @pytest.mark.parametrize(("max_fragments", "received"), [(None, 1), (4, 1), (3, 0)])
 async def test_an_endpoint_declares_how_many_pieces_a_message_may_have(max_fragments, received):
-    """`max_fragments` of an endpoint is the bound of its connections."""
+    """`max_fragments` of an endpoint is the limit of its connections."""
 
     async def say(peer):
         await peer.send(["a", "b", "c"])  # and an empty one, as websockets ends them

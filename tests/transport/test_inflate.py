@@ -1,4 +1,4 @@
-"""Whole compressed messages are taken out of a read, compiled and in Python alike, and nothing else is."""
+"""Both versions of `inflate` extract complete compressed messages, and only those."""
 
 import zlib
 
@@ -17,7 +17,7 @@ END = b"\x00\x00\xff\xff"
 
 
 class Sender:
-    """Compresses messages as a server does, each with what the ones before have left, or afresh."""
+    """Compresses messages as a server does, with or without context takeover."""
 
     def __init__(self, afresh: bool) -> None:
         self._afresh = afresh
@@ -37,7 +37,7 @@ messages = st.lists(st.tuples(st.one_of(texts, binaries), st.sampled_from([0, 0,
 
 @pytest.fixture(scope="module", params=["python", "compiled"])
 def inflate(request):
-    """Each of the twins."""
+    """Both versions of `inflate`."""
     return (python if request.param == "python" else compiled("wsfleet.transport._scanner")).inflate
 
 
@@ -51,7 +51,7 @@ def decoder(afresh):
 
 
 def outcome(inflate, afresh, *args):
-    """What one of the twins makes of a read: where it stops, what it took, what it raised."""
+    """Return the result for a read: the position, the messages, and the exception."""
     out = []
     try:
         return inflate(decoder(afresh), -15, *args, out), out
@@ -61,7 +61,7 @@ def outcome(inflate, afresh, *args):
 
 @given(messages, st.booleans(), st.booleans(), st.binary(max_size=4))
 def test_takes_all_compressed_messages(inflate, said, afresh, as_text, before):
-    """Every whole message comes out as it went in, up to the first frame that is something else."""
+    """All complete messages are extracted unchanged, up to the first other frame."""
     sender = Sender(afresh)
     stream = before + b"".join(sender.frame(*message, form) for message, form in said)
     out = []
@@ -73,7 +73,7 @@ def test_takes_all_compressed_messages(inflate, said, afresh, as_text, before):
 @settings(max_examples=300)
 @given(messages, st.booleans(), st.booleans(), st.integers(0, 8), st.data())
 def test_the_twins_give_the_same(compiled_inflate, said, afresh, as_text, most, data):
-    """For bytes cut off anywhere, changed anywhere, and any limit, both stop, take and raise the same."""
+    """For truncated and changed bytes and any limit, both versions return and raise the same."""
     sender = Sender(afresh)
     stream = bytearray(b"".join(sender.frame(*message, form) for message, form in said))
     for _ in range(data.draw(st.integers(0, 2)) if stream else 0):
@@ -85,7 +85,7 @@ def test_the_twins_give_the_same(compiled_inflate, said, afresh, as_text, most, 
 
 
 def test_stops_when_enough_has_been_made(inflate):
-    """A read of a few bytes may hold megabytes: after 64 KiB of them there is a look at the clock."""
+    """`inflate` returns after 64 KiB of inflated data."""
     sender = Sender(afresh=True)
     one = sender.frame(BINARY, bytes(2**15))
     out = []
@@ -94,7 +94,7 @@ def test_stops_when_enough_has_been_made(inflate):
 
 
 def test_what_is_no_piece_of_memory_is_refused(compiled_inflate):
-    """The compiled one looks at memory itself, so it takes nothing but bytes and plain views of them."""
+    """The compiled version accepts only bytes and contiguous memoryviews."""
     for wrong in ("text", [1], memoryview(bytes(8))[::2]):
         with pytest.raises(TypeError):
             compiled_inflate(None, -15, wrong, 0, LIMIT, 1, True, [])

@@ -1,4 +1,4 @@
-"""The limit of open files: raised as far as it goes, and told where that is not far enough."""
+"""The limit of open files is raised, and a limit that is too low is logged."""
 
 import resource
 import subprocess
@@ -33,18 +33,18 @@ def run(endpoints: int, limit: Callable[[], None]) -> tuple[list[str], list[str]
 
 
 def test_a_fleet_that_starts_raises_the_soft_limit_to_the_hard_one() -> None:
-    """Whoever starts a fleet need not know of `ulimit -n` where the system allows more."""
+    """The start of a fleet raises the soft limit to the hard limit."""
     hard = min(resource.getrlimit(resource.RLIMIT_NOFILE)[1], 4096)
     out, err = run(1, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard)))
     assert out[0] == f"{hard} {hard}"
     assert not any("need about" in line for line in err)
 
 
-def test_a_limit_that_is_too_low_is_told_at_the_start_and_by_each_that_meets_it() -> None:
-    """One line says how many endpoints need how many files, how many there are and what to do; so does the error."""
+def test_a_limit_that_is_too_low_is_logged_and_in_errors() -> None:
+    """A limit that is too low is logged once with advice, which errors of attempts repeat."""
     out, err = run(100, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50)))
     (told,) = [line for line in err if "need about" in line]
-    assert told.startswith("100 endpoints need about 164 open files, and this process may have 50: ")
+    assert told.startswith("100 endpoints need about 164 open files, but the limit is 50: ")
     assert "ulimit -n" in told
     assert out[1].startswith("tcp: Too many open files: ")
     assert "ulimit -n" in out[1]

@@ -1,4 +1,4 @@
-"""The wire without a network: turns of the loop, slices, ends, and what it does with a receiver that fails."""
+"""The wire without a network: loop iterations, slices, losses, and receivers that raise."""
 
 import asyncio
 import logging
@@ -14,7 +14,7 @@ from wsfleet.transport.dial import Opening
 
 @pytest.mark.looptime
 async def test_close_s_is_the_bound_exactly():
-    """The closing handshake is given `close_s` seconds of the loop's time, from its beginning, and not more."""
+    """The closing handshake is limited to exactly `close_s` seconds of the loop's time."""
     loop = asyncio.get_running_loop()
     pipe, collector = Pipe(), Collector()
     wire = open_wire(pipe, open_protocol(100), close_s=7.0)
@@ -32,7 +32,7 @@ async def test_close_s_is_the_bound_exactly():
 
 
 async def test_a_long_reason_is_cut_at_a_character():
-    """A close frame's reason has 123 bytes; what is longer is cut, and not in the middle of a character."""
+    """A close reason is cut to 123 bytes, at the boundary of a character."""
     pipe = Pipe()
     wire = open_wire(pipe, open_protocol(100))
     wire.close(1000, "x" + "é" * 100)
@@ -45,7 +45,7 @@ async def test_a_long_reason_is_cut_at_a_character():
 
 
 async def sliced_wire(monkeypatch, collector, count=10):
-    """A wire that got `count` messages in one read and has time for none but the first."""
+    """A wire with `count` messages from one read, and a slice for one message."""
     monkeypatch.setattr(protocol, "SLICE_S", -1.0)
     monkeypatch.setattr(shared_turns, "SLICE_S", -1.0)
     pipe = Pipe()
@@ -58,7 +58,7 @@ async def sliced_wire(monkeypatch, collector, count=10):
 
 
 async def test_the_loop_has_its_turn_between_slices(monkeypatch):
-    """What one callback has no time for is put off: other callbacks run in between, and the socket isn't read."""
+    """Messages beyond a slice are deferred: other callbacks run in between, and the socket is not read."""
     collector = Collector(chunk=2)
     pipe, wire = await sliced_wire(monkeypatch, collector)
     turns = []
@@ -74,7 +74,7 @@ async def test_the_loop_has_its_turn_between_slices(monkeypatch):
 
 
 async def test_an_abort_between_slices_hands_over_nothing_more(monkeypatch):
-    """After `abort` what was put off is not handed over; the loss is told once."""
+    """After `abort`, deferred messages are not delivered, and the loss is reported once."""
     collector = Collector(chunk=1)
     pipe, wire = await sliced_wire(monkeypatch, collector)
     wire.abort("enough")
@@ -84,7 +84,7 @@ async def test_an_abort_between_slices_hands_over_nothing_more(monkeypatch):
 
 
 async def test_a_loss_between_slices_comes_after_everything_that_was_read(monkeypatch):
-    """A socket that breaks while messages are put off is reported when they have been handed over, in slices too."""
+    """A loss is reported after all deferred messages have been delivered, in slices."""
     collector = Collector(chunk=1)
     pipe, _ = await sliced_wire(monkeypatch, collector)
     pipe.abort(ConnectionResetError("reset"))
@@ -98,7 +98,7 @@ async def test_a_loss_between_slices_comes_after_everything_that_was_read(monkey
 
 
 async def test_what_was_read_before_the_loss_is_answered_no_more(monkeypatch):
-    """A ping among what was put off when the socket broke is not answered into a transport that is closing."""
+    """After a loss, a deferred ping is not answered."""
     collector = Collector(chunk=1)
     pipe, _ = await sliced_wire(monkeypatch, collector)
     pipe.incoming.append(frame(PING, b"p") + frame(TEXT, b"last"))
@@ -113,8 +113,8 @@ async def test_what_was_read_before_the_loss_is_answered_no_more(monkeypatch):
     assert collector.error.code == 1007
 
 
-async def test_a_loss_while_paused_is_told_after_what_was_read(monkeypatch):
-    """A wire that is paused when its socket breaks keeps nothing back; the receiver can't pause it any more."""
+async def test_a_loss_while_paused_is_reported_after_all_messages(monkeypatch):
+    """A loss during a pause delivers all messages, and the receiver cannot pause again."""
     collector = Collector(chunk=3, pause_every=1)
     pipe, _ = await sliced_wire(monkeypatch, collector)
     await asyncio.sleep(0)
@@ -126,7 +126,7 @@ async def test_a_loss_while_paused_is_told_after_what_was_read(monkeypatch):
 
 
 async def test_closing_between_slices_discards_the_rest(monkeypatch):
-    """What was read but not handed over when we begin to close is not handed over any more."""
+    """`close` discards messages that were read but not delivered."""
     collector = Collector(chunk=1)
     pipe, wire = await sliced_wire(monkeypatch, collector)
     wire.close(1000)
@@ -139,7 +139,7 @@ async def test_closing_between_slices_discards_the_rest(monkeypatch):
 
 
 async def test_what_comes_after_our_close_is_passed_over(monkeypatch):
-    """A flood that was under way is not taken through websockets frame by frame, but all around it still counts."""
+    """Messages after our close are skipped without websockets, but other frames are still processed."""
     collector, protocol = Collector(), open_protocol(100)
     pipe = Pipe()
     wire = open_wire(pipe, protocol)
@@ -160,8 +160,8 @@ async def test_what_comes_after_our_close_is_passed_over(monkeypatch):
     assert len(taken) < 100
 
 
-async def test_a_loss_that_is_told_to_the_opening_reaches_the_wire():
-    """TLS transports choose whom to tell of the loss a turn before they tell: it may still be who opened the socket."""
+async def test_a_loss_reported_to_the_opening_reaches_the_wire():
+    """A loss that a TLS transport reports to the opening protocol is forwarded to the wire."""
     pipe, opening, collector = Pipe(), Opening(), Collector()
     opening.connection_made(pipe)
     wire = open_wire(pipe, open_protocol(100), opening=opening)
@@ -171,7 +171,7 @@ async def test_a_loss_that_is_told_to_the_opening_reaches_the_wire():
 
 
 async def test_a_wire_that_is_never_started_can_be_dropped_or_closed():
-    """Before `start`, `abort` and `close` work, and a later `start` tells the loss."""
+    """Before `start`, `abort` and `close` work, and a later `start` reports the loss."""
     for end in ("abort", "close"):
         pipe, collector = Pipe(), Collector()
         wire = open_wire(pipe, open_protocol(100), early=frame(TEXT, b"early"))
@@ -200,7 +200,7 @@ class Failing(Collector):
 
 @pytest.mark.parametrize("sliced", [True, False])
 async def test_a_receiver_that_raises_ends_its_connection_alone(monkeypatch, caplog, sliced):
-    """An exception of the receiver fails the connection with 1011, is its cause, and is in the log; none is silent."""
+    """An exception of the receiver fails the connection with 1011, is the cause of the loss, and is logged."""
     monkeypatch.setattr(protocol, "SLICE_S", -1.0 if sliced else 1e9)
     pipe, collector = Pipe(), Failing(chunk=1)
     wire = open_wire(pipe, open_protocol(100))
@@ -222,7 +222,7 @@ async def test_a_receiver_that_raises_ends_its_connection_alone(monkeypatch, cap
 
 
 async def test_one_write_is_one_frame_of_its_kind():
-    """str is sent as text, bytes as binary, each whole; what cannot be encoded is the caller's error, and no more."""
+    """str is sent as a text frame, bytes as a binary frame; a str that cannot be encoded raises an exception."""
     pipe = Pipe()
     wire = open_wire(pipe, open_protocol(10))
     Collector().start(wire)

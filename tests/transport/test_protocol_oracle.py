@@ -1,4 +1,4 @@
-"""The wire against websockets' own parser: any stream, cut anywhere, the same messages and the same end."""
+"""The wire gives the same messages and the same end as the parser of websockets, for any stream and any split."""
 
 from itertools import pairwise
 
@@ -17,7 +17,7 @@ from wsfleet.transport import protocol, scanner
 
 @pytest.fixture(scope="module", autouse=True, params=["python", "compiled"])
 def scan(request):
-    """Everything holds with each of the scanner's twins."""
+    """Both versions of the scanner."""
     before = protocol.scan
     protocol.scan = (scanner if request.param == "python" else compiled("wsfleet.transport._scanner")).scan
     yield
@@ -26,7 +26,7 @@ def scan(request):
 
 @pytest.mark.parametrize(("size", "form", "head"), [(3, 16, 126), (3, 64, 127), (65535, 16, 126), (65536, 16, 127)])
 def test_a_length_is_written_in_a_form_that_can_hold_it(size: int, form: int, head: int) -> None:
-    """The frames that are compared can be made from every size in every form."""
+    """The test's encoder can write each length in each form that can hold it."""
     made = frame(BINARY, bytes(size), form=form)
     assert made[1] == head
     assert len(made) == 2 + (2 if head == 126 else 8) + size
@@ -36,7 +36,7 @@ def test_a_length_is_written_in_a_form_that_can_hold_it(size: int, form: int, he
 
 
 class Sender:
-    """A server's side: turns drawn items into bytes, compressing with one context for all."""
+    """A server's side: encodes generated items, with one compression context for all."""
 
     def __init__(self) -> None:
         self._deflate = PerMessageDeflate(False, False, 15, 15)
@@ -47,7 +47,7 @@ class Sender:
         return Frame(Opcode(opcode), payload, fin).serialize(mask=False, extensions=[self._deflate])
 
     def fragmented(self, opcode: int, parts: list[bytes], between: list[bytes], *, compressed: bool = False) -> bytes:
-        """A message in several frames, with others in between."""
+        """Generate a message in several frames, with other frames in between."""
         stream = b""
         for number, part in enumerate(parts):
             fin = number == len(parts) - 1
@@ -90,7 +90,7 @@ faults = st.one_of(
 
 
 def utf8_cut_anywhere(text: str, places: list[int]) -> list[bytes]:
-    """The bytes of `text` in pieces: a fragment may end inside a character (RFC 6455, section 5.6)."""
+    """Split the bytes of `text`; a fragment may end within a character (RFC 6455, section 5.6)."""
     whole = text.encode()
     edges = [0, *sorted(place % (len(whole) + 1) for place in places), len(whole)]
     return [whole[start:stop] for start, stop in pairwise(edges)]
@@ -98,7 +98,7 @@ def utf8_cut_anywhere(text: str, places: list[int]) -> list[bytes]:
 
 @st.composite
 def conversations(draw) -> Conversation:
-    """Mostly good messages, so that there is something to be compared; then perhaps a close or a fault, then more."""
+    """Generate mostly valid messages, then perhaps a close or an error, then more messages."""
     limit = draw(st.sampled_from([125, 1000, 70_000, 10, 1]))
     deflate = draw(st.booleans())
     sender = Sender()
@@ -178,12 +178,12 @@ cases = st.builds(
 @example(Conversation(frame(TEXT, b"1") + frame(PING) + frame(TEXT, b"2") * 2, 10, False), Case([], chunk=2))
 @example(Conversation((frame(TEXT, b"1") + frame(PING)) * 4 + frame(CLOSE), 10, False), Case([4], close_after=2))
 async def test_gives_what_websockets_gives(said, case):
-    """Whatever a peer sends and however it is cut, the messages, the answers and the end are those of websockets."""
+    """For any stream and any split, messages, answers and the end equal those of websockets."""
     await compare(said, case)
 
 
-def test_the_oracle_itself_tells_good_from_bad():
-    """A comparison with an oracle that sees nothing would pass always: it knows messages, answers and close codes."""
+def test_the_oracle_itself_finds_differences():
+    """The oracle recognizes messages, answers and close codes; otherwise the comparison could not fail."""
     good = oracle(frame(TEXT, b"a") + frame(PING, b"p") + frame(CLOSE, b"\x03\xe9bye"), 10, False)
     assert good.messages == [(b"a", True)]
     assert written_frames(good.written) == [(PONG, b"p"), (CLOSE, b"\x03\xe9bye")]

@@ -1,13 +1,13 @@
-"""One turn of the loop is one read, whatever the loop's own habits."""
+"""The wire reads once per loop iteration, with each event loop."""
 
 import asyncio
 
 from tests.support.wirekit import TEXT, Collector, Pipe, frame, open_protocol, open_wire
-from wsfleet.core.turn_limits import READ_BYTES
+from wsfleet.core.time_slice import READ_BYTES
 
 
 async def test_a_read_that_filled_the_buffer_is_followed_by_a_turn_of_the_loop():
-    """After a read that filled the buffer the wire stops reading for a turn: uvloop would go on at once."""
+    """After a read that filled the buffer, the wire pauses reading for an iteration, as uvloop would continue."""
     pipe = Pipe()
     wire = open_wire(pipe, open_protocol(2**20))
     collector = Collector()

@@ -1,4 +1,4 @@
-"""The scanner: takes plain frames, and nothing else, wherever a read was cut."""
+"""The scanner extracts plain frames, and only those, for any split of the stream."""
 
 from itertools import product
 
@@ -36,7 +36,7 @@ def as_bytes(payload):
 
 @pytest.fixture(scope="module", params=["python", "compiled"])
 def scan(request):
-    """Each of the twins."""
+    """Both versions of the scanner."""
     return (scanner if request.param == "python" else compiled("wsfleet.transport._scanner")).scan
 
 
@@ -47,7 +47,7 @@ def compiled_scan():
 
 @given(st.lists(plain_frames, max_size=8), other_frames, st.binary(max_size=8))
 def test_takes_all_plain_frames_and_stops_at_the_first_other(scan, plain, other, behind):
-    """Whatever stands behind plain frames, the scanner stops exactly where the first other frame begins."""
+    """The scanner stops exactly at the first frame that is not plain."""
     stream = b"".join(raw for _, raw in plain)
     out = []
     assert scan(stream + other + behind, 0, LIMIT, 1000, True, out) == len(stream)
@@ -56,7 +56,7 @@ def test_takes_all_plain_frames_and_stops_at_the_first_other(scan, plain, other,
 
 @given(st.lists(plain_frames, max_size=8), st.binary(max_size=8), st.binary(max_size=8))
 def test_reads_a_view_of_a_buffer_and_nothing_beside_it(scan, plain, before, behind):
-    """What lies in a buffer that will be used again is copied out; what lies around the view is not looked at."""
+    """Payloads are copied from a shared buffer, and bytes outside the view are not read."""
     stream = b"".join(raw for _, raw in plain)
     buffer = bytearray(before + stream + behind)
     view = memoryview(buffer)[len(before) : len(before) + len(stream)]
@@ -68,7 +68,7 @@ def test_reads_a_view_of_a_buffer_and_nothing_beside_it(scan, plain, before, beh
 
 @given(st.lists(plain_frames, max_size=8), st.data())
 def test_an_incomplete_frame_is_left_where_it_begins(scan, plain, data):
-    """A read that is cut anywhere gives the frames that are whole, and the place where the cut one begins."""
+    """For a truncated read, the scanner returns the complete frames and the position of the incomplete one."""
     stream = b"".join(raw for _, raw in plain)
     cut = data.draw(st.integers(0, len(stream)))
     ends, end = [], 0
@@ -83,7 +83,7 @@ def test_an_incomplete_frame_is_left_where_it_begins(scan, plain, data):
 
 @given(st.lists(plain_frames, max_size=8), st.integers(0, 10), st.binary(max_size=5))
 def test_takes_no_more_than_it_is_asked_for(scan, plain, most, before):
-    """After `most` frames the scanner stops at a frame's edge, from wherever it began, and can go on from there."""
+    """After `most` frames the scanner stops at a frame boundary, and can continue from there."""
     stream = before + b"".join(raw for _, raw in plain)
     first, rest = [], []
     pos = scan(stream, len(before), LIMIT, most, True, first)
@@ -95,7 +95,7 @@ def test_takes_no_more_than_it_is_asked_for(scan, plain, most, before):
 
 @given(st.lists(plain_frames, max_size=8), other_frames)
 def test_without_text_the_same_frames_come_as_bytes(scan, plain, other):
-    """Asked for bytes, the scanner takes the very same frames, and stops at text that isn't UTF-8 all the same."""
+    """With `as_text` false, the same frames are returned as bytes, and invalid UTF-8 still stops the scanner."""
     stream = b"".join(raw for _, raw in plain) + other
     texts_out, bytes_out = [], []
     assert scan(stream, 0, LIMIT, 1000, True, texts_out) == scan(stream, 0, LIMIT, 1000, False, bytes_out)
@@ -105,7 +105,7 @@ def test_without_text_the_same_frames_come_as_bytes(scan, plain, other):
 
 @given(st.binary(max_size=200), st.integers(0, LIMIT), st.integers(1, 50), st.booleans())
 def test_any_bytes_whatever_are_scanned_without_an_error(scan, data, limit, most, as_text):
-    """Garbage never raises, never moves back, and never gives more or longer payloads than allowed."""
+    """Arbitrary bytes never raise, never move the position back, and never exceed the limits."""
     out = []
     pos = scan(data, 0, limit, most, as_text, out)
     assert 0 <= pos <= len(data)
@@ -121,7 +121,7 @@ numbers = st.one_of(
 
 @st.composite
 def buffers(draw):
-    """Bytes whatever; or frames of every kind, a few bytes of them changed, cut anywhere."""
+    """Generate arbitrary bytes, or frames of all kinds with some bytes changed, truncated at any position."""
     if draw(st.booleans()):
         return draw(st.binary(max_size=100))
     stream = bytearray(b"".join(draw(st.lists(raws, max_size=8))))
@@ -137,7 +137,7 @@ def buffers(draw):
 @example(bytes([0x82, 127, 0x7F]) + b"\xff" * 7 + b"x", 0, 2**200, 1, True)
 @example(bytes([0x82, 127]) + bytes(7) + b"\x01x", 0, 1, 2**64, True)
 def test_both_twins_give_the_same(compiled_scan, data, pos, limit, most, as_text):
-    """For all bytes, places and bounds the compiled scanner gives what the one in Python gives, types included."""
+    """For all bytes, positions and limits, both versions return equal values of equal types."""
     mine, theirs = ["before"], ["before"]
     assert compiled_scan(data, pos, limit, most, as_text, mine) == scanner.scan(data, pos, limit, most, as_text, theirs)
     assert mine == theirs
@@ -146,7 +146,7 @@ def test_both_twins_give_the_same(compiled_scan, data, pos, limit, most, as_text
 
 @pytest.mark.parametrize("as_text", [True, False])
 def test_both_twins_know_utf_8(compiled_scan, as_text):
-    """Of every sequence of bytes around the bounds of UTF-8's ranges, both twins take the same ones as text."""
+    """Both versions accept the same byte sequences around the limits of the UTF-8 ranges as text."""
     firsts = [0x00, 0x7F, 0x80, 0xBF, *range(0xC0, 0xC4), *range(0xDE, 0xE3), *range(0xEC, 0x100)]
     edges = [0x7F, 0x80, 0xBF, 0xC0]
     for first, second in product(firsts, range(256)):
@@ -158,7 +158,7 @@ def test_both_twins_know_utf_8(compiled_scan, as_text):
 
 
 def test_what_is_no_buffer_is_refused(compiled_scan):
-    """The compiled scanner reads nothing where it is given no bytes, or a place before them."""
+    """The compiled scanner rejects objects that are not buffers, and negative positions."""
     for data, pos, out in [(b"\x82\x00", -1, []), (bytearray(2), 0, []), (None, 0, []), (b"\x82\x00", 0, ())]:
         with pytest.raises((TypeError, ValueError)):
             compiled_scan(data, pos, LIMIT, 1, True, out)
@@ -167,7 +167,7 @@ def test_what_is_no_buffer_is_refused(compiled_scan):
 
 @given(raws, st.binary(max_size=8), st.binary(max_size=5))
 def test_a_frames_end_is_found_from_any_part_of_its_header(raw, behind, before):
-    """With a part of the header, `frame_end` asks for more, but never for more than the frame; with all, it knows."""
+    """With a partial header, `frame_end` requests at most the size of the frame; with a complete one, it is exact."""
     stream = before + raw + behind
     pos = len(before)
     needed = pos
@@ -196,6 +196,6 @@ def test_a_frames_end_is_found_from_any_part_of_its_header(raw, behind, before):
         (frame(PING, b"1234"), 6),
     ],
 )
-def test_nobody_waits_for_the_payload_of_a_frame_that_can_only_fail(raw, end):
-    """A mask, a reserved opcode and a payload over the limit end with the header that shows them."""
+def test_an_invalid_frame_ends_with_its_header(raw, end):
+    """For a mask, a reserved opcode or a payload over the limit, `frame_end` returns the end of the header."""
     assert frame_end(raw, 0, LIMIT) == end

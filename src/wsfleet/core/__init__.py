@@ -1,6 +1,7 @@
-"""Plain data and pure rules: options, messages, errors, counters, topics, retry delays.
+"""Plain data and pure functions: options, messages, errors, counters, topics, retry delays.
 
-In: values that a user declares or a peer sends. Out: immutable records and decisions. Imports nothing else of wsfleet.
+Input: values that a user declares or a peer sends. Output: immutable records and decisions. Imports no other package
+of wsfleet.
 """
 
 __version__ = "0.1.0"

@@ -1,8 +1,7 @@
-"""The compiled parts: which there are, and whether they are in use.
+"""The compiled extension modules, and the choice between them and the Python code.
 
-Each compiled part is a module `_*.pyx` whose functions and classes have a twin of the same name in Python, with the
-same results. They are built where that is possible, and used where they were built; with WSFLEET_NO_EXTENSIONS in the
-environment, neither.
+Each extension module `_*.pyx` has functions and classes of the same names, with the same results, as the Python code.
+Extensions are optional: if they are built, they are used. WSFLEET_NO_EXTENSIONS in the environment prevents both.
 """
 
 from __future__ import annotations
@@ -24,19 +23,19 @@ log = logging.getLogger("wsfleet")
 
 
 def wanted() -> bool:
-    """Tell whether compiled parts may be used."""
+    """Return whether the environment allows compiled modules."""
     return not os.environ.get("WSFLEET_NO_EXTENSIONS")
 
 
 def fastest(python: T, part: str) -> T:
-    """Return the twin of `python` from the compiled module `part`, or `python` itself where there is none in use."""
-    twin: Any = python
-    return getattr(importlib.import_module(part), twin.__name__) if _in_use(part) else python
+    """Return the object named like `python` from the compiled module `part`, or `python` if `part` is not in use."""
+    original: Any = python
+    return getattr(importlib.import_module(part), original.__name__) if _in_use(part) else python
 
 
 @cache
 def accelerated() -> bool:
-    """Tell whether every compiled part is in use."""
+    """Return whether all compiled modules are in use."""
     return all(map(_in_use, PARTS))
 
 
@@ -53,7 +52,11 @@ def _in_use(part: str) -> bool:
 
 @cache
 def note_once() -> None:
-    """Log, once in a process, that parts are missing; who did not want them knows."""
+    """Log once per process that compiled modules are missing, unless the environment excludes them."""
     if wanted() and not accelerated():
         missing = ", ".join(part for part in PARTS if not _in_use(part))
-        log.info("%s not compiled: all works, in Python alone, but each message costs more CPU time", missing)
+        log.info(
+            "%s not compiled; using the slower Python code, with the same results",
+            missing,
+            extra={"event": "extensions.missing"},
+        )

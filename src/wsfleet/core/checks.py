@@ -1,4 +1,4 @@
-"""What can be wrong with a declared value: names, URIs, headers, numbers. A check returns the fault, or None."""
+"""Checks of declared values: names, URIs, headers, numbers. A check returns a description of the fault, or None."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ __all__ = [
     "refuse",
 ]
 
-# A name is a token of topics (see there), so what a token cannot have, it cannot either.
+# A name is used as a token of topics, so it is limited to the characters of a token (see core/topics.py).
 _NAME = re.compile(r"(?!\$)[^\s.*>\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
-# RFC 9110, section 5.6.2 (token) and 5.5 (field values): nothing that could end the header line.
+# RFC 9110, sections 5.6.2 (token) and 5.5 (field values). No line breaks, which would begin another header.
 HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 _OWN_HEADER = re.compile(
@@ -40,16 +40,16 @@ _PROXY_SCHEMES = ("http://", "https://", "socks4://", "socks4a://", "socks5://",
 
 
 def check_name(name: object) -> str | None:
-    """Return what is wrong with `name` as the name of an endpoint or subscription, or None."""
+    """Check the name of an endpoint or subscription."""
     if not isinstance(name, str):
         return f"must be a str, not {type(name).__name__}"
     if not _NAME.fullmatch(name):
-        return f"must be one token without dot, '*', '>', space or leading '$', not {name!r}"
+        return f"must be one token without '.', '*', '>', white space and leading '$', not {name!r}"
     return None
 
 
 def check_uri(uri: str) -> str | None:
-    """Return what is wrong with `uri` as a WebSocket URI (RFC 6455, section 3), or None. Quotes nothing of it."""
+    """Check a WebSocket URI (RFC 6455, section 3). The description quotes no part of it."""
     if re.search(r"[\s\x00-\x1f\x7f\ud800-\udfff]", uri):
         return "contains white space or control characters"
     if not uri.lower().startswith(("ws://", "wss://")):
@@ -58,12 +58,12 @@ def check_uri(uri: str) -> str | None:
     if fault:
         return fault
     if "#" in uri:
-        return "has a fragment (#), which means nothing to a WebSocket server"
+        return "has a fragment (#), which WebSocket URIs do not allow"
     return None
 
 
 def check_authority(uri: str) -> str | None:
-    """Return what is wrong with the host, port or user of a URI. The parser's own words would quote a password."""
+    """Check the host, port and user of a URI. The message of the parser's exception could contain a password."""
     try:
         parts = urlsplit(uri)
     except ValueError:
@@ -71,11 +71,11 @@ def check_authority(uri: str) -> str | None:
     try:
         port = parts.port
     except ValueError:
-        return "has a port that is no number up to 65535"
+        return "has a port that is not a number up to 65535"
     if port == 0:
         return "has port 0"
     if not parts.hostname:
-        return "names no host"
+        return "has no host"
     try:
         parts.hostname.encode("idna")
         unquote(parts.username or "", errors="strict")
@@ -88,7 +88,7 @@ def check_authority(uri: str) -> str | None:
 
 
 def check_proxy(url: str) -> str | None:
-    """Return what is wrong with `url` as a proxy's, or None. Quotes nothing of it."""
+    """Check the URL of a proxy. The description quotes no part of it."""
     if not url.lower().startswith(_PROXY_SCHEMES):
         return "must be an http://, https://, socks4://, socks4a://, socks5:// or socks5h:// URL with a host"
     fault = check_authority(url)
@@ -96,32 +96,32 @@ def check_proxy(url: str) -> str | None:
         return fault
     parts = urlsplit(url)
     if parts.path not in ("", "/") or parts.query or parts.fragment:
-        return "has a path, which means nothing to a proxy"
+        return "has a path, query or fragment, which a proxy does not use"
     return None
 
 
 def check_headers(headers: Mapping[str, str]) -> Iterator[str]:
-    """Yield what is wrong with request headers: what could forge other headers, and what is the handshake's own."""
+    """Yield the faults of request headers: invalid names and values, and headers that the handshake sets itself."""
     for number, (name, value) in enumerate(headers.items(), 1):
         if not isinstance(name, str) or not HEADER_NAME.fullmatch(name):
-            # Not quoted: it may be a whole line, with the credential.
-            yield f"number {number} has what is not a header name in place of one (RFC 9110, section 5.6.2)"
+            # Not quoted: it may be a whole header line with a credential.
+            yield f"number {number} has an invalid name (RFC 9110, section 5.6.2)"
         elif _OWN_HEADER.fullmatch(name):
-            yield f"{name} belongs to the handshake itself"
+            yield f"{name} is set by the handshake itself"
         elif not isinstance(value, str) or not _HEADER_VALUE.fullmatch(value):
-            yield f"the value of {name} must be a str of Latin-1 without line breaks or control characters"
+            yield f"the value of {name} must be a Latin-1 str without line breaks or control characters"
 
 
 def is_number(value: object) -> bool:
-    """Whether `value` is a finite number; a bool is none."""
+    """Return whether `value` is a finite number and not a bool."""
     try:
         return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    except OverflowError:  # an int beyond all floats
+    except OverflowError:  # an int that is too large for a float
         return False
 
 
 def check_seconds(value: object, *, zero: bool = False, none: bool = False) -> str | None:
-    """Return what is wrong with `value` as a duration, or None. `zero` and `none` allow what they are called."""
+    """Check a duration in seconds. `zero` allows 0, `none` allows None."""
     if none and value is None:
         return None
     if is_number(value) and (value > 0 or (zero and value == 0)):  # type: ignore[operator]
@@ -130,14 +130,14 @@ def check_seconds(value: object, *, zero: bool = False, none: bool = False) -> s
 
 
 def check_rate(value: object) -> str | None:
-    """Return what is wrong with `value` as a number a second, or None."""
+    """Check a rate per second. None is allowed."""
     if value is None or (is_number(value) and value > 0):  # type: ignore[operator]
         return None
     return f"must be a number above 0 or None, not {value!r}"
 
 
 def check_count(value: object, least: int = 1, *, none: bool = False) -> str | None:
-    """Return what is wrong with `value` as a whole number from `least`, or None."""
+    """Check a whole number that is at least `least`. `none` allows None."""
     if none and value is None:
         return None
     if isinstance(value, int) and not isinstance(value, bool) and value >= least:
@@ -146,11 +146,11 @@ def check_count(value: object, least: int = 1, *, none: bool = False) -> str | N
 
 
 def check_arguments(function: Callable[..., Any]) -> str | None:
-    """Return why `function` cannot be called with one argument, or None. Of some functions nobody knows."""
-    if isinstance(function, FunctionType) and _plainly_takes_one(function):
+    """Check that `function` can be called with one argument. A function without a signature passes."""
+    if isinstance(function, FunctionType) and _clearly_takes_one(function):
         return None
     try:
-        # What a decorator wraps may take other arguments than those that it is given.
+        # A decorated function may take other arguments than the function that it wraps.
         signature = inspect.signature(function, follow_wrapped=False)
     except (TypeError, ValueError):
         return None
@@ -161,23 +161,23 @@ def check_arguments(function: Callable[..., Any]) -> str | None:
     return None
 
 
-def _plainly_takes_one(function: FunctionType) -> bool:
-    # A signature takes many times as long to make, and ten thousand endpoints may be declared.
+def _clearly_takes_one(function: FunctionType) -> bool:
+    # Much faster than a signature, for declarations of ten thousand endpoints.
     code = function.__code__
     needed = code.co_argcount - len(function.__defaults__ or ())
     named = code.co_kwonlyargcount - len(function.__kwdefaults__ or ())
     return needed <= 1 <= code.co_argcount and not named and not function.__dict__
 
 
-def refuse(what: str, faults: Iterable[tuple[str, str | None]]) -> None:
-    """Raise one ConfigError with all the faults, given as `(field, text)`; a text of None is none."""
+def refuse(subject: str, faults: Iterable[tuple[str, str | None]]) -> None:
+    """Raise one ConfigError with all faults, given as `(field, text)`. A text of None is not a fault."""
     found = tuple((name, text) for name, text in faults if text)
     if found:
-        raise ConfigError("; ".join(f"{what}: {name} {text}" for name, text in found), found)
+        raise ConfigError("; ".join(f"{subject}: {name} {text}" for name, text in found), found)
 
 
 class Checked:
-    """Refuses a declaration that cannot work; subclasses yield what is wrong with it as `(field, text)`."""
+    """Raises ConfigError for an invalid declaration. Subclasses yield its faults as `(field, text)`."""
 
     __slots__ = ()
 

@@ -1,4 +1,4 @@
-"""The small object that every part of one fleet is given: which loop it belongs to, and how to ask for its end."""
+"""The object that all parts of one fleet share: the event loop of the fleet, and the request to end it."""
 
 from __future__ import annotations
 
@@ -11,44 +11,44 @@ from wsfleet.core.errors import FleetError
 
 __all__ = ["Context"]
 
-# The contexts of the fleets whose calls the current task runs in. A processor may run a fleet of its own, so there can
-# be several. A task that a call starts inherits them: `asyncio.wait_for` starts one up to Python 3.11.
+# The contexts of the fleets whose user functions the current task runs. A processor may run another fleet, so there
+# can be several. Tasks that a call starts inherit them: `asyncio.wait_for` starts one up to Python 3.11.
 _CALLS: ContextVar[tuple[Context, ...]] = ContextVar("wsfleet_calls", default=())
 
 
 def _ignore(error: BaseException) -> None:
-    """Without a running fleet there is nothing to end."""
+    """Do nothing: no fleet is running."""
 
 
 class Context:
-    """Shared by the parts of one fleet and passed down to them. It owns no part and starts nothing."""
+    """State shared by the parts of one fleet. It owns no part and starts nothing."""
 
     def __init__(self) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
         self.thread: int | None = None
         self.ending = asyncio.Event()
-        """Set when the end of the fleet begins."""
+        """Set when the fleet begins to end."""
         self.ended = False
         self._on_exit: Callable[[BaseException], None] = _ignore
 
     # The loop and its thread
 
     def bind(self) -> None:
-        """Belong to the running loop and to the current thread from now on."""
+        """Bind the fleet to the running loop and the current thread."""
         self.loop = asyncio.get_running_loop()
         self.thread = threading.get_ident()
 
     def unbind(self) -> None:
-        """Belong to no thread any more: after its end a fleet may be read from anywhere."""
+        """Remove the binding to a thread: after its end, a fleet can be read from any thread."""
         self.thread = None
 
     def check_thread(self) -> None:
-        """Raise FleetError in any thread but the loop's."""
+        """Raise FleetError in a thread other than the loop's."""
         if self.thread is not None and threading.get_ident() != self.thread:
-            raise FleetError("a fleet belongs to the thread of its loop; elsewhere use Fleet.from_thread")
+            raise FleetError("a fleet can only be used in the thread of its loop; use Fleet.from_thread")
 
     def call_soon(self, function: Callable[[], None]) -> None:
-        """Call `function` in the next iteration of the loop. Callable from any thread; a no-op without a loop."""
+        """Call `function` in the next iteration of the loop. Thread-safe; does nothing without a loop."""
         try:
             if self.loop is not None:
                 self.loop.call_soon_threadsafe(function)
@@ -58,23 +58,26 @@ class Context:
     # The end
 
     def on_exit(self, handler: Callable[[BaseException], None]) -> None:
-        """Have `handler` called with the exception when user code asks the program to exit."""
+        """Set the `handler` to call with the exception if user code requests the exit of the program."""
         self._on_exit = handler
 
     def request_exit(self, error: BaseException) -> None:
         """End the fleet: user code raised `error`, a SystemExit or KeyboardInterrupt.
 
-        Raised further inside a task or callback, it would stop the loop at once and leave everything open.
+        Propagated from a task or callback, the exception would stop the loop at once and leave connections open.
         """
         self._on_exit(error)
 
     # Calls of user code
 
     def enter_call(self) -> None:
-        """Mark the current task, and the tasks it starts, as running a call that the fleet waits for at its end."""
+        """Mark the current task, and tasks that it starts, as a call of user code.
+
+        The fleet waits for such calls at its end.
+        """
         _CALLS.set((*_CALLS.get(), self))
 
     @property
     def in_call(self) -> bool:
-        """Whether the caller runs in such a call. It must not wait for the end of the fleet, which waits for it."""
+        """Whether the caller runs in a call of user code. It must not wait for the fleet's end: a deadlock."""
         return any(each is self for each in _CALLS.get())

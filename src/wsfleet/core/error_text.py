@@ -1,4 +1,4 @@
-"""What went wrong, as it may be shown: the errors that attempts and sessions end with, without anybody's secrets."""
+"""Errors of attempts and sessions, and their texts, without secrets."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ __all__ = [
 ]
 
 LINE = 300
-"""So much of somebody else's text goes into one line of the log."""
+"""Maximum length, in characters, of an exception's text in one line of the log."""
 
 
 def is_exit_request(exc: BaseException) -> bool:
-    """Whether the user's code asks the whole program to end."""
+    """Return whether user code requests the exit of the program."""
     return isinstance(exc, KeyboardInterrupt | SystemExit)
 
 
 def is_ours(exc: BaseException) -> bool:
-    """Whether `exc` is to end this task, or the program, and not just a failure of the user's code."""
+    """Return whether `exc` must end this task or the program. False for a failure of user code."""
     if isinstance(exc, asyncio.CancelledError):
-        # One that nobody asked this task for comes from the user's code.
+        # Without a cancel request for this task, user code raised it.
         task = asyncio.current_task()
         return task is None or task.cancelling() > 0
     return is_exit_request(exc) or isinstance(exc, GeneratorExit)
@@ -45,25 +45,25 @@ def attempt_failed(
     stage: str,
     open_s: float | None,
     secrets: Iterable[str],
-    way: str = "",
+    route: str = "",
 ) -> Exception:
-    """Return the error of an attempt that `exc` ended at `stage`.
+    """Return the error of an attempt that ended with `exc` at `stage`.
 
-    `lost` says that the connection was lost in `on_open`; `open_s` that it took longer than this; `way` is which way it
-    went, as it may be shown.
+    `lost` is set if the connection was lost during `on_open`, `open_s` if the attempt exceeded this deadline. `route`
+    describes proxies and redirects, already redacted.
     """
     exc = _fatal_in(exc) or exc
-    through = f" ({way})" if way and stage != "on_open" else ""
+    suffix = f" ({route})" if route and stage != "on_open" else ""
     if isinstance(exc, ConnectFailed) and stage != "on_open":
-        _say(exc, redact_text(exc.message, secrets) + through if exc.message else "")
+        _set_message(exc, redact_text(exc.message, secrets) + suffix if exc.message else "")
         return exc if stage == "uri" else _without_frames(exc)
     cause: BaseException = exc
     if lost is not None and not isinstance(exc, Fatal):
         text, cause = redact_text(str(lost), secrets), lost
     elif open_s is not None and not isinstance(exc, Fatal):
-        text = f"not done within open_s = {open_s:g} s{through}"
+        text = f"not done within open_s = {open_s:g} s{suffix}"
     else:
-        text = _text(exc, secrets) + through
+        text = _text(exc, secrets) + suffix
     error = ConnectFailed(stage, text)
     error.__cause__ = cause
     return error
@@ -72,7 +72,7 @@ def attempt_failed(
 def loss(
     lost: ConnectionLost, pause: tuple[float, str] | None, block: str | None, secrets: Iterable[str]
 ) -> ConnectionLost:
-    """Return the loss of an open connection, and why: that we had stopped reading, or that the loop was blocked."""
+    """Return the loss of an open connection with its cause: a pause of reading (`pause`), or a blocked event loop."""
     reason = redact_text(lost.reason, secrets)
     if pause is not None:
         reason = f"closed by the peer after {pause[0]:.0f} s paused by {pause[1]}" + (f" ({reason})" if reason else "")
@@ -86,16 +86,17 @@ def loss(
 
 
 def unexpected(exc: BaseException, secrets: Iterable[str]) -> FleetError:
-    """Return the error of an endpoint that a fault in the program ended: ours, or one in the user's `fatal`."""
+    """Return the error of an endpoint that ended because of a bug, in wsfleet or in the user's `fatal` function."""
     error = FleetError(one_line(f"unexpected {_text(exc, secrets)}"))
     error.__cause__ = exc
     return error
 
 
 def shown(exc: BaseException) -> BaseException:
-    """Return an exception of the user's code as records and logs may have it.
+    """Return an exception of user code without secrets, for records and logs.
 
-    It is the very same one, unless its text or one behind or in it has a secret; then one of its kind that has none.
+    Returns `exc` itself, unless its text or the text of a related exception contains a secret. In that case, returns a
+    copy without the secret and without related exceptions.
     """
     try:
         if _is_clean(exc):
@@ -105,18 +106,18 @@ def shown(exc: BaseException) -> BaseException:
             return made.with_traceback(exc.__traceback__)
         return FleetError(_text(exc, ())).with_traceback(exc.__traceback__)
     except Exception:
-        # An exception that can neither be shown nor copied.
+        # An exception that cannot be formatted or copied.
         return FleetError(type(exc).__name__).with_traceback(exc.__traceback__)
 
 
 def _is_clean(exc: BaseException) -> bool:
-    # Of an error in text the repr has the whole payload, which records have anyway.
+    # The repr of a UnicodeError contains the whole payload, which is part of the record anyway.
     own = "" if isinstance(exc, UnicodeError) else repr(exc)
     return all(redact_text(text) == text for text in (own, *_texts(exc), *_texts_behind(exc)))
 
 
 def _cleaned(exc: BaseException) -> BaseException:
-    """Return one of the same kind, with nothing behind it, and without the secrets of its arguments and notes."""
+    """Return a copy without causes and contexts, and with redacted arguments and notes."""
     made: BaseException
     if isinstance(exc, BaseExceptionGroup):
         made = BaseExceptionGroup(redact_text(exc.message), [shown(each) for each in exc.exceptions])
@@ -129,24 +130,24 @@ def _cleaned(exc: BaseException) -> BaseException:
 
 
 def describe(exc: BaseException) -> str:
-    """Return an exception of the user's code as one line of a log."""
+    """Return an exception of user code as one line of a log."""
     try:
         text = " ".join(printable(_text(exc, ())).split())
     except Exception:
-        return type(exc).__name__  # one that cannot be shown
+        return type(exc).__name__  # its __str__ raises
     return text if len(text) <= LINE else f"{text[:LINE]}..."
 
 
 def hide_secrets(error: BaseException, secrets: Iterable[str]) -> None:
-    """Cut off the exceptions behind `error` if one of their texts, which are other people's, has a secret in it."""
+    """Remove the cause and the context of `error` if a text of the exceptions behind it contains a secret."""
     secrets = list(secrets)
     if any(redact_text(text, secrets) != text for text in _texts_behind(error)):
-        error.__cause__ = None  # and with it, the context is not shown either
+        error.__cause__ = None  # sets __suppress_context__ too
         error.__context__ = None
 
 
 def _fatal_in(exc: BaseException) -> Fatal | None:
-    """Return the Fatal in a group of exceptions: an `on_open` may have raised it in a task of its own."""
+    """Return a Fatal in a group of exceptions: an `on_open` with a TaskGroup may have raised it."""
     while isinstance(exc, BaseExceptionGroup):
         found = exc.subgroup(Fatal)
         if found is None:
@@ -160,18 +161,18 @@ def _text(exc: BaseException, secrets: Iterable[str]) -> str:
     return redact_text(f"{name}: {text}" if text else name, secrets)
 
 
-def _say(error: ConnectFailed, message: str) -> None:
-    """Give the wire's own error another text: a peer may have repeated our secrets in a header of its answer."""
+def _set_message(error: ConnectFailed, message: str) -> None:
+    """Replace the text of an error of the transport: a peer may have repeated our secrets in a response header."""
     if message != error.message:
-        error.args = tuple(message if arg is error.message else arg for arg in error.args)  # its repr shows them
+        error.args = tuple(message if arg is error.message else arg for arg in error.args)  # shown by its repr
         error.message = message
 
 
 def _without_frames(error: ConnectFailed) -> ConnectFailed:
-    """Return an error of the wire's without the frames that it came through.
+    """Return an error of the transport without its traceback.
 
-    They show no line of the user's, and would keep what they hold for as long as it is the endpoint's last error; of
-    ten thousand endpoints whose server is away that is a lot, for the garbage collector above all.
+    The traceback contains no frame of user code. Its frames would keep their objects alive for as long as this is the
+    last error of the endpoint. With ten thousand endpoints that cannot connect, this slows the garbage collector down.
     """
     for exc in (error, *_behind(error)):
         exc.__traceback__ = None
@@ -179,7 +180,7 @@ def _without_frames(error: ConnectFailed) -> ConnectFailed:
 
 
 def _texts(error: BaseException) -> Iterator[str]:
-    """Yield what the last lines of its traceback say."""
+    """Yield the texts in the last lines of the traceback."""
     yield str(error)
     yield from map(str, getattr(error, "__notes__", ()))
     if isinstance(error, SyntaxError):
@@ -192,7 +193,7 @@ def _texts_behind(error: BaseException) -> Iterator[str]:
 
 
 def _behind(error: BaseException) -> Iterator[BaseException]:
-    """Yield the causes and contexts of `error`, those that are grouped in it, and theirs."""
+    """Yield the causes, the contexts and the grouped exceptions of `error`, recursively."""
     seen = {id(error)}
     todo = _related(error)
     while todo:

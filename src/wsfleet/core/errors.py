@@ -1,9 +1,9 @@
-"""What can go wrong, told apart by whose fault it is.
+"""The exceptions of wsfleet.
 
-`ConfigError` is the program's, `ConnectFailed` and `ConnectionLost` are the network's or the peer's,
-`NotOpen` and `Busy` are the caller's moment, `EndpointFailed` is wsfleet giving up. Everything derives from
-`FleetError`. The texts of these errors carry no secrets, and nothing that a terminal would obey, as a part of them may
-be a peer's; the exception of a lower layer is in `__cause__`.
+`ConfigError` is a fault in the program. `ConnectFailed` and `ConnectionLost` are faults of the network or the peer.
+`NotOpen` and `Busy` depend on the state of the connection at the time of the call. `EndpointFailed` means that wsfleet
+has given up. All derive from `FleetError`. Their texts contain no secrets, and no control characters, since a peer may
+have sent a part of them. The exception of a lower layer is in `__cause__`.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ __all__ = [
 
 
 class FleetError(Exception):
-    """The root of all errors that wsfleet raises."""
+    """Base class of all exceptions that wsfleet raises."""
 
 
 class ConfigError(FleetError, ValueError):
-    """A declaration cannot work as it stands: an option out of range, a name in use, a bad pattern.
+    """A declaration is invalid: an option out of range, a name that is in use, an invalid pattern.
 
-    `faults` lists every fault found as `(field, text)`, so that a configuration file can show them all at once.
+    `faults` lists all faults as `(field, text)`, so that the check of a configuration file can report all of them.
     """
 
     def __init__(self, message: str, faults: tuple[tuple[str, str], ...] = ()) -> None:
@@ -44,20 +44,20 @@ class ConfigError(FleetError, ValueError):
 
 
 class ConnectFailed(FleetError):
-    """One attempt to connect failed. `stage` is one of dns, tcp, proxy, tls, http, on_open, uri."""
+    """An attempt to connect failed. `stage` is one of uri, dns, tcp, proxy, tls, http, on_open."""
 
     def __init__(self, stage: str, message: str = "") -> None:
         self.stage = stage
         self.message = message
 
     def __str__(self) -> str:
-        return one_line(f"{self.stage}: {self.message}") if self.message else f"connecting failed at stage {self.stage}"
+        return one_line(f"{self.stage}: {self.message}") if self.message else f"connect failed at stage {self.stage}"
 
 
 class HandshakeRejected(ConnectFailed):
-    """The server answered the opening handshake with something other than 101.
+    """The server answered the opening handshake with a status other than 101 (RFC 6455, section 4.1).
 
-    `headers` are the response's, names in lower case; `retry_after_s` is its Retry-After in seconds
+    `headers` are the response headers, with names in lower case. `retry_after_s` is the value of Retry-After in seconds
     (RFC 9110, section 10.2.3), or None.
     """
 
@@ -71,18 +71,19 @@ class HandshakeRejected(ConnectFailed):
         self.retry_after_s = retry_after_s
 
     def __repr__(self) -> str:
-        # Without the headers: a server may set cookies, or repeat what it was sent.
+        # Without the headers, which may contain cookies or repeat credentials of the request.
         return f"{type(self).__name__}({self.status}, retry_after_s={self.retry_after_s})"
 
 
 class ConnectionLost(FleetError, ConnectionError):
-    """An open connection ended. `code` and `reason` are the close frame's (RFC 6455, section 7.4); 1006 without one.
+    """An open connection was lost.
 
-    `reason` is as the peer wrote it; in the error's text it is printable.
+    `code` and `reason` are those of the close frame (RFC 6455, section 7.4); without a close frame, `code` is 1006.
+    `reason` is unchanged; in the text of the error, control characters are escaped.
     """
 
     def __init__(self, code: int, reason: str = "") -> None:
-        # Not by OSError, which would take them for an errno and its text.
+        # OSError.__init__ would interpret two arguments as an errno and its text.
         self.args = (code, reason)
         self.code = code
         self.reason = reason
@@ -92,19 +93,19 @@ class ConnectionLost(FleetError, ConnectionError):
 
 
 class NotOpen(FleetError, ConnectionError):
-    """The connection is not open at this moment; nothing was sent."""
+    """The connection is not open. Nothing was sent."""
 
 
 class RequestTimeout(FleetError, TimeoutError):
-    """No reply came within `timeout_s`."""
+    """No reply arrived within `timeout_s`."""
 
 
 class RequestLost(FleetError):
-    """The connection that carried the request was lost before the reply came; whether the server acted is unknown."""
+    """The connection of the request was lost before the reply arrived. The server may have executed the request."""
 
 
 class EndpointFailed(FleetError):
-    """An endpoint is FAILED and will not be retried; the last error is in `__cause__`."""
+    """An endpoint is FAILED and makes no more attempts. The last error is in `__cause__`."""
 
     def __init__(self, name: str, message: str = "") -> None:
         self.name = name
@@ -115,12 +116,12 @@ class EndpointFailed(FleetError):
 
 
 class Overflowed(FleetError):
-    """A subscription with `Overflow.FAIL` received more than its buffer holds, and ended."""
+    """The buffer of a subscription with `Overflow.FAIL` was full, and the subscription ended."""
 
 
 class Busy(FleetError):
-    """Two tasks want what only one can have: a second loop over a connection, or one over a processor's messages."""
+    """Another consumer already receives these messages: another loop over the connection, or a processor."""
 
 
 class Fatal(FleetError):
-    """Raised by an `on_open` to say that trying again is pointless: the endpoint becomes FAILED."""
+    """Raise this in `on_open` if further attempts are pointless: the endpoint becomes FAILED."""

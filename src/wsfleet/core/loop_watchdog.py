@@ -1,8 +1,8 @@
-"""Notices when something blocks the loop, while it does, and says who and where.
+"""Detects calls that block the event loop, while they block it, and reports the function and the line.
 
-A thread asks the loop for a sign of life a few times a second. Where none comes, the thread looks at what the loop's
-thread is doing: the innermost line, and, walking outwards, whose call it is. Nothing is paid for in the calls
-themselves; a loop answers a few wake-ups a second.
+A thread schedules a callback on the loop a few times per second. If the callback does not run in time, the thread
+inspects the stack of the loop's thread: the innermost line, and the frame that called user code. The calls themselves
+have no overhead; the loop runs a few callbacks per second.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ __all__ = ["Block", "Watchdog", "calls_user_code"]
 log = logging.getLogger("wsfleet")
 
 ASK_S = 0.2
-"""How often the loop is asked."""
+"""Interval between callbacks that are scheduled on the loop, in seconds."""
 
 BLOCKED_S = 0.3
-"""So long without an answer, and the loop counts as blocked: whatever blocks it for half a second is seen."""
+"""The loop counts as blocked if a callback does not run for this time; each block of 0.5 s is detected."""
 
 RECENT_S = 10.0
-"""For so long a block is worth mentioning beside what it may have caused."""
+"""For this time after a block, errors mention it as their possible cause."""
 
 QUIET_S = 60.0
-"""Who blocks again and again is logged once in so many seconds, with a count."""
+"""Minimum time between log records about the same blocking function; the records between are counted."""
 
-OUTSIDE = "something outside of wsfleet"
-INSIDE = "wsfleet itself or a busy machine"
+OUTSIDE = "code outside wsfleet"
+INSIDE = "wsfleet or a busy machine"
 COLLECTOR = "the garbage collector"
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -47,9 +47,9 @@ _callers: dict[CodeType, str] = {}
 
 
 def calls_user_code(variable: str) -> Callable[[F], F]:
-    """Mark a function that calls user code: its local `variable` has the `name` to report when that call blocks.
+    """Mark a function that calls user code. The `name` of its local `variable` is reported if the call blocks.
 
-    The function itself is returned, so a call costs nothing more.
+    Returns the function itself, so calls have no overhead.
     """
 
     def register(function: F) -> F:
@@ -61,7 +61,7 @@ def calls_user_code(variable: str) -> Callable[[F], F]:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One time that the loop was blocked: by whom, at which line, for how long, until when (`time.monotonic`)."""
+    """One block of the loop: the blocking function, the line, the duration, and the end (`time.monotonic`)."""
 
     by: str
     where: str
@@ -72,30 +72,30 @@ class Block:
         return f"the loop was blocked for {self.seconds:.1f} s by {self.by} at {self.where}"
 
 
-class _Quiet:
-    """Which blocks of one culprit are logged: the first, and after that time a block that lasts or is new."""
+class _LogLimit:
+    """Limits the log records about one blocking function to one per `QUIET_S`."""
 
     def __init__(self) -> None:
         self._until = float("-inf")
-        self._untold = 0
+        self._suppressed = 0
 
-    def passes(self, now: float, *, again: bool = False) -> bool:
-        """Whether to log a block now; `again`: one that was counted already, and lasts."""
+    def allows(self, now: float, *, again: bool = False) -> bool:
+        """Return whether to log a block now. `again`: the block continues and has been counted before."""
         if now < self._until:
-            self._untold += not again
+            self._suppressed += not again
             return False
-        self._untold -= again
+        self._suppressed -= again
         self._until = now + QUIET_S
         return True
 
     def more(self) -> str:
-        """Return what was not logged, as the end of a line."""
-        untold, self._untold = self._untold, 0
-        return f" ({untold} more since the last report)" if untold else ""
+        """Return the number of blocks that were not logged, as the end of a line, and reset it."""
+        suppressed, self._suppressed = self._suppressed, 0
+        return f" ({suppressed} more since the last report)" if suppressed else ""
 
 
 class Watchdog:
-    """Watches one event loop. There is one for each fleet."""
+    """Watches one event loop. Each fleet has one."""
 
     def __init__(self) -> None:
         self.last: Block | None = None
@@ -103,12 +103,12 @@ class Watchdog:
         self._answered = threading.Event()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        self._quiet: dict[str, _Quiet] = {}  # by who blocks
+        self._limits: dict[str, _LogLimit] = {}  # by blocking function
         self._collecting_since = 0.0
-        self._collection: Block | None = None  # a long one that is over, and not told yet
+        self._collection: Block | None = None  # a long garbage collection that has ended and is not logged yet
 
     def start(self) -> None:
-        """Begin to watch the running loop."""
+        """Start to watch the running loop."""
         self._answered.set()
         gc.callbacks.append(self._collector)
         loop, thread = asyncio.get_running_loop(), threading.get_ident()
@@ -116,7 +116,7 @@ class Watchdog:
         self._thread.start()
 
     def stop(self) -> None:
-        """End watching; the thread is gone on return."""
+        """Stop. The thread has ended on return."""
         self._stopping.set()
         self._answered.set()
         if self._thread is not None:
@@ -125,18 +125,18 @@ class Watchdog:
             gc.callbacks.remove(self._collector)
 
     def recent(self) -> Block | None:
-        """Return the last block, where it is recent enough to be the cause of something now."""
+        """Return the last block if it ended less than `RECENT_S` ago."""
         last = self.last
         return last if last is not None and time.monotonic() - last.until < RECENT_S else None
 
     def stats(self) -> BlockStats | None:
-        """Return the last block as the fleet's counts show it."""
+        """Return the last block and the totals, for the statistics of the fleet."""
         last = self.last
         return BlockStats(last.by, last.where, last.seconds, self._times, self._total_s) if last is not None else None
 
     def _collector(self, phase: str, info: dict[str, int]) -> None:
-        # A collection, whichever thread's, lets no other thread look meanwhile. It may come upon the log in the middle
-        # of a line, so what there is to say of it is left to our thread.
+        # A garbage collection in any thread holds the interpreter lock, so the watching thread cannot run. The
+        # collection may interrupt a logging call, so the watching thread logs it later.
         now = time.monotonic()
         if phase == "start":
             self._collecting_since = now
@@ -147,20 +147,19 @@ class Watchdog:
 
     def _watch(self, loop: asyncio.AbstractEventLoop, thread: int) -> None:
         asked, pause_s = 0.0, ASK_S
-        # An answer wakes nobody: beside a busy loop, each time that a thread gets the interpreter back costs both of
-        # them milliseconds.
+        # The callback does not wake this thread: with a busy loop, each switch of threads costs both milliseconds.
         while not self._stopping.wait(pause_s):
             now = time.monotonic()
             if self._collection is not None:
                 collection, self._collection = self._collection, None
-                self._over(collection)
-                quiet = self._quiet_of(COLLECTOR)
-                if quiet.passes(now):
-                    self._tell_end(collection, quiet.more())
-                asked = now  # whoever is late because of it is no other block
+                self._count(collection)
+                limit = self._limit_of(COLLECTOR)
+                if limit.allows(now):
+                    self._log_end(collection, limit.more())
+                asked = now  # the delay of the callback is part of the same block
             if self._answered.is_set():
                 self._answered.clear()
-                if self._stopping.is_set():  # stop() does not wait for an answer to a question that it did not see
+                if self._stopping.is_set():  # set by stop() before the event was cleared
                     return
                 asked, pause_s = now, ASK_S
                 try:
@@ -174,52 +173,52 @@ class Watchdog:
                 pause_s = BLOCKED_S - (now - asked)
 
     def _follow(self, asked: float, thread: int) -> None:
-        """Tell of one block, now and at its end."""
-        by, where = self._look(thread)
+        """Report one block, at its detection and at its end."""
+        by, where = self._find_call(thread)
         now = time.monotonic()
-        # This thread is late itself: the machine slept, or something kept the interpreter. If it was not a call of
-        # user code, and the loop answers now, there is nobody to name.
+        # This thread is late itself: the machine was suspended, or another thread held the interpreter lock. Without
+        # a call of user code, and if the loop responds now, there is no function to report.
         late = now - asked > 2 * BLOCKED_S
         if late and by in (OUTSIDE, INSIDE) and self._answered.wait(ASK_S):
             return
-        quiet = self._quiet_of(by)
-        told = quiet.passes(now)
-        if told:
-            self._tell_begin(by, where, quiet.more())
+        limit = self._limit_of(by)
+        logged = limit.allows(now)
+        if logged:
+            self._log_begin(by, where, limit.more())
         self.last = Block(by, where, now - asked, now)
         while not self._answered.wait(BLOCKED_S):
             now = time.monotonic()
             self.last = Block(by, where, now - asked, now)
-            if not told and quiet.passes(now, again=True):
-                told = True
-                self._tell_begin(by, where, quiet.more())
+            if not logged and limit.allows(now, again=True):
+                logged = True
+                self._log_begin(by, where, limit.more())
         now = time.monotonic()
         block = Block(by, where, now - asked, now)
-        self._over(block)
-        if told and not self._stopping.is_set():
-            self._tell_end(block)
+        self._count(block)
+        if logged and not self._stopping.is_set():
+            self._log_end(block)
 
-    def _over(self, block: Block) -> None:
+    def _count(self, block: Block) -> None:
         self.last = block
         self._times += 1
         self._total_s += block.seconds
 
-    def _quiet_of(self, by: str) -> _Quiet:
-        return self._quiet.setdefault(by, _Quiet())
+    def _limit_of(self, by: str) -> _LogLimit:
+        return self._limits.setdefault(by, _LogLimit())
 
-    def _tell_begin(self, by: str, where: str, more: str) -> None:
-        told = {"event": "loop.blocked", "by": by, "where": where}
-        log.warning("the loop is blocked by %s at %s%s", by, where, more, extra=told)
+    def _log_begin(self, by: str, where: str, more: str) -> None:
+        fields = {"event": "loop.blocked", "by": by, "where": where}
+        log.warning("the loop is blocked by %s at %s%s", by, where, more, extra=fields)
 
-    def _tell_end(self, block: Block, more: str = "") -> None:
-        told = {"event": "loop.was_blocked", "by": block.by, "where": block.where, "seconds": block.seconds}
-        log.warning("%s%s", block, more, extra=told)
+    def _log_end(self, block: Block, more: str = "") -> None:
+        fields = {"event": "loop.was_blocked", "by": block.by, "where": block.where, "seconds": block.seconds}
+        log.warning("%s%s", block, more, extra=fields)
 
-    def _look(self, thread: int) -> tuple[str, str]:
-        """Return who blocks the loop, and where: the line in the called function, and the innermost one."""
+    def _find_call(self, thread: int) -> tuple[str, str]:
+        """Return the blocking function's name, and the lines: in the called function, and the innermost one."""
         innermost = sys._current_frames().get(thread)
         if innermost is None:
-            return OUTSIDE, "an unknown place"
+            return OUTSIDE, "an unknown line"
         called: FrameType = innermost
         frame: FrameType | None = innermost
         while frame is not None:
@@ -230,7 +229,7 @@ class Watchdog:
                 where = here if called.f_code is innermost.f_code else f"{here}, which is at {there}"
                 return str(getattr(owner, "name", owner)), where
             if not frame.f_code.co_filename.startswith(_OURS):
-                called = frame  # the last of these is the outermost
+                called = frame  # the last one is the outermost frame of user code
             frame = frame.f_back
         ours = innermost.f_code.co_filename.startswith(_OURS)
         return INSIDE if ours else OUTSIDE, _place(innermost)

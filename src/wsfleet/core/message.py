@@ -1,4 +1,4 @@
-"""What flows through a fleet: messages, and the records that the `$` topics carry."""
+"""Messages, and the records that are published on the `$` topics."""
 
 from __future__ import annotations
 
@@ -14,28 +14,29 @@ T = TypeVar("T")
 
 
 class Message(msgspec.Struct, Generic[T], frozen=True, gc=False):
-    """One message, as every subscription that it goes to sees it. Shared: do not change its `data`.
+    """One message. All subscriptions share the same object: do not change its `data`.
 
-    `endpoint` and `session` say which connection it came over, and over which of its connects (from 1); `index` is
-    the endpoint's own count of received messages, from 1, going on over reconnects; `received_at` is wall clock
-    seconds, one reading for each read of the socket; `size` is the payload in bytes, after decompression.
-    Messages of `Fleet.publish` and of the `$` topics have the defaults but for `topic`, `received_at` and `size`.
+    `endpoint` is the name of the endpoint that received it, and `session` the number of its connection, from 1. `index`
+    is the number of the message at this endpoint, from 1; it continues over reconnects. `received_at` is the wall clock
+    time in seconds, the same for all messages of one socket read. `size` is the size of the payload in bytes, after
+    decompression. Messages of `Fleet.publish` and of the `$` topics have only `data`, `topic`, `received_at` and
+    `size`; the other fields have their defaults.
 
-    The garbage collector does not look into messages, which are many and short-lived: data that is changed to hold
-    its own message would never be freed.
+    The garbage collector does not track messages, because they are numerous and short-lived. Do not store a message
+    in its own `data`: such a cycle is never freed.
     """
 
-    data: T  #: the payload, decoded
+    data: T  #: the decoded payload
     topic: str = ""  #: tokens, joined by dots
-    endpoint: str = ""  #: over which it came
-    index: int = 0  #: the endpoint's own number of it, from 1
-    session: int = 0  #: over which connect it came, from 1
-    received_at: float = 0.0  #: wall clock, in seconds
-    size: int = 0  #: the payload in bytes, after decompression
+    endpoint: str = ""  #: the name of the endpoint that received it
+    index: int = 0  #: its number at this endpoint, from 1
+    session: int = 0  #: the number of the endpoint's connection, from 1
+    received_at: float = 0.0  #: wall clock time, in seconds
+    size: int = 0  #: size of the payload in bytes, after decompression
 
 
 class State(enum.StrEnum):
-    """Where an endpoint stands. CONNECTING is also the state before the fleet starts."""
+    """The state of an endpoint. CONNECTING is also the state before the fleet starts."""
 
     CONNECTING = "CONNECTING"
     OPEN = "OPEN"
@@ -46,52 +47,55 @@ class State(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class StateChange:
-    """On `$state.<endpoint>`. `attempt` counts attempts since the last stable time, `delay_s` waits for the next."""
+    """Published on `$state.<endpoint>`: a change of the endpoint's state."""
 
-    endpoint: str  #: its name
-    previous: State  #: the state before
-    state: State  #: the state now
-    error: Exception | None  #: why; its text has no secrets
-    attempt: int  #: attempts since the last stable time
+    endpoint: str  #: the endpoint's name
+    previous: State  #: the previous state
+    state: State  #: the new state
+    error: Exception | None  #: the cause; its text contains no secrets
+    attempt: int  #: number of attempts since the connection was last stable
     delay_s: float  #: seconds until the next attempt
 
 
 @dataclass(frozen=True, slots=True)
 class Malformed:
-    """On `$malformed.<endpoint>`: a message that could not be decoded, as it came."""
+    """Published on `$malformed.<endpoint>`: a message that could not be decoded."""
 
-    endpoint: str  #: its name
+    endpoint: str  #: the endpoint's name
     index: int  #: the message's number at this endpoint
-    session: int  #: over which connect it came
-    raw: str | bytes  #: the payload
-    error: BaseException  #: why it could not be decoded
+    session: int  #: the number of the endpoint's connection
+    raw: str | bytes  #: the received payload
+    error: BaseException  #: the exception of the decoder
 
 
 @dataclass(frozen=True, slots=True)
 class DeadLetter:
-    """On `$dead.<subscription>`: a message whose processing failed for good, after `attempts` calls."""
+    """Published on `$dead.<subscription>`: a message whose processing failed, after all retries."""
 
-    message: Message[Any]  #: what was to be processed
-    error: BaseException  #: what the last call raised
-    attempts: int  #: how many calls there were
+    message: Message[Any]  #: the message
+    error: BaseException  #: the exception of the last call
+    attempts: int  #: number of calls
 
 
 @dataclass(frozen=True, slots=True)
 class Slow:
-    """On `$slow.<subscription>`: its mailbox became full; once for each episode, which ends when it is at half."""
+    """Published on `$slow.<subscription>`: its mailbox became full. Not repeated until the mailbox is half empty."""
 
-    subscription: str  #: its name
-    pending: int  #: messages waiting and in hand
-    pending_bytes: int  #: their payloads, in bytes
-    overflow: str  #: its policy
+    subscription: str  #: the subscription's name
+    pending: int  #: messages that wait or are being processed
+    pending_bytes: int  #: size of their payloads in bytes
+    overflow: str  #: the overflow policy
 
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """On `$gap.<endpoint>`, before any message of the new session: what came in between is not known."""
+    """Published on `$gap.<endpoint>` after a reconnect, before all messages of the new session.
 
-    endpoint: str  #: its name
-    previous_session: int  #: the connect that was lost
-    session: int  #: the new one
-    last_index: int  #: the number of the last message before
+    Messages that the server sent in between may be missing.
+    """
+
+    endpoint: str  #: the endpoint's name
+    previous_session: int  #: number of the lost connection
+    session: int  #: number of the new connection
+    last_index: int  #: number of the last message before the gap
     down_s: float  #: seconds without a connection

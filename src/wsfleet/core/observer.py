@@ -1,4 +1,4 @@
-"""What watches a fleet from outside: begun when the fleet starts, ended when it has come to its end."""
+"""Observers of a fleet, such as the status page: started with the fleet, and stopped after its end."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ log = logging.getLogger("wsfleet")
 
 
 class Observer(Protocol):
-    """A page, or whatever else looks at a fleet. `reload`, where it is set, reads the configuration again."""
+    """A status page, or other code that watches a fleet. `reload`, if set, reloads the configuration."""
 
     address: str
     reload: Callable[[], Awaitable[list[str]]] | None
 
     def bind(self) -> object:
-        """Take the address. Idempotent; raises FleetError where it can't be had."""
+        """Bind to the address. Idempotent. Raises FleetError if this is not possible."""
 
     async def start(self) -> None:
-        """Begin."""
+        """Start to observe."""
 
     async def stop(self) -> None:
-        """End, and leave nothing open. Idempotent."""
+        """Stop, and close all resources. Idempotent."""
 
 
 class Observers:
-    """Those of one fleet."""
+    """The observers of one fleet."""
 
     def __init__(self) -> None:
         self.all: list[Observer] = []
@@ -41,7 +41,7 @@ class Observers:
         self._starting: set[asyncio.Task[None]] = set()
 
     def add(self, observer: Observer) -> None:
-        """Have `observer` from now on, or from the fleet's start. Raises FleetError where its address is taken."""
+        """Add `observer`, and start it if the fleet is running. Raises FleetError if its address is in use."""
         if self._begun:
             observer.bind()
             task = asyncio.get_running_loop().create_task(self._start(observer), name="wsfleet-observer")
@@ -51,18 +51,18 @@ class Observers:
     async def _start(self, observer: Observer) -> None:
         try:
             await observer.start()
-        except Exception as exc:  # the fleet goes on, and may be ending
-            log.error("%s: cannot begin: %s", observer.address, describe(exc))
+        except Exception as exc:  # an observer must not stop the fleet
+            log.error("%s: cannot start: %s", observer.address, describe(exc), extra={"event": "observer.failed"})
 
     async def start(self) -> None:
-        """Begin with the fleet. Raises FleetError where an address is taken."""
+        """Start all observers. Raises FleetError if an address is in use."""
         self._begun = True
         for observer in list(self.all):
             observer.bind()
             await observer.start()
 
     async def stop(self) -> None:
-        """End after the fleet, which was watched until then."""
+        """Stop all observers, after the end of the fleet."""
         self._begun = False
         if self._starting:
             await asyncio.wait(self._starting)
@@ -70,12 +70,12 @@ class Observers:
             try:
                 await observer.stop()
             except Exception as exc:
-                log.error("%s: cannot end: %s", observer.address, describe(exc))
+                log.error("%s: cannot stop: %s", observer.address, describe(exc), extra={"event": "observer.failed"})
 
 
 def load(module: str, extra: str) -> Any:
-    """Return a module of `wsfleet.serve`, a leaf that is loaded by name. Raises ConfigError without its `extra`."""
+    """Import a module of `wsfleet.serve`. Raises ConfigError if its dependencies, the `extra`, are not installed."""
     try:
         return importlib.import_module(f"wsfleet.serve.{module}")
     except ModuleNotFoundError as exc:
-        raise ConfigError(f"{exc.name} is missing: install wsfleet[{extra}]") from exc
+        raise ConfigError(f"{exc.name} is not installed: install wsfleet[{extra}]") from exc

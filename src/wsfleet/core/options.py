@@ -1,7 +1,7 @@
-"""What a user declares: plain data, checked when it is made.
+"""The options of endpoints, subscriptions and processors: plain data, checked on creation.
 
-Every class refuses values that cannot work with one `ConfigError` that names the field and the fault; its `faults`
-hold all of them, for the configuration file. Durations are seconds, sizes are bytes.
+Each class raises one `ConfigError` for invalid values. It names the fields and the faults; its `faults` list all of
+them, for the configuration file. Durations are in seconds, sizes in bytes.
 """
 
 from __future__ import annotations
@@ -49,7 +49,11 @@ __all__ = [
 
 
 class Overflow(enum.StrEnum):
-    """What a full mailbox does with the next message."""
+    """The policy of a full mailbox for the next message.
+
+    PAUSE stops reading from the endpoints. DROP_OLDEST and DROP_NEWEST drop a message. LATEST keeps the newest message
+    of each key or topic. FAIL ends the subscription with `Overflowed`.
+    """
 
     PAUSE = "pause"
     DROP_OLDEST = "drop_oldest"
@@ -60,30 +64,31 @@ class Overflow(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Reconnect(Checked):
-    """How a lost connection comes back.
+    """How an endpoint reconnects after a failed attempt or a lost connection.
 
-    The n-th wait is drawn below a bound that grows by `factor` from `initial_s` to `max_s`; `jitter=1.0` draws from
-    the whole range (full jitter), 0 always waits the bound. The bound starts afresh only after the connection was
-    open for `stable_s` and the peer sent any frame, so that accepting and closing at once meets a growing wait.
-    More than `max_restarts` restarts in `window_s` seconds, or an error for which `fatal(error)` is true, make the
-    endpoint FAILED.
+    The delay before each attempt is random, up to a bound that grows by `factor` from `initial_s` to `max_s`. With
+    `jitter=1.0` it is drawn from the whole range (full jitter); with 0 it equals the bound. The bound is reset only
+    after the connection was open for `stable_s` and the peer sent a frame, so the delays also grow for a server that
+    accepts connections and closes them at once. More than `max_restarts` restarts within `window_s` seconds, or an
+    error for which `fatal(error)` returns true, make the endpoint FAILED.
     """
 
-    initial_s: float = 0.5  #: the bound of the first wait
-    max_s: float = 60.0  #: the bound that waits grow to
-    factor: float = 2.0  #: by how much the bound grows with each failure
-    jitter: float = 1.0  #: the part of a wait that is drawn at random: 1 all of it, 0 none
-    stable_s: float = 30.0  #: so long open with any frame from the peer, and the waits start afresh
-    max_restarts: int | None = None  #: more restarts than that within window_s: FAILED; None: no limit
-    window_s: float = 60.0  #: the time in which restarts are counted
-    fatal: Callable[[Exception], bool] = retry.is_fatal  #: a function of the error: true makes the endpoint FAILED
+    initial_s: float = 0.5  #: upper bound of the first delay
+    max_s: float = 60.0  #: largest bound of a delay
+    factor: float = 2.0  #: growth factor of the bound after each failure
+    jitter: float = 1.0  #: random part of a delay, from 0 (none) to 1 (all)
+    stable_s: float = 30.0  #: time that a connection must be open, with a frame from the peer, to reset the bound
+    max_restarts: int | None = None  #: restarts within window_s before the endpoint becomes FAILED; None: no limit
+    window_s: float = 60.0  #: period in which restarts are counted
+    fatal: Callable[[Exception], bool] = retry.is_fatal  #: function of the error; true makes the endpoint FAILED
 
     def _faults(self) -> Iterator[tuple[str, str | None]]:
         yield "initial_s", check_seconds(self.initial_s, zero=True)
         yield "max_s", check_seconds(self.max_s, zero=True)
-        yield "factor", None if is_number(self.factor) and self.factor >= 1 else f"must be from 1, not {self.factor!r}"
+        good = is_number(self.factor) and self.factor >= 1
+        yield "factor", None if good else f"must be a number from 1, not {self.factor!r}"
         good = is_number(self.jitter) and 0 <= self.jitter <= 1
-        yield "jitter", None if good else f"must be from 0 to 1, not {self.jitter!r}"
+        yield "jitter", None if good else f"must be a number from 0 to 1, not {self.jitter!r}"
         yield "stable_s", check_seconds(self.stable_s, zero=True)
         yield "max_restarts", check_count(self.max_restarts, 0, none=True)
         yield "window_s", check_seconds(self.window_s)
@@ -94,25 +99,25 @@ class Reconnect(Checked):
         if not callable(self.fatal):
             return "must be a function of the error"
         if inspect.iscoroutinefunction(self.fatal):
-            return "must be a plain function: what an async one returns is always true"
+            return "must be a plain function: the coroutine of an async function is always true"
         return check_arguments(self.fatal)
 
 
 @dataclass(frozen=True, slots=True)
 class Liveness(Checked):
-    """Whether the peer is there, whether data is coming, and what the application must send to be kept.
+    """Checks that the peer responds and sends data, and a heartbeat of the application protocol.
 
-    A ping every `ping_s` (None: none); no frame at all for `pong_s` after it: reconnect (RFC 6455, section 5.5.2).
-    No data message for `stale_s`: reconnect. `heartbeat` (a payload, or a function that returns one) is sent every
-    `heartbeat_s`. While reading is paused, both deadlines stand still.
+    A ping is sent every `ping_s`. If no frame arrives within `pong_s` after it, the endpoint reconnects (RFC 6455,
+    section 5.5.2). If no data message arrives for `stale_s`, it reconnects as well. `heartbeat`, a payload or a
+    function that returns one, is sent every `heartbeat_s`. Both deadlines are suspended while reading is paused.
     """
 
-    ping_s: float | None = 20.0  #: the time between pings; None: none are sent
-    pong_s: float | None = 20.0  #: no frame for so long after a ping: reconnect; None: never
-    stale_s: float | None = None  #: no data message for so long: reconnect; None: never
-    #: what the application must send to be kept
-    heartbeat: str | bytes | Callable[[], str | bytes] | None = field(default=None, repr=False)  # it may be a login
-    heartbeat_s: float | None = None  #: how often the heartbeat is sent
+    ping_s: float | None = 20.0  #: interval between pings; None: no pings
+    pong_s: float | None = 20.0  #: time without a frame after a ping before a reconnect; None: no limit
+    stale_s: float | None = None  #: time without a data message before a reconnect; None: no limit
+    #: payload that the application protocol requires at intervals, or a function that returns it
+    heartbeat: str | bytes | Callable[[], str | bytes] | None = field(default=None, repr=False)  # may be a credential
+    heartbeat_s: float | None = None  #: interval between heartbeats
 
     def _faults(self) -> Iterator[tuple[str, str | None]]:
         for name in ("ping_s", "pong_s", "stale_s", "heartbeat_s"):
@@ -120,19 +125,19 @@ class Liveness(Checked):
         if not (self.heartbeat is None or isinstance(self.heartbeat, str | bytes) or callable(self.heartbeat)):
             yield "heartbeat", "must be str, bytes, or a function that returns one"
         elif inspect.iscoroutinefunction(self.heartbeat):
-            yield "heartbeat", "must be a plain function: nobody awaits what it returns"
+            yield "heartbeat", "must be a plain function: its result is not awaited"
         if (self.heartbeat is None) != (self.heartbeat_s is None):
-            yield "heartbeat", "and heartbeat_s go together"
+            yield "heartbeat", "and heartbeat_s must be set together"
 
 
 @dataclass(frozen=True, slots=True)
 class Buffer(Checked):
-    """The bounds of a subscription's mailbox, in messages and in bytes, and what happens past them."""
+    """The bounds of a subscription's mailbox, in messages and in bytes, and the policy for a full mailbox."""
 
-    messages: int = 1000  #: how many messages may be pending: waiting or in hand
-    bytes: int = 16 * 2**20  #: how many bytes of payload may be pending
-    overflow: Overflow = Overflow.PAUSE  #: what happens past a bound
-    #: LATEST only: a function of the message; the newest of each key stays (None: of each topic)
+    messages: int = 1000  #: maximum number of pending messages, which wait or are being processed
+    bytes: int = 16 * 2**20  #: maximum size of the pending payloads
+    overflow: Overflow = Overflow.PAUSE  #: policy for a full mailbox
+    #: LATEST only: function of the message; the newest message of each key is kept (None: of each topic)
     key: Callable[[Message[Any]], Any] | None = None
 
     def _faults(self) -> Iterator[tuple[str, str | None]]:
@@ -140,21 +145,21 @@ class Buffer(Checked):
         yield "bytes", check_count(self.bytes)
         if not isinstance(self.overflow, Overflow):
             known = isinstance(self.overflow, str) and self.overflow in list(Overflow)
-            meant = f"; write Overflow.{Overflow(self.overflow).name}" if known else ""
-            yield "overflow", f"must be one of Overflow, not {self.overflow!r}{meant}"
+            hint = f"; use Overflow.{Overflow(self.overflow).name}" if known else ""
+            yield "overflow", f"must be a member of Overflow, not {self.overflow!r}{hint}"
         elif self.key is not None and self.overflow is not Overflow.LATEST:
-            yield "key", "goes with Overflow.LATEST alone"
+            yield "key", "requires Overflow.LATEST"
         if self.key is not None:
             yield "key", check_arguments(self.key) if callable(self.key) else "must be a function of the message"
 
 
 @dataclass(frozen=True, slots=True)
 class Retry(Checked):
-    """How often a failing call is repeated: `attempts` calls in all, waiting with jitter between them."""
+    """How often a failing call is repeated: at most `attempts` calls, with random delays between them."""
 
-    attempts: int = 3  #: calls in all, the first one included
-    initial_s: float = 0.1  #: the bound of the wait before the second call; it doubles with each further one
-    max_s: float = 5.0  #: the bound that waits grow to
+    attempts: int = 3  #: maximum number of calls, including the first
+    initial_s: float = 0.1  #: upper bound of the delay before the second call; doubles for each further call
+    max_s: float = 5.0  #: largest bound of a delay
 
     def _faults(self) -> Iterator[tuple[str, str | None]]:
         yield "attempts", check_count(self.attempts)
@@ -164,14 +169,14 @@ class Retry(Checked):
 
 @dataclass(frozen=True, slots=True)
 class Limits(Checked):
-    """What one host is asked for at a time: handshakes in flight, and new connections per second.
+    """Limits per host: concurrent handshakes, and new connections per second.
 
-    `hosts` holds other limits for single hosts, one level deep.
+    `hosts` maps host names to different limits. These cannot have `hosts` themselves.
     """
 
-    handshakes: int = 64  #: handshakes under way at a time, per host
-    connects_per_s: float | None = None  #: new connections per second, per host; None: no limit
-    hosts: Mapping[str, Limits] = field(default_factory=dict)  #: other limits for single hosts, by name
+    handshakes: int = 64  #: concurrent handshakes per host
+    connects_per_s: float | None = None  #: new connections per second and host; None: no limit
+    hosts: Mapping[str, Limits] = field(default_factory=dict)  #: different limits for single hosts, by name
 
     def _faults(self) -> Iterator[tuple[str, str | None]]:
         yield "handshakes", check_count(self.handshakes)
@@ -181,10 +186,10 @@ class Limits(Checked):
             return
         for host, limits in self.hosts.items():
             if not isinstance(host, str) or not isinstance(limits, Limits):
-                # Not quoted: it may be a whole URI, with the password.
+                # Not quoted: it may be a whole URI with a password.
                 yield "hosts", f"must map host names to Limits, not {type(host).__name__} to {type(limits).__name__}"
             elif limits.hosts:
-                yield "hosts", "has limits of a host with hosts of their own"
+                yield "hosts", "must map to Limits without hosts"
 
 
 def _unsafe_topic(topic: str) -> str | None:
@@ -197,46 +202,47 @@ def _unsafe_topic(topic: str) -> str | None:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Endpoint(Checked):
-    """One server to stay connected to, and how.
+    """A server, and how the fleet stays connected to it.
 
-    `uri` and `headers` may be async functions, called afresh for every attempt: a token that expires belongs there.
-    `open_s` is one deadline for the whole of an attempt, `on_open` included; `close_s` for the closing handshake.
-    `max_size` bounds one message after decompression, and `max_fragments` the frames that it may come in (None:
-    4,096, and one for every 64 bytes of `max_size`). `on_open(session)` logs in and subscribes, on every connect,
-    before the endpoint is OPEN. `decode` is "text", "bytes", "json", a type for msgspec, or a function of the payload.
-    A `required` endpoint that fails for good ends the fleet.
+    `uri` and `headers` may be async functions, which are called for each attempt, for example to get a new token.
+    `open_s` is the deadline for a whole attempt, including `on_open`; `close_s` for the closing handshake. `max_size`
+    limits the size of a message after decompression, and `max_fragments` its number of frames (None: 4,096, plus one
+    for each 64 bytes of `max_size`). `on_open(session)` is called on each connect, before the endpoint is OPEN, to log
+    in and subscribe. `decode` is "text", "bytes", "json", a type for msgspec, or a function of the payload. The failure
+    of a `required` endpoint ends the fleet.
 
-    `topic` is a format string over the decoded data, such as "trades.{symbol}" ("{3}": an index, "{a.b}": nested), or
-    a function of it. In what is inserted, `.`, `*`, `>`, white space and control characters become `_`, and an empty
-    value is `_`; where a field is missing, null, a list or an object, the endpoint's name is the topic. What cannot be
-    decoded is malformed: counted, and told on `$malformed.<name>`. The first of each kind is logged.
+    `topic` is a format string with fields of the decoded data, such as "trades.{symbol}" ("{3}": an index, "{a.b}":
+    nested), or a function of the data. In inserted values, `.`, `*`, `>`, white space and control characters are
+    replaced by `_`; an empty value becomes `_`. If a field is missing, null, a list or an object, the topic is the name
+    of the endpoint. A message that cannot be decoded is counted as malformed and published on `$malformed.<name>`; the
+    first one of each kind is logged.
     """
 
-    #: ws:// or wss://; or an async function that returns it, called for every attempt
+    #: ws:// or wss:// URI, or an async function that returns it, called for each attempt
     uri: str | Callable[[], Awaitable[str]] = field(repr=False)
-    name: str | None = None  #: one token; None: the host's name, made unique; must be given where uri is a function
-    #: more headers of the handshake; or an async function that returns them, called for every attempt
+    name: str | None = None  #: one token; None: the host name, made unique; required if uri is a function
+    #: additional headers of the handshake, or an async function that returns them, called for each attempt
     headers: Mapping[str, str] | Callable[[], Awaitable[Mapping[str, str]]] | None = field(default=None, repr=False)
-    subprotocols: Sequence[str] = field(default=(), repr=False)  #: offered to the server, the preferred one first
+    subprotocols: Sequence[str] = field(default=(), repr=False)  #: offered to the server, in order of preference
     compression: Literal["deflate"] | None = None  #: "deflate": offer permessage-deflate; None: no compression
-    ssl: ssl_module.SSLContext | None = None  #: the TLS context; None: the system's authorities, everything verified
-    #: a proxy's URL; None: as the environment says; False: none
+    ssl: ssl_module.SSLContext | None = None  #: TLS context; None: verify with the authorities of the system
+    #: URL of a proxy; None: as set in the environment; False: no proxy
     proxy: str | Literal[False] | None = field(default=None, repr=False)
-    open_s: float = 15.0  #: one deadline for an attempt: uri, DNS, TCP, proxy, TLS, HTTP and on_open together
-    close_s: float = 2.0  #: how long the closing handshake may take
-    max_size: int = 2**20  #: the largest message, after decompression
-    #: the most frames of one message; None: 4,096, and one for every 64 bytes of max_size
+    open_s: float = 15.0  #: deadline for an attempt: uri, DNS, TCP, proxy, TLS, HTTP and on_open together
+    close_s: float = 2.0  #: deadline for the closing handshake
+    max_size: int = 2**20  #: maximum size of a message, after decompression
+    #: maximum number of frames of a message; None: 4,096, plus one for each 64 bytes of max_size
     max_fragments: int | None = field(default=None, kw_only=True)
-    #: an async function of the session: logs in and subscribes, on every connect, before OPEN
+    #: async function of the session, called on each connect before OPEN, to log in and subscribe
     on_open: Callable[[Any], Awaitable[Any]] | None = None
     decode: Any = "text"  #: "text", "bytes", "json", a type for msgspec, or a function of the payload
-    #: a format string over the data ("trades.{symbol}"), or a function of it; None: the name
+    #: format string with fields of the data ("trades.{symbol}"), or a function of the data; None: the name
     topic: str | Callable[[Any], str] | None = None
-    keep_last: int = 0  #: of how many topics the last message is kept, for replay="last"
-    sends_per_s: float | None = None  #: messages per second that the server takes from us; send() waits; None: no limit
-    reconnect: Reconnect = field(default_factory=Reconnect)  #: how a lost connection comes back
-    liveness: Liveness = field(default_factory=Liveness)  #: whether the peer is there, and data is coming
-    required: bool = False  #: its failing for good ends the fleet
+    keep_last: int = 0  #: number of topics whose last message is kept, for replay="last"
+    sends_per_s: float | None = None  #: maximum rate of sent messages; send() waits; None: no limit
+    reconnect: Reconnect = field(default_factory=Reconnect)  #: delays and limits of reconnects
+    liveness: Liveness = field(default_factory=Liveness)  #: pings, heartbeat, and deadlines for received data
+    required: bool = False  #: the failure of this endpoint ends the fleet
 
     def __repr__(self) -> str:
         uri = redact_uri(self.uri) if isinstance(self.uri, str) else f"<{getattr(self.uri, '__name__', 'function')}>"
@@ -274,12 +280,12 @@ class Endpoint(Checked):
             return None
         if not callable(self.on_open):
             return "must be an async function"
-        # A plain function may return an awaitable, and mostly a lambda does. One that says it returns None does not.
-        says_none = getattr(self.on_open, "__annotations__", {}).get("return", ...) in (None, "None")
-        if says_none and not inspect.iscoroutinefunction(self.on_open):
+        # A plain function, such as a lambda, may return an awaitable, unless it is annotated to return None.
+        returns_none = getattr(self.on_open, "__annotations__", {}).get("return", ...) in (None, "None")
+        if returns_none and not inspect.iscoroutinefunction(self.on_open):
             return "must be an async function: declare it with async def"
         if inspect.isasyncgenfunction(self.on_open):
-            return "yields: write an async function without yield"
+            return "must be an async function without yield"
         return check_arguments(self.on_open)
 
     def _uri_fault(self) -> str | None:
@@ -287,7 +293,7 @@ class Endpoint(Checked):
             return check_uri(self.uri)
         if not callable(self.uri):
             return "must be a str or an async function"
-        return None if self.name is not None else "is a function, so a name must be given"
+        return None if self.name is not None else "is a function, which requires a name"
 
     def _handshake_faults(self) -> Iterator[tuple[str, str | None]]:
         if isinstance(self.headers, Mapping):
@@ -299,20 +305,20 @@ class Endpoint(Checked):
         tokens = isinstance(names, Sequence) and not isinstance(names, str)
         tokens = tokens and all(isinstance(name, str) and HEADER_NAME.fullmatch(name) for name in names)
         good = tokens and len(set(names)) == len(names)
-        yield "subprotocols", None if good else "must be a sequence of different names (RFC 6455, section 4.1)"
+        yield "subprotocols", None if good else "must be a sequence of unique names (RFC 6455, section 4.1)"
         good = self.compression in (None, "deflate")
         yield "compression", None if good else f"must be None or 'deflate', not {self.compression!r}"
         if self.ssl is not None:
             if not isinstance(self.ssl, ssl_module.SSLContext):
                 yield "ssl", "must be an ssl.SSLContext"
             elif isinstance(self.uri, str) and self.uri.lower().startswith("ws://"):
-                yield "ssl", "is given, but the uri begins with ws://"
+                yield "ssl", "requires a uri that begins with wss://"
         if self.proxy is not None and self.proxy is not False:
             yield "proxy", self._proxy_fault()
 
     def _proxy_fault(self) -> str | None:
         if not isinstance(self.proxy, str):
-            return "must be a URL, False for none, or None for the environment's"
+            return "must be a URL, False for no proxy, or None for the proxy of the environment"
         return check_proxy(self.proxy)
 
     def _data_faults(self) -> Iterator[tuple[str, str | None]]:
@@ -326,15 +332,15 @@ class Endpoint(Checked):
         if isinstance(self.topic, str):
             yield "topic", _unsafe_topic(self.topic)
             if "{" in self.topic and self.decode in ("text", "bytes"):
-                yield "topic", f"is a format over the decoded data, which decode={self.decode!r} does not give"
+                yield "topic", f"has fields of the decoded data, but decode={self.decode!r} does not produce fields"
         elif self.topic is not None:
-            must = "must be a format string or a function of the data"
-            yield "topic", check_arguments(self.topic) if callable(self.topic) else must
+            fault = "must be a format string or a function of the data"
+            yield "topic", check_arguments(self.topic) if callable(self.topic) else fault
         yield "keep_last", check_count(self.keep_last, 0)
 
 
 class EndpointOptions(TypedDict, total=False):
-    """The fields of `Endpoint`, as keywords of `Fleet.connect` and `Fleet.pool`."""
+    """The fields of `Endpoint`, as keyword arguments of `Fleet.connect` and `Fleet.pool`."""
 
     name: str | None
     headers: Mapping[str, str] | Callable[[], Awaitable[Mapping[str, str]]] | None
@@ -357,17 +363,17 @@ class EndpointOptions(TypedDict, total=False):
 
 
 class ProcessorOptions(TypedDict, total=False):
-    """The keywords of `Fleet.process`."""
+    """The keyword arguments of `Fleet.process`."""
 
-    buffer: Buffer  #: the mailbox: its bounds, and what happens past them
-    concurrency: int  #: calls at a time; messages are in order where it is 1
-    #: a function of the message: keeps the order for each key where concurrency is more than 1
+    buffer: Buffer  #: bounds of the mailbox, and the policy for a full one
+    concurrency: int  #: number of concurrent calls; with 1, messages are processed in order
+    #: function of the message; keeps the order of messages with the same key if concurrency is more than 1
     key: Callable[[Message[Any]], Any] | None
-    batch: int | None  #: the function gets a list of up to so many messages; None: one message
-    retry: Retry | None  #: repeats a call that failed; None: no
-    timeout_s: float | None  #: how long one call may take; None: as long as it likes
-    offload: Literal["process"] | None  #: "process": calls are made in processes; None: a plain function's in threads
+    batch: int | None  #: maximum length of the list of messages for one call; None: one message, without a list
+    retry: Retry | None  #: how failed calls are repeated; None: not at all
+    timeout_s: float | None  #: deadline for one call; None: no limit
+    offload: Literal["process"] | None  #: "process": run calls in processes; None: run plain functions in threads
 
 
 class ConnectOptions(EndpointOptions, ProcessorOptions, total=False):
-    """Everything that `Fleet.connect` takes as a keyword: the endpoint's fields and the processor's."""
+    """The keyword arguments of `Fleet.connect`: those of the endpoint and of the processor."""

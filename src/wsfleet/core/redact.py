@@ -1,10 +1,10 @@
-"""Takes secrets out of anything that is shown: logs, reports, topics, reprs, errors.
+"""Removes secrets from logs, reports, topics, reprs and errors.
 
-A feed's URI is often its password: tokens stand in the query (`?token=`), in the path (`/v2/<key>`) or before the
-host. What a person needs to recognise an endpoint (host, port, short parts of the path, plain words) stays.
+The URI of a feed often contains credentials: in the query (`?token=`), in the path (`/v2/<key>`) or as userinfo. The
+parts that identify an endpoint (host, port, short parts of the path, plain words) are kept.
 
-Two things give a secret away: the name that it goes under, and that it reads like no word. All patterns match in
-linear time, since what they look at may be a peer's.
+A value is taken for a secret because of its name, or because it does not consist of words. All patterns match in linear
+time, because the text may come from a peer.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ __all__ = ["HIDDEN", "redact_headers", "redact_text", "redact_uri", "secrets_of"
 HIDDEN = "***"
 
 KEY_LENGTH = 20
-"""In a URI or a header, what is as long as this and isn't made of words is taken for a key."""
+"""In a URI or a header, a value of at least this length that does not consist of words is taken for a key."""
 
-# Names: the last word counts ("listenKey", "X-Amz-Signature", but not "KeyError"), and some endings of any compound.
+# Names: the last word decides ("listenKey", "X-Amz-Signature", but not "KeyError"), or one of these endings.
 _SECRET_WORD = re.compile(
     r"auth(?:entication|orization)?|bearer|code|cookies?|cred(?:ential)?s?|hmac|jwt|keys?|otp|pass(?:phrase|wd|word)?|pin|"
     r"pwd?|secrets?|session|sid|sign?|signature|ticket|tokens?"
 )
 _SECRET_ENDINGS = ("apikey", "auth", "credential", "jwt", "key", "passwd", "password", "secret", "sessionid", "token")
 _AMBIGUOUS = frozenset({"code", "pass", "pin", "session", "sign"})
-"""Secrets as a query's whole name, or joined to another of these words; elsewhere they are everyday words."""
+"""Names of secrets only as the whole name of a query parameter, or after another word of `_SECRET_WORD`."""
 _WORDS = re.compile(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])")
 _SUFFIXES = frozenset({"id", "value", "hash"})  # "AWSAccessKeyId"
 _SECRET_HEADER = re.compile(r"(?i)auth|cookie|token|key|secret|passw|sign|credential|session|jwt")
 
 # Values.
 _RUN = re.compile(rf"[\w\-~.%+=:]{{{KEY_LENGTH},}}")
-# No two of the alternatives take the same word: else a text of single letters could be read in 2**n ways.
+# The alternatives do not overlap: otherwise a text of single letters could match in 2**n ways.
 _WORDY = re.compile(r"(?:(?:[a-z]{0,14}|[A-Z][a-z]{1,14}|[A-Z]{1,14}|[vV]?\d{1,4})(?:[\-_.:~+=]|%20|$))+")
 
 _NOTHING = frozenset({"None", "null", "true", "false", "True", "False"})
@@ -53,34 +53,34 @@ _SCHEME = re.compile(r"(?i)\b(bearer|basic)(\s{1,3})([\w.~+/=\-]{6,})")
 
 
 def redact_text(text: str, secrets: Iterable[str] = ()) -> str:
-    """Return `text` with everything that looks like a credential hidden, and the given `secrets` in any place."""
+    """Return `text` with `***` in place of the given `secrets` and of everything that looks like a credential."""
     for secret in sorted(set(secrets), key=len, reverse=True):
         if len(secret) >= 8:
             text = text.replace(secret, HIDDEN)
-        elif len(secret) >= 4:  # short ones as whole words, or "pass" would take a part of "passed"
+        elif len(secret) >= 4:  # only as a whole word: "pass" must not match in "passed"
             text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", HIDDEN, text)
     text = _URI.sub(lambda found: _uri_in_text(found[0]), text)
     text = _LINE.sub(rf"\1\2{HIDDEN}", text)
     text = _hide_values(_PAIR, text)
     text = _hide_values(_QUOTED, text)
     text = _hide_values(_ESCAPED, text)
-    # In prose a word follows: "invalid token: unexpected end".
+    # After a colon, plain words are prose: "invalid token: unexpected end".
     text = _hide_values(_COLON, text, lambda value: bool(re.search(r"\d", value)) or not _is_wordy(value))
     return _SCHEME.sub(lambda found: found[0] if _is_wordy(found[3]) else f"{found[1]}{found[2]}{HIDDEN}", text)
 
 
 def redact_uri(uri: str) -> str:
-    """Return `uri` as it may be shown: no userinfo, no secret-like query values, no key-like parts (20 or more)."""
+    """Return `uri` without secrets: userinfo, secret query values, and parts that look like keys are hidden."""
     return _uri(uri)
 
 
 def redact_headers(headers: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return headers as they may be shown: the values of credential headers hidden."""
+    """Return headers with the values of credential headers hidden."""
     return {name: HIDDEN if _is_secret_header(name) else _hide_keys(redact_text(value)) for name, value in headers}
 
 
 def secrets_of(uri: str, headers: Mapping[str, str]) -> list[str]:
-    """Return what must not be seen of one attempt's URI and headers, to be taken out of other people's error texts."""
+    """Return the secrets in the URI and headers of an attempt, to remove them from the texts of foreign exceptions."""
     found: list[str] = []
 
     def take(secret: str) -> str:
@@ -89,7 +89,7 @@ def secrets_of(uri: str, headers: Mapping[str, str]) -> list[str]:
 
     _uri(uri, take)
     userinfo = re.match(r"[^/?#]*//([^/?#]*:[^/?#]*)@", uri)
-    if userinfo:  # as it goes over the wire (RFC 7617, section 2)
+    if userinfo:  # as in an Authorization header (RFC 7617, section 2)
         found.append(base64.b64encode(unquote(userinfo[1]).encode(errors="replace")).decode())
     for name, value in headers.items():
         if _is_secret_header(name):
@@ -101,8 +101,6 @@ def secrets_of(uri: str, headers: Mapping[str, str]) -> list[str]:
     return [secret for secret in {*found, *plain} if len(secret) >= 4 and secret.lower() not in ("bearer", "basic")]
 
 
-# Inside
-
 Hide = Callable[[str], str]
 
 
@@ -111,7 +109,7 @@ def _hidden(_: str) -> str:
 
 
 def _is_secret(name: str, *, alone: bool) -> bool:
-    """Whether what goes under `name` is to be hidden; `alone`: even where the name is only an ambiguous word."""
+    """Return whether a value with this name is a secret. `alone`: also if the name is a single ambiguous word."""
     words = [word.lower() for word in _WORDS.findall(name)]
     while len(words) > 1 and words[-1] in _SUFFIXES:
         words.pop()
@@ -123,7 +121,7 @@ def _is_secret(name: str, *, alone: bool) -> bool:
 
 
 def _is_secret_header(name: str) -> bool:
-    """Whether a header's value is to be hidden. No header is prose, so here a part of a word is enough."""
+    """Return whether the value of this header is a secret. Header names are not prose, so a part of a word suffices."""
     return _SECRET_HEADER.search(name) is not None or _is_secret(re.sub(r"(?i)^x-", "", name), alone=True)
 
 
@@ -136,7 +134,7 @@ def _hide_keys(text: str, hide: Hide = _hidden) -> str:
 
 
 def _hide_values(pattern: re.Pattern[str], text: str, doubtful: Callable[[str], bool] | None = None) -> str:
-    """Hide the last group of each match where the group two before it, a name, says so; quotes stay."""
+    """Hide the last group of each match, a value, if its name, two groups before, is that of a secret. Keep quotes."""
 
     def replace(found: re.Match[str]) -> str:
         *before, name, between, value = found.groups()
@@ -149,7 +147,7 @@ def _hide_values(pattern: re.Pattern[str], text: str, doubtful: Callable[[str], 
 
 
 def _uri(uri: str, hide: Hide = _hidden) -> str:
-    """Return `uri`, or what stands for one, with `hide` called on each secret of it."""
+    """Return `uri` with `hide` applied to each secret in it. Accepts invalid URIs."""
     scheme, slashes, rest = uri.partition("://")
     if not slashes:
         scheme, rest = "", uri
@@ -157,7 +155,7 @@ def _uri(uri: str, hide: Hide = _hidden) -> str:
     authority, slash, path = _cut(place, "/")
     port = authority.rpartition(":")[2]
     if "@" not in authority and ":" in authority and "@" in path and not port.isdigit() and "]" not in port:
-        authority, slash, path = place, "", ""  # a password with a slash in it, which should have been %2F
+        authority, slash, path = place, "", ""  # the password contains a slash that should be %2F
     userinfo, at, host = authority.rpartition("@")
     if at:
         for part in userinfo.split(":", 1):
@@ -170,7 +168,7 @@ def _uri(uri: str, hide: Hide = _hidden) -> str:
 
 
 def _uri_in_text(found: str) -> str:
-    """The same for what a text has without a space: what closes a bracket around the URI is no part of it."""
+    """Redact a URI found in text. A closing parenthesis or punctuation after the URI is not part of it."""
     rest = found[len(found.rstrip(").,;:")) :]
     if ")" in rest and found.count(")") > found.count("("):
         rest = rest[rest.index(")") :]
@@ -179,13 +177,13 @@ def _uri_in_text(found: str) -> str:
 
 
 def _cut(text: str, marks: str) -> tuple[str, str, str]:
-    """Cut `text` at the first of `marks`."""
+    """Split `text` at the first character of `marks`."""
     found = re.search(f"[{marks}]", text)
     return (text[: found.start()], found[0], text[found.end() :]) if found else (text, "", "")
 
 
 def _part(part: str, hide: Hide) -> str:
-    """One part of a path or query: `name=value`, or a value alone; in a path also `name;of=...`."""
+    """Redact one part of a path or query: `name=value`, a value alone, or in a path also `name;of=...`."""
     if ";" in part and part != ";":
         return ";".join(_part(each, hide) for each in part.split(";"))
     name, equals, value = part.partition("=")

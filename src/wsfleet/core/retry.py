@@ -1,6 +1,6 @@
-"""What decides, and nothing else: how long to wait, when to give up, which errors are for good.
+"""Retry decisions: how long to wait, when to give up, which errors are fatal.
 
-Pure: no asyncio, no clock, no global randomness. Time and random numbers are passed in.
+Pure functions and classes: no asyncio, no clock, no global random numbers. Time and random numbers are arguments.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ __all__ = [
     "Verdict",
     "classify",
     "is_fatal",
-    "is_impatience",
+    "may_be_timeout",
     "retry_after_s",
 ]
 
 FATAL_STATUS = frozenset({401, 403, 404, 410})
-"""Answers that will not change by asking again: the credentials, or the address, are wrong (RFC 9110, section 15.5)."""
+"""Statuses that a retry does not change: wrong credentials or a wrong address (RFC 9110, section 15.5)."""
 
 
 class BackoffPlan(Protocol):
-    """The part of `Reconnect` that the delays depend on."""
+    """The fields of `Reconnect` that determine the delays."""
 
     @property
     def initial_s(self) -> float: ...
@@ -44,10 +44,10 @@ class BackoffPlan(Protocol):
 
 
 class Backoff:
-    """Exponential backoff with jitter: the n-th delay lies between `(1 - jitter)` of its bound and its bound.
+    """Exponential backoff with jitter: each delay is drawn between `(1 - jitter) * bound` and `bound`.
 
     The bound grows by `factor` from `initial_s` to `max_s`. With `jitter=1.0` this is the "full jitter" of
-    https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/, which spreads a crowd best.
+    https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/, which spreads simultaneous retries best.
     """
 
     def __init__(self, plan: BackoffPlan, random: Callable[[], float]) -> None:
@@ -56,27 +56,27 @@ class Backoff:
         self._bound = plan.initial_s
 
     def next(self) -> float:
-        """Return the next delay in seconds, and let the bound grow."""
+        """Return the next delay in seconds, and increase the bound."""
         plan = self._plan
         bound = min(self._bound, plan.max_s)
         self._bound = min(bound * plan.factor, plan.max_s)
         return bound * (1.0 - plan.jitter * self._random())
 
     def reset(self) -> None:
-        """Start afresh: the connection was stable."""
+        """Reset the bound to `initial_s`."""
         self._bound = self._plan.initial_s
 
 
 class RestartBudget:
-    """At most `max_restarts` restarts within any `window_s` seconds, as an OTP supervisor's intensity."""
+    """At most `max_restarts` restarts within any `window_s` seconds, like the restart intensity of OTP supervisors."""
 
     def __init__(self, max_restarts: int | None, window_s: float) -> None:
         self._max = max_restarts
         self._window_s = window_s
-        self._restarts: deque[float] | None = None  # made when needed: one that is empty takes half a KiB
+        self._restarts: deque[float] | None = None  # created on first use: an empty deque takes 760 bytes
 
     def spend(self, now: float) -> bool:
-        """Record a restart at `now`; return False when it is one too many."""
+        """Record a restart at `now`. Return False if it exceeds the limit."""
         if self._max is None:
             return True
         if self._restarts is None:
@@ -90,7 +90,10 @@ class RestartBudget:
 
 
 def is_fatal(error: Exception) -> bool:
-    """The default of `Reconnect.fatal`: 401, 403, 404, 410, a bad URI, a bad certificate. No close code is fatal."""
+    """Return whether `error` is fatal: status 401, 403, 404 or 410, an invalid URI, an invalid certificate.
+
+    This is the default of `Reconnect.fatal`. No close code is fatal.
+    """
     if isinstance(error, HandshakeRejected):
         return error.status in FATAL_STATUS
     if isinstance(error, ConnectFailed):
@@ -101,30 +104,30 @@ def is_fatal(error: Exception) -> bool:
     return False
 
 
-def is_impatience(code: int) -> bool:
-    """Whether a peer that waited for us in vain closes like this: cut off, 1008, 1011, 1013, or its own codes."""
+def may_be_timeout(code: int) -> bool:
+    """Return whether a peer may use this close code after a timeout: 1006, 1008, 1011, 1013, or from 3000 on."""
     return code in (1006, 1008, 1011, 1013) or code >= 3000
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What to do about an error: give up, or try again no sooner than `hold_s` from now, on the whole host."""
+    """The decision about an error: give up, or retry after at least `hold_s` seconds, for all endpoints of the host."""
 
     fatal: bool
     hold_s: float = 0.0
 
 
 MAX_HOLD_S = 3600.0
-"""A server may ask for patience, not for ever: a Retry-After beyond this is cut, and the server is asked again."""
+"""The longest Retry-After that is respected, in seconds. Longer values are reduced to it."""
 
 
 def classify(
     error: Exception, fatal: Callable[[Exception], bool], *, fresh_credentials: bool, rejections: int
 ) -> Verdict:
-    """Decide about one error; the only table of its kind.
+    """Decide how to react to an error of an attempt or a connection. All such decisions are made here.
 
-    `fresh_credentials`: the endpoint makes its URI or headers anew for every attempt, so that one 401 or 403 may be
-    no more than an expired token; `rejections` counts these in a row, this one included.
+    `fresh_credentials`: the endpoint computes its URI or headers for each attempt, so a single 401 or 403 may be caused
+    by an expired token. `rejections` is the number of consecutive 401 and 403 responses, including this one.
     """
     if isinstance(error, Fatal) or isinstance(error.__cause__, Fatal):
         return Verdict(fatal=True)
@@ -132,13 +135,16 @@ def classify(
     if isinstance(error, HandshakeRejected):
         if error.status in (401, 403) and fresh_credentials and rejections <= 1:
             return Verdict(fatal=False)
-        # Mostly with 429 and 503, but servers also ask for patience with statuses of their own.
+        # Mostly with 429 and 503, but some servers send Retry-After with other statuses.
         hold_s = min(max(error.retry_after_s or 0.0, 0.0), MAX_HOLD_S)
     return Verdict(fatal=True) if fatal(error) else Verdict(fatal=False, hold_s=hold_s)
 
 
 def retry_after_s(value: str | None, now: float) -> float | None:
-    """Return a Retry-After's wait in seconds at wall clock `now`: a number or a date (RFC 9110, section 10.2.3)."""
+    """Parse a Retry-After header, a number or a date (RFC 9110, section 10.2.3), and return the delay in seconds.
+
+    `now` is the wall clock time. Returns None for an invalid value.
+    """
     if value is None:
         return None
     value = value.strip()

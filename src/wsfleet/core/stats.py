@@ -1,4 +1,4 @@
-"""Counters and their immutable snapshots; the balance that every message must keep."""
+"""Immutable snapshots of the counters, and the balance of these counters that must always hold."""
 
 from __future__ import annotations
 
@@ -24,66 +24,66 @@ __all__ = [
 ]
 
 Counted = tuple[int, ...]
-"""The numbers of one row that the balance is made of, taken down at one moment."""
+"""The counters of one row that the balance is computed from, read at the same time."""
 
 RETIRED = "$retired"
-"""The name of the rows that sum up what was removed while the fleet ran."""
+"""The name of the rows with the sums of the endpoints and subscriptions that were removed while the fleet ran."""
 
 
 @dataclass(frozen=True, slots=True)
 class HubStats:
-    """What went through the hub."""
+    """The counters of the hub."""
 
-    published: int = 0  #: all messages that were published, `injected` among them
-    injected: int = 0  #: those of `Fleet.publish` and the `$` topics
-    routed: int = 0  #: those that at least one subscription matched
-    unrouted: int = 0  #: those that none did
-    deliveries: int = 0  #: how often a message was given to a mailbox
+    published: int = 0  #: all published messages, including `injected`
+    injected: int = 0  #: messages of `Fleet.publish` and of the `$` topics
+    routed: int = 0  #: messages that matched at least one subscription
+    unrouted: int = 0  #: messages that matched no subscription
+    deliveries: int = 0  #: deliveries of messages to mailboxes
 
 
 @dataclass(frozen=True, slots=True)
 class EndpointStats:
-    """One endpoint. `latency_s` is the round trip of the last answered ping, None before the first."""
+    """The counters and the state of one endpoint."""
 
     name: str  #: the endpoint's name
-    uri: str  #: where it connects to, without secrets; "" until a function has said it
+    uri: str  #: the URI without secrets; "" before the first call of a function that returns it
     state: str  #: its `State`
-    connects: int  #: handshakes that were completed
-    losses: int  #: connections that were lost
-    received: int  #: messages that came in whole
-    received_bytes: int  #: their payloads, after decompression
-    sent: int  #: messages that were sent
-    malformed: int  #: could not be decoded
-    answered: int  #: replies to requests, and what `Session.recv` took
-    published: int  #: given to the hub
-    held: int  #: wait for `on_open` to be done
-    discarded: int  #: were held when `on_open` failed, or the connection ended
-    paused_by: tuple[str, ...]  #: the full mailboxes for which it is not read now
-    paused_s: float  #: how long it was not read, in seconds
+    connects: int  #: completed handshakes
+    losses: int  #: lost connections
+    received: int  #: received messages
+    received_bytes: int  #: size of their payloads, after decompression
+    sent: int  #: sent messages
+    malformed: int  #: messages that could not be decoded
+    answered: int  #: replies to requests, and messages returned by `Session.recv`
+    published: int  #: messages published to the hub
+    held: int  #: messages that wait for the end of `on_open`
+    discarded: int  #: messages that were held when `on_open` failed or the connection ended
+    paused_by: tuple[str, ...]  #: the full mailboxes that pause reading now
+    paused_s: float  #: total time that reading was paused, in seconds
     last_error: str | None  #: the last error, without secrets
-    latency_s: float | None  #: seconds; None before the first pong
+    latency_s: float | None  #: round trip time of the last ping, in seconds; None before the first pong
 
 
 @dataclass(frozen=True, slots=True)
 class SubscriptionStats:
-    """One subscription's mailbox. `pending` is what waits plus what is in hand."""
+    """The counters of one subscription's mailbox."""
 
     name: str  #: the subscription's name
-    pattern: str  #: the topics it takes; `>` for an endpoint's own processor
-    offered: int  #: messages that came to its mailbox
-    processed: int  #: the function returned, or a loop was handed it
-    failed: int  #: the function raised, or took too long, for good
-    dropped: int  #: thrown away by the policy, or at the end
-    pending: int  #: waiting, and in hand
-    pending_bytes: int  #: their payloads, in bytes
-    overflow: str  #: its policy
-    pausing_s: float  #: how long it has paused endpoints, in seconds
+    pattern: str  #: the pattern of its topics; `>` for an endpoint's own processor
+    offered: int  #: messages delivered to its mailbox
+    processed: int  #: messages whose call returned, or that a loop received
+    failed: int  #: messages whose call raised or timed out, after all retries
+    dropped: int  #: messages dropped by the overflow policy, or at the end
+    pending: int  #: messages that wait or are being processed
+    pending_bytes: int  #: size of their payloads, in bytes
+    overflow: str  #: the overflow policy
+    pausing_s: float  #: total time that it has paused endpoints, in seconds
 
 
 def about_feeds(pattern: str) -> bool:
-    """Whether a subscription to `pattern` has a part in totals.
+    """Return whether a subscription to `pattern` counts in totals.
 
-    Those of `$` topics, an observer's own among them, would only blur what became of the feeds.
+    Subscriptions to `$` topics do not, because these messages do not come from feeds.
     """
     return not pattern.startswith("$")
 
@@ -92,7 +92,7 @@ Row = TypeVar("Row", EndpointStats, SubscriptionStats)
 
 
 def add_rows(total: Row | None, row: Row) -> Row:
-    """Return `row` added to the sum of the rows that were removed, which says nothing but numbers."""
+    """Add `row` to `total`, the sum of the removed rows, and return the new sum. It contains only numbers."""
     summed: dict[str, Any] = {}
     for each in fields(row):
         mine = getattr(row, each.name)
@@ -110,7 +110,7 @@ def add_rows(total: Row | None, row: Row) -> Row:
 def is_balanced(
     hub: HubStats, endpoints: tuple[EndpointStats, ...], subscriptions: tuple[SubscriptionStats, ...]
 ) -> bool:
-    """Tell whether every message is accounted for: at the endpoints, in the hub, in every subscription."""
+    """Return whether all messages are accounted for: at the endpoints, in the hub, and in the subscriptions."""
     published, offered = sum(e.published for e in endpoints), sum(s.offered for s in subscriptions)
     return (
         is_hub_balanced(hub, published, offered)
@@ -120,7 +120,7 @@ def is_balanced(
 
 
 def is_hub_balanced(hub: HubStats, published: int, offered: int) -> bool:
-    """The hub's part: what the endpoints have published in all, and what the subscriptions were offered."""
+    """Return whether the hub balances with the sums of `published` of endpoints and `offered` of subscriptions."""
     return (
         hub.published == published + hub.injected
         and hub.published == hub.unrouted + hub.routed
@@ -129,18 +129,18 @@ def is_hub_balanced(hub: HubStats, published: int, offered: int) -> bool:
 
 
 def is_endpoint_balanced(e: EndpointStats) -> bool:
-    """One endpoint's part."""
+    """Return whether the endpoint's counters balance."""
     return e.received == e.malformed + e.answered + e.published + e.held + e.discarded
 
 
 def is_subscription_balanced(s: SubscriptionStats) -> bool:
-    """One subscription's part."""
+    """Return whether the subscription's counters balance."""
     return s.offered == s.processed + s.failed + s.dropped + s.pending
 
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """Sums over all endpoints and subscriptions, and how long pings take; None before the first is answered."""
+    """Sums over all endpoints and subscriptions, and percentiles of the ping latency (None before the first pong)."""
 
     received: int
     processed: int
@@ -157,28 +157,28 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class BlockStats:
-    """The last time that something blocked the loop: whose call, at which line, for how long."""
+    """The last block of the event loop, and the totals of all blocks."""
 
-    by: str  #: whose call: a processor, or what else is known
+    by: str  #: the processor or function that blocked the loop
     where: str  #: file and line
-    seconds: float  #: for how long
-    times: int = 0  #: how often the loop was blocked until now, and is not any more
-    total_s: float = 0.0  #: for how long in all
+    seconds: float  #: duration of the last block
+    times: int = 0  #: number of blocks that have ended
+    total_s: float = 0.0  #: their total duration, in seconds
 
 
 @dataclass(frozen=True, slots=True)
 class FleetStats:
-    """A snapshot of a fleet. Nothing in it changes afterwards; `balanced` says that no message is unaccounted for."""
+    """An immutable snapshot of a fleet's counters."""
 
     name: str  #: the fleet's name
-    uptime_s: float  #: seconds since it started
-    balanced: bool  #: no message is unaccounted for
-    accelerated: bool  #: all compiled parts are in use
-    loop_lag_s: float  #: seconds that the event loop is late
-    hub: HubStats  #: what went through the hub
-    endpoints: tuple[EndpointStats, ...]  #: a row for each, and `$retired`
-    subscriptions: tuple[SubscriptionStats, ...]  #: a row for each, and `$retired`
-    blocked: BlockStats | None = None  #: the last time that something blocked the loop
+    uptime_s: float  #: seconds since the start
+    balanced: bool  #: whether all messages are accounted for
+    accelerated: bool  #: whether all compiled modules are in use
+    loop_lag_s: float  #: delay of the event loop, in seconds
+    hub: HubStats  #: the counters of the hub
+    endpoints: tuple[EndpointStats, ...]  #: a row for each endpoint, and `$retired`
+    subscriptions: tuple[SubscriptionStats, ...]  #: a row for each subscription, and `$retired`
+    blocked: BlockStats | None = None  #: the last block of the event loop
 
     def to_dict(self) -> dict[str, Any]:
         """Return the snapshot as plain data, ready for JSON."""
@@ -190,7 +190,7 @@ class FleetStats:
 
 def plain_rows(rows: Iterable[EndpointStats | SubscriptionStats]) -> list[dict[str, Any]]:
     """Return rows as plain data, ready for JSON."""
-    # Not asdict, which takes twenty times as long: there may be ten thousand of them.
+    # asdict takes twenty times as long, and there may be ten thousand rows.
     plain = [{name: getattr(row, name) for name in row.__slots__} for row in rows]
     for each in plain:
         if "paused_by" in each:

@@ -1,4 +1,4 @@
-"""Text for people: a peer's text made safe for a terminal, and the name that was probably meant."""
+"""Text for people: escapes control characters for terminals and logs, and suggests similar names."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from collections.abc import Iterable
 
 __all__ = ["one_line", "printable", "suggestion"]
 
-# What a terminal would obey rather than show: C0 and C1 controls (escape sequences begin with one), DEL; and the
-# format characters that reorder or hide what stands around them.
+# Characters that a terminal interprets: C0 and C1 controls (escape sequences begin with one) and DEL. Also the format
+# characters that reorder or hide other characters.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
 
 
 def printable(text: str) -> str:
-    r"""Return `text` with its control characters, but for line feeds and tabs, written as `\u001b` and the like.
+    r"""Return `text` with control characters, except line feeds and tabs, escaped as `\u001b`.
 
-    In JSON this changes nothing but the spelling.
+    In JSON text the escapes are equivalent to the characters.
     """
     return _CONTROL.sub(lambda found: f"\\u{ord(found.group()):04x}", text)
 
 
 def one_line(text: str) -> str:
-    r"""Return `text` printable, and its line feeds as `\n`, so that it cannot forge another line of a log."""
+    r"""Return `text` printable and with line feeds as `\n`, so that it cannot inject lines into a log."""
     return printable(text).replace("\n", "\\n")
 
 
-# What `websockets.connect`, from which many programs come, calls the same thing.
-_ELSEWHERE = {
+# Names of options in `websockets.connect` and other libraries, and their equivalents here.
+_EQUIVALENTS = {
     "additional_headers": "headers={...}",
     "extra_headers": "headers={...}",
     "user_agent_header": 'headers={"User-Agent": ...}',
@@ -50,8 +50,8 @@ _ELSEWHERE = {
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return the end of a sentence that says that `name` is unknown; empty where nothing comes near it."""
-    if name in _ELSEWHERE:
-        return f"; did you mean {_ELSEWHERE[name]}?"
+    """Return "; did you mean ...?" for an unknown `name`, or an empty string if no known name is similar."""
+    if name in _EQUIVALENTS:
+        return f"; did you mean {_EQUIVALENTS[name]}?"
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {near[0]!r}?" if near else ""

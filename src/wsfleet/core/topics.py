@@ -1,4 +1,4 @@
-"""Topics: tokens joined by dots; matching patterns, and making safe topics out of a peer's data."""
+"""Topics: tokens joined by dots. Matches patterns, and builds safe topics from a peer's data."""
 
 from __future__ import annotations
 
@@ -27,46 +27,49 @@ __all__ = [
 ]
 
 Topic = Callable[[Any], str | None]
-"""Makes a topic out of decoded data; None where the data does not have what the topic needs."""
+"""Returns the topic of decoded data, or None if the data lacks a field of the topic."""
 
-# What would change a topic's shape, or what a terminal or log could stumble over. \s and control characters
-# overlap; lone surrogates are in because they cannot be written out as UTF-8.
+# Characters that would change the structure of a topic or are unsafe in a terminal or log. \s and control characters
+# overlap. Lone surrogates are included because they cannot be encoded as UTF-8.
 _UNSAFE = re.compile(r"[.*>\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _UNSAFE_BUT_DOTS = re.compile(r"[*>\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _SCALARS = (str, int, float, decimal.Decimal, datetime.date, datetime.time, uuid.UUID)
 
 
 def check_topic(topic: str) -> str | None:
-    """Return what is wrong with `topic` for publishing, or None."""
+    """Check a topic for publishing. Return a description of the fault, or None."""
     if not isinstance(topic, str) or not topic:
-        return "a topic is a str of tokens joined by dots"
+        return "a topic must be a str of tokens joined by dots"
     if topic.startswith("$"):
-        return f"{topic!r}: topics that begin with '$' are the fleet's own"
+        return f"{topic!r}: topics that begin with '$' are reserved for the fleet"
     for token in topic.split("."):
         if not token:
             return f"{topic!r} has an empty token"
         if _UNSAFE.search(token):
-            return f"{topic!r}: no '*', '>', white space or control characters in a topic"
+            return f"{topic!r} contains '*', '>', white space or control characters"
     return None
 
 
 def check_pattern(pattern: str) -> str | None:
-    """Return what is wrong with `pattern`, or None. `*` stands for one token, `>` at the end for one or more."""
+    """Check a pattern. Return a description of the fault, or None.
+
+    `*` matches one token; `>` as the last token matches one or more.
+    """
     if not isinstance(pattern, str) or not pattern:
-        return "a pattern is a str of tokens joined by dots"
+        return "a pattern must be a str of tokens joined by dots"
     tokens = pattern.split(".")
     for place, token in enumerate(tokens):
         if not token:
             return f"{pattern!r} has an empty token"
         if token == ">" and place != len(tokens) - 1:
-            return f"{pattern!r}: '>' stands for the rest, so it can only be the last token"
+            return f"{pattern!r}: '>' is only allowed as the last token"
         if token not in ("*", ">") and _UNSAFE.search(token):
-            return f"{pattern!r}: '*' and '>' stand for whole tokens, and no token has white space"
+            return f"{pattern!r}: '*' and '>' are only allowed as whole tokens, and white space is not allowed"
     return None
 
 
 def compile_pattern(pattern: str) -> Callable[[str], bool]:
-    """Return a function that tells whether a topic matches `pattern`, which must be a good one.
+    """Return a function that returns whether a topic matches `pattern`, which must be valid.
 
     A wildcard as the first token does not match a first token that begins with `$`.
     """
@@ -82,12 +85,12 @@ def compile_pattern(pattern: str) -> Callable[[str], bool]:
 
 
 def safe_token(value: str) -> str:
-    """Return `value` as one token of a topic: what would change the topic's shape becomes `_`."""
+    """Return `value` as one token of a topic, with `_` in place of unsafe characters."""
     return _UNSAFE.sub("_", value) if value else "_"
 
 
 def safe_topic(topic: str) -> str:
-    """Return the result of a user's topic function as a topic: its dots stay, nothing else can forge one."""
+    """Return the result of a user's topic function as a valid topic: dots are kept, unsafe characters become `_`."""
     topic = _UNSAFE_BUT_DOTS.sub("_", topic)
     if not topic or ".." in topic or topic[0] == "." or topic[-1] == ".":
         topic = ".".join(token or "_" for token in topic.split("."))
@@ -129,10 +132,10 @@ def _getter(path: str, whole: str) -> Callable[[Any], Any]:
 
 
 def compile_topic(template: str) -> Topic:
-    """Return the function that a topic format string stands for: `"trades.{symbol}"`, `"{data.s}"`, `"{3}"`.
+    """Compile a topic format string such as `"trades.{symbol}"`, `"{data.s}"` or `"{3}"` to a function of the data.
 
-    The function gives None where the data lacks what the topic needs, or would forge a `$` topic. Raises ConfigError
-    where the string is not a topic, or uses conversions or format specs.
+    The function returns None if the data lacks a field of the topic, or would produce a `$` topic. Raises ConfigError
+    if the string is not a valid topic, or contains conversions or format specs.
     """
     parts: list[str | Callable[[Any], Any]] = []
     sample = ""
@@ -146,12 +149,12 @@ def compile_topic(template: str) -> Topic:
         if name is None:
             continue
         if spec or conversion:
-            raise ConfigError(f"{template!r}: no conversions or format specs in a topic")
+            raise ConfigError(f"{template!r}: conversions and format specs are not supported")
         parts.append(_getter(name, template))
         sample += "x"
     fault = check_topic(sample)
     if fault:
-        raise ConfigError(f"{template!r} does not make a topic: {fault}")
+        raise ConfigError(f"{template!r} is not a valid topic: {fault}")
     if all(isinstance(part, str) for part in parts):
         return lambda data: sample
 
@@ -167,26 +170,26 @@ def compile_topic(template: str) -> Topic:
                     return None
                 made += safe_token(text)
         except Exception:
-            # A missing item, an index out of range, or a property of the user's type that raises.
+            # A missing item, an index out of range, or a property of a user's type that raises.
             return None
-        # Data at the very front could name one of the fleet's own topics.
+        # A field at the beginning could produce a topic that is reserved for the fleet.
         return None if made.startswith("$") else made
 
     return topic
 
 
-# Which patterns can match a topic that is known as a format string
+# Matching of patterns with format strings
 
-_FIELD = "\0"  # in no topic
+_FIELD = "\0"  # not allowed in topics
 
 _OF_ENDPOINTS = ("$state", "$malformed", "$gap")
 _OF_SUBSCRIPTIONS = ("$dead", "$slow")
 
 
 def can_match(pattern: str, topic: str) -> bool:
-    """Return whether `pattern` matches anything that the format string `topic` can make. Both must be good ones.
+    """Return whether `pattern` matches a topic that the format string `topic` can produce. Both must be valid.
 
-    A field makes a part of one token: dots in a peer's data never reach a topic.
+    A field is always within one token, because dots in its value are replaced.
     """
     parts = string.Formatter().parse(topic)
     made = "".join(literal + (_FIELD if field is not None else "") for literal, field, _, _ in parts).split(".")
@@ -205,13 +208,13 @@ def _token_can_match(wanted: str, made: str) -> bool:
 
 
 def fleet_topics(connections: Iterable[str], subscriptions: Iterable[str]) -> list[str]:
-    """Return the `$` topics of a fleet with endpoints and subscriptions of these names."""
+    """Return the `$` topics of a fleet with these endpoints and subscriptions."""
     about_endpoints = [f"{kind}.{name}" for name in connections for kind in _OF_ENDPOINTS]
     return about_endpoints + [f"{kind}.{name}" for name in subscriptions for kind in _OF_SUBSCRIPTIONS]
 
 
 def unknown_kind(pattern: str) -> str | None:
-    """Return what is wrong with a pattern of `$` topics that none matches in any fleet: only a fleet makes them."""
+    """Return a warning for a pattern of `$` topics that matches none of the kinds that fleets publish, or None."""
     kinds = _OF_ENDPOINTS + _OF_SUBSCRIPTIONS
     if not pattern.startswith("$") or any(can_match(pattern, f"{kind}.{{name}}") for kind in kinds):
         return None

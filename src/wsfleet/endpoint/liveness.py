@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from wsfleet.core.error_text import is_exit_request, shown
 from wsfleet.core.options import Liveness
-from wsfleet.core.turn_limits import TimeSlice
+from wsfleet.core.time_slice import TimeSlice
 from wsfleet.endpoint.session import SessionCore
 from wsfleet.pipeline.backpressure import Unread
 
@@ -182,4 +182,4 @@ class Sweep:
                 if due is not None:
                     self._push(max(due, now + 2 * TICK_S), pulse)
             if time_slice.expired():
-                await time_slice.next_turn()
+                await time_slice.yield_to_loop()

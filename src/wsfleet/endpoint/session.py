@@ -13,7 +13,7 @@ from wsfleet.core.error_text import is_exit_request
 from wsfleet.core.errors import ConnectionLost, FleetError, NotOpen
 from wsfleet.core.message import Message
 from wsfleet.core.options import Buffer, Endpoint
-from wsfleet.core.turn_limits import TimeSlice
+from wsfleet.core.time_slice import TimeSlice
 from wsfleet.endpoint.decode import CHUNK, compile_decoder
 from wsfleet.endpoint.envelopes import payload_size
 from wsfleet.endpoint.ingest import Ingest
@@ -291,7 +291,7 @@ class SessionCore:
         while self._held:
             self._publish_held(ingest)
             if time_slice.expired():
-                await time_slice.next_turn()
+                await time_slice.yield_to_loop()
         self._holding = False
         self.as_text, self.chunk = ingest.factory.as_text, ingest.chunk
         self._notify()

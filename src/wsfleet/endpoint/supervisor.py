@@ -212,7 +212,7 @@ class Supervisor:
         self._wake_open_waiters()
 
     def _tell_way(self, progress: Progress) -> None:
-        self._way = f", {progress.way}" if progress.way else ""
+        self._way = f", {progress.route}" if progress.route else ""
         if progress.redirected not in ("", self._redirected):
             # Where it logs in is no longer what the program says, so this is for whoever runs it to know.
             self._redirected = progress.redirected
@@ -224,7 +224,7 @@ class Supervisor:
         lost = self.session.lost_error if self.session is not None else None
         self._drop_session()
         open_s = self.endpoint.open_s if self._scope is not None and self._scope.expired() else None
-        error = error_text.attempt_failed(exc, lost, progress.stage, open_s, self._secrets, progress.way)
+        error = error_text.attempt_failed(exc, lost, progress.stage, open_s, self._secrets, progress.route)
         if progress.redirected:
             self._host = host_of(progress.redirected)  # who answered, and may have asked for patience
         if not self._restarting and not self.stopping:
@@ -234,7 +234,7 @@ class Supervisor:
     def _explain(self, lost: ConnectionLost) -> ConnectionLost:
         """Return the loss as it may be shown; where we had stopped reading, or were blocked, that is why."""
         ours = self.stopping or (self.session is not None and self.session.closed_by_us)
-        impatient = retry.is_impatience(lost.code)
+        impatient = retry.may_be_timeout(lost.code)
         paused_s, names = self.ingest.lag()
         pause = (paused_s, names) if paused_s >= LONG_S and (impatient or not self.ingest.reading) else None
         # "1011 keepalive ping timeout" is mostly our own: the ping was not answered because nobody read it.

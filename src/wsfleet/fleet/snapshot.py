@@ -17,7 +17,7 @@ from wsfleet.core.stats import (
     is_hub_balanced,
     is_subscription_balanced,
 )
-from wsfleet.core.turn_limits import CHUNK, TimeSlice, in_slices
+from wsfleet.core.time_slice import CHUNK, TimeSlice, in_slices
 from wsfleet.endpoint.supervisor import Supervisor
 from wsfleet.fleet.registry import Registry
 from wsfleet.pipeline.mailbox import Mailbox

@@ -11,7 +11,7 @@ from asyncio import get_running_loop
 
 cimport cython
 
-from wsfleet.core import turn_limits
+from wsfleet.core import time_slice
 from wsfleet.core.message import Message
 
 cdef extern from *:
@@ -63,7 +63,7 @@ cdef extern from "Python.h":
     PyObject *PyList_GET_ITEM(object, Py_ssize_t)
 
 
-cdef double SLICE_S = turn_limits.SLICE_S
+cdef double SLICE_S = time_slice.SLICE_S
 
 cdef unsigned long long TICKS = 100_000  # 20 microseconds at 5 GHz
 

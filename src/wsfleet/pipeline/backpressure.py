@@ -7,7 +7,7 @@ import logging
 from collections import OrderedDict
 from typing import Generic, Protocol, TypeVar
 
-from wsfleet.core.turn_limits import READ_BYTES, TimeSlice
+from wsfleet.core.time_slice import READ_BYTES, TimeSlice
 
 __all__ = ["Pausers", "Source", "Unread"]
 
@@ -117,7 +117,7 @@ class Unread:
             text = f"not read for {now - since:.0f} s: the mailbox of {source.pausers} is full"
             found.setdefault(text, []).append(source.name)
             if time_slice.expired():
-                await time_slice.next_turn()
+                await time_slice.yield_to_loop()
         for text, names in found.items():
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             log.warning("%s%s: %s", names[0], more, text, extra={"event": "endpoint.paused", "endpoint": names[0]})

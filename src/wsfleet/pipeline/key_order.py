@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from wsfleet.core.error_text import is_exit_request, shown
 from wsfleet.core.loop_watchdog import calls_user_code
 from wsfleet.core.message import Message
-from wsfleet.core.turn_limits import SLICE_S
+from wsfleet.core.time_slice import SLICE_S
 from wsfleet.pipeline.mailbox import Mailbox
 
 __all__ = ["KeyOrder", "Taken"]

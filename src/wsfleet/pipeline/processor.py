@@ -15,7 +15,7 @@ from wsfleet.core.error_text import is_ours, shown
 from wsfleet.core.loop_watchdog import calls_user_code
 from wsfleet.core.message import DeadLetter, Message
 from wsfleet.core.retry import Backoff
-from wsfleet.core.turn_limits import TimeSlice
+from wsfleet.core.time_slice import TimeSlice
 from wsfleet.pipeline.failure_log import FailureLog, log_sink
 from wsfleet.pipeline.handler import Function, Plan, RetryDelays, Sink, is_async, is_sink
 from wsfleet.pipeline.hub import Hub
@@ -164,7 +164,7 @@ class Processor:
             taken, keys, _ = self._key_order.take(self._plan.batch or 1)
             if not taken:
                 if self._key_order.more:
-                    await time_slice.next_turn()
+                    await time_slice.yield_to_loop()
                 elif self._is_over():
                     return
                 else:
@@ -179,7 +179,7 @@ class Processor:
                 if keys:
                     mailbox.wake()  # whoever found this key busy
             if time_slice.expired():
-                await time_slice.next_turn()
+                await time_slice.yield_to_loop()
 
     def _is_over(self) -> bool:
         mailbox = self.mailbox

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from wsfleet.core.accel import fastest
 from wsfleet.core.message import Message
-from wsfleet.core.turn_limits import SLICE_S
+from wsfleet.core.time_slice import SLICE_S
 
 __all__ = ["BoundedQueue", "Dispatcher", "Fifo", "MessageIterator"]
 

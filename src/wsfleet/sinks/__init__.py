@@ -1,8 +1,8 @@
-"""Where messages can go without a function: `wsfleet.sinks.open("jsonl:trades.jsonl")`.
+"""Sinks write messages without a user function: `wsfleet.sinks.open("jsonl:trades.jsonl")`.
 
-A sink is taken wherever a processor is. It is opened when the fleet starts, appended to, flushed for every batch,
-and closed after the drain. One more sink is one more module here with a `from_argument`, and its line below; what it
-has to do is the `Sink` of `wsfleet.pipeline.handler`.
+A sink can be used in place of a processor function. It is opened at the start of the fleet, flushed after each batch,
+and closed after the drain. To add a sink, add a module with a `from_argument` function to this package and to
+`_MODULES`. The interface is `wsfleet.pipeline.handler.Sink`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ _MODULES = {
 
 
 def open(spec: str, *, folder: Path | None = None) -> Sink:
-    """Return the sink that `spec` names: `"stdout"`, or `"jsonl:PATH"` with a path from `folder` (default: here).
+    """Return the sink for `spec`: `"stdout"` or `"jsonl:PATH"`.
 
-    Nothing is opened yet. Raises ConfigError for an unknown name, or where a path is missing or no place for a file.
+    A relative path starts from `folder`, by default the current directory. The file is opened at the start of the
+    fleet. Raises ConfigError for an unknown name, a missing path, or a path that cannot be a file.
     """
     name, _, argument = spec.partition(":")
     if name not in _MODULES:

@@ -1,4 +1,4 @@
-"""What the sinks share: a line of JSON for each message, written from a thread of their own."""
+"""The base class of sinks: writes a line of JSON for each message, in a separate thread."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ __all__ = ["LineSink", "line"]
 logger = logging.getLogger("wsfleet.sinks")
 
 GRACE_S = 1.0
-"""How long `close` waits for a thread that hangs in a write: a full pipe that nobody reads, a dead network disk."""
+"""How long, in seconds, `close` waits for a blocked write, for example to a full pipe or a dead network disk."""
 
 _BYTES = (bytes, bytearray, memoryview)
 _encode = msgspec.json.Encoder().encode
 
 
 def line(message: Message[Any]) -> bytes:
-    """Return the message as one line of JSON. Never fails: data that JSON cannot hold is shown by its repr."""
+    """Return the message as one line of JSON. Data that JSON cannot represent is replaced by its redacted repr."""
     try:
         return _line(message, _plain(message.data))
     except (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError):
@@ -50,7 +50,7 @@ def _line(message: Message[Any], data: Any) -> bytes:
 
 
 def _text(text: str) -> str:
-    # JSON on a disk is UTF-8, which has no lone surrogates; a name or a repr may.
+    # JSON files are UTF-8, which cannot encode lone surrogates. Names and reprs may contain them.
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()
 
 
@@ -62,7 +62,7 @@ def _plain(data: Any) -> Any:
 
 
 def _foreign(value: Any) -> str:
-    # Exceptions of the `$` topics, and objects that a user's decode function made.
+    # Exceptions on `$` topics, and objects that a user's decode function returned.
     try:
         if isinstance(value, BaseException):
             return redact_text(f"{type(value).__name__}: {value}")
@@ -72,7 +72,7 @@ def _foreign(value: Any) -> str:
 
 
 def _has_bytes(value: Any) -> bool:
-    # Looked for first, because almost no message has any and a copy of each would cost more than its encoding.
+    # Checked first: most messages contain no bytes, and a copy would cost more than the encoding.
     if isinstance(value, dict):
         return any(_has_bytes(item) for item in value.values())
     if isinstance(value, list | tuple):
@@ -89,10 +89,10 @@ def _mark_bytes(value: Any) -> Any:
 
 
 class _Thread:
-    """A daemon thread that makes calls one after another, and `last` as its last.
+    """A daemon thread that runs calls one after another. It ends after the call `last`.
 
-    Not a ThreadPoolExecutor: the interpreter would wait for its threads at exit, and one that hangs in a write to
-    a pipe which nobody reads would never let the program end.
+    Not a ThreadPoolExecutor, because the interpreter waits for its threads at exit. A blocked write to a pipe without a
+    reader would then prevent the exit of the program.
     """
 
     def __init__(self, name: str, last: Callable[[], None]) -> None:
@@ -127,10 +127,10 @@ class _Thread:
 
 
 class LineSink:
-    """Writes lines to a file of whatever kind; subclasses say how it is opened.
+    """Writes lines to a file or a stream. Subclasses open it.
 
-    A batch is one write where the system allows, so that several writers to one file keep their lines whole. When a
-    write fails in the middle, the next line begins on a line of its own.
+    A batch is one write if the system allows it, so that the lines of several writers to one file are not mixed. After
+    a partial write, the next write starts on a new line.
     """
 
     name = "lines"
@@ -142,11 +142,11 @@ class LineSink:
         self._torn = False
 
     def _open_file(self) -> tuple[RawIOBase, bool]:
-        """Return the open file, and whether it ends within a line. Called in the thread."""
+        """Open the file. Return it, and whether it ends with an incomplete line. Called in the thread."""
         raise NotImplementedError
 
     async def open(self) -> None:
-        """Open the file. Raises OSError. Safe to cancel; nothing is left open where it raises."""
+        """Open the file. Raises OSError. Safe to cancel. If it raises, the file is closed."""
         self._thread = _Thread(f"wsfleet-{self.name}", self._close_file)
         try:
             await asyncio.wrap_future(self._thread.call(self._open))
@@ -155,13 +155,13 @@ class LineSink:
             raise
 
     async def write(self, messages: list[Message[Any]]) -> None:
-        """Append a line for each message and flush. Raises OSError; cancelled, a write in progress still goes on."""
+        """Append a line for each message, and flush. Raises OSError. If cancelled, a write in progress continues."""
         if self._thread is None:
             raise ValueError(f"{self.name}: not open")
         await asyncio.wrap_future(self._thread.call(lambda: self._append(b"".join(map(line, messages)))))
 
     async def close(self) -> None:
-        """Close the file, after what is being written. A thread that hangs is named and left behind."""
+        """Close the file after the current write. If the write does not end within a second, log it and abandon it."""
         thread, self._thread = self._thread, None
         if thread is None:
             return
@@ -170,9 +170,14 @@ class LineSink:
             async with asyncio.timeout(GRACE_S):
                 await asyncio.shield(asyncio.wrap_future(stopped))
         except TimeoutError:
-            logger.warning("%s: still writing after %g s; its thread is left behind", self.name, GRACE_S)
+            logger.warning(
+                "%s: write still blocked after %g s; closing without it",
+                self.name,
+                GRACE_S,
+                extra={"event": "sink.blocked"},
+            )
         else:
-            thread.join()  # it has nothing left to do but to return
+            thread.join()  # the last call is done, so the thread ends at once
 
     def _open(self) -> None:
         self._file, self._torn = self._open_file()
@@ -188,7 +193,7 @@ class LineSink:
         try:
             while done < len(view):
                 written = self._file.write(view[done:])
-                if written is None:  # somebody made our standard output non-blocking
+                if written is None:  # another process has set our standard output to non-blocking mode
                     select.select([], [self._file], [])
                 else:
                     done += written

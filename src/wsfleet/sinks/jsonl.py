@@ -20,10 +20,10 @@ __all__ = ["JsonLines", "from_argument"]
 
 
 class JsonLines(LineSink):
-    """Appends to `path`, which is made at the fleet's start; its folder must be there.
+    """Appends to the file `path`, which is created at the start of the fleet. Its folder must exist.
 
-    Several processes may append to one file: each batch of lines is whole, and where one of them died in the middle of
-    a line, the next line begins on a line of its own.
+    Several processes can append to one file: their batches are not mixed. If a process died within a line, the next
+    batch starts on a new line.
     """
 
     name = "jsonl"
@@ -36,7 +36,7 @@ class JsonLines(LineSink):
         return f"<sink jsonl:{self.path}>"
 
     def _open_file(self) -> tuple[RawIOBase, bool]:
-        # Read is only whether it ends within a line; a pipe or a terminal that the path may name has no end.
+        # Opened for reading too, to check the last line. The path may also be a pipe or a terminal, which has no end.
         return open(self.path, "ab+" if self.path.is_file() or not self.path.exists() else "ab", buffering=0), False
 
     def _append(self, lines: bytes) -> None:
@@ -47,13 +47,13 @@ class JsonLines(LineSink):
                     self._torn = _ends_within_a_line(self._file)
                 super()._append(lines)
         except OSError as exc:
-            exc.filename = str(self.path)  # "No space left on device" does not say where
+            exc.filename = str(self.path)  # a failed write does not set it
             raise
 
 
 @contextmanager
 def _alone(file: RawIOBase) -> Iterator[None]:
-    """Let no other process of ours append meanwhile, where the file system has locks."""
+    """Lock the file against other processes of wsfleet, if the file system supports locks."""
     locked = fcntl is not None
     try:
         if fcntl is not None:
@@ -68,7 +68,7 @@ def _alone(file: RawIOBase) -> Iterator[None]:
 
 
 def _ends_within_a_line(file: RawIOBase) -> bool:
-    # A program that was killed may have left half a line; what is appended must not become its other half.
+    # A killed process may have left an incomplete line. New lines must not be appended to it.
     if not file.seek(0, os.SEEK_END):
         return False
     file.seek(-1, os.SEEK_END)
@@ -76,12 +76,12 @@ def _ends_within_a_line(file: RawIOBase) -> bool:
 
 
 def from_argument(argument: str, folder: Path) -> JsonLines:
-    """Return the sink for `jsonl:ARGUMENT`; raises ConfigError where no file can be made there."""
+    """Return the sink for `jsonl:ARGUMENT`. Raises ConfigError if the path cannot be a file."""
     if not argument:
         raise ConfigError("jsonl: a path is missing; write jsonl:PATH")
     path = folder / os.path.expanduser(argument)
-    if os.path.isdir(path):  # Path's own raises where it may not look, or the name is too long
-        raise ConfigError(f"jsonl: {path} is a folder; name a file")
+    if os.path.isdir(path):  # Path.is_dir raises without permission, and for a name that is too long
+        raise ConfigError(f"jsonl: {path} is a folder; give the path of a file")
     if not os.path.isdir(path.parent):
-        raise ConfigError(f"jsonl: there is no folder {path.parent}; make it first")
+        raise ConfigError(f"jsonl: there is no folder {path.parent}; create it first")
     return JsonLines(path)

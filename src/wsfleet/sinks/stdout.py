@@ -20,7 +20,7 @@ _one_thread = threading.Lock()
 
 
 class StandardOutput(LineSink):
-    """Prints to the standard output, past Python's buffer, so that a line is out when its message is processed."""
+    """Writes to the standard output without Python's buffer, so a line is written when its message is processed."""
 
     name = "stdout"
 
@@ -33,7 +33,7 @@ class StandardOutput(LineSink):
             number = sys.stdout.fileno()
         except OSError:
             return _Replaced(), False
-        # A duplicate, so that closing the sink leaves the program its standard output.
+        # A duplicate: closing the sink must not close the standard output of the program.
         return open(os.dup(number), "wb", buffering=0), False
 
     def _append(self, lines: bytes) -> None:
@@ -41,13 +41,13 @@ class StandardOutput(LineSink):
             with _turn():
                 super()._append(lines)
         except BrokenPipeError as exc:
-            raise BrokenPipeError(exc.errno, "nobody reads the standard output any more") from None
+            raise BrokenPipeError(exc.errno, "the reader of the standard output has closed it") from None
 
 
 def take_turns(fd: int) -> None:
-    """Have this process write only while it holds a lock on the file `fd`.
+    """Make this process lock the file `fd` for each write.
 
-    A pipe takes a large batch in pieces, between which others that write to the same output may come: workers do.
+    A large batch is written to a pipe in several parts. The lock prevents other workers from writing between them.
     """
     global _turns
     _turns = fd
@@ -60,7 +60,7 @@ def _turn() -> Iterator[None]:
         return
     import fcntl
 
-    with _one_thread:  # the lock is the whole process's
+    with _one_thread:  # a file lock belongs to the process, not to a thread
         fcntl.lockf(_turns, fcntl.LOCK_EX)
         try:
             yield
@@ -69,7 +69,7 @@ def _turn() -> Iterator[None]:
 
 
 class _Replaced(RawIOBase):
-    """A `sys.stdout` without a file behind it: a notebook, a test that captures."""
+    """Writes to a `sys.stdout` without a file descriptor, as in a notebook or a test that captures output."""
 
     def write(self, data: memoryview) -> int:  # type: ignore[override]
         sys.stdout.write(bytes(data).decode())
@@ -78,7 +78,7 @@ class _Replaced(RawIOBase):
 
 
 def from_argument(argument: str, folder: Path) -> StandardOutput:
-    """Return the sink for `stdout`; raises ConfigError where something is behind a colon."""
+    """Return the sink for `stdout`. Raises ConfigError for an argument."""
     if argument:
-        raise ConfigError(f"stdout: takes nothing behind the colon, not {argument!r}")
+        raise ConfigError(f"stdout: does not take an argument, but got {argument!r}")
     return StandardOutput()

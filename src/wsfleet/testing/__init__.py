@@ -1,4 +1,4 @@
-"""For testing programs that are built on wsfleet: a server that fails on demand, and a transport without a network."""
+"""Tools for tests of programs that use wsfleet: a server that fails on demand, and a transport without a network."""
 
 from wsfleet.testing import faults
 from wsfleet.testing.chaos import Chaos

@@ -1,4 +1,4 @@
-"""A server that fails at random, the same way for the same seed."""
+"""Random faults of a server, reproducible by a seed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ __all__ = ["Chaos"]
 
 
 class Chaos:
-    """Gives every connection of a `FeedServer` a fault of its own, until it is stopped; then all is well.
+    """Applies a random fault to each connection of a `FeedServer`, until it is stopped.
 
     ::
 
@@ -37,12 +37,12 @@ class Chaos:
             await server.send_numbered(1000)
         await server.wait_clients(1)
 
-    Each connection lives until it has had some messages, at most `messages`, or for some time, at most `seconds`; some
-    attempts are refused. Which faults come, in which order and after how many messages, follows from the seed alone.
-    The faults are those that a program should survive: none of them is fatal by default, and what hangs is cut by the
-    server within `seconds`, so that the program's patience with pings does not matter.
+    Each connection fails after at most `messages` messages or at most `seconds` seconds; some attempts are refused. The
+    seed alone determines the faults, their order, and the number of messages before each. A program should survive all
+    of these faults: none is fatal by default, and the server cuts a connection that hangs within `seconds`, so that the
+    ping timeouts of the program do not matter.
 
-    `done` lists the faults so far, in their order; the last ones may still wait for their moment.
+    `done` lists the faults so far, in order. The last ones may not have taken effect yet.
     """
 
     def __init__(
@@ -56,27 +56,27 @@ class Chaos:
         self._random = random.Random(self.seed)
 
     def __enter__(self) -> Self:
-        """Begin, as `begin` does."""
+        """Call `begin`."""
         self.begin()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stop, as `stop` does."""
+        """Call `stop`."""
         self.stop()
 
     def __str__(self) -> str:
         return "\n".join([f"seed {self.seed}, {len(self.done)} faults", *map(repr, self.done)])
 
     def begin(self) -> None:
-        """Give a fault to every connected client, and to each that comes."""
+        """Apply a fault to each connected client, and to each following attempt."""
         for client in self.server.clients:
             self.server.strike(self._connection_fault(), client)
         self.server.script(self._steps())
 
     def stop(self) -> None:
-        """Let the server be well: see `FeedServer.heal`."""
+        """Stop all faults: see `FeedServer.heal`."""
         self.server.heal()
 
     def _steps(self) -> Iterator[Fault]:

@@ -1,4 +1,4 @@
-"""The clients of a `FeedServer`, and the base classes of the faults that can happen to them."""
+"""The clients of a `FeedServer`, and the base classes of faults."""
 
 from __future__ import annotations
 
@@ -24,32 +24,32 @@ __all__ = ["Client", "Clients", "ConnectionFault", "Fault", "HandshakeFault", "c
 def check_number(
     name: str, value: object, least: int, most: float = math.inf, *, kind: type | tuple[type, ...] = int
 ) -> None:
-    """Raise ValueError where `value` is no number of this kind, or out of bounds."""
+    """Raise ValueError if `value` is not a number of this type, or is out of bounds."""
     if not isinstance(value, kind) or isinstance(value, bool) or not least <= cast(float, value) <= most:
         bounds = f"from {least} to {most}" if most < math.inf else f"of at least {least}"
         raise ValueError(f"{name} must be a number {bounds}, not {value!r}")
 
 
 class HandshakeFault(ABC):
-    """Goes wrong before the connection is open."""
+    """A fault before the connection is open."""
 
     @abstractmethod
     async def answer(self, client: Client) -> Response | None:
-        """Return what to answer the handshake with, or None to go on with it."""
+        """Return the response to the handshake, or None to continue the handshake."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConnectionFault(ABC):
-    """Goes wrong on an open connection, `after` so many messages or `after_s` seconds; by default at once."""
+    """A fault of an open connection, `after` a number of messages or `after_s` seconds; by default at once."""
 
     after: int = 0
     after_s: float = 0.0
 
     spares: ClassVar[bool] = False
-    """Whether the connection is still good afterwards."""
+    """Whether the connection remains usable."""
 
     destroys: ClassVar[bool] = False
-    """Whether messages that were sent before it may get lost with it."""
+    """Whether messages that were sent before the fault may be lost."""
 
     def __post_init__(self) -> None:
         check_number("after", self.after, 0)
@@ -57,42 +57,42 @@ class ConnectionFault(ABC):
 
     @abstractmethod
     def strike(self, client: Client) -> None:
-        """Do it to this client, now."""
+        """Apply the fault to this client, now."""
 
 
 Fault = HandshakeFault | ConnectionFault
-"""What one attempt to connect may meet: a step of `FeedServer.script`."""
+"""A step of `FeedServer.script`: the fault of one attempt to connect."""
 
 
 class Clients:
-    """All clients of one server; `received` is called with each message of any of them."""
+    """All clients of one server. `received` is called with each message of a client."""
 
     def __init__(self, received: Callable[[str | bytes], object]) -> None:
-        self.connected: dict[Client, None] = {}  # a set that keeps the order of connecting
-        self.sockets: set[Client] = set()  # in their handshake or closing, too
+        self.connected: dict[Client, None] = {}  # an ordered set, in the order of connection
+        self.sockets: set[Client] = set()  # also clients in the opening or closing handshake
         self.trails: list[Trail] = []
         self.received = received
         self.closing: set[asyncio.Task[None]] = set()
         self._changed = asyncio.Event()
 
     def add(self, client: Client) -> None:
-        """Its handshake is done."""
+        """Add a client after its opening handshake."""
         self.connected[client] = None
         self.trails.append(client._trail)
         self._change()
 
     def remove(self, client: Client) -> None:
-        """It is gone, or ended by a fault."""
+        """Remove a client whose connection was lost or ended by a fault. Idempotent."""
         if client in self.connected:
             del self.connected[client]
             self._change()
 
     async def changed(self) -> None:
-        """Wait until one is added or removed. Safe to cancel."""
+        """Wait until a client is added or removed. Safe to cancel."""
         await self._changed.wait()
 
     def close(self, client: Client) -> None:
-        """Limit the time of a closing handshake, of which the close frame is written already."""
+        """Start a task that limits the time of a closing handshake. The close frame must have been sent."""
         task = asyncio.get_running_loop().create_task(client.close())
         self.closing.add(task)
         task.add_done_callback(self.closing.discard)
@@ -104,7 +104,7 @@ class Clients:
 
 @dataclass(eq=False)
 class _Armed:
-    """A fault that waits for its moment."""
+    """A fault that has been scheduled for a client."""
 
     fault: ConnectionFault
     at: int | None
@@ -112,60 +112,60 @@ class _Armed:
 
 
 class Client(ServerConnection):
-    """A connection that notes what it receives, and that the server knows from its first byte on.
+    """A connection of a `FeedServer`, which records the messages that it receives.
 
-    For faults of your own: `write` puts bytes on the wire as they are, `reset` and `transport.abort()` end the
-    connection, and `transport.pause_reading()` lets it go deaf.
+    For user-defined faults: `write` sends raw bytes, `reset` and `transport.abort()` end the connection, and
+    `transport.pause_reading()` stops reading.
     """
 
     def __init__(self, clients: Clients, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._sent = 0
-        """How many messages the server's `send` has written to this client."""
+        """Number of messages that `FeedServer.send` has written to this client."""
         self._struck: ConnectionFault | None = None
-        """The fault that took this client from the server's care, if one has."""
+        """The fault that ended the use of this connection, or None."""
         self._held = False
-        """Whether it was left hanging, and nothing but the server will end it."""
+        """Whether a fault left the connection open but unusable; only the server ends it."""
         self._trail = Trail()
         self._step: Fault | None = None
-        """What the server's script has for this attempt."""
+        """The step of the server's script for this attempt."""
         self._byte_s = 0.0
-        """How long each byte of the answer to the handshake takes."""
+        """Delay before each byte of the handshake response, in seconds."""
         self._clients = clients
         self._hook: asyncio.Task[Any] | None = None
         self._armed: list[_Armed] = []
-        self._told = False
+        self._trickled = False
 
-    # For faults
+    # Methods for faults
 
     def write(self, data: bytes) -> None:
-        """Put these bytes on the wire, frames or not."""
+        """Send raw bytes, which need not be valid frames."""
         if not self.transport.is_closing():
             self.transport.write(data)
 
     def reset(self) -> None:
-        """End the connection with a RST: what is not sent yet never will be (SO_LINGER with a time of zero)."""
-        # By a socket of our own over the same descriptor, as uvloop's has no options.
+        """End the connection with a TCP RST. Unsent data is lost (SO_LINGER with a timeout of zero)."""
+        # Through a duplicate of the descriptor, because uvloop's socket object does not support setsockopt.
         with socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno())) as own:
             own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.transport.abort()
 
     def hold(self, for_s: float | None) -> None:
-        """Leave the connection as it is, and cut it after `for_s` seconds, or when the server ends."""
+        """Leave the connection open, and cut it after `for_s` seconds, or at the end of the server."""
         self._held = True
         if for_s is not None:
             self.loop.call_later(for_s, self.transport.abort)
 
     def hang_up(self) -> None:
-        """Limit the time of a closing handshake that has begun."""
+        """Cut the connection if a closing handshake that has begun does not end within the timeout."""
         self._clients.close(self)
 
-    # For the server
+    # Methods for the server
 
     def _arm(self, fault: ConnectionFault) -> None:
-        """Let the fault happen, now or when its time has come."""
+        """Apply the fault now, or schedule it."""
         if not fault.after and not fault.after_s:
-            self._suffer(fault)
+            self._apply(fault)
             return
         armed = _Armed(fault, self._sent + fault.after if fault.after else None)
         if fault.after_s:
@@ -173,29 +173,29 @@ class Client(ServerConnection):
         self._armed.append(armed)
 
     def _disarm(self) -> None:
-        """Forget the faults that have not happened yet."""
+        """Cancel all scheduled faults."""
         for armed in self._armed:
             if armed.timer is not None:
                 armed.timer.cancel()
         self._armed.clear()
 
     def _count(self) -> None:
-        """Note that one more message was sent, and let happen what was to happen after it."""
+        """Count a sent message, and apply the faults that are scheduled after it."""
         self._sent += 1
         for armed in [each for each in self._armed if each.at == self._sent]:
             if armed in self._armed:
                 self._fire(armed)
 
-    def _suffer(self, fault: ConnectionFault) -> None:
-        """Let the fault happen now; it happens to no client twice that one ends it."""
+    def _apply(self, fault: ConnectionFault) -> None:
+        """Apply the fault now, unless the connection has ended or a fault has ended its use."""
         if self._struck is not None or self.state is not State.OPEN or self.transport.is_closing():
             return
         fault.strike(self)
         if not fault.spares:
-            self._leave(fault)
+            self._detach(fault)
 
-    def _leave(self, fault: ConnectionFault) -> None:
-        """Count as gone, whatever the socket still does."""
+    def _detach(self, fault: ConnectionFault) -> None:
+        """Remove the client from the connected clients, although its socket may still be open."""
         self._struck = fault
         self._trail.destroyed = fault.destroys
         self._disarm()
@@ -204,7 +204,7 @@ class Client(ServerConnection):
             self._hook.cancel()
 
     async def _until_lost(self, hook: Awaitable[None]) -> None:
-        """Await the hook in this task; it is cancelled when the connection is lost, or a fault takes it over."""
+        """Await the hook. It is cancelled if the connection is lost or a fault ends its use."""
         task = self._hook = asyncio.current_task()
         try:
             await hook
@@ -216,21 +216,21 @@ class Client(ServerConnection):
             self._hook = None
 
     async def _trickle(self, answer: bytes) -> None:
-        """Write the answer to the handshake a byte at a time, but for the last one, which websockets writes."""
+        """Write the handshake response byte by byte, except the last byte, which `send_data` writes."""
         for place in range(len(answer) - 1):
             self.write(answer[place : place + 1])
             done, _ = await asyncio.wait([self.connection_lost_waiter], timeout=self._byte_s)
             if done:
                 return
-        self._told = True
+        self._trickled = True
 
     def _fire(self, armed: _Armed) -> None:
         self._armed.remove(armed)
         if armed.timer is not None:
             armed.timer.cancel()
-        self._suffer(armed.fault)
+        self._apply(armed.fault)
 
-    # See websockets
+    # Overridden methods of websockets
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
@@ -241,13 +241,13 @@ class Client(ServerConnection):
         self._clients.sockets.discard(self)
         self._disarm()
         if self._struck is None:
-            self._trail.destroyed = True  # the client went, and may have left something unread
+            self._trail.destroyed = True  # the client disconnected, perhaps with unread messages
         if self._hook is not None:
             self._hook.cancel()
 
     def send_data(self) -> None:
-        if self._told:
-            self._told = False
+        if self._trickled:
+            self._trickled = False
             self.write(b"".join(self.protocol.data_to_send())[-1:])
         else:
             super().send_data()

@@ -1,4 +1,4 @@
-"""A network that does what the test says: no sockets, no threads, no real time.
+"""A fake transport, controlled by the test: no sockets, no threads, no real time.
 
 transport = FakeTransport()
 fleet = Fleet(transport=transport)
@@ -17,16 +17,16 @@ from collections import deque
 from collections.abc import Mapping
 
 from wsfleet.core.errors import ConnectionLost, NotOpen
-from wsfleet.core.turn_limits import READ_BYTES
+from wsfleet.core.time_slice import READ_BYTES
 from wsfleet.transport.base import DialRequest, Payload, Progress, Receiver, Wire
 
 __all__ = ["FakeSocket", "FakeTransport", "FakeWire"]
 
 
 class FakeSocket:
-    """The server's end of one accepted connection. `sent` lists what the fleet sent over it.
+    """The server's end of an accepted connection. `sent` lists the messages that the fleet sent over it.
 
-    It answers pings, unless `answers_pings` is set to False; `pings` counts them.
+    It answers pings, unless `answers_pings` is set to False. `pings` counts them.
     """
 
     def __init__(self, target: DialRequest) -> None:
@@ -39,7 +39,7 @@ class FakeSocket:
         self._target = target
         self._loop = asyncio.get_running_loop()
         self._taken = 0
-        self._news: asyncio.Future[None] = self._loop.create_future()
+        self._changed: asyncio.Future[None] = self._loop.create_future()
         self._receiver: Receiver | None = None
         self._waiting: deque[Payload] = deque()
         self._closing: ConnectionLost | None = None
@@ -53,11 +53,11 @@ class FakeSocket:
         return f"<FakeSocket of {self._target.name!r}{', gone' if self._gone else ''}>"
 
     async def feed(self, *payloads: Payload) -> None:
-        """Let these messages arrive; returns when they are published, or held for `on_open`.
+        """Deliver messages to the fleet, and return when they are published or held for `on_open`.
 
-        While the fleet has paused reading, that is when it reads again, as with a closed TCP window. Raises
-        ConnectionLost when the socket is gone. Cancelled, what has not arrived stays on its way, before what is fed
-        next.
+        While the fleet has paused reading, waits until it reads again, like with a closed TCP window. Raises
+        ConnectionLost if the socket is closed. If cancelled, undelivered messages remain queued before those of the
+        next call.
         """
         self._waiting.extend(payloads)
         while True:
@@ -67,22 +67,22 @@ class FakeSocket:
             if self._gone or self._closing is not None:
                 self._waiting.clear()
                 raise ConnectionLost(1006, "the fleet has closed this socket")
-            await self._next_news()
+            await self._wait_change()
 
     async def next_sent(self) -> Payload:
-        """Return the next message that the fleet sends, or has sent and nobody asked for yet. Safe to cancel.
+        """Return the next sent message that this method has not returned yet; wait if there is none. Safe to cancel.
 
-        Raises ConnectionLost when the socket is gone and there is none.
+        Raises ConnectionLost if the socket is closed and there are no more messages.
         """
         while self._taken >= len(self.sent):
             if self._gone:
-                raise ConnectionLost(1006, "the socket is gone, and nothing more was sent")
-            await self._next_news()
+                raise ConnectionLost(1006, "the socket is closed, and there are no more messages")
+            await self._wait_change()
         self._taken += 1
         return self.sent[self._taken - 1]
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close the connection as a server does, with a close frame."""
+        """Close the connection with a close frame, as a server does."""
         self._lose(ConnectionLost(code, reason))
 
     def lose(self) -> None:
@@ -95,19 +95,19 @@ class FakeSocket:
             self._latency_s = self._last_frame - self._pinged_at
             self._pinged_at = None
 
-    async def _next_news(self) -> None:
-        await asyncio.shield(self._news)
+    async def _wait_change(self) -> None:
+        await asyncio.shield(self._changed)
 
-    def _tell(self) -> None:
-        self._news.set_result(None)
-        self._news = self._loop.create_future()
+    def _notify(self) -> None:
+        self._changed.set_result(None)
+        self._changed = self._loop.create_future()
 
     def _deliver(self) -> None:
         while self._waiting and self._receiver is not None and not (self.paused or self._gone or self._closing):
             self._read(self._receiver)
 
     def _read(self, receiver: Receiver) -> None:
-        """One read of the socket: at most 64 KiB, handed over whole, as by the real wire."""
+        """Deliver one read of at most 64 KiB, as the real wire does."""
         self._last_frame, at = self._loop.time(), time.time()
         room = READ_BYTES
         while self._waiting and room > 0 and not (self._gone or self._closing):
@@ -125,20 +125,20 @@ class FakeSocket:
         self._lost = error
         if self._receiver is not None:
             self._receiver.lost(error)
-        self._tell()
+        self._notify()
 
     def _resume(self) -> None:
         if self.answers_pings and not self.paused:
             self._pong()
         self._deliver()
-        self._tell()
+        self._notify()
 
     def _end(self, error: ConnectionLost) -> None:
-        # The loss is told in the loop's next turn, as by a real transport.
+        # The loss is reported in the next iteration of the loop, as by a real transport.
         if self._closing is None and not self._gone:
             self._closing = error
             self._loop.call_soon(self._lose, error)
-            self._tell()
+            self._notify()
 
 
 class FakeWire:
@@ -177,7 +177,7 @@ class FakeWire:
         socket._receiver = receiver
         if socket._lost is not None:
             self._loop.call_soon(receiver.lost, socket._lost)
-        socket._tell()
+        socket._notify()
 
     def pause(self) -> None:
         self._socket.paused = True
@@ -185,16 +185,16 @@ class FakeWire:
     def resume(self) -> None:
         self._socket.paused = False
         if not self._socket._gone:
-            # As with a real socket, what waits is not read inside the call that allows it.
+            # As with a real socket, waiting data is not delivered within this call.
             self._loop.call_soon(self._socket._resume)
 
     def write(self, payload: Payload) -> None:
         if not isinstance(payload, str | bytes):
-            raise TypeError(f"a payload is str or bytes, not {type(payload).__name__}")
+            raise TypeError(f"a payload must be str or bytes, not {type(payload).__name__}")
         if self._socket._gone or self._socket._closing is not None:
             raise NotOpen("the connection is closing")
         self._socket.sent.append(payload)
-        self._socket._tell()
+        self._socket._notify()
 
     def ping(self) -> None:
         socket = self._socket
@@ -212,7 +212,7 @@ class FakeWire:
 
 
 class FakeTransport:
-    """Given as `Fleet(transport=...)`: attempts wait until the test accepts or refuses them."""
+    """A transport for `Fleet(transport=...)`. Attempts wait until the test accepts or refuses them."""
 
     def __init__(self) -> None:
         self._attempts: list[tuple[str, DialRequest, asyncio.Future[FakeSocket]]] = []
@@ -220,14 +220,14 @@ class FakeTransport:
         self._waiters: list[asyncio.Future[None]] = []
 
     async def accept(self, name: str | None = None) -> FakeSocket:
-        """Wait for the next attempt of the endpoint `name`, or of any, let it succeed, and return its socket.
+        """Accept the next attempt, of the endpoint `name` or of any endpoint, and return its socket.
 
-        Safe to cancel.
+        Waits if there is no attempt. Safe to cancel.
         """
         while True:
-            for place, (who, target, answer) in enumerate(self._attempts):
-                if name in (None, who) and not answer.done():
-                    del self._attempts[place]
+            for index, (endpoint, target, answer) in enumerate(self._attempts):
+                if name in (None, endpoint) and not answer.done():
+                    del self._attempts[index]
                     socket = FakeSocket(target)
                     answer.set_result(socket)
                     return socket
@@ -236,16 +236,16 @@ class FakeTransport:
             await waiter
 
     def refuse(self, error: BaseException) -> None:
-        """Let the next attempt fail with `error`: one that waits now, or else the next one to come."""
-        for place, (_, _, answer) in enumerate(self._attempts):
+        """Let an attempt fail with `error`: the first that waits now, or the next one."""
+        for index, (_, _, answer) in enumerate(self._attempts):
             if not answer.done():
-                del self._attempts[place]
+                del self._attempts[index]
                 answer.set_exception(error)
                 return
         self._refusals.append(error)
 
     async def open(self, target: DialRequest, progress: Progress) -> Wire:
-        """Wait until the test answers the attempt. Cancelling it withdraws the attempt."""
+        """Wait until the test accepts or refuses the attempt. Cancellation withdraws the attempt."""
         progress.stage = "tcp"
         if self._refusals:
             raise self._refusals.popleft()
@@ -263,4 +263,4 @@ class FakeTransport:
                 self._attempts.remove(attempt)
 
     async def aclose(self) -> None:
-        """Nothing to release."""
+        """Do nothing: there are no resources."""

@@ -1,18 +1,18 @@
-"""What a `FeedServer` can do wrong, each fault a value: to strike with, or to write a script of.
+"""The faults of a `FeedServer`, for `FeedServer.strike` and `FeedServer.script`.
 
     from wsfleet.testing import FeedServer, faults
 
     async with FeedServer() as server:
-        server.script([faults.Refuse(503), faults.Reset(after=10)])   # the next two attempts; then all is well
+        server.script([faults.Refuse(503), faults.Reset(after=10)])   # faults of the next two attempts
         ...
-        server.strike(faults.InvalidUTF8())                           # whoever is connected, now
+        server.strike(faults.InvalidUTF8())                           # a fault for all connected clients
 
-A `HandshakeFault` is the answer to one attempt. A `ConnectionFault` happens to a connected client: at once, or after
-the server has sent it `after` messages, or after `after_s` seconds, whichever comes first. It happens once, and the
-client then counts as gone for the server: nothing more is sent to it, and who comes back is a new one.
+A `HandshakeFault` is the answer to one attempt. A `ConnectionFault` affects a connected client: at once, or after the
+server has sent it `after` messages or after `after_s` seconds, whichever comes first. It takes effect once. Unless the
+fault `spares` the connection, the server then treats the client as disconnected and sends nothing more to it.
 
-A fault of your own is a subclass with a `strike` or an `answer`. Sections are those of RFC 6455, unless another one is
-named; "the client" is one that keeps to it.
+For other faults, write a subclass with a `strike` or `answer` method. Section numbers refer to RFC 6455 unless another
+RFC is named. "The client" is a client that conforms to it.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ __all__ = [
 
 
 def _frame(opcode: Opcode, payload: bytes, *, fin: bool = True, reserved: int = 0) -> bytes:
-    """One frame (RFC 6455, section 5.2)."""
+    """Return a frame (RFC 6455, section 5.2)."""
     first, length = fin << 7 | reserved << 4 | opcode, len(payload)
     if length < 126:
         return struct.pack("!BB", first, length) + payload
@@ -72,7 +72,7 @@ def _frame(opcode: Opcode, payload: bytes, *, fin: bool = True, reserved: int = 
 
 @functools.lru_cache(maxsize=4)
 def _deflated(size: int) -> bytes:
-    """So many spaces, as one message of permessage-deflate (RFC 7692, section 7.2.1)."""
+    """Return `size` spaces, compressed as one message of permessage-deflate (RFC 7692, section 7.2.1)."""
     deflate = zlib.compressobj(wbits=-15)
     chunk = b" " * min(size, 2**20)
     parts = [deflate.compress(chunk) for _ in range(size // len(chunk))] if chunk else []
@@ -85,7 +85,7 @@ def _deflated(size: int) -> bytes:
 
 @dataclass(frozen=True)
 class Refuse(HandshakeFault):
-    """Answers with a status: 401, 403, 404, 429 with a Retry-After among `headers`, 503 (section 4.2.2, point 5)."""
+    """Answers with a status and `headers`, for example 401, 503, or 429 with Retry-After (section 4.2.2, point 5)."""
 
     status: int
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -97,7 +97,7 @@ class Refuse(HandshakeFault):
         try:
             phrase = http.HTTPStatus(self.status).phrase
         except ValueError:
-            phrase = "Refused"  # 499 or 520 are no standard, but servers send them
+            phrase = "Refused"  # 499 and 520 are not standard, but some servers send them
         headers = Headers(self.headers)
         headers.setdefault("Connection", "close")
         headers.setdefault("Content-Length", "0")
@@ -106,7 +106,7 @@ class Refuse(HandshakeFault):
 
 @dataclass(frozen=True)
 class Redirect(HandshakeFault):
-    """Sends the client to another address (section 4.1; RFC 9110, section 15.4)."""
+    """Redirects the client to another URI (section 4.1; RFC 9110, section 15.4)."""
 
     uri: str
     status: int = 302
@@ -120,7 +120,7 @@ class Redirect(HandshakeFault):
 
 @dataclass(frozen=True)
 class NoAnswer(HandshakeFault):
-    """Takes the TCP connection and the request, and never says a word; the client must give up by itself."""
+    """Accepts the TCP connection and the request, and never answers. The client must time out."""
 
     async def answer(self, client: Client) -> Response | None:
         await asyncio.wait([client.connection_lost_waiter])
@@ -129,7 +129,7 @@ class NoAnswer(HandshakeFault):
 
 @dataclass(frozen=True)
 class BadAnswer(HandshakeFault):
-    """Answers with something that is not HTTP, and hangs up: the address of another service."""
+    """Answers with data that is not HTTP, and closes the connection, like a server of another protocol."""
 
     data: bytes = b"220 mail.example ESMTP ready\r\n"
 
@@ -141,7 +141,7 @@ class BadAnswer(HandshakeFault):
 
 @dataclass(frozen=True)
 class SlowHandshake(HandshakeFault):
-    """Answers rightly, but only a byte every `byte_s` seconds: whoever is patient gets a good connection."""
+    """Sends a correct response, one byte every `byte_s` seconds. The connection is usable afterwards."""
 
     byte_s: float = 1.0
 
@@ -152,7 +152,7 @@ class SlowHandshake(HandshakeFault):
 
 @dataclass(frozen=True)
 class EndlessHeaders(HandshakeFault):
-    """Answers 101, and then with headers without an end, as fast as the client takes them."""
+    """Answers 101 with an endless sequence of headers, as fast as the client reads them."""
 
     line_bytes: int = 1000
 
@@ -165,7 +165,7 @@ class EndlessHeaders(HandshakeFault):
                 await client.drain()
                 await asyncio.sleep(0)
         except OSError:
-            pass  # the client has had enough
+            pass  # the client has closed the connection
         return await NoAnswer().answer(client)
 
 
@@ -174,7 +174,7 @@ class EndlessHeaders(HandshakeFault):
 
 @dataclass(frozen=True)
 class Well(ConnectionFault):
-    """Nothing goes wrong: a step that leaves one attempt alone."""
+    """No fault: a step of a script for an attempt that succeeds."""
 
     spares: ClassVar[bool] = True
 
@@ -194,7 +194,7 @@ class Drop(ConnectionFault):
 
 @dataclass(frozen=True)
 class Reset(ConnectionFault):
-    """Writes half a frame, and resets the TCP connection: 1006, and what is on its way may be lost with it."""
+    """Sends half a frame, and resets the TCP connection: 1006. Messages in transit may be lost."""
 
     destroys: ClassVar[bool] = True
 
@@ -206,11 +206,11 @@ class Reset(ConnectionFault):
 
 @dataclass(frozen=True)
 class Close(ConnectionFault):
-    """Begins the closing handshake (section 7.1.2). In a script, without `after`: accepts, then closes at once.
+    """Starts the closing handshake (section 7.1.2). In a script, without `after`: accepts, then closes at once.
 
-    1005 sends a close frame without a code. Another code that no frame may carry (1006, 999; section 7.4.1) is sent all
-    the same, and the client fails the connection with 1002. Raises ValueError for a code that is no number of 16 bits,
-    and a reason of more than 123 bytes (section 5.5.1).
+    With 1005, sends a close frame without a code. Other codes that are not allowed in a frame (1006, 999; section
+    7.4.1) are sent too, and the client fails the connection with 1002. Raises ValueError for a code that is not an
+    unsigned 16-bit number, and for a reason of more than 123 bytes (section 5.5.1).
     """
 
     code: int = 1000
@@ -235,7 +235,7 @@ class Close(ConnectionFault):
 
     @property
     def valid(self) -> bool:
-        """Whether a frame may carry the code."""
+        """Whether the code is allowed in a close frame."""
         try:
             websockets.frames.Close(self.code, self.reason).check()
         except ProtocolError:
@@ -243,14 +243,14 @@ class Close(ConnectionFault):
         return True
 
 
-# Connections that seem to live
+# Connections that stay open but do not respond
 
 
 @dataclass(frozen=True)
 class Silence(ConnectionFault):
-    """Sends no message any more, but still reads, and answers pings (section 5.5.3): only `stale_s` notices.
+    """Stops sending messages, but reads and answers pings (section 5.5.3). Only `stale_s` detects this.
 
-    After `for_s` seconds the connection is cut; without it, when the server ends.
+    After `for_s` seconds the connection is cut; with None, at the end of the server.
     """
 
     for_s: float | None = None
@@ -261,10 +261,10 @@ class Silence(ConnectionFault):
 
 @dataclass(frozen=True)
 class Stall(ConnectionFault):
-    """Leaves the connection half-open: nothing is read, nothing written, nothing closed; pings go unanswered.
+    """Leaves the connection half-open: the server reads nothing, sends nothing, and does not answer pings.
 
-    So a peer looks that hangs, or whose network is gone. After `for_s` seconds the connection is cut; without it, when
-    the server ends.
+    This simulates a peer that hangs or has lost its network. After `for_s` seconds the connection is cut; with None, at
+    the end of the server.
     """
 
     for_s: float | None = None
@@ -274,7 +274,7 @@ class Stall(ConnectionFault):
         client.hold(self.for_s)
 
 
-# What no server should send
+# Protocol errors
 
 
 _BODY = b"<html><head><title>502 Bad Gateway</title></head><body>The upstream server is gone.</body></html>"
@@ -283,9 +283,9 @@ _PAGE = b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: %d\r\n\r\n%s" % (len(_BODY
 
 @dataclass(frozen=True)
 class Garbage(ConnectionFault):
-    """Writes bytes that are no frame, by default a proxy's error page: the client fails with 1002 (section 5.2).
+    """Sends bytes that are not a frame, by default a proxy's error page. The client fails with 1002 (section 5.2).
 
-    Bytes that look like the beginning of a frame may leave a client waiting for its end, if there are too few of them.
+    If the bytes look like the beginning of a longer frame, the client waits for the rest.
     """
 
     data: bytes = field(default=_PAGE, repr=False)
@@ -296,7 +296,7 @@ class Garbage(ConnectionFault):
 
 @dataclass(frozen=True)
 class ReservedBits(ConnectionFault):
-    """Sends a frame with a reserved bit that no extension has given a meaning: 1002 (section 5.2)."""
+    """Sends a frame with a reserved bit that no extension defines: 1002 (section 5.2)."""
 
     bit: int = 2
 
@@ -310,7 +310,7 @@ class ReservedBits(ConnectionFault):
 
 @dataclass(frozen=True)
 class InvalidUTF8(ConnectionFault):
-    """Sends a text message that is not UTF-8: the client fails with 1007 (section 8.1)."""
+    """Sends a text message that is not valid UTF-8: 1007 (section 8.1)."""
 
     data: bytes = b'{"name": "M\xfcnster"}'
 
@@ -320,7 +320,7 @@ class InvalidUTF8(ConnectionFault):
 
 @dataclass(frozen=True)
 class Oversize(ConnectionFault):
-    """Sends one message of `size` bytes, by default one more than `max_size` allows: 1009 (section 7.4.1)."""
+    """Sends a message of `size` bytes, by default one more than the default of `max_size`: 1009 (section 7.4.1)."""
 
     size: int = 2**20 + 1
 
@@ -330,7 +330,7 @@ class Oversize(ConnectionFault):
 
 @dataclass(frozen=True)
 class FragmentFlood(ConnectionFault):
-    """Sends a message in `fragments` frames of a byte each, and never the last (section 5.4): 1009, where bounded."""
+    """Sends `fragments` frames of one byte of a message without an end (section 5.4): 1009 if fragments are limited."""
 
     fragments: int = 50_000
 
@@ -343,8 +343,7 @@ class FragmentFlood(ConnectionFault):
 class CompressionBomb(ConnectionFault):
     """Sends a small message that inflates to `size` bytes (RFC 7692, section 8): 1009.
 
-    Compression must have been agreed on: `FeedServer(compression="deflate")`, and a client that asks for it. Raises
-    ValueError where it was not.
+    Requires `FeedServer(compression="deflate")` and a client that offers compression. Raises ValueError otherwise.
     """
 
     size: int = 2**24
@@ -357,7 +356,7 @@ class CompressionBomb(ConnectionFault):
 
 @dataclass(frozen=True)
 class Flood(ConnectionFault):
-    """Sends `messages` good messages at once, however slowly they are read. The connection stays as it was."""
+    """Sends `messages` valid messages at once, without flow control. The connection remains usable."""
 
     messages: int = 10_000
     payload: str | bytes = '{"flood": true}'

@@ -1,4 +1,4 @@
-"""A real WebSocket server on a loopback port, for testing programs that take in feeds."""
+"""A real WebSocket server on a loopback port, for tests of programs that receive feeds."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from wsfleet.testing.numbers import Audit, audit
 
 __all__ = ["FeedServer"]
 
-# A client that leaves a close frame unanswered keeps `stop` waiting for so long.
+# Timeout for a client's answer to a close frame, in seconds.
 CLOSE_S = 1.0
 
 logger = logging.getLogger("wsfleet.testing")
 
 
 class FeedServer:
-    """A feed to test against: it sends what the test says, notes what clients send, and fails on demand.
+    """A WebSocket server for tests: sends messages, records received messages, and fails on demand.
 
     ::
 
@@ -40,20 +40,19 @@ class FeedServer:
             fleet.connect(server.uri, processor)
             await server.wait_clients(1)
             await server.send('{"price": 1}')
-            server.drop()                       # the fleet comes back by itself
+            server.drop()                       # the fleet reconnects
             await server.wait_clients(1)
 
-    What else it can do wrong is in `wsfleet.testing.faults`: `script` says what each of the next attempts meets,
-    `strike` does it to whoever is connected. Whether a fault cost more messages than it had to, `send_numbered` and
-    `audit` tell.
+    `wsfleet.testing.faults` has more faults: `script` sets those of the next attempts, and `strike` applies one to
+    connected clients. `send_numbered` and `audit` find lost and repeated messages.
 
-    `port=0` takes a free port, which stays the server's own until the end of the context, over `stop` and `start`.
-    With an `ssl` context the `uri` is a wss one. Every path is served. `on_client(client)` is awaited for each new
-    client, which is websockets' `ServerConnection`: it may log the client in with `client.recv()` and `client.send()`,
-    and it is cancelled when that connection is lost or a fault ends it; afterwards the server reads on by itself.
+    `port=0` takes a free port, which stays reserved until the end of the context, over `stop` and `start`. With an
+    `ssl` context, `uri` is a wss URI. The server accepts all paths. `on_client(client)` is awaited for each new client,
+    a `ServerConnection` of websockets: it can do a login with `client.recv()` and `client.send()`. It is cancelled if
+    the connection is lost or a fault ends it. After it, the server reads the client's messages itself.
 
-    `received` holds all messages of all clients as they came, text as str and binary as bytes; `requests` all opening
-    handshakes, those that were refused too, with their `path` and `headers`.
+    `received` lists the messages of all clients in the order of arrival, text as str and binary as bytes. `requests`
+    lists all opening handshakes, including refused ones, with their `path` and `headers`.
     """
 
     def __init__(
@@ -80,46 +79,46 @@ class FeedServer:
         self._script_error: Exception | None = None
         self._clients = Clients(lambda message: self.received.append(message))
         self._number = 0
-        self._keeper: socket.socket | None = None
+        self._reserved: socket.socket | None = None
         self._server: Server | None = None
 
     async def __aenter__(self) -> Self:
-        """Take the port, and listen. Raises OSError where it is taken. Cancelled as `start`."""
-        self._keep_port()
+        """Bind the port and listen. Raises OSError if the port is in use. Cancellation: see `start`."""
+        self._reserve_port()
         await self.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Stop, as `stop` does, and give the port back. Raises what a script's iterator has raised.
+        """Call `stop`, and release the port. Raises the exception of a script's iterator, if there was one.
 
-        Cancelled as `stop`; the port is given back all the same.
+        Cancellation: see `stop`; the port is released too.
         """
         try:
             await self.stop()
         finally:
-            if self._keeper is not None:
-                self._keeper.close()
-                self._keeper = None
+            if self._reserved is not None:
+                self._reserved.close()
+                self._reserved = None
         if self._script_error is not None and error is None:
             raise self._script_error
 
     @property
     def uri(self) -> str:
-        """Where to connect; the same after a restart."""
+        """The URI of the server. It does not change after a restart."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'wss' if self._ssl else 'ws'}://{host}:{self.port}"
 
     @property
     def clients(self) -> tuple[Client, ...]:
-        """The connected clients, in the order of their connecting; without those that a fault has ended."""
+        """The connected clients, in the order of connection, without those that a fault has ended."""
         return tuple(self._clients.connected)
 
     async def start(self) -> None:
-        """Listen again after `stop`, on the same port. Raises OSError where the port is taken.
+        """Listen again after `stop`, on the same port. Raises OSError if the port is in use.
 
-        It waits for a turn of the loop and for nobody; cancelling it may leave it listening.
+        It does not wait for clients. After cancellation, the server may be listening.
         """
         if self._server is not None:
             return
@@ -132,41 +131,41 @@ class FeedServer:
             compression=self._compression,
             process_request=self._answer,
             process_response=self._deliver,
-            open_timeout=None,  # how long a handshake may take is the client's decision
-            ping_interval=None,  # a test says what the server sends; whether clients are alive is not its concern
+            open_timeout=None,  # the client decides how long a handshake may take
+            ping_interval=None,  # the server sends only messages of the test
             close_timeout=CLOSE_S,
             max_size=self._max_size,
-            max_queue=None,  # an `on_client` that never reads must not keep pings from being answered
+            max_queue=None,  # an `on_client` that never reads must not delay pongs
             logger=logger,
             create_connection=cast(type[ServerConnection], functools.partial(Client, self._clients)),
             backlog=4096,
         )
 
     async def stop(self, code: int = 1001) -> None:
-        """Stop listening and close all clients; connecting is then refused (ECONNREFUSED) until `start`.
+        """Stop listening and close all clients. New connections are refused (ECONNREFUSED) until `start`.
 
-        A client that does not answer the close frame is cut after a second. For an end without close frames call
-        `drop` just before. Cancelling it only stops the waiting: all are closed.
+        A client that does not answer the close frame is cut after one second. To end without close frames, call `drop`
+        before. Cancellation only ends the wait; all clients are closed.
         """
         server, self._server = self._server, None
         if server is None:
             return
         server.close(code=code)
         for each in self._clients.sockets:
-            # Those may never have asked for anything, these never read what they are told; close() would wait for both.
+            # A client in the handshake may never send a request, and a held one never answers: do not wait for them.
             if each.state is State.CONNECTING or each._held:
                 each.transport.abort()
         for client in self.clients:
-            client._leave(Close(code))
+            client._detach(Close(code))
         await server.wait_closed()
         if self._clients.closing:
             await asyncio.wait(self._clients.closing)
 
     async def send(self, *payloads: object) -> int:
-        """Send to all clients, and return how many there were: str as text, bytes as binary, anything else as JSON.
+        """Send to all clients, and return their number. str is sent as text, bytes as binary, other objects as JSON.
 
-        Waits while a client's TCP window is closed, but no longer than it is connected. Cancelling leaves a client
-        with the first messages only, never with half a one.
+        Waits while the write buffer of a client is full, until it disconnects. If cancelled, some messages may not have
+        been sent; no message is sent in part.
         """
         messages = [p if isinstance(p, str | bytes) else msgspec.json.encode(p).decode() for p in payloads]
         clients = self.clients
@@ -177,39 +176,39 @@ class FeedServer:
         return len(clients)
 
     async def wait_clients(self, n: int) -> None:
-        """Wait until at least `n` clients are connected; with 0 until none is. Those dropped or closed don't count.
+        """Wait until at least `n` clients are connected; with 0, until there are none. Safe to cancel.
 
-        Safe to cancel.
+        Clients that the server has dropped or closed do not count.
         """
         while len(self._clients.connected) < n or (n == 0 and self._clients.connected):
             await self._clients.changed()
 
     def drop(self) -> None:
-        """Cut all connections without a close frame; a client sees 1006."""
+        """Cut all connections without a close frame. Clients see 1006."""
         self.strike(Drop())
 
     def close(self, code: int = 1000, reason: str = "") -> None:
-        """Begin the closing handshake with all clients; those that do not answer are cut after a second.
+        """Start the closing handshake with all clients. A client that does not answer is cut after one second.
 
-        The server goes on listening. The same as `strike(faults.Close(code, reason))`, forbidden codes included.
+        The server continues to listen. Equivalent to `strike(faults.Close(code, reason))`.
         """
         self.strike(Close(code, reason))
 
     def strike(self, fault: ConnectionFault, *clients: Client) -> None:
-        """Let this happen to the given clients, or to all: at once, or where the fault says, some messages later.
+        """Apply a fault to the given clients, or to all: at once, or after the messages or seconds of the fault.
 
-        Raises TypeError for what is no `ConnectionFault`.
+        Raises TypeError if `fault` is not a `ConnectionFault`.
         """
         _check(fault, ConnectionFault, "faults.Drop()")
         for client in clients or self.clients:
             client._arm(fault)
 
     def script(self, steps: Iterable[Fault]) -> None:
-        """Let each of the next attempts to connect meet the next step; with the last one the server is well again.
+        """Apply one step to each of the following attempts to connect. After the last step, attempts succeed again.
 
-        The steps may be endless, as `itertools.cycle` makes them. They replace those that were left, and `refuse`.
-        Raises TypeError for a step that is no fault: at once, or where an iterator makes the steps when they are
-        wanted, on leaving the server's context, as it does whatever else the iterator raises.
+        The steps may be endless, for example `itertools.cycle`. They replace a previous script and `refuse`. Raises
+        TypeError for a step that is not a fault. If `steps` is an iterator, its exceptions and invalid steps are raised
+        at the end of the server's context.
         """
         if isinstance(steps, Collection):
             for step in steps:
@@ -217,22 +216,21 @@ class FeedServer:
         self._script = iter(steps)
 
     def refuse(self, status: int, headers: Mapping[str, str] | None = None, *, times: int | None = None) -> None:
-        """Answer the following opening handshakes with `status` and `headers`, until `accept` or for so many `times`.
+        """Answer the next opening handshakes with `status` and `headers`, `times` times or until `accept`.
 
-        Connected clients stay. Raises ValueError for a status below 200, which would not be an answer.
+        Connected clients are not affected. Raises ValueError for a status outside 200 to 599.
         """
         fault = Refuse(status, dict(headers or {}))
         self.script(itertools.repeat(fault) if times is None else itertools.repeat(fault, times))
 
     def accept(self) -> None:
-        """Accept handshakes again after `refuse`; a script ends, too."""
+        """Accept handshakes again. Ends `refuse` and a script."""
         self.script(())
 
     def heal(self) -> None:
-        """Be well from now on: no script, no fault that waits for its moment, and nobody left hanging.
+        """End all faults: the script, and scheduled faults.
 
-        What a fault holds (a connection that is silent, a handshake that never ends) is cut, so that the client comes
-        back now rather than when it notices.
+        Connections and handshakes that a fault holds open are cut, so that clients reconnect at once.
         """
         self.accept()
         for client in self._clients.sockets:
@@ -241,11 +239,11 @@ class FeedServer:
                 client.transport.abort()
 
     async def send_numbered(self, count: int, make: Callable[[int], object] = lambda n: {"n": n}) -> None:
-        """Send the next `count` numbers, each once, as the messages that `make` returns; by default `{"n": 1}`.
+        """Send the next `count` numbers, each once, as messages that `make` returns, by default `{"n": 1}`.
 
-        Each goes to all who are connected at that moment, and while nobody is, it waits: so the numbers run on over
-        reconnects, and `audit` can tell which are missing. Cancelled, it may not have sent the last number to
-        everybody: to `audit` that one is lost.
+        Each number is sent to all clients that are connected at that time; without clients, the method waits. The
+        numbers continue over reconnects, so that `audit` can find missing ones. If cancelled, the last number may not
+        have been sent to all clients; `audit` counts it as lost.
         """
         for _ in range(count):
             await self.wait_clients(1)
@@ -253,30 +251,30 @@ class FeedServer:
             for client in self._clients.connected:
                 client._trail.numbers.append(self._number)
             await self.send(make(self._number))
-            await asyncio.sleep(0)  # whoever shares the loop is to keep up
+            await asyncio.sleep(0)  # let clients in the same loop receive
 
     def audit(self, seen: Iterable[int], path: str | None = None) -> Audit:
-        """Compare the numbers that one program has seen with those that were sent to it.
+        """Compare the numbers that a program has received, `seen`, with those that were sent.
 
-        With several connections at a time, give the path of the one that is meant.
+        If several connections were open at the same time, `path` selects the connections with this path.
         """
         return audit([trail for trail in self._clients.trails if path in (None, trail.path)], seen)
 
-    def _keep_port(self) -> None:
-        # Bound, but not listening: while the server is stopped nobody else gets the port, not even as the local port
-        # of a client that redials it, which TCP would connect to itself.
+    def _reserve_port(self) -> None:
+        # Bound, but not listening: reserves the port while the server is stopped. Otherwise a reconnecting client could
+        # get it as its local port and connect to itself.
         if hasattr(socket, "SO_REUSEPORT"):
-            self._keeper = socket.socket(self._family)
+            self._reserved = socket.socket(self._family)
             try:
-                self._keeper.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-                self._keeper.bind((self.host, self.port))
+                self._reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+                self._reserved.bind((self.host, self.port))
             except OSError:
-                self._keeper.close()
+                self._reserved.close()
                 raise
-            self.port = self._keeper.getsockname()[1]
+            self.port = self._reserved.getsockname()[1]
 
     def _listen(self) -> socket.socket:
-        shared = self._keeper is not None
+        shared = self._reserved is not None
         listening = socket.create_server((self.host, self.port), family=self._family, reuse_port=shared)
         self.port = listening.getsockname()[1]
         return listening
@@ -291,7 +289,7 @@ class FeedServer:
         try:
             client._step = next(map(_check_step, self._script), None)
         except Exception as exc:
-            self._script_error = exc  # who reads the log of a test that passes? this attempt is answered with a 500
+            self._script_error = exc  # raised again by __aexit__; websockets answers this attempt with a 500
             raise
         return await client._step.answer(client) if isinstance(client._step, HandshakeFault) else None
 
@@ -301,7 +299,7 @@ class FeedServer:
             await client._trickle(response.serialize())
 
     def _select(self, connection: ServerConnection, offered: Sequence[Subprotocol]) -> Subprotocol | None:
-        # websockets by itself would refuse a client that offers none of ours; whether that is good is the client's say.
+        # By default websockets refuses a client that offers none of our subprotocols. Here the client decides.
         return next((name for name in self._subprotocols if name in offered), None)
 
     async def _serve_client(self, connection: ServerConnection) -> None:
@@ -314,7 +312,7 @@ class FeedServer:
             if self._on_client is not None and client._struck is None:
                 await client._until_lost(self._on_client(client))
             async for _ in client:
-                pass  # recv() has noted it
+                pass  # recorded by recv()
         except ConnectionClosed:
             pass
         finally:
@@ -337,7 +335,7 @@ def _check_step(step: Fault) -> Fault:
 
 
 def _check(fault: object, kind: type | UnionType, example: str) -> None:
-    """Raise TypeError for what is no such fault: a test with it would pass, and have tested nothing."""
+    """Raise TypeError for an object that is not a fault. Without this check, the test would pass without a fault."""
     if not isinstance(fault, kind):
         shown = f"the class {fault.__name__}" if isinstance(fault, type) else repr(fault)
-        raise TypeError(f"a fault such as {example}, not {shown}")
+        raise TypeError(f"must be a fault such as {example}, not {shown}")

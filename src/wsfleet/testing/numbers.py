@@ -1,4 +1,4 @@
-"""Numbered messages: which of them arrived, which a fault destroyed, and which nobody can account for."""
+"""Numbered messages: which arrived, which a fault destroyed, and which were lost for no known reason."""
 
 from __future__ import annotations
 
@@ -11,22 +11,21 @@ __all__ = ["Audit", "Trail", "audit"]
 
 @dataclass
 class Trail:
-    """The numbers that went out over one connection, in their order."""
+    """The numbers that were sent over one connection, in order."""
 
     path: str = ""
     numbers: list[int] = field(default_factory=list)
     destroyed: bool = False
-    """Whether the connection ended in a way that may take along what was on its way."""
+    """Whether messages in transit may have been lost at the end of the connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class Audit:
-    """What became of the numbers of `FeedServer.send_numbered`.
+    """The result of `FeedServer.audit` for the numbers of `FeedServer.send_numbered`.
 
-    `arrived` counts the different numbers that were seen. `destroyed` are those that a fault may have taken along: at
-    the end of a connection that was cut, or that the client ended, and after the last number that was seen of it.
-    `lost` are all others that were not seen: no fault explains these. `repeated` were seen more than once, `unknown`
-    were never sent.
+    `arrived` is the number of different numbers that were seen. `destroyed` lists missing numbers that a fault
+    explains: they follow the last seen number of a connection that was cut or that the client ended. `lost` lists all
+    other missing numbers. `repeated` were seen more than once. `unknown` were seen but never sent.
     """
 
     sent: int
@@ -38,12 +37,12 @@ class Audit:
 
     @property
     def clean(self) -> bool:
-        """Whether there is no loss beyond what faults destroyed, and nothing came twice or from nowhere."""
+        """Whether there are no lost, repeated and unknown numbers."""
         return not (self.lost or self.repeated or self.unknown)
 
 
 def audit(trails: Sequence[Trail], seen: Iterable[int]) -> Audit:
-    """Compare what was sent with what was seen; see `FeedServer.audit`."""
+    """Compare the sent numbers with the seen ones; see `FeedServer.audit`."""
     counts = Counter(seen)
     sent = {number for trail in trails for number in trail.numbers}
     destroyed: set[int] = set()

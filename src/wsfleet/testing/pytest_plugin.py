@@ -1,7 +1,7 @@
-"""Fixtures for tests of programs that are built on wsfleet; pytest finds them by itself where wsfleet is installed.
+"""Pytest fixtures for programs that use wsfleet. pytest loads them automatically if wsfleet is installed.
 
-`feed_server` is a `FeedServer`, `fleet` a running `Fleet`, `chaos` a `Chaos` on the server. They are asynchronous, so
-they need pytest-asyncio, in either of its modes, or anyio's plugin. `docs/testing.md` shows them at work.
+`feed_server` is a `FeedServer`, `fleet` a running `Fleet`, and `chaos` a `Chaos` of the server. The fixtures are
+asynchronous and require pytest-asyncio, in strict or auto mode, or the plugin of anyio. See `docs/testing.md`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from wsfleet.testing.feed_server import FeedServer
 __all__ = ["chaos", "feed_server", "fleet"]
 
 DRAIN_S = 1.0
-"""How long the fixture's fleet waits for its processors at the end: a test should not have to wait for more."""
+"""`drain_s` of the fleet fixture: short, to limit the duration of tests."""
 
 _CHAOS = pytest.StashKey[Chaos]()
 
 
 def _async_fixture(function: Callable[..., AsyncIterator[Any]]) -> Callable[..., AsyncIterator[Any]]:
-    """Return a fixture that pytest-asyncio takes in its strict mode, too; the same is a plain one for anyio."""
+    """Return a fixture for pytest-asyncio, which also works in its strict mode; without it, a plain one for anyio."""
     try:
         import pytest_asyncio
     except ImportError:
@@ -41,7 +41,7 @@ async def feed_server() -> AsyncIterator[FeedServer]:
 
 @_async_fixture
 async def fleet() -> AsyncIterator[Fleet]:
-    """A running `wsfleet.Fleet`, to connect in. It is drained after the test, and its balance must hold."""
+    """A running `wsfleet.Fleet`. After the test it is drained, and all its messages must be accounted for."""
     async with Fleet(drain_s=DRAIN_S) as running:
         yield running
     assert running.stats().balanced, f"messages are unaccounted for: {running.stats().to_dict()}"  # noqa: S101
@@ -49,7 +49,7 @@ async def fleet() -> AsyncIterator[Fleet]:
 
 @pytest.fixture
 def chaos(request: pytest.FixtureRequest, feed_server: FeedServer) -> Iterator[Chaos]:
-    """A `wsfleet.testing.Chaos` on `feed_server`, for `with chaos:`. A failing test tells its seed and its faults."""
+    """A `wsfleet.testing.Chaos` of `feed_server`, for `with chaos:`. A failed test reports its seed and its faults."""
     running = Chaos(feed_server, seed=request.config.getoption("wsfleet_seed"))
     request.node.stash[_CHAOS] = running
     yield running
@@ -57,23 +57,23 @@ def chaos(request: pytest.FixtureRequest, feed_server: FeedServer) -> Iterator[C
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add `--wsfleet-seed`."""
+    """Add the option `--wsfleet-seed`."""
     group = parser.getgroup("wsfleet")
     group.addoption(
         "--wsfleet-seed",
         type=int,
         default=None,
         metavar="N",
-        help="the seed of the chaos fixture; by default each test has another one, and tells it when it fails",
+        help="seed of the chaos fixture; by default random for each test, and reported if the test fails",
     )
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Tell the seed of a failing test that had the `chaos` fixture."""
+    """Report the seed of a failed test with the `chaos` fixture."""
     report = yield
     chaos = item.stash.get(_CHAOS, None)
     if report.failed and chaos is not None:
-        again = f"to meet the same faults again: --wsfleet-seed={chaos.seed}"
-        report.sections.append(("wsfleet chaos", f"{chaos}\n{again}"))
+        hint = f"to repeat these faults: --wsfleet-seed={chaos.seed}"
+        report.sections.append(("wsfleet chaos", f"{chaos}\n{hint}"))
     return report

@@ -1,4 +1,4 @@
-"""Sockets and frames: dials a server, does the handshake, and turns bytes into whole messages and back.
+"""Sockets and frames: connects to a server, does the opening handshake, and converts between bytes and messages.
 
-In: a `DialRequest` to dial, bytes of the peer. Out: batches of payloads, given to a `Receiver`. Imports core only.
+Input: a `DialRequest`, bytes of the peer. Output: batches of payloads for a `Receiver`. Imports only core.
 """

@@ -1,9 +1,8 @@
 # cython: language_level=3, freethreading_compatible=True
-"""The scanner, and what inflates, compiled. What they do is told in `scanner.py` and `inflating.py`; they have the same
-results, for all bytes whatever.
+"""Compiled versions of `scan` in `scanner.py` and `inflate` in `inflate.py`, with the same results for all inputs.
 
-They read what is in `data` and nothing beside it: a length is compared with what is left of the buffer before anything
-is added to it, so one of 64 bits cannot overflow.
+They never read beyond the end of `data`: a length is compared with the rest of the buffer before it is added to a
+position, so a length of 64 bits cannot overflow.
 """
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
@@ -42,7 +41,7 @@ cdef struct Piece:
 
 
 def scan(data not None, Py_ssize_t pos, limit, most, bint as_text, list out not None):
-    """Append the payloads of the plain frames from `pos` on to `out`; return where the first other thing begins."""
+    """Append the payloads of the plain frames from `pos` on to `out`, and return the position of the first other one."""
     cdef Py_ssize_t start, length, longest = bounded(limit), room = bounded(most)
     cdef Piece read = memory_of(data, pos)
     cdef const byte *buffer = read.place
@@ -69,7 +68,7 @@ def scan(data not None, Py_ssize_t pos, limit, most, bint as_text, list out not 
 
 
 def inflate(decoder, wbits, data not None, Py_ssize_t pos, limit, most, bint as_text, list out not None):
-    """Append the compressed messages from `pos` on to `out`; return where the first other thing begins."""
+    """Append the compressed messages from `pos` on to `out`, and return the position of the first other frame."""
     cdef Py_ssize_t start, length, longest = bounded(limit), room = bounded(most), made = 0
     cdef Piece read = memory_of(data, pos)
     cdef const byte *buffer = read.place
@@ -83,7 +82,7 @@ def inflate(decoder, wbits, data not None, Py_ssize_t pos, limit, most, bint as_
         start = payload_start(buffer, pos, read.length, longest, &length)
         if start < 0:
             break
-        # What the sender has taken off the end of every message (RFC 7692, section 7.2.2).
+        # Append the bytes that the sender removes from the end of each message (RFC 7692, section 7.2.2).
         payload = PyBytes_FromStringAndSize(NULL, length + END)
         memcpy(PyBytes_AS_STRING(payload), buffer + start, length)
         memcpy(PyBytes_AS_STRING(payload) + length, b"\x00\x00\xff\xff", END)
@@ -107,24 +106,24 @@ def inflate(decoder, wbits, data not None, Py_ssize_t pos, limit, most, bint as_
 
 
 cdef Piece memory_of(data, Py_ssize_t pos) except *:
-    """Return where the bytes of `data` lie; it keeps them there for as long as it lives."""
+    """Return the address and length of the bytes of `data`, valid for the lifetime of `data`."""
     cdef const Py_buffer *view
     if pos < 0:
-        raise ValueError("pos is a place in data, from 0 on")
+        raise ValueError("pos must not be negative")
     if type(data) is bytes:
         return Piece(<const byte *>PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
     if PyMemoryView_Check(data) and PyBuffer_IsContiguous(PyMemoryView_GET_BUFFER(data), b"C"):
         view = PyMemoryView_GET_BUFFER(data)
         return Piece(<const byte *>view.buf, view.len)
-    raise TypeError("data is bytes, or a memoryview of a piece of memory")
+    raise TypeError("data must be bytes or a contiguous memoryview")
 
 
 cdef inline Py_ssize_t payload_start(
     const byte *buffer, Py_ssize_t pos, Py_ssize_t end, Py_ssize_t longest, Py_ssize_t *length
 ) noexcept nogil:
-    """Return where the payload of the frame at `pos` begins, of which 2 bytes are there, and write its `length`.
+    """Return the start of the payload of the frame at `pos`, and set its `length`. At least 2 bytes must be present.
 
-    -1 for a frame that is masked, too long, or not all there.
+    Returns -1 for a frame that is masked, too long, or incomplete.
     """
     cdef Py_ssize_t start = pos + 2
     length[0] = buffer[pos + 1]
@@ -141,7 +140,7 @@ cdef inline Py_ssize_t payload_start(
 
 
 cdef inline Py_ssize_t bounded(number) except? -1:
-    """Return `number`, but the largest size there is for what lies beyond, and -1 for all below 0."""
+    """Return `number`, limited to PY_SSIZE_T_MAX, or -1 for negative numbers."""
     cdef int beyond = 0
     cdef long long value = PyLong_AsLongLongAndOverflow(number, &beyond)
     if beyond > 0 or (beyond == 0 and value > PY_SSIZE_T_MAX):
@@ -150,7 +149,7 @@ cdef inline Py_ssize_t bounded(number) except? -1:
 
 
 cdef inline Py_ssize_t long_length(const byte *place) noexcept nogil:
-    """Return the length that 8 bytes tell; the largest size there is for what lies beyond."""
+    """Return the length in 8 bytes, in network byte order, limited to PY_SSIZE_T_MAX."""
     cdef uint64_t length = 0
     cdef int number
     for number in range(8):
@@ -159,7 +158,7 @@ cdef inline Py_ssize_t long_length(const byte *place) noexcept nogil:
 
 
 cdef inline unicode text_of(const byte *place, Py_ssize_t length):
-    """Decode UTF-8. Most text is ASCII, which only has to be copied."""
+    """Decode UTF-8. ASCII, the usual case, is only copied."""
     cdef unicode text
     if length < 2 or not is_ascii(place, length):
         return PyUnicode_DecodeUTF8(<const char *>place, length, NULL)
@@ -169,7 +168,7 @@ cdef inline unicode text_of(const byte *place, Py_ssize_t length):
 
 
 cdef inline bint is_ascii(const byte *place, Py_ssize_t length) noexcept nogil:
-    """Tell whether no byte has its highest bit set, eight at a time; the last eight may overlap those before."""
+    """Return whether all bytes are ASCII. Tests eight bytes at a time; the last eight may overlap the ones before."""
     cdef uint64_t word, bits = 0
     cdef Py_ssize_t done = 0
     if length < 8:
@@ -186,7 +185,7 @@ cdef inline bint is_ascii(const byte *place, Py_ssize_t length) noexcept nogil:
 
 
 cdef bint is_utf8(const byte *place, Py_ssize_t length) noexcept nogil:
-    """Tell whether all bytes are well-formed UTF-8 (RFC 3629, section 4), without making a str of them."""
+    """Return whether the bytes are well-formed UTF-8 (RFC 3629, section 4), without creating a str."""
     cdef byte first, low, high
     if is_ascii(place, length):
         return True
@@ -203,7 +202,7 @@ cdef bint is_utf8(const byte *place, Py_ssize_t length) noexcept nogil:
         elif first < 0xF0:
             if length < 3 or not (continues(place[1]) and continues(place[2])):
                 return False
-            # Neither an overlong form nor a surrogate.
+            # Reject overlong forms and surrogates.
             if first == 0xE0 and place[1] < 0xA0 or first == 0xED and place[1] > 0x9F:
                 return False
             place += 3
@@ -211,7 +210,7 @@ cdef bint is_utf8(const byte *place, Py_ssize_t length) noexcept nogil:
         else:
             if first > 0xF4 or length < 4 or not (continues(place[1]) and continues(place[2]) and continues(place[3])):
                 return False
-            # Neither an overlong form nor beyond U+10FFFF.
+            # Reject overlong forms and code points beyond U+10FFFF.
             if first == 0xF0 and place[1] < 0x90 or first == 0xF4 and place[1] > 0x8F:
                 return False
             place += 4

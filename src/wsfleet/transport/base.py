@@ -1,8 +1,8 @@
-"""Who may call what across the seam to the wire library.
+"""The interfaces between the endpoints and the WebSocket library.
 
-A `Transport` opens sockets; an open one is a `Wire`; what comes in goes to a `Receiver`, in batches. Everything
-happens on the loop's thread. A receiver's methods are called from the loop's callbacks: they return soon and do
-not raise. After `lost` nothing more is called.
+A `Transport` opens sockets; an open socket is a `Wire`; it delivers messages to a `Receiver`, in batches. All methods
+run in the loop's thread. A receiver's methods are called in callbacks of the loop: they must return soon and must not
+raise. After `lost`, no method of the receiver is called.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ Payload = str | bytes
 
 @dataclass(frozen=True, slots=True)
 class DialRequest:
-    """Where one attempt goes, with the functions of an `Endpoint` already called."""
+    """The parameters of one attempt: an `Endpoint` with the results of its functions."""
 
-    # What may hold a credential is not in the repr: others log what they were called with.
+    # Fields that may contain a credential are not in the repr, which other libraries may log.
     name: str
     uri: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
@@ -37,27 +37,27 @@ class DialRequest:
 
 
 class Receiver(Protocol):
-    """What a wire hands its messages to: the session."""
+    """Receives the messages of a wire. Implemented by the session."""
 
     as_text: bool
-    """Whether text frames are to be handed over as str; else as bytes that are valid UTF-8."""
+    """Whether text messages are delivered as str; otherwise as bytes that are valid UTF-8."""
 
     chunk: int
-    """At most so many messages in one call of `received`: the wire looks at the clock between calls."""
+    """Maximum number of messages in one call of `received`. The wire checks its time slice between calls."""
 
     def received(self, payloads: list[Payload], at: float) -> None:
-        """Take whole messages in their order; `at` is the wall clock of the read that brought them."""
+        """Process complete messages, in order. `at` is the wall clock time of the socket read."""
 
     def lost(self, error: ConnectionLost) -> None:
-        """The socket is gone. Called once, after everything that had been read was handed over."""
+        """Handle the loss of the socket. Called once, after all messages that were read have been delivered."""
 
 
 class Wire(Protocol):
     """One open socket.
 
-    `last_frame` is `loop.time()` of the last read that brought anything from the peer, `connected_at` that of the
-    handshake's end, `latency_s` the last ping's round trip or None. `ping_sent` is when the ping that still waits
-    for its pong was sent, or None.
+    `connected_at` is the `loop.time()` of the end of the handshake, `last_frame` that of the last read with data from
+    the peer, and `ping_sent` that of the oldest ping without a pong, or None. `latency_s` is the round trip time of the
+    last ping, or None.
     """
 
     @property
@@ -76,43 +76,48 @@ class Wire(Protocol):
     def latency_s(self) -> float | None: ...
 
     def start(self, receiver: Receiver) -> None:
-        """Begin to hand over; what came since the handshake is handed over first."""
+        """Start to deliver messages, beginning with those that arrived since the handshake."""
 
     def pause(self) -> None:
-        """Stop reading the socket, so that the sender's TCP window closes, and hand over nothing after this batch.
+        """Stop reading the socket, so that the sender's TCP window closes, and stop delivery after this batch.
 
-        What has been read waits in the wire: it is handed over on `resume`, or when the socket is gone.
+        Data that has been read is kept, and delivered on `resume` or on the loss of the socket.
         """
 
     def resume(self) -> None:
-        """Read again."""
+        """Resume reading and delivery."""
 
     @property
     def writable(self) -> bool:
         """Whether the write buffer has room."""
 
     async def wait_writable(self) -> None:
-        """Wait for room in the write buffer, or until the socket is gone. Safe to cancel."""
+        """Wait for room in the write buffer, or for the loss of the socket. Safe to cancel."""
 
     def write(self, payload: Payload) -> None:
-        """Send one message, str as text and bytes as binary; raises NotOpen once the close began."""
+        """Send one message, str as text and bytes as binary. Raises NotOpen after the start of the close."""
 
     def ping(self) -> None:
-        """Send a ping; its answer sets `latency_s`. Does nothing once the close began."""
+        """Send a ping; its pong sets `latency_s`. Does nothing after the start of the close."""
 
     def close(self, code: int, reason: str = "") -> None:
-        """Begin the closing handshake (RFC 6455, section 7.1.2), reading and discarding; `lost` within `close_s`."""
+        """Start the closing handshake (RFC 6455, section 7.1.2), and discard further messages.
+
+        `lost` is called within `close_s`.
+        """
 
     def abort(self, reason: str = "") -> None:
-        """Drop the socket at once, and what was read but not handed over; `lost` follows, with `reason` where the peer
-        gave none."""
+        """Close the socket at once, and discard data that was read but not delivered.
+
+        `lost` is called later, with `reason` if the peer gave none.
+        """
 
 
 class Progress:
-    """How far an attempt has come and which way, for the one who has to say at what stage it failed.
+    """The stage and the route of an attempt, for the text of its error.
 
-    `proxy` is the one that it goes through, `redirected` the other origin that it was led to; both are redacted, and
-    empty where there is none. `secrets` are what must be seen of neither, nor of what the attempt began with.
+    `proxy` is the URL of the proxy, and `redirected` the origin of a redirect to another origin; both are redacted, and
+    empty if there is none. `secrets` are the secrets of these URLs, to be removed from texts.
     """
 
     __slots__ = ("proxy", "redirected", "secrets", "stage")
@@ -124,17 +129,17 @@ class Progress:
         self.secrets: list[str] = []
 
     @property
-    def way(self) -> str:
-        """What is to be said of the way, behind the endpoint's own URI or in an error."""
-        redirected = f"redirected to {self.redirected}, where no headers go" if self.redirected else ""
+    def route(self) -> str:
+        """A description of redirect and proxy, for logs and errors; empty if there is neither."""
+        redirected = f"redirected to {self.redirected}, without headers" if self.redirected else ""
         return ", ".join(filter(None, [redirected, f"through the proxy {self.proxy}" if self.proxy else ""]))
 
 
 class Transport(Protocol):
-    """Opens sockets. One for a fleet."""
+    """Opens sockets. A fleet has one transport."""
 
     async def open(self, request: DialRequest, progress: Progress) -> Wire:
-        """Connect and shake hands. Raises ConnectFailed with the stage; cancelling leaves nothing open."""
+        """Connect and do the opening handshake. Raises ConnectFailed with the stage. Cancellation closes the socket."""
 
     async def aclose(self) -> None:
-        """Release what opening needed: resolver threads and the like."""
+        """Release the resources for opening sockets, such as resolver threads."""

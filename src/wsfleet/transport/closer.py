@@ -1,4 +1,4 @@
-"""The end of an open socket: the closing handshake, failing the connection, and the error that says why it was lost."""
+"""Closing of a connection: the closing handshake, protocol failures, and the error of the loss."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from wsfleet.transport.writer import Writing
 __all__ = ["Closing"]
 
 REASON_MAX = 123
-"""Bytes of a close frame's reason: a control frame has 125 (RFC 6455, section 5.5), and the code takes 2."""
+"""Maximum size of a close reason, in bytes: 125 for a control frame (RFC 6455, section 5.5), minus 2 for the code."""
 
 
 class Closing(Writing):
-    """The part of a wire that closes it. Its subclass goes on with reading in `_go_on_soon`."""
+    """The part of a wire that closes the connection. The subclass continues to read in `_continue_soon`."""
 
     __slots__ = ("_aborted", "_close_s", "_failed", "_failure", "_paused", "_source", "_timer")
 
@@ -33,13 +33,13 @@ class Closing(Writing):
         self._aborted: str | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    def _go_on_soon(self) -> None:
-        """Hand over what was put off, then read again, or tell that the socket is gone; in a turn of the loop."""
+    def _continue_soon(self) -> None:
+        """Schedule, for an iteration of the loop: deliver deferred data, then resume reading or report the loss."""
         raise NotImplementedError
 
     def close(self, code: int, reason: str = "") -> None:
         if self._open:
-            # A cut inside a character leaves bytes that are not UTF-8, and they go too.
+            # errors="ignore" removes a character that was cut in the middle.
             reason = reason.encode()[:REASON_MAX].decode(errors="ignore")
             self._protocol.send_close(code, reason)
             self._flush()
@@ -53,24 +53,24 @@ class Closing(Writing):
 
     @property
     def _discarding(self) -> bool:
-        """Whether nothing that comes now means anything (RFC 6455, sections 1.4 and 7.1.7)."""
+        """Whether further data must be ignored (RFC 6455, sections 1.4 and 7.1.7)."""
         return self._failed is not None or self._protocol.close_rcvd is not None
 
     def _begin_close(self) -> None:
-        """Wait for the peer to close, reading on so that its answer is seen, and not for ever."""
+        """Wait for the peer's close frame, at most `close_s`. Reading continues so that the frame is received."""
         if self._closing:
             return
         self._closing = True
         self._paused = False
         self._limit_close()
-        self._go_on_soon()
+        self._continue_soon()
 
     def _limit_close(self) -> None:
         if self._timer is None and self._lost is None:
             self._timer = self._loop.call_later(self._close_s, self._source.abort)
 
     def _fail(self, code: CloseCode, reason: str, failure: Exception | None = None) -> None:
-        # RFC 6455, section 7.1.7: fail the connection, and process nothing more of it.
+        # RFC 6455, section 7.1.7: fail the connection, and process no further data.
         if self._failed is None:
             self._failed, self._failure = (int(code), reason), failure
             self._protocol.fail(code, reason)

@@ -1,8 +1,9 @@
-"""From a URI to a transport on which its server listens: names, TCP, proxies, TLS.
+"""Opens a connection to the server of a URI: name resolution, TCP, proxies, TLS.
 
-Sockets are opened here and not by websockets for three things: names are looked up on threads of our own, a broken
-address of a host or proxy costs little, and TLS is begun on a TCP transport that we keep. For a TLS transport that
-is told to pause goes on reading the socket, and drops what it holds when it sees the end; pausing TCP loses nothing.
+This module is used instead of the code of websockets for three reasons: names are resolved in separate threads, an
+unreachable address of a host or proxy causes only a short delay, and the TCP transport below TLS is accessible. The
+last one is necessary to pause reading: a paused TLS transport continues to read the socket, and drops the data in its
+buffer at the end of the stream. A paused TCP transport loses no data.
 """
 
 from __future__ import annotations
@@ -33,12 +34,12 @@ __all__ = ["Dialer", "Opening", "parse_head", "usual_proxy"]
 log = logging.getLogger("wsfleet")
 
 HEAD_MAX = 2**16
-"""The longest head of a response that is read; websockets bounds its lines and their number besides."""
+"""Maximum size of a response head, in bytes. websockets also limits the length and the number of its lines."""
 
 PROXIES_S = 1.0
-"""For so long it is remembered which proxy to use, while the usual variables stay as they are.
+"""How long, in seconds, the choice of a proxy is cached while the environment variables do not change.
 
-Looking through the whole environment, or the system's settings, costs a large part of an attempt's CPU time.
+Reading the whole environment or the system settings takes a large part of an attempt's CPU time.
 """
 
 _LOWER = [f"{name}_proxy" for name in ("ws", "wss", "socks", "http", "https", "all", "no")]
@@ -46,26 +47,26 @@ PROXY_VARIABLES = (*_LOWER, *map(str.upper, _LOWER))
 
 
 class Opening(asyncio.Protocol):
-    """A connection that is being opened: asks over HTTP, and reads the answer's head and not a byte beyond it.
+    """A connection before the end of the opening handshake: sends HTTP requests and reads the heads of the responses.
 
-    `transport` is what to write to, `source` the TCP transport at the bottom of it, where reading is paused.
+    `transport` is the transport for writing. `source` is the TCP transport below it, which is used to pause reading.
     """
 
-    # uvloop's transports keep their first protocol as long as they live: so it is small, and holds no answer.
-    __slots__ = ("_answer", "_received", "heir", "lost", "source", "transport")
+    # uvloop's transports keep a reference to their first protocol, so this object must stay small.
+    __slots__ = ("_answer", "_received", "lost", "source", "successor", "transport")
 
     source: asyncio.Transport
     transport: asyncio.Transport
 
     def __init__(self) -> None:
-        self.heir: asyncio.BufferedProtocol | None = None
+        self.successor: asyncio.BufferedProtocol | None = None
         self.lost: tuple[Exception | None] | None = None
         self._received = bytearray()
         self._answer: asyncio.Future[bytes] | None = None
 
     @property
     def early(self) -> bytes:
-        """What came behind the last answer's head."""
+        """The bytes received after the last response head."""
         return bytes(self._received)
 
     @property
@@ -73,7 +74,7 @@ class Opening(asyncio.Protocol):
         return self.transport is not self.source
 
     async def ask(self, request: bytes) -> bytes:
-        """Send `request` and return the head of the answer. From then on reading is paused."""
+        """Send `request` and return the head of the response. Reading is paused afterwards."""
         if self.lost is not None:
             raise self._ended(self.lost[0])
         self._answer = asyncio.get_running_loop().create_future()
@@ -94,7 +95,7 @@ class Opening(asyncio.Protocol):
             if len(self._received) > HEAD_MAX:
                 self.source.pause_reading()
             return
-        # A head ends with an empty line (RFC 9112, section 2.1), which may be cut between two reads.
+        # A head ends with an empty line (RFC 9112, section 2.1), which may be split between two reads.
         end = self._received.find(b"\r\n\r\n", max(0, before - 3)) + 4
         if end >= 4:
             head = bytes(self._received[:end])
@@ -102,7 +103,7 @@ class Opening(asyncio.Protocol):
             self.source.pause_reading()
             self._answer.set_result(head)
         elif len(self._received) > HEAD_MAX:
-            self._answer.set_exception(SecurityError(f"an answer with a head of more than {HEAD_MAX} bytes"))
+            self._answer.set_exception(SecurityError(f"the head of the response exceeds {HEAD_MAX} bytes"))
 
     def eof_received(self) -> None:
         self._fail(self._ended(None))
@@ -110,8 +111,8 @@ class Opening(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = (exc,)
         self._fail(self._ended(exc))
-        if self.heir is not None:
-            self.heir.connection_lost(exc)
+        if self.successor is not None:
+            self.successor.connection_lost(exc)
 
     def _fail(self, error: Exception) -> None:
         if self._answer is not None and not self._answer.done():
@@ -119,11 +120,11 @@ class Opening(asyncio.Protocol):
 
     @staticmethod
     def _ended(exc: Exception | None) -> Exception:
-        return exc or ConnectionResetError("the connection was closed before it was answered")
+        return exc or ConnectionResetError("the connection was closed before the response")
 
 
 def parse_head(head: bytes) -> Response:
-    """Return the response whose head this is, without its body. Raises InvalidMessage."""
+    """Parse the head of a response, and return the response without its body. Raises InvalidMessage."""
     reader = StreamReader()
     reader.feed_data(head)
     parser = Response.parse(reader.read_line, reader.read_exact, reader.read_to_eof, proxy=True)
@@ -133,11 +134,11 @@ def parse_head(head: bytes) -> Response:
         return cast(Response, exc.value)
     except Exception as exc:
         raise InvalidMessage("did not receive a valid HTTP response") from exc
-    raise InvalidMessage("did not receive a whole HTTP response")
+    raise InvalidMessage("did not receive a complete HTTP response")
 
 
 async def _connected(address: AddrInfo) -> socket.socket:
-    """Return a socket connected to the only address, where a race would be the most of the work."""
+    """Return a socket connected to `address`. For a single address, Happy Eyeballs would be pure overhead."""
     family, kind, proto, _, where = address
     sock = socket.socket(family, kind, proto)
     try:
@@ -150,20 +151,20 @@ async def _connected(address: AddrInfo) -> socket.socket:
 
 
 def usual_proxy(where: WebSocketURI) -> str | None:
-    """Return the proxy that the environment, or the system, names for `where`."""
+    """Return the proxy for `where` from the environment or the system settings."""
     proxy = get_proxy(where)
     if proxy is None and not urllib.request.proxy_bypass(f"{where.host}:{where.port}"):
-        proxy = urllib.request.getproxies().get("all")  # websockets passes it over
+        proxy = urllib.request.getproxies().get("all")  # all_proxy, which websockets ignores
     return proxy
 
 
 class Dialer:
-    """Opens transports. One for a fleet, so that lookups and the SSLContext are shared."""
+    """Opens transports. A fleet has one dialer, so that name lookups and the SSLContext are shared."""
 
     def __init__(self) -> None:
         self._resolver = Resolver()
         self._context: asyncio.Future[ssl.SSLContext] | None = None
-        self._blind: weakref.WeakSet[ssl.SSLContext] = weakref.WeakSet()
+        self._unverified: weakref.WeakSet[ssl.SSLContext] = weakref.WeakSet()
         self._proxies: dict[tuple[object, ...], str | None] = {}
         self._proxies_until = 0.0
 
@@ -173,12 +174,12 @@ class Dialer:
             await asyncio.wait([self._context], timeout=0.5)
 
     async def dial(self, where: WebSocketURI, request: DialRequest, progress: Progress) -> Opening:
-        """Return an open way to the server, through a proxy where one is set. Cancelling leaves nothing open."""
+        """Return a connection to the server, through a proxy if one is set. Cancellation closes the socket."""
         chosen = self._usual_proxy(where) if request.proxy is None else request.proxy or None
         proxy, progress.proxy = None, ""
         if chosen is not None:
             progress.stage = "proxy"
-            fault = check_proxy(chosen)  # the parser's own words would quote a password
+            fault = check_proxy(chosen)  # the message of the parser's exception could contain a password
             if fault:
                 raise InvalidProxy(chosen, f"it {fault}")
             proxy = parse_proxy(chosen)
@@ -199,7 +200,7 @@ class Dialer:
                 await self._tunnel(opening, proxy, where)
             if where.secure:
                 progress.stage = "tls"
-                self._warn_of_blindness(request)
+                self._warn_unverified(request)
                 await self._encrypt(opening, request.ssl, where.host)
         except BaseException:
             opening.source.abort()
@@ -207,7 +208,7 @@ class Dialer:
         return opening
 
     def _usual_proxy(self, where: WebSocketURI) -> str | None:
-        """Return the usual proxy, which is remembered for a moment."""
+        """Return the proxy of the environment, cached for `PROXIES_S`."""
         now = asyncio.get_running_loop().time()
         if now >= self._proxies_until:
             self._proxies.clear()
@@ -221,9 +222,9 @@ class Dialer:
         try:
             if len(addresses) == 1:
                 return await _connected(addresses[0])
-            # RFC 8305: a broken IPv6 costs a quarter of a second, not the whole deadline.
+            # RFC 8305: an unreachable IPv6 address causes a delay of 0.25 s, not a timeout.
             return await aiohappyeyeballs.start_connection(addresses, happy_eyeballs_delay=0.25)
-        except RuntimeError as exc:  # uvloop's, for some errors of the system
+        except RuntimeError as exc:  # raised by uvloop for some system errors
             raise OSError(str(exc)) from exc
 
     async def _socks(self, proxy: Proxy, where: WebSocketURI, progress: Progress) -> socket.socket:
@@ -235,10 +236,10 @@ class Dialer:
         sock = await self._tcp(await self._resolver.resolve(proxy.host, proxy.port))
         try:
             host = where.host
-            if proxy.scheme in ("socks5", "socks4"):  # the name is ours to look up; with "h" and "a" the proxy's
+            if proxy.scheme in ("socks5", "socks4"):  # with "socks5h" and "socks4a" the proxy resolves the name
                 progress.stage = "dns"
                 addresses = await self._resolver.resolve(where.host, where.port)
-                # IPv4 first, which every proxy can reach, and SOCKS4 nothing else.
+                # IPv4 first: SOCKS4 supports only IPv4, and some proxies cannot reach IPv6 addresses.
                 host = min(addresses, key=lambda address: address[0] != socket.AF_INET)[4][0]
                 progress.stage = "proxy"
             kind = ProxyType.SOCKS4 if proxy.scheme.startswith("socks4") else ProxyType.SOCKS5
@@ -250,7 +251,7 @@ class Dialer:
                 proxy.username,
                 proxy.password,
                 by_name,
-                # What is behind another proxy is reached over that one's socket; ours is connected already.
+                # python-socks supports chained proxies; `forward` provides our connected socket as the first link.
                 forward=cast(Any, _Connected(sock)),
             )
             return await client.connect(host, where.port)
@@ -259,20 +260,20 @@ class Dialer:
             raise
         except Exception as exc:
             sock.close()
-            raise ProxyError(f"the SOCKS proxy did not connect: {exc}") from exc
+            raise ProxyError(f"the SOCKS proxy failed to connect: {exc}") from exc
         except BaseException:
             sock.close()
             raise
 
     async def _tunnel(self, opening: Opening, proxy: Proxy, where: WebSocketURI) -> None:
-        """Ask an HTTP proxy for a way to the server (RFC 9110, section 9.3.6)."""
+        """Open a tunnel through an HTTP proxy with CONNECT (RFC 9110, section 9.3.6)."""
         if proxy.scheme == "https":
             await self._encrypt(opening, None, proxy.host)
         answer = parse_head(await opening.ask(prepare_connect_request(proxy, where)))
         if not 200 <= answer.status_code < 300:
             raise InvalidProxyStatus(answer)
         if opening.early:
-            raise ProxyError("the proxy sent something before it was asked to")
+            raise ProxyError("the proxy sent unexpected data after its response")
 
     async def _encrypt(self, opening: Opening, context: ssl.SSLContext | None, host: str) -> None:
         context = context or await self._default_context()
@@ -280,22 +281,25 @@ class Dialer:
         opening.source.resume_reading()  # paused since the proxy's answer
         transport = await loop.start_tls(opening.transport, opening, context, server_hostname=host)
         if transport is None or opening.lost is not None:
-            raise ConnectionResetError("the connection was closed in the TLS handshake")
+            raise ConnectionResetError("the connection was closed during the TLS handshake")
         opening.transport = transport
 
-    def _warn_of_blindness(self, request: DialRequest) -> None:
-        """Say once of each SSLContext that it does not tell the server from anybody else."""
+    def _warn_unverified(self, request: DialRequest) -> None:
+        """Log a warning, once for each SSLContext that does not authenticate the server."""
         context = request.ssl
-        if context is None or context in self._blind or (context.check_hostname and context.verify_mode):
+        if context is None or context in self._unverified or (context.check_hostname and context.verify_mode):
             return
-        self._blind.add(context)
-        what = "certificate" if context.verify_mode == ssl.CERT_NONE else "name in its certificate"
+        self._unverified.add(context)
+        unchecked = "certificate" if context.verify_mode == ssl.CERT_NONE else "host name in its certificate"
         log.warning(
-            "%s: the server's %s is not checked, as its SSLContext says; anybody may pose as it", request.name, what
+            "%s: the SSLContext does not verify the server's %s; the server is not authenticated",
+            request.name,
+            unchecked,
+            extra={"event": "endpoint.unverified", "endpoint": request.name},
         )
 
     async def _default_context(self) -> ssl.SSLContext:
-        """Return the SSLContext of all endpoints that have none of their own. Reading the CAs blocks, so elsewhere."""
+        """Return the default SSLContext. It is created in a thread, because reading the certificates blocks."""
         if self._context is None:
             self._context = in_thread(ssl.create_default_context, "wsfleet-tls")
             self._context.add_done_callback(self._context_made)
@@ -303,11 +307,11 @@ class Dialer:
 
     def _context_made(self, context: asyncio.Future[ssl.SSLContext]) -> None:
         if context.exception() is not None:
-            self._context = None  # an unreadable file of CAs may be readable next time
+            self._context = None  # try again on the next attempt
 
 
 class _Connected:
-    """Stands for a proxy that python-socks would go through first: gives it the socket that is connected already."""
+    """Acts as the first proxy of a chain for python-socks, and returns a socket that is already connected."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock

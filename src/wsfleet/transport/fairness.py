@@ -1,4 +1,4 @@
-"""What thousands of sockets bring or lose in one moment, spread over turns of the event loop."""
+"""Distributes reads and losses of thousands of sockets over several iterations of the event loop."""
 
 from __future__ import annotations
 
@@ -7,35 +7,35 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-from wsfleet.core.turn_limits import SLICE_S
+from wsfleet.core.time_slice import SLICE_S
 
-__all__ = ["Turns"]
+__all__ = ["ReadScheduler"]
 
 GAP_S = 0.000_02
-"""Reads of one turn follow each other sooner than this. Where they do not, the loop has done something else."""
+"""Reads in one iteration follow each other within this time, in seconds. After a longer gap, other code has run."""
 
 
 LOSS_S = 0.000_05
-"""What the loss of a connection costs its supervisor, as soon as it is told: to explain it, and to wait for a while."""
+"""Estimated time, in seconds, that a supervisor needs to handle the loss of a connection."""
 
 
-class Turns:
-    """Lets all connections of a transport together hand over for SLICE_S in each turn of the event loop.
+class ReadScheduler:
+    """Limits the delivery of all connections of a transport to SLICE_S per iteration of the event loop.
 
-    The loop calls whoever has something to read before anything else gets its turn, however many they are. What they
-    bring would be decoded, and lie in memory, long before the first of it is processed.
+    In one iteration, the loop calls all protocols with readable sockets before other callbacks. Without this limit,
+    all their messages would be decoded, and kept in memory, before the first one is processed.
     """
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: deque[Callable[[], None]] = deque()
         self._scheduled = False
-        self._began = self._last = 0.0  # this turn's first read began; the last one was done
+        self._began = self._last = 0.0  # start of this iteration's first read; end of the last read
         self._marked = False
         self._until = 0.0
 
-    def late(self) -> bool:
-        """Tell whether reads have held this turn for SLICE_S; ask before each one, and call `done` after it."""
+    def expired(self) -> bool:
+        """Return whether reads have used up SLICE_S. Call this before each read, and `done` after it."""
         now = time.perf_counter()
         if now - self._last > GAP_S:
             self._began = now
@@ -43,17 +43,17 @@ class Turns:
         if now - self._began < SLICE_S / 4:
             return False
         if not self._marked:
-            # Turns may follow each other as fast. Where nothing else is called before the slice is over, it is one.
+            # Iterations may follow each other within GAP_S too. A callback detects the next iteration.
             self._marked = True
-            self._in_loop().call_soon(self._turned)
+            self._in_loop().call_soon(self._next_iteration)
         return now - self._began > SLICE_S
 
     def done(self) -> None:
-        """A read has been handed over, or put off."""
+        """Record the end of a read, which was delivered or deferred."""
         self._last = time.perf_counter()
 
-    def soon(self, callback: Callable[[], None]) -> None:
-        """Call `callback` in the loop's next turn, or, where many are before it, in a later one."""
+    def call_soon(self, callback: Callable[[], None]) -> None:
+        """Call `callback` in the next iteration of the loop, or in a later one if many callbacks wait."""
         loop = self._in_loop()
         self._waiting.append(callback)
         if not self._scheduled:
@@ -61,26 +61,26 @@ class Turns:
             loop.call_soon(self._run)
 
     def spend(self, seconds: float) -> None:
-        """Count what a callback has caused, and others will do, as time of this turn's slice."""
+        """Charge `seconds` to this iteration's slice, for work that a callback causes in other callbacks."""
         self._until -= seconds
 
     def _in_loop(self) -> asyncio.AbstractEventLoop:
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
-            # The last one was closed, and what it had to do with it.
+            # The previous loop has been closed with its callbacks.
             self._loop = loop
             self._waiting.clear()
             self._scheduled = self._marked = False
         return loop
 
-    def _turned(self) -> None:
+    def _next_iteration(self) -> None:
         self._marked = False
         self._began = time.perf_counter()
 
     def _run(self) -> None:
         self._until = time.perf_counter() + SLICE_S
         try:
-            for _ in range(len(self._waiting)):  # whoever comes back at once has its turn in the next one
+            for _ in range(len(self._waiting)):  # callbacks added meanwhile run in the next iteration
                 self._waiting.popleft()()
                 if time.perf_counter() > self._until:
                     break

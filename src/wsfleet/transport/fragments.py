@@ -1,4 +1,4 @@
-"""Messages in several frames (RFC 6455, section 5.4): how they are put together, and what may end them."""
+"""Reassembly of fragmented messages (RFC 6455, section 5.4)."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ __all__ = ["FragmentedProtocol", "Fragments", "TooManyFragments", "most_fragment
 
 
 def most_fragments(max_size: int) -> int:
-    """Return how many fragments one message may have, where `max_fragments` was not declared.
+    """Return the default of `max_fragments`: 4,096, plus one fragment for each 64 bytes of `max_size`.
 
-    There is room for the largest message in pieces of 64 bytes, and for any in 4,096 pieces, however short.
+    This allows the largest message in fragments of 64 bytes, and any message in 4,096 fragments.
     """
     return 4096 + max_size // 64
 
 
 class TooManyFragments(Exception):
-    """The message has more fragments than it may have."""
+    """The message has more than `max_fragments` fragments."""
 
 
 class Fragments:
-    """The message that is being put together.
+    """The fragments of an incomplete message.
 
-    Its pieces are joined as they come: kept apart, a piece of one byte would cost as much memory as fifty, and an empty
-    one would cost some and count as nothing against `max_size`. So memory is bounded by `max_size` alone, and the
-    number of pieces bounds the work, which each piece makes however short it is.
+    Each fragment is appended to one buffer on arrival. In a list, short and empty fragments would need much more memory
+    than their size, which `max_size` does not count. With one buffer, `max_size` limits the memory, and
+    `max_fragments` limits the CPU time, which does not depend on the length of a fragment.
     """
 
     __slots__ = ("_count", "_data", "_most")
@@ -36,7 +36,7 @@ class Fragments:
         self._data = bytearray()
 
     def add(self, frame: Frame) -> bytes | None:
-        """Take a data frame; return the message's bytes where this was its last one. Raises TooManyFragments."""
+        """Add a data frame. Return the bytes of the message if it is complete. Raises TooManyFragments."""
         if frame.fin and frame.opcode is not CONT:
             return bytes(frame.data)
         if self._count >= self._most:
@@ -52,11 +52,11 @@ class Fragments:
 
 
 class FragmentedProtocol(Protocol):
-    """websockets' rules for an open connection, but for one: a close frame may end a message half sent.
+    """The protocol of websockets, with one difference: a close frame is accepted within a fragmented message.
 
-    websockets fails such a connection with 1002. But control frames may stand between fragments, and after its close
-    frame a peer sends no data (RFC 6455, sections 5.4 and 5.5.1): one that has to go in the middle of a message cannot
-    do otherwise, and why it goes is what its code says.
+    websockets fails the connection with 1002. However, control frames are allowed between fragments, and a peer sends
+    no data after its close frame (RFC 6455, sections 5.4 and 5.5.1). A peer that closes within a message has no other
+    choice, and its close code gives the reason.
     """
 
     def recv_frame(self, frame: Frame) -> None:

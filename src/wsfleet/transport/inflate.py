@@ -1,7 +1,7 @@
-"""Takes whole compressed messages out of a read, as the scanner takes plain ones (RFC 7692).
+"""Extracts complete compressed messages from a read, as the scanner extracts plain ones (RFC 7692).
 
-The state of compression is that of websockets' own extension object, which deals with all other frames, and so with
-the fragments of a message: whichever of the two comes next goes on where the other one stopped.
+The compression state is shared with the extension object of websockets, which processes all other frames, such as the
+fragments of a message.
 """
 
 from __future__ import annotations
@@ -22,10 +22,13 @@ _TEXT = 0xC1  # FIN, RSV1, opcode 1
 _BINARY = 0xC2
 
 ENOUGH = 2**16
-"""Bytes that are made at a time, to look at the clock in between: a message may be a thousand times what came."""
+"""Inflated bytes after which `inflate` returns, so that the caller can check its time slice.
+
+Inflated data can be a thousand times larger than the compressed data.
+"""
 
 _END = b"\x00\x00\xff\xff"
-"""What the sender has taken off the end of every message (RFC 7692, section 7.2.2)."""
+"""The bytes that the sender removes from the end of each message (RFC 7692, section 7.2.2)."""
 
 
 def inflate(
@@ -38,11 +41,11 @@ def inflate(
     as_text: bool,
     out: list[Payload],
 ) -> int:
-    """Append the compressed messages from `pos` on to `out`; return where the first other thing begins.
+    """Append the compressed messages from `pos` on to `out`, and return the position of the first other frame.
 
-    `decoder` is what the message before was inflated with; None for one of its own for each, of `wbits`. Stops as the
-    scanner does, and after ENOUGH bytes. Raises zlib.error for what cannot be inflated, PayloadTooBig for what would
-    have more than `limit` bytes, and UnicodeDecodeError.
+    `decoder` has the compression context of the previous messages. None: each message has a new context of `wbits`.
+    Stops under the conditions of the scanner, and after ENOUGH inflated bytes. Raises zlib.error for invalid data,
+    PayloadTooBig for more than `limit` inflated bytes, and UnicodeDecodeError.
     """
     end, made = len(data), 0
     for _ in range(most):
@@ -51,7 +54,7 @@ def inflate(
         length, start = data[pos + 1], pos + 2
         if length > 125:
             start = pos + (4 if length == 126 else 10)
-            if length > 127 or start > end:  # a mask, which websockets refuses
+            if length > 127 or start > end:  # the mask bit is set, which websockets rejects
                 break
             length = int.from_bytes(data[pos + 2 : start], "big")
         stop = start + length
@@ -78,7 +81,7 @@ _inflate = fastest(inflate, "wsfleet.transport._scanner")
 
 
 class Inflater:
-    """The fast way of one connection's compressed messages."""
+    """Inflates the unfragmented messages of one connection, bypassing websockets."""
 
     def __init__(self, extension: PerMessageDeflate) -> None:
         self._wbits = -extension.remote_max_window_bits
@@ -86,12 +89,12 @@ class Inflater:
 
     @classmethod
     def of(cls, protocol: Protocol) -> Inflater | None:
-        """Return one where compression, and nothing else, was agreed upon."""
+        """Return an inflater if permessage-deflate is the only negotiated extension, otherwise None."""
         found = [each for each in protocol.extensions if isinstance(each, PerMessageDeflate)]
         return cls(found[0]) if len(found) == len(protocol.extensions) == 1 else None
 
     def take(self, data: bytes | memoryview, pos: int, limit: int, most: int, as_text: bool, out: list[Payload]) -> int:
-        """See `inflate`. Raises ProtocolError for what cannot be inflated."""
+        """Call `inflate`. Raises ProtocolError for invalid data."""
         try:
             return _inflate(self._decoder, self._wbits, data, pos, limit, most, as_text, out)
         except zlib.error as exc:

@@ -1,4 +1,4 @@
-"""How many files this process may have open, and so how many connections."""
+"""The limit of open files of this process, and therefore of connections."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ __all__ = ["ADVICE", "SPARE", "check", "raise_limit"]
 log = logging.getLogger("wsfleet")
 
 SPARE = 64
-"""Files open beside the connections: libraries, pipes, logs, sinks."""
+"""Open files in addition to the connections: libraries, pipes, logs, sinks."""
 
 ADVICE = "raise the hard limit (ulimit -n, or LimitNOFILE= of a systemd service)"
 
-CAUTIOUS = (2**20, 10_240)
-"""What to ask for where the system has no hard limit, or gives less than it promises, as macOS does."""
+FALLBACKS = (2**20, 10_240)
+"""Soft limits to try if there is no hard limit. macOS rejects values that its hard limit allows."""
 
 
 def raise_limit() -> int | None:
-    """Raise the soft limit of open files to the hard one; return what it is now, None where there is none.
+    """Raise the soft limit of open files to the hard limit. Return the new soft limit, or None if there is none.
 
-    The soft one is low for the sake of programs that use select(), which event loops do not.
+    The default soft limit is low for programs that use select(), which event loops do not use.
     """
     try:
         import resource
-    except ImportError:  # Windows has no such limit
+    except ImportError:  # Windows has no limit
         return None
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    endless = resource.RLIM_INFINITY
-    for limit in (hard, *CAUTIOUS) if hard == endless else (hard,):
-        if soft == endless or (limit != endless and limit <= soft):
+    unlimited = resource.RLIM_INFINITY
+    for limit in (hard, *FALLBACKS) if hard == unlimited else (hard,):
+        if soft == unlimited or (limit != unlimited and limit <= soft):
             break
         try:
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
@@ -37,15 +37,16 @@ def raise_limit() -> int | None:
             continue
         soft = limit
         break
-    return None if soft == endless else soft
+    return None if soft == unlimited else soft
 
 
 def check(endpoints: int) -> None:
-    """Raise the limit for a fleet of `endpoints`; log a line where even so it is too low for them."""
+    """Raise the limit for a fleet of `endpoints`, and log a warning if it is still too low."""
     limit = raise_limit()
-    wanted = endpoints + SPARE
-    if limit is not None and limit < wanted:
+    needed = endpoints + SPARE
+    if limit is not None and limit < needed:
         log.warning(
-            "%s endpoints need about %s open files, and this process may have %s: %s",
-            *(f"{endpoints:,}", f"{wanted:,}", f"{limit:,}", ADVICE),
+            "%s endpoints need about %s open files, but the limit is %s: %s",
+            *(f"{endpoints:,}", f"{needed:,}", f"{limit:,}", ADVICE),
+            extra={"event": "open_files.limit"},
         )

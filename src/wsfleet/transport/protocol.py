@@ -1,8 +1,7 @@
-"""One open socket: websockets' rules, our way of reading.
+"""One open socket: the protocol rules of websockets, with a faster reader.
 
-Incoming bytes first meet the scanner, which takes plain data frames straight out of each read. Every other frame is
-handed, whole, to websockets' Sans-I/O protocol object, which therefore always stands at a frame's edge and keeps all
-of its rules in force.
+The scanner extracts plain data frames directly from each read. All other frames are passed, complete, to the Sans-I/O
+protocol object of websockets. The protocol object is therefore always at a frame boundary, and enforces its rules.
 """
 
 from __future__ import annotations
@@ -19,12 +18,12 @@ from websockets.http11 import Request, Response
 from websockets.protocol import Protocol
 
 from wsfleet.core.accel import fastest
-from wsfleet.core.turn_limits import READ_BYTES, SLICE_S
+from wsfleet.core.time_slice import READ_BYTES, SLICE_S
 from wsfleet.transport import scanner
 from wsfleet.transport.base import Payload, Receiver
 from wsfleet.transport.closer import Closing
 from wsfleet.transport.dial import Opening
-from wsfleet.transport.fairness import LOSS_S, Turns
+from wsfleet.transport.fairness import LOSS_S, ReadScheduler
 from wsfleet.transport.fragments import Fragments, TooManyFragments
 from wsfleet.transport.inflate import Inflater
 from wsfleet.transport.scanner import frame_end
@@ -33,13 +32,13 @@ from wsfleet.transport.writer import WRITE_BYTES
 __all__ = ["TLS_READ_BYTES", "WebSocketWire"]
 
 TLS_READ_BYTES = 2**18 + 2**16
-"""What a TLS transport may have decrypted at a time: one read of its own, 256 KiB, and the record begun before.
+"""Maximum size of the data that a TLS transport decrypts in one call: a read of 256 KiB, and a record begun before.
 
-It has to fit. What does not fit stays in the transport, which forgets it when the socket's end comes first.
+The buffer must hold all of it: the transport keeps the rest, and drops it if the stream ends first.
 """
 
-UNWANTED = 256
-"""Frames passed over in one go once nobody wants them any more."""
+SKIP = 256
+"""Maximum number of frames to skip in one call while the connection closes."""
 
 scan = fastest(scanner.scan, "wsfleet.transport._scanner")
 
@@ -49,17 +48,16 @@ log = logging.getLogger("wsfleet.wire")
 class WebSocketWire(Closing, asyncio.BufferedProtocol):
     """One open socket. See `wsfleet.transport.base.Wire`.
 
-    What has been read and not handed over, because there is no receiver yet, because reading is paused or because
-    time was up, is in `_rest`; while there is any, the socket is not read.
+    `_rest` is data that was read but not delivered, because there is no receiver yet, reading is paused, or the time
+    slice was used up. While there is any, the socket is not read.
     """
 
-    # As a BufferedProtocol and not an asyncio.Protocol, it reads into a buffer that all connections share. With slots,
-    # because objects of so many attributes share no keys, and a dictionary for each connection costs more than a KiB.
-
+    # A BufferedProtocol reads into a buffer that all connections share. Slots, because CPython does not share the keys
+    # of dictionaries with so many attributes, and a dictionary per connection takes more than a KiB.
     __slots__ = (
         "_at",
+        "_continuing",
         "_fragments",
-        "_going",
         "_inflater",
         "_limit",
         "_need",
@@ -67,9 +65,9 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
         "_reading",
         "_receiver",
         "_rest",
+        "_scheduler",
         "_tail",
         "_text",
-        "_turns",
         "_view",
         "connected_at",
         "last_frame",
@@ -87,10 +85,10 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
         view: memoryview,
         close_s: float,
         max_fragments: int,
-        turns: Turns,
+        scheduler: ReadScheduler,
     ) -> None:
         super().__init__(opening.transport, protocol, opening.source, close_s)
-        self._turns = turns
+        self._scheduler = scheduler
         self._view = view
         self._receiver: Receiver | None = None
         self._limit: int = protocol.max_message_size or 0
@@ -98,9 +96,9 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
 
         self._rest = opening.early
         self._pos = 0
-        self._going = False
-        self._tail = bytearray()  # an incomplete frame, and how many bytes it takes to know more
-        self._need = 0
+        self._continuing = False
+        self._tail = bytearray()  # an incomplete frame
+        self._need = 0  # size at which the frame, or the next part of its header, is complete
         self._fragments = Fragments(max_fragments)
         self._text = False
         self._at = time.time()
@@ -109,26 +107,26 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
 
         self.connected_at = self.last_frame = self._loop.time()
         if self._rest:
-            self.last_frame = math.nextafter(self.connected_at, math.inf)  # it came with the handshake's last read
+            self.last_frame = math.nextafter(self.connected_at, math.inf)  # data arrived together with the handshake
         self.subprotocol: str | None = protocol.subprotocol
         self.request_headers = dict(request.headers.raw_items())
         self.response_headers = dict(response.headers.raw_items())
 
-        opening.heir = self
+        opening.successor = self
         if opening.lost is not None:
             self.connection_lost(opening.lost[0])
         else:
             self._transport.set_protocol(self)
-            self._transport.set_write_buffer_limits(WRITE_BYTES)  # a TLS transport would take 512 KiB
+            self._transport.set_write_buffer_limits(WRITE_BYTES)  # the default of a TLS transport is 512 KiB
 
-    # What the session calls
+    # Methods for the session
 
     def start(self, receiver: Receiver) -> None:
         self._receiver = receiver
-        self._go_on_soon()
+        self._continue_soon()
 
     def pause(self) -> None:
-        # Once the socket is gone, or going, there is nothing to stop any more: the rest is handed over, or discarded.
+        # After the loss or the start of the close, the rest is delivered or discarded regardless of a pause.
         if not self._closing and self._lost is None:
             self._paused = True
             self._set_reading()
@@ -136,7 +134,7 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
     def resume(self) -> None:
         if self._paused:
             self._paused = False
-            self._go_on_soon()
+            self._continue_soon()
 
     # asyncio protocol methods
 
@@ -147,21 +145,21 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
         self.last_frame = self._loop.time()
         self._at = time.time()
         read = self._view[:nbytes]
-        if self._rest or self._turns.late():
+        if self._rest or self._scheduler.expired():
             self._rest += read
-            self._go_on_soon()
+            self._continue_soon()
             if len(self._rest) >= READ_BYTES:
                 self._set_reading()
         else:
             self._take(read, 0)
             if nbytes >= READ_BYTES:
-                # More is waiting, and uvloop would read on, 32 times in one callback.
-                self._go_on_soon()
+                # More data is available, and uvloop would read up to 32 times in one callback.
+                self._continue_soon()
                 self._set_reading()
-        self._turns.done()
+        self._scheduler.done()
 
     def _take(self, data: bytes | memoryview, pos: int) -> None:
-        """Hand over what has been read, from `pos` on, and the frame that was begun before."""
+        """Deliver the frames of `data` from `pos` on, after the frame that an earlier read began."""
         batch: list[Payload] = []
         if self._tail:
             pos = self._complete(data, batch)
@@ -169,7 +167,7 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
             self._run(data, pos, batch)
 
     def _complete(self, read: bytes | memoryview, batch: list[Payload]) -> int:
-        """Take the frame that an earlier read has begun, if it is whole now; return where the next one begins."""
+        """Process the frame that an earlier read began, if it is complete now. Return the start of the next frame."""
         tail, pos = self._tail, 0
         while len(tail) < self._need:
             stop = pos + self._need - len(tail)
@@ -188,15 +186,15 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
 
     @property
     def _scans(self) -> bool:
-        """Whether plain frames may be taken as they are: not for anybody who waits, closes, or is within fragments."""
+        """Whether the scanner may be used: not within a fragmented message, and not during the close."""
         return self._protocol.current_size is None and not (self._closing or self._discarding)
 
     def _frame_end(self, data: bytes | bytearray | memoryview, pos: int) -> int:
-        # Within a fragmented message, websockets allows a frame what the message has left.
+        # Within a fragmented message, websockets limits a frame to the remaining size of the message.
         return frame_end(data, pos, self._limit - (self._protocol.current_size or 0))
 
     def eof_received(self) -> None:
-        # The transport closes now, but not before it has written what it holds, which the peer may never read.
+        # The transport closes after it has written its buffer, which a peer may never read.
         self._limit_close()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -208,13 +206,13 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
             self._timer.cancel()
             self._timer = None
         self._wake_writers()
-        self._go_on_soon()
+        self._continue_soon()
 
     # Reading
 
     def _set_reading(self) -> None:
         idle = self._receiver is None and not self._closing
-        reading = not (idle or self._paused or self._rest or self._going)
+        reading = not (idle or self._paused or self._rest or self._continuing)
         if reading != self._reading and not self._source.is_closing():
             self._reading = reading
             if reading:
@@ -222,14 +220,14 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
             else:
                 self._source.pause_reading()
 
-    def _go_on_soon(self) -> None:
-        if not self._going:
-            self._going = True
-            self._turns.soon(self._go_on)
+    def _continue_soon(self) -> None:
+        if not self._continuing:
+            self._continuing = True
+            self._scheduler.call_soon(self._continue)
 
-    def _go_on(self) -> None:
-        """Hand over what was put off, then read again, or tell that the socket is gone."""
-        self._going = False
+    def _continue(self) -> None:
+        """Deliver deferred data, then resume reading or report the loss of the socket."""
+        self._continuing = False
         if self._receiver is None and not self._closing:
             return
         if self._rest and not self._paused:
@@ -244,20 +242,20 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
     def _end(self, exc: Exception | None) -> None:
         self._protocol.receive_eof()
         if self._protocol.parser_exc is not None:
-            # Its frames hold the protocol object, which holds it: work for the garbage collector, for each connection.
+            # The traceback's frames refer to the protocol object: a reference cycle for each connection.
             self._protocol.parser_exc.__traceback__ = None
         receiver, self._receiver = self._receiver, None
         if receiver is not None:
-            self._turns.spend(LOSS_S)
+            self._scheduler.spend(LOSS_S)
             try:
                 receiver.lost(self._loss(exc))
             except Exception:
-                log.exception("the receiver failed to take the loss of its connection")
+                log.exception("the receiver raised in lost()", extra={"event": "receiver.failed"})
 
     def _run(self, data: bytes | memoryview, pos: int, batch: list[Payload]) -> None:
-        """Hand over `batch` and the frames of `data` from `pos` on.
+        """Deliver `batch` and the frames of `data` from `pos` on.
 
-        Puts the rest off where time is up or reading is paused.
+        Defers the rest if the time slice is used up or reading is paused.
         """
         receiver = self._receiver
         end = len(data)
@@ -271,8 +269,8 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
                 if pos == end or self._discarding:
                     break
             elif self._protocol.current_size is None:
-                # Nobody wants them any more; what the peer had written before our close can be a lot.
-                pos = scan(data, pos, self._limit, UNWANTED, False, [])
+                # Skip messages that the peer sent before it received our close frame.
+                pos = scan(data, pos, self._limit, SKIP, False, [])
             full = receiver is not None and len(batch) >= receiver.chunk
             if not full and pos == before:
                 stop = self._frame_end(data, pos)
@@ -286,17 +284,17 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
                 self._deliver(batch)
                 batch = []
                 if pos < end and (self._paused or time.perf_counter() > until):
-                    # What was read lies in a buffer that the next read of any connection uses again.
+                    # Copy the data: the next read of any connection overwrites the shared buffer.
                     self._rest, self._pos = (data, pos) if isinstance(data, bytes) else (bytes(data[pos:]), 0)
                     self._set_reading()
-                    self._go_on_soon()
+                    self._continue_soon()
                     return
         self._deliver(batch)
 
     def _inflate(
         self, inflater: Inflater, data: bytes | memoryview, pos: int, receiver: Receiver, batch: list[Payload]
     ) -> int:
-        """Take compressed messages, and fail the connection as websockets would for one that is none."""
+        """Extract compressed messages. For an invalid one, fail the connection with the code that websockets uses."""
         try:
             return inflater.take(data, pos, self._limit, receiver.chunk - len(batch), receiver.as_text, batch)
         except ProtocolError as exc:
@@ -314,12 +312,12 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
         try:
             self._receiver.received(batch, self._at)
         except Exception as exc:
-            log.exception("the receiver failed")
-            # The details are for the log alone, as the peer has no part in them.
+            log.exception("the receiver raised in received()", extra={"event": "receiver.failed"})
+            # Without a reason: details of a bug are not sent to the peer.
             self._fail(CloseCode.INTERNAL_ERROR, "", exc)
 
     def _hand_over(self, frame: bytes, batch: list[Payload]) -> None:
-        """Let websockets' protocol object deal with one frame; append a message that it completes to `batch`."""
+        """Pass one frame to the protocol object of websockets. Append a message that it completes to `batch`."""
         protocol = self._protocol
         protocol.receive_data(frame)
         received = cast(list[Frame], protocol.events_received())
@@ -330,7 +328,7 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
             elif event.opcode is PONG:
                 self._pong(bytes(event.data))
         if protocol.parser_exc is not None and protocol.close_sent is not None and not self._closing:
-            # It has failed the connection, by its own rules.
+            # The protocol object has failed the connection because of a protocol error.
             self._failed = (int(protocol.close_sent.code), protocol.close_sent.reason)
         if protocol.close_expected():
             self._begin_close()
@@ -351,7 +349,7 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
         if not self._text:
             batch.append(data)
             return
-        # RFC 6455, section 8.1: text that isn't UTF-8 fails the connection.
+        # RFC 6455, section 8.1: text that is not valid UTF-8 fails the connection.
         try:
             text = data.decode()
         except UnicodeDecodeError as exc:

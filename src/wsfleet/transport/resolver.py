@@ -1,8 +1,8 @@
-"""Looks up host names without holding up the loop, the other hosts, or the program's end.
+"""Resolves host names without blocking the loop, the resolution of other names, or the exit of the program.
 
-`getaddrinfo` blocks, and cannot be cancelled. On the loop's shared executor a few slow names hold up every other
-user of it; so each name being looked up has a short-lived daemon thread of its own, shared by all who ask for it
-meanwhile. There is no cache: names change, and the system has one.
+`getaddrinfo` blocks and cannot be cancelled. In the loop's default executor, a few slow names would delay all other
+users of the executor. Therefore each lookup runs in its own short-lived daemon thread, and concurrent requests for the
+same name share a lookup. Results are not cached: addresses change, and the operating system has a cache.
 """
 
 from __future__ import annotations
@@ -22,14 +22,13 @@ AddrInfo = tuple[int, int, int, str, Any]
 T = TypeVar("T")
 
 MAX_THREADS = 256
-"""Lookups at a time. A fleet of ten thousand hosts must not start with ten thousand threads; only past so many slow
-names do others wait."""
+"""Maximum number of concurrent lookups, so that a fleet of ten thousand hosts does not start ten thousand threads."""
 
 
 def in_thread(function: Callable[[], T], name: str) -> asyncio.Future[T]:
-    """Call `function` in a daemon thread of its own; the future gets its result or exception.
+    """Call `function` in a new daemon thread, and return a future for its result or exception.
 
-    Cancelling the future abandons the call: the thread ends when the call returns, and a program may end before.
+    If the future is cancelled, the thread continues until the call returns. It does not delay the exit of the program.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
@@ -51,18 +50,18 @@ def in_thread(function: Callable[[], T], name: str) -> asyncio.Future[T]:
         try:
             loop.call_soon_threadsafe(finish, result, error)
         except RuntimeError:
-            pass  # the loop was closed meanwhile: nobody waits any more
+            pass  # the loop has been closed
 
     try:
         threading.Thread(target=run, name=name, daemon=True).start()
     except RuntimeError as exc:
-        # The system has no more threads: a matter of the moment, like a lookup that fails.
+        # The limit of threads is reached: a temporary error, like a failed lookup.
         finish(None, OSError(str(exc)))
     return future
 
 
 class Resolver:
-    """Host names to addresses; one lookup at a time for each name."""
+    """Resolves host names to addresses, with one lookup at a time for each name."""
 
     def __init__(self) -> None:
         self._lookups: dict[tuple[str, int], asyncio.Future[list[AddrInfo]]] = {}
@@ -70,13 +69,13 @@ class Resolver:
         self._running = 0
 
     async def resolve(self, host: str, port: int) -> list[AddrInfo]:
-        """Return the addresses of `host`. Raises OSError where there are none. Safe to cancel: others go on waiting."""
+        """Return the addresses of `host`. Raises OSError. Safe to cancel; other callers are not affected."""
         try:
             address = ipaddress.ip_address(host)
         except ValueError:
             pass
         else:
-            if "%" not in host:  # fe80::1%eth0: the number of the interface is the system's to find
+            if "%" not in host:  # getaddrinfo converts the scope of fe80::1%eth0 to the number of the interface
                 v6 = address.version == 6
                 where = (str(address), port, 0, 0) if v6 else (str(address), port)
                 return [(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", where)]
@@ -103,11 +102,11 @@ class Resolver:
             lookup.set_result(call.result())
         else:
             lookup.set_exception(error)
-            lookup.exception()  # whoever asked may have been cancelled: an unread exception is no news
+            lookup.exception()  # all callers may have been cancelled: prevent "exception was never retrieved"
         self._start_waiting()
 
     async def aclose(self) -> None:
-        """Wait a moment for lookups under way, then leave them to end by themselves."""
+        """Wait up to 0.5 s for running lookups, and abandon the rest."""
         while self._waiting:
             self._lookups.pop(self._waiting.popleft()).cancel()
         if self._lookups:

@@ -1,8 +1,7 @@
-"""Takes whole plain data frames out of a read: the reference, in Python.
+"""Extracts complete plain data frames from a read: the reference implementation in Python.
 
-A *plain* frame is what nearly every message of a feed is: one unfragmented, unmasked text or binary frame without
-reserved bits (RFC 6455, section 5.2). Anything else, and anything doubtful, is left where it stands, for websockets'
-own parser. So the scanner decides nothing about the protocol; it only knows the easy case.
+A *plain* frame is one unfragmented, unmasked text or binary frame without reserved bits (RFC 6455, section 5.2). Nearly
+all messages of a feed are plain frames. All other frames, and invalid ones, are left to the parser of websockets.
 """
 
 from __future__ import annotations
@@ -10,21 +9,21 @@ from __future__ import annotations
 __all__ = ["HEADER_MAX", "frame_end", "scan"]
 
 HEADER_MAX = 10
-"""The longest header that an unmasked frame can have: 2 bytes, and 8 of length."""
+"""Maximum size of the header of an unmasked frame: 2 bytes, and 8 bytes of length."""
 
 _TEXT = 0x81  # FIN, no reserved bits, opcode 1
 _BINARY = 0x82
 
 _RESERVED = frozenset([*range(3, 8), *range(11, 16)])
-"""Opcodes that mean nothing yet (RFC 6455, section 5.2)."""
+"""Reserved opcodes (RFC 6455, section 5.2)."""
 
 
 def scan(data: bytes | memoryview, pos: int, limit: int, most: int, as_text: bool, out: list[str | bytes]) -> int:
-    """Append the payloads of the plain frames from `pos` on to `out`; return where the first other thing begins.
+    """Append the payloads of the plain frames from `pos` on to `out`, and return the position of the first other frame.
 
-    Stops at the end of `data`, at an incomplete frame, at a frame that isn't plain, whose payload is longer than
-    `limit` or whose text isn't UTF-8, and after `most` frames. Text comes as str, or as bytes where `as_text` is
-    false; either way it has been checked.
+    Stops at the end of `data`, at an incomplete frame, at a frame that is not plain, at a payload longer than `limit`,
+    at text that is not valid UTF-8, and after `most` frames. Text is appended as str, or as bytes if `as_text` is
+    false; both are validated.
     """
     end = len(data)
     append = out.append
@@ -47,7 +46,7 @@ def scan(data: bytes | memoryview, pos: int, limit: int, most: int, as_text: boo
             stop = start + length
             if stop > end or length > limit:
                 break
-            payload = bytes(data[start:stop])  # no copy where it is a slice of bytes already
+            payload = bytes(data[start:stop])  # bytes() does not copy a bytes object
             if head == _BINARY:
                 append(payload)
             elif as_text:
@@ -63,11 +62,11 @@ def scan(data: bytes | memoryview, pos: int, limit: int, most: int, as_text: boo
 
 
 def frame_end(data: bytes | bytearray | memoryview, pos: int, limit: int) -> int:
-    """Return where the frame at `pos` ends, whether or not `data` reaches that far.
+    """Return the end of the frame at `pos`, which may be beyond the end of `data`.
 
-    Where the header is incomplete, the place up to which bytes are needed to know more. Where the frame can only
-    fail (a reserved opcode, a mask, a payload over `limit`), the end of its header: websockets' parser refuses it
-    right there, and nobody waits for the rest.
+    If the header is incomplete, returns the end of the bytes that are needed to determine more of it. If the frame is
+    invalid (a reserved opcode, a mask, a payload over `limit`), returns the end of its header, where the parser of
+    websockets rejects it.
     """
     start = pos + 2
     if start > len(data):

@@ -1,7 +1,7 @@
-"""The adapter to `websockets`: its handshake, its rules and its closing; our way of dialling and of reading.
+"""The adapter to `websockets`.
 
-Used of it are the Sans-I/O `ClientProtocol` and its exceptions, its parsers of URIs, proxies and responses, and its
-compression. `dialing` finds the way to the server, `connection` is what an open socket becomes.
+It uses the Sans-I/O `ClientProtocol` and its exceptions, the parsers of URIs, proxies and responses, and the
+compression extension. `wsfleet.transport.dial` opens the sockets, and `wsfleet.transport.protocol` reads them.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from wsfleet.core.errors import ConfigError, ConnectFailed, HandshakeRejected
 from wsfleet.core.options import check_headers, check_uri
 from wsfleet.core.redact import redact_text, redact_uri, secrets_of
 from wsfleet.core.retry import retry_after_s
-from wsfleet.core.turn_limits import READ_BYTES
+from wsfleet.core.time_slice import READ_BYTES
 from wsfleet.transport import open_files
 from wsfleet.transport.base import DialRequest, Progress
 from wsfleet.transport.dial import Dialer, Opening, parse_head
-from wsfleet.transport.fairness import Turns
+from wsfleet.transport.fairness import ReadScheduler
 from wsfleet.transport.fragments import FragmentedProtocol, most_fragments
 from wsfleet.transport.protocol import TLS_READ_BYTES, WebSocketWire
 
@@ -36,20 +36,20 @@ __all__ = ["WebSocketTransport", "WebSocketWire"]
 
 MAX_REDIRECTS = 5
 
-NO_SUBPROTOCOLS = "where the subprotocols do not go, as they may be credentials; give that URI yourself"
+NO_SUBPROTOCOLS = "another origin, to which subprotocols are not sent because they may be credentials; use that URI"
 
 _logger = logging.getLogger("wsfleet.wire")
 
 
 class WebSocketTransport:
-    """Opens sockets through `websockets`. One for a fleet; see `wsfleet.transport.base.Transport`."""
+    """Opens sockets and does the handshake with `websockets`. See `wsfleet.transport.base.Transport`."""
 
     def __init__(self) -> None:
         self._dialer = Dialer()
-        # All connections of a fleet share one buffer for reading, as each of their reads ends before the next.
+        # All connections share one read buffer: each read is processed or copied before the next.
         self._view = memoryview(bytearray(READ_BYTES))
         self._tls_view: memoryview | None = None
-        self._turns = Turns()
+        self._scheduler = ReadScheduler()
 
     async def aclose(self) -> None:
         await self._dialer.aclose()
@@ -100,7 +100,7 @@ class WebSocketTransport:
             max_size=request.max_size,
             logger=_logger,
         )
-        # It writes whole handshakes to the debug log, credentials included.
+        # It would log whole handshakes, including credentials.
         protocol.debug = False
         upgrade = protocol.connect()
         for name, value in headers.items():
@@ -112,18 +112,18 @@ class WebSocketTransport:
         head = await opening.ask(b"".join(protocol.data_to_send()))
         response = parse_head(head)
         if response.status_code != 101:
-            # Without the body, which may never end.
+            # The body is not read: it may be endless.
             raise _rejection(response)
         protocol.receive_data(head)
         if protocol.handshake_exc is not None:
             raise protocol.handshake_exc
-        # The handshake's protocol object would keep the whole answer for as long as the connection lives.
+        # A new object, because the protocol object of the handshake keeps the whole response.
         opened = FragmentedProtocol(CLIENT, max_size=request.max_size, logger=_logger)
         opened.debug = False
         opened.extensions, opened.subprotocol = protocol.extensions, protocol.subprotocol
         most = request.max_fragments or most_fragments(request.max_size)
         view = self._view_for(opening)
-        return WebSocketWire(opening, opened, upgrade, response, view, request.close_s, most, self._turns)
+        return WebSocketWire(opening, opened, upgrade, response, view, request.close_s, most, self._scheduler)
 
     def _view_for(self, opening: Opening) -> memoryview:
         if not opening.encrypted:
@@ -139,7 +139,7 @@ def _uri_fault(uri: str) -> str | None:
         try:
             parse_uri(uri)
         except (InvalidURI, ValueError):
-            fault = "is not one that can be sent"
+            fault = "is not valid"
     return f"the uri {fault}" if fault else None
 
 
@@ -154,18 +154,19 @@ def _rescheme(uri: str, old: str, new: str) -> str:
 
 
 def _origin(uri: str) -> str:
-    """Return what two URIs have in common that lead to the same server."""
+    """Return the origin of a URI: scheme, host and port."""
     where = parse_uri(uri)
     host = f"[{where.host}]" if ":" in where.host else where.host
     return f"{'wss' if where.secure else 'ws'}://{host}:{where.port}"
 
 
 def _redirect(uri: str, location: str) -> str:
-    """Return where a redirect leads: never from wss to ws, and with the userinfo to the same origin alone.
+    """Return the target of a redirect. Raises ConnectFailed for a redirect from wss to ws.
 
-    To another one goes nothing that the user set: credentials have many names.
+    The userinfo is kept only for the same origin. Headers are not sent to another origin, because any of them may be
+    a credential.
     """
-    # urljoin knows http, not ws. A fragment means nothing to the server (RFC 9110, section 10.2.2).
+    # urljoin supports http, but not ws. A fragment is not sent to the server (RFC 9110, section 10.2.2).
     fault: str | None
     try:
         new = urldefrag(_rescheme(urljoin(_rescheme(uri, "ws", "http"), location), "http", "ws")).url
@@ -173,10 +174,10 @@ def _redirect(uri: str, location: str) -> str:
     except ValueError:
         fault = "it is not a URI"
     if fault:
-        raise ConnectFailed("http", f"redirected to a place that cannot be reached: {fault}")
+        raise ConnectFailed("http", f"redirected to an invalid URI: {fault}")
     old_place, new_place = parse_uri(uri), parse_uri(new)
     if old_place.secure and not new_place.secure:
-        raise ConnectFailed("http", "redirected from wss:// to ws://, which would give up encryption")
+        raise ConnectFailed("http", "redirected from wss:// to ws://, which is not encrypted")
     if old_place.user_info and not new_place.user_info and _origin(uri) == _origin(new):
         parts = urlsplit(new)
         userinfo = urlsplit(uri).netloc.rpartition("@")[0]
@@ -185,12 +186,12 @@ def _redirect(uri: str, location: str) -> str:
 
 
 def _translate(exc: Exception, stage: str) -> ConnectFailed:
-    """Turn what websockets, ssl and the system raise into ConnectFailed."""
+    """Convert an exception of websockets, ssl or the operating system to ConnectFailed."""
     if isinstance(exc, InvalidProxy):
-        # Its text, and so its place among the causes, would show the proxy's URL with its password.
+        # Its text contains the proxy's URL with the password, so it is not used, and not set as the cause.
         return ConnectFailed(stage, f"the proxy's URL is not valid: {exc.msg}")
     if isinstance(exc, OSError) and exc.errno in (errno.EMFILE, errno.ENFILE):
         return ConnectFailed(stage, f"{exc.strerror}: {open_files.ADVICE}")
     if isinstance(exc, ssl.SSLCertVerificationError):
-        return ConnectFailed(stage, f"the certificate is not good: {exc.verify_message}")
+        return ConnectFailed(stage, f"the certificate is not valid: {exc.verify_message}")
     return ConnectFailed(stage, redact_text(str(exc) or type(exc).__name__))

@@ -1,4 +1,4 @@
-"""The writing side of an open socket: messages, pings and their answers, and room to write."""
+"""The writing side of an open socket: messages, pings, pongs, and flow control."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from wsfleet.transport.base import Payload
 __all__ = ["WRITE_BYTES", "Writing"]
 
 WRITE_BYTES = 2**16
-"""More than this waiting to be sent, and there is no room."""
+"""High-water mark of the write buffer, in bytes."""
 
 
 class Writing:
-    """What a wire does for `write`, `ping` and `wait_writable`.
+    """The part of a wire that implements `write`, `ping` and `wait_writable`.
 
-    A base class and no object of its own, as there may be ten thousand of them.
+    A base class instead of a separate object, to save memory with ten thousand connections.
     """
 
     __slots__ = (
         "_closing",
         "_loop",
         "_lost",
-        "_owed",
+        "_pending_pong",
         "_ping_count",
         "_pings",
         "_protocol",
@@ -44,9 +44,9 @@ class Writing:
         self._closing = False
         self._lost: tuple[Exception | None] | None = None
         self._write_paused = False
-        self._owed = b""  # a pong that there was no room for
+        self._pending_pong = b""  # a pong that waits for room in the write buffer
         self._writers: list[asyncio.Future[None]] = []
-        self._pings: list[tuple[bytes, float, float]] = []  # few; a deque begins with half a KiB
+        self._pings: list[tuple[bytes, float, float]] = []  # few items; an empty deque takes 760 bytes
         self._ping_count = 0
         self.latency_s: float | None = None
 
@@ -86,7 +86,7 @@ class Writing:
             return
         self._ping_count += 1
         payload = self._ping_count.to_bytes(8, "big")
-        # The loop's clock serves deadlines; uvloop's counts whole milliseconds, too coarse for a round trip.
+        # loop.time() is for deadlines. In uvloop its resolution is 1 ms, too coarse for a round trip time.
         self._pings.append((payload, self._loop.time(), time.perf_counter()))
         self._protocol.send_ping(payload)
         self._flush()
@@ -96,9 +96,9 @@ class Writing:
 
     def resume_writing(self) -> None:
         self._write_paused = False
-        owed, self._owed = self._owed, b""
-        if owed and self._open:  # nothing follows a close frame
-            self._transport.write(owed)
+        pong, self._pending_pong = self._pending_pong, b""
+        if pong and self._open:  # nothing follows a close frame
+            self._transport.write(pong)
         self._wake_writers()
 
     def _wake_writers(self) -> None:
@@ -108,21 +108,21 @@ class Writing:
 
     def _flush(self) -> None:
         for data in self._protocol.data_to_send():
-            # An empty one asks for the socket's end to be sent: only where the peer's was read, and asyncio closes.
+            # Empty data requests an EOF, which websockets sends only after the peer's EOF; asyncio closes then anyway.
             if data and not self._transport.is_closing():
                 self._transport.write(data)
 
     def _answer(self, received: list[Frame]) -> None:
-        """Send what the protocol object answers to what it has received."""
+        """Send the protocol object's responses to received frames."""
         if self._write_paused and received and received[-1].opcode is PING:
-            # RFC 6455, section 5.5.3: the latest ping alone may be answered. Who floods us with pings and reads no pong
-            # must not fill our memory with them.
-            self._owed = b"".join(self._protocol.data_to_send())
+            # RFC 6455, section 5.5.3: it is sufficient to answer the latest ping. A peer that sends many pings and
+            # reads no pongs must not fill our memory.
+            self._pending_pong = b"".join(self._protocol.data_to_send())
         else:
             self._flush()
 
     def _pong(self, payload: bytes) -> None:
-        # RFC 6455, section 5.5.3: a pong answers the latest ping, so all before it are answered too.
+        # RFC 6455, section 5.5.3: a pong also answers all earlier pings.
         if any(payload == sent for sent, _, _ in self._pings):
             while True:
                 sent, _, when = self._pings.pop(0)

@@ -1,4 +1,4 @@
-"""The wire is met on both loops, over real sockets; each test has a transport, and all that it opened is closed."""
+"""The tests run with real sockets on asyncio and on uvloop; each has a transport and closes what it opened."""
 
 import asyncio
 import ssl
@@ -19,7 +19,7 @@ __all__ = ["pytest_asyncio_loop_factories", "pytest_itemcollected"]
 
 @dataclass
 class Authority:
-    """A CA of the tests' own, and both sides' contexts."""
+    """A CA of the tests, and the contexts of both sides."""
 
     ca: trustme.CA
 
@@ -48,7 +48,7 @@ def _no_proxy_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 async def no_callback_fails() -> AsyncIterator[None]:
-    """Nothing that a peer does leaves as an exception that the loop has to report; the tests' own servers may."""
+    """Fail a test if a callback raises, unless it belongs to a server of the tests."""
     failed: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: failed.append(context))
     yield
@@ -67,7 +67,7 @@ Connect = Callable[..., Awaitable[tuple[WebSocketWire, Collector]]]
 
 @pytest.fixture
 async def connect(transport: WebSocketTransport) -> AsyncIterator[Connect]:
-    """Open a wire with fields of `DialRequest` and `Collector`, and start it; drop it after the test."""
+    """Open a wire with fields of `DialRequest` and `Collector`, and start it; abort it after the test."""
     opened: list[tuple[WebSocketWire, Collector]] = []
 
     async def connect(uri: str, *, started: bool = True, **options: Any) -> tuple[WebSocketWire, Collector]:

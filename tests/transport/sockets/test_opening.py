@@ -1,4 +1,4 @@
-"""Opening a socket: the handshake, and every way in which it can fail."""
+"""Opening of a socket: the handshake, and its failures at each stage."""
 
 import asyncio
 import contextlib
@@ -36,14 +36,14 @@ TLS = pytest.mark.parametrize("encrypted", [False, True], ids=["ws", "wss"])
 
 @pytest.fixture
 def sides(authority, encrypted):
-    """The scheme, the server's context and the client's options, for plain and encrypted."""
+    """The scheme, the server's context and the client's options, without and with TLS."""
     if encrypted:
         return "wss", authority.server(), {"ssl": authority.client()}
     return "ws", None, {}
 
 
 async def failure(connect, uri, **options):
-    """The error of an attempt that must fail."""
+    """Return the error of an attempt that must fail."""
     with pytest.raises(ConnectFailed) as caught:
         await connect(uri, **options)
     return caught.value
@@ -59,7 +59,7 @@ async def echo(websocket):
 
 @TLS
 async def test_text_and_bytes_go_both_ways(connect, sides):
-    """What is written arrives as it was, and comes back the same way, plain and encrypted."""
+    """Text and binary messages are sent and received unchanged, without and with TLS."""
     scheme, server_side, options = sides
     async with serve(echo, HOST, 0, ssl=server_side) as server:
         port = server.sockets[0].getsockname()[1]
@@ -76,7 +76,7 @@ async def test_text_and_bytes_go_both_ways(connect, sides):
 
 @TLS
 async def test_everything_comes_back(connect, sides):
-    """Messages of all sizes come back whole and in order."""
+    """Messages of all sizes are returned complete and in order."""
     scheme, server_side, options = sides
     async with serve(echo, HOST, 0, ssl=server_side, max_size=None) as server:
         port = server.sockets[0].getsockname()[1]
@@ -90,7 +90,7 @@ async def test_everything_comes_back(connect, sides):
 
 
 async def test_the_request_is_what_was_asked_for(connect):
-    """Path, query, headers, a user agent and userinfo are sent; compression and subprotocols only on request."""
+    """Path, query, headers, user agent and userinfo are sent; compression and subprotocols only on request."""
     seen = []
 
     async def handle(reader, writer):
@@ -123,7 +123,7 @@ async def test_the_request_is_what_was_asked_for(connect):
 
 
 async def test_subprotocols(connect):
-    """The one that the server chose is told; none is None; one that was not offered fails the handshake."""
+    """The chosen subprotocol is reported, None without one; one that was not offered fails the handshake."""
     async with serve(echo, HOST, 0, subprotocols=["v2.feed", "v1.feed"]) as server:
         uri = f"ws://{HOST}:{server.sockets[0].getsockname()[1]}"
         wire, _ = await connect(uri, subprotocols=["v1.feed", "v0.feed"])
@@ -144,7 +144,7 @@ async def test_subprotocols(connect):
 
 @TLS
 async def test_compression(connect, sides):
-    """Compressed messages arrive as they were sent, and the limit counts what they are inflated to."""
+    """Compressed messages are received unchanged, and the limit applies to their inflated size."""
     scheme, server_side, options = sides
 
     async def flood(websocket):
@@ -164,7 +164,7 @@ async def test_compression(connect, sides):
 
 @pytest.mark.parametrize("step", [1, 2, 3, 7, 50, 1000])
 async def test_the_answer_may_come_in_pieces_with_messages_right_behind(connect, step):
-    """However the answer is cut, and whatever comes in the same read, nothing of what follows is lost."""
+    """A response in any number of parts, with messages in the same read, loses no message."""
     behind = frame(TEXT, b"first") + frame(PING, b"p") + frame(BINARY, b"second") + frame(CLOSE, b"\x03\xf0bye")
 
     async def handle(reader, writer):
@@ -184,8 +184,8 @@ async def test_the_answer_may_come_in_pieces_with_messages_right_behind(connect,
 
 
 @TLS
-async def test_a_server_that_accepts_and_closes_is_heard_out(connect, sides):
-    """Messages and the close code that come with the answer arrive, although the socket is gone before the start."""
+async def test_messages_of_a_server_that_closes_at_once_are_delivered(connect, sides):
+    """Messages and a close code that arrive with the response are delivered, if the socket is lost before the start."""
     scheme, server_side, options = sides
     said = frame(TEXT, b"one") + frame(TEXT, b"two") + frame(CLOSE, b"\x03\xf0too many")
     async with listening(saying(said), tls=server_side) as port:
@@ -199,7 +199,7 @@ async def test_a_server_that_accepts_and_closes_is_heard_out(connect, sides):
 
 @TLS
 async def test_a_burst_before_the_end_is_not_cut_off(connect, sides):
-    """A server that sends a megabyte and closes at once is read to its last message and its close frame."""
+    """If a server sends a megabyte and closes at once, all messages and the close frame are read."""
     scheme, server_side, options = sides
     count = 10_000
     said = b"".join(frame(TEXT, b"%06d" % number + b"x" * 94) for number in range(count)) + frame(CLOSE, b"\x03\xe9")
@@ -227,8 +227,8 @@ async def test_a_burst_before_the_end_is_not_cut_off(connect, sides):
         ("HTTP/1.1 304 Not Modified\r\nLocation: /elsewhere", 304, None),
     ],
 )
-async def test_a_rejection_is_told_as_soon_as_its_head_is_there(connect, head, status, wait_s):
-    """Status, headers and Retry-After are known without the body, which may be endless, and the socket's end."""
+async def test_a_rejection_is_raised_after_its_head(connect, head, status, wait_s):
+    """A rejection is raised after its head, without waiting for the body or the end of the stream."""
     async with listening(answering(f"{head}\r\n\r\nsome of a body".encode(), and_close=False)) as port:
         error = await failure(connect, f"ws://{HOST}:{port}/?token=s3kr1t")
     assert isinstance(error, HandshakeRejected)
@@ -264,7 +264,7 @@ NO_ANSWERS = [
 
 @pytest.mark.parametrize("and_close", [True, False], ids=["closes", "stays"])
 async def test_what_is_no_answer_fails_at_the_stage_http(connect, and_close):
-    """Garbage, too much and too little fail the attempt at once; only silence has to be waited for."""
+    """Invalid, oversized and truncated responses fail the attempt at the stage http without a timeout."""
     for answer in NO_ANSWERS:
         if not and_close and len(answer) < 100 and b"\r\n\r\n" not in answer:
             continue  # silence: for the caller's deadline
@@ -277,7 +277,7 @@ async def test_what_is_no_answer_fails_at_the_stage_http(connect, and_close):
 
 
 async def test_an_extension_that_was_not_asked_for(connect):
-    """A server that compresses without being asked is refused: its frames could not be read."""
+    """A server that uses compression without negotiation is rejected."""
 
     async def forward(reader, writer):
         await accept(reader, writer, "Sec-WebSocket-Extensions: permessage-deflate")
@@ -290,7 +290,7 @@ async def test_an_extension_that_was_not_asked_for(connect):
 
 
 async def test_a_reset_while_waiting_for_the_answer(connect):
-    """A server that drops the socket instead of answering is a failure at the stage http, whichever way it does it."""
+    """A server that closes or resets the socket before the response fails the attempt at the stage http."""
 
     async def drop(reader, writer):
         await request(reader)
@@ -303,7 +303,7 @@ async def test_a_reset_while_waiting_for_the_answer(connect):
 # Where it goes wrong
 
 
-async def test_nobody_listens(connect):
+async def test_a_refused_connection(connect):
     """A refused connection is a failure at the stage tcp, with the system's error as its cause."""
     with socket.socket() as unused:
         unused.bind((HOST, 0))
@@ -314,7 +314,7 @@ async def test_nobody_listens(connect):
 
 
 async def test_an_unknown_name(connect, monkeypatch):
-    """A name that does not resolve is a failure at the stage dns, and not for good."""
+    """A name that does not resolve is a failure at the stage dns that is not fatal."""
 
     def unknown(*args, **options):
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
@@ -327,7 +327,7 @@ async def test_an_unknown_name(connect, monkeypatch):
 
 
 async def test_a_broken_address_does_not_keep_from_a_good_one(connect, monkeypatch):
-    """Of several addresses the first that connects is taken."""
+    """Of several addresses, the first that connects is used."""
     async with listening(saying(frame(CLOSE, b"\x03\xe9"))) as port:
         with socket.socket() as unused:
             unused.bind(("127.0.0.2", 0))
@@ -342,7 +342,7 @@ async def test_a_broken_address_does_not_keep_from_a_good_one(connect, monkeypat
 
 @pytest.mark.parametrize("kind", ["unknown authority", "wrong name", "expired"])
 async def test_a_bad_certificate_is_for_good(connect, authority, kind):
-    """Authority, name and validity are checked; what fails is a failure at the stage tls, and fatal."""
+    """A wrong authority, name or validity of a certificate is a fatal failure at the stage tls."""
     now = datetime.datetime.now(datetime.UTC)
     long_ago = {"not_before": now - datetime.timedelta(days=9), "not_after": now - datetime.timedelta(days=2)}
     server_side = {
@@ -365,7 +365,7 @@ async def until_gone_only(reader, writer):
 
 @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b""], ids=["no TLS", "closes"])
 async def test_a_server_that_speaks_no_tls(connect, authority, answer):
-    """TLS that is not answered with TLS is a failure at the stage tls, and not for good."""
+    """A server without TLS is a failure at the stage tls that is not fatal."""
 
     async def handle(reader, writer):
         await reader.read(10)
@@ -391,7 +391,7 @@ async def test_a_server_that_speaks_no_tls(connect, authority, answer):
     ],
 )
 async def test_what_cannot_be_sent_is_for_good(connect, uri, headers):
-    """A URI or headers that no attempt could ever use are fatal, and are not quoted."""
+    """A URI or headers that cannot be sent are a fatal error that does not quote them."""
     error = await failure(connect, uri, headers=headers)
     assert error.stage == "uri"
     assert isinstance(error.__cause__, ConfigError)
@@ -400,7 +400,7 @@ async def test_what_cannot_be_sent_is_for_good(connect, uri, headers):
 
 
 async def test_the_debug_log_has_no_credentials(connect, caplog):
-    """Whatever level the log is set to, no handshake is written there."""
+    """The log contains no handshake at any level."""
     caplog.set_level(logging.DEBUG)
     async with listening(saying(frame(TEXT, b"s3kr1t"))) as port:
         _, collector = await connect(f"ws://{HOST}:{port}/?token=s3kr1t", headers={"Authorization": "Bearer s3kr1t"})
@@ -412,7 +412,7 @@ async def test_the_debug_log_has_no_credentials(connect, caplog):
 
 
 class Redirecting:
-    """A server that redirects as its `answers` say, by path, and opens what has none; `seen` keeps the requests."""
+    """A server that redirects by path according to `answers`, and records the requests in `seen`."""
 
     def __init__(self):
         self.answers = {}
@@ -434,7 +434,7 @@ OWN = {"Authorization": "Bearer s3kr1t", "Cookie": "a=b", "X-Api-Key": "s3kr1t",
 
 
 async def test_a_redirect_on_the_same_origin_keeps_the_headers(connect):
-    """Headers and userinfo go along, relative and absolute; a fragment in the Location is left away."""
+    """A redirect to the same origin keeps headers and userinfo, for relative and absolute URIs."""
     server = Redirecting()
     async with listening(server) as port:
         server.answers = {"/": "/next", "/next": f"ws://{HOST}:{port}/last?x=1#part"}
@@ -446,7 +446,7 @@ async def test_a_redirect_on_the_same_origin_keeps_the_headers(connect):
 
 
 async def test_a_redirect_to_another_origin_takes_no_header_along(connect):
-    """Nothing that the user set goes to another host or port, userinfo included: credentials have many names."""
+    """A redirect to another host or port receives no headers and no userinfo."""
     here, there = Redirecting(), Redirecting()
     async with listening(here) as port, listening(there) as other:
         here.answers = {"/": f"http://{HOST}:{other}/there"}
@@ -460,7 +460,7 @@ async def test_a_redirect_to_another_origin_takes_no_header_along(connect):
 
 
 async def test_a_redirect_from_ws_to_wss_is_followed(connect, authority):
-    """Encryption may be gained on the way, and takes no header along either: it is another origin."""
+    """A redirect from ws to wss is followed, without headers, as to any other origin."""
     here, there = Redirecting(), Redirecting()
     async with listening(here) as port, listening(there, tls=authority.server()) as other:
         here.answers = {"/": f"wss://localhost:{other}/"}
@@ -470,7 +470,7 @@ async def test_a_redirect_from_ws_to_wss_is_followed(connect, authority):
 
 @pytest.mark.parametrize("location", ["ws://{host}:{port}/", "http://{host}:{port}/"])
 async def test_a_redirect_from_wss_to_ws_is_refused(connect, authority, location):
-    """Encryption is not given up on the way, and nothing is sent to where it would be."""
+    """A redirect from wss to ws is refused, and no connection is made."""
     here, there = Redirecting(), Redirecting()
     async with listening(here, tls=authority.server()) as port, listening(there) as other:
         here.answers = {"/": location.format(host=HOST, port=other)}
@@ -492,7 +492,7 @@ async def test_a_redirect_from_wss_to_ws_is_refused(connect, authority, location
     ],
 )
 async def test_a_redirect_to_nowhere_fails(connect, location):
-    """A Location that cannot be reached is a failure at the stage http, and not for good."""
+    """An invalid Location is a failure at the stage http that is not fatal."""
     server = Redirecting()
     server.answers = {"/": location}
     async with listening(server) as port:
@@ -502,7 +502,7 @@ async def test_a_redirect_to_nowhere_fails(connect, location):
 
 
 async def test_redirects_have_an_end(connect):
-    """A server that redirects in circles is given up after a few."""
+    """The number of redirects is limited."""
     server = Redirecting()
     server.answers = {"/": "/"}
     async with listening(server) as port:
@@ -517,7 +517,7 @@ async def test_redirects_have_an_end(connect):
 @TLS
 @pytest.mark.parametrize("scheme_of_proxy", ["http", "https"])
 async def test_through_an_http_proxy(connect, authority, sides, scheme_of_proxy, transport):
-    """CONNECT carries plain and encrypted connections, over a plain or encrypted way to the proxy."""
+    """CONNECT works for ws and wss, through an HTTP and an HTTPS proxy."""
     scheme, server_side, options = sides
     proxy = HttpProxy()
     transport._dialer._context = done(authority.client())  # for the way to the proxy, which has no option of its own
@@ -540,7 +540,7 @@ def done(value):
 
 
 async def test_an_http_proxy_with_a_password(connect):
-    """User and password of the proxy's URL are sent to the proxy; wrong ones are its failure, and are not quoted."""
+    """The userinfo of the proxy's URL is sent to the proxy; a rejection is a failure that does not quote it."""
     proxy = HttpProxy(user="someone", password="s3kr1t")
     async with listening(saying(frame(TEXT, b"hello"))) as port, listening(proxy) as proxy_port:
         uri = f"ws://{HOST}:{port}"
@@ -557,7 +557,7 @@ async def test_an_http_proxy_with_a_password(connect):
     "answer", [b"", b"garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"x" * 100_000, b"HTTP/1.1 200 OK\r\n\r\nearly"]
 )
 async def test_a_proxy_that_answers_badly(connect, answer):
-    """Whatever a proxy does wrong is a failure at the stage proxy."""
+    """An invalid or negative response of a proxy is a failure at the stage proxy."""
     async with listening(answering(answer)) as port:
         error = await failure(connect, "wss://feed.example/", proxy=f"http://{HOST}:{port}")
     assert error.stage == "proxy"
@@ -565,7 +565,7 @@ async def test_a_proxy_that_answers_badly(connect, answer):
 
 
 async def test_a_bad_certificate_behind_a_proxy(connect, authority):
-    """TLS through a proxy checks the server's certificate, and the failure is TLS's."""
+    """TLS through a proxy verifies the server's certificate, and fails at the stage tls."""
     async with (
         listening(until_gone_only, tls=authority.server("other.example")) as port,
         listening(HttpProxy()) as proxy_port,
@@ -580,7 +580,7 @@ async def test_a_bad_certificate_behind_a_proxy(connect, authority):
 @TLS
 @pytest.mark.parametrize(("scheme_of_proxy", "asked"), [("socks5h", "localhost"), ("socks5", "127.0.0.1")])
 async def test_through_a_socks_proxy(connect, sides, scheme_of_proxy, asked, monkeypatch):
-    """SOCKS carries plain and encrypted connections, with a password; `h` leaves the name to the proxy to look up."""
+    """SOCKS works for ws and wss, with a password; with `h`, the proxy resolves the name."""
     scheme, server_side, options = sides
     proxy = SocksProxy(user="someone", password="s3kr1t")
     monkeypatch.setattr("python_socks.async_.asyncio._resolver.Resolver.resolve", None)  # on the loop's executor
@@ -597,7 +597,7 @@ async def test_through_a_socks_proxy(connect, sides, scheme_of_proxy, asked, mon
 
 
 async def test_a_socks_proxy_that_refuses(connect):
-    """A refusal, a proxy that is gone and one that speaks something else are failures at the stage proxy."""
+    """A SOCKS proxy that refuses, closes, or uses another protocol is a failure at the stage proxy."""
     async with listening(SocksProxy(refuses=True)) as port:
         assert (await failure(connect, "ws://feed.example/", proxy=f"socks5h://{HOST}:{port}")).stage == "proxy"
     assert (await failure(connect, "ws://feed.example/", proxy=f"socks5h://{HOST}:{port}")).stage == "proxy"
@@ -610,7 +610,7 @@ async def test_a_socks_proxy_that_refuses(connect):
 
 
 async def test_the_environments_proxy(connect, monkeypatch):
-    """The environment's proxy is used unless it is forbidden, there by no_proxy or here by proxy=False."""
+    """The proxy of the environment is used unless no_proxy or proxy=False excludes it."""
     proxy = HttpProxy()
     async with listening(saying(frame(TEXT, b"hello"))) as port, listening(proxy) as proxy_port:
         monkeypatch.setenv("ws_proxy", f"http://{HOST}:{proxy_port}")
@@ -648,7 +648,7 @@ async def hang(reader, writer):
     ],
 )
 async def test_cancelling_leaves_nothing_open(transport, authority, scheme, stage, proxy):
-    """At whatever the server falls silent, an attempt that is cancelled closes its socket."""
+    """Cancelling an attempt at any stage closes its socket."""
     arrived, gone = asyncio.Event(), asyncio.Event()
 
     async def silent(reader, writer):
@@ -679,7 +679,7 @@ async def test_cancelling_leaves_nothing_open(transport, authority, scheme, stag
 
 @pytest.mark.parametrize("turns", range(1, 16))
 async def test_cancelling_at_any_turn_of_the_loop_leaves_nothing_open(transport, authority, turns):
-    """An attempt that is cancelled after any number of turns leaves no socket, or is a wire that can be dropped."""
+    """Cancelling an attempt after any number of loop iterations leaves no socket, or returns a wire."""
 
     async def stays(reader, writer):
         await accept(reader, writer)
@@ -702,7 +702,7 @@ async def test_cancelling_at_any_turn_of_the_loop_leaves_nothing_open(transport,
 
 
 async def test_cancelling_a_lookup_leaves_nothing_behind(monkeypatch):
-    """A lookup that hangs does not keep an attempt from being cancelled, and ends by itself."""
+    """An attempt can be cancelled during a lookup that hangs."""
     release = threading.Event()
     transport = WebSocketTransport()
 
@@ -726,7 +726,7 @@ async def test_cancelling_a_lookup_leaves_nothing_behind(monkeypatch):
 
 
 async def test_endpoints_share_one_context(connect, authority, monkeypatch):
-    """All that bring no SSLContext of their own get the same one, made once, and not on the loop's thread."""
+    """Endpoints without an SSLContext share one, which is created once, in another thread."""
     made = []
     context = authority.client()
 
@@ -744,7 +744,7 @@ async def test_endpoints_share_one_context(connect, authority, monkeypatch):
 
 
 async def test_a_context_that_cannot_be_made_is_tried_again(connect, authority, monkeypatch):
-    """CAs that cannot be read fail an attempt, not all that come after."""
+    """If the default SSLContext cannot be created, the next attempt tries again."""
     answers = [OSError("no such file"), authority.client()]
 
     def create():

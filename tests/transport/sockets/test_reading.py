@@ -1,4 +1,4 @@
-"""An open socket: reading and not reading, writing, closing, and its end."""
+"""An open socket: reading, pausing, writing, closing, and its loss."""
 
 import asyncio
 import contextlib
@@ -16,20 +16,20 @@ TLS = pytest.mark.parametrize("encrypted", [False, True], ids=["ws", "wss"])
 
 @pytest.fixture
 def sides(authority, encrypted):
-    """The scheme, the server's context and the client's options, for plain and encrypted."""
+    """The scheme, the server's context and the client's options, without and with TLS."""
     if encrypted:
         return "wss", authority.server(), {"ssl": authority.client()}
     return "ws", None, {}
 
 
 async def until(condition):
-    """Wait for something that has to happen; the test's own limit ends a wait in vain."""
+    """Wait for a condition; the timeout of the test limits the wait."""
     while not condition():
         await asyncio.sleep(0.005)
 
 
 async def settled(count):
-    """Wait until a count has stopped growing."""
+    """Wait until a count stops growing."""
     seen = -1
     while count() != seen:
         seen = count()
@@ -38,7 +38,7 @@ async def settled(count):
 
 
 async def fill(wire):
-    """Write until nothing more is taken, neither by the wire nor by the buffers behind it; the bytes written."""
+    """Write until the wire and all buffers behind it are full, and return the number of bytes."""
     sent = stalled = 0
     while stalled < 3:
         if wire.writable:
@@ -57,7 +57,7 @@ async def fill(wire):
 
 @TLS
 async def test_pausing_stalls_the_server(connect, sides):
-    """A paused wire hands over nothing more and lets the server's writes stall; resumed, it goes on without a gap."""
+    """A paused wire delivers nothing and blocks the server's writes; after `resume`, no message is missing."""
     scheme, server_side, options = sides
     count, size = 4000, 16_000
     sent = 0
@@ -86,7 +86,7 @@ async def test_pausing_stalls_the_server(connect, sides):
 
 @TLS
 async def test_a_paused_wire_is_read_to_its_end_afterwards(connect, sides):
-    """What a server sent before it closed is there, close code included, when a paused wire goes on."""
+    """After `resume`, a paused wire delivers all messages that the server sent before its close, and the code."""
     scheme, server_side, options = sides
     said = b"".join(frame(TEXT, b"%03d" % number + b"x" * 300) for number in range(500)) + frame(CLOSE, b"\x03\xf3bye")
     async with listening(saying(said), tls=server_side) as port:
@@ -101,7 +101,7 @@ async def test_a_paused_wire_is_read_to_its_end_afterwards(connect, sides):
 
 
 async def test_writing_and_pings_go_on_while_paused(connect):
-    """Not reading keeps nobody from sending."""
+    """A paused wire can still send messages and pings."""
     received = b""
 
     async def listen(reader, writer):
@@ -123,7 +123,7 @@ async def test_writing_and_pings_go_on_while_paused(connect):
 
 
 async def test_pings_and_their_answers(connect):
-    """A pong sets the latency and answers all pings before its own; a stray one changes nothing."""
+    """A pong sets the latency and answers all earlier pings; an unknown pong has no effect."""
     say = asyncio.Queue()
     pings = []
 
@@ -163,7 +163,7 @@ async def test_pings_and_their_answers(connect):
 
 
 async def test_a_reset_in_the_middle_of_a_frame(connect):
-    """A socket that is torn down loses the unfinished message and nothing before it, and says what happened."""
+    """A reset within a frame loses only this message, and the error describes it."""
 
     async def tear(reader, writer):
         await accept(reader, writer)
@@ -188,7 +188,7 @@ async def test_a_reset_in_the_middle_of_a_frame(connect):
 
 @TLS
 async def test_an_end_without_a_close_frame(connect, sides):
-    """A socket that just ends is lost with 1006, after everything that came."""
+    """The end of the stream without a close frame is a loss with 1006, after all messages."""
     scheme, server_side, options = sides
     async with listening(saying(frame(TEXT, b"last") + frame(TEXT, b"torn")[:3]), tls=server_side) as port:
         _, collector = await connect(f"{scheme}://localhost:{port}", **options)
@@ -199,7 +199,7 @@ async def test_an_end_without_a_close_frame(connect, sides):
 
 
 async def test_a_peer_that_ends_and_does_not_read_is_left_after_close_s(connect):
-    """After the peer's end what we still have to send is given `close_s`, however full the buffers are."""
+    """After the peer's end of the stream, unsent data is kept for `close_s` at most."""
     full = asyncio.Event()
 
     async def end(reader, writer):
@@ -225,8 +225,8 @@ async def test_a_peer_that_ends_and_does_not_read_is_left_after_close_s(connect)
         (frame(CLOSE, b"\x00\x01"), 1002),
     ],
 )
-async def test_a_peer_that_breaks_the_rules_is_told_and_left(connect, said, code):
-    """The connection is failed with the right code, which the peer gets as well; what follows is not handed over."""
+async def test_a_protocol_error_fails_the_connection(connect, said, code):
+    """A protocol error fails the connection with the right code, and no later message is delivered."""
     received = b""
 
     async def break_rules(reader, writer):
@@ -249,7 +249,7 @@ async def test_a_peer_that_breaks_the_rules_is_told_and_left(connect, said, code
 @TLS
 @pytest.mark.parametrize("manner", ["silent", "talks on", "does not read"])
 async def test_a_peer_that_never_closes_is_left_after_close_s(connect, sides, manner):
-    """Closing ends within `close_s` whatever the peer does, and hands over nothing that comes after it began."""
+    """Closing ends within `close_s` for any peer, and no message is delivered after its start."""
     scheme, server_side, options = sides
     closing = asyncio.Event()
 
@@ -281,7 +281,7 @@ async def test_a_peer_that_never_closes_is_left_after_close_s(connect, sides, ma
 
 @TLS
 async def test_closing_hands_over_what_came_before_and_is_answered(connect, sides):
-    """After `close` the peer's answer ends the connection with its code; reading goes on for that even when paused."""
+    """After `close`, the peer's close frame ends the connection with its code, also on a paused wire."""
     scheme, server_side, options = sides
 
     async def answer(reader, writer):
@@ -305,7 +305,7 @@ async def test_closing_hands_over_what_came_before_and_is_answered(connect, side
 
 @TLS
 async def test_aborting_is_at_once(connect, sides):
-    """`abort` drops the socket without a word, and gives its reason where the peer gave none."""
+    """`abort` closes the socket without a close frame; its reason is used if the peer gave none."""
     scheme, server_side, options = sides
 
     async def stay(reader, writer):
@@ -326,7 +326,7 @@ async def test_aborting_is_at_once(connect, sides):
 
 @TLS
 async def test_a_peer_that_does_not_read_is_felt(connect, sides):
-    """The write buffer fills, `writable` says so, and whoever waits goes on when the peer reads again."""
+    """A full write buffer clears `writable`, and waiting tasks continue when the peer reads again."""
     scheme, server_side, options = sides
     read_on = asyncio.Event()
     received = 0
@@ -356,8 +356,8 @@ async def test_a_peer_that_does_not_read_is_felt(connect, sides):
         await until(lambda: received >= sent)
 
 
-async def test_who_waits_for_room_is_told_of_the_loss(connect):
-    """Waiting for room ends with the socket."""
+async def test_waiting_for_room_ends_with_the_loss(connect):
+    """Waiting for room in the write buffer ends with the loss of the socket."""
 
     async def wait(reader, writer):
         await accept(reader, writer)

@@ -1,4 +1,4 @@
-"""Looking up names: no name, and no loop, waits for a slow one."""
+"""Name resolution: a slow name delays neither other names nor the loop."""
 
 import asyncio
 import gc
@@ -14,7 +14,7 @@ FOUND = [(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", ("192.0.2.
 
 
 class Names:
-    """Stands for getaddrinfo: notes who asks; a name that begins with "slow" waits until it is let go."""
+    """Replaces getaddrinfo: records calls; names that begin with "slow" wait until they are released."""
 
     def __init__(self):
         self.asked = []
@@ -38,7 +38,7 @@ async def names(monkeypatch):
 
 
 async def test_concurrent_lookups_of_a_name_share_one_thread(names):
-    """Whoever asks for a name that is being looked up gets the same answer; afterwards it is looked up afresh."""
+    """Concurrent requests for a name share one lookup; a later request starts a new one."""
     resolver = Resolver()
     lookups = [asyncio.create_task(resolver.resolve("slow.example", 80)) for _ in range(10)]
     await asyncio.sleep(0.02)
@@ -52,7 +52,7 @@ async def test_concurrent_lookups_of_a_name_share_one_thread(names):
 
 
 async def test_a_hanging_lookup_delays_no_other_name(names):
-    """While one name hangs, others are answered."""
+    """A lookup that hangs delays no other name."""
     resolver = Resolver()
     slow = asyncio.create_task(resolver.resolve("slow.example", 80))
     await asyncio.sleep(0)
@@ -72,19 +72,19 @@ async def test_a_hanging_lookup_delays_no_other_name(names):
     ],
 )
 async def test_an_address_needs_no_lookup(names, host, family, where):
-    """A literal address is answered without a thread."""
+    """An IP address is returned without a thread."""
     assert await Resolver().resolve(host, 80) == [(family, socket.SOCK_STREAM, socket.IPPROTO_TCP, "", where)]
     assert names.asked == []
 
 
 async def test_an_address_with_a_zone_is_the_systems_to_read(names):
-    """A link-local address with its interface goes to getaddrinfo, which knows the interface's number."""
+    """A link-local address with a scope is resolved by getaddrinfo, which returns the interface number."""
     await Resolver().resolve("fe80::1%eth0", 80)
     assert [host for host, _ in names.asked] == ["fe80::1%eth0"]
 
 
 async def test_a_cancelled_waiter_leaves_the_others_and_no_warning(names):
-    """Cancelling one who waits is his matter alone, and an error that nobody waits for any more is no news."""
+    """Cancelling one caller does not affect others, and a later error is not reported as never retrieved."""
     reported = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
     resolver = Resolver()
@@ -104,7 +104,7 @@ async def test_a_cancelled_waiter_leaves_the_others_and_no_warning(names):
 
 
 async def test_every_waiter_gets_the_error(names):
-    """A name that is unknown is unknown to all who asked."""
+    """All callers receive the error of an unknown name."""
     resolver = Resolver()
     results = await asyncio.gather(*(resolver.resolve("unknown.example", 80) for _ in range(3)), return_exceptions=True)
     assert [type(result) for result in results] == [socket.gaierror] * 3
@@ -112,7 +112,7 @@ async def test_every_waiter_gets_the_error(names):
 
 
 async def test_there_are_never_more_threads_than_allowed(names, monkeypatch):
-    """Past the limit lookups wait for their turn, and all get it; what waits at the end is cancelled."""
+    """At the limit of threads, lookups wait and all complete; waiting ones are cancelled at the end."""
     monkeypatch.setattr(resolver, "MAX_THREADS", 3)
     lookups = Resolver()
     tasks = [asyncio.create_task(lookups.resolve(f"slow{number}.example", 80)) for number in range(8)]
@@ -136,7 +136,7 @@ async def test_there_are_never_more_threads_than_allowed(names, monkeypatch):
 
 
 async def test_a_system_without_threads_fails_the_lookup(names, monkeypatch):
-    """Where no thread can be started, the lookup fails like any other, to be tried again."""
+    """If no thread can be started, the lookup fails with OSError."""
 
     def no_more(self):
         raise RuntimeError("can't start new thread")
@@ -147,7 +147,7 @@ async def test_a_system_without_threads_fails_the_lookup(names, monkeypatch):
 
 
 async def test_closing_does_not_wait_for_a_hanging_lookup(names):
-    """The end of a fleet waits only a moment for what hangs; the thread ends by itself."""
+    """The end of a fleet waits for a limited time for a lookup that hangs."""
     resolver = Resolver()
     slow = asyncio.create_task(resolver.resolve("slow.example", 80))
     await asyncio.sleep(0)
@@ -158,7 +158,7 @@ async def test_closing_does_not_wait_for_a_hanging_lookup(names):
 
 
 def test_a_call_that_outlives_its_loop_harms_nothing():
-    """A thread whose loop was closed meanwhile ends without an exception."""
+    """A thread whose loop has been closed ends without an exception."""
     go, failed = threading.Event(), []
     before = threading.excepthook
     threading.excepthook = failed.append

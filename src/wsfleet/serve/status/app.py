@@ -23,7 +23,7 @@ from starlette.routing import Route
 from wsfleet.core import __version__
 from wsfleet.core.errors import ConfigError, FleetError
 from wsfleet.core.redact import redact_text
-from wsfleet.core.turn_limits import in_slices
+from wsfleet.core.time_slice import in_slices
 from wsfleet.fleet.reloading import Reloaded
 from wsfleet.serve.prometheus import exposition
 from wsfleet.serve.status.cache import Snapshot, SnapshotCache

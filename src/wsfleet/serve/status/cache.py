@@ -11,7 +11,7 @@ from typing import Any
 
 from wsfleet.core.message import State
 from wsfleet.core.stats import RETIRED, about_feeds
-from wsfleet.core.turn_limits import in_slices
+from wsfleet.core.time_slice import in_slices
 from wsfleet.fleet.snapshot import percentile
 from wsfleet.serve.status.source import Down, Report, Source
 from wsfleet.serve.status.tables import ENDPOINTS, SUBSCRIPTIONS, Table

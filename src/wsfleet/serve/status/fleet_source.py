@@ -12,7 +12,7 @@ from typing import Any
 from wsfleet.core.message import Message
 from wsfleet.core.options import Buffer, Overflow
 from wsfleet.core.stats import plain_rows
-from wsfleet.core.turn_limits import in_slices
+from wsfleet.core.time_slice import in_slices
 from wsfleet.fleet.fleet import Fleet, control_of
 from wsfleet.pipeline.subscription import Subscription
 from wsfleet.serve.status.events import KINDS, Event, Events

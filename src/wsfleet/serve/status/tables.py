@@ -9,7 +9,7 @@ from typing import Any
 
 from wsfleet.core.message import State
 from wsfleet.core.stats import RETIRED, EndpointStats, SubscriptionStats
-from wsfleet.core.turn_limits import in_slices
+from wsfleet.core.time_slice import in_slices
 from wsfleet.serve.status.source import Down
 
 __all__ = ["ENDPOINTS", "SUBSCRIPTIONS", "BadParameter", "Query", "Table"]
