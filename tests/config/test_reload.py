@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from wsfleet import Fleet, FleetStats
 from wsfleet.config import load
 from wsfleet.core.errors import ConfigError, FleetError
-from wsfleet.fleet.reloading import reload_and_tell
+from wsfleet.fleet.reloading import reload_and_log
 from wsfleet.testing import FeedServer
 
 HANDLERS = """
@@ -171,7 +171,7 @@ async def test_a_reload_is_told_in_fields(file: Path, caplog: pytest.LogCaptureF
         write(file, connect(server, "a"), connect(server, "b"), pool)
         async with running(file) as fleet:
             write(file, "[fleet]\ndrain_s = 1\n", connect(server, "a"), connect(server, "c"), pool)
-            await reload_and_tell(fleet.reload)
+            await reload_and_log(fleet.reload)
     names = ("event", "section", "entry", "change", "kept")
     told = [
         (record.levelname, *(getattr(record, name, None) for name in names))
@@ -208,7 +208,7 @@ async def test_settings_of_the_fleet_take_a_restart(file: Path) -> None:
         async with running(file) as fleet:
             write(file, "[fleet]\ndrain_s = 1\n", connect(server, "a"))
             for _ in range(2):
-                assert await fleet.reload() == ["[fleet] is different: that takes a restart"]
+                assert await fleet.reload() == ["[fleet] has changed: takes effect after a restart"]
 
 
 async def test_who_cannot_be_reloaded_says_so(file: Path) -> None:

@@ -156,9 +156,9 @@ async def test_a_second_start_is_refused(when: str, again: str) -> None:
 
 
 async def test_run_inside_a_running_loop_says_what_to_do() -> None:
-    """run() in a coroutine names serve(), and leaves the fleet fit to start."""
+    """run() in a coroutine names run_async(), and leaves the fleet fit to start."""
     fleet = Fleet(transport=FakeTransport())
-    with pytest.raises(FleetError, match="serve"):
+    with pytest.raises(FleetError, match="run_async"):
         fleet.run()
     async with fleet:
         pass

@@ -1,4 +1,4 @@
-"""The front door: declare connections and processors, run them, look at them."""
+"""The public object: declare connections and processors, run them, and read their counters."""
 
 from __future__ import annotations
 
@@ -47,11 +47,12 @@ _BUFFER = Buffer()
 class Fleet:
     """Many WebSocket connections, kept alive in one event loop, and every message accounted for.
 
-    Declare with `connect`, `process` and `subscribe`, before it starts or while it runs; run it with `run()`, with
-    `await serve()`, or as `async with fleet:`. A fleet runs once, and belongs to the thread of its loop.
+    Declare its parts with `connect`, `pool`, `process`, `sink` and `subscribe`, before it starts or while it runs. Run
+    it with `run()`, with `await run_async()`, or as `async with fleet:`. A fleet runs once, and belongs to the thread
+    of its loop.
 
-    `limits` bounds what one host is asked for; `drain_s` is how long processors may go on at the end; `transport`
-    stands in for the network in tests (`wsfleet.testing.FakeTransport`).
+    `limits` bounds the load on one host. `drain_s` is how many seconds processors may go on at the end. `transport`
+    replaces the network in tests (`wsfleet.testing.FakeTransport`). Raises ConfigError for a bad value.
     """
 
     def __init__(
@@ -117,11 +118,11 @@ class Fleet:
         match: Callable[[Any], Any] | None = None,
         **options: Unpack[ConnectOptions],
     ) -> Pool:
-        """Keep `size` connections to one endpoint, named `name-1` and so on; send, or ask and get the reply.
+        """Keep `size` connections to one endpoint, named `name-1` and so on, to send on and to request replies from.
 
-        A message's topic is the pool's name by default, and a processor is one for all members. `identify(data)`
-        returns a request's id and what to send; `match(data)` the id that a message replies to, or None. By default
-        both speak JSON-RPC 2.0, and a pool given a URI decodes "json". Raises as `connect` does.
+        The topic of a message is the pool's name by default. A processor serves all members. `identify(data)` returns
+        the id of a request and the data to send; `match(data)` returns the id that a message replies to, or None. By
+        default both follow JSON-RPC 2.0, and a pool given a URI decodes "json". Raises as `connect` does.
         """
         self._lifecycle.check_declaring()
         return self._declarer.pool(endpoint, size, processor, identify, match, dict(options))
@@ -142,13 +143,13 @@ class Fleet:
         """Give every message whose topic matches `pattern` to the decorated function, or to a sink.
 
         The function is returned unchanged; `fleet.subscriptions[name].close()` removes it. A plain function runs in
-        `concurrency` daemon threads of its own. With `offload="process"` any function runs in as many processes, which
-        import the program's file: what starts the fleet has to stand behind `if __name__ == "__main__":`.
+        `concurrency` daemon threads of its own. With `offload="process"` a function runs in as many processes, which
+        import the program's file: the code that starts the fleet must stand behind `if __name__ == "__main__":`.
 
-        `concurrency` calls at a time, in order where it is 1; `key(message)` keeps the order for each key where it is
-        more. With `batch` the function gets a list of up to so many. `timeout_s` seconds bound each attempt, `retry`
-        repeats a failed one; what fails for good is counted, and told on `$dead.<name>`. Raises ConfigError as
-        `connect` does.
+        There are `concurrency` calls at a time. Messages are handled in order if it is 1; otherwise `key(message)`
+        keeps the order for each key. With `batch` the function gets a list of up to `batch` messages. `timeout_s`
+        limits each attempt, in seconds, and `retry` repeats a failed one. A message that failed for good is counted,
+        and published as a DeadLetter on `$dead.<name>`. Raises ConfigError as `connect` does.
         """
         self._lifecycle.check_declaring()
         check_process_pattern(pattern)
@@ -206,16 +207,17 @@ class Fleet:
     def subscribe(
         self, pattern: str, *, name: str | None = None, buffer: Buffer = _BUFFER, replay: Literal["last"] | None = None
     ) -> Subscription:
-        """Return a subscription to `pattern`, to loop over; it takes messages from now on.
+        """Return a subscription to `pattern`, to loop over. It takes messages from this call on.
 
         With `replay="last"` it begins with the last message of each matching topic that an endpoint has kept
-        (`keep_last`). Keep it, or use `async with`: one that nobody holds is detached. Raises ConfigError as `connect`.
+        (`keep_last`). Hold a reference to it, or use `async with`: without one it is detached. Raises ConfigError as
+        `connect` does.
         """
         self._lifecycle.check_declaring()
         return self._declarer.subscribe(pattern, name, buffer, replay)
 
     def publish(self, topic: str, data: Any) -> int:
-        """Publish `data` under `topic`; return how many subscriptions took it.
+        """Publish `data` under `topic`, and return how many subscriptions took it.
 
         Raises ValueError for a topic with `$`, `*`, `>` or empty tokens, and FleetError once the fleet has ended.
         """
@@ -228,11 +230,11 @@ class Fleet:
     # Observing
 
     def serve_http(self, listen: str = "127.0.0.1:9464", *, token: str | None = None) -> Observer:
-        """Serve a status page, `/metrics`, `/healthz`, `/readyz` and reports while the fleet runs, and as it ends.
+        """Serve a status page, `/metrics`, `/healthz`, `/readyz` and reports while the fleet runs and ends.
 
-        Needs the extra `http`. Where `listen` is not on loopback, and to change anything, `token` is asked for. Port 0
-        is any free one, which `address` of what is returned tells. Raises ConfigError for what cannot work, and
-        FleetError where the address is taken: at the start, or here where the fleet runs.
+        Needs the extra `http`. Clients must send `token` if `listen` is not a loopback address, and for every change.
+        Port 0 picks a free port; the `address` of the returned object has it. Raises ConfigError for values that
+        cannot work. Raises FleetError if the address is in use: here if the fleet runs, otherwise when it starts.
         """
         self._lifecycle.check_declaring()
         observer: Observer = load("status.http", "http").serve(self, listen, token)
@@ -241,16 +243,16 @@ class Fleet:
 
     @property
     def observers(self) -> tuple[Observer, ...]:
-        """What was declared to watch this fleet."""
+        """The status pages and other observers of this fleet."""
         return tuple(self._lifecycle.observers.all)
 
     # Running
 
     async def __aenter__(self) -> Fleet:
-        """Start, and return when everything runs; endpoints then connect by themselves.
+        """Start, and return when everything runs. The endpoints then connect by themselves.
 
-        Raises FleetError where it has run already, or an address of its observers is taken, and what opening a sink
-        raises. Cancelled, it ends what it has begun.
+        Raises FleetError if the fleet has run before or an address of its observers is in use, and the error of a sink
+        that cannot be opened. If cancelled, it ends what it has started.
         """
         await self._lifecycle.start(body=asyncio.current_task())
         return self
@@ -258,19 +260,21 @@ class Fleet:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Drain, as `close` does, or on an exception end at once; return when nothing of the fleet is left.
+        """Drain as `close` does, or end at once on an exception. Return when nothing of the fleet is left.
 
-        Raises EndpointFailed as `run`. Cancelled, it waits for processors no longer, ends the rest in order, and only
+        Raises EndpointFailed as `run` does. If cancelled, it stops waiting for processors, ends the rest in order, and
         then raises the CancelledError.
         """
         self._lifecycle.check_thread()
         await self._lifecycle.leave(error)
 
     def run(self) -> None:
-        """Run until every endpoint has ended, `close()`, or a signal; blocking, on uvloop where it is installed.
+        """Run in a new loop until every endpoint has ended, `close()` is called, or a signal comes. Uses uvloop if
+        it is installed.
 
-        SIGINT and SIGTERM drain; a second one stops at once and raises KeyboardInterrupt. Raises EndpointFailed when
-        a `required` endpoint fails, FleetError where it has run already, and what opening a sink raises.
+        SIGINT and SIGTERM drain; a second one stops at once and raises KeyboardInterrupt. Raises EndpointFailed if a
+        `required` endpoint fails, FleetError if the fleet has run before, and the error of a sink that cannot be
+        opened.
         """
         self._lifecycle.check_startable()
         run_blocking(self.run_async, self._lifecycle.ask_to_end)
@@ -288,7 +292,7 @@ class Fleet:
     """The older name of `run_async`."""
 
     async def wait(self) -> None:
-        """Wait until every endpoint has ended, or for `close()`. Safe to cancel.
+        """Wait until every endpoint has ended or `close()` is called. Safe to cancel.
 
         Raises EndpointFailed when a `required` endpoint fails, and FleetError before the start.
         """
@@ -296,27 +300,29 @@ class Fleet:
         await self._lifecycle.wait()
 
     async def close(self) -> None:
-        """Drain and end the fleet, and wait for that; a processor or `on_open` only asks, and returns. Idempotent.
+        """Drain, end the fleet, and wait for the end. Idempotent.
 
-        Processors have `drain_s` for it, the closing handshakes the largest `close_s`. Cancelling it only stops the
-        waiting: the fleet ends all the same.
+        The drain takes at most `drain_s` seconds, the closing handshakes at most the largest `close_s`. Called by a
+        processor or `on_open`, it returns at once, since the end waits for its caller. Cancelling it only stops the
+        waiting; the fleet still ends.
         """
         self._lifecycle.check_thread()
         await self._lifecycle.close()
 
     def from_thread(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call `function(*args)` on the fleet's loop from another thread, await what it returns if that is awaitable,
-        and return its result or raise its exception. Raises FleetError once the fleet has ended, or in its own thread.
+        """Call `function(*args)` on the fleet's loop from another thread, and return its result or raise its exception.
+
+        An awaitable result is awaited. Raises FleetError once the fleet has ended, and in the fleet's own thread.
         """
         return self._lifecycle.thread_calls.call(function, args)
 
     async def reload(self) -> Reloaded:
-        """Read the file again that this fleet is from, and return a line for each change; see `wsfleet.config`.
+        """Read the fleet's configuration file again, and apply what changed. See `wsfleet.config`.
 
-        Endpoints, pools and processors that the file says nothing new about keep their sockets and what waits for
-        them; others are opened, drained and closed, or both. Raises ConfigError with every fault of the file, or where
-        there is no file, and then nothing was changed; FleetError where another reload is under way, or the fleet does
-        not run. Cancelled, it leaves undone what it has not begun; reload again.
+        Endpoints, pools and processors whose entries are unchanged keep their sockets and their pending messages;
+        others are opened, drained and closed, or both. Return a line for each change. Raises ConfigError, with nothing
+        changed, for every fault of the file, or if the fleet is not from a file. Raises FleetError if another reload
+        is running or the fleet does not run. If cancelled, it leaves the remaining changes undone; reload again.
         """
         self._lifecycle.check_thread()
         if self._control.reloader is None:
@@ -331,16 +337,16 @@ class Fleet:
         return build_stats(self._registry, self.name, self._lifecycle.uptime_s)
 
     async def snapshot(self) -> FleetStats:
-        """Return the same, counted at one moment but written down over many turns of the loop.
+        """Return the same as `stats`, without blocking the loop if there are thousands of endpoints.
 
-        For whoever looks at ten thousand endpoints every second: `stats` would hold the loop for a tenth of one. Safe
-        to cancel.
+        All counters are read at one moment; the rows are made over many iterations of the loop. With ten thousand
+        endpoints, `stats` blocks the loop for about 0.1 s. Safe to cancel.
         """
         self._lifecycle.check_thread()
         return await snapshot(self._registry, self.name, self._lifecycle.uptime_s)
 
     async def totals(self) -> Totals:
-        """Return the sums alone, added up over many turns of the loop. Safe to cancel."""
+        """Return only the sums, added up over many iterations of the loop. Safe to cancel."""
         self._lifecycle.check_thread()
         return await totals(self._registry)
 

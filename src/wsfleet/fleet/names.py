@@ -11,13 +11,13 @@ __all__ = ["Names"]
 
 
 class Names:
-    """Hands out names, each to one at a time."""
+    """Assigns names; each is in use once at a time."""
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
 
     def take(self, name: str | None, default: str) -> str:
-        """Take `name`, or one made of `default` that nobody has. Raises ConfigError where `name` is bad or in use."""
+        """Take `name`, or a free name made from `default`. Raises ConfigError if `name` is invalid or in use."""
         if name is not None:
             fault = check_name(name)
             if fault:
@@ -34,7 +34,7 @@ class Names:
         return name
 
     def take_group(self, name: str | None, default: str, size: int) -> str:
-        """The same for a name and its members' names, `name-1` to `name-size`, all at once."""
+        """Take a name and the names of its members, `name-1` to `name-size`, together. Raises as `take`."""
         if name is None:
             base = self.take(None, default)
             self.free(base)

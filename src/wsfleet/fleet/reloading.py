@@ -1,4 +1,4 @@
-"""What a reload came to, the signal that asks for one, and what the log says of it."""
+"""The result of a reload, the signal that requests one, and its log records."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from wsfleet.core.errors import ConfigError, FleetError
 
-__all__ = ["Change", "Reloaded", "Reloader", "hangup", "reload_and_tell"]
+__all__ = ["Change", "Reloaded", "Reloader", "hangup", "reload_and_log"]
 
 logger = logging.getLogger("wsfleet.run")
 
@@ -31,10 +31,10 @@ class Change:
 
 
 class Reloaded(list[str]):
-    """What a reload did: a line for each change, and the same in parts.
+    """The result of a reload: a line for each change, and the same as attributes.
 
-    `restart` are the sections that are different and were not changed, `kept` the endpoints that were left as they
-    are, with the number of their session; `faults` is what several processes found wrong with the file meanwhile.
+    `restart` lists the changed sections that take effect only after a restart. `kept` has the unchanged endpoints, each
+    with its session number. `faults` are errors in the file that worker processes found.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Reloaded(list[str]):
 
 
 def _needs_restart(section: str) -> str:
-    return f"[{section}] is different: that takes a restart"
+    return f"[{section}] has changed: takes effect after a restart"
 
 
 class Reloader(Protocol):
@@ -68,7 +68,7 @@ class Reloader(Protocol):
 
 @contextmanager
 def hangup(reload: Callable[[], object]) -> Iterator[None]:
-    """Call `reload` on the running loop for SIGHUP; the main thread's loop alone."""
+    """Call `reload` on the running loop for each SIGHUP. Does nothing outside the main thread."""
     if not hasattr(signal, "SIGHUP") or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -80,29 +80,29 @@ def hangup(reload: Callable[[], object]) -> Iterator[None]:
         signal.signal(signal.SIGHUP, before)
 
 
-async def reload_and_tell(reload: Callable[[], Awaitable[Reloaded]]) -> None:
-    """Log what `reload` has changed, or why it changed nothing."""
+async def reload_and_log(reload: Callable[[], Awaitable[Reloaded]]) -> None:
+    """Call `reload`, and log the changes, or the reason why there are none."""
     try:
-        _tell(await reload())
+        _log(await reload())
     except ConfigError as exc:
         for fault in str(exc).splitlines():
             logger.error("reload: %s", fault, extra={"event": "fleet.reload_refused"})
-        logger.error("reload: nothing was changed", extra={"event": "fleet.reload_refused"})
+        logger.error("reload: failed; nothing was changed", extra={"event": "fleet.reload_refused"})
     except FleetError as exc:
         logger.warning("reload: %s", exc, extra={"event": "fleet.reload_refused"})
 
 
-def _tell(done: Reloaded) -> None:
+def _log(done: Reloaded) -> None:
     if not done:
-        logger.info("reload: nothing in the file is different", extra={"event": "fleet.reload"})
+        logger.info("reload: the file is unchanged", extra={"event": "fleet.reload"})
     for change in done.changes:
-        told = {"event": "fleet.reload", "section": change.section, "entry": change.name, "change": change.what}
-        logger.info("reload: %s", change, extra=told)
+        fields = {"event": "fleet.reload", "section": change.section, "entry": change.name, "change": change.what}
+        logger.info("reload: %s", change, extra=fields)
     for section in done.restart:
-        told = {"event": "fleet.restart_needed", "section": section}
-        logger.warning("reload: %s", _needs_restart(section), extra=told)
+        fields = {"event": "fleet.restart_needed", "section": section}
+        logger.warning("reload: %s", _needs_restart(section), extra=fields)
     for fault in done.faults:
         logger.error("reload: %s", fault, extra={"event": "fleet.reload_refused"})
     kept = len(done.kept)
-    told_kept = {"event": "fleet.reload", "kept": kept}
-    logger.info("reload: %d %s left alone", kept, "endpoint was" if kept == 1 else "endpoints were", extra=told_kept)
+    endpoints = "endpoint" if kept == 1 else "endpoints"
+    logger.info("reload: %d %s unchanged", kept, endpoints, extra={"event": "fleet.reload", "kept": kept})

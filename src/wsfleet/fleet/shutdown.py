@@ -99,7 +99,7 @@ def _busy(processors: Callable[[], list[Processor]]) -> list[Processor]:
 
 
 async def cancel_processors(processors: list[Processor]) -> None:
-    """Cancel all workers, and again as long as one of them goes on regardless."""
+    """Cancel all workers, and cancel again those that go on."""
     await _cancel({task: p.mailbox.name for p in processors for task in p.tasks})
 
 

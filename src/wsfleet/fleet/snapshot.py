@@ -107,7 +107,7 @@ def _rows(
 
 
 async def totals(registry: Registry) -> Totals:
-    """Add everything up. Messages that pass meanwhile may be on one side and not yet on the other."""
+    """Add everything up. Messages in transit may be counted in one sum and not yet in another."""
     removed, unsubscribed = registry.retired_endpoints, registry.hub.retired_stats()
     received, losses, connects = (removed.received, removed.losses, removed.connects) if removed else (0, 0, 0)
     opened, latencies = 0, []

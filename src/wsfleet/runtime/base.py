@@ -6,7 +6,7 @@ import asyncio
 import logging
 from abc import ABC, abstractmethod
 
-from wsfleet.fleet.reloading import Reloaded, reload_and_tell
+from wsfleet.fleet.reloading import Reloaded, reload_and_log
 from wsfleet.runtime.systemd import ENDING, Notifier
 
 __all__ = ["BaseRun"]
@@ -57,7 +57,7 @@ class BaseRun(ABC):
 
     async def _reload_and_notify(self) -> None:
         self._notifier.reloading()
-        await reload_and_tell(self.reload)
+        await reload_and_log(self.reload)
         self._notifier.ready(self._status())
 
     async def _notify_manager(self) -> None:
