@@ -320,10 +320,10 @@ def test_load_gives_the_fleet_or_raises_every_fault(tmp_path: Path) -> None:
         ("[[connect]]\nurl = 'ws://h'", "[[connect]] 2 url: unknown key; did you mean 'uri'?"),
         ("name = 1", "name: unknown section"),
         ("[fleet]\ndrain = 1", "[fleet] drain: unknown key; did you mean 'drain_s'?"),
-        ("[process]\npattern = '>'", "[process]: there may be several of them; write [[process]]"),
+        ("[process]\npattern = '>'", "[process]: must be an array of tables; write [[process]]"),
         ("[[connect]]\nuri = 1", '[[connect]] 2 uri: must be text or "module:function", not 1'),
         ("[[connect]]\nuri = 'ws://h'\nrequired = 1", "required: must be true or false, not 1"),
-        ("[[connect]]\nuri = 'ws://h'\nsubprotocols = 'v1'", "subprotocols: must be a list of texts, not 'v1'"),
+        ("[[connect]]\nuri = 'ws://h'\nsubprotocols = 'v1'", "subprotocols: must be a list of strings, not 'v1'"),
         ("[[connect]]\nuri = 'ws://h'\nsubprotocols = [1]", "subprotocols[1]: must be text, not 1"),
         ("[[connect]]\nuri = 'ws://h'\nheaders = { a = 1 }", "headers.a: must be text, not 1"),
         ("[[connect]]\nuri = 'ws://h'\ncompression = 'gzip'", "compression: 'gzip' is unknown; there are deflate"),
@@ -362,9 +362,9 @@ def test_load_gives_the_fleet_or_raises_every_fault(tmp_path: Path) -> None:
         # what is missing, or too much
         ("[[connect]]\nname = 'b'", '[[connect]] 2 "b": has no uri; write uri = "wss://..."'),
         ("[[process]]\nhandler = 'handlers:on_trade'", "[[process]] 1: has no pattern"),
-        ("[[process]]\npattern = '>'", "[[process]] 1: has no handler; name one, or a sink"),
+        ("[[process]]\npattern = '>'", "[[process]] 1: has no handler; name a handler or a sink"),
         ("[[process]]\npattern = '>'\nhandler = 'handlers:on_trade'\nsink = 'stdout'", "has a handler and a sink"),
-        ("[[connect]]\nuri = 'ws://h'\nbuffer.messages = 3", "[[connect]] 2 buffer: goes with a handler or a sink"),
+        ("[[connect]]\nuri = 'ws://h'\nbuffer.messages = 3", "[[connect]] 2 buffer: requires a handler or a sink"),
         # names and patterns
         ("[[connect]]\nuri = 'ws://h'\nname = 'a'", "[[connect]] 2 \"a\" name: 'a' is in use"),
         ("[[connect]]\nuri = 'ws://h'\nname = 'a.b'", "name: must be one token"),
@@ -391,10 +391,10 @@ def test_load_gives_the_fleet_or_raises_every_fault(tmp_path: Path) -> None:
         # references to the environment and to files
         ("[[connect]]\nuri = 'ws://h/${NOPE}'", "uri: the environment variable NOPE is not set"),
         ("[[connect]]\nuri = 'ws://h/${file:nope}'", "nope cannot be read: No such file or directory"),
-        ("[[connect]]\nuri = 'ws://h/${A B}'", "uri: ${A B} names no environment variable"),
-        ("[[connect]]\nuri = 'ws://h/${A'", "uri: '${' without a '}'; write ${NAME}, or $${ for the text itself"),
+        ("[[connect]]\nuri = 'ws://h/${A B}'", "uri: ${A B} is not a valid substitution"),
+        ("[[connect]]\nuri = 'ws://h/${A'", "uri: '${' without a '}'; write ${NAME}, or $${ for a literal ${"),
         # pools, and what calls are made
-        ("[[pool]]\nuri = 'ws://h'\nname = 'p'", '[[pool]] 1 "p": has no size; say how many connections'),
+        ("[[pool]]\nuri = 'ws://h'\nname = 'p'", '[[pool]] 1 "p": has no size; set the number of connections'),
         ("[[pool]]\nuri = 'ws://h'\nname = 'p'\nsize = 0", "size: must be a whole number from 1, not 0"),
         ("[[pool]]\nuri = 'ws://h'\nname = 'p'\nsize = '2'", "size: must be a whole number, not '2'"),
         ("[[pool]]\nuri = 'ws://h'\nname = 'p'\nsize = 2\ndecode = 'text'", "decode: = 'text' gives no ids"),
@@ -459,7 +459,7 @@ def test_all_faults_in_one_go(check: Check) -> None:
         "feeds.toml:4: [fleet] limits.connects_per_s: must be a number above 0 or None, not -1",
         "feeds.toml:4: [fleet] limits.handshakes: must be a whole number from 1, not 0",
         'feeds.toml:7: [[connect]] 1 "a" uri: the environment variable NOPE is not set; '
-        "set it, or write $${NOPE} for the text itself",
+        "set it, or write $${NOPE} for a literal ${NOPE}",
         'feeds.toml:9: [[connect]] 1 "a" headers: must be a table or "module:function", not 3',
         'feeds.toml:10: [[connect]] 1 "a" reconnect.factor: must be a number from 1, not 0',
         "feeds.toml:10: [[connect]] 1 \"a\" reconnect.max_s: '1 y': unknown unit 'y'; there are ms, s, min, h",

@@ -222,7 +222,7 @@ async def test_who_cannot_be_reloaded_says_so(file: Path) -> None:
         async with running(file) as fleet:
             first = asyncio.create_task(fleet.reload())
             await asyncio.sleep(0)
-            with pytest.raises(FleetError, match="under way"):
+            with pytest.raises(FleetError, match="already in progress"):
                 await fleet.reload()
             await first
 

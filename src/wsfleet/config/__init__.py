@@ -1,4 +1,4 @@
-"""A fleet from a TOML file: the same options as in a program, under the same names.
+"""Creates a fleet from a TOML file. Options have the same names as in a program.
 
 ```toml
 [fleet]
@@ -17,20 +17,20 @@ pattern = "trades.*"
 handler = "handlers:on_trade"
 ```
 
-- `[[connect]]` has the fields of `Endpoint`, `[[pool]]` also `size`, `identify` and `match`; both take a `handler`
-  or a `sink` with the keywords of `[[process]]`. Relative paths, and the modules of functions, are looked for in the
-  file's folder.
-- A function is `"module:function"`. Where text may stand as well (`uri`, `topic`, `decode`, `heartbeat`), a string of
-  that shape is a function; `{ text = "a:b" }` says that it is not, `{ function = "a:b" }` that it is. What something
-  was filled into is text there: the environment does not say what is run.
+- `[[connect]]` has the fields of `Endpoint`, and `[[pool]]` also has `size`, `identify` and `match`. Both accept a
+  `handler` or a `sink` with the keywords of `[[process]]`. Relative paths and the modules of functions are resolved
+  in the file's directory.
+- A function is written `"module:function"`. For options that also accept text (`uri`, `topic`, `decode`,
+  `heartbeat`), a string of this form is a function; `{ text = "a:b" }` makes it text, `{ function = "a:b" }` a
+  function. A string with a substitution is always text: the environment cannot choose the code to run.
 - `[http]` serves a status page, metrics and reports: `listen`, by default "127.0.0.1:9464", and a `token`.
-- `on_open` may be a list of payloads to send: strings as text, tables and lists as JSON.
-- Numbers are in the field's unit, or text with one: "500 ms", "10 s", "2 min", "1 h", "64 KB", "16 MiB". `false` is
-  none, as in `ping_s = false`.
-- `${NAME}` in a string is the environment's value, `${file:PATH}` a file's content without the newline at its end,
-  `$$` a `$`. No fault shows what was filled in.
-- `ssl = { ca = "ca.pem", cert = "client.pem", key = "client.key" }`: `ca` in place of the system's authorities;
-  certificates are always verified.
+- `on_open` may be a list of payloads to send: strings are sent as text, tables and lists as JSON.
+- Numbers are in the field's unit, or strings with a unit: "500 ms", "10 s", "2 min", "1 h", "64 KB", "16 MiB".
+  `false` means None, for example `ping_s = false`.
+- `${NAME}` in a string is replaced by the environment variable, `${file:PATH}` by the content of a file without the
+  newline at its end, `$$` by `$`. Messages about faults do not show substituted values.
+- `ssl = { ca = "ca.pem", cert = "client.pem", key = "client.key" }`: `ca` replaces the system's certificate
+  authorities. Certificates are always verified.
 """
 
 from __future__ import annotations
@@ -58,9 +58,10 @@ __all__ = ["Fault", "Reloader", "Report", "check", "load"]
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What was found in a file. `fleet` is there where nothing is wrong; it is declared, not started.
+    """The result of checking a file.
 
-    `endpoints` are those of its connections and pools, with their names; `entries` and `settings` are for a `Reloader`.
+    `fleet` is the declared fleet, not started, or None if there are faults. `endpoints` are the names and options of
+    its connections and pools. `entries` and `settings` are used by `Reloader`.
     """
 
     faults: tuple[Fault, ...] = ()
@@ -72,9 +73,9 @@ class Report:
 
 
 def check(path: str | os.PathLike[str], *, environ: Mapping[str, str] = os.environ) -> Report:
-    """Read the file at `path`, and report everything that is wrong with it in one go.
+    """Check the file at `path`, and return all of its faults and warnings in one report.
 
-    The modules of its handlers are imported; no file is written, no connection opened.
+    Imports the modules of its handlers. Writes no file and opens no connection.
     """
     path = Path(path)
     try:
@@ -87,7 +88,7 @@ def check(path: str | os.PathLike[str], *, environ: Mapping[str, str] = os.envir
     return report
 
 
-def _check(path: Path, text: str, document: dict[str, Any], environ: Mapping[str, str]) -> Report:
+def _check(path: Path, source: str, document: dict[str, Any], environ: Mapping[str, str]) -> Report:
     substitutor = Substitutor(path.parent, environ)
     reader = Reader(path.parent, substitutor)
     builder = FleetBuilder(reader)
@@ -97,18 +98,18 @@ def _check(path: Path, text: str, document: dict[str, Any], environ: Mapping[str
     if not reader.faults and not builder.warnings:
         return Report(fleet=fleet, endpoints=tuple(builder.endpoints), entries=entries, settings=settings)
 
-    lines = find_lines(text)
+    lines = find_lines(source)
 
     def located(found: list[tuple[Place, str]]) -> tuple[Fault, ...]:
-        placed = sorted(((line_of(place, lines) or 0, format_place(place, substituted), said) for place, said in found))
+        placed = sorted(((line_of(place, lines) or 0, format_place(place, substituted), text) for place, text in found))
         faults = (
-            Fault.of(": ".join(filter(None, (f"{path}:{line}" if line else str(path), place))), said)
-            for line, place, said in placed
+            Fault.of(": ".join(filter(None, (f"{path}:{line}" if line else str(path), place))), text)
+            for line, place, text in placed
         )
         return tuple(dict.fromkeys(faults))
 
     def hidden(found: list[tuple[Place, str]]) -> list[tuple[Place, str]]:
-        return [(place, substitutor.hide(said)) for place, said in found]
+        return [(place, substitutor.hide(text)) for place, text in found]
 
     faults = located(reader.faults)
     warnings = located(hidden(builder.warnings))
@@ -116,9 +117,9 @@ def _check(path: Path, text: str, document: dict[str, Any], environ: Mapping[str
 
 
 def load(path: str | os.PathLike[str], *, environ: Mapping[str, str] = os.environ) -> Fleet:
-    """Return the fleet that the file at `path` describes, ready to start.
+    """Create the fleet that the file at `path` describes. It is not started.
 
-    Raises ConfigError with every fault of the file: one line each in its text, and as `(place, text)` in `faults`.
+    Raises ConfigError with all faults of the file: one per line in its text, and as `(place, text)` in `faults`.
     """
     report = check(path, environ=environ)
     if report.fleet is None:

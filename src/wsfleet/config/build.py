@@ -1,4 +1,4 @@
-"""Declares a fleet as the sections of a file say. Nothing is opened or started by that."""
+"""Declares a fleet from the sections of a file. Opens and starts nothing."""
 
 from __future__ import annotations
 
@@ -21,47 +21,47 @@ from wsfleet.pipeline.handler import Plan, check_processor
 
 __all__ = ["FleetBuilder"]
 
-# What stands behind `#:`, here and in the options, is the meaning that the configuration reference shows.
+# The comments after `#:`, here and in the options, are the descriptions in the configuration reference.
 _FLEET = {
-    "name": str,  #: what logs and reports call it
-    "drain_s": float,  #: at the end: how long processors may go on with what has come in
-    "limits": Limits,  #: what one host is asked for at a time
+    "name": str,  #: the fleet's name in logs and reports
+    "drain_s": float,  #: at shutdown: time limit for processing the messages already received
+    "limits": Limits,  #: limits on connection attempts per host
 }
 _TARGET = {
-    "handler": Callable[..., Any],  #: the function that is called, async or plain
-    "sink": str,  #: where messages go without a function: "stdout", or "jsonl:PATH"
+    "handler": Callable[..., Any],  #: the function to call, async or plain
+    "sink": str,  #: destination of messages without a function: "stdout" or "jsonl:PATH"
 }
 _OPTIONS = get_type_hints(ProcessorOptions)
 _ENDPOINT = get_type_hints(Endpoint)
 _CONNECT = _ENDPOINT | _TARGET | _OPTIONS
 _POOL = _CONNECT | {
-    "size": int,  #: how many connections
-    "identify": Identify,  #: a function of a request that returns its id, and what to send
-    "match": Match,  #: a function of a message that returns the id that it replies to, or None
+    "size": int,  #: number of connections
+    "identify": Identify,  #: a function of a request that returns its id and the payload to send
+    "match": Match,  #: a function of a message that returns the id of the request it answers, or None
 }
 _PROCESS = (
     {
-        "pattern": str,  #: the topics: `*` is one token, `>` the rest
-        "name": str,  #: the subscription's name, one token; by default the function's or the sink's
+        "pattern": str,  #: the topics to process: `*` matches one token, `>` the rest
+        "name": str,  #: the subscription's name, one token; by default the name of the function or the sink
     }
     | _TARGET
     | _OPTIONS
 )
 _HTTP = {
-    "listen": str,  #: address and port; one that is not on loopback needs a token
-    "token": str,  #: what others must show, as Authorization: Bearer TOKEN; without one nothing can be changed
+    "listen": str,  #: address and port; an address other than loopback requires a token
+    "token": str,  #: clients must send it as Authorization: Bearer TOKEN; without one, nothing can be changed over HTTP
 }
 
-# Stand in for what is faulty, so that everything else about the entry is still looked at.
+# Placeholders for faulty values, so that the rest of the entry is still checked.
 _URI = "wss://stand-in.invalid"
 
 
 async def _handler(message: Any) -> None:
-    """Stand in for a handler that could not be found; such a fleet is never started."""
+    """Placeholder for a handler that was not found. The fleet of a faulty file is never started."""
 
 
 class FleetBuilder:
-    """Goes through the sections once; afterwards there is a fleet, and the reader has the faults."""
+    """Builds a fleet from the sections of a document. The reader collects the faults."""
 
     def __init__(self, reader: Reader) -> None:
         self.warnings: list[tuple[Place, str]] = []
@@ -72,7 +72,7 @@ class FleetBuilder:
         self._topics: list[str] | None = []  # None: not all are known
 
     def build(self, document: Mapping[str, Any]) -> Fleet:
-        """Return the fleet that `document` describes, without what is faulty."""
+        """Return the fleet that `document` describes, without the faulty entries."""
         reader = self._reader
         sections = {"connect": self._connect, "pool": self._pool, "process": self._process}
         for key in document:
@@ -82,7 +82,7 @@ class FleetBuilder:
         for section, declare in sections.items():
             entries = document.get(section, [])
             if not isinstance(entries, list):
-                reader.note((section,), f"there may be several of them; write [[{section}]]")
+                reader.note((section,), f"must be an array of tables; write [[{section}]]")
                 entries = []
             for number, entry in enumerate(entries):
                 declare(fleet, entry, (section, number))
@@ -116,7 +116,7 @@ class FleetBuilder:
 
         values, faulty = self._reader.table(table, _POOL, place)
         if not {"size"} & (values.keys() | faulty):
-            self._reader.note(place, "has no size; say how many connections")
+            self._reader.note(place, "has no size; set the number of connections")
         self._declare_endpoint(fleet, table, pool, {"decode": "json"} | values, faulty, place, size=1)
 
     def _declare_endpoint(
@@ -137,7 +137,7 @@ class FleetBuilder:
         if "target" not in values:
             for key in [key for key in values if key in _OPTIONS]:
                 del values[key]
-                reader.note((*place, key), "goes with a handler or a sink; name one")
+                reader.note((*place, key), "requires a handler or a sink")
         try:
             registry, endpoint = reader.build(partial(declare, fleet), values, faulty, place, uri=_URI, **stand_ins)
         except Skip:
@@ -160,9 +160,9 @@ class FleetBuilder:
         values, faulty = self._reader.table(table, _PROCESS, place)
         given = values.keys() | faulty
         if "pattern" not in given:
-            self._reader.note(place, "has no pattern; say which topics")
+            self._reader.note(place, "has no pattern; set the topics to process")
         if not {"handler", "sink"} & given:
-            self._reader.note(place, "has no handler; name one, or a sink")
+            self._reader.note(place, "has no handler; name a handler or a sink")
         self._take_target(values, faulty, place)
         known = len(self._reader.faults)
         name = self._reader.build(partial(process, fleet), values, faulty, place, pattern=">", target=_handler)
@@ -173,11 +173,11 @@ class FleetBuilder:
     def _note_entry(
         self, place: Place, name: str, table: Any, declare: Callable[..., Any], values: dict[str, Any]
     ) -> None:
-        """Keep what it takes to declare the same in another fleet, under the name that it has got here."""
+        """Store the function that declares the entry in another fleet, under the name that it has in this one."""
         self.entries.append(Entry(str(place[0]), name, table, lambda fleet: declare(fleet, **values | {"name": name})))
 
     def _take_target(self, values: dict[str, Any], faulty: set[str], place: Place) -> None:
-        """Put the handler or the sink into `values`, as "target"."""
+        """Replace the handler or the sink in `values` by the key "target"."""
         if {"handler", "sink"} <= values.keys() | faulty:
             self._reader.note(place, "has a handler and a sink; name one of them")
         handler, sink = values.pop("handler", None), values.pop("sink", None)
@@ -205,5 +205,5 @@ class FleetBuilder:
             if not any(can_match(pattern, topic) for topic in topics):
                 like = topics if pattern.startswith("$") else sorted(set(self._topics))
                 known = get_close_matches(pattern, like, n=3, cutoff=0.5) or like[:3]
-                there = f"; there are {', '.join(known)}" if known else ""
-                self.warnings.append((place, f"no topic can match {pattern!r}{there}"))
+                hint = f"; there are {', '.join(known)}" if known else ""
+                self.warnings.append((place, f"no topic can match {pattern!r}{hint}"))

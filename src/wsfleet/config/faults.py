@@ -1,4 +1,4 @@
-"""What is wrong with a configuration file, and where."""
+"""Faults of a configuration file and their places."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from wsfleet.core.text import printable
 __all__ = ["DEEPEST", "BadValue", "Fault", "Place", "closest", "did_you_mean", "format_place"]
 
 Place = tuple[str | int, ...]
-"""The way to a value from the top of the file: `("connect", 1, "reconnect", "max_s")`. Indexes are from 0."""
+"""Path to a value from the top of the file: `("connect", 1, "reconnect", "max_s")`. Indexes start at 0."""
 
 DEEPEST = 50
-"""Tables and lists in one another; no option needs ten."""
+"""Maximum nesting depth of tables and lists. No option needs ten."""
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class BadValue(Exception):
-    """A value of the file is not valid; the text says what would be."""
+    """A value of the file is not valid. The text names the valid values."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault: `where` for a person ("feeds.toml:12: [[connect]] 2"), and what is wrong there."""
+    """One fault: `where` is its place ("feeds.toml:12: [[connect]] 2"), `text` its description."""
 
     where: str
     text: str
@@ -37,7 +37,7 @@ class Fault:
 
     @classmethod
     def of(cls, where: str, text: str) -> Fault:
-        """Return the fault in one line, with nothing in it that a terminal would obey."""
+        """Create a fault of one line, with control characters escaped."""
         return cls(_one_line(where), _one_line(text))
 
 
@@ -46,21 +46,21 @@ def _one_line(text: str) -> str:
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
-    """Return what of `known` was probably meant by `word`, or None."""
+    """Return the name in `known` that is most similar to `word`, or None."""
     by_lower = {each.lower(): each for each in known}
     close = get_close_matches(word.lower(), by_lower, n=1)
     return by_lower[close[0]] if close else None
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return a hint at what may stand instead of `word`: the closest of `known`, or all of them."""
+    """Return a hint that names the closest of `known` to `word`, or all of them."""
     known = list(known)
     close = closest(word, known)
     return f"did you mean {close!r}?" if close else f"there are {', '.join(known)}"
 
 
 def format_place(place: Place, document: Mapping[str, Any]) -> str:
-    """Return `place` for a person: `[[connect]] 2 "trades" reconnect.max_s`."""
+    """Format `place` for messages: `[[connect]] 2 "trades" reconnect.max_s`."""
     if not place:
         return ""
     section, rest = document.get(str(place[0])), place[1:]
@@ -68,7 +68,7 @@ def format_place(place: Place, document: Mapping[str, Any]) -> str:
         number, rest = rest[0], rest[1:]
         shown = f"[[{place[0]}]] {number + 1}"
         name = section[number].get("name") if isinstance(section[number], dict) else None
-        if type(name) is str:  # not one that was filled in from the environment
+        if type(name) is str:  # not SubstitutedText, which must not be shown
             shown += f' "{name}"'
     else:
         shown = f"[{place[0]}]" if isinstance(section, dict) else str(place[0])

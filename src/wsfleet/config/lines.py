@@ -1,4 +1,4 @@
-"""Which line of a TOML file a value stands in: tomllib does not tell."""
+"""Finds the line numbers of values in a TOML file, which tomllib does not report."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ __all__ = ["find_lines", "line_of"]
 
 
 _LAST = re.compile(r"\]|\"\"\"|'''")
-"""What is in the last line of a statement of several: they are arrays and strings."""
+"""Found in the last line of any multi-line statement, since only arrays and strings span lines."""
 
 
 def find_lines(text: str) -> dict[Place, int]:
-    """Return the line, from 1, in which each table, key and item of a good TOML document begins.
+    """Return the line number, from 1, of the start of each table, key and item of a valid TOML document.
 
-    Every statement of TOML is a whole number of lines and a document of its own, so tomllib itself can say where
-    one ends: where the lines collected so far can be parsed.
+    A TOML statement occupies whole lines and is itself a valid document. So it ends at the first line at which tomllib
+    can parse the lines collected so far.
     """
     lines: dict[Place, int] = {}
-    lengths: dict[Place, int] = {}  # of the arrays of tables so far
+    lengths: dict[Place, int] = {}  # current lengths of the arrays of tables
     table: Place = ()
     statement, begin = "", 1
     for number, line in enumerate(text.split("\n"), 1):
-        goes_on = bool(statement)
-        if not goes_on:
+        is_continued = bool(statement)
+        if not is_continued:
             begin = number
         statement += line + "\n"
-        if goes_on and not _LAST.search(line):
+        if is_continued and not _LAST.search(line):
             continue
         try:
             parsed = tomllib.loads(statement)
         except tomllib.TOMLDecodeError:
             continue  # in the middle of a statement
-        except RecursionError:  # nearly so deep that nobody could read it
+        except RecursionError:  # the whole document was parsed, but from a lower stack depth
             parsed = {}
         if statement.lstrip().startswith("["):
             table = _header(parsed, lengths)
-            for length in range(1, len(table) + 1):  # also what is around it: `[[name]]` has an index
+            for length in range(1, len(table) + 1):  # also its parents: `[[name]]` has an index
                 lines.setdefault(table[:length], begin)
         else:
             _note(parsed, table, begin, lines)
@@ -54,7 +54,7 @@ def _header(parsed: dict[str, Any], lengths: dict[Place, int]) -> Place:
     while node:
         ((key, node),) = node.items()
         place += (key,)
-        if isinstance(node, list):  # [[name]] begins one more
+        if isinstance(node, list):  # [[name]] appends a table
             node = node[0]
             lengths[place] = lengths.get(place, 0) + 1
         if place in lengths:
@@ -72,7 +72,7 @@ def _note(value: Any, place: Place, line: int, lines: dict[Place, int]) -> None:
 
 
 def line_of(place: Place, lines: dict[Place, int]) -> int | None:
-    """Return the line of `place`, or of the nearest table around it that has one."""
+    """Return the line of `place`, or of its nearest parent that has one."""
     while place and place not in lines:
         place = place[:-1]
     return lines.get(place)

@@ -1,4 +1,4 @@
-"""Reads a file as TOML. Whatever stands in it, what is wrong has its place, and nothing else is raised."""
+"""Reads a TOML file. Every error is reported as Unreadable with its place, whatever the file contains."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TOML_PLACE = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document
 
 
 class Unreadable(Exception):
-    """The file is no TOML: the one fault that it has until then."""
+    """The file cannot be read as TOML. `fault` has the place and the reason."""
 
     def __init__(self, where: str, text: str) -> None:
         super().__init__(text)
@@ -24,7 +24,7 @@ class Unreadable(Exception):
 
 
 def read(path: Path) -> tuple[str, dict[str, Any]]:
-    """Return the text of the file at `path`, and what it says. Raises Unreadable."""
+    """Return the text of the file at `path`, and the parsed document. Raises Unreadable."""
     try:
         text = path.read_text(encoding="utf-8-sig")
         return text, tomllib.loads(text)
@@ -36,8 +36,8 @@ def read(path: Path) -> tuple[str, dict[str, Any]]:
         raise Unreadable(str(path), f"cannot be read: {exc.strerror}; name a TOML file") from None
     except RecursionError:
         raise Unreadable(_breaking_line(path, text), "is nested too deeply to be read") from None
-    except ValueError:  # Python's own, of numbers
-        raise Unreadable(_breaking_line(path, text), "has a number of too many digits to be read") from None
+    except ValueError:  # from int(): sys.get_int_max_str_digits()
+        raise Unreadable(_breaking_line(path, text), "has a number with too many digits") from None
 
 
 def _not_toml(path: Path, text: str, error: tomllib.TOMLDecodeError) -> Unreadable:
@@ -45,18 +45,18 @@ def _not_toml(path: Path, text: str, error: tomllib.TOMLDecodeError) -> Unreadab
     if found is None:
         return Unreadable(str(path), str(error))
     line, column = (found[2], found[3]) if found[2] else (text.count("\n") + 1, len(text.rpartition("\n")[2]) + 1)
-    what = found[1][:1].lower() + found[1][1:]
-    return Unreadable(f"{path}:{line}:{column}", f"not TOML: {what}; mend this first, the rest is read afterwards")
+    reason = found[1][:1].lower() + found[1][1:]
+    return Unreadable(f"{path}:{line}:{column}", f"not TOML: {reason}; the rest of the file was not checked")
 
 
 def _breaking_line(path: Path, text: str) -> str:
-    """Return the place of what tomllib cannot read without telling where: the line it gets no further than."""
+    """Return the line that tomllib cannot parse, by bisection: RecursionError and ValueError do not contain it."""
     lines = text.split("\n")
 
     def breaks(count: int) -> bool:
         try:
             tomllib.loads("\n".join(lines[:count]))
-        except tomllib.TOMLDecodeError:  # before it: cut off in the middle
+        except tomllib.TOMLDecodeError:  # before that line: a statement is cut off
             return False
         except (RecursionError, ValueError):
             return True

@@ -1,4 +1,4 @@
-"""Finds `module:function`, with the file's folder as the first place to look for modules."""
+"""Resolves `module:function`, with the file's directory first in the import path."""
 
 from __future__ import annotations
 
@@ -19,28 +19,28 @@ __all__ = ["References", "is_reference"]
 _DOTTED = r"[^\W\d]\w*(?:\.[^\W\d]\w*)*"
 _REFERENCE = re.compile(rf"({_DOTTED}):({_DOTTED})")
 
-# Modules by top name, and the folder that they were imported from for a file. Another file in another folder may
-# have a `handlers` of its own; it must not get the first one's.
-_homes: dict[str, Path] = {}
+# The directory from which each top-level module was imported for a file. A file in another directory may have its own
+# module `handlers`, and must not get the first one.
+_origins: dict[str, Path] = {}
 
 
 def is_reference(text: str) -> bool:
-    """Tell whether `text` has the shape `module:function`."""
+    """Whether `text` has the form `module:function`."""
     return _REFERENCE.fullmatch(text) is not None
 
 
 class References:
-    """Finds what references mean. Every module is imported once, also one that fails."""
+    """Resolves references. Every module is imported only once, also if the import fails."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder.resolve()
         self._modules: dict[str, ModuleType | BadValue] = {}
-        self._old: set[ModuleType] = set()  # imported before we came: their files may say something else by now
+        self._old: set[ModuleType] = set()  # imported earlier, so their files may have changed since
 
     def find(self, reference: str, like: type | None = None) -> Any:
-        """Return what `module:function` names; dots on both sides go deeper.
+        """Return the object that `module:function` names. Both sides may be dotted.
 
-        Raises BadValue, with a hint at functions, or first at instances of `like`, that may have been meant.
+        Raises BadValue, with a hint at similar names: of instances of `like` if there are any, or else of functions.
         """
         parts = _REFERENCE.fullmatch(reference)
         if parts is None:
@@ -67,55 +67,57 @@ class References:
 
     def _import(self, name: str) -> ModuleType | BadValue:
         top = name.partition(".")[0]
-        self._look_here_first(top)
+        self._prefer_own_folder(top)
         is_old = name in sys.modules
         try:
             module = importlib.import_module(name)
         except ModuleNotFoundError as exc:
             if exc.name is None or not f"{name}.".startswith(f"{exc.name}."):
                 return self._failed(name, exc)
-            there = [path.stem for path in self._folder.glob("*.py")]
-            hint = did_you_mean(name, there) if there else f"make {name.replace('.', '/')}.py"
+            modules = [path.stem for path in self._folder.glob("*.py")]
+            hint = did_you_mean(name, modules) if modules else f"create {name.replace('.', '/')}.py"
             return BadValue(f"there is no module {name!r} in {self._folder}; {hint}")
         except (Exception, SystemExit) as exc:
             return self._failed(name, exc)
         if Path(getattr(sys.modules[top], "__file__", None) or "/").is_relative_to(self._folder):
-            _homes[top] = self._folder
+            _origins[top] = self._folder
         if is_old:
             self._old.add(module)
         return module
 
-    def _look_here_first(self, top: str) -> None:
+    def _prefer_own_folder(self, top: str) -> None:
         folder = str(self._folder)
         if folder in sys.path:
             sys.path.remove(folder)
         sys.path.insert(0, folder)
-        importlib.invalidate_caches()  # the file may be younger than the last look into its folder
-        if _homes.get(top, self._folder) != self._folder:
+        importlib.invalidate_caches()  # the module's file may be newer than the cached directory listing
+        if _origins.get(top, self._folder) != self._folder:
             for module in [each for each in sys.modules if each == top or each.startswith(f"{top}.")]:
                 del sys.modules[module]
 
     def _failed(self, name: str, error: BaseException) -> BadValue:
-        # Where in the user's own code it happened; the frames of the import machinery say nothing.
+        # The last frame in the user's code; the frames of the import machinery are of no use.
         where = ""
         for frame in traceback.extract_tb(error.__traceback__):
             if Path(frame.filename).is_relative_to(self._folder):
                 where = f" ({Path(frame.filename).name}, line {frame.lineno})"
         text = redact_text(" ".join(f"{type(error).__name__}: {error}".split()))
-        return BadValue(f"importing {name!r} failed: {text}{where}; it must be importable without running anything")
+        return BadValue(f"importing {name!r} failed: {text}{where}")
 
 
 def _hint(step: str, found: Any, like: type | None) -> str:
     own = {name: value for name, value in getattr(found, "__dict__", {}).items() if not name.startswith("_")}
     wanted = [name for name, value in own.items() if like is not None and isinstance(value, like)]
-    if not wanted:  # what it has imported itself is hardly meant
-        home = found.__name__ if isinstance(found, ModuleType) else getattr(found, "__module__", None)
-        wanted = [name for name, value in own.items() if callable(value) and getattr(value, "__module__", None) == home]
+    if not wanted:  # functions defined in the module itself, not those that it imports
+        module = found.__name__ if isinstance(found, ModuleType) else getattr(found, "__module__", None)
+        wanted = [
+            name for name, value in own.items() if callable(value) and getattr(value, "__module__", None) == module
+        ]
     return did_you_mean(step, wanted) if 0 < len(wanted) <= 20 else "define it there"
 
 
 def _assigns(module: ModuleType, name: str) -> bool:
-    """Whether the text of the module's file gives something this name."""
+    """Whether the source of the module's file defines `name`."""
     try:
         text = Path(str(module.__file__)).read_text(encoding="utf-8")
         return symtable.symtable(text, "", "exec").lookup(name).is_assigned()

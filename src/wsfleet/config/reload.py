@@ -1,9 +1,9 @@
-"""Reads a fleet's file again while the fleet runs, and changes only what the file changed.
+"""Reloads the configuration file of a running fleet, and changes only the entries that differ.
 
-An entry is known by its section and its name. One whose table says what it said before, with what is filled in from the
-environment and from files, is not touched: its sockets, its mailbox and what waits there stay. Modules are not imported
-again, so a changed function needs a restart, or a new one in a module that is in use; so do changes of `[fleet]` and
-`[http]`, which are told.
+An entry is identified by its section and its name. If its table is unchanged, including the values substituted from the
+environment and from files, it is not touched: its connections and its queued messages stay. Modules are not imported
+again, so a restart is needed for a changed function, and for a new function in a module that is in use. Changes of
+`[fleet]` and `[http]` need a restart too, and are reported.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One table of a file: what it says, and how to declare it in another fleet."""
+    """One table of a file, and the function that declares it in another fleet."""
 
     section: str
     name: str
@@ -42,27 +42,28 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class _Changes:
-    """What a file says now, and how that differs from before."""
+    """The entries of the new file, and the differences from the current ones."""
 
     wanted: dict[Key, Entry]
     gone: list[Entry]
     changed: list[Entry]
     added: list[Entry]
     restarts: list[str]
-    untouched: set[str]  # endpoints, the members of pools among them
+    untouched: set[str]  # names of endpoints, including the members of pools
 
     def done(self, sessions: Mapping[str, int], faults: Sequence[str] = ()) -> Reloaded:
-        """Return what this came to; `sessions` has the number of each endpoint's session now."""
-        told = (("removed", self.gone), ("changed", self.changed), ("added", self.added))
-        changes = [Change(entry.section, entry.name, what) for what, entries in told for entry in entries]
+        """Return the result of the reload. `sessions` has each endpoint's current session number."""
+        kinds = (("removed", self.gone), ("changed", self.changed), ("added", self.added))
+        changes = [Change(entry.section, entry.name, kind) for kind, entries in kinds for entry in entries]
         kept = {name: number for name, number in sessions.items() if name in self.untouched}
         return Reloaded(changes, self.restarts, kept, faults)
 
 
 class Reloader:
-    """Keeps one fleet like its file. `report` is what the fleet was declared from, and `read` makes another.
+    """Applies changes of a file to its running fleet.
 
-    `keeps(section, name)` tells which entries are this fleet's: of a fleet that is divided, others have the rest.
+    `report` is the one from which the fleet was declared; `read` reads the file into a new one. `keeps(section, name)`
+    is whether an entry belongs to this fleet: a divided fleet has only some of them.
     """
 
     def __init__(self, path: Path, report: Report, read: Callable[[Path], Report]) -> None:
@@ -74,14 +75,15 @@ class Reloader:
         self.keeps: Callable[[str, str], bool] = lambda section, name: True
 
     async def reload(self, fleet: Fleet) -> Reloaded:
-        """Read the file again, change what is different, and return a line for each change.
+        """Read the file, apply the differences, and return a line for each change.
 
-        Raises ConfigError with every fault of the file, and then nothing was changed; FleetError where another reload
-        is under way, or the fleet does not run. What is removed or changed drains as `Connection.close()` does.
-        Cancelled, it leaves undone what it has not begun.
+        A removed or changed entry drains like `Connection.close()`.
+
+        Raises ConfigError with all faults of the file, before anything is changed; FleetError if another reload is in
+        progress or if the fleet is not running. If cancelled, changes that have not started are not made.
         """
         if self._busy:
-            raise FleetError("a reload is under way; try again when it is done")
+            raise FleetError("a reload is already in progress; try again later")
         control_of(fleet).check_reloadable()
         self._busy = True
         try:
@@ -90,8 +92,8 @@ class Reloader:
             self._busy = False
 
     async def read(self) -> Report:
-        """Read the file, and change nothing. Raises ConfigError with every fault."""
-        # Elsewhere, as thousands of endpoints take a while, and so may a module that is new.
+        """Read the file without changing anything. Raises ConfigError with all faults."""
+        # In a thread: thousands of endpoints, or the import of a new module, would block the loop.
         report = await asyncio.to_thread(self._read, self._path)
         if report.fleet is None:
             text = "\n".join(map(str, report.faults))
@@ -99,7 +101,7 @@ class Reloader:
         return report
 
     def note(self, report: Report, sessions: Mapping[str, int], faults: Sequence[str]) -> Reloaded:
-        """Return what `report` changes, and take it as done: others did it, and found `faults`."""
+        """Record `report` as applied by the workers, which found `faults`, and return the changes."""
         changes = self._changes(report)
         self._entries = changes.wanted
         return changes.done(sessions, faults)
@@ -121,7 +123,7 @@ class Reloader:
     async def _apply(self, fleet: Fleet, report: Report) -> Reloaded:
         changes = self._changes(report)
         with control_of(fleet).kept_open():
-            # What is gone first: its names may be taken by others. All at once, as each may drain for a while.
+            # Removals first, since new entries may use their names. Concurrently, since each may drain for a while.
             await asyncio.gather(
                 *(self._close(fleet, entry) for entry in changes.gone),
                 *(self._replace(fleet, entry) for entry in changes.changed),
@@ -131,7 +133,7 @@ class Reloader:
         return changes.done(control_of(fleet).session_counts())
 
     async def _replace(self, fleet: Fleet, entry: Entry) -> None:
-        if entry.section == "process":  # its name is free at once, so that no message finds nobody
+        if entry.section == "process":  # declare the new one before the old one has drained, so no message is unrouted
             finish = control_of(fleet).detach_processor(entry.name)
             self._declare(fleet, entry)
             if finish is not None:

@@ -15,14 +15,14 @@ __all__ = ["UNRESOLVED", "SubstitutedText", "Substitutor"]
 
 _PART = re.compile(r"\$\$|\$\{(?:([^}]*)(\}))?")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_FILE_MAX = 2**16  # a secret is shorter, and /dev/zero longer
-_BETWEEN = re.compile(r"[\s.,:;/@?#&=|'\"(){}\[\]<>\\]+")  # what a value is taken apart at, so that a part is quoted
-_SHORT = 4  # a shorter secret is part of too many words to be looked for inside of them
+_FILE_MAX = 2**16  # longer than any secret; limits the read of an endless file such as /dev/zero
+_BETWEEN = re.compile(r"[\s.,:;/@?#&=|'\"(){}\[\]<>\\]+")  # separators: a message may quote a part of a value
+_SHORT = 4  # a shorter secret occurs in too many words to be searched for in them
 _WHOLE = range(-(2**63), 2**63)
 
 
 class SubstitutedText(str):
-    """A string with `values` substituted. `template` is the text of the file, which may be shown."""
+    """A string with `values` substituted. `template` is the original text of the file, which is not secret."""
 
     __slots__ = ("template", "values")
 
@@ -31,7 +31,7 @@ class SubstitutedText(str):
 
 
 class _Unresolved:
-    """In place of a string whose substitution failed: the fault is noted, the value is unknown."""
+    """Replaces a string whose substitution failed. The fault is already noted."""
 
 
 UNRESOLVED = _Unresolved()
@@ -64,7 +64,7 @@ class Substitutor:
         if part[0] == "$$":
             return "$"
         if not part[2]:
-            raise BadValue("'${' without a '}'; write ${NAME}, or $${ for the text itself")
+            raise BadValue("'${' without a '}'; write ${NAME}, or $${ for a literal ${")
         reference: str = part[1]
         value = self._file(reference[5:]) if reference.startswith("file:") else self._variable(reference)
         self._secrets.add(value)
@@ -73,10 +73,10 @@ class Substitutor:
 
     def _variable(self, name: str) -> str:
         if not _NAME.fullmatch(name):
-            raise BadValue(f"${{{name}}} names no environment variable; write ${{NAME}} or ${{file:PATH}}")
+            raise BadValue(f"${{{name}}} is not a valid substitution; write ${{NAME}} or ${{file:PATH}}")
         if name not in self._environ:
             raise BadValue(
-                f"the environment variable {name} is not set; set it, or write $${{{name}}} for the text itself"
+                f"the environment variable {name} is not set; set it, or write $${{{name}}} for a literal ${{{name}}}"
             )
         return self._environ[name]
 
@@ -85,34 +85,34 @@ class Substitutor:
         try:
             path = self._folder / Path(name).expanduser()
             if path.exists() and not path.is_file() and not path.is_dir():
-                # Reading a pipe would wait for its writer.
-                raise BadValue(f"{path} is no file that ends; name one that holds the value")
+                # Reading a FIFO would block until it has a writer.
+                raise BadValue(f"{path} is not a regular file; name a file that contains the value")
             with path.open("rb") as file:
                 content = file.read(_FILE_MAX + 1)
             if len(content) > _FILE_MAX:
-                raise BadValue(f"{path} has more than {_FILE_MAX} bytes; a secret's file holds the secret alone")
+                raise BadValue(f"{path} is larger than {_FILE_MAX} bytes; it must contain only the value")
             return content.decode().rstrip("\r\n")
         except UnicodeDecodeError:
-            raise BadValue(f"{path} is not text in UTF-8; a secret's file holds the secret alone") from None
-        except (OSError, ValueError, RuntimeError) as exc:  # RuntimeError: of "~somebody", who is unknown
-            why = exc.strerror if isinstance(exc, OSError) else str(exc).rstrip(".").lower()
-            raise BadValue(f"{path} cannot be read: {why}; it should hold the value") from None
+            raise BadValue(f"{path} is not text in UTF-8; it must contain only the value") from None
+        except (OSError, ValueError, RuntimeError) as exc:  # RuntimeError: "~user" with an unknown user
+            reason = exc.strerror if isinstance(exc, OSError) else str(exc).rstrip(".").lower()
+            raise BadValue(f"{path} cannot be read: {reason}; it must contain the value") from None
 
     def substitute_all(self, value: Any, place: Place, faults: list[tuple[Place, str]]) -> Any:
         """Return `value` with the references in all its strings substituted.
 
-        If one fails, UNRESOLVED takes its place and the fault is added to `faults`. The same happens to numbers of more
-        than 64 bits, which TOML does not have, and to tables and lists that are nested too deeply.
+        A string whose substitution fails is replaced by UNRESOLVED, and the fault is added to `faults`. So are integers
+        of more than 64 bits, which TOML does not allow, and tables and lists that are nested too deeply.
         """
         if len(place) > DEEPEST:
-            faults.append((place[:3], f"is nested in more than {DEEPEST} tables and lists"))
+            faults.append((place[:3], f"is nested more than {DEEPEST} levels deep"))
             return UNRESOLVED
         if isinstance(value, dict):
             return {key: self.substitute_all(item, (*place, key), faults) for key, item in value.items()}
         if isinstance(value, list):
             return [self.substitute_all(item, (*place, index), faults) for index, item in enumerate(value)]
         if isinstance(value, int) and value not in _WHOLE:
-            faults.append((place, "must be a whole number of 64 bits; TOML has no others"))
+            faults.append((place, "must be a 64-bit integer"))
             return UNRESOLVED
         if not isinstance(value, str):
             return value
@@ -126,10 +126,10 @@ class Substitutor:
         return substituted
 
     def hide(self, text: str, place: Place = ()) -> str:
-        """Return `text`, which is about `place`, without the substituted values.
+        """Return `text`, a message about `place`, without the substituted values.
 
-        Whole values are replaced by the text of the file, parts by `***`. Values at `place` are also searched in
-        pieces: a fault may quote one word of them.
+        Whole values are replaced by the text of the file, parts by `***`. Values at `place` are also searched for in
+        pieces, since a message may quote one word of them.
         """
         for value, template in self._substituted.items():
             if not value:
@@ -143,7 +143,7 @@ class Substitutor:
 
 
 def _touch(one: Place, other: Place) -> bool:
-    """Tell whether one of the places is in the other."""
+    """Whether one of the places contains the other."""
     return all(map(operator.eq, one, other))
 
 

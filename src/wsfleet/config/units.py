@@ -1,4 +1,4 @@
-"""Amounts with a unit: "500 ms", "16 MiB"."""
+"""Parses amounts with a unit: "500 ms", "16 MiB"."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _AMOUNT = re.compile(r"([+-]?(?:[0-9_]{1,40}(?:\.[0-9]{1,40})?|\.[0-9]{1,40}))\s
 
 
 def read_seconds(text: str) -> float:
-    """Return a duration in seconds; without a unit it is in seconds already. Raises BadValue."""
+    """Parse a duration and return seconds, which is also the default unit. Raises BadValue."""
     return float(_read(text, TIMES, "10 s"))
 
 
 def read_size(text: str) -> int:
-    """Return a size in bytes; without a unit it is in bytes already. Raises BadValue, also for parts of a byte."""
+    """Parse a size and return bytes, which is also the default unit. Raises BadValue, also for fractions of a byte."""
     size = _read(text, SIZES, "16 MiB")
     if size.denominator != 1:
         raise BadValue(f"{text!r} is not a whole number of bytes")
@@ -40,7 +40,7 @@ def _read(text: str, units: dict[str, Fraction], example: str) -> Fraction:
     found = _AMOUNT.fullmatch(text.strip())
     try:
         number = Fraction(found[1]) if found else None
-    except ValueError:  # underscores in the wrong places
+    except ValueError:  # misplaced underscores
         number = None
     if found is None or number is None:
         raise BadValue(f'{text!r} is not an amount; write a number, or a number with a unit as in "{example}"')

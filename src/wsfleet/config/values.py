@@ -1,4 +1,4 @@
-"""Reads the values of a file as what the options' own annotations ask for: no second list of keys and types."""
+"""Converts the values of a file to the types in the annotations of the options, so these are defined only once."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ T = TypeVar("T")
 
 _SIZES = frozenset({"bytes", "max_size"})
 _TLS_FILES = {
-    "ca": str,  #: authorities that are trusted in place of the system's, a PEM file
-    "cert": str,  #: our certificate, for servers that ask for one, a PEM file
-    "key": str,  #: its private key without a password, a PEM file
+    "ca": str,  #: PEM file of the certificate authorities to trust instead of the system's
+    "cert": str,  #: PEM file of the client certificate, for servers that request one
+    "key": str,  #: PEM file of its private key, without a password
 }
 
 
 class Skip(Exception):
-    """The value cannot be used, and why is noted."""
+    """The value cannot be used. The fault is already noted."""
 
 
 class Reader:
-    """Reads one file's values, and notes in `faults` every one that cannot stand."""
+    """Converts the values of one file, and collects the faults in `faults`."""
 
     def __init__(self, folder: Path, substitutor: Substitutor) -> None:
         self.folder = folder
@@ -50,7 +50,7 @@ class Reader:
         self.faults.append((place, self._substitutor.hide(text, place)))
 
     def table(self, table: Any, kinds: Mapping[str, Any], place: Place) -> tuple[dict[str, Any], set[str]]:
-        """Return the good values of `table`, each as its kind tells, and the keys of the others."""
+        """Return the valid values of `table`, converted to their kinds, and the keys of the others."""
         values: dict[str, Any] = {}
         faulty: set[str] = set()
         if not isinstance(table, dict):
@@ -59,7 +59,7 @@ class Reader:
         for key, value in table.items():
             if key not in kinds:
                 self.note((*place, key), f"unknown key; {did_you_mean(key, kinds)}")
-                faulty.add(closest(key, kinds) or key)  # so that what was meant is not missed as well
+                faulty.add(closest(key, kinds) or key)  # so that a misspelt key is not also reported as missing
                 continue
             try:
                 values[key] = self.value(key, kinds[key], value, (*place, key))
@@ -70,16 +70,16 @@ class Reader:
     def build(
         self, make: Callable[..., T], values: dict[str, Any], faulty: set[str], place: Place, **stand_ins: Any
     ) -> T:
-        """Return `make(**values)`; what it refuses is noted and left out, with `stand_ins` for what it cannot miss.
+        """Return `make(**values)`. Values that it rejects are noted and omitted; `stand_ins` replace required ones.
 
-        Raises Skip where it refuses even these.
+        Raises Skip if it rejects these too.
         """
         try:
             return make(**(stand_ins | values))
         except ConfigError as exc:
             found = exc.faults or (("", str(exc)),)
         for field, text in found:
-            # Not where it is about two keys, and the other one is noted already.
+            # Skip a fault about two keys if the other key is already noted.
             whole = f"{field} {text}".lstrip()
             if any(re.search(rf"\b{re.escape(key)}\b", whole) for key in faulty):
                 continue
@@ -88,15 +88,15 @@ class Reader:
         kept = {key: value for key, value in values.items() if key not in refused}
         if not values:
             raise Skip
-        if len(kept) == len(values):  # it does not say which
+        if len(kept) == len(values):  # the fault does not name a key
             kept = {}
         return self.build(make, kept, refused, place, **stand_ins)
 
     def value(self, field: str, hint: Any, value: Any, place: Place) -> Any:
-        """Return `value` as what `hint` asks for. Raises Skip, with the fault noted."""
+        """Return `value` converted to the type `hint`. Raises Skip, with the fault noted."""
         kinds = _alternatives(hint)
         if value is UNRESOLVED:
-            raise Skip  # the fault is noted already
+            raise Skip  # the fault is already noted
         try:
             return self._convert(field, kinds, value, place)
         except BadValue as exc:
@@ -122,12 +122,12 @@ class Reader:
         raise _not_a(field, kinds, value)
 
     def _text(self, field: str, kinds: tuple[Any, ...], value: str) -> Any:
-        # A substituted value may say where to connect, not what to run.
+        # The environment may choose the server, but not the code to run.
         is_own = not isinstance(value, SubstitutedText)
         if _FUNCTION in kinds and is_own and (is_reference(value) or not _takes_text(kinds)):
             return self._references.find(value)
         if _FUNCTION in kinds and not _takes_text(kinds):
-            raise BadValue("is filled in, and may be nothing but a function, which the file itself has to name")
+            raise BadValue("must be a function, and a function must be written in the file without substitution")
         if int in kinds or float in kinds:
             return _number(field, kinds, value)
         if bool in kinds and isinstance(value, SubstitutedText) and value in ("true", "false"):
@@ -172,15 +172,15 @@ class Reader:
         paths = {}
         for key, name in files.items():
             path = self.folder / os.path.expanduser(name)
-            if os.path.isfile(path):  # Path's own raises where it may not look, or the name is too long
+            if os.path.isfile(path):  # Path.is_file raises without permission, and if the name is too long
                 paths[key] = str(path)
             else:
-                self.note((*place, key), f"there is no file {path}; name one in PEM format")
+                self.note((*place, key), f"there is no file {path}; name a file in PEM format")
         if "key" in files and "cert" not in files | dict.fromkeys(faulty):
-            self.note(place, "has a key without a cert; name the certificate too")
+            self.note(place, "has a key without a cert; add the certificate")
         elif len(paths) == len(files) and not faulty:
             wanted = (paths.get("ca"), paths.get("cert"), paths.get("key"))
-            if wanted not in self._contexts:  # endpoints that ask for the same share one: it is large
+            if wanted not in self._contexts:  # endpoints with the same files share one, because it is large
                 self._contexts[wanted] = _make_context(*wanted)
             return self._contexts[wanted]
         raise Skip
@@ -190,10 +190,12 @@ def _make_context(ca: str | None, cert: str | None, key: str | None) -> ssl.SSLC
     try:
         context = ssl.create_default_context(cafile=ca)
         if cert is not None:
-            # A password would be asked for in the terminal, and again at every restart.
+            # Without a password argument, OpenSSL would prompt for one in the terminal.
             context.load_cert_chain(cert, key, password="")
     except (ssl.SSLError, OSError, ValueError) as exc:
-        raise BadValue(f"cannot be used: {exc}; certificates and a key without a password, in PEM format") from None
+        raise BadValue(
+            f"cannot be used: {exc}; the files must be in PEM format, and the key must not have a password"
+        ) from None
     return context
 
 
@@ -206,7 +208,7 @@ def _sending(payloads: list[Any]) -> Callable[[Any], Awaitable[None]]:
 
 
 def _plain(value: Any) -> Any:
-    # The exact types of TOML again: a substituted text is a str of its own kind.
+    # Converts SubstitutedText back to str, which the payloads need.
     if value is UNRESOLVED:
         raise Skip
     if isinstance(value, dict):
@@ -221,7 +223,7 @@ def _number(field: str, kinds: tuple[Any, ...], text: str) -> int | float:
         return read_seconds(text)
     if field in _SIZES:
         return read_size(text)
-    if isinstance(text, SubstitutedText):  # the environment has nothing but text
+    if isinstance(text, SubstitutedText):  # environment variables are always text
         try:
             return int(text) if int in kinds else float(text)
         except ValueError:
@@ -229,9 +231,9 @@ def _number(field: str, kinds: tuple[Any, ...], text: str) -> int | float:
     raise _not_a(field, kinds, text)
 
 
-# ---- what annotations mean here ----
+# ---- annotations ----
 
-_FUNCTION: Any = object()  # every Callable[...], whatever its arguments
+_FUNCTION: Any = object()  # stands for every Callable[...]
 _hints = functools.cache(get_type_hints)
 
 
@@ -282,7 +284,7 @@ def _described(field: str, kinds: tuple[Any, ...]) -> str:
         elif get_origin(kind) is Mapping:
             texts.append("a table")
         elif get_origin(kind) is Sequence:
-            texts.append("a list of texts")
+            texts.append("a list of strings")
     if _takes_text(kinds):
         texts.append("text")
     if _FUNCTION in kinds:
