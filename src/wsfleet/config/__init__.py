@@ -1,5 +1,8 @@
 """Creates a fleet from a TOML file. Options have the same names as in a program.
 
+Input: a file, the environment. Output: a `Fleet`, or every fault of the file; changes for a reload. Imports core,
+endpoint, pipeline, sinks and fleet.
+
 ```toml
 [fleet]
 name = "demo"

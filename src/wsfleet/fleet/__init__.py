@@ -1,5 +1,5 @@
-"""The public object `Fleet` and its life: what is declared, how it starts, how it ends.
+"""The public object `Fleet`: declaring its parts, its start, its end, snapshots of its counters.
 
-In: declarations by the user. Out: running endpoints and processors, and snapshots of their counters.
-Imports core, transport, pipeline and endpoint.
+Input: declarations by the user. Output: running endpoints and processors, and immutable statistics. Imports core,
+transport, pipeline and endpoint.
 """

@@ -3,6 +3,8 @@
 A sink can be used in place of a processor function. It is opened at the start of the fleet, flushed after each batch,
 and closed after the drain. To add a sink, add a module with a `from_argument` function to this package and to
 `_MODULES`. The interface is `wsfleet.pipeline.handler.Sink`.
+
+Input: lists of messages. Output: files and other stores. Imports core and pipeline.
 """
 
 from __future__ import annotations
