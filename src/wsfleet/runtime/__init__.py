@@ -1,4 +1,4 @@
-"""Runs a fleet as a program: in one process or many, with signals, logs, reload and systemd.
+"""Runs a fleet as a program: in one process or several, with signals, logs, reload and systemd.
 
-In: a configuration file or `module:fleet`. Out: an exit code. Imports everything but cli and testing.
+Input: a configuration file or `module:fleet`. Output: an exit code. May import every package except cli and testing.
 """
