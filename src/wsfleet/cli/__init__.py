@@ -1,4 +1,4 @@
-"""The command `wsfleet`: reads arguments, prints for people. Everything else may be used without it.
+"""The command `wsfleet`: parses arguments and prints text. No other package imports it.
 
-In: a command line. Out: text on the terminal and an exit code. May import every package.
+Input: a command line. Output: text on the terminal and an exit code. May import every package.
 """
