@@ -165,7 +165,7 @@ def test_says_when_the_system_allows_too_few_files() -> None:
         code, out, err = finished(process)
     assert (code, out) == (2, "")
     assert "1,064 open files" in err
-    assert "allows 100" in err
+    assert "the limit is 100" in err
     assert len(err.splitlines()) == 1
 
 
@@ -250,16 +250,16 @@ async def test_recovery_is_from_leaving_open_to_open_again() -> None:
     async def change(at: float, previous: State, state: State, endpoint: str = "one") -> None:
         await recoveries.note(Message(StateChange(endpoint, previous, state, None, 1, 0.0), received_at=at))
 
-    assert str(recoveries) == "nothing to recover from"
+    assert str(recoveries) == "no outages"
     await change(1.0, State.CONNECTING, State.OPEN)
     await change(5.0, State.OPEN, State.BACKOFF)
-    assert (recoveries.missing, str(recoveries)) == (1, "none came back")
+    assert (recoveries.missing, str(recoveries)) == (1, "none reconnected")
     await change(6.0, State.BACKOFF, State.CONNECTING)
     await change(7.0, State.CONNECTING, State.BACKOFF)
     await change(8.5, State.CONNECTING, State.OPEN)
     assert (recoveries.missing, recoveries.times_s) == (0, [3.5])
     await change(9.0, State.OPEN, State.BACKOFF, "other")
-    assert str(recoveries) == "median 3.50 s, worst 3.50 s; 1 not back at the end"
+    assert str(recoveries) == "median 3.50 s, worst 3.50 s; 1 still down at the end"
     await change(9.5, State.OPEN, State.CLOSED)
     await change(9.5, State.BACKOFF, State.CLOSED, "other")
     assert (recoveries.missing, recoveries.times_s) == (0, [3.5])

@@ -54,7 +54,7 @@ def test_shares_do_not_change_with_a_new_version() -> None:
 @pytest.mark.parametrize("text", ["", "1", "3/3", "0/0", "-1/3", "1/3/4", "a/3", " 1/3", "1/3\n", "9999999/99999999"])
 def test_what_is_no_share(text: str) -> None:
     """It is refused, and shown."""
-    with pytest.raises(ValueError, match="share") as caught:
+    with pytest.raises(ValueError, match="shard") as caught:
         parse_shard(text)
     assert repr(text) in str(caught.value)
 

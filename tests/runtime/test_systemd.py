@@ -114,11 +114,11 @@ def test_a_manager_that_is_gone_or_does_not_read_costs_nothing(
 ) -> None:
     """What cannot be told is logged, and neither waited for nor raised."""
     Notifier({"NOTIFY_SOCKET": str(tmp_path / "nobody")}).ready("well")
-    assert "could not be told READY=1" in caplog.text
+    assert "cannot notify the service manager (READY=1)" in caplog.text
     deaf = Manager(str(tmp_path / "deaf"))
     notifier = Notifier({"NOTIFY_SOCKET": deaf.name})
     caplog.clear()
-    while "could not be told" not in caplog.text:  # until the socket's buffer is full
+    while "cannot notify" not in caplog.text:  # until the socket's buffer is full
         notifier.stopping()
     deaf.close()
 
@@ -172,7 +172,7 @@ async def test_the_command_tells_its_manager(manager: Manager, tmp_path: Path, w
         while "6 of 6 endpoints open" not in (await manager.until("WATCHDOG"))[-1]["STATUS"]:
             pass
         command.kill(signal.SIGTERM)
-        assert (await manager.until("STOPPING"))[-1]["STATUS"].startswith("ending")
+        assert (await manager.until("STOPPING"))[-1]["STATUS"].startswith("draining")
         ended = await command.ended()
     assert ended.code == 0, ended.err
     assert not any("READY" in each for each in manager.heard())
@@ -211,8 +211,8 @@ async def test_a_worker_that_is_blocked_is_replaced(manager: Manager, tmp_path: 
         await server.wait_clients(6)
         await server.clients[0].send("x")
         await command._until((tmp_path / "held").exists)
-        await command.until_said("has said nothing for")
-        await command.until_said("started again")
+        await command.until_said(": no report for")
+        await command.until_said("restarting in")
         (tmp_path / "go").touch()
         while len(server.requests) < 7:
             await asyncio.sleep(0.01)

@@ -155,9 +155,9 @@ async def test_a_hundred_endpoints_in_three_processes(start: Start, tmp_path: Pa
     assert (report["workers"]["count"], report["workers"]["restarts"]) == (3, 0)
     assert not any(report["workers"]["lost"].values())
     assert "200 received, 200 processed, 0 failed, 0 dropped" in ended.err
-    assert "workers    3, 0 started again, 0 messages lost that waited there" in ended.err
+    assert "workers    3, 0 restarts, 0 messages lost in their queues" in ended.err
     assert ended.err.rstrip().endswith("holds: every message is accounted for")
-    assert ended.err.count("ending: what came in is processed first") == 1
+    assert ended.err.count("draining: processing the messages already received") == 1
 
 
 async def test_a_killed_worker_is_started_again_and_the_others_go_on(start: Start, tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ async def test_a_killed_worker_is_started_again_and_the_others_go_on(start: Star
     assert {f"f{number}" for number, count in asked.items() if count == 2} == share
     assert max(asked.values()) == 2
     assert {name for pid, name, data in lines if data == "y"} == {f"f{n}" for n in range(30)}
-    assert "died (killed by SIGKILL), and is started again" in ended.err
+    assert "died (killed by SIGKILL); restarting" in ended.err
 
     report = read_report(tmp_path)
     assert report["balanced"] is True
@@ -200,8 +200,8 @@ async def test_a_killed_worker_is_started_again_and_the_others_go_on(start: Star
     assert {"losses", "held", "failed", "dropped", "pending", "blocked_s"} < lost.keys()
     # What a person is told has it in the sums.
     assert "60 received, 60 processed, 0 failed, 0 dropped" in ended.err
-    assert "workers    3, 1 started again, 0 messages lost that waited there" in ended.err
-    assert "every message is accounted for, but for what was lost with a worker" in ended.err
+    assert "workers    3, 1 restarts, 0 messages lost in their queues" in ended.err
+    assert "every message is accounted for, except messages lost in workers that died" in ended.err
     assert {row["name"] for row in report["endpoints"] if row["received"] == 1} == share
     assert report["subscriptions"][0]["processed"] == 60 - len(share)
 
@@ -263,7 +263,7 @@ async def test_a_signal_drains_every_worker(start: Start, tmp_path: Path) -> Non
         await server.send("x", "y")
         await command._until(lambda: len(begun(tmp_path)) == 3)
         command.kill(signal.SIGTERM)
-        await command.until_said("once more to stop at once")
+        await command.until_said("signal again to stop at once")
         (tmp_path / "go").touch()
         ended = await command.ended()
     assert ended.code == 0, ended.err
@@ -319,7 +319,7 @@ async def test_a_second_signal_stops_all_at_once(start: Start, tmp_path: Path, h
         await server.send("x")
         await command._until(lambda: len(begun(tmp_path)) == 3)
         command.kill(signal.SIGINT)
-        await command.until_said("once more to stop at once")
+        await command.until_said("signal again to stop at once")
         command.kill(signal.SIGINT)
         ended = await command.ended()
     assert ended.code == 130, ended.err
@@ -401,10 +401,10 @@ async def test_faults_of_the_file_are_told_once(start: Start, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        (["--workers", "0"], "'0' is no number of processes"),
-        (["--workers", "many"], "'many' is no number of processes"),
-        (["--shard", "3/3"], "'3/3': of 3 shares the first is 0 and the last 2"),
-        (["--shard", "1"], "'1' is no share; write I/N"),
+        (["--workers", "0"], "from 1 to 256, not '0'"),
+        (["--workers", "many"], "from 1 to 256, not 'many'"),
+        (["--shard", "3/3"], "'3/3': the shards of 3 are numbered from 0 to 2"),
+        (["--shard", "1"], "'1' is not a shard; write I/N"),
     ],
 )
 async def test_a_wrong_command_line(start: Start, tmp_path: Path, arguments: list[str], text: str) -> None:
@@ -496,7 +496,7 @@ async def test_one_page_for_all(start: Start, tmp_path: Path) -> None:
         await server.clients[0].send("y")
         report = await until_stats(port, lambda report: report["workers"]["running"] == 2)
         down = [row for row in report["endpoints"] if row["state"] == "BACKOFF"]
-        assert all("its worker died (exit code 3)" in row["last_error"] for row in down)
+        assert all("worker died (exit code 3)" in row["last_error"] for row in down)
         report = await until_stats(
             port,
             lambda report: (
@@ -567,7 +567,7 @@ async def test_a_worker_tells_more_often_at_first() -> None:
     class Parent:
         is_idle = True
 
-        def listen(self, hear: object) -> None: ...
+        def listen(self, on_frame: object) -> None: ...
 
         def send(self, frame: dict[str, Any]) -> None:
             if frame["kind"] == "report":
@@ -578,10 +578,10 @@ async def test_a_worker_tells_more_often_at_first() -> None:
     worker = _Worker(Parent(), {"observed": False})  # type: ignore[arg-type]
     worker._run = Run(Fleet())
     worker._run.running.set()
-    telling = asyncio.create_task(worker._tell(Fleet()))
+    reporting = asyncio.create_task(worker._report(Fleet()))
     await enough.wait()
-    telling.cancel()
-    await asyncio.wait({telling})
+    reporting.cancel()
+    await asyncio.wait({reporting})
     pauses = [after - before for before, after in itertools.pairwise(told)]
     assert pauses[0] < REPORT_S / 10
     assert pauses == sorted(pauses)
@@ -662,5 +662,5 @@ async def test_a_program_is_not_read_again(start: Start, tmp_path: Path) -> None
         command = await start("run", "program:fleet", "--workers", "2")
         await server.wait_clients(12)
         command.kill(signal.SIGHUP)
-        await command.until_said("no file that could be read again")
+        await command.until_said("comes from a program, not from a file")
         assert (await command.drained()).code == 0

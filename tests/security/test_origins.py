@@ -240,8 +240,8 @@ def test_check_tells_the_proxies(
     monkeypatch.setenv("wss_proxy", f"http://someone:{SECRET}@proxy.example:3128")
     assert main(["check", str(file)]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == [
-        "through the proxy http://***@proxy.example:3128, by the environment: a, b, c, d, e, and 2 more",
-        "through the proxy socks5h://***@own.example:1080, by the file: o-example",
+        "proxy http://***@proxy.example:3128, from the environment: a, b, c, d, e, and 2 more",
+        "proxy socks5h://***@own.example:1080, from the file: o-example",
     ]
 
 

@@ -52,7 +52,7 @@ def test_good_addresses(listen: str, found: tuple[str, int]) -> None:
         ("::1:9464", "must be an address and a port"),
         ("127.0.0.1:", "must be an address and a port"),
         ("127.0.0.1:x", "must be an address and a port"),
-        ("127.0.0.1:65536", "the highest is 65535"),
+        ("127.0.0.1:65536", "the highest port is 65535"),
         ("example.com:80", "must name an IP address or localhost"),
         ("127.0.0.256:80", "must name an IP address or localhost"),
         (9464, "must be an address and a port"),
@@ -68,9 +68,9 @@ def test_bad_addresses(listen: Any, text: str) -> None:
 @pytest.mark.parametrize("listen", ["0.0.0.0:9464", "[::]:9464", "192.0.2.1:9464", "[::ffff:192.0.2.1]:80"])
 def test_others_can_reach_it_with_a_token_alone(listen: str) -> None:
     """An address that isn't loopback needs a token."""
-    with pytest.raises(ConfigError, match="needs a token"):
+    with pytest.raises(ConfigError, match="requires a token"):
         Fleet().serve_http(listen)
-    assert str(Fleet().serve_http(listen, token=TOKEN)).endswith("everything needs the token")
+    assert str(Fleet().serve_http(listen, token=TOKEN)).endswith("all requests require the token")
 
 
 @pytest.mark.parametrize("token", ["", "two words", "tüv", "a\n", 5])

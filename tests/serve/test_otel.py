@@ -103,7 +103,7 @@ async def test_metrics_are_those_of_prometheus(
             await server.send("x")
             while not (stats := fleet.stats()).hub.routed or stats.endpoints[0].latency_s is None:
                 await asyncio.sleep(0.01)
-    monkeypatch.setattr(otel._Meters, "_look", lambda self: stats)
+    monkeypatch.setattr(otel._Meters, "_stats", lambda self: stats)
     told = points(meters[1])
     shown = {
         (each.name.removesuffix("_total"), next(iter(each.labels.values()), None)): each.value

@@ -135,7 +135,7 @@ async def top_of(page: Page, selector: str) -> float:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"losses": 3}, "Connections are lost again and again: 3 in the last minute"),
+        ({"losses": 3}, "Frequent connection losses: 3 in the last minute"),
         ({"losses": 2}, "Well: all 2 endpoints are open, and every received message is accounted for"),
         ({"loop_lag_s": 0.677}, "The event loop was late by 677 ms"),
     ],
@@ -241,7 +241,7 @@ async def test_ten_thousand_endpoints() -> None:
         await read(page, "#endpoints tbody", "feed-9999")
         await page.keyboard.press("/")
         await page.keyboard.type("feed-777")
-        await read(page, "#endpoints .where", "1–11 of 11 found, 10,000 endpoints in all")
+        await read(page, "#endpoints .where", "1–11 of 11 found, 10,000 endpoints in total")
         head = page.locator("#endpoints th").filter(has_text="Name")
         await read(page, "#endpoints tbody tr:first-child", "feed-777")
         await head.get_by_role("button").press("Enter")
@@ -274,7 +274,7 @@ async def test_a_token_is_asked_for() -> None:
     server = fleet.serve_http("0.0.0.0:0", token="let-me-look-at-this")
     async with fleet, looking(server) as page:
         await give_token(page, "wrong")
-        await read(page, "#token-why", "That is not the token")
+        await read(page, "#token-why", "The token is not valid")
         await give_token(page, "let-me-look-at-this")
         await read(page, "#name", "prices")
         assert "let-me-look" not in page.url and not await page.locator("#token").is_visible()

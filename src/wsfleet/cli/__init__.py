@@ -1,4 +1,4 @@
-"""The command `wsfleet`: reads arguments and prints for people. Everything else works without it.
+"""The command `wsfleet`: parses arguments and prints text. No other package imports it.
 
-Input: a command line. Output: text on the terminal and an exit code. Imports every package.
+Input: a command line. Output: text on the terminal and an exit code. Imports every other package.
 """

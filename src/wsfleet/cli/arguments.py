@@ -1,4 +1,4 @@
-"""Types of command line arguments that several commands share."""
+"""Argument types that several commands share."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ __all__ = ["count", "seconds"]
 
 
 def count(text: str) -> int:
-    """Return a whole number from 1."""
+    """Parse a whole number from 1."""
     if not text.isascii() or not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1, not {text!r}")
     return int(text)
 
 
 def seconds(text: str) -> float:
-    """Return a duration above 0: seconds, or with a unit as in "5 min"."""
+    """Parse a duration above 0 and return seconds: a number of seconds, or with a unit, for example "5 min"."""
     try:
         duration = read_seconds(text)
     except BadValue as exc:

@@ -18,7 +18,7 @@ from wsfleet.core import __version__
 from wsfleet.core.accel import accelerated
 from wsfleet.core.checks import check_proxy
 from wsfleet.core.redact import redact_uri
-from wsfleet.runtime.locate import complain, find_fleet, is_uri, tell
+from wsfleet.runtime.locate import find_fleet, is_uri, print_error, print_faults
 from wsfleet.runtime.logs import log_to_stderr
 from wsfleet.runtime.loop import ENDED_WELL, FAILED, INTERRUPTED, MISUSED
 from wsfleet.runtime.report import check_report, log_summary, summary
@@ -30,11 +30,11 @@ __all__ = ["main"]
 MAX_WORKERS = 256
 
 NAMES = 5
-"""So many endpoints of one proxy are named."""
+"""Maximum number of endpoints to name for a proxy."""
 
 
 class _Command(NamedTuple):
-    """A command in a module of its own, with `add_arguments(parser)` and `main(args)`, loaded only when it is used."""
+    """A command whose module has `add_arguments(parser)` and `main(args)`. The module is imported only if used."""
 
     help: str
     extra: str  #: the extra that installs the packages it needs
@@ -52,8 +52,8 @@ _COMMANDS = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code.
 
-    0: ended well; 1: a required endpoint failed, or all did, or the balance does not hold; 2: the configuration or
-    the command line is wrong; 130: interrupted twice.
+    0: success; 1: a required endpoint failed, all endpoints failed, or the balance does not hold; 2: the configuration
+    or the command line is not valid; 130: interrupted twice.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     missing = _missing(argv[0]) if argv else None
@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = build_parser(argv).parse_args(argv)
         code: int = args.main(args)
-    except SystemExit as exc:  # what argparse does after --help, --version, and its own messages
+    except SystemExit as exc:  # argparse raises it for --help, --version and errors
         return exc.code if isinstance(exc.code, int) else ENDED_WELL
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -71,24 +71,26 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
-    parts = "compiled parts in use" if accelerated() else "in Python alone"
-    parser = argparse.ArgumentParser(prog="wsfleet", description="Keeps WebSocket connections alive.")
+    parts = "compiled parts in use" if accelerated() else "pure Python"
+    parser = argparse.ArgumentParser(
+        prog="wsfleet", description="Keep WebSocket connections open and account for every message."
+    )
     parser.add_argument("--version", action="version", version=f"wsfleet {__version__} ({parts})")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="run the fleet of a TOML file or of a program")
     run.add_argument("target", metavar="FILE.toml | module:fleet", help="a Fleet, or a function that returns one")
-    run.add_argument("--duration", type=seconds, metavar="SECONDS", help='drain and end after so long, also "5 min"')
+    run.add_argument("--duration", type=seconds, metavar="SECONDS", help='drain and end after this time; also "5 min"')
     run.add_argument("--report", type=Path, metavar="FILE.json", help="write the last snapshot to this file, as JSON")
-    run.add_argument("--quiet", action="store_true", help="log warnings and errors alone")
-    run.add_argument("--workers", type=_workers, metavar="N", help="so many processes, with the endpoints divided")
-    run.add_argument("--shard", type=_shard, metavar="I/N", help="of N shares of the endpoints, share I, from 0")
-    run.add_argument("--log-json", action="store_true", help="log one JSON object a line")
+    run.add_argument("--quiet", action="store_true", help="log only warnings and errors")
+    run.add_argument("--workers", type=_workers, metavar="N", help="divide the endpoints among N processes")
+    run.add_argument("--shard", type=_shard, metavar="I/N", help="run only shard I (from 0) of N of the endpoints")
+    run.add_argument("--log-json", action="store_true", help="log one JSON object per line")
     run.set_defaults(main=_run)
 
-    checked = commands.add_parser("check", help="tell everything that is wrong with a TOML file")
-    checked.add_argument("file", metavar="FILE.toml")
-    checked.set_defaults(main=_check)
+    check_parser = commands.add_parser("check", help="print all faults of a TOML file")
+    check_parser.add_argument("file", metavar="FILE.toml")
+    check_parser.set_defaults(main=_check)
 
     for name, each in _COMMANDS.items():
         command = commands.add_parser(name, help=each.help)
@@ -100,7 +102,7 @@ def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
 
 
 def _missing(name: str) -> str | None:
-    """Return the packages that the command `name` needs and does not find, and the extra that has them."""
+    """Return an error that names the packages missing for the command `name` and the extra to install, or None."""
     command = _COMMANDS.get(name)
     missing = [] if command is None else [each for each in command.needs if importlib.util.find_spec(each) is None]
     if command is None or not missing:
@@ -110,7 +112,7 @@ def _missing(name: str) -> str | None:
 
 def _workers(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= MAX_WORKERS:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of processes; write 1 to {MAX_WORKERS}")
+        raise argparse.ArgumentTypeError(f"must be a number of processes from 1 to {MAX_WORKERS}, not {text!r}")
     return int(text)
 
 
@@ -125,7 +127,7 @@ def _check(args: argparse.Namespace) -> int:
     if is_uri(args.file):
         return MISUSED
     report = check(Path(args.file))
-    fleet = tell(report)
+    fleet = print_faults(report)
     if fleet is None:
         return MISUSED
     print(f"{args.file}: good; {len(fleet.connections)} endpoints, {len(fleet.subscriptions)} processors")
@@ -134,15 +136,15 @@ def _check(args: argparse.Namespace) -> int:
     code = ENDED_WELL
     for proxy, fault, users in _proxies(report):
         if fault is None:
-            print(f"through the proxy {proxy}: {users}")
+            print(f"proxy {proxy}: {users}")
         else:
-            complain(f"the environment's proxy {fault}: {users}")
+            print_error(f"the environment's proxy {fault}: {users}")
             code = MISUSED
     return code
 
 
 def _proxies(report: Report) -> Iterator[tuple[str, str | None, str]]:
-    """Yield proxies, what is wrong with each, and who goes through it: the environment's stand in no file."""
+    """Yield each proxy in use, its fault or None, and its endpoints. Includes proxies from the environment."""
     from websockets.uri import parse_uri
 
     from wsfleet.transport.dial import usual_proxy
@@ -150,11 +152,11 @@ def _proxies(report: Report) -> Iterator[tuple[str, str | None, str]]:
     users: dict[tuple[str, str | None], list[str]] = {}
     for name, endpoint in report.endpoints:
         proxy = endpoint.proxy or None
-        where = "by the file"
+        source = "from the file"
         if endpoint.proxy is None and isinstance(endpoint.uri, str):
-            proxy, where = usual_proxy(parse_uri(endpoint.uri)), "by the environment"
+            proxy, source = usual_proxy(parse_uri(endpoint.uri)), "from the environment"
         if proxy is not None:
-            users.setdefault((f"{redact_uri(proxy)}, {where}", check_proxy(proxy)), []).append(name)
+            users.setdefault((f"{redact_uri(proxy)}, {source}", check_proxy(proxy)), []).append(name)
     for (proxy, fault), names in users.items():
         more = f", and {len(names) - NAMES} more" if len(names) > NAMES else ""
         yield proxy, fault, f"{', '.join(names[:NAMES])}{more}"
@@ -163,7 +165,7 @@ def _proxies(report: Report) -> Iterator[tuple[str, str | None, str]]:
 def _run(args: argparse.Namespace) -> int:
     fault = check_report(args.report) if args.report is not None else None
     if fault is not None:
-        complain(f"--report: {fault}")
+        print_error(f"--report: {fault}")
         return MISUSED
     level = logging.WARNING if args.quiet else logging.INFO
     log_to_stderr(level, as_json=args.log_json)
@@ -175,14 +177,14 @@ def _run(args: argparse.Namespace) -> int:
     if args.workers is None:
         run, coordinator = partial(run_fleet, fleet), None
     else:
-        # Only where it is asked for: others need none of it.
+        # Imported only if used, to keep the start of a single process fast.
         workers = importlib.import_module("wsfleet.runtime.workers.coordinator")
         coordinator = workers.Coordinator(args.target, fleet, args.workers, shards, level=level, log_json=args.log_json)
         run = partial(workers.run_workers, coordinator)
     try:
         code = run(duration=args.duration, report=args.report)
     except OSError as exc:
-        complain(f"--report: {exc}")
+        print_error(f"--report: {exc}")
         code = FAILED
     ended = (fleet.stats(), None) if coordinator is None else coordinator.ended()
     if args.log_json:

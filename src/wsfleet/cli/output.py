@@ -1,4 +1,4 @@
-"""Shows messages on a terminal or in a pipe, whoever reads it and however slowly."""
+"""Writes messages to a terminal or a pipe without blocking the event loop."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ HEX_BYTES = 32  # of a binary message, on a terminal
 
 
 class OutputStream:
-    """Renders and writes from a thread of its own: a reader who stands still holds up the messages, not the loop.
+    """Renders and writes messages in a thread, so that a slow reader delays the messages but not the event loop.
 
-    Written is past Python's own buffer, straight to the file descriptor, so that nothing of it can block the end of
-    the process: the thread is a daemon, and is left behind where it is stuck.
+    It writes directly to the file descriptor. Python's buffered stream would be flushed when the process exits, and
+    that could block. The thread is a daemon, so a blocked write does not keep the process alive.
     """
 
     def __init__(self, fd: int, render: Render) -> None:
@@ -36,7 +36,7 @@ class OutputStream:
         self._loop = asyncio.get_running_loop()
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._work, name="wsfleet-outlet", daemon=True).start()
+        threading.Thread(target=self._work, name="wsfleet-output", daemon=True).start()
         return self
 
     def __exit__(
@@ -45,9 +45,10 @@ class OutputStream:
         self._jobs.put(None)
 
     async def write(self, messages: Sequence[str | bytes]) -> None:
-        """Write messages, and wait until they are written. Raises OSError; BrokenPipeError when nobody reads any more.
+        """Write messages, and wait until they are written.
 
-        Cancelling leaves them to be written or not.
+        Raises OSError; BrokenPipeError if the reader has closed the pipe. If cancelled, the messages may or may not be
+        written.
         """
         written = self._loop.create_future()
         self._jobs.put((messages, written))
@@ -65,7 +66,7 @@ class OutputStream:
                 error = exc
             try:
                 self._loop.call_soon_threadsafe(_settle, written, error)
-            except RuntimeError:  # the loop has ended meanwhile
+            except RuntimeError:  # the loop is already closed
                 return
 
 
@@ -79,7 +80,7 @@ def _settle(written: asyncio.Future[None], error: Exception | None) -> None:
 
 
 def lines_for(stream: TextIO, pretty: bool) -> Render:
-    """Return the function that turns a message into lines for `stream`; `pretty` is for JSON."""
+    """Return the function that renders a message as lines for `stream`; `pretty` formats JSON."""
     if stream.isatty():
         return _coloured if pretty else _shown
     return _piped_json if pretty else _piped
@@ -90,7 +91,7 @@ def _piped(message: str | bytes) -> str:
 
 
 def _piped_json(message: str | bytes) -> str:
-    # Whatever comes, what leaves is JSON: a program may be reading.
+    # The output is always valid JSON, since a program may read it.
     formatted = _formatted(message)
     if formatted is not None:
         return formatted + "\n"
@@ -121,7 +122,7 @@ def _coloured(message: str | bytes) -> str:
 
 
 def _formatted(message: str | bytes) -> str | None:
-    # Not decoded and encoded again: numbers and the order of keys stay as the peer wrote them.
+    # Formatted without decoding, so that numbers and the order of keys stay as the peer wrote them.
     try:
         formatted = msgspec.json.format(message, indent=2)
     except (msgspec.DecodeError, RecursionError):

@@ -1,7 +1,7 @@
-"""`wsfleet tap URI`: stay connected to one server and print what it says.
+"""`wsfleet tap URI`: stay connected to one server and print its messages.
 
-Messages go to the standard output, one after the other; everything about the connection goes to the standard error,
-so that the output can be piped.
+Messages are written to standard output. State changes of the connection are written to standard error, so that the
+output can be piped.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from wsfleet.runtime.run import run_fleet
 __all__ = ["add_arguments", "main"]
 
 NAME = "tap"
-MAX_SIZE = 16 * 2**20  # a person who looks wants to see large messages too
-PATIENCE_S = 10.0  # the longest wait between attempts: somebody is watching
+MAX_SIZE = 16 * 2**20  # larger than the default, to show large messages too
+MAX_DELAY_S = 10.0  # shorter than the default, since a person is waiting
 
 USAGE = """\
-Binary messages are shown as hexadecimal on a terminal, and as one line of base64 each in a pipe; with --json as
-{"base64": "..."}. With --json a text that is not JSON becomes a JSON string where the output is no terminal.
+Binary messages are printed as hexadecimal on a terminal, and as one line of base64 in a pipe, or as
+{"base64": "..."} with --json. With --json, a text message that is not JSON is printed as a JSON string in a pipe.
 """
 
 
@@ -45,9 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `wsfleet tap` to `parser`."""
     parser.epilog = USAGE
     parser.add_argument("uri", metavar="URI", help="ws://... or wss://...")
-    parser.add_argument("--count", type=count, metavar="N", help="end after so many messages")
-    parser.add_argument("--duration", type=seconds, metavar="SECONDS", help='end after so long, also "5 min"')
-    parser.add_argument("--json", action="store_true", help="pretty-print messages that are JSON")
+    parser.add_argument("--count", type=count, metavar="N", help="end after N messages")
+    parser.add_argument("--duration", type=seconds, metavar="SECONDS", help='end after this time; also "5 min"')
+    parser.add_argument("--json", action="store_true", help="pretty-print JSON messages")
     parser.add_argument(
         "--send", action="append", default=[], metavar="PAYLOAD", help="send this after every connect (repeatable)"
     )
@@ -57,34 +57,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Tap as `add_arguments` declares it; return the exit code."""
+    """Run `wsfleet tap` and return the exit code."""
     fault = check_uri(args.uri)
     if fault:
         advice = suggest(args.uri)
-        _complain(f"{redact_uri(args.uri)!r} {fault}" + (f"; did you mean {redact_uri(advice)} ?" if advice else ""))
+        _print_error(f"{redact_uri(args.uri)!r} {fault}" + (f"; did you mean {redact_uri(advice)} ?" if advice else ""))
         return MISUSED
     tap = Tap(args.uri, args.count)
     try:
         fleet = tap.fleet(parse_headers(args.header), args.send)
     except ConfigError as exc:
-        _complain("; ".join(text for _, text in exc.faults) or str(exc))
+        _print_error("; ".join(text for _, text in exc.faults) or str(exc))
         return MISUSED
-    # What the library would log is told here in a person's words.
+    # The command prints its own messages about the connection in place of the log.
     logging.getLogger("wsfleet").setLevel(logging.CRITICAL)
     logging.getLogger("wsfleet.run").setLevel(logging.ERROR)
     started = time.monotonic()
     code = run_fleet(fleet, duration=args.duration, watch=partial(tap.show, lines_for(sys.stdout, args.json)))
     if tap.fatal is not None:
-        _complain(explain(tap.fatal))
+        _print_error(explain(tap.fatal))
         return FAILED
     connects = fleet.stats().endpoints[0].connects
-    again = f", connected {connects} times" if connects > 1 else ""
-    _note(f"{tap.shown:,} message{'s' * (tap.shown != 1)} in {time.monotonic() - started:.1f} s{again}")
+    reconnects = f", connected {connects} times" if connects > 1 else ""
+    _note(f"{tap.shown:,} message{'s' * (tap.shown != 1)} in {time.monotonic() - started:.1f} s{reconnects}")
     return code
 
 
 class Tap:
-    """One endpoint, its messages printed and its changes of state told."""
+    """Prints the messages and the state changes of one endpoint."""
 
     def __init__(self, uri: str, limit: int | None) -> None:
         self.fatal: Exception | None = None
@@ -94,7 +94,7 @@ class Tap:
         self._subscription: Subscription | None = None
 
     def fleet(self, headers: dict[str, str], payloads: Sequence[str]) -> Fleet:
-        """Return the fleet to run; raises ConfigError for headers that cannot be sent."""
+        """Return the fleet to run. Raises ConfigError for headers that cannot be sent."""
 
         async def send(session: Session) -> None:
             for payload in payloads:
@@ -102,7 +102,7 @@ class Tap:
 
         fleet = Fleet(name=NAME, drain_s=1.0)
         self._subscription = fleet.subscribe(NAME)
-        fleet.process("$state.*", name="states")(self.tell)
+        fleet.process("$state.*", name="states")(self.print_state)
         fleet.connect(
             Endpoint(
                 self._uri,
@@ -110,14 +110,14 @@ class Tap:
                 headers=headers or None,
                 on_open=send if payloads else None,
                 max_size=MAX_SIZE,
-                reconnect=Reconnect(max_s=PATIENCE_S),
+                reconnect=Reconnect(max_s=MAX_DELAY_S),
             )
         )
         _note(f"connecting to {redact_uri(self._uri)}")
         return fleet
 
     async def show(self, render: Render, fleet: Fleet) -> None:
-        """Print until there were enough messages, or nobody reads them any more."""
+        """Print messages until the limit is reached or the reader of standard output has closed the pipe."""
         subscription = self._subscription
         if subscription is None:
             return
@@ -133,8 +133,8 @@ class Tap:
                 if self.shown == self._limit:
                     return
 
-    async def tell(self, message: Message[StateChange]) -> None:
-        """Tell about one change of state; a processor."""
+    async def print_state(self, message: Message[StateChange]) -> None:
+        """Print one state change. Used as a processor."""
         change = message.data
         if change.state is State.OPEN:
             _note("connected")
@@ -145,20 +145,20 @@ class Tap:
 
 
 def parse_headers(texts: Sequence[str]) -> dict[str, str]:
-    """Return 'Name: value' lines as a mapping; raises ConfigError for what is none."""
+    """Parse 'Name: value' texts. Raises ConfigError."""
     headers: dict[str, str] = {}
     for text in texts:
         name, colon, value = text.partition(":")
         if not colon or not name.strip():
-            raise ConfigError("--header wants 'Name: value'")  # without the text: it may be a secret
+            raise ConfigError("--header must be 'Name: value'")  # does not show the text, which may be a secret
         if name.strip().lower() in (known.lower() for known in headers):
-            raise ConfigError(f"--header gives {name.strip()} twice")
+            raise ConfigError(f"--header {name.strip()} is given twice")
         headers[name.strip()] = value.strip()
     return headers
 
 
 def suggest(uri: str) -> str | None:
-    """Return what was probably meant by a URI without a WebSocket scheme, or None."""
+    """Return a WebSocket URI that was probably meant by `uri`, or None."""
     scheme, separator, rest = uri.partition("://")
     if separator:
         scheme = {"http": "ws", "https": "wss"}.get(scheme.lower(), "")
@@ -172,29 +172,29 @@ def suggest(uri: str) -> str | None:
 
 
 def explain(error: Exception) -> str:
-    """Say in one line why there will be no further attempt, and what to do about it."""
+    """Return one line that explains why the connection failed for good, and a remedy."""
     cause = error.__cause__
     if isinstance(error, HandshakeRejected) and error.status in (401, 403):
-        return f"{error.message}: it wants other credentials; --header 'Authorization: ...' gives some"
+        return f"{error.message}: the credentials are missing or wrong; use --header 'Authorization: ...'"
     if isinstance(error, HandshakeRejected) and error.status in (404, 410):
-        return f"{error.message}: it has nothing at this path; look at the part after the host again"
+        return f"{error.message}: there is no such path; check the part of the URI after the host"
     if isinstance(cause, ssl.SSLCertVerificationError):
         return (
-            f"the server's certificate is not to be trusted: {cause.verify_message}; "
-            "for a certificate authority of your own, set SSL_CERT_FILE to its certificate"
+            f"cannot verify the server's certificate: {cause.verify_message}; "
+            "for a private certificate authority, set SSL_CERT_FILE to its certificate"
         )
     return str(error)
 
 
 def describe(error: Exception | None, uri: str) -> str:
-    """Say in a person's words why there is no connection to `uri` at the moment."""
+    """Return a short description of why `uri` is not connected at the moment."""
     if isinstance(error, ConnectionLost):
         if error.code == 1006:  # no close frame came (RFC 6455, section 7.1.5)
-            return f"lost: {error.reason or 'the connection was cut'}"
-        return f"lost: the server closed with {error.code} {error.reason}".rstrip()
+            return f"connection lost: {error.reason or 'no close frame was received'}"
+        return f"connection lost: the server closed with {error.code} {error.reason}".rstrip()
     if isinstance(error, HandshakeRejected):
-        usual = error.retry_after_s is not None or error.status == 429 or error.status >= 500
-        return error.message if usual else f"{error.message} (no WebSocket at this path?)"
+        is_temporary = error.retry_after_s is not None or error.status == 429 or error.status >= 500
+        return error.message if is_temporary else f"{error.message} (no WebSocket at this path?)"
     if not isinstance(error, ConnectFailed):
         return str(error)
     cause = error.__cause__
@@ -204,19 +204,19 @@ def describe(error: Exception | None, uri: str) -> str:
         return f"cannot connect: {os.strerror(cause.errno)}"
     no_tls = isinstance(cause, ssl.SSLError) and cause.reason == "WRONG_VERSION_NUMBER"
     if error.stage == "tls" and (no_tls or isinstance(cause, ConnectionError)):
-        return "no TLS is spoken there (a ws:// server?)"
+        return "the server does not use TLS (a ws:// server?)"
     if error.stage == "http" and uri.startswith("ws:"):
-        return f"no WebSocket handshake: {error.message} (a wss:// server?)"
+        return f"WebSocket handshake failed: {error.message} (a wss:// server?)"
     return str(error)
 
 
 def _note(text: str) -> None:
-    """Say something about the connection, dimly: on the standard error, with the time."""
+    """Print a line about the connection on standard error, with the time."""
     from rich.console import Console
 
     line = f"{time.strftime('%H:%M:%S')} {printable(text)}"
     Console(stderr=True).print(line, style="dim", markup=False, highlight=False, soft_wrap=True)
 
 
-def _complain(text: str) -> None:
+def _print_error(text: str) -> None:
     print(f"wsfleet tap: {printable(text)}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What the run of one fleet and the run of several workers have in common."""
+"""Base class for the run of one fleet and the run of several workers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import logging
 from abc import ABC, abstractmethod
 
 from wsfleet.fleet.reloading import Reloaded, reload_and_log
-from wsfleet.runtime.systemd import ENDING, Notifier
+from wsfleet.runtime.systemd import DRAINING, Notifier
 
 __all__ = ["BaseRun"]
 
@@ -17,7 +17,8 @@ logger = logging.getLogger("wsfleet.run")
 class BaseRun(ABC):
     """A run that drains once, reloads on SIGHUP, and reports its status to the service manager.
 
-    `running` is set when everything was started. A worker's run does not log its end: its parent does.
+    `running` is set after everything has started. With `logs_end=False` the shutdown is not logged: the parent of a
+    worker logs it.
     """
 
     def __init__(self, *, logs_end: bool = True) -> None:
@@ -30,18 +31,18 @@ class BaseRun(ABC):
 
     @abstractmethod
     def status(self) -> str:
-        """Return one line for the service manager, while the end has not begun."""
+        """Return one status line for the service manager. Not called after draining has started."""
 
     @abstractmethod
     async def reload(self) -> Reloaded:
-        """Read the file again. Raises ConfigError and FleetError."""
+        """Reload the configuration file. Raises ConfigError and FleetError."""
 
     @abstractmethod
     def _begin_drain(self) -> None:
-        """Let what came in be processed, and then the run end."""
+        """Start draining: received messages are processed, then the run ends."""
 
     def drain(self) -> None:
-        """Begin the end, if it has not begun."""
+        """Drain and end the run. Further calls do nothing."""
         if not self._draining:
             self._draining = True
             self._notifier.stopping()
@@ -49,7 +50,7 @@ class BaseRun(ABC):
 
     def _drain_on_signal(self) -> None:
         if not self._draining and self._logs_end:
-            logger.info("%s; once more to stop at once", ENDING)
+            logger.info("%s; signal again to stop at once", DRAINING, extra={"event": "run.draining"})
         self.drain()
 
     def _reload_on_signal(self) -> None:
@@ -66,4 +67,4 @@ class BaseRun(ABC):
         await self._notifier.keep(self._status)
 
     def _status(self) -> str:
-        return ENDING if self._draining else self.status()
+        return DRAINING if self._draining else self.status()

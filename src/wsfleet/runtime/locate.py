@@ -1,4 +1,4 @@
-"""Finds the fleet that a command line names, and tells what is wrong with it."""
+"""Finds the fleet that a command line names, and prints the faults of its file or program."""
 
 from __future__ import annotations
 
@@ -15,38 +15,38 @@ from wsfleet.core.redact import redact_uri
 from wsfleet.core.topics import unknown_kind
 from wsfleet.fleet.fleet import Fleet
 
-__all__ = ["complain", "find_fleet", "is_uri", "tell"]
+__all__ = ["find_fleet", "is_uri", "print_error", "print_faults"]
 
 
 def find_fleet(target: str, *, warn: bool = True) -> Fleet | None:
-    """Return the fleet of a TOML file or a program, or None when its faults have been told."""
+    """Return the fleet of a TOML file or a program. Return None, with the faults printed, if there are any."""
     if is_uri(target):
         return None
     if is_reference(target) and not target.endswith(".toml"):
         try:
             fleet = _import(target)
         except (ConfigError, BadValue) as exc:
-            complain(f"{target}: {exc}")
+            print_error(f"{target}: {exc}")
             return None
-        # What else a program publishes and connects to is its own affair, so other patterns may come to something.
+        # A program may add endpoints and publish later, so an unmatched pattern is no fault here.
         for row in fleet.stats().subscriptions if warn else ():
             fault = unknown_kind(row.pattern)
             if fault is not None:
                 print(f"{target}: warning: {row.name}: {fault}", file=sys.stderr)
         return fleet
     if target.endswith(".py"):
-        complain(f"{target} is a Python file: write {_module(Path(target))}:fleet, where fleet is its Fleet")
+        print_error(f"{target} is a Python file; write {_module(Path(target))}:fleet, where fleet is its Fleet")
         return None
     if not target.endswith(".toml") and not Path(target).is_file():
-        complain(f"{target!r} is neither a TOML file nor module:fleet")
+        print_error(f"{target!r} is neither a TOML file nor module:fleet")
         return None
-    return tell(check(Path(target)), warn=warn)
+    return print_faults(check(Path(target)), warn=warn)
 
 
 def is_uri(target: str) -> bool:
-    """Whether `target` is a URI, which is told here: whatever else would complain of it would quote its password."""
+    """Whether `target` is a URI. Prints the error, since other errors would show the URI's password."""
     if "://" in target:
-        complain(f"{redact_uri(target)} is a URI; `wsfleet tap` shows what a server says")
+        print_error(f"{redact_uri(target)} is a URI; use `wsfleet tap` to print the messages of a server")
     return "://" in target
 
 
@@ -55,8 +55,8 @@ def _module(path: Path) -> str:
     return ".".join(parts) if all(part.isidentifier() for part in parts) else path.stem
 
 
-def tell(report: Report, *, warn: bool = True) -> Fleet | None:
-    """Tell what is wrong with a file; return its fleet where nothing is."""
+def print_faults(report: Report, *, warn: bool = True) -> Fleet | None:
+    """Print the faults of a file; return its fleet, or None if there are faults."""
     for warning in report.warnings if warn else ():
         print(f"{warning.where}: warning: {warning.text}", file=sys.stderr)
     for fault in report.faults:
@@ -65,7 +65,7 @@ def tell(report: Report, *, warn: bool = True) -> Fleet | None:
 
 
 def _import(reference: str) -> Fleet:
-    """Return the fleet that `reference` names, from the folder we are in. Raises BadValue and ConfigError."""
+    """Return the fleet that `reference` names, with the working directory in the path. Raises BadValue, ConfigError."""
     found = References(Path()).find(reference, like=Fleet)
     if inspect.iscoroutinefunction(found):
         raise BadValue("is an async function; name a Fleet, or a plain function without arguments that returns one")
@@ -81,6 +81,6 @@ def _import(reference: str) -> Fleet:
     return found
 
 
-def complain(text: str) -> None:
-    """Say on the standard error why the command does not do what it was asked to."""
+def print_error(text: str) -> None:
+    """Print an error of the command on standard error."""
     print(f"wsfleet: {text}", file=sys.stderr)

@@ -1,22 +1,25 @@
-"""What a command writes of the log: readable lines, or JSON. A library leaves this to the program.
+"""Log formatters of the commands: text lines or JSON. A program that uses the library configures its own handlers.
 
-wsfleet's records carry what they are about as attributes, by logging's `extra`, for filters and formatters:
+wsfleet's records have these attributes (logging's `extra`) for filters and formatters:
 
-| field | what it is |
+| field | meaning |
 |---|---|
-| `event` | what happened: one token with dots, such as `endpoint.down`; it stays the same where the wording changes |
-| `endpoint`, `subscription` | whose it is |
+| `event` | the event's name, for example `endpoint.down`; it does not change when the message text changes |
+| `endpoint`, `subscription` | the name of the endpoint or subscription |
 | `state` | the endpoint's new state |
-| `error` | what went wrong, redacted |
-| `attempts` | failed attempts since the trouble began |
+| `error` | the error, redacted |
+| `attempts` | failed attempts since the connection was lost |
 | `delay_s` | seconds until the next attempt |
-| `down_s` | seconds since it was open |
-| `by`, `where`, `seconds` | who blocks the event loop, at which line, and for how long it did |
-| `worker` | in which of several processes, from 0 |
-| `section`, `entry`, `change`, `kept` | of a reload: where in the file, whose, what became of it; who was left alone |
-| `fleet`, `uptime_s`, `endpoints`, `reconnects`, `endpoints_failed`, `balanced` | of a run that has ended |
-| `received`, `processed`, `failed`, `dropped`, `malformed`, `unrouted` | the same: its messages |
-| `workers`, `restarts`, `lost` | the same of several processes: how many, started again, messages that waited in them |
+| `down_s` | seconds since the connection was last open |
+| `by`, `where`, `seconds` | the function that blocks the event loop, its source line, and the duration |
+| `worker` | index of the worker process, from 0 |
+| `section`, `entry`, `change`, `kept` | reload: an entry's section, name and change; number of kept endpoints |
+| `fleet`, `uptime_s`, `endpoints`, `reconnects`, `endpoints_failed`, `balanced` | `fleet.ended`: totals of the run |
+| `received`, `processed`, `failed`, `dropped`, `malformed`, `unrouted` | `fleet.ended`: messages by outcome |
+| `workers`, `restarts`, `lost` | `fleet.ended`: worker processes, their restarts, messages lost in their queues |
+
+Events of a command's own run are `run.draining`, `run.failed`, `run.shutdown_timeout`, `worker.died`,
+`worker.unresponsive`, `worker.failed` and `systemd.notify_failed`.
 """
 
 from __future__ import annotations
@@ -36,13 +39,13 @@ _USUAL = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "c
 
 
 def log_to_stderr(level: int = logging.INFO, *, as_json: bool = False, worker: int | None = None) -> None:
-    """Set up a command's log on the standard error: lines for a person, or with `as_json` an object for each.
+    """Configure a command's log on standard error: text lines, or one JSON object per line with `as_json`.
 
-    With `worker` each of them says in which process it was written.
+    `worker` is the index of this worker process; it is added to each record.
     """
     handler = logging.StreamHandler(sys.stderr)
     prefix = "" if worker is None else f"[{worker}] "
-    # Who looks at a terminal knows the day; a file is read later.
+    # A terminal is read at once, a file later: only a file needs the date.
     handler.setFormatter(JsonLines() if as_json else Lines(prefix, dated=not sys.stderr.isatty()))
     if worker is not None:
         handler.addFilter(lambda record: record.__dict__.setdefault("worker", worker) is not None)
@@ -50,7 +53,7 @@ def log_to_stderr(level: int = logging.INFO, *, as_json: bool = False, worker: i
 
 
 class Lines(logging.Formatter):
-    """Shows what a peer wrote, and does not let the terminal obey it; and no secrets, which a traceback may have."""
+    """Formats text lines. Secrets are redacted, also in tracebacks, and a peer's control characters are escaped."""
 
     def __init__(self, prefix: str = "", *, dated: bool = False) -> None:
         time = "%Y-%m-%d %H:%M:%S" if dated else "%H:%M:%S"
@@ -60,12 +63,12 @@ class Lines(logging.Formatter):
         return printable(redact_text(super().format(record)))
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        return super().formatMessage(record).replace("\n", "\\n")  # nor forge a line
+        return super().formatMessage(record).replace("\n", "\\n")  # a peer's text cannot forge a line
 
 
 class JsonLines(logging.Formatter):
-    """One JSON object a line: `time` (UTC, RFC 3339), `level`, `logger`, `message`, the record's own fields, and
-    `traceback` where there is one. No secrets; what is no plain value is shown as text.
+    """Formats one JSON object per line: `time` (UTC, RFC 3339), `level`, `logger`, `message`, the record's fields, and
+    `traceback` if there is one. Secrets are redacted; values that JSON does not have are converted to text.
     """
 
     def format(self, record: logging.LogRecord) -> str:
@@ -80,7 +83,7 @@ class JsonLines(logging.Formatter):
                 entry[key] = _plain(value)
         if record.exc_info:
             entry["traceback"] = redact_text(self.formatException(record.exc_info))
-        return json.dumps(entry)  # control characters escaped, so a line stays a line
+        return json.dumps(entry)  # escapes control characters, so one record is one line
 
 
 def _plain(value: object) -> object:

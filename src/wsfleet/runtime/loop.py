@@ -1,4 +1,4 @@
-"""The event loop of a command: which one it is, how seldom the garbage collector runs, and which signals end it."""
+"""The event loop of a command: uvloop if installed, thresholds of the garbage collector, and signal handlers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import Any, TypeVar
 
+from wsfleet.fleet.run import uvloop_factory
+
 __all__ = [
     "ENDED_WELL",
     "EXIT_TIMEOUT_S",
@@ -23,7 +25,7 @@ __all__ = [
     "Stops",
     "collect_seldom",
     "daemon_timer",
-    "nobody_reads",
+    "is_broken_pipe",
     "run_loop",
     "stop_signals",
 ]
@@ -35,43 +37,34 @@ MISUSED = 2
 INTERRUPTED = 130
 
 EXIT_TIMEOUT_S = 4.0
-"""So long after a second signal the process ends even if the loop does not: user code may be holding it.
+"""Seconds after a second signal until the process exits even if user code blocks the event loop.
 
-Longer than closing handshakes and a hanging sink take by default, so that the report is written after these.
+Longer than closing handshakes and a blocked sink take by default, so that the report is written after these.
 """
 
 SELDOM = (2_000, 10, 50)
-"""When the garbage collector works (`gc.set_threshold`): everything after a million objects more, and not 70,000."""
+"""Thresholds for `gc.set_threshold`: a full collection after one million new objects instead of 70,000."""
 
 _USUAL = gc.get_threshold()
 
 T = TypeVar("T")
 
 Stops = Callable[[Callable[[], object], Callable[[], object]], AbstractContextManager[None]]
-"""Has the first function called when the run is to drain, and the second when it is to stop at once."""
+"""A context manager that calls the first function to drain the run, and the second to stop it at once."""
 
 
 def run_loop(main: Coroutine[Any, Any, T]) -> T:
-    """Run `main` in a new event loop, on uvloop where it is installed."""
-    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+    """Run `main` in a new event loop: uvloop's if installed."""
+    with asyncio.Runner(loop_factory=uvloop_factory()) as runner:
         return runner.run(main)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    # Apart from running it: what is raised within an `except` has that error in its traceback.
-    try:
-        from uvloop import new_event_loop
-    except ImportError:
-        return None
-    return new_event_loop
 
 
 @contextmanager
 def collect_seldom() -> Iterator[None]:
-    """Have CPython collect everything less often: with ten thousand connections it holds the loop for half a second.
+    """Make full garbage collections rare: with ten thousand connections each one blocks the loop for half a second.
 
-    Ten thousand that come back make it do so several times. What the program has set itself is left as it is, and so
-    is the collector of CPython 3.14, which goes through everything in small steps.
+    Ten thousand reconnects would cause several of them. Thresholds that the program has set are kept, and so are those
+    of CPython 3.14, whose collector works incrementally.
     """
     ours = gc.get_threshold() == _USUAL and sys.version_info < (3, 14)
     if ours:
@@ -90,11 +83,11 @@ def stop_signals(
     *,
     ending: Callable[[], object] = bool,
 ) -> Iterator[None]:
-    """Call `first`, then `second`, on the running loop, for SIGINT and SIGTERM; the main thread's loop alone.
+    """Call `first`, then `second`, on the running loop, for SIGINT and SIGTERM. Works only in the main thread.
 
-    After the second the process ends by itself, with 130, should the loop be held up; after a third at once. `ending`
-    is called with the first, whatever holds the loop. `first` is also called, perhaps again, when nobody reads the
-    standard output any more.
+    If the loop is blocked after the second signal, the process exits with 130 after EXIT_TIMEOUT_S; a third signal
+    makes it exit at once. `ending` is called by the handler of the first signal, also if the loop is blocked. `first`
+    is also called, possibly again, when the reader of standard output has closed the pipe.
     """
     loop = asyncio.get_running_loop()
     steps = iter((first, second))
@@ -111,14 +104,14 @@ def stop_signals(
             ending()
 
     def broken_pipe(number: int, frame: FrameType | None) -> None:
-        # `wsfleet run feeds.toml | head`. Writing to a socket that the peer has closed raises the same signal.
-        if nobody_reads(1):
+        # `wsfleet run feeds.toml | head`. A write to a socket that the peer has closed raises the same signal.
+        if is_broken_pipe(1):
             loop.call_soon_threadsafe(first)
 
     handlers = {signal.SIGINT: stop, signal.SIGTERM: stop}
     if hasattr(signal, "SIGPIPE"):  # not on Windows
         handlers[signal.SIGPIPE] = broken_pipe
-    # Not loop.add_signal_handler: that one would stay silent while a processor holds the loop.
+    # Not loop.add_signal_handler: its handlers do not run while a processor blocks the loop.
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
@@ -135,7 +128,7 @@ def daemon_timer(seconds: float, function: Callable[..., object], *args: object)
     return timer
 
 
-def nobody_reads(fd: int) -> bool:
+def is_broken_pipe(fd: int) -> bool:
     """Whether `fd` is a pipe whose other end is closed."""
     poll = select.poll()
     poll.register(fd, 0)

@@ -1,4 +1,4 @@
-"""The report and the summary of a run that has ended, and its exit code."""
+"""The report, the summary and the exit code of a run."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ logger = logging.getLogger("wsfleet.run")
 
 
 def exit_code(balanced: bool, states: Sequence[str]) -> int:
-    """Return the exit code of a run without errors, by the balance and the last states of the endpoints."""
+    """Return the exit code of a run without errors, from the balance and the endpoints' last states."""
     failed = not balanced or (states and all(state == State.FAILED for state in states))
     return FAILED if failed else ENDED_WELL
 
 
 def check_report(path: Path) -> str | None:
-    """Return why no report can be written to `path`, or None: better known before the run than after it."""
+    """Return why the report cannot be written to `path`, or None. Called before the run, so that no report is lost."""
     if path.is_dir():
-        return f"{path} is a folder; name a file"
+        return f"{path} is a directory; name a file"
     if not path.parent.is_dir():
-        return f"there is no folder {path.parent}; make it first"
+        return f"no such directory: {path.parent}; create it first"
     if not os.access(path.parent, os.W_OK):
-        return f"the folder {path.parent} cannot be written to; name another"
+        return f"the directory {path.parent} is not writable; name another"
     return None
 
 
 def write_report(path: Path, report: Mapping[str, Any]) -> None:
-    """Write `report` as JSON. Whoever waits for the file never sees half of it. Raises OSError."""
+    """Write `report` as JSON, atomically: a reader never sees a partial file. Raises OSError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
@@ -48,7 +48,7 @@ def write_report(path: Path, report: Mapping[str, Any]) -> None:
 
 def _messages(stats: FleetStats, workers: Mapping[str, Any] | None) -> dict[str, int]:
     lost: Mapping[str, int] = {} if workers is None else workers["lost"]
-    # Those of `$` topics would only blur what became of the feed.
+    # Messages of `$` topics are events of the fleet, not of the feeds.
     subscriptions = [row for row in stats.subscriptions if about_feeds(row.pattern)]
     counts = {
         "received": sum(row.received for row in stats.endpoints),
@@ -58,32 +58,32 @@ def _messages(stats: FleetStats, workers: Mapping[str, Any] | None) -> dict[str,
         "malformed": sum(row.malformed for row in stats.endpoints),
         "unrouted": stats.hub.unrouted + lost.get("hub_unrouted", 0),
     }
-    return {what: count + lost.get(what, 0) for what, count in counts.items()}
+    return {outcome: count + lost.get(outcome, 0) for outcome, count in counts.items()}
 
 
 def _endpoints(stats: FleetStats) -> tuple[int, int, list[str]]:
-    """Return how many there are, how often they were connected again, and which have failed."""
+    """Return the number of endpoints, the number of reconnects, and the names of the endpoints that failed."""
     rows = [row for row in stats.endpoints if row.name != RETIRED]
-    again = sum(max(row.connects - 1, 0) for row in rows)
-    return len(rows), again, [row.name for row in rows if row.state == State.FAILED]
+    reconnects = sum(max(row.connects - 1, 0) for row in rows)
+    return len(rows), reconnects, [row.name for row in rows if row.state == State.FAILED]
 
 
 def summary(stats: FleetStats, workers: Mapping[str, Any] | None = None) -> Iterator[str]:
-    """Yield what a person wants to know at the end of a run, line by line.
+    """Yield the lines of the summary that is printed at the end of a run.
 
-    `workers` is that part of the report; what those had counted that died is in the sums.
+    `workers` is the part of the report about worker processes; the sums include the counts of those that died.
     """
-    count, again, failed = _endpoints(stats)
+    count, reconnects, failed = _endpoints(stats)
     names = f" ({', '.join(failed[:5])}{', ...' if len(failed) > 5 else ''})" if failed else ""
     balance = "holds: every message is accounted for" if stats.balanced else "DOES NOT HOLD"
     yield f"{stats.name} ran for {stats.uptime_s:.1f} s"
-    yield "  messages   " + ", ".join(f"{number:,} {what}" for what, number in _messages(stats, workers).items())
-    yield f"  endpoints  {count:,}, {again:,} reconnects, {len(failed):,} failed{names}"
+    yield "  messages   " + ", ".join(f"{number:,} {outcome}" for outcome, number in _messages(stats, workers).items())
+    yield f"  endpoints  {count:,}, {reconnects:,} reconnects, {len(failed):,} failed{names}"
     if workers is not None:
         waited, restarts = _waited(workers), workers["restarts"]
-        yield f"  workers    {workers['count']}, {restarts:,} started again, {waited:,} messages lost that waited there"
+        yield f"  workers    {workers['count']}, {restarts:,} restarts, {waited:,} messages lost in their queues"
         if restarts or waited:
-            balance += ", but for what was lost with a worker"
+            balance += ", except messages lost in workers that died"
     yield f"  balance    {balance}"
 
 
@@ -93,19 +93,19 @@ def _waited(workers: Mapping[str, Any]) -> int:
 
 
 def log_summary(stats: FleetStats, workers: Mapping[str, Any] | None = None) -> None:
-    """Log the same as one record with the numbers as fields; whatever the level, as the lines are printed."""
-    count, again, failed = _endpoints(stats)
-    told = {
+    """Log the summary as one record with the numbers as fields. It ignores the log level, like the printed summary."""
+    count, reconnects, failed = _endpoints(stats)
+    fields = {
         "event": "fleet.ended",
         "fleet": stats.name,
         "uptime_s": stats.uptime_s,
         **_messages(stats, workers),
         "endpoints": count,
-        "reconnects": again,
+        "reconnects": reconnects,
         "endpoints_failed": len(failed),
         "balanced": stats.balanced,
     }
     if workers is not None:
-        told |= {"workers": workers["count"], "restarts": workers["restarts"], "lost": _waited(workers)}
+        fields |= {"workers": workers["count"], "restarts": workers["restarts"], "lost": _waited(workers)}
     text = f"{stats.name} ran for {stats.uptime_s:.1f} s"
-    logger.handle(logger.makeRecord(logger.name, logging.INFO, __file__, 0, text, (), None, extra=told))
+    logger.handle(logger.makeRecord(logger.name, logging.INFO, __file__, 0, text, (), None, extra=fields))

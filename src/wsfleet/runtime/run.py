@@ -1,4 +1,4 @@
-"""Runs a fleet for a command: loop, signals, duration, report, exit code."""
+"""Runs a fleet for a command: event loop, signals, duration, report, exit code."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def run_fleet(
     report: str | Path | None = None,
     watch: Callable[[Fleet], Awaitable[None]] | None = None,
 ) -> int:
-    """Run `fleet` until its endpoints have ended, `duration` seconds are over, or a signal came; return the exit code.
+    """Run `fleet` until its endpoints end, `duration` seconds pass, or a signal arrives; return the exit code.
 
-    The first SIGINT or SIGTERM drains, the second stops at once. `watch(fleet)` runs beside it: it is cancelled when
-    the fleet has ended, and when it ends first the fleet drains. `report` is the file for the last snapshot as JSON,
-    written whichever way the run ended; raises OSError where it cannot be written.
+    The first SIGINT or SIGTERM drains, the second stops at once. `watch(fleet)` runs concurrently: it is cancelled when
+    the fleet ends, and the fleet drains when it returns. `report` is the file for the last snapshot as JSON, written
+    also after an error. Raises OSError if it cannot be written.
     """
     path = None if report is None else Path(report)
     late = daemon_timer(ending_limit_s(fleet), _leave, lambda: _give_up(fleet, path))
@@ -62,8 +62,8 @@ def run_fleet(
 
 
 def _give_up(fleet: Fleet, report: Path | None) -> None:
-    """Leave with what is known. In a thread: the loop is held up, or ends never because of a call that goes on."""
-    logger.error("the end takes too long: a call holds it up; leaving without it")
+    """Write the report and let the process exit. Runs in a thread, since a handler may block the event loop."""
+    logger.error("shutdown timed out: a handler is still running; exiting", extra={"event": "run.shutdown_timeout"})
     if report is not None:
         write_report(report, control_of(fleet).unchecked_stats().to_dict())
 
@@ -81,12 +81,12 @@ def _leave(last: Callable[[], object]) -> None:
 
 
 def ending_limit_s(fleet: Fleet) -> float:
-    """Return how long `fleet` may take to drain and to close; past that, something of the user's holds it."""
+    """Return how many seconds `fleet` may take to drain and close. After that, user code is blocking the shutdown."""
     return fleet.drain_s + control_of(fleet).closing_limit_s() + EXIT_TIMEOUT_S
 
 
 class Run(BaseRun):
-    """One run of a fleet, from its start to the exit code."""
+    """One run of a fleet, from start to exit code."""
 
     def __init__(
         self,
@@ -106,10 +106,10 @@ class Run(BaseRun):
         self._serving: asyncio.Task[None] | None = None
         self._helpers: set[asyncio.Future[None]] = set()
         self._stops = stops
-        self._shutdown = ending  # called when the end begins, whatever the reason
+        self._shutdown = ending  # called when the shutdown starts, for any reason
 
     async def serve(self) -> None:
-        """Serve until the fleet has ended and nothing of the run is left."""
+        """Run the fleet until it has ended and every task of this run is done."""
         loop = asyncio.get_running_loop()
         serving = self._serving = loop.create_task(self._serve())
         notifying = loop.create_task(self._notify_manager())
@@ -126,10 +126,10 @@ class Run(BaseRun):
             finally:
                 if timer is not None:
                     timer.cancel()
-                beside = (notifying, *self._helpers, *self._reloads)
-                for task in (serving, *beside):
+                others = (notifying, *self._helpers, *self._reloads)
+                for task in (serving, *others):
                     task.cancel()
-                ended = await asyncio.gather(serving, *beside, return_exceptions=True)
+                ended = await asyncio.gather(serving, *others, return_exceptions=True)
                 self.errors = [error for error in ended if isinstance(error, Exception)]
                 self.stats = self._fleet.stats()
 
@@ -142,13 +142,13 @@ class Run(BaseRun):
                 self._shutdown()
 
     def status(self) -> str:
-        """Return how many endpoints are open."""
+        """Return the number of open endpoints, as text."""
         connections = self._fleet.connections.values()
         is_open = sum(connection.state is State.OPEN for connection in connections)
         return f"{is_open:,} of {len(connections):,} endpoints open"
 
     async def reload(self) -> Reloaded:
-        """Read the fleet's file again."""
+        """Reload the fleet's configuration file."""
         return await self._fleet.reload()
 
     def _begin_drain(self) -> None:
@@ -160,10 +160,11 @@ class Run(BaseRun):
             self._serving.cancel()
 
     def code(self) -> int:
-        """Return the exit code, having logged what went wrong."""
+        """Log the errors of the run and return its exit code."""
         for error in self.errors:
             expected = isinstance(error, FleetError | OSError)
-            logger.error("%s", error if expected else type(error).__name__, exc_info=None if expected else error)
+            text = error if expected else type(error).__name__
+            logger.error("%s", text, exc_info=None if expected else error, extra={"event": "run.failed"})
         if self._interrupted:
             return INTERRUPTED
         if self.errors or self.stats is None:

@@ -1,7 +1,8 @@
-"""Divides a fleet's endpoints among processes or hosts, by a hash of their names alone.
+"""Divides a fleet's endpoints among processes or hosts by rendezvous hashing of their names.
 
-Nobody has to be asked whose an endpoint is, and it stays where it is until their number changes: from N to N + 1 about
-one in N + 1 moves, all of them to the new one (rendezvous hashing).
+The owner of an endpoint depends only on its name and the number of shards, so processes need no coordination. If the
+number grows from N to N + 1, about one endpoint in N + 1 moves, always to the new shard (Thaler and Ravishankar, "Using
+name-based mappings to increase hit rates", 1998).
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ __all__ = ["Shard", "divide", "held", "parse_shard"]
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """Share `index`, from 0, of `count`. Shares of different `level` are drawn apart, so that one can be shared out
-    again: a host's among its workers."""
+    """Shard `index` (from 0) of `count`.
+
+    `level` is part of the hash, so that the shard of a host can be divided again among its workers.
+    """
 
     index: int
     count: int
@@ -28,11 +31,11 @@ class Shard:
         return f"{self.index}/{self.count}"
 
     def holds(self, name: str) -> bool:
-        """Whether the endpoint or pool `name` belongs to this share; of each name that is true of exactly one."""
+        """Whether the endpoint or pool `name` belongs to this shard. Each name belongs to exactly one."""
         return self._owner(name) == self.index
 
     def _owner(self, name: str) -> int:
-        # Not crc32: it is linear, so that over names of one length the same shares would win against the same others.
+        # Not crc32: it is linear, so the weights of two shards would be correlated for names of equal length.
         def weight(index: int) -> bytes:
             return blake2b(f"{self.level} {index} {name}".encode(), digest_size=8).digest()
 
@@ -40,26 +43,26 @@ class Shard:
 
 
 def parse_shard(text: str) -> Shard:
-    """Return the share that `I/N` says. Raises ValueError, with what is wrong."""
+    """Parse `I/N`. Raises ValueError."""
     parts = re.fullmatch(r"([0-9]{1,6})/([0-9]{1,6})", text)
     if parts is None:
-        raise ValueError(f"{text!r} is no share; write I/N, as in 0/3")
+        raise ValueError(f"{text!r} is not a shard; write I/N, for example 0/3")
     index, count = int(parts[1]), int(parts[2])
     if index >= count:
-        raise ValueError(f"{text!r}: of {count} shares the first is 0 and the last {count - 1}")
+        raise ValueError(f"{text!r}: the shards of {count} are numbered from 0 to {count - 1}")
     return Shard(index, count)
 
 
 def held(fleet: Fleet, *shards: Shard) -> set[str]:
-    """Return the names of the connections that all of `shards` hold. A pool stays whole: its own name decides."""
+    """Return the names of the connections that all of `shards` hold. A pool is not divided: its name decides."""
     names = control_of(fleet).deciding_names()
     return {name for name, deciding in names if all(shard.holds(deciding) for shard in shards)}
 
 
 def divide(fleet: Fleet, *shards: Shard) -> None:
-    """Leave `fleet`, which has not started, only the endpoints and pools that all of `shards` hold.
+    """Remove the endpoints and pools that not all of `shards` hold from `fleet`, which must not have started.
 
-    What goes takes its own processors along and leaves no row; processors over a pattern stay, for whatever comes.
+    The processors declared with an endpoint are removed with it; processors for a pattern stay.
     """
     control = control_of(fleet)
     control.keep_connections(lambda name: all(shard.holds(name) for shard in shards))

@@ -1,4 +1,4 @@
-"""Runs a module of ours in a process of its own."""
+"""Runs a module of wsfleet in a child process."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from typing import Any
 __all__ = ["child_process", "import_path", "module_process"]
 
 CHILD_TIMEOUT_S = 5.0
-"""How long a child may go on after the end of its standard input."""
+"""Seconds until a child is killed after the end of its standard input."""
 
 
 def import_path() -> list[str]:
-    """Return where this process imports from, for one that may run in another folder."""
+    """Return `sys.path` with absolute entries, for a child that may run in another directory."""
     return [os.path.abspath(entry) for entry in sys.path]
 
 
 def module_process(
     module: str, *arguments: object, environ: Mapping[str, str] = os.environ
 ) -> tuple[list[str], dict[str, Any]]:
-    """Return the command that runs a module of ours as we would, and the keywords to start it with.
+    """Return the command that runs `module` with this process's import path, and the keywords for starting it.
 
-    It imports what we import. In a session of its own Ctrl-C does not reach it.
+    The child gets its own session, so that Ctrl-C does not reach it.
     """
     command = [sys.executable, "-P", "-m", module, *map(str, arguments)]
     env = {**environ, "PYTHONPATH": os.pathsep.join(import_path())}
@@ -34,10 +34,10 @@ def module_process(
 
 @contextmanager
 def child_process(module: str, *arguments: object) -> Iterator[subprocess.Popen[bytes]]:
-    """Run `python -m module arguments...`; at the end of the block its standard input ends.
+    """Run `python -m module arguments...` and close its standard input at the end of the block.
 
-    That is its sign to end, too, so that it outlives neither the block nor this process; where it does not, it is
-    killed.
+    The child ends at the end of its standard input, so it does not outlive the block or this process. If it does not
+    end within CHILD_TIMEOUT_S, it is killed.
     """
     command, options = module_process(module, *arguments)
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **options)  # noqa: S603

@@ -1,7 +1,6 @@
-"""Tells a service manager how we are: systemd's protocol, one datagram to `$NOTIFY_SOCKET` (sd_notify(3)).
+"""Notifies the service manager with systemd's protocol: datagrams to `$NOTIFY_SOCKET` (sd_notify(3)).
 
-Where the variable is not set, nothing is done. Nothing here waits: a manager that does not read misses a line, the
-fleet no time.
+Does nothing if the variable is not set. Sending never blocks: if the manager does not read, the notification is lost.
 """
 
 from __future__ import annotations
@@ -13,27 +12,27 @@ import socket
 import time
 from collections.abc import Callable, Mapping
 
-__all__ = ["ENDING", "Notifier", "without_notifier"]
+__all__ = ["DRAINING", "Notifier", "without_notifier"]
 
 logger = logging.getLogger("wsfleet.run")
 
 STATUS_S = 5.0
-"""How often the status line is told anew, where no watchdog asks for news more often."""
+"""Seconds between status lines, unless the watchdog needs them more often."""
 
-ENDING = "ending: what came in is processed first"
+DRAINING = "draining: processing the messages already received"
 
 _VARIABLES = ("NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID")
 
 
 def without_notifier(environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment for a process that is not the service itself, and must not speak for it."""
+    """Return the environment without systemd's variables, for a child that must not send notifications."""
     return {name: value for name, value in environ.items() if name not in _VARIABLES}
 
 
 class Notifier:
-    """Speaks to the service manager that started us, if one did.
+    """Sends notifications to the service manager that started this process, if any.
 
-    `watchdog_s` is how long it waits for a sign of life before it takes us for dead, or None.
+    `watchdog_s` is the watchdog's timeout in seconds, or None.
     """
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
@@ -41,23 +40,23 @@ class Notifier:
         self.watchdog_s = _watchdog_s(environ) if self._address else None
 
     def ready(self, status: str) -> None:
-        """The fleet runs; also at the end of a reload."""
+        """Report that the fleet runs, or that a reload has finished."""
         self._send("READY=1", f"STATUS={status}")
 
     def reloading(self) -> None:
-        """A reload begins; `ready` ends it. The time tells it from an earlier one (`Type=notify-reload`)."""
+        """Report that a reload has started; `ready` reports its end. `Type=notify-reload` requires the timestamp."""
         now = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
         self._send("RELOADING=1", f"MONOTONIC_USEC={now}", "STATUS=reloading")
 
     def stopping(self) -> None:
-        """The end has begun."""
-        self._send("STOPPING=1", f"STATUS={ENDING}")
+        """Report that the shutdown has started."""
+        self._send("STOPPING=1", f"STATUS={DRAINING}")
 
     async def keep(self, status: Callable[[], str]) -> None:
-        """Tell what `status()` returns, and that the loop we run in still turns, until cancelled.
+        """Send `status()` and the watchdog's keep-alive periodically, until cancelled.
 
-        It must be the fleet's own loop: that is what a sign of life is about. It comes twice within the time that
-        the watchdog allows.
+        It must run in the fleet's event loop, since the keep-alive shows that this loop is not blocked. It is sent
+        twice within the watchdog's timeout.
         """
         if self._address is None:
             return
@@ -76,14 +75,16 @@ class Notifier:
                 sock.setblocking(False)
                 sock.sendto(text.encode(errors="replace"), self._address)
         except OSError as exc:
-            logger.warning("the service manager could not be told %s: %s", lines[0], exc)
+            logger.warning(
+                "cannot notify the service manager (%s): %s", lines[0], exc, extra={"event": "systemd.notify_failed"}
+            )
 
 
 def _address(name: str) -> str | None:
-    """Return what to send to: a path, or a name in Linux's abstract namespace, which is written with an `@`."""
+    """Return the socket's address: a path, or a name in Linux's abstract namespace, written with a leading `@`."""
     if name.startswith("/"):
         return name
-    return f"\0{name[1:]}" if name.startswith("@") else None  # vsock: is for the init of a virtual machine
+    return f"\0{name[1:]}" if name.startswith("@") else None  # vsock: is used only by the init of a virtual machine
 
 
 def _watchdog_s(environ: Mapping[str, str]) -> float | None:

@@ -1,4 +1,4 @@
-"""Shows a fleet to others: metrics, the status page and its API.
+"""Publishes the state of a fleet: metrics, the status page and its API.
 
 Input: snapshots and `$` topics. Output: HTTP responses and metrics. Imports core, pipeline and fleet.
 """

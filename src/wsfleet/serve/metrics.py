@@ -1,10 +1,10 @@
-"""What a report says in figures: one table of metrics, for Prometheus and for OpenTelemetry.
+"""The table of metrics, which Prometheus and OpenTelemetry share.
 
-Each column of a report's rows is there twice, by row (`endpoint.losses`) and for the whole fleet (`losses`). Rates over
-a fleet want the latter: when endpoints come and go while it runs, what they have counted moves from row to row, into
-`$other` or `$retired`, and a row that steps up or down looks like traffic, or like a counter begun again. Over the
-whole fleet a counter only rises: what workers counted that have died is in it. Subscriptions to `$` topics have rows,
-but no part in what is said of the whole fleet: that is about its feeds.
+Each column of a report's rows is exported twice: per row (`endpoint.losses`) and for the whole fleet (`losses`). Use
+the latter for rates over a fleet: when endpoints are added and removed, counts move between rows, for example into
+`$other` or `$retired`, and such a step would look like traffic or like a counter reset. The fleet's counters only
+increase: they include the counts of workers that died. Subscriptions to `$` topics have rows but are not part of the
+fleet's metrics, which are about its feeds.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from wsfleet.core.stats import about_feeds
 __all__ = ["METRICS", "OTHER", "Figures", "Metric"]
 
 OTHER = "$other"
-"""The row of all others. No endpoint or subscription can have this name."""
+"""Name of the row that sums all other rows. No endpoint or subscription can have this name."""
 
 Row = dict[str, Any]
 Values = Callable[["Figures"], Iterable[tuple[str, float]]]
 
 
 class Figures:
-    """A report, as metrics look at it. Past `most` rows, in the order of their names, all others are one."""
+    """A report prepared for metrics. Only the first `most` rows by name are exported; the others are summed."""
 
     def __init__(self, report: Row, most: int | None = None) -> None:
         self.report = report
@@ -39,7 +39,7 @@ class Figures:
 
 
 def _split(rows: list[Row], most: int | None) -> tuple[list[Row], list[Row]]:
-    """Return those with a row of their own, and all others: the same ones each time, as long as names stay."""
+    """Return the exported rows and the others. The choice depends only on the names, so that it is stable."""
     if most is None or len(rows) <= most:
         return rows, []
     ordered = sorted(rows, key=lambda row: str(row["name"]))
@@ -48,10 +48,10 @@ def _split(rows: list[Row], most: int | None) -> tuple[list[Row], list[Row]]:
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """One metric. `values` finds its values, each with what `label` is there; "" where it has none."""
+    """One metric. `values` yields pairs of a label's value and a number; the former is "" without a label."""
 
-    name: str  #: as OpenTelemetry has it, after "wsfleet."
-    unit: str  #: as UCUM has it
+    name: str  #: OpenTelemetry's name, without the prefix "wsfleet."
+    unit: str  #: UCUM unit
     text: str
     values: Values
     rises: bool = False
@@ -74,7 +74,7 @@ def _by_row(label: str, key: str) -> Values:
 
 
 def _over_all(label: str, key: str, rises: bool) -> Values:
-    # What waited in a worker that died waits no more, so only counters go on with what it had.
+    # Only counters include the counts of dead workers: messages that were pending in them no longer are.
     return _one(
         lambda figures: sum([row[key] for row in figures.whole[label]], figures.lost.get(key, 0) if rises else 0)
     )
@@ -100,7 +100,7 @@ def _states(figures: Figures) -> Iterator[tuple[str, float]]:
 def _open(figures: Figures) -> Iterator[tuple[str, float]]:
     own, others = figures.split["endpoint"]
     for row in own:
-        if row["state"]:  # those that were removed have none
+        if row["state"]:  # the row of removed endpoints has no state
             yield row["name"], int(row["state"] == State.OPEN)
     if others:
         yield OTHER, sum(row["state"] == State.OPEN for row in others)
@@ -119,15 +119,21 @@ def _latency(figures: Figures) -> Iterator[tuple[str, float]]:
 _WHOLE = (
     Metric("uptime", "s", "Time since the fleet started.", _one(lambda figures: figures.report["uptime_s"])),
     Metric("balanced", "1", "1 while every message is accounted for.", _one(lambda f: int(f.report["balanced"]))),
-    Metric("loop.lag", "s", "How late the event loop is.", _one(lambda figures: figures.report["loop_lag_s"])),
+    Metric("loop.lag", "s", "Lag of the event loop.", _one(lambda figures: figures.report["loop_lag_s"])),
     Metric(
         "loop.blocked",
         "s",
-        "Time for which something blocked the loop, a third of a second or more at a time.",
+        "Total time for which the event loop was blocked, for a third of a second or more at a time.",
         _blocked("total_s", "blocked_s"),
         rises=True,
     ),
-    Metric("loop.blocks", "{block}", "Times that something did.", _blocked("times", "blocks"), rises=True),
+    Metric(
+        "loop.blocks",
+        "{block}",
+        "Blocks of the event loop.",
+        _blocked("times", "blocks"),
+        rises=True,
+    ),
     Metric("endpoints", "{endpoint}", "Endpoints in each state.", _states, label="state"),
     Metric(
         "endpoints.paused",
@@ -135,33 +141,39 @@ _WHOLE = (
         "Endpoints paused by full mailboxes.",
         _one(lambda figures: sum(bool(row["paused_by"]) for row in figures.whole["endpoint"])),
     ),
-    Metric("endpoint.open", "1", "1 while it is open; for $other, how many are.", _open, label="endpoint"),
+    Metric(
+        "endpoint.open",
+        "1",
+        "1 while it is open; for $other, the number of open ones.",
+        _open,
+        label="endpoint",
+    ),
     Metric("endpoint.latency", "s", "Round trip of the last answered ping.", _latency, label="endpoint"),
     Metric(
         "worker.restarts",
         "{restart}",
-        "Workers that died and were started again.",
+        "Restarts of workers that died.",
         _of_workers(lambda workers: workers["restarts"]),
         rises=True,
     ),
     Metric(
         "worker.lost",
         "{message}",
-        "Messages that waited in a worker when it died.",
+        "Messages queued in a worker when it died.",
         _of_workers(lambda workers: workers["lost"]["pending"] + workers["lost"]["held"]),
         rises=True,
     ),
 )
 
 _HUB = (
-    ("published", "{message}", "Messages that came to the hub."),
-    ("injected", "{message}", "Of these, those of publish() and of the $ topics."),
-    ("routed", "{message}", "Of these, those that at least one subscription matched."),
-    ("unrouted", "{message}", "Of these, those that nobody had subscribed to."),
-    ("deliveries", "{delivery}", "Messages offered to subscriptions, once for each."),
+    ("published", "{message}", "Messages published to the hub."),
+    ("injected", "{message}", "Messages published to the hub by publish() or on $ topics."),
+    ("routed", "{message}", "Messages published to the hub that matched a subscription."),
+    ("unrouted", "{message}", "Messages published to the hub that matched no subscription."),
+    ("deliveries", "{delivery}", "Messages offered to subscriptions, counted once per subscription."),
 )
 
-# The key in the report, the metric, its unit, what it says, and whether it only goes up.
+# Key in the report, metric name, unit, description, and whether it is a counter.
 _ENDPOINT = (
     ("connects", "connects", "{connect}", "Handshakes completed.", True),
     ("losses", "losses", "{loss}", "Open connections lost.", True),
@@ -169,19 +181,19 @@ _ENDPOINT = (
     ("received_bytes", "received.size", "By", "Bytes of payload received, after decompression.", True),
     ("sent", "sent", "{message}", "Messages sent.", True),
     ("malformed", "malformed", "{message}", "Messages that could not be decoded.", True),
-    ("answered", "answered", "{message}", "Replies that were handed to who asked.", True),
-    ("published", "published", "{message}", "Messages that went to the hub.", True),
-    ("discarded", "discarded", "{message}", "Messages of connects that failed while they logged in.", True),
-    ("held", "held", "{message}", "Messages that wait until on_open is done.", False),
+    ("answered", "answered", "{message}", "Replies passed to the callers of request().", True),
+    ("published", "published", "{message}", "Messages published to the hub.", True),
+    ("discarded", "discarded", "{message}", "Messages discarded because on_open failed.", True),
+    ("held", "held", "{message}", "Messages held until on_open is done.", False),
     ("paused_s", "paused", "s", "Time for which reading was paused by full mailboxes.", True),
 )
 _SUBSCRIPTION = (
-    ("offered", "offered", "{message}", "Messages that came to the mailbox.", True),
+    ("offered", "offered", "{message}", "Messages offered to the mailbox.", True),
     ("processed", "processed", "{message}", "Messages processed.", True),
     ("failed", "failed", "{message}", "Messages whose processing failed for good.", True),
     ("dropped", "dropped", "{message}", "Messages dropped.", True),
-    ("pending", "pending", "{message}", "Messages waiting and in hand.", False),
-    ("pending_bytes", "pending.size", "By", "Bytes of payload waiting and in hand.", False),
+    ("pending", "pending", "{message}", "Messages waiting or being processed.", False),
+    ("pending_bytes", "pending.size", "By", "Bytes of payload waiting or being processed.", False),
     ("pausing_s", "pausing", "s", "Time for which this mailbox paused endpoints.", True),
 )
 
@@ -189,7 +201,7 @@ _SUBSCRIPTION = (
 def _columns(label: str, which: str, columns: Sequence[tuple[str, str, str, str, bool]]) -> Iterator[Metric]:
     for key, name, unit, text, rises in columns:
         yield Metric(f"{label}.{name}", unit, text, _by_row(label, key), rises, label)
-        over_all = f"{text[:-1]}, over all {which}, those included that were removed."
+        over_all = f"{text[:-1]}, summed over all {which}, including removed ones."
         yield Metric(name, unit, over_all, _over_all(label, key, rises), rises)
 
 
@@ -197,6 +209,6 @@ METRICS = (
     *_WHOLE,
     *(Metric(f"hub.{key}", unit, text, _hub(key), rises=True) for key, unit, text in _HUB),
     *_columns("endpoint", "endpoints", _ENDPOINT),
-    *_columns("subscription", "subscriptions but those to $ topics", _SUBSCRIPTION),
+    *_columns("subscription", "subscriptions except those to $ topics", _SUBSCRIPTION),
 )
-"""All of them, in the order in which they are shown."""
+"""All metrics, in the order of the output."""

@@ -1,8 +1,8 @@
-"""OpenTelemetry: a fleet's metrics, a span for each connect attempt, and one for each call of a processor.
+"""OpenTelemetry: a fleet's metrics, a span for each connect attempt, and a span for each call of a processor.
 
-Needs the extra `otel`, which is OpenTelemetry's API alone: providers, exporters and sampling are the program's, by the
-SDK. Without an SDK all of this does nothing. The core knows nothing of it: metrics are read off snapshots, attempts
-off the `$state` topics, and a processor is traced where its function is wrapped.
+Requires the extra `otel`, which installs only OpenTelemetry's API. The program configures providers, exporters and
+sampling with the SDK; without an SDK, this module has no effect. Metrics are read from snapshots, connect attempts from
+the `$state` topics, and a processor is traced if its function is wrapped with `traced`.
 
 ```python
 from wsfleet.serve.otel import instrument, traced
@@ -44,20 +44,20 @@ F = TypeVar("F", bound=Callable[..., Any])
 SCOPE = "wsfleet"
 
 FRESH_S = 0.5
-"""One snapshot serves all instruments of a collection, which are asked one after the other."""
+"""Seconds for which a snapshot is reused: the SDK calls the instruments of one collection one after the other."""
 
 
 def instrument(
     fleet: Fleet, *, meter_provider: MeterProvider | None = None, tracer_provider: TracerProvider | None = None
 ) -> None:
-    """Give `fleet`'s counts to OpenTelemetry, and a span for each of its connect attempts.
+    """Export `fleet`'s counters to OpenTelemetry, and record a span for each connect attempt.
 
-    Call it once, before the fleet starts; the providers are by default the global ones. The SDK asks for metrics from a
-    thread of its own, which waits for the loop for as long as one snapshot takes. Raises what `Fleet.process` raises.
+    Call it once, before the fleet starts. The default providers are the global ones. The SDK collects metrics in its
+    own thread, which waits until the event loop has made a snapshot. Raises the errors of `Fleet.process`.
     """
-    _Meters(fleet).make(metrics.get_meter(SCOPE, meter_provider=meter_provider))
+    _Meters(fleet).create(metrics.get_meter(SCOPE, meter_provider=meter_provider))
     attempts = _Attempts(trace.get_tracer(SCOPE, tracer_provider=tracer_provider))
-    # Spans that nobody can make in time are dropped, and counted there: they pause no endpoint.
+    # DROP_OLDEST: a backlog of spans must not pause endpoints. Dropped ones are counted by the subscription.
     fleet.process("$state.>", buffer=Buffer(messages=10_000, overflow=Overflow.DROP_OLDEST))(attempts.trace_attempts)
 
 
@@ -68,12 +68,12 @@ class _Meters:
         self._last: Figures | None = None
         self._at = 0.0
 
-    def make(self, meter: metrics.Meter) -> None:
+    def create(self, meter: metrics.Meter) -> None:
         for metric in METRICS:
             create = meter.create_observable_counter if metric.rises else meter.create_observable_gauge
-            create(f"wsfleet.{metric.name}", [self._asked(metric)], metric.unit, metric.text)
+            create(f"wsfleet.{metric.name}", [self._observer(metric)], metric.unit, metric.text)
 
-    def _asked(self, metric: Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
+    def _observer(self, metric: Metric) -> Callable[[CallbackOptions], Iterable[Observation]]:
         def observe(options: CallbackOptions) -> Iterator[Observation]:
             for label, value in metric.values(self._figures()):
                 yield Observation(value, {f"wsfleet.{metric.label}": label} if metric.label else None)
@@ -83,27 +83,27 @@ class _Meters:
     def _figures(self) -> Figures:
         with self._lock:
             if self._last is None or time.monotonic() - self._at > FRESH_S:
-                self._last = Figures(self._look().to_dict())
+                self._last = Figures(self._stats().to_dict())
                 self._at = time.monotonic()
             return self._last
 
-    def _look(self) -> FleetStats:
+    def _stats(self) -> FleetStats:
         try:
-            return self._fleet.stats()  # in the loop's own thread, and before and after it runs
+            return self._fleet.stats()  # in the loop's thread, or if the fleet is not running
         except FleetError:
             pass
         try:
             stats: FleetStats = self._fleet.from_thread(self._fleet.stats)
-        except FleetError:  # it has ended just now
+        except FleetError:  # the fleet has just ended
             stats = self._fleet.stats()
         return stats
 
 
 class _Attempts:
-    """Makes a span of two changes of state: what an attempt began with, and what came of it.
+    """Records a span from CONNECTING to the next state change.
 
-    The time that the governor makes an attempt wait is part of it. Where an endpoint's first attempt began before
-    anybody looked, it counts from the time at which it was asked to be looked at.
+    The span includes the time that the attempt waited for the connect limits. If an endpoint's first attempt started
+    before `instrument` was called, its span starts at the call.
     """
 
     def __init__(self, tracer: Tracer) -> None:
@@ -126,9 +126,11 @@ class _Attempts:
 
 
 def traced(function: F, *, tracer_provider: TracerProvider | None = None) -> F:
-    """Return `function`, a processor's, with a span around each call: current within it, so that spans that it makes
-    are its children. A call for a batch has one span. Processes of `offload="process"` have providers of their own.
-    The provider is by default the global one. What the function raises is raised, and told in the span without secrets.
+    """Return a processor's `function` wrapped in a span for each call.
+
+    The span is current during the call, so that spans created by the function are its children. A call for a batch has
+    one span. The default provider is the global one; the processes of `offload="process"` have their own providers.
+    An exception of the function is recorded in the span with secrets redacted, and raised.
     """
     tracer = trace.get_tracer(SCOPE, tracer_provider=tracer_provider)
 
@@ -156,7 +158,7 @@ def _span(
         attributes["messaging.batch.message_count"] = len(messages)
     else:
         attributes |= {"messaging.message.body.size": first.size, "wsfleet.index": first.index}
-    # What an exception says may hold secrets: it is told below, without.
+    # The text of an exception may contain secrets: _fail records it redacted.
     with tracer.start_as_current_span(
         f"process {getattr(function, '__name__', 'messages')}",
         kind=SpanKind.CONSUMER,

@@ -1,8 +1,9 @@
-"""A report as Prometheus metrics, written by Prometheus' own client library (extra `http`).
+"""Exports a report as Prometheus metrics with the official client library (extra `http`).
 
-Names follow https://prometheus.io/docs/practices/naming/: base units, and counters that end in `_total`. Labels are
-bounded: the first ROWS endpoints and subscriptions by name have rows of their own, all others are summed as `$other`,
-so that sums over a metric stay true. An address is no label: there may be secrets in it, and it changes.
+Names follow https://prometheus.io/docs/practices/naming/: base units, and counters that end in `_total`. The number of
+label values is bounded: only the first ROWS endpoints and subscriptions by name have their own values. The others are
+summed as `$other`, so that sums over a metric stay correct. URIs are not used as labels, since they may contain secrets
+and change.
 """
 
 from __future__ import annotations
@@ -21,22 +22,21 @@ from wsfleet.serve import metrics
 __all__ = ["ROWS", "exposition"]
 
 ROWS = 1000
-"""So many endpoints, and so many subscriptions, have rows of their own."""
+"""Maximum number of endpoints, and of subscriptions, with their own label values."""
 
 _UNITS = {"{message}": "_messages", "By": "_bytes", "s": "_seconds"}
-"""How the units of figures end names here."""
+"""Suffixes of metric names by unit."""
 
 
 def exposition(report: dict[str, Any], *, accept: str = "", version: str = "") -> tuple[bytes, str]:
-    """Return the metrics of `report`, which is `FleetStats.to_dict()`, and their content type.
+    """Return the metrics of `report`, a result of `FleetStats.to_dict()`, and their content type.
 
-    In the text format, or in OpenMetrics where the header `accept` asks for that.
+    The format is OpenMetrics if the header `accept` requests it, or else the text format.
     """
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Report(report, version))
     encode, content_type = choose_encoder(accept)
-    # No name here needs escaping, whichever way of it was asked for; this one does not look at each letter, and takes
-    # a third of the time in OpenMetrics.
+    # No name needs escaping. This mode skips the check of each character and takes a third of the time in OpenMetrics.
     return cast(Callable[..., bytes], encode)(registry, escaping=ALLOWUTF8), content_type
 
 
@@ -46,14 +46,14 @@ class _Report(Collector):
         self._version = version
 
     def describe(self) -> Iterable[Metric]:
-        return ()  # nobody else is in the registry
+        return ()  # there is no other collector in the registry
 
     def collect(self) -> Iterator[Metric]:
         report = self._report
-        # A fleet may have any name at all; one that is no UTF-8 would make Prometheus refuse everything.
+        # A fleet's name is any string. If it is not valid UTF-8, Prometheus would reject the whole response.
         name = report["name"].encode(errors="replace").decode()
         info = {"name": name, "version": self._version, "accelerated": str(report["accelerated"]).lower()}
-        yield InfoMetricFamily("wsfleet", "Which fleet this is, and what runs it.", value=info)
+        yield InfoMetricFamily("wsfleet", "Name and version of the fleet.", value=info)
         seen = metrics.Figures(report, ROWS)
         for metric in metrics.METRICS:
             make: Callable[..., Any] = CounterMetricFamily if metric.rises else GaugeMetricFamily
@@ -64,5 +64,5 @@ class _Report(Collector):
 
 
 def _name(metric: metrics.Metric) -> str:
-    # OpenTelemetry says "size" where Prometheus names the unit.
+    # OpenTelemetry's names end in "size", Prometheus' names in the unit.
     return f"wsfleet_{metric.name.removesuffix('.size').replace('.', '_')}{_UNITS.get(metric.unit, '')}"

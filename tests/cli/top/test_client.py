@@ -43,9 +43,9 @@ async def test_a_token_goes_into_the_header_and_nowhere_else() -> None:
         given: list[str | None] = [None]
         client = Client(served.url, lambda: given[0])
         without = await trouble(client)
-        assert without.headline == "REFUSED" and "wants a token" in without.text
+        assert without.headline == "REFUSED" and "requires a token" in without.text
         given[0] = "wrong"
-        assert "refuses this token" in (await trouble(client)).text
+        assert "token is not valid" in (await trouble(client)).text
         given[0] = "let-me-in"
         assert (await client.overview()).name == "market"
         assert not any("let-me-in" in str(request.url) for request in served.asked)
@@ -63,17 +63,17 @@ async def test_a_renewed_token_file_is_taken_up(tmp_path: Path) -> None:
         file.write_text("new\n")
         assert (await client.overview()).name == "market"
         file.unlink()
-        assert "cannot be read" in (await trouble(client)).text
+        assert "can no longer be read" in (await trouble(client)).text
         await client.close()
 
 
 @pytest.mark.parametrize(
     ("answer", "text"),
     [
-        (PlainTextResponse("hello"), "no wsfleet"),
-        (JSONResponse({"states": 7}), "no wsfleet"),
-        (JSONResponse([]), "no wsfleet"),
-        (PlainTextResponse(b"\xff\xfe"), "no wsfleet"),
+        (PlainTextResponse("hello"), "not wsfleet"),
+        (JSONResponse({"states": 7}), "not wsfleet"),
+        (JSONResponse([]), "not wsfleet"),
+        (PlainTextResponse(b"\xff\xfe"), "not wsfleet"),
         (PlainTextResponse("no", 404), "404 at /api/overview"),
         (RedirectResponse("http://127.0.0.1:1/elsewhere"), "307"),
     ],
@@ -105,7 +105,7 @@ async def test_plain_http_behind_an_https_url_is_told() -> None:
     """Who writes https:// for a server without TLS is told so."""
     async with serving(Served(FleetView())) as served:
         client = Client(served.url.replace("http:", "https:"))
-        assert "no TLS" in (await trouble(client)).text
+        assert "not use TLS" in (await trouble(client)).text
         await client.close()
     assert issubclass(ssl.SSLError, OSError)  # which is why it is looked for first
 

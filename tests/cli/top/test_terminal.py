@@ -151,7 +151,7 @@ async def test_the_last_minute_counts(lost: int, told: bool) -> None:
     """More than one loss for two endpoints in a minute, and a loop that was late, are told though all is open again."""
     rows = [{**endpoint(number), "state": "OPEN"} for number in range(12)]
     async with shown(FleetView(rows, lost=(30, lost))) as pilot:
-        said = f"connections are lost again and again: {lost} in the last minute"
+        said = f"frequent connection losses: {lost} in the last minute"
         assert bool(lines(pilot, said)) == told
         assert lines(pilot, "the loop was 20")
 
@@ -216,7 +216,7 @@ async def test_subscriptions_and_events_in_a_small_window(tmp_path: Path) -> Non
     async with shown(troubled(), NARROW) as pilot:
         assert not lines(pilot, "slow-chart")
         await pilot.press("e")
-        await until(pilot, lambda: lines(pilot, "candles gave a message up: ValueError: no price"))
+        await until(pilot, lambda: lines(pilot, "candles failed: ValueError: no price"))
         await compare(pilot, "events", tmp_path)
         await pilot.press("e")
         await until(pilot, lambda: lines(pilot, "feed-100 "))
@@ -226,10 +226,10 @@ async def test_help_and_theme(tmp_path: Path) -> None:
     """`?` tells the keys, any of its ends goes back; `t` changes between dark and light."""
     async with shown(troubled()) as pilot:
         await pilot.press("question_mark")
-        await until(pilot, lambda: lines(pilot, "leave; the fleet goes on"))
+        await until(pilot, lambda: lines(pilot, "quit; the fleet keeps running"))
         await compare(pilot, "help", tmp_path)
         await pilot.press("q")
-        assert not lines(pilot, "leave; the fleet goes on")
+        assert not lines(pilot, "quit; the fleet keeps running")
         await pilot.press("t")
         assert not pilot.app.current_theme.dark
         await pilot.press("t")
@@ -251,7 +251,7 @@ async def test_a_fleet_out_of_reach_comes_back_by_itself(tmp_path: Path) -> None
     view = troubled()
     async with shown(view) as pilot:
         view.trouble = StatusError("UNREACHABLE", "connection refused")
-        await until(pilot, lambda: lines(pilot, "UNREACHABLE  connection refused. Since 01:46:40; it is tried again."))
+        await until(pilot, lambda: lines(pilot, "UNREACHABLE  connection refused. Since 01:46:40; retrying."))
         await compare(pilot, "unreachable", tmp_path)
         view.trouble = None
         await until(pilot, lambda: lines(pilot, "FAILING"))
@@ -262,9 +262,9 @@ async def test_a_fleet_out_of_reach_comes_back_by_itself(tmp_path: Path) -> None
 async def test_a_refused_token_is_told(tmp_path: Path) -> None:
     """A fleet that was never seen shows why, and nothing that could be taken for its numbers."""
     view = FleetView()
-    view.trouble = StatusError("REFUSED", "the fleet wants a token: --token-file, or WSFLEET_TOKEN")
+    view.trouble = StatusError("REFUSED", "the fleet requires a token: --token-file, or WSFLEET_TOKEN")
     async with shown(view, NARROW) as pilot:
-        assert lines(pilot, "REFUSED  the fleet wants a token: --token-file, or WSFLEET_TOKEN")
+        assert lines(pilot, "REFUSED  the fleet requires a token: --token-file, or WSFLEET_TOKEN")
         await compare(pilot, "refused", tmp_path)
         view.trouble = None
         await until(pilot, lambda: lines(pilot, "market") and table(pilot).matched)

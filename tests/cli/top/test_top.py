@@ -117,11 +117,11 @@ async def test_a_signal_gives_the_terminal_back(number: signal.Signals) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["http://user:hunter2@host"], "the URL has a user or password in it"),
+        (["http://user:hunter2@host"], "the URL must not contain a user or password"),
         (["ftp://host"], "the URL must begin with http:// or https://"),
         (["--token-file", "nowhere"], "--token-file: No such file or directory"),
         (["--token-file", "two-lines"], "--token-file: is not one line of printable ASCII"),
-        ([], "this needs a terminal; for a program there is http://127.0.0.1:9464/api/stats"),
+        ([], "requires a terminal; programs can use http://127.0.0.1:9464/api/stats"),
     ],
 )
 def test_what_is_wrong_is_one_line(

@@ -1,7 +1,7 @@
-"""`wsfleet bench`: what a message costs on this machine, by hand, with wsfleet, and at best.
+"""`wsfleet bench`: measures the CPU cost of a message with bare websockets, with wsfleet, and as an upper bound.
 
-`programs` are compared, `peer` is the server's end of a connection, `children` are the processes, `command` shows the
-result.
+`programs` has the compared programs, `peer` the server's side of a connection, `children` the child processes, and
+`command` the command.
 """
 
 from wsfleet.cli.bench.command import add_arguments, main

@@ -1,11 +1,11 @@
 """The child processes of `wsfleet bench`: a server that sends, and the programs, which run in turn.
 
-`python -m wsfleet.cli.bench.children server SIZE` does nothing but send: JSON of SIZE bytes, encoded beforehand and
-written in blocks, without an end, to every client that has said a word. It prints its port as the first line, and ends
-when its standard input does.
+`python -m wsfleet.cli.bench.children server SIZE` sends JSON messages of SIZE bytes, encoded in advance and written in
+blocks, to every client after the client's first message. It prints its port as the first line, and ends at the end of
+its standard input.
 
-`python -m wsfleet.cli.bench.children turns PORT CONNECTIONS SIZE TURN_S ROUNDS` runs the programs, so that showing the
-progress costs them nothing. Each turn is a line of JSON on the standard output.
+`python -m wsfleet.cli.bench.children turns PORT CONNECTIONS SIZE TURN_S ROUNDS` runs the programs. In a separate
+process, the progress display does not affect them. It prints each turn as a line of JSON.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ __all__ = ["main"]
 
 
 class _Sender(Peer):
-    """Sends one block after the other, as fast as the client takes them."""
+    """Sends blocks as fast as the client reads them, after the client's first message."""
 
     def __init__(self, block: bytes) -> None:
         super().__init__()
         self._block = block
-        self._asked = False
+        self._started = False
 
-    def told(self) -> None:
-        if not self._asked:
-            self._asked = True
+    def message_received(self) -> None:
+        if not self._started:
+            self._started = True
             self._send()
 
     def resume_writing(self) -> None:
@@ -45,13 +45,13 @@ class _Sender(Peer):
         self._send()
 
     def _send(self) -> None:
-        while self._asked and self.open and not self.full:
+        while self._started and self.open and not self.full:
             self.transport.write(self._block)
 
 
 async def _take_turns(load: Load, rounds: int) -> None:
-    """Run every program once in each round, or until nobody waits for the result any more."""
-    # Nothing is ever written there: readable means ended.
+    """Run every program once per round. The process exits when the parent has ended."""
+    # Nothing is written to standard input, so readable means end of file.
     asyncio.get_running_loop().add_reader(sys.stdin, os._exit, 0)
     for _ in range(rounds):
         for name, program in PROGRAMS.items():

@@ -1,4 +1,4 @@
-"""`wsfleet bench`: how it is asked for, and how its result is shown."""
+"""`wsfleet bench`: arguments, the run, and the output of the result."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ if TYPE_CHECKING:
 __all__ = ["add_arguments", "main"]
 
 ROUNDS = 5
-SHARE = 0.85  # of the duration is for the turns; the rest for starting two processes, connecting and closing
+SHARE = 0.85  # share of the duration for the turns; the rest is for starting two processes, connecting and closing
 SPARE_FILES = 64
-TOLD = {"bare": "by hand", "wsfleet": "wsfleet", "ceiling": "the ceiling"}
+LABELS = {"bare": "by hand", "wsfleet": "wsfleet", "ceiling": "the ceiling"}
 ABOUT = """\
-Messages for each second of CPU time: received, decoded as JSON, and given to an async function that does next to
-nothing. By hand: a loop on websockets for each connection. The ceiling: the same messages out of a list in memory.
-The figures are medians of {rounds} rounds in which all had a turn. Compare the ratios, not the figures of other runs.
+Messages per second of CPU time: received, decoded as JSON, and passed to an async function that does very little.
+By hand: one loop on websockets per connection. The ceiling: the same messages from a list in memory.
+The figures are medians of {rounds} rounds. Between runs, compare the ratios, not the absolute figures.
 """
 
 
 class Line(NamedTuple):
-    """One turn, as the process that runs the programs tells it."""
+    """The result of one turn, as printed by the process that runs the programs."""
 
     program: str
     messages: int
@@ -51,7 +51,7 @@ class Line(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Messages for each second of CPU time."""
+        """Messages per second of CPU time."""
         return self.messages / self.cpu_s
 
 
@@ -59,8 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `wsfleet bench` to `parser`."""
     add = parser.add_argument
     add("--duration", type=seconds, default=20.0, metavar="SECONDS", help='also "1 min" (default: %(default)g)')
-    add("--connections", type=count, default=8, metavar="N", help="how many (default: %(default)s)")
-    add("--size", type=_size, default=128, metavar="BYTES", help="of a message (default: %(default)s)")
+    add("--connections", type=count, default=8, metavar="N", help="number of connections (default: %(default)s)")
+    add("--size", type=_size, default=128, metavar="BYTES", help="size of a message (default: %(default)s)")
     add("--report", type=Path, metavar="FILE.json", help="write the figures to this file, as JSON")
 
 
@@ -72,38 +72,38 @@ def _size(text: str) -> int:
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the benchmark as `add_arguments` declares it; return the exit code."""
+    """Run the benchmark and return the exit code."""
     fault = check_report(args.report) if args.report else None
     limit = raise_limit()
     if fault is None and limit is not None and limit < args.connections + SPARE_FILES:
-        fault = f"this system allows too few open files for {args.connections:,} connections (ulimit -n)"
-        return _complain(fault, MISUSED)
+        fault = f"the limit of open files is too low for {args.connections:,} connections (ulimit -n)"
+        return _print_error(fault, MISUSED)
     if fault is not None:
-        return _complain(f"--report: {fault}", MISUSED)
+        return _print_error(f"--report: {fault}", MISUSED)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         rounds = _measure(args)
     finally:
         signal.signal(signal.SIGTERM, before)
     if not rounds:
-        return _complain("it did not come to a whole round", FAILED)
+        return _print_error("ended before the first round was complete", FAILED)
     report = summary(rounds, vars(args))
     _show(report)
     try:
         if args.report:
             write_report(args.report, report)
     except OSError as exc:
-        return _complain(f"--report: {exc}", FAILED)
+        return _print_error(f"--report: {exc}", FAILED)
     return ENDED_WELL
 
 
-def _complain(text: str, code: int) -> int:
+def _print_error(text: str, code: int) -> int:
     print(f"wsfleet bench: {text}", file=sys.stderr)
     return code
 
 
 def _measure(args: argparse.Namespace) -> list[dict[str, Line]]:
-    """Return the rounds that were complete when the time was over, or a signal came."""
+    """Run until the time is over or a signal arrives, and return the complete rounds."""
     names = tuple(PROGRAMS)
     turns: list[Line] = []
     try:
@@ -111,8 +111,8 @@ def _measure(args: argparse.Namespace) -> list[dict[str, Line]]:
             task = progress.add_task("starting", total=ROUNDS * len(names))
             for line in _turns(args):
                 turns.append(line)
-                progress.update(task, advance=1, description=TOLD[names[len(turns) % len(names)]])
-    except KeyboardInterrupt:  # what there is, is shown
+                progress.update(task, advance=1, description=LABELS[names[len(turns) % len(names)]])
+    except KeyboardInterrupt:  # show the complete rounds
         pass
     whole = len(turns) // len(names)
     return [{line.program: line for line in turns[n * len(names) : (n + 1) * len(names)]} for n in range(whole)]
@@ -142,7 +142,7 @@ def _turns(args: argparse.Namespace) -> Iterator[Line]:
 
 
 def summary(rounds: list[dict[str, Line]], load: dict[str, Any]) -> dict[str, Any]:
-    """Return the result as JSON can hold it: medians, and ratios taken within each round."""
+    """Return the result in plain types for JSON: medians of the rates, and of the ratios within each round."""
     programs = {
         name: {
             "messages_per_cpu_s": median(each[name].rate for each in rounds),
@@ -168,7 +168,7 @@ def _show(report: dict[str, Any]) -> None:
     from rich.console import Console
 
     loop = report["loop"] + ("" if report["loop"] == "uvloop" else " (uvloop is faster: pip install 'wsfleet[fast]')")
-    parts = "compiled parts in use" if report["accelerated"] else "in Python alone, nothing compiled"
+    parts = "compiled parts in use" if report["accelerated"] else "pure Python, without compiled parts"
     console = Console(highlight=False, soft_wrap=True)
     with console.capture() as shown:
         console.print(f"wsfleet {report['wsfleet']}, {parts}; {report['python']}; {loop}", markup=False)
@@ -177,7 +177,7 @@ def _show(report: dict[str, Any]) -> None:
         console.print("\n" + ABOUT.format(rounds=report["rounds"]), markup=False, end="")
     try:
         print(shown.get(), end="", flush=True)
-    except BrokenPipeError:  # nobody reads it any more
+    except BrokenPipeError:  # the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -191,5 +191,5 @@ def _table(programs: dict[str, dict[str, float]]) -> Table:
     for name, row in programs.items():
         rate = row["messages_per_cpu_s"]
         cells = (f"{rate:,.0f}", f"{1e6 / rate:.2f} µs", f"{row['times_bare']:.2f}", f"{row['of_ceiling']:.0%}")
-        table.add_row(TOLD[name], *cells, style="bold" if name == "wsfleet" else "")
+        table.add_row(LABELS[name], *cells, style="bold" if name == "wsfleet" else "")
     return table

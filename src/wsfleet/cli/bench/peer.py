@@ -1,4 +1,4 @@
-"""A server's end of a connection that costs next to nothing, and what it sends."""
+"""The server's side of a connection, with minimal cost, and its messages."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ __all__ = ["SMALLEST", "Peer", "frame", "payloads", "serve"]
 BLOCK = 2**16
 UNSENT = 2**18
 SMALLEST = 64
-"""Bytes of the smallest message."""
+"""Minimum size of a message in bytes."""
 
 
 def payloads(size: int) -> list[bytes]:
-    """Return the messages of one block: JSON of exactly `size` bytes each, no two the same."""
-    made = []
+    """Return the messages of one block: distinct JSON objects of exactly `size` bytes each."""
+    messages = []
     for number in range(max(1, BLOCK // (size + 4))):
         trade = {"symbol": "AMBER", "id": 10**6 + number, "price": 100.25 + number, "note": ""}
-        room = size - len(msgspec.json.encode(trade))
-        made.append(msgspec.json.encode(trade | {"note": "n" * room}))
-    return made
+        padding = size - len(msgspec.json.encode(trade))
+        messages.append(msgspec.json.encode(trade | {"note": "n" * padding}))
+    return messages
 
 
 def frame(payload: bytes) -> bytes:
-    """Return `payload` as a whole text frame of a server, so without a mask (RFC 6455, section 5.1)."""
+    """Encode `payload` as a single text frame. A server does not mask its frames (RFC 6455, section 5.1)."""
     return Frame(Opcode.TEXT, payload).serialize(mask=False)
 
 
 class Peer(asyncio.Protocol):
-    """A server's end of one connection, which websockets keeps to the rules; what is sent goes past it, as bytes."""
+    """The server's side of one connection. websockets handles the protocol; messages are written as encoded frames."""
 
     transport: asyncio.Transport
 
@@ -51,17 +51,17 @@ class Peer(asyncio.Protocol):
         return self._protocol.state is OPEN and not self.transport.is_closing()
 
     def opened(self) -> None:
-        """The handshake is done."""
+        """Handle the end of the opening handshake."""
 
-    def told(self) -> None:
-        """The client said something."""
+    def message_received(self) -> None:
+        """Handle a message from the client."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
         transport.set_write_buffer_limits(high=UNSENT)
 
     def data_received(self, data: bytes) -> None:
-        protocol, opened, told = self._protocol, False, False
+        protocol, opened, has_message = self._protocol, False, False
         protocol.receive_data(data)
         for event in protocol.events_received():
             if isinstance(event, Request):
@@ -69,16 +69,16 @@ class Peer(asyncio.Protocol):
                 protocol.send_response(protocol.accept(event))
                 opened = True
             elif isinstance(event, Frame):
-                told = told or event.opcode in (Opcode.TEXT, Opcode.BINARY)
+                has_message = has_message or event.opcode in (Opcode.TEXT, Opcode.BINARY)
         for out in protocol.data_to_send():
             if out and not self.transport.is_closing():
                 self.transport.write(out)
-        if protocol.close_expected():  # it is the server who closes the socket (RFC 6455, section 7.1.1)
+        if protocol.close_expected():  # the server closes the socket first (RFC 6455, section 7.1.1)
             self.transport.close()
         if opened and self.open:
             self.opened()
-        if told:
-            self.told()
+        if has_message:
+            self.message_received()
 
     def pause_writing(self) -> None:
         self.full = True
@@ -88,14 +88,14 @@ class Peer(asyncio.Protocol):
 
 
 async def serve(peer: Callable[[], Peer]) -> asyncio.Server:
-    """Listen on loopback, print the port, and return when the standard input has ended."""
+    """Listen on loopback, print the port, and return at the end of standard input."""
     loop = asyncio.get_running_loop()
-    parent_gone = asyncio.Event()
-    loop.add_reader(sys.stdin, parent_gone.set)  # nothing is ever written there: readable means ended
+    parent_ended = asyncio.Event()
+    loop.add_reader(sys.stdin, parent_ended.set)  # nothing is written to it, so readable means end of file
     server = await loop.create_server(peer, "127.0.0.1", 0, backlog=4096)
     try:
         print(server.sockets[0].getsockname()[1], flush=True)
-        await parent_gone.wait()
+        await parent_ended.wait()
     finally:
         loop.remove_reader(sys.stdin)
         server.close()

@@ -1,4 +1,4 @@
-"""What `wsfleet bench` compares: three ways in which a message comes to the same `async` function."""
+"""The programs that `wsfleet bench` compares: three ways to pass a message to the same `async` function."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from wsfleet.fleet.fleet import Fleet
 __all__ = ["PROGRAMS", "Load", "Turn"]
 
 FIRST_S = 10.0
-"""The first message is waited for so long."""
+"""Time limit for the first message, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What every program receives, and for how long."""
+    """The load of every program: connections, message size in bytes, and duration of a turn in seconds."""
 
     port: int
     connections: int
@@ -35,23 +35,23 @@ class Load:
 
     @property
     def uri(self) -> str:
-        """Where the server is."""
+        """The server's URI."""
         return f"ws://127.0.0.1:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What one program did in one turn."""
+    """The result of one turn of a program."""
 
     messages: int
     cpu_s: float
 
 
 class _Meter:
-    """Counts messages, and the CPU time of this process meanwhile.
+    """Counts messages and the CPU time of this process.
 
-    `handle` takes a message's data, `process` a message of wsfleet's. They are closures, as an attribute of `self`
-    costs more than their work does.
+    `handle` takes the decoded data, `process` a `Message` of wsfleet. They are closures, because access to attributes
+    of `self` would cost more than their work.
     """
 
     handle: Callable[[Any], Awaitable[None]]
@@ -75,14 +75,14 @@ class _Meter:
         self.restart()
 
     def restart(self) -> None:
-        """Begin to count CPU time: what connecting costs stays outside."""
+        """Restart the measurement of CPU time, to exclude the cost of connecting."""
         self._began = time.process_time()
 
     async def turn(self, seconds: float) -> Turn:
-        """Let the flow go on for `seconds`, at least to the first message."""
+        """Measure for `seconds`, or until the first message if that takes longer."""
         await asyncio.sleep(seconds)
         async with asyncio.timeout(FIRST_S):
-            while not self.count():  # noqa: ASYNC110 - an event would be one more thing to do for each message
+            while not self.count():  # noqa: ASYNC110 - setting an event would add to the cost of each message
                 await asyncio.sleep(seconds / 10)
         return self.ended()
 
@@ -91,7 +91,7 @@ class _Meter:
 
 
 async def bare(load: Load) -> Turn:
-    """A loop for each connection on websockets, which decodes and awaits the function itself."""
+    """Run one loop per connection on websockets, which decodes each message and awaits the function."""
     decode = msgspec.json.Decoder().decode
 
     async def read(socket: ClientConnection, handle: Callable[[Any], Awaitable[None]]) -> None:
@@ -112,12 +112,12 @@ async def bare(load: Load) -> Turn:
             tasks.create_task(read(socket, meter.handle))
         turn = await meter.turn(load.turn_s)
         for socket in sockets:
-            socket.transport.abort()  # a close would first read what the server has written
+            socket.transport.abort()  # a close would first read all data that the server has written
     return turn
 
 
 async def fleet(load: Load) -> Turn:
-    """wsfleet by its defaults, the function a processor. Raises RuntimeError where the balance does not hold."""
+    """Run wsfleet with default options and the function as processor. Raises RuntimeError if it is not balanced."""
     async with Fleet(name="bench") as running:
         meter = _Meter()
         connections = [
@@ -136,7 +136,7 @@ async def fleet(load: Load) -> Turn:
 
 
 async def ceiling(load: Load) -> Turn:
-    """Decoding, making the messages, and awaiting the function over a list in memory: nobody can do it in less."""
+    """Decode messages from memory, create `Message` objects and await the function: the upper bound of the rate."""
     decode = msgspec.json.Decoder().decode
     read: list[str | bytes] = list(payloads(load.size))
     until = time.monotonic() + load.turn_s

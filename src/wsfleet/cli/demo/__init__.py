@@ -1,7 +1,6 @@
-"""`wsfleet demo`: a thousand connections to a local feed server that misbehaves, watched live.
+"""`wsfleet demo`: a live view of a thousand connections to a local feed server that injects faults.
 
-`scenario` is what the feed sends and does wrong, `server` the server's process, `board` the screen, `command` the
-command itself.
+`scenario` has the messages and the faults, `server` the server's process, `board` the screen, `command` the rest.
 """
 
 from wsfleet.cli.demo.command import add_arguments, main

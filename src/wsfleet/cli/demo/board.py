@@ -1,4 +1,4 @@
-"""What the demo shows of a fleet: a live table, one line a second where there is no terminal, and the summary."""
+"""The demo's output: a live table, or one line per second without a terminal, and the summary."""
 
 from __future__ import annotations
 
@@ -16,46 +16,46 @@ if TYPE_CHECKING:
 
 __all__ = ["Board", "Recoveries"]
 
-RATE_S = 2.0  # a rate is the mean over so many of the last seconds
-PLAN = "What the server does wrong, when all are connected, and to how many:"
+RATE_S = 2.0  # rates are means over this time
+PLAN = "Faults of the server, after all are connected, with the number of connections:"
 BAR = 30  # characters
 
 _STATES = ((State.OPEN, "green"), (State.CONNECTING, "yellow"), (State.BACKOFF, "red"), (State.FAILED, "magenta"))
 
 
 class Recoveries:
-    """How long endpoints were away: from leaving OPEN until OPEN again, by the `$state` records."""
+    """Measures from the `$state` records how long endpoints were not OPEN."""
 
     def __init__(self) -> None:
         self.times_s: list[float] = []
         self._left_at: dict[str, float] = {}
 
     async def note(self, message: Message[StateChange]) -> None:
-        """Take one record; a processor."""
+        """Process one record."""
         change = message.data
         if change.state is State.OPEN:
             left_at = self._left_at.pop(change.endpoint, None)
             if left_at is not None:
                 self.times_s.append(message.received_at - left_at)
-        elif change.state is State.CLOSED:  # on purpose: it need not come back
+        elif change.state is State.CLOSED:  # closed by the fleet, so it does not reconnect
             self._left_at.pop(change.endpoint, None)
         elif change.previous is State.OPEN:
             self._left_at[change.endpoint] = message.received_at
 
     @property
     def missing(self) -> int:
-        """How many endpoints have not come back."""
+        """Number of endpoints that have not reconnected."""
         return len(self._left_at)
 
     def __str__(self) -> str:
         if not self.times_s:
-            return "nothing to recover from" if not self.missing else "none came back"
-        missing = f"; {self.missing:,} not back at the end" if self.missing else ""
+            return "no outages" if not self.missing else "none reconnected"
+        missing = f"; {self.missing:,} still down at the end" if self.missing else ""
         return f"median {statistics.median(self.times_s):.2f} s, worst {max(self.times_s):.2f} s{missing}"
 
 
 class Board:
-    """Turns snapshots into text; `shown` are the subscriptions that it tells about, the first one taking everything."""
+    """Renders snapshots. `shown` names the subscriptions to show; the first one receives every message."""
 
     def __init__(
         self, title: str, plan: Sequence[Fault], duration_s: float, shown: Sequence[str], recoveries: Recoveries
@@ -65,7 +65,7 @@ class Board:
         self._duration_s = duration_s
         self._shown = shown
         self._recoveries = recoveries
-        self._began_at: float | None = None  # the plan
+        self._began_at: float | None = None  # start of the faults
         self._received: deque[tuple[float, int]] = deque([(0.0, 0)])
 
     def _rate(self, stats: FleetStats) -> float:
@@ -80,11 +80,11 @@ class Board:
         return (row for row in stats.subscriptions if row.name in self._shown)
 
     def announcement(self) -> str:
-        """What is about to happen, for the beginning."""
+        """Return the planned faults."""
         return "\n".join([PLAN, *(f"  {_when(fault)}  {fault}" for fault in self._plan)])
 
     def line(self, stats: FleetStats) -> str:
-        """The fleet in one line."""
+        """Return the state of the fleet in one line."""
         states = _states(stats)
         counts = "  ".join(f"{state.value.lower()} {states[state]:,}" for state, _ in _STATES[:3])
         processed = next((row.processed for row in self._rows(stats)), 0)
@@ -96,7 +96,7 @@ class Board:
         )
 
     def table(self, stats: FleetStats) -> RenderableType:
-        """The fleet as a table for a terminal of 80 columns and 24 lines."""
+        """Return the state of the fleet as a table for a terminal of 80 columns and 24 lines."""
         from rich.console import Group
         from rich.text import Text
 
@@ -119,11 +119,11 @@ class Board:
         for state, colour in _STATES:
             bar = round(BAR * states[state] / max(1, len(stats.endpoints)))
             table.add_row(state.value, f"{states[state]:,}", Text("#" * (bar or bool(states[state])), colour))
-        table.add_row("messages in", f"{_received(stats):,}", f"{self._rate(stats):,.0f} a second")
+        table.add_row("messages in", f"{_received(stats):,}", f"{self._rate(stats):,.0f} per second")
         recovered = f"time to recover: {self._recoveries}" if self._recoveries.times_s else ""
         table.add_row("reconnects", f"{_reconnects(stats):,}", recovered)
-        kept = Text("holds", "green") if stats.balanced else Text("DOES NOT HOLD", "bold red")
-        table.add_row("the balance", "", kept)
+        balance = Text("holds", "green") if stats.balanced else Text("DOES NOT HOLD", "bold red")
+        table.add_row("balance", "", balance)
         return table
 
     def _mailboxes(self, stats: FleetStats) -> RenderableType:
@@ -131,7 +131,7 @@ class Board:
 
         table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
         table.add_column("processor", style="bold")
-        table.add_column("takes")
+        table.add_column("pattern")
         for name in ("processed", "pending", "dropped"):
             table.add_column(name, justify="right")
         for row in self._rows(stats):
@@ -141,7 +141,7 @@ class Board:
     def _progress(self, stats: FleetStats) -> RenderableType:
         from rich.text import Text
 
-        # The server begins by the same rule, by its own clock, so this is about right.
+        # The server starts the faults by the same rule and its own clock, so the times are approximate.
         now = stats.uptime_s
         if self._began_at is None and (
             _states(stats)[State.OPEN] == len(stats.endpoints) or now >= self._duration_s * LATEST_START
@@ -149,16 +149,16 @@ class Board:
             self._began_at = now
         text = Text(f"{PLAN}\n")
         for fault in self._plan:
-            begun = self._began_at is not None and now - self._began_at >= fault.at_s
-            text.append(f"{_when(fault)}  {fault}\n", "" if begun else "dim")
+            has_started = self._began_at is not None and now - self._began_at >= fault.at_s
+            text.append(f"{_when(fault)}  {fault}\n", "" if has_started else "dim")
         return text
 
     def summary(self, stats: FleetStats) -> str:
-        """The end: what came, where it went, how the fleet recovered, and whether it all adds up."""
+        """Return the summary of the run: messages, drops, recovery times and balance."""
         received, rows = _received(stats), list(self._rows(stats))
         lines = [
             ("ran", f"{stats.uptime_s:.1f} s, {len(stats.endpoints):,} connections {self._title}"),
-            ("messages in", f"{received:,} ({received / max(stats.uptime_s, 1e-9):,.0f} a second)"),
+            ("messages in", f"{received:,} ({received / max(stats.uptime_s, 1e-9):,.0f} per second)"),
             *(("processed", f"{row.processed:,} by {row.name!r} on {row.pattern}") for row in rows),
             *(("dropped", f"{row.dropped:,} by {row.name!r} ({row.overflow})") for row in rows if row.dropped),
             *(() if any(row.dropped for row in rows) else (("dropped", "0"),)),

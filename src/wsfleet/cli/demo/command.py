@@ -1,4 +1,4 @@
-"""`wsfleet demo`: a fleet against a feed server that misbehaves by plan."""
+"""`wsfleet demo`: runs a fleet against a feed server with planned faults."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ LINE_S = 1.0
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `wsfleet demo` to `parser`."""
     add = parser.add_argument
-    add("--connections", type=count, default=1000, metavar="N", help="how many (default: %(default)s)")
+    add("--connections", type=count, default=1000, metavar="N", help="number of connections (default: %(default)s)")
     add("--duration", type=seconds, default=15.0, metavar="SECONDS", help='also "1 min" (default: %(default)g)')
     add("--report", type=Path, metavar="FILE.json", help="write the last snapshot to this file, as JSON")
-    add("--seed", type=int, default=1, help="another number, other misfortunes (default: %(default)s)")
+    add("--seed", type=int, default=1, help="seed of the faults and prices (default: %(default)s)")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Run the demo as `add_arguments` declares it; return the exit code."""
+    """Run the demo and return the exit code."""
     fault = check_report(args.report) if args.report else None
     if fault:
         print(f"wsfleet demo: --report: {fault}", file=sys.stderr)
@@ -49,7 +49,7 @@ def main(args: argparse.Namespace) -> int:
     limit = raise_limit()
     if limit is not None and limit < wanted:
         print(
-            f"wsfleet demo: {args.connections:,} connections need {wanted:,} open files, this system allows {limit:,}; "
+            f"wsfleet demo: {args.connections:,} connections need {wanted:,} open files, the limit is {limit:,}; "
             f"use --connections {max(1, limit - SPARE)}, or raise the limit (ulimit -n)",
             file=sys.stderr,
         )
@@ -57,7 +57,7 @@ def main(args: argparse.Namespace) -> int:
     try:
         with feed_server(args.connections, args.duration, args.seed) as port:
             return _run(args, port)
-    except BrokenPipeError:  # whoever read our lines has seen enough
+    except BrokenPipeError:  # the reader has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except RuntimeError as exc:
@@ -66,7 +66,7 @@ def main(args: argparse.Namespace) -> int:
 
 
 def _run(args: argparse.Namespace, port: int) -> int:
-    # Hundreds of losses are the plan here; the board tells about them.
+    # The demo causes hundreds of losses, and the board shows them.
     logging.getLogger("wsfleet").setLevel(logging.ERROR)
     recoveries = Recoveries()
     uri = f"ws://127.0.0.1:{port}"
@@ -83,7 +83,7 @@ def _run(args: argparse.Namespace, port: int) -> int:
 
 @contextmanager
 def feed_server(connections: int, duration_s: float, seed: int) -> Iterator[int]:
-    """Run the feed server in a process of its own, and give its port; raises RuntimeError where it does not start."""
+    """Run the feed server in a child process, and yield its port. Raises RuntimeError if it does not start."""
     with child_process("wsfleet.cli.demo.server", connections, duration_s, seed) as server:
         assert server.stdout is not None  # noqa: S101 - it is a pipe
         port = server.stdout.readline()
@@ -93,20 +93,20 @@ def feed_server(connections: int, duration_s: float, seed: int) -> Iterator[int]
 
 
 def make_fleet(uri: str, connections: int, duration_s: float, recoveries: Recoveries) -> Fleet:
-    """Return the demo's fleet: `connections` endpoints, a fast processor, a slow one, and the watch on the states."""
+    """Return the demo's fleet: `connections` endpoints, a fast and a slow processor, and one for state changes."""
     fleet = Fleet(name="demo", drain_s=2.0)
 
     @fleet.process("prices.*", name="prices", buffer=Buffer(messages=20_000))
     async def prices(message: Message[Price]) -> None:
-        """Keeps up. Being counted is all that happens to a price here."""
+        """Return at once: a fast processor."""
 
     @fleet.process("prices.AMBER", name="slow-chart", buffer=Buffer(messages=20, overflow=Overflow.DROP_OLDEST))
     async def slow_chart(message: Message[Price]) -> None:
-        """Takes its time, and rather misses prices than shows old ones. Nobody else is held up by it."""
+        """Simulate a slow processor, which drops old prices and does not delay the other one."""
         await asyncio.sleep(0.02)
 
     fleet.process("$state.*", name="recoveries", buffer=Buffer(messages=max(10_000, 10 * connections)))(recoveries.note)
-    # Silence must be found, and recovered from, within the time that is left: two seconds by two in the usual 15.
+    # Short enough to detect a silent connection and reconnect within the run: 1.9 s for the default of 15 s.
     ping_s = max(0.5, min(2.0, duration_s / 8))
     for number in range(1, connections + 1):
         fleet.connect(
@@ -131,7 +131,7 @@ async def _show_lines(board: Board, fleet: Fleet) -> None:
             await asyncio.sleep(LINE_S)
             print(board.line(fleet.stats()), flush=True)
     except BrokenPipeError:
-        return  # `wsfleet demo | head`: the end of the watch is the end of the run
+        return  # `wsfleet demo | head`: the run ends when this function returns
 
 
 async def _show_table(board: Board, fleet: Fleet) -> None:
@@ -141,7 +141,7 @@ async def _show_table(board: Board, fleet: Fleet) -> None:
     with Live(board.table(fleet.stats()), auto_refresh=False, transient=True) as live:
         took_s = 0.0
         while True:
-            await asyncio.sleep(max(REFRESH_S, 20 * took_s))  # looking at many connections costs little of their time
+            await asyncio.sleep(max(REFRESH_S, 20 * took_s))  # at most a twentieth of the time is spent on rendering
             began = loop.time()
             live.update(board.table(fleet.stats()), refresh=True)
             took_s = loop.time() - began

@@ -1,6 +1,6 @@
-"""What the demo's feed server sends, and what it does wrong and when: the same for the same seed.
+"""The messages and faults of the demo's feed server, determined by a seed.
 
-The faults are planned by the command, which announces them, and again by the server's process.
+The command and the server's process compute the same plan: the command to show it, the server to carry it out.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ __all__ = ["LATEST_START", "Fault", "Price", "Prices", "make_plan"]
 Kind = Literal["silence", "drop", "flap"]
 
 LATEST_START = 1 / 3
-"""The plan begins when all are connected, but no later than after this share of the duration."""
+"""The plan starts when all are connected, or at the latest after this share of the duration."""
 
-# When (as a share of the duration), what, and to how many of the connections. Even when it begins late, a fifth of
-# the time is left for coming back from the last one. Silence comes first, because it takes longest to be noticed.
+# Time (as a share of the duration), kind, and share of the connections. Even after a late start, a fifth of the
+# duration remains to recover from the last fault. Silence is first, because its detection takes longest.
 _OUTLINE: tuple[tuple[float, Kind, float], ...] = (
     (0.10, "silence", 0.02),
     (0.18, "drop", 0.05),
     (0.28, "flap", 0.02),
     (0.45, "drop", 0.25),
 )
-_FLAPPING = 0.1  # how long flapping lasts, as a share of the duration
-_EARLIER = 0.04  # each begins up to this share of the duration earlier
+_FLAPPING = 0.1  # duration of flapping, as a share of the demo's duration
+_EARLIER = 0.04  # each fault starts up to this share of the duration earlier, at random
 
 _TEXTS: dict[Kind, str] = {
-    "silence": "silent: nothing is sent, no ping answered, the socket stays open",
+    "silence": "silent: no messages, no pongs, the socket stays open",
     "drop": "cut without a close frame",
-    "flap": "cut, and for {lasting_s:.1f} s accepted only to be closed at once",
+    "flap": "cut, then accepted and closed at once for {lasting_s:.1f} s",
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """`kind` happens to the connections of the numbers `members`, `at_s` seconds after all were connected."""
+    """A fault of the connections with the numbers `members`, `at_s` seconds after the start of the plan."""
 
     kind: Kind
     at_s: float
@@ -52,7 +52,7 @@ class Fault:
 
 
 def make_plan(connections: int, duration_s: float, seed: int) -> tuple[Fault, ...]:
-    """Return the faults of a demo in the order of their beginning."""
+    """Return the faults of a demo, ordered by start time."""
     chance = random.Random(seed)
     plan = []
     for share_of_time, kind, share in _OUTLINE:
@@ -66,7 +66,7 @@ SYMBOLS = ("AMBER", "BIRCH", "CEDAR", "DELTA", "EMBER", "FJORD", "GROVE", "HAVEN
 
 
 class Price(msgspec.Struct, frozen=True):
-    """One message of the feed; `n` counts the rounds in which every connection gets one."""
+    """One message of the feed. `n` is the number of the round; in each round every connection gets one message."""
 
     n: int
     symbol: str
@@ -83,7 +83,7 @@ class Prices:
 
     def frames(self, n: int) -> list[bytes]:
         """Return the next price of each symbol as a whole WebSocket frame, as message number `n`."""
-        # A server's frames are not masked (RFC 6455, section 5.1), so all clients can be sent the same bytes.
+        # A server's frames are not masked (RFC 6455, section 5.1), so the same bytes can be sent to all clients.
         frames = []
         for symbol in SYMBOLS:
             price = self._prices[symbol] = max(1.0, round(self._prices[symbol] + self._random.gauss(0, 0.25), 2))

@@ -1,7 +1,7 @@
-"""The demo's feed server, in a process of its own: `python -m wsfleet.cli.demo.server CONNECTIONS DURATION SEED`.
+"""The demo's feed server, a child process: `python -m wsfleet.cli.demo.server CONNECTIONS DURATION SEED`.
 
-It sends numbered prices to every client and misbehaves by the plan. It prints its port as the first line, and ends
-when its standard input does, which happens whichever way the process that started it ends.
+It sends numbered prices to every client and carries out the plan of faults. It prints its port as the first line. It
+ends at the end of its standard input, which the parent's death also causes.
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from wsfleet.cli.demo.scenario import LATEST_START, Fault, Prices, make_plan
 from wsfleet.runtime.loop import run_loop
 from wsfleet.transport.open_files import raise_limit
 
-MESSAGES_PER_S = 5000  # in all; more would measure this server rather than the fleet
+MESSAGES_PER_S = 5000  # in total; with more, this server would be the bottleneck
 MESSAGES_PER_CONNECTION_S = 5
 
-INTERVAL_S = 0.02  # connections take turns in slices of this length, so that the load is even
-MAX_UNSENT = 2**18  # bytes; a client that does not read misses messages, as with a feed that protects itself
+INTERVAL_S = 0.02  # connections are served in slices of this length, for an even load
+MAX_UNSENT = 2**18  # bytes; a client that does not read misses messages
 
 
 def _rate(connections: int) -> float:
-    """Return how many messages a second each of so many connections gets."""
+    """Return the number of messages per second for each connection."""
     return min(MESSAGES_PER_CONNECTION_S, MESSAGES_PER_S / connections)
 
 
 class DemoServer:
-    """Prices for whoever connects to `/<number>`, and the faults of `plan`."""
+    """Sends prices to the clients that connect to `/<number>`, and carries out the faults of the plan."""
 
     def __init__(self, connections: int, duration_s: float, seed: int) -> None:
         self._connections = connections
-        self._patience_s = duration_s * LATEST_START
+        self._latest_start_s = duration_s * LATEST_START
         self._plan = make_plan(connections, duration_s, seed)
         self._prices = Prices(seed)
         slices = max(1, round(1 / _rate(connections) / INTERVAL_S))
@@ -45,7 +45,7 @@ class DemoServer:
         self._all_connected = asyncio.Event()
 
     async def handle(self, client: ServerConnection) -> None:
-        """Serve one client until it is gone."""
+        """Serve one client until its connection is closed."""
         path = client.request.path if client.request else ""
         number = int(path[1:]) if path[1:].isdecimal() else 0
         if number in self._flapping:
@@ -60,7 +60,7 @@ class DemoServer:
             del turn[number]
 
     async def send_prices(self) -> None:
-        """Send for ever: in each round, of as many slices as there are, every healthy connection gets one message."""
+        """Send one message to every healthy connection per round, until cancelled. A round consists of all slices."""
         started, slices = time.monotonic(), 0
         while True:
             turn, n = slices % len(self._healthy), slices // len(self._healthy) + 1
@@ -70,14 +70,14 @@ class DemoServer:
                     client.transport.write(frames[number % len(frames)])
             slices += 1
             behind = time.monotonic() - started - slices * INTERVAL_S
-            if behind > 1.0:  # the machine was asleep or too busy; what was missed is not sent in one burst
+            if behind > 1.0:  # after a suspend or high load, the missed messages are skipped, not sent in a burst
                 started += behind
             await asyncio.sleep(max(0.0, -behind))
 
     async def misbehave(self) -> None:
-        """Carry out the plan once all are connected, or it is high time."""
+        """Carry out the plan after all are connected, or at the latest after `LATEST_START` of the duration."""
         try:
-            async with asyncio.timeout(self._patience_s):
+            async with asyncio.timeout(self._latest_start_s):
                 await self._all_connected.wait()
         except TimeoutError:
             pass
@@ -85,11 +85,11 @@ class DemoServer:
         async with asyncio.TaskGroup() as tasks:
             for fault in self._plan:
                 await asyncio.sleep(began + fault.at_s - time.monotonic())
-                tasks.create_task(self._strike(fault))
+                tasks.create_task(self._inject(fault))
 
-    async def _strike(self, fault: Fault) -> None:
-        victims = [turn.pop(number) for turn in self._healthy for number in fault.members & turn.keys()]
-        for client in victims:
+    async def _inject(self, fault: Fault) -> None:
+        clients = [turn.pop(number) for turn in self._healthy for number in fault.members & turn.keys()]
+        for client in clients:
             if fault.kind == "silence":
                 client.transport.pause_reading()
             else:
@@ -114,14 +114,14 @@ async def serve_demo(connections: int, duration_s: float, seed: int) -> None:
         backlog=4096,
     )
     loop = asyncio.get_running_loop()
-    parent_gone = asyncio.Event()
-    loop.add_reader(sys.stdin, parent_gone.set)  # nothing is ever written there: readable means ended
+    parent_ended = asyncio.Event()
+    loop.add_reader(sys.stdin, parent_ended.set)  # nothing is written to it, so readable means end of file
     listening = await server
     try:
         async with asyncio.TaskGroup() as tasks:
             print(next(iter(listening.sockets)).getsockname()[1], flush=True)
             work = [tasks.create_task(demo.send_prices()), tasks.create_task(demo.misbehave())]
-            await parent_gone.wait()
+            await parent_ended.wait()
             for task in work:
                 task.cancel()
     finally:
@@ -134,7 +134,7 @@ async def serve_demo(connections: int, duration_s: float, seed: int) -> None:
 def main() -> None:
     """Read the three arguments and serve."""
     connections, duration_s, seed = sys.argv[1:]
-    # Ctrl-C is the command's to handle: this process ends with it.
+    # The command handles Ctrl-C, and this process ends with it.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     raise_limit()
     run_loop(serve_demo(int(connections), float(duration_s), int(seed)))

@@ -17,20 +17,22 @@ TOKEN = "WSFLEET_TOKEN"
 
 USAGE = """\
 The fleet must have an HTTP interface: listen in [http] of its file, or Fleet.serve_http(). A fleet on another machine
-wants a token: it comes from a file or from the environment variable WSFLEET_TOKEN, never from the command line, which
-others can read.
+requires a token. It is read from a file or from the environment variable WSFLEET_TOKEN; the command line has no option
+for it, since other users can read command lines.
 """
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `wsfleet top` to `parser`."""
     parser.epilog = USAGE
-    parser.add_argument("url", metavar="URL", nargs="?", default=URL, help="where the fleet listens (%(default)s)")
-    parser.add_argument("--token-file", type=Path, metavar="FILE", help="a file with the fleet's token alone")
+    parser.add_argument(
+        "url", metavar="URL", nargs="?", default=URL, help="the fleet's HTTP URL (default: %(default)s)"
+    )
+    parser.add_argument("--token-file", type=Path, metavar="FILE", help="a file that contains only the fleet's token")
 
 
 def main(args: argparse.Namespace) -> int:
-    """Show the fleet until the user has seen enough; return the exit code."""
+    """Show the fleet until the user quits; return the exit code."""
     from wsfleet.cli.top.client import check_url
     from wsfleet.runtime.loop import MISUSED
 
@@ -44,19 +46,19 @@ def main(args: argparse.Namespace) -> int:
     except (OSError, ValueError) as exc:
         return _misused(f"--token-file: {getattr(exc, 'strerror', None) or exc}")
     if not (sys.stdin.isatty() and sys.stderr.isatty()) or os.environ.get("TERM", "dumb") == "dumb":
-        return _misused(f"this needs a terminal; for a program there is {url}/api/stats")
+        return _misused(f"requires a terminal; programs can use {url}/api/stats")
     code = asyncio.run(_show(url, token))
     return MISUSED if code is None else code
 
 
 def tokens(file: Path | None) -> Callable[[], str | None]:
-    """Return what finds the token whenever it is asked: a file may get another one while we look."""
+    """Return a function that reads the token on each call, because the file may be changed meanwhile."""
 
     def token() -> str | None:
         text = os.environ.get(TOKEN, "") if file is None else file.read_text(encoding="utf-8")
         text = text.strip()
         if not all(33 <= ord(letter) <= 126 for letter in text):
-            raise ValueError("is not one line of printable ASCII")  # what a header can carry
+            raise ValueError("is not one line of printable ASCII")  # as required for a header
         return text or None
 
     return token
@@ -68,7 +70,7 @@ async def _show(url: str, token: Callable[[], str | None]) -> int | None:
 
     top = Top(Client(url, token))
     loop = asyncio.get_running_loop()
-    # A terminal that nobody gives back its usual ways is no use to anybody.
+    # Exit through Textual, which restores the terminal's mode.
     for number in (signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, top.exit, 128 + number)
     return await top.run_async()

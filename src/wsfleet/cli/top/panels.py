@@ -1,6 +1,6 @@
-"""What a terminal shows of a fleet, but for the table of endpoints: each function draws one part as plain content.
+"""The panels of the screen, except the table of endpoints. Each function renders one panel as Textual content.
 
-Content has styles of the theme and no markup: what a peer wrote is text here, whatever it looks like.
+The content is built without markup, so that text from a peer cannot change its style.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ Part = str | tuple[str, str]
 
 
 def clean(text: object) -> str:
-    """Return a peer's or the fleet's text as one line that the terminal shows and does not obey."""
+    """Return a peer's or the fleet's text as one line, with control characters escaped."""
     return one_line(str(text)).replace("\t", " ")
 
 
 def title(picture: Picture, width: int) -> Content:
-    """Draw who it is, where, and for how long it has been running."""
+    """Draw the fleet's name, its address, and its uptime."""
     parts: list[Part] = [("wsfleet top", "bold"), "  "]
     overview = picture.overview
     right = ""
@@ -63,18 +63,18 @@ def title(picture: Picture, width: int) -> Content:
 
 
 def verdict(picture: Picture) -> Content:
-    """Draw whether the fleet is well, and why not."""
+    """Draw the verdict and its reasons."""
     found: Verdict = picture.verdict()
     style = _LEVELS[found.level]
     parts: list[Part] = [(f" {found.word} ", f"bold reverse {style}"), " ", (clean(found.text), style)]
     if picture.error is not None and picture.since is not None:
-        old = " What is shown is of before." if picture.overview is not None else ""
-        parts.append((f". Since {_clock(picture.since)}; it is tried again.{old}", _DIM))
+        old = " The values below are old." if picture.overview is not None else ""
+        parts.append((f". Since {_clock(picture.since)}; retrying.{old}", _DIM))
     return Content.assemble(*parts)
 
 
 def connections(picture: Picture, width: int) -> Content:
-    """Draw how many endpoints are in which state."""
+    """Draw the number of endpoints in each state."""
     overview = picture.overview
     if overview is None:
         return Content()
@@ -93,24 +93,25 @@ def connections(picture: Picture, width: int) -> Content:
 
 
 def messages(picture: Picture, width: int) -> Content:
-    """Draw what came in and what became of it: a second, in all, and over time."""
+    """Draw the counts of messages by outcome, their rates, and charts."""
     overview = picture.overview
     if overview is None:
         return Content()
-    totals, room = overview.totals, width - 27
-    charts = _chart(picture.rates("received"), room)
+    totals, chart_width = overview.totals, width - 27
+    charts = _chart(picture.rates("received"), chart_width)
+    dropped = _spark(picture.rates("dropped"), chart_width)
     rows: tuple[tuple[str, str, int, str, str], ...] = (
         ("received", _rate(picture.rate("received")), totals.received, charts[0], "$text-primary"),
         ("processed", _rate(picture.rate("processed")), totals.processed, charts[1], "$text-primary"),
-        ("dropped", count(totals.dropped), totals.dropped, _spark(picture.rates("dropped"), room), "$text-warning"),
+        ("dropped", count(totals.dropped), totals.dropped, dropped, "$text-warning"),
         ("dead letters", count(totals.dead), totals.dead, "", "$text-error"),
         ("malformed", count(totals.malformed), totals.malformed, "", "$text-warning"),
         ("pending", count(totals.pending), totals.pending, "", ""),
     )
     lines = []
     for label, value, number, chart, style in rows:
-        striking = style if number and value[-1:] != "s" else ""
-        lines.append(Content.assemble((f"{label:<13}", _DIM), (f"{value:>11}", striking), "   ", (chart, style)))
+        value_style = style if number and value[-1:] != "s" else ""
+        lines.append(Content.assemble((f"{label:<13}", _DIM), (f"{value:>11}", value_style), "   ", (chart, style)))
     return Content("\n").join(lines)
 
 
@@ -119,18 +120,18 @@ def _rate(rate: float) -> str:
 
 
 def health(picture: Picture, width: int, height: int) -> Content:
-    """Draw what was lost and came back, the latency, and who holds up the loop."""
+    """Draw the lost connections, the latency, and what blocks the event loop."""
     overview = picture.overview
     if overview is None:
         return Content()
-    room, warning = width - _VALUE, "$text-warning"
+    chart_width, warning = width - _VALUE, "$text-warning"
     latency, blocked = overview.latency, overview.blocked
     lately = f"{picture.lately('losses'):,} lost, {picture.lately('connects'):,} connected"
     lines = [
-        _row("losses", count(overview.totals.losses), _spark(picture.rates("losses"), room), warning),
+        _row("losses", count(overview.totals.losses), _spark(picture.rates("losses"), chart_width), warning),
         Content.assemble((f"{'last minute':<13}", _DIM), lately),
         _row("latency p50", duration(latency.p50), f"p99 {duration(latency.p99)}", ""),
-        _row("loop lag", duration(picture.lag()), _spark(picture.lags(), room), "$text-primary"),
+        _row("loop lag", duration(picture.lag()), _spark(picture.lags(), chart_width), "$text-primary"),
     ]
     if blocked is None:
         lines.append(_row("blocked", "never", "", ""))
@@ -142,7 +143,7 @@ def health(picture: Picture, width: int, height: int) -> Content:
             _row("blocked", duration(blocked.seconds), f"{clean(blocked.by)}, {clean(blocked.where)}", warning)
         )
     if len(lines) > height:
-        del lines[1]  # the chart above it tells the same
+        del lines[1]  # the chart above it shows the same data
     return Content("\n").join(line.truncate(width, ellipsis=True) for line in lines)
 
 
@@ -154,20 +155,20 @@ def _row(label: str, value: str, rest: str, style: str) -> Content:
 
 
 def down_since(since: float, picture: Picture) -> str:
-    """Say since when an endpoint is down, and how long that is."""
+    """Return a text with the time since when an endpoint is down, and the duration."""
     passed = f" for {duration(max(0.0, picture.overview.at - since))}" if picture.overview is not None else ""
     return f"down{passed}, since {_clock(since)}"
 
 
 def slowest(picture: Picture, width: int, height: int) -> Content:
-    """Draw the subscriptions that have most to do, or drop most."""
+    """Draw the subscriptions with the most pending or dropped messages."""
     rows = picture.overview.slowest if picture.overview is not None else ()
     if not rows:
         return Content.styled("all subscriptions keep up" if picture.overview else "", _DIM)
-    room = max(8, width - 37)
-    lines = [Content.styled(f"{'name':<{room}} {'pending':>10} {'dropped':>10}  overflow", _DIM)]
+    name_width = max(8, width - 37)
+    lines = [Content.styled(f"{'name':<{name_width}} {'pending':>10} {'dropped':>10}  overflow", _DIM)]
     for row in rows[: max(1, height - 1)]:
-        name = Content(clean(row.name)).truncate(room, ellipsis=True, pad=True)
+        name = Content(clean(row.name)).truncate(name_width, ellipsis=True, pad=True)
         dropped = (f"{count(row.dropped):>10}", "$text-warning" if row.dropped else _DIM)
         lines.append(
             Content.assemble(name, " ", f"{count(row.pending):>10}", " ", dropped, "  ", (clean(row.overflow), _DIM))
@@ -176,7 +177,7 @@ def slowest(picture: Picture, width: int, height: int) -> Content:
 
 
 def events(picture: Picture, width: int, height: int) -> Content:
-    """Draw what happened, the newest first."""
+    """Draw the events, newest first."""
     if not picture.events:
         return Content.styled("nothing yet" if picture.overview else "", _DIM)
     newest = list(picture.events)[: -max(1, height) - 1 : -1]
@@ -190,29 +191,29 @@ def _event(event: dict[str, Any]) -> Content:
     style = _KINDS.get(kind, "")
     if kind == "state":
         style = STATE_STYLES.get(str(event.get("state")), "")
-    return Content.assemble((when, _DIM), " ", (f"{kind:<9} ", style), clean(_told(kind, event)))
+    return Content.assemble((when, _DIM), " ", (f"{kind:<9} ", style), clean(_event_text(kind, event)))
 
 
 _KINDS = {"dead": "$text-error", "slow": "$text-warning", "gap": "$text-warning", "malformed": "$text-warning"}
 
 
-def _told(kind: str, event: dict[str, Any]) -> str:
-    """Say in a person's words what happened; what isn't known is left out."""
-    who = str(event.get("topic", "")).rpartition(".")[2]
+def _event_text(kind: str, event: dict[str, Any]) -> str:
+    """Return a description of an event, without the parts that are unknown."""
+    name = str(event.get("topic", "")).rpartition(".")[2]
     error = f": {event['error']}" if event.get("error") else ""
     if kind == "state":
         times = f" ({event['times']:,} times)" if event.get("times", 0) > 1 else ""
-        return f"{who} {event.get('state', '')}{error}{times}"
+        return f"{name} {event.get('state', '')}{error}{times}"
     if kind == "dead":
-        return f"{who} gave a message up{error}"
+        return f"{name} failed{error}"
     if kind == "slow":
-        return f"{who} is full: {event.get('pending', '?')} pending, {event.get('overflow', '')}"
+        return f"{name} is full: {event.get('pending', '?')} pending, {event.get('overflow', '')}"
     if kind == "gap":
         down_s = event.get("down_s")
-        return f"{who} was away for {duration(down_s) if isinstance(down_s, int | float) else 'a while'}"
+        return f"{name} was down for {duration(down_s) if isinstance(down_s, int | float) else 'a while'}"
     if kind == "malformed":
-        return f"{who} sent what cannot be decoded{error}"
-    return f"{event.get('count', 'some')} more that could not be told" if kind == "missed" else who
+        return f"{name}{error}"
+    return f"{event.get('count', 'some')} more events were skipped" if kind == "missed" else name
 
 
 def _clock(at: float) -> str:
@@ -230,12 +231,12 @@ def _bar(number: int, total: int, width: int) -> str:
 
 
 def _spark(values: Sequence[float], width: int) -> str:
-    """Draw the values as far as there is room; each column is the highest of its part of the time."""
+    """Draw the values as a chart of one line; each column is the maximum of its time interval."""
     return _chart(values, width, 1)[0]
 
 
 def _chart(values: Sequence[float], width: int, height: int = 2) -> list[str]:
-    """The same over several lines, the upper one first."""
+    """Draw the values as a chart of `height` lines, the upper line first."""
     if width < 1 or not values:
         return [""] * height
     parts = min(width, len(values))

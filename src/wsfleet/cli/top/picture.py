@@ -1,4 +1,4 @@
-"""What a screen knows of a fleet: the last look at it, what came before, and the verdict on it. No terminal in here."""
+"""The state behind the screen: the last overview of a fleet, its history, and the verdict. Independent of Textual."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ __all__ = ["Picture", "Verdict", "count", "duration"]
 KEPT = 600  # samples: ten minutes
 EVENTS = 500
 LATELY_S = 60.0
-LAG_S = 0.1  # a loop that is later than this is worth a word
-LOSSES, LOSSES_EACH = 3, 0.5  # in a minute, in all and for each endpoint; fewer are told among the numbers
+LAG_S = 0.1  # a longer loop lag is a warning
+LOSSES, LOSSES_EACH = 3, 0.5  # more losses per minute, in total and per endpoint, are a warning
 
 Counter = Literal["received", "processed", "dropped", "failed", "losses", "connects"]
 Level = Literal["good", "warn", "bad", "none"]
 
 
 class Verdict(NamedTuple):
-    """How the fleet is: `word` for the eye, `text` for the reasons."""
+    """The state of the fleet as one `word`, and the reasons as `text`."""
 
     level: Level
     word: str
@@ -30,7 +30,7 @@ class Verdict(NamedTuple):
 
 
 class Picture:
-    """Grows with each look at the fleet, and tells rates. A fleet that has been started anew begins a new picture."""
+    """Collects overviews of a fleet and computes rates. A restart of the fleet clears the history."""
 
     def __init__(self, place: str) -> None:
         self.place = place
@@ -38,15 +38,15 @@ class Picture:
         self.events: deque[dict[str, Any]] = deque(maxlen=EVENTS)
         self.error: StatusError | None = None
         self.since: float | None = None
-        """When the trouble began, by our wall clock."""
+        """Time of the first failed request since the last success, by the local wall clock."""
         self._samples: deque[Sample] = deque(maxlen=KEPT)
 
     def wants_history(self, overview: Overview) -> bool:
-        """Whether the fleet's own history is wanted: nothing is known, or some was missed, or it is another run."""
+        """Whether the history must be fetched: at the start, after an error, or after a restart of the fleet."""
         return not self._samples or self.error is not None or self._is_another(overview)
 
     def take(self, overview: Overview, history: Sequence[Sample] = ()) -> None:
-        """Take the newest look, and the history that was wanted."""
+        """Add the newest overview, and the fetched history."""
         if self.wants_history(overview):
             self._samples.clear()
             self._samples.extend(history)
@@ -72,13 +72,13 @@ class Picture:
         return before is not None and (overview.uptime_s < before.uptime_s or overview.name != before.name)
 
     def fail(self, error: StatusError, now: float) -> None:
-        """Keep what is known, and why nothing newer is."""
+        """Record that a request failed. The last overview is kept."""
         self.error = error
         if self.since is None:
             self.since = now
 
     def hear(self, event: dict[str, Any]) -> None:
-        """Take an event. Of attempts of an endpoint that fail in a row the last is kept, with their number."""
+        """Add an event. Of an endpoint's consecutive failed attempts, only the last is kept, with their number."""
         if event.get("kind") == "state":
             topic, state = event.get("topic"), event.get("state")
             before = next((old for old in self.events if old.get("topic") == topic and old.get("trying")), None)
@@ -95,11 +95,11 @@ class Picture:
         self.events.append(event)
 
     def rate(self, counter: Counter) -> float:
-        """How many a second, between the last two looks."""
+        """Return the counter's rate per second between the last two samples."""
         return next(reversed(self.rates(counter)), 0.0)
 
     def rates(self, counter: Counter) -> list[float]:
-        """How many a second, oldest first, for each pair of looks."""
+        """Return the counter's rates per second between consecutive samples, oldest first."""
         return [
             max(0, getattr(new, counter) - getattr(old, counter)) / (new.at - old.at)
             for old, new in pairwise(self._samples)
@@ -107,11 +107,11 @@ class Picture:
         ]
 
     def lags(self) -> list[float]:
-        """How late the loop was, oldest first."""
+        """Return the loop lags in seconds, oldest first."""
         return [sample.loop_lag_s for sample in self._samples]
 
     def lately(self, counter: Counter) -> int:
-        """How many in the last minute."""
+        """Return the increase of the counter in the last minute."""
         if not self._samples:
             return 0
         last = self._samples[-1]
@@ -119,12 +119,12 @@ class Picture:
         return max(0, int(getattr(last, counter) - getattr(first, counter)))
 
     def lag(self) -> float:
-        """How late the loop was at worst in the last minute."""
+        """Return the largest loop lag of the last minute, in seconds."""
         last = self._samples[-1].at if self._samples else 0.0
         return max((sample.loop_lag_s for sample in self._samples if sample.at >= last - LATELY_S), default=0.0)
 
     def verdict(self) -> Verdict:
-        """Whether the fleet is well, and every reason why it isn't, the worst first."""
+        """Return the verdict with all reasons, the worst first."""
         if self.error is not None:
             return Verdict("bad", self.error.headline, self.error.text)
         if self.overview is None:
@@ -136,27 +136,27 @@ class Picture:
         if warn:
             return Verdict("warn", "DEGRADED", reasons)
         total = sum(self.overview.states.values())
-        kept = "every received message accounted for, none dropped in the last minute"
-        return Verdict("good", "WELL", f"{_all(total)} open; {kept}" if total else f"no endpoints; {kept}")
+        balance = "every received message accounted for, none dropped in the last minute"
+        return Verdict("good", "WELL", f"{_all(total)} open; {balance}" if total else f"no endpoints; {balance}")
 
     def _warnings(self, overview: Overview) -> list[str]:
         states, totals = overview.states, overview.totals
         total = sum(states.values())
-        away = {state: number for state in ("FAILED", "BACKOFF", "CONNECTING") if (number := states.get(state, 0))}
-        parts = ", ".join(f"{number:,} {state}" for state, number in away.items())
+        down = {state: number for state in ("FAILED", "BACKOFF", "CONNECTING") if (number := states.get(state, 0))}
+        parts = ", ".join(f"{number:,} {state}" for state, number in down.items())
         lost, lag = self.lately("losses"), self.lag()
         reasons = [
-            (sum(away.values()), f"{sum(away.values()):,} of {total:,} not open ({parts})"),
+            (sum(down.values()), f"{sum(down.values()):,} of {total:,} not open ({parts})"),
             (
                 lost >= LOSSES and lost > LOSSES_EACH * total,
-                f"connections are lost again and again: {lost:,} in the last minute",
+                f"frequent connection losses: {lost:,} in the last minute",
             ),
             (self.lately("dropped"), f"{self.lately('dropped'):,} dropped in the last minute"),
             (self.lately("failed"), f"{self.lately('failed'):,} failed in the last minute"),
             (totals.paused, f"{totals.paused:,} paused by a full mailbox"),
             (lag >= LAG_S, f"the loop was {duration(lag)} late"),
         ]
-        return [text for wrong, text in reasons if wrong]
+        return [text for applies, text in reasons if applies]
 
 
 def _bad(overview: Overview) -> list[str]:
@@ -168,11 +168,11 @@ def _bad(overview: Overview) -> list[str]:
         (required, f"required and down: {', '.join(required[:3])}{', ...' if len(required) > 3 else ''}"),
         (failed, _failed(failed, known)),
     ]
-    return [text for wrong, text in reasons if wrong]
+    return [text for applies, text in reasons if applies]
 
 
 def _failed(number: int, known: Sequence[Down]) -> str:
-    """Say what is not tried again, and why the first of it isn't."""
+    """Return a text on the endpoints that failed for good, with the error of the first one."""
     if not known:
         return f"{number:,} failed for good"
     why = f": {known[0].error}" if known[0].error else ""
@@ -186,7 +186,7 @@ def _all(total: int) -> str:
 
 
 def count(number: float) -> str:
-    """Return a count in at most nine characters."""
+    """Format a count in at most nine characters."""
     for limit, factor, unit in ((1e7, 1, ""), (1e10, 1e6, " M"), (1e13, 1e9, " G")):
         if number < limit:
             return f"{number:,.0f}" if factor == 1 else f"{number / factor:,.1f}{unit}"
@@ -194,7 +194,7 @@ def count(number: float) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Return a duration as a person would say it, in its two largest units."""
+    """Format a duration in its two largest units."""
     if seconds is None:
         return "-"
     if seconds < 0.9995:

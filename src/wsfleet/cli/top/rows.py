@@ -1,4 +1,4 @@
-"""The table of endpoints in a terminal: as long as the fleet, and only the rows that it shows are ever asked for."""
+"""The table of endpoints in a terminal. It requests only the visible rows, so its cost does not grow with the fleet."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ STATES = ("", *STATE_STYLES)
 
 
 class Column(NamedTuple):
-    """A column: what it is in the interface, its heading, its width, from which width of the table on it is shown."""
+    """A column: its key in the HTTP interface, heading and width, and the table width from which it is shown."""
 
     key: str
     heading: str
@@ -51,7 +51,7 @@ COLUMNS = (
 
 
 class EndpointTable(ScrollView, can_focus=True):
-    """Rows of endpoints under a heading. Posts `Wanted` when other rows are to be shown, `Moved` with the cursor's."""
+    """Rows below a heading. Posts `Wanted` when it needs other rows, and `Moved` when the current row changes."""
 
     DEFAULT_CSS = """
     EndpointTable { overflow-x: hidden; overflow-y: scroll; scrollbar-size-vertical: 1; }
@@ -85,31 +85,31 @@ class EndpointTable(ScrollView, can_focus=True):
     cursor: var[int] = var(0)
 
     class Wanted(Message):
-        """Other rows are to be shown: ask for what `query` says."""
+        """Other rows must be fetched, those of `query_wanted`."""
 
     class Moved(Message):
-        """The cursor stands on another endpoint, or the endpoint has other numbers."""
+        """The cursor moved to another endpoint, or the endpoint's values changed."""
 
     def __init__(self, *, id: str | None = None) -> None:
         super().__init__(id=id)
-        self._wish = Query(sort="state")  # what is down comes first
+        self._query = Query(sort="state")  # endpoints that are down come first
         self._got = Endpoints(total=0, matched=0, offset=0, rows=())
 
-    # What is shown.
+    # Rows.
 
     @property
     def query_wanted(self) -> Query:
-        """What to ask for: the rows that are in sight."""
-        return msgspec.structs.replace(self._wish, offset=round(self.scroll_y), limit=max(1, self._page))
+        """The query for the visible rows."""
+        return msgspec.structs.replace(self._query, offset=round(self.scroll_y), limit=max(1, self._page))
 
     @property
     def total(self) -> int:
-        """How many endpoints there are."""
+        """Number of endpoints."""
         return self._got.total
 
     @property
     def matched(self) -> int:
-        """How many of them match the search and the state."""
+        """Number of endpoints that match the search and the state."""
         return self._got.matched
 
     @property
@@ -119,11 +119,11 @@ class EndpointTable(ScrollView, can_focus=True):
 
     @property
     def _page(self) -> int:
-        return self.size.height - 1  # under the heading
+        return self.size.height - 1  # without the heading
 
     def show(self, query: Query, got: Endpoints) -> None:
-        """Show the answer to `query`, unless something else is wanted by now."""
-        if msgspec.structs.replace(query, offset=self._wish.offset, limit=self._wish.limit) != self._wish:
+        """Show the answer to `query`, unless the query has changed meanwhile."""
+        if msgspec.structs.replace(query, offset=self._query.offset, limit=self._query.limit) != self._query:
             return
         self._got = got
         self.cursor = min(self.cursor, max(0, got.matched - 1))
@@ -135,15 +135,15 @@ class EndpointTable(ScrollView, can_focus=True):
         index -= self._got.offset
         return self._got.rows[index] if 0 <= index < len(self._got.rows) else None
 
-    # What is wanted.
+    # The query.
 
     def search(self, text: str) -> None:
-        """Show only endpoints that `text` is found in."""
+        """Show only endpoints that contain `text`."""
         self._ask(search=text)
 
     def next_state(self) -> None:
-        """Show only endpoints of the next state; after the last one, all."""
-        self._ask(state=STATES[(STATES.index(self._wish.state) + 1) % len(STATES)])
+        """Show only endpoints in the next state; after the last state, all endpoints."""
+        self._ask(state=STATES[(STATES.index(self._query.state) + 1) % len(STATES)])
 
     def clear_filters(self) -> None:
         """Show all endpoints."""
@@ -152,25 +152,25 @@ class EndpointTable(ScrollView, can_focus=True):
     def next_sort(self) -> None:
         """Sort by the next column."""
         keys = [column.key for column in self._columns()]
-        place = keys.index(self._wish.sort) if self._wish.sort in keys else -1
+        place = keys.index(self._query.sort) if self._query.sort in keys else -1
         self.sort_by(keys[(place + 1) % len(keys)])
 
     def sort_by(self, key: str) -> None:
-        """Sort by a column: numbers the largest first; again by the same one, the other way round."""
-        if key == self._wish.sort:
-            self._ask(order="asc" if self._wish.order == "desc" else "desc")
+        """Sort by a column, numbers in descending order. If it is already sorted by it, reverse the order."""
+        if key == self._query.sort:
+            self._ask(order="asc" if self._query.order == "desc" else "desc")
         else:
             right = next(column.right for column in COLUMNS if column.key == key)
             self._ask(sort=key, order="desc" if right else "asc")
 
     def reverse(self) -> None:
-        """Turn the order round."""
-        self.sort_by(self._wish.sort)
+        """Reverse the order."""
+        self.sort_by(self._query.sort)
 
     def _ask(self, **changes: str) -> None:
-        wish = msgspec.structs.replace(self._wish, **changes)
-        if wish != self._wish:
-            self._wish = wish
+        query = msgspec.structs.replace(self._query, **changes)
+        if query != self._query:
+            self._query = query
             self.cursor = 0
             self.scroll_to(y=0, animate=False)
         self.refresh()
@@ -179,7 +179,7 @@ class EndpointTable(ScrollView, can_focus=True):
     # The cursor.
 
     def action_move(self, by: int) -> None:
-        """Move the cursor by so many rows."""
+        """Move the cursor by `by` rows."""
         self.cursor = max(0, min(self.cursor + by, self.matched - 1))
 
     def action_page(self, by: int) -> None:
@@ -191,7 +191,7 @@ class EndpointTable(ScrollView, can_focus=True):
         self.cursor = max(0, self.matched - 1) if last else 0
 
     def watch_cursor(self, cursor: int) -> None:
-        """Keep the cursor in sight."""
+        """Scroll so that the cursor is visible."""
         top = round(self.scroll_y)
         if cursor < top:
             self.scroll_to(y=cursor, animate=False)
@@ -201,19 +201,19 @@ class EndpointTable(ScrollView, can_focus=True):
         self.refresh()
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
-        """Ask for what has come into sight."""
+        """Request the visible rows."""
         super().watch_scroll_y(old_value, new_value)
         if round(old_value) != round(new_value):
             self.post_message(self.Wanted())
 
     def on_resize(self, event: events.Resize) -> None:
-        """Ask for what has come into sight."""
+        """Request the visible rows."""
         self.virtual_size = Size(self.size.width, self.matched + 1)
         self.watch_cursor(self.cursor)
         self.post_message(self.Wanted())
 
     def on_click(self, event: events.Click) -> None:
-        """Sort by the column whose heading was clicked; else put the cursor there."""
+        """Sort by the clicked heading, or move the cursor to the clicked row."""
         place = event.get_content_offset(self)
         if place is None:
             return
@@ -230,7 +230,7 @@ class EndpointTable(ScrollView, can_focus=True):
         width = self.size.width
         shown = [column for column in COLUMNS if width >= column.needs]
         spare = width - sum(column.width for column in shown)
-        # What is left is divided: names may be long, and errors are.
+        # The rest of the width is shared by the name, which may be long, and the last error.
         more = max(0, min(10, spare - 40))
         widths = {"name": COLUMNS[0].width + more, "last_error": max(0, spare - more - 2)}
         return [column._replace(width=widths.get(column.key, column.width)) for column in shown]
@@ -243,7 +243,7 @@ class EndpointTable(ScrollView, can_focus=True):
         return None
 
     def render_line(self, y: int) -> Strip:
-        """Draw one line of what is in sight."""
+        """Draw one visible line."""
         width = self.size.width
         if y == 0:
             return self._heading().adjust_cell_length(width, self.rich_style)
@@ -254,7 +254,7 @@ class EndpointTable(ScrollView, can_focus=True):
         if index == self.cursor:
             style += self.get_component_rich_style("table--cursor")
         row = self._row(index)
-        if row is None:  # on its way
+        if row is None:  # not received yet
             dim = self._colour("table--dim")
             return Strip([Segment("·", style + dim)]).adjust_cell_length(width, style)
         return self._line(row, style).adjust_cell_length(width, style)
@@ -262,8 +262,8 @@ class EndpointTable(ScrollView, can_focus=True):
     def _heading(self) -> Strip:
         segments = []
         for column in self._columns():
-            chosen = column.key == self._wish.sort
-            arrow = ("▲" if self._wish.order == "asc" else "▼") if chosen else ""
+            chosen = column.key == self._query.sort
+            arrow = ("▲" if self._query.order == "asc" else "▼") if chosen else ""
             part = "table--sorted" if chosen else "table--heading"
             style = self.rich_style + self._colour(part)
             text = f"{arrow}{column.heading}" if column.right else f"{column.heading}{arrow}"
@@ -283,17 +283,17 @@ class EndpointTable(ScrollView, can_focus=True):
         return Strip(segments)
 
     def _colour(self, name: str) -> Style:
-        """The colour of a part, mixed with what is behind it, which is left as it is."""
+        """Return the foreground colour of a component, without its background."""
         found = self.get_component_rich_style(name)
         return Style(color=found.color, bold=found.bold or None)
 
     def get_cursor_region(self) -> Region:
-        """Where the cursor stands, within the table."""
+        """Return the region of the cursor within the table."""
         return Region(0, self.cursor - round(self.scroll_y) + 1, self.size.width, 1)
 
 
 def _cell(text: str, column: Column) -> str:
-    """Fit `text` into the column's width in cells: a letter may take two of them, or none."""
+    """Fit `text` into the column's width in cells. A character may occupy zero, one or two cells."""
     if column.right:
         return text.rjust(column.width) if len(text) < column.width else set_cell_size(text, column.width)
     gap = 2 if column.key == "last_error" else 0

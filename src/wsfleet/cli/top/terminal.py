@@ -1,4 +1,4 @@
-"""The status page in a terminal: one fleet, looked at once a second."""
+"""The status page in a terminal, updated once per second."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ TALL = 34
 HELP = (
     ("↑ ↓  PgUp PgDn  Home End", "move through the endpoints"),
     ("/", "search in names, addresses and errors; Enter goes back to the table"),
-    ("f", "show one state alone, then the next, then all"),
+    ("f", "show only the next state, after the last one all states"),
     ("Esc", "end the search, show all states"),
     ("s", "sort by the next column; a click on a heading sorts by it"),
-    ("r", "turn the order round"),
-    ("e", "the subscriptions and events instead of the endpoints, and back"),
-    ("t", "light or dark"),
-    ("q", "leave; the fleet goes on"),
+    ("r", "reverse the order"),
+    ("e", "switch between endpoints, and subscriptions and events"),
+    ("t", "switch between light and dark"),
+    ("q", "quit; the fleet keeps running"),
 )
 
 Draw = Callable[[Picture, int, int], Content]
 
 
 class Panel(Widget):
-    """A part of the screen that is drawn afresh from the picture."""
+    """A part of the screen that is drawn from the picture."""
 
     def __init__(self, draw: Draw, picture: Picture, *, id: str, title: str = "") -> None:
         super().__init__(id=id)
@@ -54,12 +54,12 @@ class Panel(Widget):
         self.border_title = title
 
     def render(self) -> RenderResult:
-        """Draw it as large as there is room."""
+        """Draw the panel in its current size."""
         return self._draw(self._picture, self.size.width, self.size.height)
 
 
 class Help(ModalScreen[None]):
-    """What the keys do."""
+    """The help screen for the keys."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,q,question_mark,enter", "dismiss", "Back", show=False)]
 
@@ -70,7 +70,7 @@ class Help(ModalScreen[None]):
 
 
 class Top(App[int]):
-    """A fleet in the terminal. `view` brings what is shown; it is closed at the end."""
+    """The terminal app. `view` is the source of its data; the app closes it at the end."""
 
     ENABLE_COMMAND_PALETTE = False
     TITLE = "wsfleet top"
@@ -127,13 +127,13 @@ class Top(App[int]):
 
     def __init__(self, view: View, *, look_s: float = LOOK_S, now: Callable[[], float] = time.time) -> None:
         super().__init__()
-        self.animation_level = "none"  # over a slow line, what moves is what is late
+        self.animation_level = "none"  # animations are slow over a remote terminal
         self._view = view
         self._look_s = look_s
         self._now = now
         self._picture = Picture(view.place)
         self._rows_wanted = asyncio.Event()
-        # By name, not found by a query: another screen may lie above, or the app may be ending.
+        # Kept in attributes: a query finds nothing below another screen, or while the app exits.
         panel = partial(Panel, picture=self._picture)
         self._panels = {
             "title": panel(_plain(panels.title), id="title"),
@@ -159,20 +159,20 @@ class Top(App[int]):
         yield Footer(compact=True, show_command_palette=False)
 
     def on_mount(self) -> None:
-        """Begin to look."""
+        """Start the updates."""
         self._table.focus()
         self._draw()
-        self.run_worker(self._look_at_fleet())
-        self.run_worker(self._look_at_rows())
-        self.run_worker(self._listen())
+        self.run_worker(self._update_overview())
+        self.run_worker(self._update_rows())
+        self.run_worker(self._receive_events())
 
     async def on_unmount(self) -> None:
-        """Let go of the fleet."""
+        """Close the view."""
         await self._view.close()
 
-    # Looking.
+    # Updates.
 
-    async def _look_at_fleet(self) -> None:
+    async def _update_overview(self) -> None:
         while True:
             try:
                 overview = await self._view.overview()
@@ -185,7 +185,7 @@ class Top(App[int]):
             self._draw()
             await asyncio.sleep(self._look_s)
 
-    async def _look_at_rows(self) -> None:
+    async def _update_rows(self) -> None:
         while True:
             await self._rows_wanted.wait()
             self._rows_wanted.clear()
@@ -196,16 +196,16 @@ class Top(App[int]):
                 continue  # the next overview reports it
             self._table.show(query, got)
 
-    async def _listen(self) -> None:
+    async def _receive_events(self) -> None:
         while True:
             try:
                 async for event in self._view.events():
                     self._picture.hear(event)
             except StatusError:
-                pass  # as above; and where the fleet has enough listeners, the rest goes on without
+                pass  # as above; if the fleet has too many listeners, only the events are missing
             await asyncio.sleep(RETRY_S)
 
-    # Showing.
+    # Drawing.
 
     def _draw(self) -> None:
         for panel in self._panels.values():
@@ -226,12 +226,12 @@ class Top(App[int]):
         self._details.update(_details(table, self._picture))
 
     def on_endpoint_table_wanted(self) -> None:
-        """Ask for the rows that are in sight."""
+        """Request the visible rows."""
         self._rows_wanted.set()
         self._draw_heading()
 
     def on_endpoint_table_moved(self) -> None:
-        """Tell about the endpoint under the cursor."""
+        """Show the details of the endpoint under the cursor."""
         self._draw_heading()
 
     # Keys.
@@ -243,11 +243,11 @@ class Top(App[int]):
         self._search.focus()
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """Search while it is being written."""
+        """Search for the current text."""
         self._table.search(event.value)
 
     def on_input_submitted(self) -> None:
-        """Go back to the table, which stays searched."""
+        """Return to the table and keep the search."""
         self._table.focus()
 
     def action_clear(self) -> None:
@@ -258,7 +258,7 @@ class Top(App[int]):
         self._table.focus()
 
     def action_state(self) -> None:
-        """Show the next state alone."""
+        """Show only the next state."""
         self._table.next_state()
 
     def action_sort(self) -> None:
@@ -266,23 +266,23 @@ class Top(App[int]):
         self._table.next_sort()
 
     def action_reverse(self) -> None:
-        """Turn the order round."""
+        """Reverse the order."""
         self._table.reverse()
 
     def action_events(self) -> None:
-        """Change between the endpoints, and the subscriptions and events."""
+        """Switch between the endpoints, and the subscriptions and events."""
         self.screen.toggle_class("-events")
 
     def action_theme(self) -> None:
-        """Change between light and dark."""
+        """Switch between light and dark."""
         self.theme = "textual-light" if self.current_theme.dark else "textual-dark"
 
     async def action_help(self) -> None:
-        """Tell what the keys do."""
+        """Show the help screen."""
         await self.push_screen(Help())
 
     async def action_quit(self) -> None:
-        """Leave."""
+        """Exit."""
         self.exit(0)
 
 
@@ -294,7 +294,7 @@ def _plain(draw: Callable[[Picture, int], Content]) -> Draw:
 
 
 def _details(table: EndpointTable, picture: Picture) -> Content:
-    """Say of the endpoint under the cursor what its row has no room for."""
+    """Return the details of the endpoint under the cursor that do not fit into its row."""
     row: Any = table.current
     if row is None:
         return Content("no endpoint matches" if table.total and not table.matched else "")

@@ -1,1 +1,1 @@
-"""One fleet divided over several worker processes, which the coordinator starts and supervises."""
+"""Divides one fleet among worker processes, which the coordinator starts and supervises."""

@@ -1,7 +1,7 @@
-"""What a worker and its parent tell each other: frames of JSON over a pair of sockets, which ends with either of them.
+"""The channel between a worker and its parent: JSON frames over a socket pair, which closes when either ends.
 
-A frame is its length in four bytes and one JSON object. The parent's end is read in its loop; the worker's in a thread,
-so that a worker hears that it is to stop, or that its parent is gone, also while its loop is blocked.
+A frame is a length of four bytes and one JSON object. The parent reads its end in the event loop, the worker in a
+thread, so that a worker is notified of a stop or of the parent's death also while its loop is blocked.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ __all__ = ["Channel", "Frame", "pack", "read_frame"]
 Frame = dict[str, Any]
 
 WAITING = 1_000
-"""So many frames may wait to be written; more news than that are lost. Reports never wait behind one another."""
+"""Maximum number of queued frames. Further events are dropped. Only one report is queued at a time."""
 
 LAST_S = 5.0
-"""How long the last frame may take to be written."""
+"""Seconds until the attempt to write the last frame is given up."""
 
 _HEAD = 4
 
 
 def pack(frame: Frame) -> bytes:
-    """Return `frame` as it is written; whatever JSON cannot hold is told by its repr."""
+    """Encode `frame`. Values that JSON does not have are converted with repr()."""
     body = msgspec.json.encode(frame, enc_hook=repr)
     return len(body).to_bytes(_HEAD, "big") + body
 
 
 async def read_frame(reader: asyncio.StreamReader) -> Frame:
-    """Read the next frame. Raises IncompleteReadError at the end, and OSError."""
+    """Read the next frame. Raises IncompleteReadError at the end of the stream, and OSError."""
     size = int.from_bytes(await reader.readexactly(_HEAD), "big")
     frame: Frame = msgspec.json.decode(await reader.readexactly(size))
     return frame
@@ -54,7 +54,7 @@ class Channel:
 
     @classmethod
     def of_standard_input(cls) -> Channel:
-        """Take it over: what the user's code starts inherits an empty input, and not our socket."""
+        """Take the socket from standard input, and put /dev/null there: programs started by user code inherit it."""
         sock = socket.socket(fileno=os.dup(0))
         empty = os.open(os.devnull, os.O_RDONLY)
         os.dup2(empty, 0)
@@ -62,7 +62,7 @@ class Channel:
         return cls(sock)
 
     def receive(self) -> Frame | None:
-        """Wait for the next frame; None when the parent is gone."""
+        """Wait for the next frame. Return None when the parent has ended."""
         try:
             head = self._file.read(_HEAD)
             body = self._file.read(int.from_bytes(head, "big"))
@@ -73,31 +73,31 @@ class Channel:
         frame: Frame = msgspec.json.decode(body)
         return frame
 
-    def listen(self, hear: Callable[[Frame | None], None]) -> None:
-        """Call `hear` for each frame from now on, and at last for None, in a thread of its own."""
+    def listen(self, on_frame: Callable[[Frame | None], None]) -> None:
+        """Call `on_frame` in a thread for each frame, and finally with None."""
 
         def run() -> None:
             frame: Frame | None = {}
             while frame is not None:
                 frame = self.receive()
-                hear(frame)
+                on_frame(frame)
 
         threading.Thread(target=run, name="wsfleet-channel-in", daemon=True).start()
 
     @property
     def is_idle(self) -> bool:
-        """Whether everything has been taken to be written."""
+        """Whether no frame is queued."""
         return self._out.empty()
 
     def send(self, frame: Frame, *, always: bool = False) -> bool:
-        """Have `frame` encoded and written, from any thread and without waiting; False where too much waits."""
+        """Queue `frame` for writing without blocking; thread-safe. Return False if the queue is full."""
         if self._out.qsize() >= WAITING and not always:
             return False
         self._out.put(frame)
         return True
 
     def finish(self, frame: Frame) -> None:
-        """Write the last frame, and wait until it is written, or cannot be."""
+        """Write the last frame, and wait until it is written or LAST_S seconds have passed."""
         self._out.put(frame)
         self._out.put(None)
         self._writer.join(LAST_S)
@@ -106,5 +106,5 @@ class Channel:
         while (frame := self._out.get()) is not None:
             try:
                 self._sock.sendall(pack(frame))
-            except OSError:  # the parent is gone, which whoever listens is told
+            except OSError:  # the parent has ended; the listening thread reports it
                 return

@@ -1,4 +1,4 @@
-"""`wsfleet run --workers N`: one fleet in several processes, with one report, one end, and one exit code."""
+"""`wsfleet run --workers N`: one fleet in several processes, with one report, one shutdown, and one exit code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from wsfleet.core.stats import RETIRED, FleetStats
 from wsfleet.fleet.fleet import Fleet, control_of
 from wsfleet.fleet.reloading import Reloaded, hangup
 from wsfleet.runtime.base import BaseRun
-from wsfleet.runtime.loop import EXIT_TIMEOUT_S, FAILED, INTERRUPTED, MISUSED, nobody_reads, run_loop, stop_signals
+from wsfleet.runtime.loop import EXIT_TIMEOUT_S, FAILED, INTERRUPTED, MISUSED, is_broken_pipe, run_loop, stop_signals
 from wsfleet.runtime.report import exit_code, write_report
 from wsfleet.runtime.run import ending_limit_s
 from wsfleet.runtime.sharding import Shard, held
@@ -31,8 +31,8 @@ __all__ = ["Coordinator", "run_workers"]
 
 logger = logging.getLogger("wsfleet.run")
 
-LOOK_S = 1.0
-"""How often the parent looks after its workers, each of which reports as often."""
+CHECK_S = 1.0
+"""Seconds between the parent's checks of its workers; each worker reports at the same interval."""
 
 Report = dict[str, Any]
 
@@ -43,7 +43,7 @@ def run_workers(
     duration: float | None = None,
     report: str | Path | None = None,
 ) -> int:
-    """Run the workers as `run_fleet` runs a fleet: signals, duration, report, exit code. Raises OSError."""
+    """Run the workers like `run_fleet` runs a fleet: signals, duration, report, exit code. Raises OSError."""
     try:
         run_loop(coordinator.serve(duration))
     finally:
@@ -53,10 +53,10 @@ def run_workers(
 
 
 class Coordinator(BaseRun):
-    """The workers of one fleet, seen as one.
+    """Runs the workers of one fleet, and presents them as one run.
 
-    Each runs the endpoints that are its share of what `shards` leaves of `fleet`, which is asked for its declarations
-    and never started.
+    `shards` selects a part of `fleet`, and each worker runs its shard of that part. `fleet` itself supplies only the
+    declarations; it is never started.
     """
 
     def __init__(
@@ -83,16 +83,16 @@ class Coordinator(BaseRun):
         pages = [each for each in fleet.observers if hasattr(each, "over")]
         blank = fleet.stats().to_dict()
         for index in range(count):
-            mine = (*shards, Shard(index, count, "worker"))
-            shares = tuple((s.index, s.count, s.level) for s in mine)
-            told = Order(target, index, count, shares, level, log_json, self._turns.fileno(), bool(pages))
-            self.worker_processes.append(WorkerProcess(told, absent(blank, held(fleet, *mine)), self._hear))
+            own = (*shards, Shard(index, count, "worker"))
+            own_fields = tuple((shard.index, shard.count, shard.level) for shard in own)
+            order = Order(target, index, count, own_fields, level, log_json, self._turns.fileno(), bool(pages))
+            self.worker_processes.append(WorkerProcess(order, absent(blank, held(fleet, *own)), self._on_frame))
         self._observers = [page.over(WorkersSource(self)) for page in pages]
 
-    # Looking
+    # State
 
     def report(self) -> Report:
-        """Return one report for all, with a line on the workers themselves; merged when there is news, at most."""
+        """Return the merged report, with the key `workers`. It is cached until a worker sends something."""
         if self._merged is None:
             self._merged = merge([worker_process.report for worker_process in self.worker_processes]) | {
                 "workers": self._workers()
@@ -100,7 +100,7 @@ class Coordinator(BaseRun):
         return self._merged
 
     def ended(self) -> tuple[FleetStats, dict[str, Any]]:
-        """Return what a summary is made of: the counts, and the report's part on the workers."""
+        """Return the arguments of `summary`: the counts, and the report's part about the workers."""
         report = self.report()
         return as_stats(report), report["workers"]
 
@@ -116,33 +116,33 @@ class Coordinator(BaseRun):
         }
 
     def watch(self, watcher: Callable[[int, Frame], None]) -> Callable[[], None]:
-        """Call `watcher` with everything that a worker says, and its index, until what this returns is called."""
+        """Call `watcher` with a worker's index and each frame that it sends. Return a function that removes it."""
         self._watchers.append(watcher)
         return lambda: self._watchers.remove(watcher)
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """Number of workers."""
         return len(self.worker_processes)
 
     async def reload(self) -> Reloaded:
-        """Read the file again, have every worker change what is its own, and return a line for each change.
+        """Reload the file in every worker, and return a line for each change.
 
-        Raises ConfigError with every fault of the file, and then nothing was changed; FleetError where another reload
-        is under way, or the end has begun.
+        Raises ConfigError with every fault of the file, before anything is changed; FleetError if another reload is in
+        progress, or if the fleet is draining.
         """
         if self._reloader is None:
-            raise NoFile("these workers run a program, and no file that could be read again; restart them")
+            raise NoFile("the fleet comes from a program, not from a file; restart it instead")
         if self._reloading or self._draining:
-            raise FleetError("a reload is under way" if self._reloading else "the end has begun")
+            raise FleetError("a reload is already in progress" if self._reloading else "the fleet is draining")
         self._reloading = True
         try:
             report = await self._reloader.read()
-            fleet = report.fleet or Fleet()  # it has one, or read() had raised
+            fleet = report.fleet or Fleet()  # for mypy: read() raises if there is none
             self.required = {name for name, each in fleet.connections.items() if each.required}
             self._expect(fleet)
             faults = await asyncio.gather(*(worker_process.reload() for worker_process in self.worker_processes))
-            self._expect(fleet)  # some may have been about to end
+            self._expect(fleet)  # again: a worker may have ended during the reload
             sessions = {row["name"]: row["connects"] for row in self.report()["endpoints"]}
             return self._reloader.note(report, sessions, [fault for found in faults for fault in found])
         finally:
@@ -152,17 +152,17 @@ class Coordinator(BaseRun):
                 self.drain()
 
     def _expect(self, fleet: Fleet) -> None:
-        """Workers that are not there will run their shares of `fleet`; those that had nothing left, again."""
+        """Set the expected endpoints of workers without a process, and start those that had ended if they have any."""
         blank = fleet.stats().to_dict()
         for worker_process in self.worker_processes:
-            share, again = held(fleet, *worker_process.shards), worker_process.done
-            if not self._draining and (share or not again) and worker_process.expect(absent(blank, share)) and again:
+            names, ended = held(fleet, *worker_process.shards), worker_process.done
+            if not self._draining and (names or not ended) and worker_process.expect(absent(blank, names)) and ended:
                 self._keeping.append(self._start(worker_process.keep()))
 
     # Running
 
     async def serve(self, duration: float | None = None) -> None:
-        """Run all workers until the last has ended; nothing of them is left."""
+        """Run all workers until the last one has ended."""
         loop = asyncio.get_running_loop()
         timer = None if duration is None else loop.call_later(duration, self.drain)
         with stop_signals(self._drain_on_signal, self._interrupt), hangup(self._reload_on_signal):
@@ -171,8 +171,8 @@ class Coordinator(BaseRun):
                     observer.bind()
                     await observer.start()
                 await self._run()
-            except FleetError as exc:  # an address is taken
-                logger.error("%s", exc)
+            except FleetError as exc:  # an observer's address is in use
+                logger.error("%s", exc, extra={"event": "run.failed"})
                 self._failed = True
             finally:
                 for observer in self._observers:
@@ -185,10 +185,10 @@ class Coordinator(BaseRun):
         async with asyncio.TaskGroup() as tasks:
             self._start = tasks.create_task
             self._keeping = [self._start(worker_process.keep()) for worker_process in self.worker_processes]
-            beside = [tasks.create_task(each) for each in (self._look_after(), self._notify_manager())]
+            others = [tasks.create_task(each) for each in (self._supervise(), self._notify_manager())]
             while keeping := [task for task in self._keeping if not task.done()]:
                 await asyncio.wait(keeping)
-            for task in beside:
+            for task in others:
                 task.cancel()
 
     def _begin_drain(self) -> None:
@@ -196,40 +196,42 @@ class Coordinator(BaseRun):
 
     def _end(self, how: str, limit_s: float) -> None:
         for worker_process in self.worker_processes:
-            worker_process.tell(how)
+            worker_process.command(how)
             asyncio.get_running_loop().call_later(limit_s, worker_process.kill)
 
     def _interrupt(self) -> None:
         self._interrupted = True
         self._draining = True
-        self._end("stop", EXIT_TIMEOUT_S - 1)  # the rest of that time is for the report
+        self._end("stop", EXIT_TIMEOUT_S - 1)  # the last second is for writing the report
 
-    async def _look_after(self) -> None:
-        patience = None if self._notifier.watchdog_s is None else math.ceil(self._notifier.watchdog_s / LOOK_S) + 1
+    async def _supervise(self) -> None:
+        watchdog_s = self._notifier.watchdog_s
+        max_missed = None if watchdog_s is None else math.ceil(watchdog_s / CHECK_S) + 1
         while True:
-            await asyncio.sleep(LOOK_S)
-            if nobody_reads(1):  # `wsfleet run --workers 3 feeds.toml | head`
+            await asyncio.sleep(CHECK_S)
+            if is_broken_pipe(1):  # `wsfleet run --workers 3 feeds.toml | head`
                 self.drain()
             for worker_process in self.worker_processes:
-                # What the service manager does with us where we are silent, we do with a worker. Looks are counted,
-                # not seconds: where we were late ourselves, its words may lie unread.
-                worker_process.silent += 1
-                if patience is not None and worker_process.started and worker_process.silent > patience:
+                # The service manager's watchdog covers this process only, so the same timeout applies to the workers.
+                # Checks are counted instead of seconds: after a delay of this loop, frames may be unread.
+                worker_process.missed_checks += 1
+                if max_missed is not None and worker_process.started and worker_process.missed_checks > max_missed:
                     logger.error(
-                        "%s has said nothing for %d s: it is killed",
+                        "%s: no report for %d s; killing it",
                         worker_process.name,
-                        worker_process.silent * LOOK_S,
+                        worker_process.missed_checks * CHECK_S,
+                        extra={"event": "worker.unresponsive", "worker": worker_process.index},
                     )
                     worker_process.kill()
 
     def status(self) -> str:
-        """Return how many endpoints are open, and how many workers run."""
+        """Return the numbers of open endpoints and of running workers, as text."""
         report = self.report()
         rows = [row["state"] for row in report["endpoints"] if row["name"] != RETIRED]
         workers = f"{report['workers']['running']} of {len(self.worker_processes)} workers"
         return f"{rows.count(State.OPEN):,} of {len(rows):,} endpoints open, in {workers}"
 
-    def _hear(self, worker_process: WorkerProcess, frame: Frame) -> None:
+    def _on_frame(self, worker_process: WorkerProcess, frame: Frame) -> None:
         if frame["kind"] != "event":
             self._merged = None
         for watcher in tuple(self._watchers):
@@ -237,34 +239,34 @@ class Coordinator(BaseRun):
         if all(each.started or each.done for each in self.worker_processes):
             self.running.set()
         if frame["kind"] == "ended" and not self._draining:
-            self._one_ended(worker_process)
+            self._on_worker_ended(worker_process)
 
-    def _one_ended(self, worker_process: WorkerProcess) -> None:
-        """A worker has ended by itself: that may be the end of all."""
+    def _on_worker_ended(self, worker_process: WorkerProcess) -> None:
+        """Stop or drain the other workers, if necessary, after a worker has ended by itself."""
         if worker_process.code == MISUSED:
             self._misused = True
         if worker_process.failed or self._misused:
-            # A required endpoint failed, a sink did not open: in one process that is the end at once, too.
+            # A required endpoint failed or a sink could not be opened. That stops a single process at once, too.
             self._draining = True
             self._end("stop", EXIT_TIMEOUT_S)
         elif not self._reloading and self._has_ended():
             self.drain()
 
     def _has_ended(self) -> bool:
-        """Whether one has ended, and the others have nothing to do."""
+        """Whether a worker has ended, and the others have ended or have no endpoints."""
         done = [worker_process.done for worker_process in self.worker_processes]
         return any(done) and all(
             worker_process.done or not worker_process.report["endpoints"] for worker_process in self.worker_processes
         )
 
     def code(self) -> int:
-        """Return the exit code of all, by the same rules as for one fleet."""
+        """Return the exit code, by the rules for a single process."""
         if self._misused:
             return MISUSED
         if self._interrupted:
             return INTERRUPTED
         if self._failed or any(
-            worker_process.failed or worker_process.died_ending for worker_process in self.worker_processes
+            worker_process.failed or worker_process.died_draining for worker_process in self.worker_processes
         ):
             return FAILED
         report = self.report()

@@ -1,4 +1,4 @@
-"""Keeps one worker process alive, as a supervisor does a connection: start, listen, and again when it has died."""
+"""Supervises one worker process: starts it, reads its frames, and restarts it with backoff after it has died."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ __all__ = ["Order", "WorkerProcess"]
 
 logger = logging.getLogger("wsfleet.run")
 
-AGAIN = Reconnect(initial_s=0.5, max_s=30.0, stable_s=30.0)
-"""When a worker that died is started again: soon at first, seldom in the end."""
+RESTART = Reconnect(initial_s=0.5, max_s=30.0, stable_s=30.0)
+"""Backoff for restarts of a worker that died."""
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a worker is to run."""
+    """The parameters of a worker process."""
 
     target: str
     index: int
@@ -40,12 +40,12 @@ class Order:
     level: int = logging.INFO
     log_json: bool = False
     turns: int = -1
-    """An open file that workers lock while they write to the standard output."""
+    """File descriptor that workers lock while they write to standard output."""
     observed: bool = False
-    """Whether somebody looks at the fleet, so that events are to be told."""
+    """Whether the worker sends events, because an observer uses them."""
 
     def frame(self) -> Frame:
-        """Return it as the first frame of a channel, with what the worker needs to be like its parent."""
+        """Return the first frame of the channel: these parameters, and the parent's import path."""
         return {
             "target": self.target,
             "index": self.index,
@@ -60,10 +60,10 @@ class Order:
 
 
 class WorkerProcess:
-    """One worker, over all of the processes that it has been.
+    """One worker and its successive processes.
 
-    `report` is its last one, and counts nothing while no process is there. `lost` is what the last reports of those
-    processes counted that are gone: of what they had received after that, where they died, nobody knows.
+    `report` is the last report of the current process; its counts are zero while there is no process. `lost` sums the
+    last reports of the processes that have ended. Messages received after a process's last report are not counted.
     """
 
     def __init__(self, order: Order, blank: dict[str, Any], news: Callable[[WorkerProcess, Frame], None]) -> None:
@@ -74,8 +74,8 @@ class WorkerProcess:
         self.pid: int | None = None
         self.started = False
         self.done = False
-        self.died_ending = False
-        self.silent = 0  # the parent's looks since its last word
+        self.died_draining = False
+        self.missed_checks = 0  # checks by the parent since the last frame
         self.restarts = 0
         self.lost: dict[str, float] = dict.fromkeys(counts(blank), 0)
         self.code: int | None = None
@@ -86,17 +86,17 @@ class WorkerProcess:
         self._writer: asyncio.StreamWriter | None = None
         self._shutdown = asyncio.Event()
         self._reloading: list[asyncio.Future[list[str]]] = []
-        self._backoff = Backoff(AGAIN, random.random)
+        self._backoff = Backoff(RESTART, random.random)
 
     async def keep(self) -> None:
-        """Have a process running until it ends by itself, or was told to. Cancelling kills it."""
+        """Keep a process running until it ends by itself or by a command. Cancelling kills it."""
         loop = asyncio.get_running_loop()
         while not self._shutdown.is_set():
             began = loop.time()
             code = await self._live()
             if self.done:
                 return
-            if loop.time() - began > AGAIN.stable_s:
+            if loop.time() - began > RESTART.stable_s:
                 self._backoff.reset()
             delay_s = self._backoff.next()
             self._died(code, delay_s)
@@ -106,30 +106,30 @@ class WorkerProcess:
             except TimeoutError:
                 self.restarts += 1
 
-    def tell(self, do: str) -> None:
-        """Have the process drain, stop, or reload; one that is not there, or starts, is told in time."""
+    def command(self, do: str) -> None:
+        """Send "drain", "stop" or "reload". Without a process, the first two prevent the next start."""
         if do != "reload":
             self._shutdown.set()
         if self._writer is not None:
             self._writer.write(pack({"do": do}))
 
     async def reload(self) -> list[str]:
-        """Have the process read its file again, and wait until it has; return what it found wrong with it.
+        """Let the process reload its file, wait for the result, and return the faults it found.
 
-        One that is not there, or ends meanwhile, finds nothing. Cancelling changes nothing.
+        Returns an empty list if there is no process or if it ends meanwhile. Cancelling does not stop the reload.
         """
         if self._writer is None:
             return []
         waiting: asyncio.Future[list[str]] = asyncio.get_running_loop().create_future()
         self._reloading.append(waiting)
-        self.tell("reload")
+        self.command("reload")
         return await waiting
 
     def expect(self, blank: dict[str, Any]) -> bool:
-        """Where no process is there, `blank` is what the next one will run. False where one is."""
+        """Set the report of the next process to `blank`. Return False, without effect, if a process is running."""
         if self._writer is not None:
             return False
-        if self.done:  # and counted what nobody counts from now on
+        if self.done:  # the counts of the ended process are no longer in `report`
             for key, count in counts(self.report).items():
                 self.lost[key] += count
             self.done, self.code = False, None
@@ -142,21 +142,21 @@ class WorkerProcess:
             self._process.kill()
 
     async def _live(self) -> int:
-        """Run one process to its end, and return its exit code."""
+        """Run one process until it ends, and return its exit code."""
         process, reader, self._writer = await self._spawn()
-        self._process, self.pid, self.silent = process, process.pid, 0
+        self._process, self.pid, self.missed_checks = process, process.pid, 0
         loop = asyncio.get_running_loop()
-        listening, over = loop.create_task(self._listen(reader)), loop.create_task(process.wait())
+        listening, exited = loop.create_task(self._listen(reader)), loop.create_task(process.wait())
         try:
-            await asyncio.wait({listening, over}, return_when=asyncio.FIRST_COMPLETED)
-            # Its last words may still be under way; or it has said them, and something of the user's keeps it.
-            await asyncio.wait({listening, over}, timeout=EXIT_TIMEOUT_S)
+            await asyncio.wait({listening, exited}, return_when=asyncio.FIRST_COMPLETED)
+            # Either its last frame is still unread, or the frame was read and user code keeps the process alive.
+            await asyncio.wait({listening, exited}, timeout=EXIT_TIMEOUT_S)
             self.kill()
-            return await over
+            return await exited
         finally:
             self.kill()
             listening.cancel()
-            await asyncio.gather(listening, over, return_exceptions=True)
+            await asyncio.gather(listening, exited, return_exceptions=True)
             self._writer.close()
             self._process = self._writer = self.pid = None
             self.started = False
@@ -165,7 +165,7 @@ class WorkerProcess:
     async def _spawn(self) -> tuple[asyncio.subprocess.Process, asyncio.StreamReader, asyncio.StreamWriter]:
         ours, theirs = socket.socketpair()
         order = self._order
-        # The arguments are for those who list processes.
+        # The worker ignores the arguments; they identify it in a process list.
         command, options = module_process(
             "wsfleet.runtime.workers.worker",
             f"{order.index}/{order.count}",
@@ -183,12 +183,12 @@ class WorkerProcess:
     async def _listen(self, reader: asyncio.StreamReader) -> None:
         try:
             while not self.done:
-                self._hear(await read_frame(reader))
+                self._on_frame(await read_frame(reader))
         except (asyncio.IncompleteReadError, OSError):
-            return  # it has died
+            return  # the process has died
 
-    def _hear(self, frame: Frame) -> None:
-        self.silent = 0
+    def _on_frame(self, frame: Frame) -> None:
+        self.missed_checks = 0
         self.report = frame.pop("report", self.report)
         match frame["kind"]:
             case "started":
@@ -196,29 +196,32 @@ class WorkerProcess:
             case "reloaded":
                 self._reloaded(frame["faults"])
             case "ended" if frame["code"] != MISUSED or not self.restarts:
-                # A file that was spoilt meanwhile is no reason to end: it is tried again later.
+                # A restarted worker that finds a faulty file is restarted again, until the file is corrected.
                 self.code, self.failed, self.done = frame["code"], frame.get("failed", False), True
         self._news(self, frame)
 
     def _reloaded(self, faults: list[str]) -> None:
         for waiting in self._reloading:
             if not waiting.done():
-                waiting.set_result([f"{self.name} changed nothing: {fault}" for fault in faults])
+                waiting.set_result([f"{self.name}: not reloaded: {fault}" for fault in faults])
         self._reloading.clear()
 
     def _died(self, code: int, delay_s: float) -> None:
-        """Account for what is gone with the process."""
-        before = counts(self.report)
-        for key, count in before.items():
+        """Add the counts of the dead process to `lost`, and log its death."""
+        last_counts = counts(self.report)
+        for key, count in last_counts.items():
             self.lost[key] += count
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
-        lost = f"lost: {before['pending'] + before['held']:,} messages that waited there, and what it has not told of"
+        cause = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+        queued = last_counts["pending"] + last_counts["held"]
+        lost = f"lost {queued:,} queued messages, and those received after its last report"
+        fields = {"event": "worker.died", "worker": self.index, "error": cause}
         if self._shutdown.is_set():
-            self.died_ending = True
-            error = f"its worker died ({how})"
-            logger.error("%s died (%s) before its end; %s", self.name, how, lost)
+            self.died_draining = True
+            error = f"worker died ({cause})"
+            logger.error("%s: died (%s) while draining; %s", self.name, cause, lost, extra=fields)
         else:
-            error = f"its worker died ({how}); it is started again"
-            logger.error("%s died (%s), and is started again in %.1f s; %s", self.name, how, delay_s, lost)
+            error = f"worker died ({cause}); restarting it"
+            log_fields = fields | {"delay_s": delay_s}
+            logger.error("%s: died (%s); restarting in %.1f s; %s", self.name, cause, delay_s, lost, extra=log_fields)
         self.report = absent(self.report, error=error)
         self._news(self, {"kind": "died"})

@@ -1,4 +1,4 @@
-"""One of the processes of `wsfleet run --workers`: a share of the fleet, under a parent that says when to end."""
+"""A worker process of `wsfleet run --workers`: runs a shard of the fleet, controlled by its parent."""
 
 from __future__ import annotations
 
@@ -27,29 +27,29 @@ from wsfleet.sinks.stdout import take_turns
 __all__ = ["REPORT_S", "main"]
 
 REPORT_S = 1.0
-"""How often a worker tells its parent everything that it counts."""
+"""Seconds between a worker's reports to its parent."""
 
 FIRST_S = 0.05
-"""How long after the start it does so again. Each pause is twice the last: most endpoints open in the first moments."""
+"""Seconds between the first two reports. The interval doubles up to REPORT_S: most endpoints open at the start."""
 
 
 def main() -> int:
-    """Do what the first frame on the standard input says, until that is over; the parent is told how it went."""
-    # A terminal and a service manager send these to the whole group: when to end is the parent's to say.
+    """Run the order in the first frame on standard input, and send the result to the parent."""
+    # A terminal and a service manager signal the whole process group, but only the parent decides when to end.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave_to_parent)
     channel = Channel.of_standard_input()
     order = channel.receive()
     if order is None:
         return 1
-    # Its environment is the parent's own, whatever was needed to find us.
+    # Restore the parent's import path, which was changed to start this module.
     sys.path[:] = order["path"]
     _set("PYTHONPATH", order["pythonpath"])
     return _Worker(channel, order).run()
 
 
 def _leave_to_parent(number: int, frame: FrameType | None) -> None:
-    # A handler, unlike SIG_IGN, is not inherited by programs that user code may start.
+    # Unlike SIG_IGN, a handler is not inherited by programs that user code starts.
     pass
 
 
@@ -61,53 +61,52 @@ def _set(name: str, value: str | None) -> None:
 
 
 class _Worker:
-    """A run of a share, with the parent's word in place of signals."""
+    """Runs a shard, with commands of the parent in place of signals."""
 
     def __init__(self, channel: Channel, order: Frame) -> None:
         self._channel = channel
         self._order = order
         self._lock = threading.Lock()
-        self._early: list[str] = []
+        self._queued: list[str] = []
         self._steps: dict[str, Callable[[], object]] = {}
         self._limit_s = 0.0
         self._run: Run
         self._fleet: Fleet
         self._reloads: set[asyncio.Task[None]] = set()
-        channel.listen(self._hear)
+        channel.listen(self._on_frame)
 
     def run(self) -> int:
         order = self._order
         take_turns(order["turns"])
         log_to_stderr(order["level"], as_json=order["log_json"], worker=order["index"])
-        fleet = find_fleet(order["target"], warn=False)  # the parent has
+        fleet = find_fleet(order["target"], warn=False)  # the parent has printed the warnings
         if fleet is None:
             self._channel.finish({"kind": "ended", "code": MISUSED})
             return MISUSED
-        control_of(fleet).keep_observers(
-            lambda observer: not hasattr(observer, "over")
-        )  # the parent has those, for all
+        # The parent runs the observers of the whole fleet.
+        control_of(fleet).keep_observers(lambda observer: not hasattr(observer, "over"))
         divide(fleet, *(Shard(*shard) for shard in order["shards"]))
         self._limit_s = ending_limit_s(fleet)
         self._fleet = fleet
-        run = self._run = Run(fleet, watch=self._tell, stops=self._stops, logs_end=False)
+        run = self._run = Run(fleet, watch=self._report, stops=self._stops, logs_end=False)
         try:
             with collect_seldom():
                 run_loop(run.serve())
             code = run.code()
         except BaseException:
-            logging.getLogger("wsfleet.run").exception("a worker ends")
+            logging.getLogger("wsfleet.run").exception("worker failed", extra={"event": "worker.failed"})
             code = FAILED
         last: dict[str, Any] = {} if run.stats is None else {"report": run.stats}
         self._channel.finish({"kind": "ended", "code": code, "failed": bool(run.errors), **last})
         return code
 
-    async def _tell(self, fleet: Fleet) -> None:
-        """Tell the parent that the fleet runs, what it counts every second, and what happens where somebody looks."""
+    async def _report(self, fleet: Fleet) -> None:
+        """Send the parent the start, a report every second, and the events if there is an observer."""
         source = FleetSource(fleet) if self._order["observed"] else None
-        passing_on = None
+        forwarding = None
         if source is not None:
             await source.start()
-            passing_on = asyncio.get_running_loop().create_task(self._pass_on(source.events()))
+            forwarding = asyncio.get_running_loop().create_task(self._forward(source.events()))
         try:
             await self._run.running.wait()
             self._channel.send({"kind": "started"})
@@ -119,11 +118,11 @@ class _Worker:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, REPORT_S)
         finally:
-            if source is not None and passing_on is not None:
+            if source is not None and forwarding is not None:
                 await source.stop()
-                passing_on.cancel()
+                forwarding.cancel()
 
-    async def _pass_on(self, events: AsyncIterator[Frame]) -> None:
+    async def _forward(self, events: AsyncIterator[Frame]) -> None:
         missed = 0
         async for event in events:
             if missed and self._channel.send(
@@ -138,48 +137,48 @@ class _Worker:
         task.add_done_callback(self._reloads.discard)
 
     async def _reload(self) -> None:
-        """Read the file again, which the parent has found good, and tell when all is as it says."""
+        """Reload the file, which the parent has checked, and send the result."""
         await self._run.running.wait()
         faults: list[str] = []
         try:
             await self._fleet.reload()
-        except ConfigError as exc:  # it has changed meanwhile
+        except ConfigError as exc:  # the file has changed since the parent's check
             faults = str(exc).splitlines()
         except FleetError:
-            return  # the end has begun, and the parent will hear of it
-        told = {"kind": "reloaded", "faults": faults, "report": await self._fleet.snapshot()}
-        self._channel.send(told, always=True)
+            return  # the fleet is draining; the parent will receive "ended"
+        result = {"kind": "reloaded", "faults": faults, "report": await self._fleet.snapshot()}
+        self._channel.send(result, always=True)
 
-    # What the parent says
+    # Commands of the parent
 
-    def _hear(self, frame: Frame | None) -> None:
-        """In the channel's thread."""
+    def _on_frame(self, frame: Frame | None) -> None:
+        """Handle a frame. Runs in the channel's thread."""
         step = "gone" if frame is None else frame["do"]
         with self._lock:
             if step == "gone" and not self._steps:
-                os._exit(1)  # nothing runs yet
-            self._early.append(step)
-        self._follow()
+                os._exit(1)  # the run has not started
+            self._queued.append(step)
+        self._run_queued()
 
-    def _follow(self) -> None:
+    def _run_queued(self) -> None:
         with self._lock:
-            while self._steps and self._early:
-                self._steps[self._early.pop(0)]()
+            while self._steps and self._queued:
+                self._steps[self._queued.pop(0)]()
 
     @contextmanager
     def _stops(self, first: Callable[[], object], second: Callable[[], object]) -> Iterator[None]:
-        """Call `first` when the parent says so or is gone, `second` when it says so; see `stop_signals`."""
+        """Call `first` on "drain" or when the parent has ended, and `second` on "stop"; see `stop_signals`."""
         loop = asyncio.get_running_loop()
 
         def soon(step: Callable[[], object], limit_s: float | None) -> None:
-            # However a processor holds the loop, this process outlives its parent by so much at most.
+            # Even if a processor blocks the loop, this process ends at most `limit_s` after its parent.
             if limit_s is not None:
                 timer = threading.Timer(limit_s, os._exit, (1,))
                 timer.daemon = True
                 timer.start()
             try:
                 loop.call_soon_threadsafe(step)
-            except RuntimeError:  # the loop has ended meanwhile
+            except RuntimeError:  # the loop is already closed
                 pass
 
         with self._lock:
@@ -189,7 +188,7 @@ class _Worker:
                 "gone": lambda: soon(first, self._limit_s),
                 "reload": lambda: soon(self._begin_reload, None),
             }
-        self._follow()
+        self._run_queued()
         try:
             yield
         finally:

@@ -1,4 +1,4 @@
-"""What can be asked over HTTP, and the answers."""
+"""The routes and handlers of the HTTP interface."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ log = logging.getLogger("wsfleet")
 T = TypeVar("T")
 
 TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
-"""Of the page's files."""
+"""Media types of the page's files."""
 
 
 def make_app(source: Source, cache: SnapshotCache) -> Starlette:
-    """Return the application."""
+    """Create the application."""
     handlers = _Handlers(source, cache)
     routes = [
         *(Route(path, _page(file)) for path, file in page_files().items()),
@@ -66,7 +66,7 @@ def _json(data: Any, status: int = 200) -> Response:
 
 
 def page_files() -> dict[str, Traversable]:
-    """Return the files of the page, by path. There is nothing of the fleet in them."""
+    """Return the static files of the page by path. They contain no data of the fleet."""
     folder = resources.files("wsfleet.serve.status").joinpath("page")
     files = [file for file in (folder.iterdir() if folder.is_dir() else ()) if PurePath(file.name).suffix in TYPES]
     return {"/" if file.name == "index.html" else f"/{file.name}": file for file in files}
@@ -82,7 +82,7 @@ def _page(file: Traversable) -> Callable[[Request], Awaitable[Response]]:
 
 
 class _Handlers:
-    """The handlers of the paths."""
+    """The request handlers."""
 
     def __init__(self, source: Source, cache: SnapshotCache) -> None:
         self._source = source
@@ -133,7 +133,7 @@ class _Handlers:
 
     async def events(self, request: Request) -> Response:
         if self._watching >= MAX_WATCHERS:
-            return PlainTextResponse(f"{MAX_WATCHERS} are watching already\n", 503, {"retry-after": "5"})
+            return PlainTextResponse(f"too many event streams (at most {MAX_WATCHERS})\n", 503, {"retry-after": "5"})
         return StreamingResponse(self._watched(), media_type="text/event-stream")
 
     async def _watched(self) -> AsyncIterator[bytes]:
@@ -171,7 +171,7 @@ def _lines(down: Sequence[Mapping[str, Any]], count: int) -> Iterable[str]:
 
 
 async def _encoded(snapshot: Snapshot) -> AsyncIterator[bytes]:
-    """Yield the report as JSON, a few rows in each turn of the loop."""
+    """Encode the report as JSON, a few rows per iteration of the event loop."""
     begin = b"{"
     for key, value in snapshot.report.items():
         yield begin + msgspec.json.encode(key) + b":"
@@ -188,11 +188,11 @@ async def _encoded(snapshot: Snapshot) -> AsyncIterator[bytes]:
 
 
 async def _in_thread(function: Callable[..., T], *args: Any) -> T:
-    """Call `function` in a thread of its own: the loop's executor is the program's. Cancelled, it is left to itself."""
+    """Call `function` in a new thread, to keep the loop's executor free. If cancelled, the thread continues."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[T] = loop.create_future()
 
-    def tell(result: T | None, error: BaseException | None) -> None:
+    def set_outcome(result: T | None, error: BaseException | None) -> None:
         if done.cancelled():
             return
         if error is not None:
@@ -208,7 +208,7 @@ async def _in_thread(function: Callable[..., T], *args: Any) -> T:
         except BaseException as exc:
             error = exc
         try:
-            loop.call_soon_threadsafe(tell, result, error)
+            loop.call_soon_threadsafe(set_outcome, result, error)
         except RuntimeError:  # the loop is closed
             pass
 

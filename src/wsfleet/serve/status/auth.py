@@ -1,8 +1,8 @@
-"""Who may ask what: where to listen, the hosts that a request may name, the token; and what a browser may do with it.
+"""Access control of the HTTP interface: the listen address, allowed Host headers, the token, and security headers.
 
-Whoever can open a page in somebody's browser can have it ask any server on loopback. What keeps such pages out is the
-name that they are under (the Host header, which they cannot choose), and, for what changes something, the token in a
-header that no page of another origin can set.
+Any web page can make the user's browser send requests to a server on loopback. Two checks reject these: the Host
+header, which a page cannot choose (this prevents DNS rebinding), and for requests that change something, the token in a
+header that a page of another origin cannot set.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ _HEADERS = (
 
 
 def split_listen(listen: str) -> tuple[str, int]:
-    """Return address and port of `listen`. Raises ValueError, with what is wrong."""
+    """Parse `listen` into address and port. Raises ValueError."""
     found = _LISTEN.fullmatch(listen) if isinstance(listen, str) else None
     if found is None:
         raise ValueError(f"must be an address and a port, such as '127.0.0.1:9464' or '[::1]:9464', not {listen!r}")
     host, port = found["v6"] or found["host"], int(found["port"])
     if port > 65535:
-        raise ValueError(f"has port {port}, and the highest is 65535")
+        raise ValueError(f"has port {port}; the highest port is 65535")
     if host == "localhost":
         return "127.0.0.1", port
     try:
@@ -55,7 +55,7 @@ def split_listen(listen: str) -> tuple[str, int]:
 
 
 def check_listen(listen: str, token: str | None) -> None:
-    """Raise ConfigError where it cannot or must not be listened so. The token is not quoted."""
+    """Raise ConfigError if `listen` or `token` is not valid, or if the address requires a token. Never shows it."""
     fault = None
     try:
         host, _ = split_listen(listen)
@@ -63,13 +63,13 @@ def check_listen(listen: str, token: str | None) -> None:
         fault = str(exc)
     else:
         if token is None and not is_loopback(host):
-            fault = f"is {listen!r}, which others can reach, so it needs a token; or listen on 127.0.0.1"
+            fault = f"{listen!r} is reachable from other machines and requires a token; set one or use 127.0.0.1"
     good = token is None or (isinstance(token, str) and _TOKEN.fullmatch(token) is not None)
     refuse("http", [("listen", fault), ("token", None if good else "must be printable ASCII without spaces")])
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether `host` is a name or address of this machine alone."""
+    """Whether `host` is localhost or a loopback address."""
     if host.lower() == "localhost":
         return True
     try:
@@ -86,7 +86,7 @@ def _named_host(header: str) -> str:
 
 
 class Guard:
-    """Lets a request through to `app`, or answers it. `open_paths` are for everybody: nothing of the fleet is there."""
+    """Passes a request to `app`, or rejects it. `open_paths` need no token: they contain no data of the fleet."""
 
     def __init__(self, app: ASGIApp, *, token: str | None, loopback: bool, open_paths: Iterable[str]) -> None:
         self._app = app
@@ -109,20 +109,20 @@ class Guard:
         host = _named_host(headers.get("host", ""))
         if self._token is None:
             if not is_loopback(host):
-                return _refuse(403, f"this server answers to loopback names alone, such as 127.0.0.1, not to {host!r}")
-            return None if reads else _refuse(403, "to change anything, a token must have been set")
+                return _refuse(403, f"the Host header must be a loopback name such as 127.0.0.1, not {host!r}")
+            return None if reads else _refuse(403, "read-only: changes require a server with a token")
         if self._has_token(headers.get("authorization", "")):
             return None
         if reads and (scope["path"] in self._open_paths or (self._loopback and is_loopback(host))):
             return None
-        return _refuse(401, "a token is needed: send the header Authorization: Bearer TOKEN", bearer=True)
+        return _refuse(401, "a token is required; send the header Authorization: Bearer TOKEN", bearer=True)
 
     def _has_token(self, authorization: str) -> bool:
         scheme, _, given = authorization.partition(" ")
         given = given.strip()
-        # In a time that does not tell how much of it was right.
-        right = hmac.compare_digest(given.encode("latin-1", "replace"), self._token or b"")
-        return right and scheme.lower() == "bearer"
+        # In constant time, against timing attacks.
+        is_equal = hmac.compare_digest(given.encode("latin-1", "replace"), self._token or b"")
+        return is_equal and scheme.lower() == "bearer"
 
 
 def _refuse(status: int, text: str, *, bearer: bool = False) -> PlainTextResponse:

@@ -1,4 +1,4 @@
-"""A snapshot of a source, shared by all requests of the moment, with what is derived from it."""
+"""Caches snapshots of a source and the data derived from them, so that concurrent requests share them."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from wsfleet.serve.status.tables import ENDPOINTS, SUBSCRIPTIONS, Table
 __all__ = ["Snapshot", "SnapshotCache"]
 
 SHARE = 0.1
-"""The part of its time that the loop may spend on making snapshots."""
+"""Maximum share of the loop's time for making snapshots."""
 
 OLDEST_S = 1.0
-"""However long a snapshot takes, it is not served for longer."""
+"""Maximum age of a snapshot in seconds, even if making it takes long."""
 
 SLOWEST = 10
 DOWN = 20
 
 LISTED = 100
-"""So many endpoints that are down are named by /readyz."""
+"""Maximum number of endpoints that /readyz names."""
 
 _OF_ENDPOINTS = ("received", "received_bytes", "sent", "malformed", "connects", "losses")
 _OF_SUBSCRIPTIONS = ("processed", "failed", "dropped", "pending")
@@ -36,26 +36,26 @@ _HEAD = ("name", "uptime_s", "balanced", "accelerated", "loop_lag_s", "blocked")
 
 
 class Snapshot:
-    """A report, and what was derived from it."""
+    """A report and the data derived from it."""
 
     def __init__(self, report: Report, down: Mapping[str, Down]) -> None:
         self.report = report
         self.at = time.time()
         self.worst: list[Mapping[str, Any]] = []
-        """What is down, the worst first, once there is an overview."""
+        """Endpoints that are down, most important first. Set by `overview`."""
         self.endpoints = Table(report["endpoints"], ENDPOINTS, down)
         self._down = down
         self.subscriptions = Table(report["subscriptions"], SUBSCRIPTIONS)
         self._overview: dict[str, Any] | None = None
 
     async def overview(self, source: Source) -> dict[str, Any]:
-        """Return what a person wants to see at a glance."""
+        """Return the summary of the fleet."""
         if self._overview is None:
             self._overview = await self._make_overview(source)
         return self._overview
 
     async def _make_overview(self, source: Source) -> dict[str, Any]:
-        # What workers counted that have died stays in the totals: counters do not go back.
+        # The totals include the counts of workers that died, since counters must not decrease.
         lost = self.report.get("workers", {}).get("lost", {})
         totals = {key: lost.get(key, 0) for key in (*_OF_ENDPOINTS, *_OF_SUBSCRIPTIONS)} | {"pending": 0}
         states: Counter[str] = Counter()
@@ -101,7 +101,7 @@ class Snapshot:
 
 
 def _worst(down: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Return the required ones first, then what FAILED for good, then what is down for longest."""
+    """Return required endpoints first, then FAILED ones, then those that have been down longest."""
     return heapq.nsmallest(
         LISTED, down, key=lambda each: (not each["required"], each["state"] != State.FAILED, each["since"])
     )
@@ -119,7 +119,7 @@ def _slowest(rows: list[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 class SnapshotCache:
-    """Makes a new snapshot of a source on request, but limits the part of the loop's time that this takes."""
+    """Makes snapshots of a source on request, and limits the share of the loop's time that this takes."""
 
     def __init__(self, source: Source) -> None:
         self._source = source
@@ -128,7 +128,7 @@ class SnapshotCache:
         self._making: asyncio.Task[Snapshot] | None = None
 
     async def get(self) -> Snapshot:
-        """Return a snapshot: a new one if that costs next to nothing, else one that is at most a second old."""
+        """Return a snapshot. It may be up to OLDEST_S seconds old if making a snapshot is expensive."""
         loop = asyncio.get_running_loop()
         if self._snapshot is not None and loop.time() < self._until:
             return self._snapshot

@@ -1,4 +1,4 @@
-"""What happens to a fleet, as plain data without secrets, for any number of watchers of any speed."""
+"""Converts a fleet's events to plain data without secrets, and distributes them to watchers."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Event = dict[str, Any]
 KINDS = ("state", "dead", "slow", "gap", "malformed")
 
 KEPT = 500
-"""Events that wait for one watcher. Beyond them the oldest go."""
+"""Maximum number of queued events per watcher. Beyond it the oldest are dropped."""
 
 MAX_WATCHERS = 32
-"""Watchers of one HTTP server at a time."""
+"""Maximum number of concurrent watchers of one HTTP server."""
 
 QUIET_S = 15.0
-"""After so long without an event a comment is sent, so that no proxy takes the connection for dead."""
+"""Seconds without an event after which a comment is sent, so that proxies do not close an idle connection."""
 
 
 def plain(message: Message[Any]) -> Event:
-    """Return a message of a `$` topic as data that may be shown. What a peer sent is not in it, only what it was."""
+    """Convert a message of a `$` topic to plain data. It describes the peer's messages without their content."""
     return {"at": message.received_at, "topic": message.topic} | _record(message.data)
 
 
@@ -80,7 +80,7 @@ def _record(record: Any) -> Event:
 
 
 class Watcher:
-    """One of those who watch: an iterator that keeps what it has not handed out yet, up to a bound."""
+    """An iterator over events with a bounded queue."""
 
     def __init__(self, leave: Callable[[Watcher], None]) -> None:
         self._events: deque[Event] = deque()
@@ -90,7 +90,7 @@ class Watcher:
         self._over = False
 
     def put(self, event: Event) -> None:
-        """Keep `event`; where there is no room, the oldest is missed."""
+        """Queue `event`. If the queue is full, drop the oldest event."""
         if len(self._events) >= KEPT:
             self._events.popleft()
             self._missed += 1
@@ -98,7 +98,7 @@ class Watcher:
         self._news.set()
 
     def end(self) -> None:
-        """There will be no more."""
+        """End the iteration after the queued events."""
         self._over = True
         self._news.set()
 
@@ -117,20 +117,20 @@ class Watcher:
         return self._events.popleft()
 
     async def aclose(self) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         self._leave(self)
         self.end()
 
 
 class Events:
-    """Hands every event to every watcher."""
+    """Distributes events to all watchers."""
 
     def __init__(self) -> None:
         self._watchers: dict[Watcher, None] = {}
         self._over = False
 
     def watch(self) -> Watcher:
-        """Watch from now on."""
+        """Return a watcher of the events from now on."""
         watcher = Watcher(self._left)
         if self._over:
             watcher.end()
@@ -142,17 +142,17 @@ class Events:
         self._watchers.pop(watcher, None)
 
     def publish(self, message: Message[Any]) -> None:
-        """Hand out one message of a `$` topic. It is not converted while nobody watches."""
+        """Publish a message of a `$` topic. It is converted only if there are watchers."""
         if self._watchers:
             self.publish_plain(plain(message))
 
     def publish_plain(self, event: Event) -> None:
-        """Hand out an event that another process has converted already."""
+        """Publish an event that a worker has already converted."""
         for watcher in self._watchers:
             watcher.put(event)
 
     def end(self) -> None:
-        """There will be no more."""
+        """End all watchers."""
         self._over = True
         for watcher in self._watchers:
             watcher.end()
@@ -160,9 +160,9 @@ class Events:
 
 
 async def event_stream(events: AsyncIterator[Event]) -> AsyncGenerator[bytes, None]:
-    """Yield events as a browser's EventSource takes them (WHATWG HTML, section 9.2). Ends when the events do."""
+    """Encode events as server-sent events (WHATWG HTML, section 9.2), until `events` ends."""
     yield b": watching\n\n"
-    # A task of its own, which goes on over the comments: an iterator that is cancelled may be at its end.
+    # A task that survives the timeouts: cancelling `anext` could end the iterator.
     coming: asyncio.Future[Event] | None = None
     try:
         while True:
@@ -179,22 +179,22 @@ async def event_stream(events: AsyncIterator[Event]) -> AsyncGenerator[bytes, No
             coming = None
             yield _encoded(event)
     finally:
-        # Nothing here may wait: whoever watches can be gone, and then every wait is cancelled (Starlette).
+        # Nothing here may wait: Starlette cancels every wait after the client has disconnected.
         if coming is not None:
-            coming.add_done_callback(_heard)
+            coming.add_done_callback(_retrieve_exception)
             coming.cancel()
         close = getattr(events, "aclose", None)
         if close is not None:
             await close()
 
 
-def _heard(coming: asyncio.Future[Event]) -> None:
-    """Take note of the end, which is nobody's concern any more."""
+def _retrieve_exception(coming: asyncio.Future[Event]) -> None:
+    """Retrieve the exception, so that asyncio does not log it as never retrieved."""
     if not coming.cancelled():
         coming.exception()
 
 
 def _encoded(event: Event) -> bytes:
     kind = event["topic"].partition(".")[0].removeprefix("$")
-    # JSON has no line breaks outside of strings, and inside they are escaped: it is one line of data.
+    # JSON encoded by msgspec has no line breaks, so it is one line of data.
     return f"event: {kind}\n".encode() + b"data: " + msgspec.json.encode(event, enc_hook=str) + b"\n\n"

@@ -1,4 +1,4 @@
-"""One fleet in this process, as observers look at it."""
+"""The source of observers for one fleet in this process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SAMPLES = 600
 
 
 class FleetSource(Source):
-    """Watches `fleet`: its snapshots, and its `$` topics by processors of its own."""
+    """Observes `fleet` by snapshots, and by its own processors for the `$` topics."""
 
     def __init__(self, fleet: Fleet) -> None:
         self.workers = None
@@ -37,12 +37,12 @@ class FleetSource(Source):
         self._names: list[str] = []
 
     async def start(self) -> None:
-        """Begin to watch; the fleet may be about to start, or running."""
+        """Start observing. The fleet may be running or not started yet."""
         for kind in KINDS:
             name = self._free_name(f"observer-{kind}")
-            # Many are handed over at a time, and in a storm the newest count.
+            # In a burst of events, the newest ones are kept.
             buffer = Buffer(messages=10_000, overflow=Overflow.DROP_OLDEST)
-            self._fleet.process(f"${kind}.*", name=name, buffer=buffer, batch=100)(self._seen)
+            self._fleet.process(f"${kind}.*", name=name, buffer=buffer, batch=100)(self._publish)
             self._names.append(name)
             if kind == "dead":
                 self._dead = self._fleet.subscriptions[name]
@@ -57,11 +57,11 @@ class FleetSource(Source):
 
     @property
     def dead(self) -> int:  # type: ignore[override]
-        """Dead letters so far: those, too, that came too fast to be looked at."""
+        """Number of dead letters, including those that the buffer dropped."""
         return 0 if self._dead is None else self._dead.stats().offered
 
     async def stop(self) -> None:
-        """End watching."""
+        """Stop observing."""
         self._events.end()
         sampling, self._sampling = self._sampling, None
         if sampling is not None:
@@ -72,7 +72,7 @@ class FleetSource(Source):
                 self._fleet.subscriptions[name].close()
         self._names.clear()
 
-    async def _seen(self, messages: list[Message[Any]]) -> None:
+    async def _publish(self, messages: list[Message[Any]]) -> None:
         for message in messages:
             self._events.publish(message)
 
@@ -85,14 +85,14 @@ class FleetSource(Source):
             due = max(due + SAMPLE_S, loop.time())
             await asyncio.sleep(due - loop.time())
 
-    # What it knows
+    # Results
 
     def report(self) -> Report:
-        """Return everything that is counted, now."""
+        """Return a report of the current counts."""
         return self._fleet.stats().to_dict()
 
     async def snapshot(self) -> Report:
-        """Return the same without holding the loop for long."""
+        """Return a report, made in slices that do not block the loop for long."""
         stats = await self._fleet.snapshot()
         report = replace(stats, endpoints=(), subscriptions=()).to_dict()
         async for endpoints in in_slices(stats.endpoints):
@@ -102,7 +102,7 @@ class FleetSource(Source):
         return report
 
     async def down(self) -> dict[str, Down]:
-        """Return since when each endpoint is down that isn't OPEN."""
+        """Return the time since when each endpoint that is not OPEN is down."""
         found: dict[str, Down] = {}
         began = time.time() - asyncio.get_running_loop().time()
         async for connections in in_slices(list(self._fleet.connections.values())):
@@ -116,11 +116,11 @@ class FleetSource(Source):
         return list(self._samples)
 
     def events(self) -> AsyncIterator[Event]:
-        """Watch what happens from this call on."""
+        """Return an iterator over the events from now on."""
         return self._events.watch()
 
     async def reload(self) -> list[str]:
         """Reload the fleet."""
         if control_of(self._fleet).reloader is None:
-            raise NoFile("this fleet was not read from a file; start it with `wsfleet run FILE.toml`")
+            raise NoFile("this fleet has no configuration file; start it with `wsfleet run FILE.toml`")
         return await self._fleet.reload()

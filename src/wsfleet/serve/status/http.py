@@ -1,4 +1,4 @@
-"""Serves what is to be seen of a fleet over HTTP, by Starlette on uvicorn's protocol, in the fleet's own loop."""
+"""The HTTP server of a fleet: Starlette on uvicorn's protocol, in the fleet's event loop."""
 
 from __future__ import annotations
 
@@ -25,30 +25,30 @@ if TYPE_CHECKING:
 
 __all__ = ["HttpServer", "serve"]
 
-# What uvicorn warns of are other people's bad requests; its errors are ours.
+# uvicorn's warnings are about bad requests of clients; its errors are about this server.
 log = logging.getLogger("wsfleet.http")
 log.addFilter(lambda record: record.levelno >= logging.ERROR)
 
 CONNECTIONS = 128
-"""At a time. More would take the descriptors that the fleet needs."""
+"""Maximum number of open connections. More would use file descriptors that the fleet needs."""
 
 HEAD_S = 5.0
-"""For a whole request to come in."""
+"""Time limit for receiving a request, in seconds."""
 
 CLOSE_S = 1.0
-"""For answers under way at the end."""
+"""Time limit for responses in progress at shutdown, in seconds."""
 
 
 _made = itertools.count()
 
 
 def serve(fleet: Fleet, listen: str, token: str | None) -> HttpServer:
-    """Return a server that watches `fleet`, and is started with it."""
+    """Return a server for `fleet`. The fleet starts and stops it."""
     return HttpServer(FleetSource(fleet), listen, token)
 
 
 class _Connection(H11Protocol):
-    """uvicorn's, but silent, one of a bounded number, and with a limit on how long a request may take to come in."""
+    """uvicorn's protocol without access log, with limits on the number of connections and the time for a request."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -61,7 +61,7 @@ class _Connection(H11Protocol):
         super().connection_made(transport)
         self._expect()
         if len(self.connections) > CONNECTIONS:
-            self._make_room()
+            self._close_oldest_idle()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -69,12 +69,12 @@ class _Connection(H11Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
-        # uvicorn lets the timer go where the connection ended well.
+        # uvicorn cancels this timer only after a clean end of the connection.
         self._unset_keepalive_if_required()
         self._unset_head()
 
-    def _make_room(self) -> None:
-        # Who holds connections open and asks nothing must not keep out who asks.
+    def _close_oldest_idle(self) -> None:
+        # Clients with idle connections must not lock out other clients.
         idle = [each for each in self.connections if isinstance(each, _Connection) and each._is_idle]
         min(idle, key=lambda each: each._made).transport.abort()
 
@@ -101,7 +101,7 @@ class _Connection(H11Protocol):
 class HttpServer:
     """One server for one source, which it starts and stops.
 
-    Raises ConfigError where `listen` or `token` cannot stand.
+    Raises ConfigError if `listen` or `token` is not valid.
     """
 
     def __init__(self, source: Source, listen: str = "127.0.0.1:9464", token: str | None = None) -> None:
@@ -118,21 +118,22 @@ class HttpServer:
         return f"<HttpServer on {self.address}{', with a token' if self._token else ''}>"
 
     def __str__(self) -> str:
-        alone = is_loopback(self._host)
-        token = "nothing can be changed" if not self._token else "changes need" if alone else "everything needs"
-        return f"http://{self.address}, {token}{' the token' if self._token else ' without a token'}"
+        access = "read-only without a token"
+        if self._token:
+            access = "changes require the token" if is_loopback(self._host) else "all requests require the token"
+        return f"http://{self.address}, {access}"
 
     @property
     def address(self) -> str:
-        """Where it listens, or will: `127.0.0.1:9464`. A port of 0 is known once it listens."""
+        """The listen address, for example `127.0.0.1:9464`. A port of 0 is replaced when the server is bound."""
         return f"[{self._host}]:{self._port}" if ":" in self._host else f"{self._host}:{self._port}"
 
     def over(self, source: Source) -> HttpServer:
-        """Return the same server for another source: for all the processes that have this one's share each."""
+        """Return a server with the same address and token for another source, which stands for all workers."""
         return HttpServer(source, self.address, self._token)
 
     def bind(self) -> socket.socket:
-        """Take the address. Idempotent. Raises FleetError where it can't be had."""
+        """Bind the address. Idempotent. Raises FleetError if it cannot be bound."""
         if self._socket is not None:
             return self._socket
         family = socket.AF_INET6 if ":" in self._host else socket.AF_INET
@@ -140,13 +141,13 @@ class HttpServer:
         try:
             self._socket = socket.create_server((self._host, self._port), family=family, dualstack_ipv6=both)
         except OSError as exc:
-            why = os.strerror(exc.errno) if exc.errno else str(exc)
-            raise FleetError(f"cannot listen on {self.address}: {why}") from exc
+            reason = os.strerror(exc.errno) if exc.errno else str(exc)
+            raise FleetError(f"cannot listen on {self.address}: {reason}") from exc
         self._port = self._socket.getsockname()[1]
         return self._socket
 
     async def start(self) -> None:
-        """Begin to watch and to answer. Raises FleetError where the address can't be had."""
+        """Start the source and the server. Raises FleetError if the address cannot be bound."""
         listening = self.bind()
         await self.source.start()
         app = Guard(
@@ -155,7 +156,7 @@ class HttpServer:
             loopback=is_loopback(self._host),
             open_paths=page_files(),
         )
-        # What would set up logging for the whole process is left out, and so are signals and the lifespan.
+        # Without uvicorn's logging configuration, which is process-wide, its signal handlers, and the lifespan.
         config = uvicorn.Config(
             app, loop="none", ws="none", lifespan="off", log_config=None, proxy_headers=False, date_header=False
         )
@@ -166,7 +167,7 @@ class HttpServer:
         )
 
     async def stop(self) -> None:
-        """Let answers under way end, and leave nothing open. Idempotent."""
+        """Wait up to CLOSE_S for responses in progress, then close everything. Idempotent."""
         if self._server is not None:
             self._server.close()
         elif self._socket is not None:

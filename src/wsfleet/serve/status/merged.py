@@ -1,4 +1,4 @@
-"""One report for several workers."""
+"""Merges the reports of several workers."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ _SUBSCRIPTION = [each.name for each in fields(SubscriptionStats) if each.name no
 
 
 def merge(reports: Sequence[Report]) -> Report:
-    """Return the report of a fleet whose workers gave `reports`.
+    """Merge the workers' `reports` into the report of the fleet.
 
-    The hub's counts are summed, endpoints stand one after the other, and subscriptions of one name are one row. It is
-    balanced where each of them is, and the sums are. `loop_lag_s` is the worst, and so is `blocked`, but for its sums.
+    The hub's counts are summed, the endpoints are concatenated, and subscriptions of the same name are one row. It is
+    balanced if every report is and the sums are. `loop_lag_s` is the maximum, and `blocked` is that of the longest
+    block, with the sums of `times` and `total_s`.
     """
     hub = {key: sum(report["hub"][key] for report in reports) for key in reports[0]["hub"]}
     merged = {
@@ -47,14 +48,14 @@ def merge(reports: Sequence[Report]) -> Report:
 
 
 def as_stats(report: Report) -> FleetStats:
-    """Return the snapshot that `report` was made of."""
+    """Convert `report` to a FleetStats."""
     return msgspec.convert(report, FleetStats)
 
 
 def absent(report: Report, names: Iterable[str] | None = None, *, error: str | None = None) -> Report:
-    """Return what is to be said of a worker that is not there: the rows of `report`, and nothing counted.
+    """Return the report of a worker without a process: the rows of `report` with all counts 0.
 
-    Its endpoints are in BACKOFF because of `error`, or still CONNECTING. With `names` there are those alone.
+    Its endpoints are in BACKOFF with `error`, or CONNECTING without. `names` selects endpoints; None selects all.
     """
     state = {"state": (State.CONNECTING if error is None else State.BACKOFF).value, "last_error": error}
     known = None if names is None else frozenset(names)
@@ -71,9 +72,9 @@ def absent(report: Report, names: Iterable[str] | None = None, *, error: str | N
 
 
 def counts(report: Report) -> dict[str, float]:
-    """Return what a worker had counted, all rows added up: what of it was pending or held when it died is lost.
+    """Return a worker's counts, summed over all rows. Its `pending` and `held` messages are lost if it dies.
 
-    The hub's counts are `hub_...`: what it calls published is not what endpoints do.
+    The hub's counts have the prefix `hub_`, since `published` has another meaning for endpoints.
     """
     endpoints, blocked = report["endpoints"], report["blocked"] or {}
     subscriptions = [row for row in report["subscriptions"] if about_feeds(row["pattern"])]
@@ -108,7 +109,7 @@ def _endpoints(reports: Sequence[Report]) -> list[Row]:
             name = row["name"]
             if name == RETIRED:
                 retired.append(row)
-            elif name in rows:  # declared while they run, by each of the workers: a name must stand for one row
+            elif name in rows:  # an endpoint that each worker declared while running: names must be unique
                 rows[f"{name}@{worker}"] = row | {"name": f"{name}@{worker}"}
             else:
                 rows[name] = row

@@ -1,4 +1,4 @@
-"""What a fleet tells those who watch it over HTTP, as types; and what a screen needs of whoever brings it."""
+"""Types of the HTTP interface's responses, and the `View` protocol from which a screen gets them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ __all__ = [
     "View",
 ]
 
-# Everything has a default, and what is not known here is passed over: the fleet may be of another version.
+# Fields have defaults and unknown fields are ignored, because the fleet may be of another version.
 
 
 class Blocked(msgspec.Struct, frozen=True):
-    """Who held the loop up the last time, where, and for how long."""
+    """The last block of the event loop: function, source line and duration."""
 
     by: str = ""
     where: str = ""
@@ -40,7 +40,7 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 class Totals(msgspec.Struct, frozen=True):
-    """Sums over the whole fleet since its start; `pending` and `paused` are of this moment."""
+    """Sums over the fleet since its start; `pending` and `paused` are current values."""
 
     received: int = 0
     malformed: int = 0
@@ -76,7 +76,7 @@ class Down(msgspec.Struct, frozen=True):
 
 
 class Overview(msgspec.Struct, frozen=True):
-    """The fleet at a glance. `at` is the wall clock of its machine."""
+    """A summary of the fleet. `at` is the wall clock time of its machine."""
 
     states: dict[str, int]
     totals: Totals
@@ -93,7 +93,7 @@ class Overview(msgspec.Struct, frozen=True):
 
 
 class Sample(msgspec.Struct, frozen=True):
-    """One second of the fleet's history; counters are totals."""
+    """One sample of the fleet's history; counters are totals."""
 
     at: float
     received: int = 0
@@ -126,7 +126,7 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 class Endpoints(msgspec.Struct, frozen=True):
-    """A part of the table of endpoints: the rows from `offset` on, of `matched` ones, of `total` in all."""
+    """A part of the table of endpoints: rows from `offset` on. `matched` rows match the query, `total` exist."""
 
     total: int
     matched: int
@@ -135,7 +135,7 @@ class Endpoints(msgspec.Struct, frozen=True):
 
 
 class Query(msgspec.Struct, frozen=True):
-    """Which endpoints are wanted, in which order, and which rows of these."""
+    """A query for endpoints: filters, order, and the range of rows."""
 
     search: str = ""
     state: str = ""
@@ -146,7 +146,7 @@ class Query(msgspec.Struct, frozen=True):
 
 
 class StatusError(Exception):
-    """The status of the fleet could not be read; with a headline and a text for the screen."""
+    """The status of the fleet could not be read. Has a headline and a text for the screen."""
 
     def __init__(self, headline: str, text: str) -> None:
         super().__init__(headline, text)
@@ -155,22 +155,22 @@ class StatusError(Exception):
 
 
 class View(Protocol):
-    """Brings what a screen shows. All of it raises StatusError, and may be asked again then."""
+    """Supplies the data of a screen. All methods may raise StatusError, and may be called again after it."""
 
     place: str
-    """Where the fleet is, as a person would write it."""
+    """The fleet's address for display."""
 
     async def overview(self) -> Overview:
-        """Return the fleet at a glance."""
+        """Return the summary of the fleet."""
 
     async def history(self) -> list[Sample]:
-        """Return the last minutes, oldest first."""
+        """Return the samples of the last minutes, oldest first."""
 
     async def endpoints(self, query: Query) -> Endpoints:
-        """Return the rows that `query` asks for."""
+        """Return the rows for `query`."""
 
     def events(self) -> AsyncIterator[dict[str, Any]]:
-        """Yield what happens from now on; `kind` says what it is."""
+        """Yield events from now on; `kind` is an event's kind."""
 
     async def close(self) -> None:
-        """Let go of everything."""
+        """Release all resources."""

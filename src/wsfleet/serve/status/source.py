@@ -1,4 +1,4 @@
-"""What observers look at: a report, what is down, the last ten minutes, events. One for a page, metrics and screens."""
+"""The interface between a fleet and its observers: report, endpoints that are down, history, and events."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from wsfleet.core.stats import Totals
 __all__ = ["Down", "NoFile", "Report", "Sample", "Source"]
 
 Report = dict[str, Any]
-"""What `FleetStats.to_dict()` gives: the same for one fleet and for several workers' fleets."""
+"""A result of `FleetStats.to_dict()`, for one fleet or merged from several workers."""
 
 
 class NoFile(ConfigError):
-    """There is no file that could be read again."""
+    """The fleet has no configuration file to reload."""
 
 
 class Down(NamedTuple):
-    """What a row doesn't say of an endpoint that isn't OPEN; since when is in wall clock seconds."""
+    """Additional data of an endpoint that is not OPEN. `since` is a wall clock time in seconds."""
 
     since: float
     required: bool
@@ -28,36 +28,36 @@ class Down(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample(Totals):
-    """The totals of one second. Counters go on from the fleet's start: whoever wants a rate takes differences."""
+    """The totals at the time `at`. Counters are totals since the fleet's start, so rates are their differences."""
 
     at: float
 
 
 class Source(Protocol):
-    """What is watched."""
+    """Supplies the data of one fleet."""
 
     workers: int | None = None
-    """How many processes it stands for; None where there is but this one."""
+    """Number of worker processes, or None for a single process."""
 
     dead: int = 0
-    """Dead letters since it is watched."""
+    """Number of dead letters since `start`."""
 
     async def start(self) -> None:
-        """Begin to watch. Called by whoever serves it, in the loop, before anything else."""
+        """Start observing. Must be called in the loop before other methods."""
 
     async def stop(self) -> None:
-        """End watching. What was seen can still be asked for. Idempotent."""
+        """Stop observing. Collected data stays available. Idempotent."""
 
     def report(self) -> Report:
-        """Return everything that is counted, now."""
+        """Return a report of the current counts."""
         ...
 
     async def snapshot(self) -> Report:
-        """Return the same without holding the loop for long."""
+        """Return a report without blocking the loop for long."""
         return self.report()
 
     async def down(self) -> Mapping[str, Down]:
-        """Return since when each endpoint is down that isn't OPEN, by name."""
+        """Return a `Down` by name for each endpoint that is not OPEN."""
         ...
 
     def history(self) -> list[Sample]:
@@ -65,15 +65,15 @@ class Source(Protocol):
         ...
 
     def events(self) -> AsyncIterator[dict[str, Any]]:
-        """Watch what happens from this call on: `{"at", "topic", ...}`, plain data without secrets.
+        """Return an iterator over the events from now on: `{"at", "topic", ...}`, plain data without secrets.
 
-        Whoever does not keep up misses some, and gets a `$missed` with their `count`.
+        A slow watcher misses events, and receives a `$missed` event with their `count`.
         """
         ...
 
     async def reload(self) -> list[str]:
-        """Read the configuration again, and return what has changed, line by line.
+        """Reload the configuration, and return a line for each change.
 
-        Raises ConfigError with every fault, and NoFile where there is nothing to read.
+        Raises ConfigError with all faults, and NoFile if there is no configuration file.
         """
         ...

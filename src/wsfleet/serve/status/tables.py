@@ -1,4 +1,4 @@
-"""The part of a long table that somebody looks at: searched, sorted, cut out; all else stays here."""
+"""Server-side search, sorting and paging of long tables."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ __all__ = ["ENDPOINTS", "SUBSCRIPTIONS", "BadParameter", "Query", "Table"]
 Row = Mapping[str, Any]
 
 MOST = 500
-"""Rows in one answer."""
+"""Maximum number of rows in one response."""
 
 
 class BadParameter(ValueError):
-    """The text names the parameter, and says what it must be."""
+    """A query parameter is not valid. The text names it and its valid values."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableSchema:
-    """What can be asked of one kind of rows."""
+    """Columns, searched columns and states of one kind of rows."""
 
     columns: tuple[str, ...]
     searched: tuple[str, ...]
@@ -34,7 +34,7 @@ class TableSchema:
 
 
 WORST_FIRST: dict[str, int] = {State.FAILED: 0, State.BACKOFF: 1, State.CONNECTING: 2, State.CLOSED: 3, State.OPEN: 4}
-"""The order of states: somebody has to do something about the first, nobody about the last."""
+"""Sort order of states, by urgency."""
 
 ENDPOINTS = TableSchema(
     (*(each.name for each in fields(EndpointStats)), "down_since"),
@@ -46,7 +46,7 @@ SUBSCRIPTIONS = TableSchema(tuple(each.name for each in fields(SubscriptionStats
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One question."""
+    """A query for rows of a table."""
 
     search: str = ""
     state: str = ""
@@ -57,7 +57,7 @@ class Query:
 
     @classmethod
     def read(cls, parameters: Iterable[tuple[str, str]], schema: TableSchema) -> Query:
-        """Return what the parameters of a URL ask for. Raises BadParameter."""
+        """Parse the parameters of a URL. Raises BadParameter."""
         given: dict[str, Any] = {}
         for name, value in parameters:
             if name not in cls.__slots__:
@@ -75,8 +75,8 @@ class Query:
 
 def _choose(given: Mapping[str, str], name: str, known: tuple[str, ...]) -> None:
     if name in given and given[name] not in known:
-        there = ", ".join(filter(None, known))
-        raise BadParameter(f"{name} must be one of {there}" if there else f"{name} means nothing here")
+        values = ", ".join(filter(None, known))
+        raise BadParameter(f"{name} must be one of {values}" if values else f"{name} is not supported here")
 
 
 def _by_severity(found: tuple[str, Row]) -> int:
@@ -93,7 +93,7 @@ def _count(given: dict[str, Any], name: str, least: int, most: int | None) -> No
 
 
 class Table:
-    """All rows of one kind, sorted once for each column that somebody asks for."""
+    """All rows of one kind, sorted once per requested column."""
 
     def __init__(self, rows: Iterable[Row], schema: TableSchema, down: Mapping[str, Down] | None = None) -> None:
         self._rows = [row for row in rows if row["name"] != RETIRED]
@@ -102,7 +102,7 @@ class Table:
         self._sorted: dict[tuple[str, str], list[Row]] = {}
 
     async def answer(self, query: Query) -> dict[str, Any]:
-        """Return the rows that `query` asks for, and of how many they are a part."""
+        """Return the rows for `query`, and the numbers of matching and of all rows."""
         found = self._in_order(query.sort, query.order)
         if query.search or query.state:
             found = [row async for rows in in_slices(found) for row in self._matching(rows, query)]
@@ -117,22 +117,22 @@ class Table:
         return row if self._down is None else {**row, "down_since": self._value(row, "down_since")}
 
     def _value(self, row: Row, column: str) -> Any:
-        """Return what stands in a column; since when an endpoint is down is no part of its row in the report."""
+        """Return the value of a column. `down_since` is not part of the report's rows."""
         if column == "down_since":
             down = self._down.get(row["name"]) if self._down and row["state"] != State.OPEN else None
             return down and down.since
         return row[column]
 
     def _in_order(self, column: str, order: str) -> list[Row]:
-        """Return all rows by one column; what has no value is last both ways, and equal ones are by name."""
+        """Return all rows sorted by a column, then by name. Rows without a value are last in both orders."""
         if (column, order) not in self._sorted:
             rows = (
                 sorted(self._rows, key=lambda row: row["name"]) if column == "name" else self._in_order("name", "asc")
             )
-            there = [(value, row) for row in rows if (value := self._value(row, column)) is not None]
-            there.sort(key=_by_severity if column == "state" else itemgetter(0), reverse=order == "desc")
-            nowhere = [row for row in rows if self._value(row, column) is None]
-            self._sorted[column, order] = [row for _, row in there] + nowhere
+            valued = [(value, row) for row in rows if (value := self._value(row, column)) is not None]
+            valued.sort(key=_by_severity if column == "state" else itemgetter(0), reverse=order == "desc")
+            without = [row for row in rows if self._value(row, column) is None]
+            self._sorted[column, order] = [row for _, row in valued] + without
         return self._sorted[column, order]
 
     def _matching(self, rows: Iterable[Row], query: Query) -> list[Row]:

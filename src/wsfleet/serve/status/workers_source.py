@@ -1,4 +1,4 @@
-"""The workers of one fleet, as observers look at them: as if it were one process."""
+"""The source of observers for a fleet that is divided among workers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SAMPLES = 600
 
 
 class Workers(Protocol):
-    """What is asked of the workers: `watch` calls back with a worker's index and each frame that it sends."""
+    """The interface to the workers. `watch` registers a callback for a worker's index and each frame that it sends."""
 
     @property
     def required(self) -> Collection[str]: ...
@@ -33,14 +33,14 @@ class Workers(Protocol):
 
 
 class WorkersSource(Source):
-    """Watches `workers` by what they tell: a report each second, and events at once."""
+    """Observes `workers` by the frames that they send: a report every second, and events immediately."""
 
     def __init__(self, workers: Workers) -> None:
         self.workers = workers.count
         self._workers = workers
         self._dead: dict[int, int] = {}
         self._dead_before = 0
-        self._down: dict[str, tuple[int, float]] = {}  # after how many connects, and since when
+        self._down: dict[str, tuple[int, float]] = {}  # number of connects, and time since when it is down
         self._last_report: Report | None = None
         self._events = Events()
         self._samples: deque[Sample] = deque(maxlen=SAMPLES)
@@ -49,16 +49,16 @@ class WorkersSource(Source):
 
     @property
     def dead(self) -> int:  # type: ignore[override]
-        """Dead letters seen, by workers that have died, too."""
+        """Number of dead letters, including those of workers that died."""
         return self._dead_before + sum(self._dead.values())
 
     async def start(self) -> None:
-        """Begin to watch."""
-        self._leave = self._workers.watch(self._heard)
+        """Start observing."""
+        self._leave = self._workers.watch(self._on_frame)
         self._sampling = asyncio.get_running_loop().create_task(self._sample(), name="wsfleet-samples")
 
     async def stop(self) -> None:
-        """End watching. Idempotent."""
+        """Stop observing. Idempotent."""
         self._events.end()
         leave, self._leave = self._leave, None
         sampling, self._sampling = self._sampling, None
@@ -68,7 +68,7 @@ class WorkersSource(Source):
             sampling.cancel()
             await asyncio.wait({sampling})
 
-    def _heard(self, worker: int, frame: Event) -> None:
+    def _on_frame(self, worker: int, frame: Event) -> None:
         match frame["kind"]:
             case "event":
                 self._events.publish_plain(frame["event"])
@@ -87,7 +87,7 @@ class WorkersSource(Source):
             await asyncio.sleep(due - loop.time())
 
     def _update_down(self) -> None:
-        """Note since when endpoints are down: those that were up in between are so afresh."""
+        """Update the times since when endpoints are down. An endpoint that reconnected in between gets a new time."""
         report, now = self._workers.report(), time.time()
         if report is self._last_report:
             return
@@ -96,17 +96,17 @@ class WorkersSource(Source):
         for row in _endpoints(report):
             if row["state"] != State.OPEN:
                 known = before.get(row["name"])
-                still = known is not None and known[0] == row["connects"]
-                self._down[row["name"]] = known if known is not None and still else (row["connects"], now)
+                is_same = known is not None and known[0] == row["connects"]
+                self._down[row["name"]] = known if known is not None and is_same else (row["connects"], now)
 
-    # What it knows
+    # Results
 
     def report(self) -> Report:
-        """Return everything that is counted, as the workers have told last."""
+        """Return the merged last reports of the workers."""
         return self._workers.report()
 
     async def down(self) -> dict[str, Down]:
-        """Return since when each endpoint is down that isn't OPEN, as far as was seen."""
+        """Return a `Down` for each endpoint that is not OPEN, as seen in the reports."""
         self._update_down()
         required = self._workers.required
         return {name: Down(since, name in required) for name, (_, since) in self._down.items()}
@@ -116,11 +116,11 @@ class WorkersSource(Source):
         return list(self._samples)
 
     def events(self) -> AsyncIterator[Event]:
-        """Watch what happens in any of them from this call on."""
+        """Return an iterator over the events of all workers from now on."""
         return self._events.watch()
 
     async def reload(self) -> list[str]:
-        """Have all of them read the file again, after it was checked."""
+        """Reload the configuration file in all workers, after it has been checked."""
         return await self._workers.reload()
 
 
@@ -129,7 +129,7 @@ def _endpoints(report: Report) -> list[dict[str, Any]]:
 
 
 def _sampled(report: Report) -> Sample:
-    """Return the totals of `report`. What workers that died had counted is in them: counters do not go back."""
+    """Return the totals of `report`, including the counts of workers that died, since counters must not decrease."""
     endpoints, lost = report["endpoints"], report["workers"]["lost"]
     subscriptions = [row for row in report["subscriptions"] if about_feeds(row["pattern"])]
 

@@ -1,15 +1,15 @@
-// What the page asks of its own server, and of nobody else.
+// Requests of the page to its own server. It uses no other server.
 
-const PATIENCE_MS = 8000;
+const TIMEOUT_MS = 8000;
 const RELOAD_MS = 120000;
-/** A comment comes every 15 s: a stream that is silent for longer is dead. */
+/** The server sends a comment every 15 s, so a stream that is silent for this time is dead. */
 const SILENCE_MS = 40000;
 const KEY = "wsfleet-token";
 
-/** The server wants a token, or another one. */
+/** The server requires a token, or rejected it. */
 export class Unauthorized extends Error {}
 
-/** The server answered that it will not. */
+/** The server answered with another error status. */
 export class Refused extends Error {
   constructor(status, text) {
     super(text);
@@ -17,7 +17,7 @@ export class Refused extends Error {
   }
 }
 
-/** The token lives as long as the tab, and is never part of an address. */
+/** The token is kept until the tab is closed, and is never part of a URL. */
 export const token = {
   get: () => sessionStorage.getItem(KEY),
   set: (value) => sessionStorage.setItem(KEY, value),
@@ -37,15 +37,15 @@ async function request(path, signal) {
   return response;
 }
 
-/** One JSON answer. `cancel` is an AbortSignal of who asks, who may no longer want to know. */
+/** Get a JSON answer. `cancel` is an optional AbortSignal of the caller. */
 export async function get(path, query = {}, cancel = null) {
-  const wanted = Object.entries(query).filter(([, value]) => value !== "" && value !== null);
-  const address = wanted.length ? `${path}?${new URLSearchParams(wanted)}` : path;
-  const patience = AbortSignal.timeout(PATIENCE_MS);
-  return (await request(address, cancel ? AbortSignal.any([cancel, patience]) : patience)).json();
+  const parameters = Object.entries(query).filter(([, value]) => value !== "" && value !== null);
+  const address = parameters.length ? `${path}?${new URLSearchParams(parameters)}` : path;
+  const timeout = AbortSignal.timeout(TIMEOUT_MS);
+  return (await request(address, cancel ? AbortSignal.any([cancel, timeout]) : timeout)).json();
 }
 
-/** What the server makes of a wish to change something: its JSON, or what it says as text. */
+/** Send a POST request. Returns the answer as JSON or as text. */
 export async function post(path) {
   const response = await answer(path, AbortSignal.timeout(RELOAD_MS), "POST");
   const text = (await response.text()).trim();
@@ -53,14 +53,14 @@ export async function post(path) {
   return { ok: response.ok, answer: isJson ? JSON.parse(text) : null, text };
 }
 
-/** An answer as it is, whatever its status. */
+/** Get an answer unchanged, whatever its status. */
 export async function raw(path) {
-  return (await answer(path, AbortSignal.timeout(PATIENCE_MS))).blob();
+  return (await answer(path, AbortSignal.timeout(TIMEOUT_MS))).blob();
 }
 
 /**
- * Server-sent events, as `{event, data}`, until the stream ends. Read with fetch because EventSource cannot send a
- * token. `opened` is called once the server has said yes.
+ * Yield server-sent events as `{event, data}` until the stream ends. Uses fetch because EventSource cannot send a
+ * token. `opened` is called when the server has accepted the request.
  */
 export async function* events(path, opened) {
   const stop = new AbortController();
@@ -92,7 +92,7 @@ export async function* events(path, opened) {
   }
 }
 
-/** A line's field and its value. An empty line has the field "", a comment none. */
+/** Split a line into field and value. An empty line has the field "", a comment has null. */
 function fieldOf(line) {
   if (line === "") return ["", ""];
   const colon = line.indexOf(":");

@@ -1,4 +1,4 @@
-// Small line charts over the last ten minutes. Pointer or arrow keys ask one for its values at a time.
+// Small line charts of the last ten minutes. The pointer or the arrow keys select a time and show its values.
 
 import { NONE, clock, compact, element, seconds, write } from "./words.js";
 
@@ -9,7 +9,7 @@ const SVG = "http://www.w3.org/2000/svg";
 
 const perSecond = (n) => `${compact(n)}/s`;
 
-/** What is drawn. `of` gives a value for a sample and the one before it, or null. */
+/** The charts. `of` returns a value for a sample and its predecessor, or null. */
 export const CHARTS = [
   { title: "Messages", unit: perSecond, series: [rate("received"), rate("processed")] },
   { title: "Lost in processing", unit: perSecond, series: [rate("dropped"), rate("failed")] },
@@ -23,7 +23,7 @@ function value(field, name) {
   return { name, of: (sample) => sample[field] };
 }
 
-/** By how much a counter goes up in a second. One that went down was begun afresh: nothing to be said. */
+/** The rate of a counter per second, or null if it has decreased, which means that the fleet was restarted. */
 export function rate(field, name = field) {
   const of = (sample, before) => {
     const passed = before ? sample.at - before.at : 0;
@@ -40,7 +40,7 @@ function draw(tag, attributes, text) {
   return made;
 }
 
-/** The next of 1, 2, 5, 10, 20 ... at or above. */
+/** Round up to the next of 1, 2, 5, 10, 20, ... */
 function roundUp(n) {
   const power = 10 ** Math.floor(Math.log10(n));
   return [1, 2, 5, 10].map((step) => step * power).find((step) => step >= n * 0.999999);
@@ -63,7 +63,7 @@ export class Chart {
     new ResizeObserver(() => this.render()).observe(this.root);
   }
 
-  /** Take a history, oldest first. */
+  /** Show a history, oldest sample first. */
   show(samples) {
     const chosenAt = this.points[this.chosen]?.at;
     this.points = samples.map((sample, i) => ({
@@ -101,7 +101,7 @@ export class Chart {
     this.mark();
   }
 
-  /** The times and the largest value that fit. */
+  /** Compute the range of the time axis and of the value axis. */
   measure() {
     this.width = Math.max(160, this.root.clientWidth - 24);
     this.end = this.points.at(-1)?.at ?? Date.now() / 1000;
@@ -164,18 +164,18 @@ export class Chart {
     return draw("path", { class: `line series-${at}`, d: path });
   }
 
-  /** Say the values at the chosen time, or the last ones. */
+  /** Show the values at the selected time, or the last ones. */
   mark() {
     const at = this.chosen ?? this.points.length - 1;
     const point = this.points[at];
-    const said = this.series.map((_, i) => (point && point.values[i] !== null ? this.unit(point.values[i]) : NONE));
-    this.readings.forEach((reading, i) => write(reading, said[i]));
+    const texts = this.series.map((_, i) => (point && point.values[i] !== null ? this.unit(point.values[i]) : NONE));
+    this.readings.forEach((reading, i) => write(reading, texts[i]));
     const when = !point ? "no data yet" : this.chosen === null ? "now" : clock(point.at);
     write(this.when, when);
     this.svg.setAttribute("aria-valuemin", 0);
     this.svg.setAttribute("aria-valuemax", Math.max(0, this.points.length - 1));
     this.svg.setAttribute("aria-valuenow", Math.max(0, at));
-    this.svg.setAttribute("aria-valuetext", `${when}: ${this.series.map(({ name }, i) => `${name} ${said[i]}`).join(", ")}`);
+    this.svg.setAttribute("aria-valuetext", `${when}: ${this.series.map(({ name }, i) => `${name} ${texts[i]}`).join(", ")}`);
     this.cursor?.replaceChildren();
     if (this.chosen === null || !point || !this.cursor) return;
     const x = this.x(point.at);

@@ -1,4 +1,4 @@
-// The last events of the fleet, as they happen.
+// A live list of the fleet's last events.
 
 import { Refused, Unauthorized, events } from "./api.js";
 import { clock, count, element, seconds, write } from "./words.js";
@@ -12,17 +12,17 @@ const RETRYING = ["CONNECTING", "BACKOFF"];
 
 const because = (error) => (error ? `: ${error}` : "");
 
-/** What an event says, after its time and kind. */
+/** The text of an event, which follows its time and kind. */
 const SENTENCES = {
   state: (e) => {
-    const wait = e.state === "BACKOFF" ? `, again in ${seconds(e.delay_s)}` : "";
+    const wait = e.state === "BACKOFF" ? `, next attempt in ${seconds(e.delay_s)}` : "";
     return `${e.endpoint} ${e.previous} → ${e.state}${wait}${because(e.error)}`;
   },
-  dead: (e) => `${named(e)} gave up message ${e.index} of ${e.endpoint || "this program"} after ${e.attempts} ${e.attempts === 1 ? "attempt" : "attempts"}${because(e.error)}`,
+  dead: (e) => `${named(e)} failed for message ${e.index} of ${e.endpoint || "this program"} after ${e.attempts} ${e.attempts === 1 ? "attempt" : "attempts"}${because(e.error)}`,
   slow: (e) => `${e.subscription} is full: ${count(e.pending)} waiting (${e.overflow})`,
-  gap: (e) => `${e.endpoint} is back after ${seconds(e.down_s)}: what came after message ${e.last_index} is not known`,
-  malformed: (e) => `${e.endpoint} sent message ${e.index} that cannot be decoded${because(e.error)}`,
-  missed: (e) => `${e.count ? count(e.count) : "some"} events came too fast to be shown`,
+  gap: (e) => `${e.endpoint} is open again after ${seconds(e.down_s)}; messages after ${e.last_index} may be missing`,
+  malformed: (e) => `${e.endpoint}: cannot decode message ${e.index}${because(e.error)}`,
+  missed: (e) => `${e.count ? count(e.count) : "some"} events were skipped`,
 };
 
 const named = (e) => e.topic.split(".").slice(1).join(".");
@@ -34,7 +34,7 @@ export class Log {
     filter.addEventListener("change", () => this.render());
   }
 
-  /** Watch, and begin again where the stream ends. */
+  /** Watch the event stream, and reopen it when it ends. */
   async start() {
     if (this.running) return;
     this.running = true;
@@ -45,7 +45,7 @@ export class Log {
       }
     } catch (error) {
       if (!(error instanceof Unauthorized)) throw error;
-      write(this.state, "a token is needed");
+      write(this.state, "a token is required");
       this.refused();
     } finally {
       this.running = false;
@@ -55,10 +55,10 @@ export class Log {
   async watch() {
     try {
       for await (const event of events("api/events", () => write(this.state, "live"))) this.take(event);
-      write(this.state, "the stream has ended; connecting again");
+      write(this.state, "the stream has ended; reconnecting");
     } catch (error) {
       if (error instanceof Unauthorized) throw error;
-      write(this.state, error instanceof Refused ? error.message : "not connected; trying again");
+      write(this.state, error instanceof Refused ? error.message : "not connected; retrying");
     }
   }
 
@@ -71,7 +71,7 @@ export class Log {
     this.due ??= setTimeout(() => this.render(), RENDER_MS);
   }
 
-  /** One line for all that an endpoint fails in a row: the last failure, and how many. True where it stays as it is. */
+  /** Merge an endpoint's consecutive failures into one line with their number. Returns whether `line` is omitted. */
   folds(line, { endpoint, state }) {
     const before = this.kept.findIndex((each) => each.retries === endpoint);
     if (RETRYING.includes(state)) {
@@ -86,7 +86,7 @@ export class Log {
     return false;
   }
 
-  /** Newest first. Many events at once are shown at once. */
+  /** Render the newest first. Several events are rendered together. */
   render() {
     clearTimeout(this.due);
     this.due = null;

@@ -1,4 +1,4 @@
-// The status page: asks the server for the state of the fleet, and shows it.
+// The status page: polls the server for the state of the fleet and shows it.
 
 import { Refused, Unauthorized, get, raw, token } from "./api.js";
 import { CHARTS, Chart, rate } from "./charts.js";
@@ -19,27 +19,27 @@ let samples = [];
 let overview = null;
 let historyAsked = 0;
 let blocked = { key: null, changed: 0 };
-let wanting = false; // a token
+let needsToken = false;
 let next = null;
 let asking = false;
 
 const charts = CHARTS.map((chart) => new Chart(chart));
 at("charts").append(...charts.map((chart) => chart.root));
 
-const options = { open: showDetail, failed: wantToken };
+const options = { open: showDetail, failed: askForToken };
 const endpoints = new Table(at("endpoints"), "api/endpoints", ENDPOINT_COLUMNS, { ...options, words: ["endpoint", "endpoints"], states: STATES });
 const subscriptions = new Table(at("subscriptions"), "api/subscriptions", SUBSCRIPTION_COLUMNS, { ...options, words: ["subscription", "subscriptions"] });
-const log = new Log(at("log"), at("kind"), at("events-state"), { held, refused: wantToken });
+const log = new Log(at("log"), at("kind"), at("events-state"), { held, refused: askForToken });
 
-// Asking
+// Requests
 
 function held() {
   return document.hidden || at("hold").getAttribute("aria-pressed") === "true";
 }
 
-/** One round, and the next one a while after it has ended. A token that is wanted, or a page that nobody sees, ends it. */
+/** Run one round of requests, and schedule the next one, unless a token is needed or the page is paused or hidden. */
 async function round() {
-  if (wanting || held() || asking) return;
+  if (needsToken || held() || asking) return;
   clearTimeout(next);
   asking = true;
   try {
@@ -55,28 +55,28 @@ async function round() {
     show();
   } catch (error) {
     historyAsked = 0;
-    if (error instanceof Unauthorized) wantToken();
+    if (error instanceof Unauthorized) askForToken();
     else lost(error);
   } finally {
     asking = false;
-    if (!wanting && !held()) next = setTimeout(round, OVERVIEW_MS);
+    if (!needsToken && !held()) next = setTimeout(round, OVERVIEW_MS);
   }
 }
 
 function lost(error) {
   const since = overview ? `since ${clock(overview.at)}` : "";
-  const why = error instanceof Refused ? `It says: ${error.message || error.status}` : "It has ended, its event loop is blocked, or the way to it is broken";
-  judge({ level: "lost", headline: `No answer from the fleet ${since}`.trim(), notes: [why, "Trying again; what stands below is old"] });
+  const reason = error instanceof Refused ? `The server answered: ${error.message || error.status}` : "The process has ended, its event loop is blocked, or the network connection is broken";
+  judge({ level: "lost", headline: `No answer from the fleet ${since}`.trim(), notes: [reason, "Retrying; the values below are old"] });
   document.body.classList.add("lost");
 }
 
 // The token
 
-function wantToken() {
-  if (wanting) return; // several requests are refused at a time
-  wanting = true;
+function askForToken() {
+  if (needsToken) return; // several requests are refused at a time
+  needsToken = true;
   clearTimeout(next);
-  write(at("token-why"), token.get() ? "That is not the token." : "This server shows its fleet to whoever has the token.");
+  write(at("token-why"), token.get() ? "The token is not valid." : "This server requires a token.");
   token.forget();
   for (const id of ["verdict", "live"]) at(id).hidden = true;
   if (at("token").hidden) {
@@ -91,7 +91,7 @@ at("token").addEventListener("submit", (event) => {
   at("token-input").value = "";
   at("token").hidden = true;
   for (const id of ["verdict", "live"]) at(id).hidden = false;
-  wanting = false;
+  needsToken = false;
   historyAsked = 0;
   round();
   log.start();
@@ -100,7 +100,7 @@ at("token").addEventListener("submit", (event) => {
 // Showing
 
 function show() {
-  at("reload").hidden = !token.get(); // without one nothing can be changed
+  at("reload").hidden = !token.get(); // changes require a token
   document.body.classList.remove("lost");
   noteBlocked();
   judge(verdict(overview, samples, Date.now() - blocked.changed < RECENT_S * 1000));
@@ -116,11 +116,11 @@ function show() {
 function about() {
   const parts = [`up ${duration(overview.uptime_s)}`];
   if (overview.workers) parts.push(plural(overview.workers, "worker"));
-  parts.push(overview.accelerated ? "compiled parts in use" : "in Python alone");
+  parts.push(overview.accelerated ? "compiled parts in use" : "pure Python");
   return parts.join(" · ");
 }
 
-/** The counts hold the last block for ever; it is news while it changes. */
+/** The overview keeps the last block forever, so a block is recent only if it has changed recently. */
 function noteBlocked() {
   const key = JSON.stringify(overview.blocked);
   if (blocked.key !== null && key !== blocked.key) blocked.changed = Date.now();
@@ -165,13 +165,13 @@ function stateButton() {
   return element("li", {}, button);
 }
 
-/** Give a list as many children as it needs; those it has stay. */
+/** Add or remove children until the list has `many`. Existing children are kept. */
 function fit(list, many, make) {
   while (list.children.length > many) list.lastChild.remove();
   while (list.children.length < many) list.append(make());
 }
 
-/** Over the last seconds: a single second says little. */
+/** The rate of a counter over the last RATE_S seconds. */
 function speed(counter) {
   const last = samples.at(-1);
   if (!last) return null;
@@ -187,13 +187,13 @@ function showFigures() {
     return found === null ? NONE : `${compact(found)}/s`;
   };
   const figures = {
-    received: [perSecond("received"), `${count(totals.received)} in all, ${bytes(totals.received_bytes)}`],
-    processed: [perSecond("processed"), `${count(totals.processed)} in all, ${count(totals.pending)} waiting`],
+    received: [perSecond("received"), `${count(totals.received)} in total, ${bytes(totals.received_bytes)}`],
+    processed: [perSecond("processed"), `${count(totals.processed)} in total, ${count(totals.pending)} waiting`],
     dropped: [count(totals.dropped), `${count(recent(samples, "dropped"))} in the last minute`],
     dead: [count(totals.dead), `${count(totals.failed)} messages failed, ${count(totals.malformed)} malformed`],
-    losses: [count(recent(samples, "losses")), `lost in the last minute, ${count(totals.losses)} in all`],
-    latency: [seconds(latency.p50), `in the middle; ${seconds(latency.p99)} at the 99th percentile`],
-    lag: [seconds(lag), `at worst in the last minute; ${blame()}`],
+    losses: [count(recent(samples, "losses")), `lost in the last minute, ${count(totals.losses)} in total`],
+    latency: [seconds(latency.p50), `median; ${seconds(latency.p99)} at the 99th percentile`],
+    lag: [seconds(lag), `maximum of the last minute; ${blockText()}`],
   };
   for (const [id, [figure, more]] of Object.entries(figures)) {
     write(at(id), figure);
@@ -204,7 +204,7 @@ function showFigures() {
   at("lag").classList.toggle("alarming", lag >= LAG_S);
 }
 
-function blame() {
+function blockText() {
   const block = overview.blocked;
   if (!block) return "nothing has blocked the event loop";
   return `last blocked for ${seconds(block.seconds)} by ${block.by} at ${block.where}`;
@@ -228,7 +228,7 @@ function showSlowest() {
   const lines = slowest.map((each) => ({
     name: each.name,
     facts: `${count(each.pending)} waiting, ${bytes(each.pending_bytes)}; ${count(each.dropped)} dropped`,
-    text: each.pausing_s > 0 ? `${each.overflow}: has paused endpoints for ${seconds(each.pausing_s)}` : each.overflow,
+    text: each.pausing_s > 0 ? `${each.overflow}: paused endpoints for ${seconds(each.pausing_s)}` : each.overflow,
   }));
   if (!lines.length) lines.push({ name: "", facts: "All subscribers keep up.", text: "" });
   rows(at("slowest"), lines);
@@ -243,13 +243,13 @@ function rows(list, lines) {
   });
 }
 
-/** All there is to know of one row, which the table has no room for. */
+/** Show all fields of one row in a dialog. */
 function showDetail(row) {
   write(at("detail-title"), row.name);
   write(at("detail-at"), `as of ${clock(overview?.at ?? Date.now() / 1000)}`);
   const facts = Object.entries(row).filter(([field]) => field !== "name").flatMap(([field, value]) => {
-    const said = Array.isArray(value) ? value.join(", ") : value === null ? "" : typeof value === "number" ? count(value) : String(value);
-    const shown = field === "down_since" ? value && clock(value) : field.endsWith("_s") ? seconds(value) : field.endsWith("bytes") ? bytes(value) : said;
+    const plain = Array.isArray(value) ? value.join(", ") : value === null ? "" : typeof value === "number" ? count(value) : String(value);
+    const shown = field === "down_since" ? value && clock(value) : field.endsWith("_s") ? seconds(value) : field.endsWith("bytes") ? bytes(value) : plain;
     return [element("dt", {}, field), element("dd", { class: "peer" }, shown || NONE)];
   });
   at("detail-fields").replaceChildren(...facts);
@@ -265,7 +265,7 @@ for (const link of document.querySelectorAll("footer a")) {
     try {
       open(URL.createObjectURL(await raw(link.getAttribute("href"))));
     } catch (error) {
-      if (error instanceof Unauthorized) wantToken();
+      if (error instanceof Unauthorized) askForToken();
       else lost(error);
     }
   });
@@ -274,7 +274,7 @@ for (const link of document.querySelectorAll("footer a")) {
 at("hold").addEventListener("click", () => {
   const pressed = at("hold").getAttribute("aria-pressed") !== "true";
   at("hold").setAttribute("aria-pressed", String(pressed));
-  write(at("hold"), pressed ? "Go on" : "Hold still");
+  write(at("hold"), pressed ? "Resume" : "Pause");
   if (pressed) clearTimeout(next);
   else wake();
 });
@@ -289,13 +289,13 @@ document.addEventListener("visibilitychange", () => !document.hidden && wake());
 
 document.addEventListener("keydown", (event) => {
   const typing = event.target.closest("input, select, textarea, dialog");
-  if (event.key !== "/" || typing || event.ctrlKey || event.metaKey || event.altKey || wanting) return;
+  if (event.key !== "/" || typing || event.ctrlKey || event.metaKey || event.altKey || needsToken) return;
   event.preventDefault();
   const search = endpoints.find(".search");
   search.focus();
   search.select();
 });
 
-offerReload(wantToken);
+offerReload(askForToken);
 round();
 log.start();

@@ -1,11 +1,11 @@
-// Has the server read its configuration again, once somebody has said so twice.
+// Reloads the server's configuration after a confirmation.
 
 import { Unauthorized, post } from "./api.js";
 import { element, write } from "./words.js";
 
 const at = (id) => document.getElementById(id);
 
-/** Whatever the server says, key by key: lists line by line. */
+/** Show the server's answer key by key, and lists line by line. */
 function facts(answer) {
   return Object.entries(answer).flatMap(([key, value]) => {
     const lines = [value].flat().map((each) => element("p", { class: "peer" }, typeof each === "object" ? JSON.stringify(each) : String(each)));
@@ -19,7 +19,7 @@ export function offerReload(refused) {
     at("reload-facts").replaceChildren(...facts(answer));
   };
   at("reload").addEventListener("click", () => {
-    say("The server reads its file, and changes what is different there. What is the same stays connected.");
+    say("The server reads its file and applies the changes. Unchanged endpoints stay connected.");
     at("reload-yes").hidden = false;
     at("reload-dialog").showModal();
   });
@@ -30,9 +30,9 @@ export function offerReload(refused) {
       const { ok, answer, text } = await post("api/reload");
       if (!answer) say(text);
       else if (!ok) say("Nothing was changed.", answer);
-      else say(facts(answer).length ? "Reloaded." : "Reloaded; nothing is different.", answer);
+      else say(facts(answer).length ? "Reloaded." : "Reloaded; the file has no changes.", answer);
     } catch (error) {
-      if (!(error instanceof Unauthorized)) say("No answer; see what the fleet does before it is tried again.");
+      if (!(error instanceof Unauthorized)) say("No answer. Check the state of the fleet before you try again.");
       else {
         at("reload-dialog").close();
         refused();

@@ -1,4 +1,4 @@
-// A table whose rows stay at the server: searched, sorted and cut there, so that only what is shown is sent.
+// A table that the server searches, sorts and pages, so that only the visible rows are sent.
 
 import { Refused, Unauthorized, get } from "./api.js";
 import { NONE, bytes, clock, count, duration, element, seconds, write } from "./words.js";
@@ -9,7 +9,7 @@ const shown = (value) => (value === "" || value === null || value === undefined 
 const text = (field, label, rank = "") => ({ field, label, rank, of: (row) => shown(row[field]) });
 const number = (field, label, rank = "", as = count) => ({ field, label, rank, numeric: true, of: (row) => as(row[field]) });
 
-/** `rank` says what gives way where it is narrow: "minor" first, then "middle". */
+/** On a narrow screen, columns with the `rank` "minor" are hidden first, then those with "middle". */
 export const ENDPOINT_COLUMNS = [
   text("name", "Name", "name"),
   text("state", "State", "state"),
@@ -39,7 +39,7 @@ export const SUBSCRIPTION_COLUMNS = [
 ];
 
 export class Table {
-  /** `words` are what one row and many are called; `open` is called with a row that somebody wants to see whole. */
+  /** `words` are the singular and plural of a row's name; `open` is called with a row to show its details. */
   constructor(root, path, columns, { words, states = [], open, failed }) {
     Object.assign(this, { root, path, columns, words, open, failed });
     this.query = { search: "", state: "", sort: "name", order: "asc", offset: 0, limit: 50 };
@@ -86,7 +86,7 @@ export class Table {
     }
   }
 
-  /** Nothing is asked for a table that nobody sees. */
+  /** Load rows only while the table is visible. */
   watch() {
     this.visible = false;
     new IntersectionObserver((entries) => {
@@ -95,7 +95,7 @@ export class Table {
     }, { rootMargin: "300px" }).observe(this.root);
   }
 
-  /** Show the endpoints of one state: what the figures above ask for. */
+  /** Show only the endpoints in one state. Called by the buttons of the states. */
   filter(state) {
     this.find(".state").value = state;
     this.find(".search").value = "";
@@ -130,7 +130,7 @@ export class Table {
     return this.visible && !this.asked ? this.load() : undefined;
   }
 
-  /** Ask for what is to be shown now. A newer question ends an older one, whose answer nobody wants any more. */
+  /** Load the rows of the current query. A newer request aborts an older one. */
   async load() {
     this.asked?.abort();
     const asked = (this.asked = new AbortController());
@@ -148,7 +148,7 @@ export class Table {
     } catch (error) {
       if (asked !== this.asked) return;
       if (error instanceof Unauthorized) this.failed(error);
-      else this.say(error instanceof Refused ? error.message : "No answer; trying again.");
+      else this.say(error instanceof Refused ? error.message : "No answer; retrying.");
     } finally {
       if (asked === this.asked) this.asked = null;
     }
@@ -164,7 +164,7 @@ export class Table {
     const [one, many] = this.words;
     this.say(rows.length ? "" : total ? `None of ${count(total)} ${many} matches.` : `There are no ${many}.`);
     const last = offset + rows.length;
-    const of = matched === total ? `${count(total)} ${total === 1 ? one : many}` : `${count(matched)} found, ${count(total)} ${many} in all`;
+    const of = matched === total ? `${count(total)} ${total === 1 ? one : many}` : `${count(matched)} found, ${count(total)} ${many} in total`;
     write(this.find(".where"), rows.length ? `${count(offset + 1)}–${count(last)} of ${of}` : "");
     this.enable("first", offset > 0);
     this.enable("back", offset > 0);
@@ -172,12 +172,12 @@ export class Table {
     this.enable("last", last < matched);
   }
 
-  /** aria-disabled rather than disabled: the focus stays on a button that was the last to be pressed. */
+  /** Set aria-disabled instead of disabled, so that a pressed button keeps the focus. */
   enable(name, on) {
     this.find(`.${name}`).setAttribute("aria-disabled", String(!on));
   }
 
-  /** Rows are made once and filled again, so that the focus and what is selected stay where they are. */
+  /** Create a row. Rows are reused, so that the focus and the selection are kept. */
   line(at) {
     const cells = this.columns.map(({ rank, numeric }, i) => {
       const cell = element(i ? "td" : "th", { class: `${rank}${numeric ? " number" : ""}` });
@@ -201,9 +201,9 @@ export class Table {
     if ("state" in row) line.dataset.state = row.state;
   }
 
-  say(what) {
+  say(message) {
     const empty = this.find(".empty");
-    write(empty, what);
-    empty.hidden = !what;
+    write(empty, message);
+    empty.hidden = !message;
   }
 }

@@ -1,20 +1,20 @@
-// Is the fleet well? One sentence, and what else there is to know.
+// Computes the verdict on the fleet: a headline and notes.
 
 import { clock, count, plural, seconds } from "./words.js";
 
-/** How much of the history is "now" for the verdict. */
+/** Part of the history that counts as recent. */
 export const RECENT_S = 60;
-/** Half a second without a turn of the loop is what the watchdog tells of; a lag of this much is felt before. */
+/** A loop lag from here is a warning. The watchdog reports longer blocks. */
 export const LAG_S = 0.25;
-/** A fleet so young that is still connecting for the first time is starting, not down. */
+/** During this time after the start, endpoints that connect for the first time are starting, not down. */
 const YOUNG_S = 60;
-/** In a minute: one that is lost and comes back is told among the figures; many, or the same again and again, here. */
+/** More losses per minute, in total and per endpoint, are a warning. */
 const LOSSES = 3;
 const LOSSES_EACH = 0.5;
 
 export const MARKS = { well: "✓", starting: "…", attention: "!", unwell: "✕", lost: "?" };
 
-/** What a counter went up by in the last minute of the history. */
+/** The increase of a counter in the last minute of the history. */
 export function recent(samples, counter) {
   const last = samples.at(-1);
   if (!last) return 0;
@@ -32,7 +32,7 @@ function connections(overview) {
   const all = Object.values(states).reduce((sum, n) => sum + n, 0);
   const required = down.filter((each) => each.required);
   const found = [
-    ...required.map((each) => ["unwell", `The required endpoint ${each.name} is down since ${clock(each.since)}`]),
+    ...required.map((each) => ["unwell", `The required endpoint ${each.name} has been down since ${clock(each.since)}`]),
     ...failed(overview),
   ];
   if (many === (states.FAILED ?? 0)) return found;
@@ -42,29 +42,29 @@ function connections(overview) {
     return [...found, ["starting", `Starting: ${count(open)} of ${plural(all, "endpoint")} open`]];
   }
   const since = clock(Math.min(...down.map((each) => each.since)));
-  const who = many === 1 ? `${down[0].name} is down` : `${count(many)} of ${plural(all, "endpoint")} are down`;
+  const subject = many === 1 ? `${down[0].name} is down` : `${count(many)} of ${plural(all, "endpoint")} are down`;
   const level = open * 2 < all ? "unwell" : "attention";
-  return [...found, [level, many === 1 ? `${who} since ${since}` : `${who}, the first since ${since}`]];
+  return [...found, [level, many === 1 ? `${subject} since ${since}` : `${subject}, the first since ${since}`]];
 }
 
-/** They are not tried again: somebody has to do something. */
+/** FAILED endpoints are not retried. */
 function failed({ states, down }) {
   const many = states.FAILED ?? 0;
   if (!many) return [];
   const known = down.find((each) => each.state === "FAILED");
-  const who = many === 1 && known ? `${known.name} has failed` : `${plural(many, "endpoint")} have failed`;
+  const subject = many === 1 && known ? `${known.name} has failed` : `${plural(many, "endpoint")} have failed`;
   const among = many > 1 && known ? `${known.name} with ` : "";
-  return [["unwell", `${who} for good${known ? `: ${among}${known.error ?? "no error"}` : ""}`]];
+  return [["unwell", `${subject} for good${known ? `: ${among}${known.error ?? "no error"}` : ""}`]];
 }
 
 function losses({ states }, samples) {
   const all = Object.values(states).reduce((sum, n) => sum + n, 0);
   const lost = recent(samples, "losses");
   if (lost < LOSSES || lost <= all * LOSSES_EACH) return [];
-  return [["attention", `Connections are lost again and again: ${count(lost)} in the last minute`]];
+  return [["attention", `Frequent connection losses: ${count(lost)} in the last minute`]];
 }
 
-/** The loop's worst lag in the last minute. */
+/** The largest loop lag of the last minute. */
 export function worstLag(overview, samples) {
   const after = (samples.at(-1)?.at ?? 0) - RECENT_S;
   return Math.max(0, overview.loop_lag_s, ...samples.filter((s) => s.at >= after).map((s) => s.loop_lag_s));
@@ -90,7 +90,7 @@ function messages(overview, samples) {
   return found;
 }
 
-/** The worst thing first: `{level, headline, notes}`. */
+/** The verdict, most severe finding first: `{level, headline, notes}`. */
 export function verdict(overview, samples, blockedLately) {
   const order = ["unwell", "attention", "starting", "well"];
   const found = [

@@ -1,4 +1,4 @@
-// Numbers and times as a person reads them, and elements made of text. What comes from peers is only ever text.
+// Formats numbers and times, and creates elements. Text from peers is always inserted as text, never as markup.
 
 const whole = new Intl.NumberFormat("en");
 const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 1 });
@@ -6,7 +6,7 @@ const three = new Intl.NumberFormat("en", { maximumSignificantDigits: 3 });
 
 export const NONE = "–";
 
-/** A new element. Children that are strings become text, never markup. */
+/** Create an element. String children become text, never markup. */
 export function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -16,14 +16,14 @@ export function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-/** Change a text only where it differs: what is selected or being read aloud stays. */
+/** Change a text only if it differs, which keeps the selection and does not interrupt screen readers. */
 export function write(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
 
 export const count = (n) => (Math.abs(n) < 1e7 ? whole.format(n) : short.format(n));
 export const compact = (n) => (rounded(n) < 1000 ? three.format(n) : short.format(Math.max(n, rounded(n))));
-/** To three digits, before a unit is chosen: 999.6 is 1 of the next one. */
+/** Round to three digits before choosing a unit: 999.6 becomes 1 of the next unit. */
 const rounded = (n) => Number(n.toPrecision(3));
 
 /** "1 endpoint", "3,000 endpoints". */
@@ -38,7 +38,7 @@ export function bytes(n) {
   return `${unit ? three.format(n) : n} ${["B", "KiB", "MiB", "GiB", "TiB", "PiB"][unit]}`;
 }
 
-/** A short time, to three digits: latencies, lags. */
+/** Format a short time with three digits: latencies, lags. */
 export function seconds(s) {
   if (s === null || s === undefined) return NONE;
   if (s === 0) return "0 s";
@@ -48,7 +48,7 @@ export function seconds(s) {
   return about < 60 ? `${three.format(s)} s` : duration(Math.max(about, s));
 }
 
-/** A long time, in its two largest units. */
+/** Format a long time in its two largest units. */
 export function duration(s) {
   s = Math.max(0, Math.floor(s));
   const parts = [[Math.floor(s / 86400), "d"], [Math.floor(s / 3600) % 24, "h"], [Math.floor(s / 60) % 60, "min"], [s % 60, "s"]];
@@ -59,7 +59,7 @@ export function duration(s) {
 
 const two = (n) => String(n).padStart(2, "0");
 
-/** Wall clock seconds as the time of day here; with the date where that is not clear. */
+/** Format wall clock seconds as local time, with the date if it is more than twelve hours away. */
 export function clock(at, { withSeconds = true } = {}) {
   const date = new Date(at * 1000);
   const time = `${two(date.getHours())}:${two(date.getMinutes())}${withSeconds ? `:${two(date.getSeconds())}` : ""}`;
