@@ -1,4 +1,5 @@
-"""From topic to your code: the hub, the mailboxes, and what empties them (processors and subscriptions).
+"""Routes messages to user code: the hub, the mailboxes, and their consumers (processors and subscriptions).
 
-In: messages with a topic. Out: calls of user functions and sinks; pause requests to the sources. Imports core only.
+Input: messages with a topic. Output: calls of user functions and sinks, and requests to pause the sources. Imports
+core only.
 """
