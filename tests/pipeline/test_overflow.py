@@ -47,13 +47,13 @@ class Shelf:
     def age(self) -> float:
         return math.inf if self.begun or not self.kept else self.kept[0][0]
 
-    def lose(self) -> Message[Any] | None:
+    def drop_oldest(self) -> Message[Any] | None:
         return None if self.begun or not self.kept else self.kept.pop(0)[1]
 
-    def could_go(self) -> Iterator[tuple[int, Message[Any]]]:
+    def droppable(self) -> Iterator[tuple[int, Message[Any]]]:
         return iter([] if self.begun else self.kept)
 
-    def give_up(self, message: Message[Any]) -> bool:
+    def drop(self, message: Message[Any]) -> bool:
         if self.begun:
             return False
         self.kept = [entry for entry in self.kept if entry[1] is not message]
@@ -301,7 +301,7 @@ async def test_what_was_set_aside_and_has_begun_stays() -> None:
     def begun_meanwhile() -> None:
         sly.begun = True
 
-    sly.lose = begun_meanwhile  # type: ignore[method-assign]
+    sly.drop_oldest = begun_meanwhile  # type: ignore[method-assign]
     put(box, Tap(), from_socket(3))
     assert counts(box) == (3, 0, 0, 1, 2) and box.set_aside == 2
 
@@ -335,7 +335,7 @@ async def test_a_published_message_is_dropped_where_room_was_just_lost() -> None
     put(box, Tap(), from_socket(1))
     shelf = Shelf(box)
     shelf.take(0)
-    shelf.give_up = lambda message: False  # type: ignore[method-assign]
+    shelf.drop = lambda message: False  # type: ignore[method-assign]
     assert not box.inject(injected(-2))
     assert counts(box) == (3, 0, 0, 1, 2) and box.set_aside == 1
 

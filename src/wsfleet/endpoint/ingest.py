@@ -53,7 +53,7 @@ class Ingest:
         self._wire: Wire | None = None
         self._attached_at = 0.0
         self._reading = True
-        self.told_unread = False
+        self.pause_logged = False
         self.replies: PendingRequests | None = None
         self.early: EarlyMessages | None = None
         # What would make no sound is logged once: it may be so with every message.
@@ -116,7 +116,7 @@ class Ingest:
             self.hub.unread.end(self)
         else:
             self._paused_since = now
-            self.told_unread = False
+            self.pause_logged = False
             self._paused_by_name = dict.fromkeys(mailbox.name for mailbox in self.paused_by)
         if self._wire is not None:
             if reading:

@@ -15,7 +15,7 @@ from wsfleet.core.error_text import is_exit_request, shown
 from wsfleet.core.options import Liveness
 from wsfleet.core.time_slice import TimeSlice
 from wsfleet.endpoint.session import SessionCore
-from wsfleet.pipeline.backpressure import Unread
+from wsfleet.pipeline.backpressure import UnreadSources
 
 __all__ = ["LivenessCheck", "Sweep"]
 
@@ -133,7 +133,7 @@ class LivenessCheck:
 class Sweep:
     """The one task that looks after all open sessions; it also measures how late the loop is."""
 
-    def __init__(self, unread: Unread) -> None:
+    def __init__(self, unread: UnreadSources) -> None:
         self._unread = unread
         self._heap: list[tuple[float, int, LivenessCheck]] = []
         self._count = itertools.count()
@@ -169,7 +169,7 @@ class Sweep:
             except TimeoutError:
                 self.lag_s = max(0.0, loop.time() - wake_at)
             await self._sweep(loop)
-            await self._unread.tell(loop.time())
+            await self._unread.log_long_pauses(loop.time())
 
     async def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         now = loop.time()

@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, initializedcheck=False
-"""`wsfleet.pipeline.queue` compiled. That file says what each thing does; this one does it without Python's detours."""
+"""`wsfleet.pipeline.queue` in Cython. The classes and methods are documented there."""
 
 from cpython.object cimport PyObject, PyTypeObject
 from cpython.ref cimport Py_CLEAR, Py_DECREF, Py_INCREF
@@ -18,7 +18,7 @@ cdef extern from *:
     """
     #include <structmember.h>
 
-    /* A counter of the processor; where none is known, one that always has gone on far enough. */
+    /* The cycle counter of the CPU. Without one, a counter that exceeds TICKS at each call. */
     static inline unsigned long long wsfleet_ticks(void) {
     #if defined(__x86_64__) || defined(__i386__)
         return __builtin_ia32_rdtsc();
@@ -28,14 +28,14 @@ cdef extern from *:
     #endif
     }
 
-    /* A class in Python finds `__anext__` by name, each time; its base has it at hand. */
+    /* A Python subclass looks up `__anext__` by name at each call; use the slot of the base class instead. */
     static void wsfleet_inherit_am_anext(PyTypeObject *type, PyTypeObject *base) {
         type->tp_as_async->am_anext = base->tp_as_async->am_anext;
     }
 
     static void wsfleet_set_am_send(PyTypeObject *type, sendfunc send) { type->tp_as_async->am_send = send; }
 
-    /* Where an attribute of a type with slots lies in its objects; -1 where it isn't such an attribute. */
+    /* The offset of an attribute defined with __slots__; -1 if the attribute is not such a member. */
     static Py_ssize_t wsfleet_offset(PyObject *descriptor) {
         if (!Py_IS_TYPE(descriptor, &PyMemberDescr_Type)) return -1;
         PyMemberDef *member = ((PyMemberDescrObject *)descriptor)->d_member;
@@ -67,7 +67,7 @@ cdef double SLICE_S = time_slice.SLICE_S
 
 cdef unsigned long long TICKS = 100_000  # 20 microseconds at 5 GHz
 
-cdef Py_ssize_t SMALLEST = 8, SPARE = 256  # messages for which a ring has room; 256 take 2 KiB
+cdef Py_ssize_t SMALLEST = 8, SPARE = 256  # capacities of a ring, in messages; 256 take 2 KiB
 
 cdef PyTypeObject *MESSAGE = <PyTypeObject *>Message
 cdef Py_ssize_t SIZE_AT = wsfleet_offset(<PyObject *>Message.__dict__["size"])
@@ -83,7 +83,7 @@ cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(PyObject *)
 
 cdef inline double now() noexcept nogil:
-    # What time.perf_counter() reads.
+    # The clock of time.perf_counter().
     cdef timespec time
     clock_gettime(CLOCK_MONOTONIC, &time)
     return <double>time.tv_sec + <double>time.tv_nsec * 1e-9
@@ -97,7 +97,7 @@ cdef inline Py_ssize_t size_of(message) except? -1:
 
 @cython.final
 cdef class Fifo:
-    """What a `deque` is to the reference: a ring. Messages are opaque to the garbage collector, and so is this."""
+    """A ring buffer, in place of the `deque` of the reference. Like Message, the garbage collector does not track it."""
 
     cdef PyObject **ring
     cdef Py_ssize_t capacity, first, count  # the capacity is a power of two
@@ -131,7 +131,7 @@ cdef class Fifo:
 
     def popleft(self):
         if not self.count:
-            raise IndexError("nothing waits")
+            raise IndexError("pop from an empty Fifo")
         return self.popped()
 
     cdef inline PyObject **at(self, Py_ssize_t place) noexcept:
@@ -182,7 +182,7 @@ cdef class Fifo:
 cdef class BoundedQueue:
     cdef object __weakref__
     cdef readonly object waiting
-    cdef Fifo fifo  # the same, where it is one
+    cdef Fifo fifo  # `waiting` if it is a Fifo, else None
     cdef public bint plain, watched, closed, finishing
     cdef public Py_ssize_t set_aside, in_hand, pending_bytes, most, most_bytes
     cdef public long long offered, processed, failed, dropped
@@ -329,7 +329,7 @@ cdef class MessageIterator:
             return self._slow()
         global spare
         following, spare = spare, None
-        if following is None or Py_REFCNT(<PyObject *>following) > 1:  # somebody holds the last one still
+        if following is None or Py_REFCNT(<PyObject *>following) > 1:  # the last one is still referenced elsewhere
             following = Next.__new__(Next)
         (<Next>following).taker = self
         return following
@@ -348,8 +348,8 @@ cdef class MessageIterator:
         return 0
 
     cdef inline bint late(self) noexcept:
-        # The counter costs less than half of the clock. While it has gone on by less than TICKS, so short a time has
-        # passed on any processor that the clock need not be asked.
+        # Reading the counter takes less than half of the time of reading the clock. An advance of less than TICKS is
+        # shorter than a time slice on any CPU, so the clock is not read.
         cdef unsigned long long ticks = wsfleet_ticks()
         if ticks - self.ticks < TICKS:
             return False
@@ -359,7 +359,7 @@ cdef class MessageIterator:
         return now() > self._until
 
     cdef inline void renew(self) noexcept:
-        # The clock is asked when the slice has gone on for a while: most end before.
+        # The clock is first read in late(): most slices end before that.
         self._until = -1.0
         self.ticks = wsfleet_ticks()
 
@@ -389,15 +389,15 @@ cdef class MessageIterator:
         raise NotImplementedError
 
 
-cdef Next spare = None  # the one that was awaited last; making another costs more
+cdef Next spare = None  # the last one awaited, reused: creating an object takes longer
 
 
 @cython.final
 cdef class Next:
-    """What `async for` awaits: it takes a message out when it is awaited, and not before, so none can get lost."""
+    """The awaitable of `__anext__`. It takes a message only when it is awaited, so that none can get lost."""
 
     cdef MessageIterator taker
-    cdef object way  # what it is waiting for itself: news, or `slow`
+    cdef object inner  # the iterator it is waiting for: a future, or the coroutine of `_slow`
     cdef object waiter
 
     def __await__(self):
@@ -416,22 +416,22 @@ cdef class Next:
         raise StopIteration(take_over(result))
 
     def throw(self, *error):
-        if self.way is None:
+        if self.inner is None:
             raise error[1] if len(error) > 1 and error[1] is not None else error[0]
         try:
-            return self.way.throw(*error)
+            return self.inner.throw(*error)
         except BaseException:
             self.interrupted()
             raise
 
     def close(self):
-        if self.way is not None:
-            self.way.close()
+        if self.inner is not None:
+            self.inner.close()
             self.interrupted()
 
     cdef int interrupted(self) except -1:
         taker, waiter = self.taker, self.waiter
-        self.taker = self.way = self.waiter = None
+        self.taker = self.inner = self.waiter = None
         if waiter is not None:
             waiters = (<MessageIterator>taker)._bounded.waiters
             if waiter in waiters:
@@ -442,11 +442,11 @@ cdef class Next:
     cdef int wait(self) except -1:
         cdef BoundedQueue bounded = self.taker._bounded
         if bounded.closed or bounded.finishing or not self.taker._ready or self.taker.thread != PyThread_get_thread_ident():
-            self.way = self.taker._slow()
+            self.inner = self.taker._slow()
         else:
             self.waiter = self.taker.create_future()
             bounded.waiters.append(self.waiter)
-            self.way = iter(self.waiter)
+            self.inner = iter(self.waiter)
         return 0
 
 
@@ -456,17 +456,17 @@ cdef PySendResult step(PyObject *following, PyObject *value, PyObject **result) 
     cdef MessageIterator taker = self.taker
     cdef PySendResult became
     if taker is None:
-        raise RuntimeError("this message has been awaited already")
+        raise RuntimeError("cannot reuse already awaited __anext__()")
     while True:
-        if self.way is not None:
+        if self.inner is not None:
             try:
-                became = PyIter_Send(<PyObject *>self.way, value, result)
+                became = PyIter_Send(<PyObject *>self.inner, value, result)
             except BaseException:
                 self.interrupted()
                 raise
             if became == PYGEN_NEXT:
                 return PYGEN_NEXT
-            self.way = None
+            self.inner = None
             if self.waiter is None:
                 self.taker = None
                 return PYGEN_RETURN
@@ -486,12 +486,12 @@ cdef PySendResult step(PyObject *following, PyObject *value, PyObject **result) 
 
 @cython.final
 cdef class Calling:
-    """What awaiting `call_each` is: one call after the other, without a frame of its own between them."""
+    """The awaitable of `_call_each`. It makes one call after the other without a Python frame of its own."""
 
     cdef MessageIterator taker
     cdef object function
-    cdef object call  # in progress: the coroutine of it
-    cdef object following  # where none is: what is awaited for the next message
+    cdef object call  # the coroutine of the call in progress, or None
+    cdef object following  # if there is no call in progress: the awaitable of the next message
 
     def __await__(self):
         return self
@@ -509,19 +509,19 @@ cdef class Calling:
         raise StopIteration(take_over(result))
 
     def throw(self, *error):
-        way = self.following if self.call is None else self.call
-        if way is None:
+        inner = self.following if self.call is None else self.call
+        if inner is None:
             raise error[1] if len(error) > 1 and error[1] is not None else error[0]
         try:
-            return way.throw(*error)
+            return inner.throw(*error)
         except StopIteration as stop:
-            # It has coped with the error, and is done.
+            # The call caught the error and returned.
             if self.call is None:
                 self.begin(stop.value)
             else:
                 self.end()
         except StopAsyncIteration:
-            if way is self.call:
+            if inner is self.call:
                 self.call = None
                 raise
             self.following = None
@@ -532,9 +532,9 @@ cdef class Calling:
         return self.send(None)
 
     def close(self):
-        for way in (self.call, self.following):
-            if way is not None:
-                way.close()
+        for inner in (self.call, self.following):
+            if inner is not None:
+                inner.close()
         self.call = self.following = None
 
     cdef inline int begin(self, message) except -1:
@@ -594,6 +594,6 @@ async def awaited(call):
     return await call
 
 
-# Without it, whoever awaits would be told by a StopIteration, made and caught again.
+# With am_send, a result is returned to the awaiting code without raising and catching StopIteration.
 wsfleet_set_am_send(<PyTypeObject *>Next, <sendfunc>step)
 wsfleet_set_am_send(<PyTypeObject *>Calling, <sendfunc>call_on)

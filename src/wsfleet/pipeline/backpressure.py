@@ -1,4 +1,4 @@
-"""Whom a full mailbox keeps waiting: backpressure, and how it is taken back."""
+"""Backpressure: a full mailbox pauses its sources, and releases them when it has room."""
 
 from __future__ import annotations
 
@@ -9,52 +9,52 @@ from typing import Generic, Protocol, TypeVar
 
 from wsfleet.core.time_slice import READ_BYTES, TimeSlice
 
-__all__ = ["Pausers", "Source", "Unread"]
+__all__ = ["PausedSources", "Source", "UnreadSources"]
 
 log = logging.getLogger("wsfleet")
 
-Held = TypeVar("Held", contravariant=True)
-H = TypeVar("H")
+MailboxT = TypeVar("MailboxT")
+MailboxT_contra = TypeVar("MailboxT_contra", contravariant=True)
 
-PATIENCE_S = 10.0
-"""A pause that takes longer is told: the endpoint is OPEN, and yet nothing comes from it."""
-
-
-class Source(Protocol[Held]):
-    """What stands behind messages and can be told to wait: an endpoint."""
-
-    def hold(self, mailbox: Held) -> None:
-        """Bring nothing more on behalf of `mailbox`, beyond what has been read already."""
-
-    def overfull(self, mailbox: Held) -> None:
-        """`mailbox`, which holds this source already, has taken twice what it should."""
-
-    def release(self, mailbox: Held) -> None:
-        """`mailbox` has room again."""
+LONG_PAUSE_S = 10.0
+"""A longer pause is logged: the endpoint is OPEN, but no messages come from it."""
 
 
-class Pausers(Generic[H]):
-    """The sources that one mailbox holds, in the order in which it began to."""
+class Source(Protocol[MailboxT_contra]):
+    """A source of messages that can be paused: an endpoint."""
 
-    def __init__(self, mailbox: H) -> None:
+    def hold(self, mailbox: MailboxT_contra) -> None:
+        """Stop reading because `mailbox` is full. Data that has been read already may still be delivered."""
+
+    def overfull(self, mailbox: MailboxT_contra) -> None:
+        """Note that `mailbox`, which holds this source, has twice as many messages or bytes pending as its bound."""
+
+    def release(self, mailbox: MailboxT_contra) -> None:
+        """Note that `mailbox` has room again."""
+
+
+class PausedSources(Generic[MailboxT]):
+    """The sources that one mailbox holds, the longest held first."""
+
+    def __init__(self, mailbox: MailboxT) -> None:
         self._mailbox = mailbox
-        self._held: dict[Source[H], None] = {}
+        self._held: dict[Source[MailboxT], None] = {}
         self._pausing_s = 0.0
         self._since: float | None = None
 
     def __bool__(self) -> bool:
         return bool(self._held)
 
-    def hold(self, source: Source[H]) -> None:
-        """Hold `source`, if it isn't held."""
+    def hold(self, source: Source[MailboxT]) -> None:
+        """Hold `source`. Does nothing if it is held already."""
         if source not in self._held:
             self._held[source] = None
             source.hold(self._mailbox)
             if self._since is None:
                 self._since = asyncio.get_running_loop().time()
 
-    def release(self, source: Source[H]) -> None:
-        """Let go of `source`, if it is held."""
+    def release(self, source: Source[MailboxT]) -> None:
+        """Release `source`. Does nothing if it is not held."""
         if source not in self._held:
             return
         del self._held[source]
@@ -64,9 +64,9 @@ class Pausers(Generic[H]):
         source.release(self._mailbox)
 
     def release_some(self, free_bytes: int) -> None:
-        """Let go of as many as `free_bytes` hold reads of READ_BYTES, at least one.
+        """Release one source for each READ_BYTES in `free_bytes`, at least one.
 
-        All at once, a thousand sources would fill the mailbox a thousand times over.
+        Released all at once, thousands of sources would exceed the bound of the mailbox by far.
         """
         for source in list(self._held)[: max(1, free_bytes // READ_BYTES)]:
             self.release(source)
@@ -76,14 +76,14 @@ class Pausers(Generic[H]):
             self.release(source)
 
     def seconds(self) -> float:
-        """Return for how long there has been anybody held, in all."""
+        """Return the total time, in seconds, during which at least one source was held."""
         return self._pausing_s + (asyncio.get_running_loop().time() - self._since if self._since is not None else 0.0)
 
 
 class Paused(Protocol):
-    """A source, as it is told of."""
+    """A paused source, as it is logged."""
 
-    told_unread: bool
+    pause_logged: bool
 
     @property
     def name(self) -> str: ...
@@ -91,29 +91,29 @@ class Paused(Protocol):
     def pausers(self) -> str: ...
 
 
-class Unread:
-    """The sources whose open sockets are not read, the longest first. Of each pause that is told once."""
+class UnreadSources:
+    """The sources whose open sockets are not read, the longest first. Each long pause is logged once."""
 
     def __init__(self) -> None:
-        # A plain dict looks for its first item among all that were ever taken out before it.
+        # To find its first item, a plain dict steps over the entries removed before it.
         self._since: OrderedDict[Paused, float] = OrderedDict()
 
     def begin(self, source: Paused) -> None:
-        """From now on the socket of `source` is not read."""
-        if not source.told_unread:
+        """Note that the socket of `source` is no longer read."""
+        if not source.pause_logged:
             self._since[source] = asyncio.get_running_loop().time()
 
     def end(self, source: Paused) -> None:
-        """It is read again, or gone."""
+        """Note that the socket of `source` is read again, or closed."""
         self._since.pop(source, None)
 
-    async def tell(self, now: float) -> None:
-        """Tell whose patience is at an end; one line for all that wait for the same mailboxes."""
+    async def log_long_pauses(self, now: float) -> None:
+        """Log the pauses longer than LONG_PAUSE_S, in one line for all sources that wait for the same mailboxes."""
         found: dict[str, list[str]] = {}
         time_slice = TimeSlice()
-        while self._since and now - next(iter(self._since.values())) >= PATIENCE_S:
+        while self._since and now - next(iter(self._since.values())) >= LONG_PAUSE_S:
             source, since = self._since.popitem(last=False)
-            source.told_unread = True
+            source.pause_logged = True
             text = f"not read for {now - since:.0f} s: the mailbox of {source.pausers} is full"
             found.setdefault(text, []).append(source.name)
             if time_slice.expired():

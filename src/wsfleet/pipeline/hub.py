@@ -1,4 +1,7 @@
-"""Topics to subscriptions. Publishing is synchronous: match the topic, append to each subscription's mailbox."""
+"""Routes messages from topics to subscriptions.
+
+Publishing is synchronous: it matches the topic and appends the message to the mailbox of each subscription.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from wsfleet.core.message import Message, Slow
 from wsfleet.core.options import Buffer
 from wsfleet.core.stats import HubStats, SubscriptionStats, add_rows
 from wsfleet.core.topics import compile_pattern
-from wsfleet.pipeline.backpressure import Source, Unread
+from wsfleet.pipeline.backpressure import Source, UnreadSources
 from wsfleet.pipeline.mailbox import WORK, Mailbox
 from wsfleet.pipeline.queue import Dispatcher
 
@@ -20,29 +23,29 @@ Route = tuple[Mailbox, ...]
 Feeding = Source[Mailbox]
 
 MAX_ROUTES = 10_000
-"""Topics whose routes are remembered, for each endpoint. Past it they are forgotten and found afresh."""
+"""Maximum number of cached routes for each endpoint. The endpoint's cache is cleared when it is reached."""
 
 MAX_ROUTES_IN_ALL = 100_000
-"""The same over all endpoints: thousands of them, each with thousands of topics, are remembered for none."""
-
+"""Maximum number of cached routes over all endpoints. All caches are cleared when it is reached."""
 
 MAX_TOPIC = 256
-"""A longer topic's route is found afresh each time: it may be a peer's doing, and as long as a whole message."""
+"""Routes of topics with more characters are not cached: a peer may choose the topic, as long as a whole message."""
 
 
 class Routes(dict[str, Route]):
-    """The remembered routes of one endpoint, by topic."""
+    """The cached routes of one endpoint, by topic."""
 
     __slots__ = ("chunk", "shared")
 
     def __init__(self) -> None:
-        # How many messages may be published in one go, by what the widest route costs: a batch is not interrupted.
+        # The most messages to publish in one batch, given the cost of the most expensive route: the event loop does
+        # not run during a batch.
         self.chunk = 1
-        # Equal routes are the same tuple, so that runs of messages are found by identity.
+        # Equal routes are the same tuple, so that consecutive messages with one route are found by identity.
         self.shared: dict[Route, Route] = {}
 
     def remember(self, topic: str, route: Route) -> Route:
-        """Return what stands for `route`, now remembered for `topic`."""
+        """Cache `route` for `topic`, and return the shared tuple that is equal to it."""
         chunk = WORK // max(1, min(WORK, sum([mailbox.cost for mailbox in route])))
         self.chunk = min(self.chunk, chunk) if self else chunk
         route = self[topic] = self.shared.setdefault(route, route)
@@ -55,20 +58,20 @@ class Routes(dict[str, Route]):
 
 
 def _ignore(error: BaseException) -> None:
-    """Without a fleet there is nothing to end."""
+    """Do nothing: without a fleet there is nothing to stop."""
 
 
 class Hub(Dispatcher):
-    """Where messages meet mailboxes. `Dispatcher` does what every message costs, and counts; the rules are here."""
+    """Owns the mailboxes, and routes messages to them. The work for each message and the counts are in `Dispatcher`."""
 
     def __init__(self, request_exit: Callable[[BaseException], None] = _ignore) -> None:
         super().__init__()
         self.closed = False
         self.injected = 0
-        self.unread = Unread()
+        self.unread = UnreadSources()
         self.request_exit = request_exit
-        """Ends the fleet when user code that is called for a message raises SystemExit or KeyboardInterrupt."""
-        # An insertion-ordered set; those with a pattern are looked through for a new topic, the others are not.
+        """Stops the fleet when user code that is called for a message raises SystemExit or KeyboardInterrupt."""
+        # An insertion-ordered set of all mailboxes. Only those in `_patterns` are matched against a new topic.
         self._mailboxes: dict[Mailbox, None] = {}
         self._patterns: dict[Mailbox, Callable[[str], bool]] = {}
         self._own: dict[str, list[Mailbox]] = {}
@@ -82,7 +85,7 @@ class Hub(Dispatcher):
     # Mailboxes
 
     def add(self, name: str, pattern: str, buffer: Buffer, endpoints: tuple[str, ...] = ()) -> Mailbox:
-        """Return a new mailbox for `pattern`; with `endpoints`, for all that comes from there, and nothing else."""
+        """Add and return a mailbox for `pattern`; with `endpoints`, for all messages of these endpoints only."""
         self._retire()
         mailbox = Mailbox(name, pattern, buffer, self._full)
         if mailbox.may_replace:
@@ -97,9 +100,10 @@ class Hub(Dispatcher):
         return mailbox
 
     def remove(self, mailbox: Mailbox, *, drop: bool = True) -> bool:
-        """Take a mailbox out, and drop what waits in it, or let it be finished; return whether it was there.
+        """Remove a mailbox; return whether it was present.
 
-        Its counts stay, summed with those of others that were removed.
+        Drop its waiting messages, or with `drop=False` let its consumer process them. Its counts are added to the row
+        of the removed mailboxes.
         """
         if drop:
             mailbox.close()
@@ -120,21 +124,21 @@ class Hub(Dispatcher):
         return True
 
     def owners(self, mailbox: Mailbox) -> tuple[str, ...]:
-        """Return the endpoints whose messages `mailbox` takes; none where it has a pattern, or was removed."""
+        """Return the endpoints whose messages `mailbox` takes; none if it has a pattern or was removed."""
         return self._owners.get(mailbox, ())
 
     def mailboxes(self) -> tuple[Mailbox, ...]:
-        """Return those that messages are routed to."""
+        """Return the mailboxes that messages are routed to."""
         return tuple(self._mailboxes)
 
     def close(self) -> None:
-        """The fleet has ended: drop whatever still waits, wherever it does."""
+        """Drop all waiting messages, in removed mailboxes too, at the end of the fleet."""
         self.closed = True
         for mailbox in (*self._mailboxes, *self._leaving):
             mailbox.close()
 
     def _forget_routes(self, endpoints: tuple[str, ...]) -> None:
-        """What was remembered may be wrong now: for some endpoints alone, or for all."""
+        """Clear the cached routes of `endpoints`, or of all endpoints if none are given."""
         if endpoints:
             for endpoint in endpoints:
                 self._clear(self._routes.get(endpoint))
@@ -149,13 +153,13 @@ class Hub(Dispatcher):
             routes.clear()
 
     def forget_endpoint(self, endpoint: str) -> None:
-        """An endpoint is gone, and its name is free again."""
+        """Forget a removed endpoint. Its name can be used again."""
         self._clear(self._routes.pop(endpoint, None))
 
     def disown(self, endpoint: str) -> None:
-        """What is called `endpoint` from now on is another one: the mailboxes of the one that was closed are not its.
+        """Detach the mailboxes of a removed endpoint from its name, before another endpoint takes the name.
 
-        Left is a pool's mailbox, which lives on with the other members.
+        The mailbox of a pool still receives the messages of the other members.
         """
         for mailbox in self._own.pop(endpoint, ()):
             self._owners[mailbox] = tuple([name for name in self._owners[mailbox] if name != endpoint])
@@ -163,7 +167,7 @@ class Hub(Dispatcher):
     # Messages
 
     def routes_of(self, endpoint: str) -> Routes:
-        """Return the remembered routes of one endpoint: a dict that stays the same object."""
+        """Return the cached routes of one endpoint. The dict stays the same object."""
         return self._routes.setdefault(endpoint, Routes())
 
     def _find(self, topic: str, endpoint: str, routes: Routes) -> Route:
@@ -180,7 +184,7 @@ class Hub(Dispatcher):
     def dispatch(
         self, messages: list[Message[Any]], nbytes: int, endpoint: str, routes: Routes, source: Feeding
     ) -> None:
-        """Hand messages of one topic, from one endpoint, to whoever subscribed; `nbytes` is the sum of their sizes."""
+        """Publish messages of one topic from one endpoint. `nbytes` is the sum of their sizes."""
         topic = messages[0].topic
         route = routes.get(topic)
         if route is None:
@@ -190,38 +194,38 @@ class Hub(Dispatcher):
             self._put(refused, messages, nbytes, source)
 
     def dispatch_mixed(self, messages: list[Message[Any]], endpoint: str, routes: Routes, source: Feeding) -> None:
-        """The same for messages of several topics: neighbours that go the same way go together, in their order."""
+        """Publish messages of several topics, in order. Consecutive messages with the same route go as one batch."""
         run: list[Message[Any]] = []
         nbytes = 0
-        way: Route = ()
+        run_route: Route = ()
         for message in messages:
             route = routes.get(message.topic)
             if route is None:
                 route = self._find(message.topic, endpoint, routes)
-            if run and route is not way:
-                self._deliver(way, run, nbytes, source)
+            if run and route is not run_route:
+                self._deliver(run_route, run, nbytes, source)
                 run, nbytes = [], 0
-                # Delivering may have ended a subscription.
+                # The delivery may have ended a subscription, which clears the cached routes.
                 route = routes.get(message.topic)
                 if route is None:
                     route = self._find(message.topic, endpoint, routes)
-            way = route
+            run_route = route
             run.append(message)
             nbytes += message.size
         if run:
-            self._deliver(way, run, nbytes, source)
+            self._deliver(run_route, run, nbytes, source)
 
     def takes(self, topic: str, endpoint: str, routes: Routes) -> bool:
-        """Whether any subscription takes messages of `topic` from `endpoint`."""
+        """Return whether any subscription takes messages of `topic` from `endpoint`."""
         route = routes.get(topic)
         return bool(self._find(topic, endpoint, routes) if route is None else route)
 
     def hand_over(self, messages: list[Message[Any]], mailbox: Mailbox, source: Feeding) -> None:
-        """Publish messages to one mailbox alone."""
+        """Publish messages to one mailbox only."""
         self._deliver((mailbox,), messages, sum([message.size for message in messages]), source)
 
     def count_unrouted(self, count: int) -> None:
-        """Count messages that were kept for a subscription that never came."""
+        """Count messages that were kept for a subscription but never delivered."""
         self.published += count
         self.unrouted += count
 
@@ -231,7 +235,7 @@ class Hub(Dispatcher):
             self._put(refused, messages, nbytes, source)
 
     def _put(self, mailboxes: list[Mailbox], messages: list[Message[Any]], nbytes: int, source: Feeding) -> None:
-        """Hand messages to mailboxes that have something to say about it, and may ask the user's code."""
+        """Put messages into mailboxes that `append_all` refused: their policy decides, and may call user code."""
         outer, self._delivering = self._delivering, True
         try:
             for mailbox in mailboxes:
@@ -240,12 +244,12 @@ class Hub(Dispatcher):
             self._delivering = outer
 
     def replay(self, mailbox: Mailbox, messages: list[Message[Any]]) -> None:
-        """Hand kept messages to a new mailbox: deliveries, but not published again."""
+        """Put kept messages into a new mailbox. They count as deliveries, but not as published again."""
         self.deliveries += len(messages)
         mailbox.replay(messages)
 
     def wants(self, topic: str) -> bool:
-        """Whether any subscription matches `topic`, so that a `$` record is worth making."""
+        """Return whether any subscription matches `topic`. Without one, no `$` message is created."""
         routes = self.routes_of("")
         route = routes.get(topic)
         if route is None:
@@ -253,7 +257,7 @@ class Hub(Dispatcher):
         return bool(route)
 
     def inject(self, topic: str, data: Any) -> int:
-        """Publish what came over no socket; return how many subscriptions took it."""
+        """Publish data that did not come from a connection; return how many subscriptions took it."""
         routes = self.routes_of("")
         route = routes.get(topic)
         if route is None:
@@ -276,7 +280,7 @@ class Hub(Dispatcher):
             self._delivering = outer
 
     def _full(self, mailbox: Mailbox, message: Message[Any]) -> None:
-        # What a $ message does never makes another.
+        # A $ message must not cause another $ message.
         topic = f"$slow.{mailbox.name}"
         if not message.topic.startswith("$") and self.wants(topic):
             self.inject(
@@ -289,13 +293,13 @@ class Hub(Dispatcher):
         return HubStats(self.published, self.injected, self.routed, self.unrouted, self.deliveries)
 
     def subscription_stats(self) -> tuple[SubscriptionStats, ...]:
-        """Return a row for each mailbox, and a last one for those removed, once there are any."""
+        """Return a row for each mailbox, and a last row for all removed mailboxes if there are any."""
         retired = self.retired_stats()
         rows = tuple(mailbox.stats() for mailbox in self._mailboxes)
         return rows if retired is None else (*rows, retired)
 
     def retired_stats(self) -> SubscriptionStats | None:
-        """Return the row of the mailboxes that were removed, once there are any."""
+        """Return the row of the removed mailboxes, or None if there are none."""
         self._retire()
         retired = self._retired
         for mailbox in self._leaving:
@@ -303,16 +307,16 @@ class Hub(Dispatcher):
         return retired
 
     def forget_unused(self) -> None:
-        """Keep no row of subscriptions that were removed before anything was offered to them."""
+        """Discard the row of the removed mailboxes if no message was ever offered to them."""
         self._retire()
         if self._retired is not None and not self._retired.offered:
             self._retired = None
 
     def _retire(self) -> None:
-        """Sum up those that were removed and have nothing pending any more: their counts are final.
+        """Add up the counts of removed mailboxes that have nothing pending: these counts are final.
 
-        Not while messages are delivered. A user's key function that closed a subscription has not closed it for what
-        is under way to it: that is still offered there, and dropped.
+        Not during a delivery: a user's key function may close the subscription that the message is delivered to. The
+        message is still offered there, and dropped.
         """
         if self._delivering:
             return

@@ -42,13 +42,13 @@ class _Lane:
     def age(self) -> float:
         return self.messages[0][0] if self.messages else math.inf
 
-    def lose(self) -> Message[Any] | None:
+    def drop_oldest(self) -> Message[Any] | None:
         return self.messages.popleft()[1] if self.messages else None
 
-    def could_go(self) -> Iterator[Entry]:
+    def droppable(self) -> Iterator[Entry]:
         return iter(self.messages)
 
-    def give_up(self, message: Message[Any]) -> bool:
+    def drop(self, message: Message[Any]) -> bool:
         place = next(place for place, (_, mine) in enumerate(self.messages) if mine is message)
         del self.messages[place]
         return True

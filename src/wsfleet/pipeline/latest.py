@@ -1,4 +1,4 @@
-"""The queue of `Overflow.LATEST`: of what waits, the latest message for each key."""
+"""The queue of `Overflow.LATEST`: the latest waiting message for each key."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ log = logging.getLogger("wsfleet")
 class Latest:
     """One message for each key, in the order in which the keys came.
 
-    A newer message takes the place of the older one: were it sent to the end, a busy key would never have its turn.
+    A newer message takes the place of the older one. At the end of the queue, a frequent key would never be processed.
     """
 
     def __init__(self, name: str, key: Callable[[Message[Any]], Any] | None) -> None:
         self.name = name
         self._key = key
-        # A plain dict looks for its first item among all that were ever taken out before it.
+        # To find its first item, a plain dict steps over the entries removed before it.
         self._messages: OrderedDict[Hashable, Message[Any]] = OrderedDict()
         self._failed = False
         self.request_exit: Callable[[BaseException], object] | None = None
@@ -38,21 +38,21 @@ class Latest:
 
     @calls_user_code("self")
     def key_of(self, message: Message[Any]) -> Hashable:
-        """Return what the user's function says; where that is no good, the topic, as without a function."""
+        """Return the key of `message`: the result of the user's function, or the topic if it fails or there is none."""
         if self._key is None:
             return message.topic
         try:
             key: Hashable = self._key(message)
-            _ = key in self._messages  # its hash and its == are the user's code, too
+            _ = key in self._messages  # its __hash__ and __eq__ are user code, too
         except BaseException as exc:
-            # Nothing is awaited here: a CancelledError can only be the user's own.
+            # Nothing is awaited here: a CancelledError comes from the user's function.
             if is_exit_request(exc) and self.request_exit is not None:
                 self.request_exit(exc)
             elif not self._failed:
                 self._failed = True
-                text = "%s: the key function of its buffer failed; the topic stands in"
-                told = {"event": "key.failed", "subscription": self.name}
-                log.error(text, self.name, exc_info=shown(exc), extra=told)
+                text = "%s: the key function of the buffer failed; using the topic as the key"
+                fields = {"event": "key.failed", "subscription": self.name}
+                log.error(text, self.name, exc_info=shown(exc), extra=fields)
             return message.topic
         return key
 
@@ -60,7 +60,7 @@ class Latest:
         return self._messages.get(key)
 
     def put(self, key: Hashable, message: Message[Any]) -> None:
-        """Put `message` under `key`, in the place of the one that is there."""
+        """Put `message` under `key`, replacing the present message of the key."""
         self._messages[key] = message
 
     def remove(self, message: Message[Any]) -> None:

@@ -1,4 +1,4 @@
-"""A bounded queue with a policy for when it is full: which message is taken, and which one makes room for it."""
+"""A bounded queue with an overflow policy, which decides whether a message is taken and which one is dropped for it."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ __all__ = ["OverflowQueue", "Prefetched"]
 
 
 class Prefetched(Protocol):
-    """Messages that a processor has taken out of the queue although their call has not begun."""
+    """Messages that a processor has taken out of the queue before their call starts. They can still be dropped."""
 
     @property
     def age(self) -> float:
-        """Rises in the order in which messages were set aside; infinity where there is nothing to give up."""
+        """A sequence number: lower for messages that were set aside earlier; infinity if none can be dropped."""
 
-    def lose(self) -> Message[Any] | None:
-        """Give up the oldest message, unless its call has begun; None where there is none to give up."""
+    def drop_oldest(self) -> Message[Any] | None:
+        """Drop and return the oldest message; None if there is none or its call has started."""
 
-    def could_go(self) -> Iterator[tuple[int, Message[Any]]]:
-        """What can be given up, oldest first, each with the number that tells its age."""
+    def droppable(self) -> Iterator[tuple[int, Message[Any]]]:
+        """Return the messages that can be dropped, oldest first, each with its age."""
 
-    def give_up(self, message: Message[Any]) -> bool:
-        """Give up this one, unless its call has begun; return whether it went."""
+    def drop(self, message: Message[Any]) -> bool:
+        """Drop `message` unless its call has started; return whether it was dropped."""
 
 
 class OverflowQueue(BoundedQueue):
-    """Takes one message at a time, as the policy of `buffer` says. A subclass may pause the sources of messages."""
+    """Takes single messages according to the policy of `buffer`. A subclass may pause the sources of messages."""
 
     __slots__ = (
         "_overflow",
@@ -64,20 +64,20 @@ class OverflowQueue(BoundedQueue):
 
     @property
     def may_replace(self) -> bool:
-        """Whether a message may be replaced as long as its call has not begun."""
+        """Whether a message may be replaced until its call starts."""
         return self._overflow is Overflow.LATEST
 
     @property
     def overfull(self) -> bool:
-        """Whether it has taken as much again as its bound: more than any source may bring beyond its read."""
+        """Whether twice the bound is pending: more than one read of a source can add."""
         return self.pending >= 2 * self.most or self.pending_bytes >= 2 * self.most_bytes
 
     def check_half(self) -> None:
-        """Called when something left while `watched`."""
+        """End the full state if half of the buffer is free. Called when a message leaves while `watched`."""
         raise NotImplementedError
 
     def close(self) -> None:
-        """Drop what waits, and take nothing more."""
+        """Drop the waiting messages, and take no more."""
         raise NotImplementedError
 
     def _fits(self, message: Message[Any]) -> bool:
@@ -85,10 +85,10 @@ class OverflowQueue(BoundedQueue):
         return pending == 0 or (pending < self.most and self.pending_bytes + message.size <= self.most_bytes)
 
     def _offer(self, message: Message[Any]) -> bool:
-        """Take one message as the policy has it; return whether it was taken."""
+        """Take one message according to the policy; return whether it was taken."""
         key = None
         if self._overflow is Overflow.LATEST:
-            # The user's function, which may do anything, so before anything is looked at.
+            # Call the user's function first: it may change this queue, or close it.
             key = self.waiting.key_of(message)
             if not self.closed and self._replace(key, message):
                 return True
@@ -110,7 +110,7 @@ class OverflowQueue(BoundedQueue):
         return True
 
     def _replace(self, key: Any, message: Message[Any]) -> bool:
-        """LATEST: let `message` stand in for the waiting one of its key; return whether that was all it needed."""
+        """LATEST: replace the waiting message of this key by `message`; return whether `message` was taken."""
         old = self.waiting.get(key)
         if old is None:
             return False
@@ -127,18 +127,18 @@ class OverflowQueue(BoundedQueue):
         if self.pending >= self.most or self.pending_bytes >= self.most_bytes:
             self._became_full(message)
         elif self.watched and self._overflow in (Overflow.LATEST, Overflow.DROP_OLDEST):
-            self.check_half()  # it may have taken the place of much larger ones
+            self.check_half()  # it may have replaced much larger messages
 
     def _drop_oldest(self) -> bool:
-        """Drop the oldest message whose call has not begun; return whether there was one."""
+        """Drop the oldest message whose call has not started; return whether there was one."""
         while self.set_aside:
             oldest = min(self.aside, key=lambda entry: entry.age)
             if oldest.age == math.inf:
                 break
-            lost = oldest.lose()
-            if lost is not None:
+            dropped = oldest.drop_oldest()
+            if dropped is not None:
                 self.set_aside -= 1
-                self._drop(lost)
+                self._drop(dropped)
                 return True
         if self.waiting:
             self._drop(self.waiting.popleft())
@@ -150,33 +150,34 @@ class OverflowQueue(BoundedQueue):
         self.dropped += 1
 
     def _fail(self) -> None:
-        most = f"{self.most} messages or {self.most_bytes} bytes"
-        self.error = Overflowed(f"subscription {self.name!r} received more than its buffer holds ({most})")
+        bound = f"{self.most} messages or {self.most_bytes} bytes"
+        self.error = Overflowed(f"subscription {self.name!r} received more than its buffer holds ({bound})")
         self.close()
 
-    def _tell_overflow(self) -> None:
-        # Only when all that was offered is counted: whoever is told takes the counts away.
+    def _report_overflow(self) -> None:
+        # Called when all offered messages are counted: `on_overflow` removes the mailbox with its counts.
         if self.error is not None and self.on_overflow is not None:
-            tell, self.on_overflow = self.on_overflow, None
-            tell(self)
+            on_overflow, self.on_overflow = self.on_overflow, None
+            on_overflow(self)
 
     def _became_full(self, message: Message[Any]) -> None:
-        """Begin an episode of being full, which ends at half; it is reported once."""
+        """Enter the full state, which ends when half of the buffer is free. Report it once."""
         self.watched = True
         if not self.full:
             self.full = True
             self.on_full(self, message)
 
-    # Messages behind which no socket stands
+    # Messages that did not come from a socket
 
-    def _stand_in(self, message: Message[Any]) -> bool:
-        """Put `message` in the place of the oldest ones behind which no socket stands either; return whether it went.
+    def _make_room(self, message: Message[Any]) -> bool:
+        """Put `message` in the place of the oldest messages that did not come from a socket; return whether it was put.
 
-        Nobody can be paused for it, and what came over a socket is not given up for it. Nothing is given up in vain.
+        No source can be paused for it. Messages from a socket are not dropped for it. If it cannot be put, no message
+        is dropped.
         """
         freed, found = 0, []
         replayed = self._replayed
-        for place, aside, old in self._could_go():
+        for place, aside, old in self._droppable():
             if old.session == 0 or place < replayed:
                 found.append((place, aside, old))
                 freed += old.size
@@ -185,29 +186,29 @@ class OverflowQueue(BoundedQueue):
         else:
             if len(found) < self.pending:
                 return False
-        # From the last to the first, as places shift.
+        # In reverse order: deleting an entry shifts the places after it.
         for place, aside, old in reversed(found):
             if aside is None:
-                # By place, not by value: what a user's data says to == is nobody's business here.
+                # By place, not by value: comparing messages would call __eq__ of the user's data.
                 del self.waiting[place]
-            elif aside.give_up(old):
+            elif aside.drop(old):
                 self.set_aside -= 1
             else:
-                return False  # its call has begun meanwhile, in a thread; enough time has passed for room, too
+                return False  # a thread has started its call in the meantime
             self._drop(old)
         self.waiting.append(message)
         self.pending_bytes += message.size
         return True
 
-    def _could_go(self) -> Iterator[tuple[int, Prefetched | None, Message[Any]]]:
-        """Go through what is pending and has not begun, oldest first: what was set aside is older than what waits."""
+    def _droppable(self) -> Iterator[tuple[int, Prefetched | None, Message[Any]]]:
+        """Iterate over pending messages whose call has not started, oldest first: set aside, then waiting."""
         if self.set_aside:
-            each = [[(age, aside, old) for age, old in aside.could_go()] for aside in self.aside]
+            each = [[(age, aside, old) for age, old in aside.droppable()] for aside in self.aside]
             yield from merge(*each, key=lambda entry: entry[0])
         for place, old in enumerate(self.waiting):
             yield place, None, old
 
     @property
     def _replayed(self) -> int:
-        """How many of those in front were replayed. They came first, and only loops have any: none is set aside."""
+        """The number of replayed messages at the front. Only subscriptions with a loop have any; none is set aside."""
         return self._replayed_until - self.processed - self.dropped

@@ -1,6 +1,6 @@
-"""What happens to every single message of a mailbox, and so exists twice: here, the reference, and compiled.
+"""The code that runs for each message of a mailbox: the reference implementation in Python.
 
-`_queue.pyx` is the same in Cython, for where a compiler was at hand. Both pass the same tests.
+`_queue.pyx` is the same code in Cython, used if the extension was built. Both pass the same tests.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ B = TypeVar("B", bound="BoundedQueue")
 
 
 class Fifo(deque[Message[Any]]):
-    """What waits, in its order."""
+    """The waiting messages, oldest first."""
 
 
 class BoundedQueue:
-    """Messages that wait, and the counts of what became of all that were offered.
+    """Pending messages, and the counts of all messages that were offered.
 
-    `plain` says that a message that fits is simply appended. `watched` asks for `left` to be called when one leaves.
-    Once `closed` nothing is taken any more, and nothing waits; once `finishing` nothing more comes.
+    `plain`: a message that fits is appended without asking the policy. `watched`: call `left` when a message leaves.
+    `closed`: no message is taken any more, and none is waiting. `finishing`: no more messages will come.
     """
 
     def __init__(self, waiting: Any, most: int, most_bytes: int, *, plain: bool) -> None:
@@ -45,17 +45,20 @@ class BoundedQueue:
         self.offered = self.processed = self.failed = self.dropped = 0
         self.waiters: list[asyncio.Future[None]] = []
         self.idle_waiters: list[asyncio.Future[None]] = []
-        # As many as a list can have are no bound at all.
+        # Bounds above sys.maxsize have no effect, and do not fit the C type of the compiled class.
         self.most = min(most, sys.maxsize)
         self.most_bytes = min(most_bytes, sys.maxsize)
 
     @property
     def pending(self) -> int:
-        """How many messages wait, or are in hand."""
+        """The number of messages that are waiting, set aside or in hand."""
         return len(self.waiting) + self.set_aside + self.in_hand
 
     def append_all(self, messages: list[Message[Any]], nbytes: int) -> bool:
-        """Take `messages`, `nbytes` long in all, and count them offered, where they leave room; else do nothing."""
+        """Take `messages` and count them offered if they stay below the bounds; else do nothing. Return whether taken.
+
+        `nbytes` is the sum of their sizes.
+        """
         count = len(messages)
         if (
             not self.plain
@@ -71,14 +74,14 @@ class BoundedQueue:
         return True
 
     def wake(self) -> None:
-        """Let whoever waits for news look again."""
+        """Wake all tasks that wait for a change."""
         for waiter in self.waiters:
             if not waiter.done():
                 waiter.set_result(None)
         self.waiters.clear()
 
     def hand_out(self) -> Message[Any]:
-        """Take the next waiting message and count it processed: what a loop gets is its own."""
+        """Take the next waiting message and count it processed."""
         message: Message[Any] = self.waiting.popleft()
         self.pending_bytes -= message.size
         self.processed += 1
@@ -87,31 +90,31 @@ class BoundedQueue:
         return message
 
     def begin(self) -> Message[Any]:
-        """Take the next waiting message in hand, until it is `settled`."""
+        """Take the next waiting message; it is in hand until `settled` is called."""
         message: Message[Any] = self.waiting.popleft()
         self.in_hand += 1
         return message
 
     def settled(self, message: Message[Any]) -> None:
-        """A message that was in hand has been counted processed or failed."""
+        """Release a message that was in hand and has been counted processed or failed."""
         self.in_hand -= 1
         self.pending_bytes -= message.size
         if self.watched or self.idle_waiters:
             self.left()
 
     def left(self) -> None:
-        """Something left while `watched`, or while somebody waits for nothing to be pending."""
+        """Called when a message left while `watched`, or while a task waits until nothing is pending."""
         raise NotImplementedError
 
 
 class Dispatcher:
-    """Hands messages to mailboxes, and counts each message once, and each hand-over."""
+    """Delivers messages to mailboxes. Counts each message once, and each delivery."""
 
     def __init__(self) -> None:
         self.published = self.routed = self.unrouted = self.deliveries = 0
 
     def deliver(self, route: tuple[B, ...], messages: list[Message[Any]], nbytes: int) -> list[B] | None:
-        """Let each of `route` take `messages` with `append_all`; return those that did not, or None."""
+        """Call `append_all` of each mailbox in `route`; return the mailboxes that refused the messages, or None."""
         count = len(messages)
         self.published += count
         if not route:
@@ -125,9 +128,9 @@ class Dispatcher:
 class MessageIterator:
     """An asynchronous iterator that takes messages out of a mailbox, one at a time.
 
-    What it takes is counted processed, or, where it `_keeps`, in hand: until the next one is asked for, which counts it
-    processed, or `_give_back` takes it away. While `_ready` is false, while nothing waits, each SLICE_S, and in another
-    thread than the loop's, `_slow` is awaited for the next message instead.
+    A message that it takes is counted processed. With `_keeps` it is in hand instead, until the next message is
+    requested, which counts it processed, or until `_give_back`. The next message comes from `_slow` if `_ready` is
+    false, if no message is waiting, once each SLICE_S, and in a thread other than that of the event loop.
     """
 
     __slots__ = ("_bounded", "_keeps", "_message", "_ready", "_thread", "_until")
@@ -148,33 +151,33 @@ class MessageIterator:
             message, self._message = self._message, None
             self._bounded.processed += 1
             self._bounded.settled(message)
-        mine = self._ready and self._thread == threading.get_ident()
-        if mine and self._bounded.waiting and time.perf_counter() <= self._until:
+        fast = self._ready and self._thread == threading.get_ident()
+        if fast and self._bounded.waiting and time.perf_counter() <= self._until:
             return self._take()
         return await self._slow()
 
     def _take(self) -> Message[Any]:
-        """Take the next message, which waits."""
+        """Take the next message. One must be waiting."""
         if self._keeps:
             self._message = self._bounded.begin()
             return self._message
         return self._bounded.hand_out()
 
     def _restart(self) -> None:
-        """Begin a new slice of time: the event loop has had its turn."""
+        """Start a new time slice, after the event loop has run."""
         self._until = time.perf_counter() + SLICE_S
         self._thread = threading.get_ident()
 
     async def _call_each(self, function: Callable[[Message[Any]], Awaitable[Any]]) -> None:
-        """Call `function` for one message after the other, until no more will come.
+        """Await `function(message)` for one message after the other, until no more will come.
 
-        When a call raises, so does this; its message is in hand still.
+        An exception of a call propagates; its message is still in hand.
         """
         async for message in self:
             await function(message)
 
     def _give_back(self) -> Message[Any] | None:
-        """Return the message in hand, if there is one: it will be counted elsewhere."""
+        """Return the message in hand, or None. The caller counts it."""
         message, self._message = self._message, None
         return message
 

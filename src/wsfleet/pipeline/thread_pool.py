@@ -85,16 +85,16 @@ class Slot:
     def age(self) -> float:
         return math.inf if self.claimed or not self.messages else self._age
 
-    def lose(self) -> Message[Any] | None:
+    def drop_oldest(self) -> Message[Any] | None:
         """Give up the oldest message, unless the call has begun."""
         with self._lock:
             return None if self.claimed or not self.messages else self.messages.popleft()
 
-    def could_go(self) -> Iterator[tuple[int, Message[Any]]]:
+    def droppable(self) -> Iterator[tuple[int, Message[Any]]]:
         """What may be given up, as long as the call has not begun."""
         return iter([] if self.claimed else [(self._age, message) for message in self.messages])
 
-    def give_up(self, message: Message[Any]) -> bool:
+    def drop(self, message: Message[Any]) -> bool:
         """Give up this message, unless the call has begun."""
         with self._lock:
             if self.claimed:
