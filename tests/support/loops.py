@@ -5,6 +5,7 @@ A module that names its `LOOPS` runs on those alone.
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -17,9 +18,26 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], A
         import uvloop
 
         factories["uvloop"] = uvloop.new_event_loop
+        if sys.version_info[:2] == (3, 12):
+            factories["uvloop"] = _without_debug(uvloop.Loop)
     module = item.getparent(pytest.Module)
     only = getattr(getattr(module, "obj", None), "LOOPS", factories)
     return {name: factory for name, factory in factories.items() if name in only}
+
+
+def _without_debug(kind: type[asyncio.AbstractEventLoop]) -> Callable[[], Any]:
+    """Python 3.12.1 crashes at times where uvloop, in its debug mode, records the stack of a callback."""
+
+    class Loop(kind):  # type: ignore[misc, valid-type]
+        def set_debug(self, enabled: bool) -> None:
+            super().set_debug(False)
+
+    def make() -> asyncio.AbstractEventLoop:
+        loop = Loop()
+        loop.set_debug(False)
+        return loop
+
+    return make
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
