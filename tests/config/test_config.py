@@ -378,9 +378,9 @@ def test_load_gives_the_fleet_or_raises_every_fault(tmp_path: Path) -> None:
         ("[[process]]\npattern = '>'\nhandler = 'handlers:z_dataclass'", "has no 'z_dataclass'; there are subscribe, "),
         (
             "[[process]]\npattern = '>'\nhandler = 'handlers:seen'",
-            "[[process]] 1 handler: is a function or a sink, not []",
+            "[[process]] 1 handler: must be a function or a sink, not []",
         ),
-        ("[[process]]\npattern = '>'\nhandler = 'handlers:Trade'", "[[process]] 1 handler: is a function or a sink"),
+        ("[[process]]\npattern = '>'\nhandler = 'handlers:Trade'", "1 handler: must be a function or a sink"),
         ("[[connect]]\nuri = 'nowhere:uri'\nname = 'b'", "uri: there is no module 'nowhere'"),
         # files
         ("[[process]]\npattern = '>'\nsink = 'jsnol:x'", "sink: no sink is named 'jsnol'; did you mean 'jsonl'?"),
@@ -399,7 +399,7 @@ def test_load_gives_the_fleet_or_raises_every_fault(tmp_path: Path) -> None:
         ("[[pool]]\nuri = 'ws://h'\nname = 'p'\nsize = '2'", "size: must be a whole number, not '2'"),
         ("[[pool]]\nuri = 'ws://h'\nname = 'p'\nsize = 2\ndecode = 'text'", "decode: = 'text' gives no ids"),
         (ON_TRADE + "concurrency = 0", "concurrency: must be a whole number from 1, not 0"),
-        (ON_TRADE + "batch = 6\nbuffer.messages = 5", "batch: of 6 is more than the buffer's 5 messages"),
+        (ON_TRADE + "batch = 6\nbuffer.messages = 5", "batch: must be at most the buffer's 5 messages, not 6"),
         (ON_TRADE + "timeout_s = 0", "timeout_s: must be a number of seconds above 0 or None, not 0"),
         (ON_TRADE + "timeout_s = '1 y'", "timeout_s: '1 y': unknown unit 'y'"),
         (ON_TRADE + "retry = { attempts = 0 }", "retry.attempts: must be a whole number from 1, not 0"),
@@ -407,7 +407,7 @@ def test_load_gives_the_fleet_or_raises_every_fault(tmp_path: Path) -> None:
         (ON_TRADE + "offload = 'thread'", "offload: 'thread' is unknown; there are process"),
         (ON_TRADE + "key = 1", 'key: must be "module:function", not 1'),
         (ON_TRADE + "buffer.key = 'handlers:key'", "buffer.key: requires Overflow.LATEST"),
-        ("[[process]]\npattern = '>'\nsink = 'stdout'\nconcurrency = 2", "concurrency: is not for a sink"),
+        ("[[process]]\npattern = '>'\nsink = 'stdout'\nconcurrency = 2", "concurrency: does not apply to a sink"),
         ("[[connect]]\nuri = 'ws://h'\nkeep_last = -1", "keep_last: must be a whole number from 0, not -1"),
     ],
 )
@@ -468,7 +468,7 @@ def test_all_faults_in_one_go(check: Check) -> None:
         f"feeds.toml:14: [[connect]] 1 \"a\" handler: there is no module 'nowhere' in {Path(told_folder(report))}; "
         "there are handlers",
         'feeds.toml:15: [[connect]] 1 "a" concurrency: must be a whole number from 1, not 0',
-        'feeds.toml:16: [[connect]] 1 "a" batch: of 10 is more than the buffer\'s 5 messages',
+        'feeds.toml:16: [[connect]] 1 "a" batch: must be at most the buffer\'s 5 messages, not 10',
         "feeds.toml:21: [[connect]] 2 \"a\" name: 'a' is in use",
         'feeds.toml:22: [[connect]] 2 "a" keep_last: must be a whole number from 0, not -1',
     ]

@@ -135,7 +135,7 @@ async def test_it_keeps_its_subscription_and_no_longer_than_it_lasts() -> None:
     asking, seen = asked(subscription), weakref.ref(subscription)
     del subscription
     lives = seen() is not None
-    with pytest.warns(ResourceWarning, match="left without close"):
+    with pytest.warns(ResourceWarning, match="was not closed"):
         message = await asking  # the warning comes here: `asking` is still held below
     assert lives and message.data == 1
     asking.close()

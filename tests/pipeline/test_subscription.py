@@ -245,7 +245,7 @@ async def test_a_subscription_that_nobody_holds_is_detached() -> None:
         subscription = fleet.subscribe("feed", name="mine", buffer=Buffer(messages=2))
         await socket.feed("1", "2")
         assert endpoint_row(fleet).paused_by == ("mine",)
-        with pytest.warns(ResourceWarning, match="'mine'.*without close"):
+        with pytest.warns(ResourceWarning, match="'mine'.*was not closed"):
             del subscription
         stats = balanced(fleet)
         assert [(r.name, r.dropped) for r in stats.subscriptions] == [("$retired", 2)]

@@ -469,7 +469,7 @@ async def test_a_thread_still_running_at_the_end_is_named_and_left_behind(caplog
     stats = row(fleet, "stuck")
     assert (stats.failed, stats.dropped, stats.pending) == (1, 2, 0)
     balanced(fleet)
-    assert "left behind: wsfleet-stuck-1" in caplog.text
+    assert "were abandoned: wsfleet-stuck-1" in caplog.text
     gate.open()
     await until(lambda: not any(thread.is_alive() for thread in gate.threads))
     await turns()

@@ -1,4 +1,4 @@
-"""What can stand behind a mailbox, a function or a sink, and the options of its calls."""
+"""Processors: functions and sinks, the options of their calls, and the checks of both."""
 
 from __future__ import annotations
 
@@ -34,41 +34,41 @@ Function = Callable[[Any], Awaitable[Any] | Any]
 
 @runtime_checkable
 class Sink(Protocol):
-    """Where messages can go instead of to a function. See `wsfleet.sinks`.
+    """Writes messages to a destination. Used as a processor instead of a function. See `wsfleet.sinks`.
 
-    `name` is what its processor is called by default, `batch` the most messages in one call of `write` where the
-    processor says nothing else.
+    `name` is the default name of the processor. `batch` is the default maximum of messages in one call of `write`.
     """
 
     name: str
     batch: int
 
     async def open(self) -> None:
-        """Get ready; called once, when the fleet starts. What it raises comes out of the start.
+        """Open the destination. Called once, when the fleet starts. An exception makes the start fail.
 
-        Of a sink that is declared while the fleet runs, it is logged, and its messages are dropped. Cancelled with the
-        start, leave nothing open.
+        If the sink is declared while the fleet runs, the exception is logged and the messages are dropped. It is
+        cancelled if the start is cancelled; then it must leave nothing open.
         """
 
     async def write(self, messages: list[Message[Any]]) -> None:
-        """Write all, or raise: then they have failed, or, with a `retry`, come again.
+        """Write all messages, or raise. After an exception they count as failed, or are passed again with `retry`.
 
-        It is cancelled when `timeout_s` or the drain is over, and the messages have failed whatever was written.
+        It is cancelled after `timeout_s` or at the end of the drain. Then all messages count as failed, even if some
+        were written.
         """
 
     async def close(self) -> None:
-        """Called once, after the drain or when its subscription was closed; not where `open` raised.
+        """Close the destination; called once, after the drain or when the subscription is closed, unless `open` failed.
 
-        Leave nothing open, cancelled or not. What it raises is logged. The fleet's end waits for it, so bound what may
-        hang.
+        It must leave nothing open, even if it is cancelled. An exception is logged. The shutdown of the fleet waits
+        for it, so operations that may hang need a timeout.
         """
 
 
 def is_sink(target: object) -> TypeIs[Sink]:
-    """Tell a sink from a function. A mock has every attribute, so the kinds of two are looked at."""
-    # These first: a function has neither, and asking for a protocol costs more than all else about a declaration.
-    kinds = isinstance(getattr(target, "name", None), str) and isinstance(getattr(target, "batch", None), int)
-    return kinds and isinstance(target, Sink)
+    """Return whether `target` is a sink. A mock has every attribute, so the types of two attributes are checked."""
+    # Checked first because it is cheap: isinstance with a protocol takes longer than the rest of a declaration.
+    has_fields = isinstance(getattr(target, "name", None), str) and isinstance(getattr(target, "batch", None), int)
+    return has_fields and isinstance(target, Sink)
 
 
 def _unwrapped(target: Any) -> Any:
@@ -78,7 +78,7 @@ def _unwrapped(target: Any) -> Any:
 
 
 def default_name(target: Any) -> str:
-    """Return what a processor without a given name is called after: the function, or the sink."""
+    """Return the default name of a processor: that of the function or the sink."""
     if is_sink(target):
         return target.name
     target = _unwrapped(target)
@@ -87,14 +87,14 @@ def default_name(target: Any) -> str:
 
 
 def is_async(target: Any) -> bool:
-    """Tell an async function, or an object with an async `__call__`, from a plain one."""
+    """Return whether `target` is an async function or an object with an async `__call__`."""
     target = _unwrapped(target)
     return inspect.iscoroutinefunction(target) or inspect.iscoroutinefunction(type(target).__call__)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The keywords of `Fleet.process`, but for the buffer."""
+    """The keyword arguments of `Fleet.process`, except the buffer."""
 
     concurrency: int = 1
     key: Callable[[Message[Any]], Any] | None = None
@@ -109,7 +109,7 @@ class Plan:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is one worker and one attempt for one message at a time: the path that is kept short."""
+        """Whether all options are the defaults: one worker, one attempt, one message at a time: the fast path."""
         return self == _PLAIN
 
 
@@ -118,7 +118,7 @@ _PLAIN = Plan()
 
 @dataclass(frozen=True, slots=True)
 class RetryDelays:
-    """A `Retry` as `Backoff` takes it: doubling, and drawn between half of the bound and the bound."""
+    """The delays of a `Retry` for `Backoff`: the bound doubles, a delay is random between half of it and all of it."""
 
     initial_s: float
     max_s: float
@@ -127,7 +127,7 @@ class RetryDelays:
 
 
 def check_plan(plan: Plan, buffer: Buffer) -> None:
-    """Raise ConfigError, naming the field, where a processor's options cannot work."""
+    """Raise ConfigError, naming the field, if an option of a processor is invalid."""
     faults: list[tuple[str, str | None]] = []
     if not isinstance(buffer, Buffer):
         faults.append(("buffer", f"must be a Buffer, not {buffer!r}"))
@@ -136,7 +136,7 @@ def check_plan(plan: Plan, buffer: Buffer) -> None:
         faults.append(("key", check_arguments(plan.key) if callable(plan.key) else "must be a function of the message"))
     fault = check_count(plan.batch, none=True)
     if fault is None and plan.batch is not None and isinstance(buffer, Buffer) and plan.batch > buffer.messages:
-        fault = f"of {plan.batch} is more than the buffer's {buffer.messages} messages"
+        fault = f"must be at most the buffer's {buffer.messages} messages, not {plan.batch}"
     faults.append(("batch", fault))
     if plan.retry is not None and not isinstance(plan.retry, Retry):
         faults.append(("retry", f"must be a Retry or None, not {plan.retry!r}"))
@@ -150,19 +150,21 @@ _GENERATORS = (inspect.isgeneratorfunction, inspect.isasyncgenfunction)
 
 
 def check_processor(processor: Any, plan: Plan) -> None:
-    """Raise ConfigError where `processor` is neither a function nor a sink, or does not go with `plan`."""
+    """Raise ConfigError if `processor` is neither a function nor a sink, or does not support an option of `plan`."""
     if is_sink(processor):
         given = {"concurrency": plan.concurrency != 1, "key": plan.key is not None, "offload": plan.offload is not None}
-        faults = tuple((name, "is not for a sink, which writes its batches in order") for name in given if given[name])
+        faults = tuple(
+            (name, "does not apply to a sink, which writes its batches in order") for name in given if given[name]
+        )
         if faults:
             raise ConfigError("; ".join(f"processor: {name} {text}" for name, text in faults), faults)
         return
     target = _unwrapped(processor)
     fault = None
     if not callable(target) or isinstance(target, type):
-        fault = f"is a function or a sink, not {processor!r}"
+        fault = f"must be a function or a sink, not {processor!r}"
     elif any(is_generator(each) for each in (target, target.__call__) for is_generator in _GENERATORS):
-        fault = "yields instead of doing its work: write a function without yield"
+        fault = "must not be a generator: write a function without yield"
     else:
         fault = check_arguments(processor)
     if fault is not None:

@@ -1,4 +1,4 @@
-"""Order per key over several workers: which message may be taken next, and which must wait for its key."""
+"""Keeps the order of messages with the same key over several workers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _age_of = itemgetter(0)
 
 
 class Taken(NamedTuple):
-    """Messages for one call, oldest first; their keys, which are busy until they are freed; the first one's age."""
+    """Messages for one call, oldest first; their keys, busy until `KeyOrder.free`; and the age of the first message."""
 
     messages: list[Message[Any]]
     keys: set[Hashable]
@@ -33,7 +33,7 @@ class Taken(NamedTuple):
 
 
 class _Lane:
-    """Messages of one busy key, taken out of the queue to let others by; still to be dropped like any that wait."""
+    """Messages of one busy key, set aside so that others can pass. They can be dropped like waiting messages."""
 
     def __init__(self) -> None:
         self.messages: deque[Entry] = deque()
@@ -55,10 +55,10 @@ class _Lane:
 
 
 class KeyOrder:
-    """Hands out messages so that those of one key are worked on one after the other.
+    """Hands out messages so that those of one key are processed one after the other.
 
-    A message whose key is busy is set aside in the lane of that key. What is set aside is older than what waits, so
-    a lane whose key is free again goes first. Ages rise in the order in which messages left the queue.
+    A message whose key is busy is set aside in the lane of that key. Messages set aside are older than
+    waiting ones, so a lane whose key is free again goes first. Ages rise in the order in which messages left the queue.
     """
 
     def __init__(
@@ -67,12 +67,12 @@ class KeyOrder:
         key: Callable[[Message[Any]], Hashable] | None,
         request_exit: Callable[[BaseException], object] | None = None,
     ) -> None:
-        self.more = False  # whether take() stopped looking before it had seen all
+        self.more = False  # whether take() stopped before it had checked all messages
         self._mailbox = mailbox
         self._key = key
-        self._exit_asked = request_exit
+        self._request_exit = request_exit
         self._busy: set[Hashable] = set()
-        self._key_order: dict[Hashable, _Lane] = {}
+        self._lanes: dict[Hashable, _Lane] = {}
         self._free: deque[Hashable] = deque()
         self._failed = False
         self._count = 0
@@ -82,9 +82,9 @@ class KeyOrder:
         return self._mailbox.name
 
     def take(self, most: int) -> Taken:
-        """Take up to `most` messages out, and keep their keys busy until `free` is called with them.
+        """Take up to `most` messages, and keep their keys busy until `free` is called with them.
 
-        The caller counts what it took, in hand or set aside.
+        The caller counts them as in hand or set aside.
         """
         waiting = self._mailbox.waiting
         keys: set[Hashable] = set()
@@ -98,21 +98,21 @@ class KeyOrder:
         else:
             self._from_lanes(entries, keys, most)
             self._from_queue(entries, keys, most)
-            # Out of several lanes; within each key they are in order already.
+            # They may come from several lanes; within each key they are in order already.
             entries.sort(key=_age_of)
         return Taken([message for _, message in entries], keys, entries[0][0] if entries else 0)
 
     def free(self, keys: set[Hashable]) -> None:
-        """These keys' messages are done with."""
+        """Make `keys` available again: the calls for their messages have ended."""
         for key in keys:
             self._busy.discard(key)
-            if key in self._key_order:
+            if key in self._lanes:
                 self._free.append(key)
 
     def _from_lanes(self, entries: list[Entry], keys: set[Hashable], most: int) -> None:
         while self._free and len(entries) < most:
             key = self._free.popleft()
-            lane = self._key_order[key]
+            lane = self._lanes[key]
             while lane.messages and len(entries) < most:
                 entries.append(lane.messages.popleft())
                 self._mailbox.set_aside -= 1
@@ -120,22 +120,22 @@ class KeyOrder:
             if key in keys:
                 self._busy.add(key)
             if not lane.messages:
-                del self._key_order[key], self._mailbox.aside[lane]
+                del self._lanes[key], self._mailbox.aside[lane]
 
     def _from_queue(self, entries: list[Entry], keys: set[Hashable], most: int) -> None:
         mailbox = self._mailbox
         until = time.perf_counter() + SLICE_S
         while mailbox.waiting and len(entries) < most:
-            if time.perf_counter() > until:  # keys are asked for, and a flood may be set aside
+            if time.perf_counter() > until:  # calls the key function, maybe for many messages
                 self.more = True
                 return
             message = mailbox.waiting.popleft()
             key = self._key_of(message)
             self._count += 1
-            if key in self._key_order or (key in self._busy and key not in keys):
-                lane = self._key_order.get(key)
+            if key in self._lanes or (key in self._busy and key not in keys):
+                lane = self._lanes.get(key)
                 if lane is None:
-                    lane = self._key_order[key] = _Lane()
+                    lane = self._lanes[key] = _Lane()
                     mailbox.aside[lane] = None
                 lane.messages.append((self._count, message))
                 mailbox.set_aside += 1
@@ -145,7 +145,7 @@ class KeyOrder:
             entries.append((self._count, message))
 
     def _from_latest(self, entries: list[Entry], keys: set[Hashable], most: int) -> None:
-        """Take around those whose key is busy: set aside, a newer message could not take their place."""
+        """Take messages with a free key. The others stay in the queue, so that newer messages can replace them."""
         waiting = self._mailbox.waiting
         for message in waiting:
             key = self._key_of(message)
@@ -166,13 +166,13 @@ class KeyOrder:
             key = self._key(message) if self._key is not None else None
             hash(key)
         except BaseException as exc:
-            # Nothing is awaited here: a CancelledError can only be the user's own.
-            if is_exit_request(exc) and self._exit_asked is not None:
-                self._exit_asked(exc)
+            # Nothing is awaited here: a CancelledError comes from the user's function.
+            if is_exit_request(exc) and self._request_exit is not None:
+                self._request_exit(exc)
             elif not self._failed:
                 self._failed = True
-                text = "%s: the key function failed; such messages share one lane"
-                told = {"event": "key.failed", "subscription": self._mailbox.name}
-                log.error(text, self._mailbox.name, exc_info=shown(exc), extra=told)
+                text = "%s: the key function failed; messages without a key are processed in order"
+                fields = {"event": "key.failed", "subscription": self._mailbox.name}
+                log.error(text, self._mailbox.name, exc_info=shown(exc), extra=fields)
             return None
         return key

@@ -1,4 +1,4 @@
-"""Functions in spawned processes: for work that needs a core of its own. One process behind each thread of a crew."""
+"""Runs functions in spawned processes, for CPU-bound work: one process for each thread of the pool."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from wsfleet.core.errors import ConfigError, FleetError
 __all__ = ["ProcessCall", "check_not_importing", "check_picklable"]
 
 _LEFT_TO_PARENT = (signal.SIGINT, signal.SIGTERM)
-"""Signals that a terminal or a service manager sends to a whole group: the parent drains first."""
+"""Signals that are sent to the whole process group. A child ignores them, so that the parent can drain first."""
 
 PROCESS_END_S = 0.3
-"""How long an idle process has to end by itself, so that what it opened is closed in order."""
+"""How long an idle process may take to exit cleanly, in seconds, before it is killed."""
 
 _UNGUARDED = 78
-"""The exit code of a process that would start the fleet once more: EX_CONFIG of sysexits.h."""
+"""The exit code of a process that would start the fleet again: EX_CONFIG of sysexits.h."""
 
 _NO_GUARD = (
     "the process died before its first call: it imports the main module, which starts the fleet again; "
@@ -39,24 +39,26 @@ _NO_GUARD = (
 
 
 def check_picklable(function: Callable[..., Any], *, declaring: bool = True) -> None:
-    """Raise ConfigError where `function` cannot be sent to another process.
+    """Raise ConfigError if `function` cannot be sent to another process.
 
-    While it is declared with a decorator, a function of a module is not yet found there under its name.
+    With `declaring`, accept a function that a decorator declares: its name is not yet defined in its module.
     """
     name = getattr(function, "__qualname__", None) or repr(function)
     try:
         if _is_interactive(getattr(function, "__module__", None)):
-            raise TypeError("it was typed in, and no file has it")
+            raise TypeError("it was defined interactively, not in a file")
         pickle.dumps(function)
     except Exception as exc:
         if declaring and _will_be_found(function):
             return
-        text = f"{name} cannot be sent to another process ({exc}); offload='process' wants a function of a module"
+        text = (
+            f"{name} cannot be sent to another process ({exc}); offload='process' needs a function defined in a module"
+        )
         raise ConfigError(f"processor: offload: {text}", (("offload", text),)) from exc
 
 
 def _is_interactive(module: str | None) -> bool:
-    """Whether a spawned process could not import `module`: what came over stdin, or in a shell."""
+    """Return whether `module` was read from stdin or a shell, so that a spawned process cannot import it."""
     main = sys.modules.get("__main__")
     if module != "__main__" or main is None or main.__spec__ is not None:
         return False
@@ -65,7 +67,7 @@ def _is_interactive(module: str | None) -> bool:
 
 def _will_be_found(function: Callable[..., Any]) -> bool:
     if not isinstance(function, types.FunctionType) or "<" in function.__qualname__:
-        return False  # a lambda, or a function's local one
+        return False  # a lambda or a local function
     module = sys.modules.get(function.__module__)
     return (
         module is not None
@@ -76,15 +78,15 @@ def _will_be_found(function: Callable[..., Any]) -> bool:
 
 
 def check_not_importing() -> None:
-    """End a process that was spawned to make calls, and now starts the program a second time: its parent tells."""
+    """Exit if this process was spawned to run calls and starts the fleet again. The parent reports the error."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise SystemExit(_UNGUARDED)
 
 
 class ProcessCall:
-    """Makes calls in a process of its own. A process that died, or was too slow, is replaced at the next call.
+    """Runs calls in another process. A process that died or timed out is replaced at the next call.
 
-    One that cannot come to its first call, as its program starts the fleet on import, is not.
+    It is not replaced if it ended before its first call because the program starts the fleet on import.
     """
 
     def __init__(self, function: Callable[..., Any], timeout_s: float | None) -> None:
@@ -98,14 +100,14 @@ class ProcessCall:
         self._lock = threading.Lock()
 
     def __call__(self, payload: Any) -> None:
-        """Send `payload` over, and wait. Raises what the function raised, TimeoutError, or FleetError for a death."""
+        """Run one call, and wait. Raises the error of the function, TimeoutError, or FleetError if the process died."""
         data = pickle.dumps(payload)
         try:
             answer = self._ask(self._start(), data)
         finally:
             with self._lock:
                 self._calling = False
-        error = pickle.loads(answer)  # noqa: S301 - from our child, over a private pipe
+        error = pickle.loads(answer)  # noqa: S301 - from the child process, over a private pipe
         if error is not None:
             raise error
 
@@ -117,10 +119,10 @@ class ProcessCall:
         except (EOFError, OSError):
             raise FleetError(f"the process died during the call (exit code {self._kill()})") from None
         self._kill()
-        raise TimeoutError(f"no end within timeout_s = {self._timeout_s:g} s; the process was killed")
+        raise TimeoutError(f"the call timed out after timeout_s = {self._timeout_s:g} s; its process was killed")
 
     def _start(self) -> Connection:
-        """Return the pipe of a process that is ready for a call. `_calling` until that call is over."""
+        """Return the pipe of a process that is ready for a call, and set `_calling`."""
         with self._lock:
             self._check_open()
             self._calling = True
@@ -134,7 +136,7 @@ class ProcessCall:
         try:
             if closed:
                 self._check_open()
-            # Until it has imported what it needs: that time is not the call's.
+            # Wait until it has imported its modules: that time does not count for the timeout.
             ours.recv_bytes()
         except FleetError:
             self._kill()
@@ -168,14 +170,14 @@ class ProcessCall:
         return code
 
     def stop(self) -> None:
-        """Make no more calls; one that is under way fails. From any thread."""
+        """Run no more calls, and fail the call in progress. Callable from any thread."""
         with self._lock:
             self._closed = True
             if self._process is not None and self._calling:
                 self._process.kill()
 
     def close(self) -> None:
-        """Leave nothing behind. From the thread that makes the calls."""
+        """End the process. Called in the thread that runs the calls."""
         with self._lock:
             process, pipe = self._process, self._pipe
         if process is not None and pipe is not None:
@@ -185,7 +187,7 @@ class ProcessCall:
 
 
 def _spawn(function: Callable[..., Any]) -> tuple[Connection, multiprocessing.process.BaseProcess]:
-    """Start a process, and return our end of the pipe to it."""
+    """Start a process; return the parent's end of the pipe, and the process."""
     check_picklable(function, declaring=False)
     context = multiprocessing.get_context("spawn")  # a fork would inherit the loop, its sockets and locks
     ours, theirs = context.Pipe()
@@ -204,11 +206,11 @@ def _spawn(function: Callable[..., Any]) -> tuple[Connection, multiprocessing.pr
 
 @contextmanager
 def _signals_blocked() -> Iterator[None]:
-    """Let a process inherit that it is not interrupted: Ctrl-C goes to the whole group, also while one starts."""
+    """Block signals that a new process inherits as blocked: Ctrl-C may come to the whole group while it starts."""
     if not hasattr(signal, "pthread_sigmask"):  # Windows
         yield
         return
-    # Starting this helper of multiprocessing's would unblock the signals again.
+    # Started later, the resource tracker of multiprocessing would unblock the signals again.
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _LEFT_TO_PARENT)
     try:
@@ -222,15 +224,15 @@ def _kill_running() -> None:
         process.kill()
 
 
-# Where a loop is left without ending its fleet: multiprocessing waits, at the end, for processes that ignore SIGTERM.
+# If the fleet was not shut down: at exit, multiprocessing would wait forever for processes that ignore SIGTERM.
 _running: set[multiprocessing.process.BaseProcess] = set()
 atexit.register(_kill_running)
 
 
 def _serve(pipe: Connection, function: Callable[..., Any]) -> None:
-    """The process: one call after the other, until its parent is gone."""
-    # When to stop is the parent's to say. Handlers that do nothing, unlike SIG_IGN, are not inherited by programs
-    # that the function may start.
+    """Run one call after the other in the child process, until the parent closes the pipe."""
+    # The parent decides when to stop. Unlike SIG_IGN, handlers that do nothing are not inherited by programs that the
+    # function may start.
     for each in _LEFT_TO_PARENT:
         signal.signal(each, lambda number, frame: None)
     if hasattr(signal, "pthread_sigmask"):
@@ -240,28 +242,28 @@ def _serve(pipe: Connection, function: Callable[..., Any]) -> None:
             pipe.send_bytes(b"ready")
             while True:
                 data = pipe.recv_bytes()
-                pipe.send_bytes(_answer(_made(function, data, runner)))
+                pipe.send_bytes(_pickled(_run_call(function, data, runner)))
         except (EOFError, OSError):
-            return  # our parent closed the pipe, or is gone
+            return  # the parent closed the pipe or exited
 
 
-def _made(function: Callable[..., Any], data: bytes, runner: asyncio.Runner) -> BaseException | None:
-    """Make one call, and return what it raised."""
+def _run_call(function: Callable[..., Any], data: bytes, runner: asyncio.Runner) -> BaseException | None:
+    """Run one call; return its exception, or None."""
     try:
-        result = function(pickle.loads(data))  # noqa: S301 - from our parent, over a private pipe
+        result = function(pickle.loads(data))  # noqa: S301 - from the parent process, over a private pipe
         if inspect.iscoroutine(result):
             runner.run(result)
-    except BaseException as exc:  # whatever it is, it must not end the process
+    except BaseException as exc:  # no exception may end the process
         exc.add_note("in the process:\n" + "".join(traceback.format_exception(exc)).rstrip())
         return exc
     return None
 
 
-def _answer(error: BaseException | None) -> bytes:
-    """Return `error` pickled; where it would not come out again as it was, its text."""
+def _pickled(error: BaseException | None) -> bytes:
+    """Return `error` pickled; or, if it cannot be pickled and unpickled, a FleetError with its text."""
     try:
         data = pickle.dumps(error)
-        pickle.loads(data)  # noqa: S301 - our own
+        pickle.loads(data)  # noqa: S301 - pickled one line above
     except Exception:
         text = "".join(traceback.format_exception_only(type(error), error)).rstrip()
         data = pickle.dumps(FleetError(text))

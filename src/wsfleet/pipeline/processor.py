@@ -1,4 +1,4 @@
-"""Runs the user's function, or a sink, over one mailbox. What one does wrong stays with it."""
+"""Runs a user's function or a sink over one mailbox. Its errors do not affect other subscriptions."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Work = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Processor:
-    """The workers over one mailbox: tasks for an async function or a sink, threads for a plain one, or processes."""
+    """The workers of one mailbox: tasks for an async function or a sink, threads for a plain function, or processes."""
 
     def __init__(
         self, mailbox: Mailbox, target: Function | Sink, plan: Plan, hub: Hub, remove: Callable[[Mailbox], None]
@@ -48,24 +48,24 @@ class Processor:
             self._plan = replace(plan, batch=min(self.sink.batch, mailbox.buffer.messages))
         self._hub = hub
         self._remove = remove
-        self._has_crew = plan.offload is not None or not is_async(self._function)
+        self._uses_threads = plan.offload is not None or not is_async(self._function)
         self._thread_pool: ThreadPool | None = None
-        self._complaints = FailureLog(mailbox.name, of_sink=self.sink is not None)
+        self._failure_log = FailureLog(mailbox.name, of_sink=self.sink is not None)
 
     @cached_property
     def _key_order(self) -> KeyOrder:
-        # Made when needed: the short path does without, and there may be ten thousand of them.
+        # Created on first use: the fast path does not need it, and there may be ten thousand processors.
         return KeyOrder(self.mailbox, self._plan.key, self._hub.request_exit)
 
-    # Its life
+    # Lifecycle
 
     def check_not_importing(self) -> None:
-        """End the process, where it was spawned for such calls and imports a program that starts this fleet."""
+        """Exit if this process was spawned to run calls, and imports a program that starts the fleet again."""
         if self._plan.offload == "process":
             check_not_importing()
 
     async def open(self) -> None:
-        """Open the sink, if it is one, or look whether the function can be sent. Raises what the sink raises."""
+        """Open the sink, or check that the function can be sent to another process. Raises errors of the sink."""
         if self._plan.offload == "process":
             check_picklable(self._function, declaring=False)
         if self.sink is not None and not self.opened:
@@ -84,16 +84,16 @@ class Processor:
             self.opened = False
 
     def work(self) -> list[Work]:
-        """Return the workers, each to be called in its own task. Cancelling one fails its call; the rest waits on."""
+        """Return the workers, each to be called in its own task. Cancelling a task fails only its call in progress."""
         self.check_not_importing()
-        return [self.another() for _ in range(1 if self._has_crew else self._plan.concurrency)]
+        return [self.another() for _ in range(1 if self._uses_threads else self._plan.concurrency)]
 
     def another(self) -> Work:
-        """Return one worker, to go on where one was cancelled."""
-        return partial(self._work, self._feed_crew if self._has_crew else self._call_for_each)
+        """Return a worker to replace one that was cancelled."""
+        return partial(self._work, self._feed_threads if self._uses_threads else self._call_for_each)
 
     def give_up(self) -> None:
-        """There will be no other worker: leave nothing behind."""
+        """Close the mailbox and the thread pool. No worker may be started afterwards."""
         self.mailbox.close()
         if self._thread_pool is not None:
             self._thread_pool.abandon()
@@ -103,8 +103,8 @@ class Processor:
         try:
             await work()
         except Exception:
-            # A fault of ours: it ends this subscription, never the fleet.
-            log.exception("%s: its worker failed; it gets no more messages", self.name)
+            # A bug in wsfleet: it closes this subscription, but does not stop the fleet.
+            log.exception("%s: its worker failed; the subscription is closed", self.name)
             self._remove(self.mailbox)
 
     @property
@@ -114,12 +114,12 @@ class Processor:
 
     @property
     def threads(self) -> list[threading.Thread]:
-        """The threads that make its calls."""
+        """The threads that run its calls."""
         return self._thread_pool.threads if self._thread_pool is not None else []
 
     @property
     def over(self) -> bool:
-        """Whether nobody works here, not yet or no longer."""
+        """Whether no worker is running."""
         return not self.tasks
 
     # Async functions and sinks
@@ -130,19 +130,19 @@ class Processor:
         except BaseException as exc:
             if is_ours(exc):
                 raise
-            log_sink(self.name, "the sink could not be opened, its messages are dropped", shown(exc))
+            log_sink(self.name, "the sink could not be opened; its messages are dropped", shown(exc))
             self._remove(self.mailbox)
             return
         if self._plan.is_plain:
             await self._one_by_one(self._function)
         else:
-            await self._as_planned()
-        # Its subscription was closed. At the fleet's end a sink is closed after the drain instead.
+            await self._with_options()
+        # The subscription was closed. At shutdown the fleet closes the sink, after the drain.
         await self.close()
 
     @calls_user_code("self")
     async def _one_by_one(self, function: Function) -> None:
-        """The short path: one worker, one attempt, one message at a time."""
+        """The fast path: one worker, one attempt, one message at a time."""
         calls = _Calls(self.mailbox)
         while True:
             try:
@@ -157,7 +157,7 @@ class Processor:
             else:
                 return
 
-    async def _as_planned(self) -> None:
+    async def _with_options(self) -> None:
         mailbox = self.mailbox
         time_slice = TimeSlice()
         while True:
@@ -177,7 +177,7 @@ class Processor:
             finally:
                 self._key_order.free(keys)
                 if keys:
-                    mailbox.wake()  # whoever found this key busy
+                    mailbox.wake()  # other workers may have found these keys busy
             if time_slice.expired():
                 await time_slice.yield_to_loop()
 
@@ -186,7 +186,7 @@ class Processor:
         return mailbox.closed or (mailbox.finishing and not mailbox.waiting and not mailbox.set_aside)
 
     async def _attempts(self, messages: list[Message[Any]]) -> None:
-        """Call the function for `messages`, which are in hand, until it succeeds or has had all its attempts."""
+        """Call the function for `messages`, which are in hand, until a call succeeds or no attempts are left."""
         plan, mailbox = self._plan, self.mailbox
         delays = Backoff(RetryDelays(plan.retry.initial_s, plan.retry.max_s), random.random) if plan.retry else None
         attempt = 0
@@ -194,7 +194,7 @@ class Processor:
             while True:
                 attempt += 1
                 try:
-                    # A list that it may take apart, at every attempt.
+                    # A new list at each attempt: the function may modify it.
                     await self._call(messages.copy() if plan.batch is not None else messages[0])
                 except BaseException as exc:
                     if is_ours(exc) or delays is None or attempt >= plan.attempts:
@@ -217,26 +217,26 @@ class Processor:
         if timeout_s is None:
             await self._function(payload)
             return
-        late = f"no end within timeout_s = {timeout_s:g} s"
+        timed_out = f"the call timed out after timeout_s = {timeout_s:g} s"
         try:
             async with asyncio.timeout(timeout_s) as scope:
                 await self._function(payload)
         except TimeoutError as exc:
             if scope.expired():
-                raise TimeoutError(late) from exc
+                raise TimeoutError(timed_out) from exc
             raise
-        if scope.expired():  # it kept the cancellation to itself; what it did after its time does not count
-            raise TimeoutError(late)
+        if scope.expired():  # the function suppressed the cancellation; its late result does not count
+            raise TimeoutError(timed_out)
 
     # Threads and processes
 
-    async def _feed_crew(self) -> None:
-        """Hand what waits to threads, as far as they have room for it."""
+    async def _feed_threads(self) -> None:
+        """Give waiting messages to the threads, as long as they have room."""
         mailbox, plan, key_order = self.mailbox, self._plan, self._key_order
-        # A message that LATEST may still replace is not handed over before a thread can begin with it.
+        # LATEST replaces only waiting messages, so a message is handed over only when a thread is free.
         ahead = 1 if plan.batch is not None or mailbox.may_replace else AHEAD
         try:
-            thread_pool = self._thread_pool or self._start_crew()
+            thread_pool = self._thread_pool or self._start_threads()
             while True:
                 taken = key_order.take(plan.batch or 1) if thread_pool.room(ahead) else None
                 if taken is not None and taken.messages:
@@ -249,34 +249,34 @@ class Processor:
                 else:
                     await mailbox.news()
         except asyncio.CancelledError:
-            # By the fleet, which closes the mailbox first; or else another worker goes on with the same crew.
+            # The fleet closes the mailbox before it cancels. Otherwise another worker continues with these threads.
             if mailbox.closed:
                 self.give_up()
-                await self._crew_gone()
+                await self._stop_threads()
             raise
         except BaseException:
             self.give_up()
             raise
-        await self._crew_gone()
+        await self._stop_threads()
 
-    def _start_crew(self) -> ThreadPool:
+    def _start_threads(self) -> ThreadPool:
         plan = self._plan
         if plan.offload == "process":
             call: Callable[[], Call] = partial(ProcessCall, self._function, plan.timeout_s)
-            timeout_s = None  # the call sees to it
+            timeout_s = None  # ProcessCall enforces it
         else:
             call, timeout_s = partial(ThreadCall, self._function), plan.timeout_s
         thread_pool = self._thread_pool = ThreadPool(
-            self.name, plan, call, self._settled_by_crew, self._crew_returned, timeout_s
+            self.name, plan, call, self._call_settled, self._thread_free, timeout_s
         )
         thread_pool.start()
         return thread_pool
 
-    async def _crew_gone(self) -> None:
+    async def _stop_threads(self) -> None:
         if self._thread_pool is not None:
             await self._thread_pool.stop()
 
-    def _settled_by_crew(self, slot: Slot, error: BaseException | None) -> None:
+    def _call_settled(self, slot: Slot, error: BaseException | None) -> None:
         mailbox = self.mailbox
         del mailbox.aside[slot]
         messages = list(slot.messages)
@@ -287,11 +287,11 @@ class Processor:
         for message in messages:
             mailbox.settled_aside(message)
         if error is not None:
-            self._tell(messages, error, slot.attempts)
+            self._report(messages, error, slot.attempts)
         mailbox.wake()
 
-    def _crew_returned(self, slot: Slot) -> None:
-        # Not before: two calls for one key at the same time would not be in order, whatever became of the first.
+    def _thread_free(self, slot: Slot) -> None:
+        # Not at the timeout: a call that timed out still runs, and two calls for one key must not run at a time.
         self._key_order.free(slot.keys)
         self.mailbox.wake()
 
@@ -302,21 +302,21 @@ class Processor:
         mailbox.failed += len(messages)
         for message in messages:
             mailbox.settled(message)
-        self._tell(messages, error, attempts)
+        self._report(messages, error, attempts)
 
-    def _tell(self, messages: list[Message[Any]], error: BaseException, attempts: int) -> None:
-        self._complaints.tell(error, messages)
+    def _report(self, messages: list[Message[Any]], error: BaseException, attempts: int) -> None:
+        self._failure_log.report(error, messages)
         topic = f"$dead.{self.mailbox.name}"
-        told: BaseException | None = None
+        public: BaseException | None = None
         for message in messages:
-            # What a $ message does never makes another.
+            # A $ message must not cause another $ message.
             if not message.topic.startswith("$") and self._hub.wants(topic):
-                told = shown(error) if told is None else told
-                self._hub.inject(topic, DeadLetter(message, told, attempts))
+                public = shown(error) if public is None else public
+                self._hub.inject(topic, DeadLetter(message, public, attempts))
 
 
 class _Calls(MessageIterator):
-    """The messages of one worker, each in hand until the next one is asked for."""
+    """The messages of one worker. Each is in hand until the next one is requested."""
 
     __slots__ = ("_mailbox",)
 

@@ -1,4 +1,4 @@
-"""The user's end of a mailbox: a loop that takes messages out, or the handle on a processor's."""
+"""The public handle of a mailbox: a loop over its messages, or the subscription of a processor."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from wsfleet.pipeline.queue import MessageIterator
 __all__ = ["Loop", "LoopGuard", "Owner", "Subscription"]
 
 BATCH = 1000
-"""The most that `Subscription.batches()` gives at a time: taking them all out at once would hold the loop."""
+"""Maximum length of a list from `Subscription.batches()`. A longer list would block the event loop."""
 
 
 class Owner(Protocol):
-    """What a subscription asks of its fleet."""
+    """The interface of the fleet that a subscription uses."""
 
     def check_thread(self) -> None: ...
 
     def remove(self, mailbox: Mailbox) -> None:
-        """Take `mailbox` out. Idempotent."""
+        """Remove `mailbox`. Idempotent."""
 
     def abandon(self, mailbox: Mailbox) -> None:
-        """The same, soon; from any thread, and in the middle of anything."""
+        """Remove `mailbox` soon. Safe to call from any thread and from a finalizer."""
 
 
 class Loop(MessageIterator):
-    """Hands out one mailbox's messages, and lets the event loop have its turn when there are many of them."""
+    """Iterates over the messages of one mailbox, and yields to the event loop once each time slice."""
 
     def __init__(
         self,
@@ -65,16 +65,17 @@ class Loop(MessageIterator):
         return self._take()
 
     def _interrupted(self) -> None:
-        # It is over, or was cancelled. Whoever keeps the exception keeps this loop alive, and no other out.
+        # The loop ended or was cancelled. A stored exception may keep this object alive; it must not block other loops.
         self._ready = False
         self._guard.leave(self)
 
 
 class Subscription(MessageIterator):
-    """Messages of the topics that match a pattern, from the call of `Fleet.subscribe` on.
+    """The messages whose topics match a pattern, published after the call of `Fleet.subscribe`.
 
-    Use it as `async for message in subscription`, within `async with` where the loop may be left early. What a loop
-    was handed counts as processed. A subscription that nobody holds any more is detached, with a ResourceWarning.
+    Use `async for message in subscription`, within `async with` if the loop may be left early. A message counts as
+    processed when the loop gets it. A subscription that is garbage-collected without `close` is removed, with a
+    ResourceWarning.
     """
 
     __slots__ = ("__weakref__", "_kept", "_mailbox", "_owner", "_pull")
@@ -85,7 +86,7 @@ class Subscription(MessageIterator):
         self._mailbox = mailbox
         self._owner = owner
         self._pull = pull
-        self._kept = kept  # by the fleet, so that nobody needs to hold it
+        self._kept = kept  # the fleet keeps the mailbox when this object is garbage-collected
 
     def __repr__(self) -> str:
         m = self._mailbox
@@ -94,47 +95,47 @@ class Subscription(MessageIterator):
 
     @property
     def name(self) -> str:
-        """The name under which it stands in `Fleet.subscriptions`."""
+        """The name of the subscription in `Fleet.subscriptions`."""
         return self._mailbox.name
 
     @property
     def pattern(self) -> str:
-        """The topics it takes; `>` for a processor's own endpoint."""
+        """The topic pattern; `>` for the processor of an endpoint."""
         return self._mailbox.pattern
 
     def stats(self) -> SubscriptionStats:
-        """Return its row of the fleet's stats."""
+        """Return the subscription's row of the fleet's stats."""
         self._owner.check_thread()
         return self._mailbox.stats()
 
     def close(self) -> None:
-        """Take no more: what waits is dropped, calls in progress finish, loops end. Idempotent."""
+        """Close the subscription: drop waiting messages, end its loops, let calls in progress finish. Idempotent."""
         self._owner.check_thread()
         self._owner.remove(self._mailbox)
 
     async def __aenter__(self) -> Subscription:
-        """Return itself; it takes messages already."""
+        """Return the subscription, which already receives messages."""
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close it, as `close` does; nothing is waited for."""
+        """Call `close`. Does not wait."""
         self.close()
 
     def __aiter__(self) -> Subscription:
-        """Loop over the messages, until `close` or the fleet's end; waiting for the next one is safe to cancel.
+        """Iterate over the messages until `close` or the end of the fleet. Safe to cancel while it waits.
 
-        Raises Busy where a processor has them, and Overflowed where that is what its buffer does.
+        Raises Busy if a processor receives the messages, and Overflowed if the buffer with `Overflow.FAIL` overflowed.
         """
         self._pullable()
         return self
 
     async def next(self, timeout: float | None = None) -> Message[Any]:  # noqa: ASYNC109 - the usual name of it
-        """Return the next message; wait for it, at most `timeout` seconds if given.
+        """Return the next message. Wait for it, at most `timeout` seconds if given.
 
-        Raises TimeoutError after that time, StopAsyncIteration at the end of the subscription, and otherwise what a
-        loop raises. Safe to cancel: no message is lost, after a timeout neither.
+        Raises TimeoutError after that time, StopAsyncIteration at the end of the subscription, and Busy or Overflowed
+        as `__aiter__` does. Safe to cancel: a cancellation or a timeout loses no message.
         """
         self._pullable()
         if self._mailbox.waiting:
@@ -152,8 +153,9 @@ class Subscription(MessageIterator):
             raise self._mailbox.error or StopAsyncIteration
 
     def batches(self) -> AsyncIterator[list[Message[Any]]]:
-        """Iterate over lists of what waits at the time, 1 to 1,000 messages each. Ends and raises as a loop over single
-        messages does; waiting for the next list is safe to cancel.
+        """Iterate over lists of the waiting messages, 1 to 1,000 in each list.
+
+        Ends and raises like a loop over single messages. Safe to cancel while it waits.
         """
         self._pullable()
         return _Batches(self, self._mailbox)
@@ -161,21 +163,19 @@ class Subscription(MessageIterator):
     def _pullable(self) -> None:
         self._owner.check_thread()
         if not self._pull:
-            raise Busy(f"{self.name} is a processor's; subscribe to its pattern to have a loop of your own")
+            raise Busy(f"a processor receives the messages of {self.name}; subscribe to its pattern to loop over them")
 
     def __del__(self) -> None:
         mailbox = self._mailbox
         if self._kept or mailbox.closed:
             return
         self._owner.abandon(mailbox)
-        # Last, as a warning may be an error.
-        warnings.warn(
-            f"{self!r} was left without close(); its messages are dropped", ResourceWarning, stacklevel=2, source=self
-        )
+        # Warn last: the warning may be turned into an exception.
+        warnings.warn(f"{self!r} was not closed; its messages are dropped", ResourceWarning, stacklevel=2, source=self)
 
 
 class _Batches:
-    """`Subscription.batches()`; holds the subscription, so that it lives as long as the loop."""
+    """The iterator of `Subscription.batches()`. It keeps the subscription alive as long as the loop."""
 
     def __init__(self, subscription: Subscription, mailbox: Mailbox) -> None:
         self._subscription = subscription
@@ -193,7 +193,7 @@ class _Batches:
 
 
 class LoopGuard:
-    """Lets one loop at a time over a connection's messages; one that was left behind does not count."""
+    """Allows one loop at a time over a connection's messages. A garbage-collected loop does not count."""
 
     def __init__(self, name: str) -> None:
         self._name = name

@@ -1,7 +1,7 @@
-"""Plain functions, in daemon threads of their own, so that the loop never waits for one.
+"""Runs plain functions in daemon threads, so that they do not block the event loop.
 
-The loop hands over slots; a thread claims a slot when its call begins. Until then the slot's messages wait like any
-others, and the mailbox may still drop them. Counting happens on the loop alone.
+The loop hands over slots; a thread claims a slot when its call begins. Until then the mailbox may drop the
+slot's messages like waiting ones. Messages are counted only on the loop.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ __all__ = ["Call", "Slot", "ThreadCall", "ThreadPool"]
 log = logging.getLogger("wsfleet")
 
 AHEAD = 32
-"""Slots handed over for each thread, so that a thread that is done finds the next without asking the loop."""
+"""Slots queued for each thread, so that a thread finds its next call without waiting for the loop."""
 
 THREADS_END_S = 0.5
-"""How long idle threads have to leave at the end."""
+"""How long to wait for threads to end, in seconds."""
 
 Payload = Message[Any] | list[Message[Any]]
 
 
 class Call(Protocol):
-    """How one thread makes its calls."""
+    """Runs the calls of one thread."""
 
     def __call__(self, payload: Payload) -> None: ...
 
     def stop(self) -> None:
-        """Give up what is under way, where that is possible. From any thread."""
+        """Abort the call in progress if possible. Callable from any thread."""
 
     def close(self) -> None:
-        """Leave nothing behind. From the thread that makes the calls."""
+        """Release all resources. Called in the thread that runs the calls."""
 
 
 class ThreadCall:
-    """Makes calls right here, in the thread."""
+    """Runs calls in the thread itself."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self._function = function
@@ -59,13 +59,13 @@ class ThreadCall:
         if inspect.isawaitable(result):
             if inspect.iscoroutine(result):
                 result.close()
-            raise TypeError(f"the function returned {type(result).__name__} to await: declare it with async def")
+            raise TypeError(f"the function returned an awaitable ({type(result).__name__}): declare it with async def")
 
     def stop(self) -> None:
-        """A thread cannot be stopped from outside."""
+        """Do nothing: a thread cannot be stopped from outside."""
 
     def close(self) -> None:
-        """Nothing to leave behind."""
+        """Do nothing: there are no resources."""
 
 
 class Slot:
@@ -75,7 +75,7 @@ class Slot:
         self.messages = deque(taken.messages)
         self.keys = taken.keys
         self.claimed = False
-        self.over = False  # settled already: what the thread says later counts no more
+        self.over = False  # settled: a later result of the thread is ignored
         self.started: float | None = None
         self.attempts = 0
         self._lock = lock
@@ -86,16 +86,16 @@ class Slot:
         return math.inf if self.claimed or not self.messages else self._age
 
     def drop_oldest(self) -> Message[Any] | None:
-        """Give up the oldest message, unless the call has begun."""
+        """Drop the oldest message, unless the call has started."""
         with self._lock:
             return None if self.claimed or not self.messages else self.messages.popleft()
 
     def droppable(self) -> Iterator[tuple[int, Message[Any]]]:
-        """What may be given up, as long as the call has not begun."""
+        """Return the messages that can be dropped; none once the call has started."""
         return iter([] if self.claimed else [(self._age, message) for message in self.messages])
 
     def drop(self, message: Message[Any]) -> bool:
-        """Give up this message, unless the call has begun."""
+        """Drop `message`, unless the call has started."""
         with self._lock:
             if self.claimed:
                 return False
@@ -103,7 +103,7 @@ class Slot:
             return True
 
     def claim(self) -> bool:
-        """Begin the call; False where nothing is left of it."""
+        """Mark the call as started; return False if all its messages were dropped."""
         with self._lock:
             self.claimed = bool(self.messages)
             return self.claimed
@@ -112,8 +112,8 @@ class Slot:
 class ThreadPool:
     """The threads of one processor.
 
-    On the loop and for each slot given, `settle(slot, error)` is called once, when its messages are to be counted, and
-    `returned(slot)` when its thread is free again: after a timeout that is later, and otherwise at once.
+    For each slot, both on the loop, `settle(slot, error)` is called once to count its messages, and `returned(slot)`
+    when its thread is free again, which is later after a timeout.
     """
 
     def __init__(
@@ -130,12 +130,12 @@ class ThreadPool:
         self._make_call = make_call
         self._settle = settle
         self._returned = returned
-        self._timeout_s = timeout_s  # None where the call itself sees to it
+        self._timeout_s = timeout_s  # None if the call enforces it
         self._lock = threading.Lock()
         self._given: dict[Slot, None] = {}
         self._queue: queue.SimpleQueue[Slot | None] = queue.SimpleQueue()
         self._done: deque[tuple[Slot, BaseException | None]] = deque()
-        self._told = False
+        self._collect_scheduled = False
         self._stopping = threading.Event()
         self.threads: list[threading.Thread] = []
         self._calls: list[Call] = []
@@ -155,11 +155,11 @@ class ThreadPool:
             thread.start()
 
     def room(self, ahead: int) -> bool:
-        """Whether another slot may be given, with at most `ahead` for each thread."""
+        """Whether another slot can be given, with at most `ahead` for each thread."""
         return len(self._given) < self._plan.concurrency * ahead
 
     def give(self, taken: Taken) -> Slot:
-        """Let a thread make this call when it comes to it; the mailbox may take back what has not begun."""
+        """Queue a call for the threads. The mailbox may drop its messages until it starts."""
         slot = Slot(taken, self._lock)
         self._given[slot] = None
         self._queue.put(slot)
@@ -168,7 +168,7 @@ class ThreadPool:
         return slot
 
     def _collect(self) -> None:
-        self._told = False
+        self._collect_scheduled = False
         while self._done:
             slot, error = self._done.popleft()
             self._given.pop(slot, None)
@@ -178,7 +178,7 @@ class ThreadPool:
             self._returned(slot)
 
     def _check_time(self) -> None:
-        """Fail the calls whose time is up. A call that begins after this look is not due before the next."""
+        """Fail the calls that have timed out. A call that starts later cannot time out before the next check."""
         self._timer = None
         timeout_s = self._timeout_s
         if timeout_s is None or not self._given:
@@ -191,13 +191,16 @@ class ThreadPool:
             left = started + timeout_s - now
             if left <= 0:
                 slot.over = True
-                self._settle(slot, TimeoutError(f"no end within timeout_s = {timeout_s:g} s; the thread goes on"))
+                self._settle(
+                    slot,
+                    TimeoutError(f"the call timed out after timeout_s = {timeout_s:g} s; its thread is still running"),
+                )
             else:
                 soonest = min(soonest, left)
         self._timer = self._loop.call_later(soonest, self._check_time)
 
     def abandon(self) -> None:
-        """Settle what has begun as failed, and let threads that go on do so unheard."""
+        """Settle the calls in progress as failed, and ignore their results."""
         self._collect()
         for slot in list(self._given):
             if slot.claimed and not slot.over:
@@ -205,7 +208,7 @@ class ThreadPool:
                 self._settle(slot, asyncio.CancelledError("the fleet ended during the call"))
 
     def dismiss(self) -> None:
-        """Let the threads go, as soon as each is done with its call. Idempotent."""
+        """End each thread after its current call. Idempotent."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -218,7 +221,7 @@ class ThreadPool:
             self._queue.put(None)
 
     async def stop(self) -> None:
-        """Dismiss the threads, and name those that are still in a call and cannot be stopped."""
+        """Dismiss the threads, and log those that are still in a call after THREADS_END_S."""
         self.dismiss()
         until = time.monotonic() + THREADS_END_S
         pause = 0.0005
@@ -228,8 +231,10 @@ class ThreadPool:
         self._collect()
         left = [t.name for t in self.threads if t.is_alive()]
         if left:
-            told = {"event": "thread.left", "subscription": self._name}
-            log.warning("%s: still in a call, and left behind: %s", self._name, ", ".join(left), extra=told)
+            fields = {"event": "thread.left", "subscription": self._name}
+            log.warning(
+                "%s: threads are still in a call and were abandoned: %s", self._name, ", ".join(left), extra=fields
+            )
 
     # In the threads
 
@@ -251,7 +256,7 @@ class ThreadPool:
             slot.started = time.monotonic()
             try:
                 call(payload)
-            except BaseException as exc:  # whatever it is, it must not end the thread
+            except BaseException as exc:  # no exception may end the thread
                 error: BaseException = exc
             else:
                 return None
@@ -262,10 +267,10 @@ class ThreadPool:
 
     def _report(self, slot: Slot, error: BaseException | None) -> None:
         self._done.append((slot, error))
-        # One wake-up of the loop serves all reports until it looks.
-        if not self._told:
-            self._told = True
+        # One wake-up of the loop is enough for all results until it collects them.
+        if not self._collect_scheduled:
+            self._collect_scheduled = True
             try:
                 self._loop.call_soon_threadsafe(self._collect)
             except RuntimeError:
-                pass  # the loop is closed: nobody counts any more
+                pass  # the loop is closed: results are no longer counted
