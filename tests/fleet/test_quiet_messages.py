@@ -19,7 +19,7 @@ async def told(caplog: pytest.LogCaptureFixture, *payloads: str, topic: str = "t
 async def test_the_first_malformed_message_is_told(caplog: pytest.LogCaptureFixture) -> None:
     """One warning names the endpoint, the message and where the rest goes; the second malformed one adds none."""
     (line,) = await told(caplog, '{"symbol": "A"}', "no JSON", "nor this")
-    assert line.startswith("feed: message 2 is malformed: DecodeError: ")
+    assert line.startswith("feed: cannot decode message 2: DecodeError: ")
     assert "$malformed.feed" in line
 
 
@@ -27,7 +27,7 @@ async def test_the_first_message_without_its_topic_is_told(caplog: pytest.LogCap
     """One warning names the format and the topic that such messages have instead."""
     (line,) = await told(caplog, '{"symbol": "A"}', '{"s": "A"}', '{"symbol": null}')
     assert line == (
-        "feed: message 2 lacks a field that its topic 'trades.{symbol}' needs; such are published as 'feed'"
+        "feed: message 2 lacks a field of the topic 'trades.{symbol}'; messages without it are published as 'feed'"
     )
 
 

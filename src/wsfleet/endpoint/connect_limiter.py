@@ -40,7 +40,7 @@ class _Pace:
         self._waiting: dict[_Gate, None] = {}  # a set that keeps its order
 
     def take(self) -> bool:
-        """Tell whether one more may begin in this turn."""
+        """Return whether another attempt may begin in this turn of the event loop."""
         if self._begun == AT_ONCE:
             return False
         if self._begun == 0:
@@ -102,7 +102,7 @@ class _Gate:
         self.admit()
 
     def hold(self, seconds: float) -> None:
-        """Let nobody in for `seconds` from now."""
+        """Admit no attempt for `seconds` from now."""
         self._closed_until = max(self._closed_until, asyncio.get_running_loop().time() + seconds)
 
     def admit(self, most: int = AT_ONCE) -> None:
@@ -175,5 +175,5 @@ class ConnectLimiter:
         return gate.leave
 
     def hold(self, host: str, seconds: float) -> None:
-        """Let nobody connect to `host` for `seconds` from now: it asked for that."""
+        """Admit no attempt to `host` for `seconds` from now, as it requested with Retry-After."""
         self._gate(host).hold(seconds)

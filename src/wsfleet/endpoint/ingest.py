@@ -1,4 +1,7 @@
-"""What one endpoint is to the rest of the fleet, over all of its sockets: counters, and who pauses it."""
+"""Publishes the messages of one endpoint, counts them, and pauses reading while mailboxes are full.
+
+An `Ingest` lives as long as its endpoint, over all of its sockets.
+"""
 
 from __future__ import annotations
 
@@ -23,17 +26,18 @@ __all__ = ["LONG_S", "Ingest"]
 log = logging.getLogger("wsfleet")
 
 LONG_S = 0.5
-"""Shorter pauses try nobody's patience, and are no reason to give for a loss."""
+"""Minimum duration of a pause, in seconds, that is reported as the cause of a loss."""
 
 LAG_S = 1.0
-"""A feed that was paused so short a time ago may still have before it what came during the pause."""
+"""Seconds after a pause in which the messages read may still be those that arrived during the pause."""
 
 PAUSES = 8
-"""How many pauses are remembered. Beyond them deadlines begin afresh: too late is better than too early."""
+"""Number of recent pauses kept for `running_since`. Older time does not count: a late deadline is better than an early
+one."""
 
 
 class Ingest:
-    """Publishes one endpoint's messages, and is the `Source` that full mailboxes hold."""
+    """Publishes one endpoint's messages, and is the `Source` that full mailboxes pause."""
 
     def __init__(self, factory: MessageFactory, hub: Hub, keep_last: int = 0) -> None:
         self.factory = factory
@@ -44,8 +48,8 @@ class Ingest:
         self.paused_by: dict[Mailbox, None] = {}
         self._paused_s = 0.0
         self._paused_since = 0.0
-        self._paused_by_name: dict[str, None] = {}  # whoever had a part in the pause, or the last one
-        # The long pauses that followed upon one another within LAG_S, whose they were, and when the last one ended.
+        self._paused_by_name: dict[str, None] = {}  # all mailboxes of the current or the last pause
+        # Long pauses with less than LAG_S between them: their sum, the names of the mailboxes, the end of the last.
         self._lag_s = 0.0
         self._lag_by: dict[str, None] = {}
         self._lag_until = float("-inf")
@@ -56,9 +60,9 @@ class Ingest:
         self.pause_logged = False
         self.replies: PendingRequests | None = None
         self.early: EarlyMessages | None = None
-        # What would make no sound is logged once: it may be so with every message.
-        self._told_malformed = self._told_topic = False
-        # By topic, the longest unheard first; for subscriptions that want the last of each replayed.
+        # Logged once, since each message may have the fault.
+        self._logged_malformed = self._logged_topic = False
+        # The last message of each topic, least recently updated first; replayed to new subscriptions.
         self.kept: OrderedDict[str, Message[Any]] = OrderedDict()
         self._keep = keep_last
 
@@ -70,7 +74,7 @@ class Ingest:
         self.set_reading()
 
     def overfull(self, mailbox: Mailbox) -> None:
-        # It was patient with our replies, and got too much of the rest.
+        # Reading continued for the replies, and the mailbox took too many other messages.
         if self.replies is not None:
             self.replies.lose(f"{self.factory.name} had to stop reading: {mailbox.name} is full", socket_gone=False)
 
@@ -85,12 +89,12 @@ class Ingest:
 
     @property
     def chunk(self) -> int:
-        """How many messages may be published in one go."""
+        """Maximum number of messages to publish at once."""
         return min(self.factory.chunk, self.routes.chunk)
 
     @property
     def pausers(self) -> str:
-        """Whose mailboxes pause it."""
+        """The names of the mailboxes that pause reading."""
         return ", ".join(mailbox.name for mailbox in self.paused_by)
 
     @property
@@ -99,9 +103,10 @@ class Ingest:
         return self._reading
 
     def set_reading(self) -> None:
-        """Read unless a mailbox is full; and even so while replies are awaited, which never pass through one.
+        """Resume or pause reading.
 
-        That mailbox may take as much again, and then replies have to wait, too.
+        Reading is paused while a mailbox is full. While replies are awaited, which go through no mailbox, it is paused
+        only when a mailbox holds twice its bound.
         """
         reading = not self.paused_by or (bool(self.replies) and not any(m.overfull for m in self.paused_by))
         if reading == self._reading:
@@ -126,27 +131,29 @@ class Ingest:
                 self.hub.unread.begin(self)
 
     def attach(self, wire: Wire) -> None:
-        """From now on `wire` is the one that pausing stops; a feed that is paused stops it at once."""
+        """Pause and resume `wire` from now on; pause it at once if the endpoint is paused."""
         self._wire = wire
         self._attached_at = asyncio.get_running_loop().time()
-        self._lag_until = float("-inf")  # that was another socket's
+        self._lag_until = float("-inf")  # the pauses of the previous socket do not count
         if not self._reading:
             wire.pause()
             self.hub.unread.begin(self)
 
     def detach(self) -> None:
-        """The socket is gone. Whoever paused the feed still does, and so finds the next one paused."""
+        """Let go of the lost socket and fail the pending requests. The mailboxes that pause the endpoint still do."""
         self._wire = None
         self.hub.unread.end(self)
         if self.replies is not None:
-            self.replies.lose(f"{self.factory.name}: the connection was lost before the reply came", socket_gone=True)
+            self.replies.lose(
+                f"{self.factory.name}: the connection was lost before the reply arrived", socket_gone=True
+            )
 
     def paused_for(self) -> float:
-        """Return for how many seconds the feed has been paused now; 0 where it isn't."""
+        """Return the seconds since the current pause began; 0 if reading is not paused."""
         return asyncio.get_running_loop().time() - self._paused_since if not self._reading else 0.0
 
     def _note_lag(self, now: float) -> None:
-        """A pause has ended."""
+        """Add the pause that has just ended to the sum of recent long pauses."""
         paused_s = self._unread_s(now)
         if paused_s < LONG_S:
             return
@@ -157,14 +164,14 @@ class Ingest:
         self._lag_until = now
 
     def _unread_s(self, now: float) -> float:
-        """Return for how long the pause has kept this socket unread: it may have begun with another one."""
+        """Return the seconds for which this socket was not read. The pause may have begun before it was opened."""
         return now - max(self._paused_since, self._attached_at)
 
     def lag(self) -> tuple[float, str]:
-        """Return for how long the feed is or was just paused, and by whom; less than `LONG_S` where it keeps up.
+        """Return the seconds of the current or a recent pause, and the names of the mailboxes that caused it.
 
-        What has just been read after a pause lay there meanwhile. Where a long pause follows upon the other, that is
-        so since the first of them.
+        Less than `LONG_S` if the endpoint keeps up. A pause that has just ended counts, because the data read after it
+        was waiting meanwhile. Long pauses that follow each other are added up.
         """
         now = asyncio.get_running_loop().time()
         paused_s = self._unread_s(now) if not self._reading else 0.0
@@ -173,7 +180,7 @@ class Ingest:
         return paused_s, ", ".join(self._paused_by_name)
 
     def running_since(self, when: float, now: float) -> float:
-        """Return the seconds from `when` to `now` without the pauses: what lies unread is nobody's silence."""
+        """Return the seconds from `when` to `now` without the pauses, in which the peer may have sent data."""
         if len(self._pauses) == PAUSES:
             when = max(when, self._pauses[0][0])
         if not self._reading:
@@ -188,7 +195,7 @@ class Ingest:
 
     @calls_user_code("self")
     def receive(self, payloads: list[str | bytes], session: int, at: float) -> None:
-        """Make messages of payloads that came in one read, and hand them to the hub."""
+        """Decode the payloads of one read and publish the messages."""
         factory = self.factory
         if factory.make_topic is not None or factory.chunk == 1 or self.replies is not None:
             self.receive_each([(payload, at) for payload in payloads], session)
@@ -196,7 +203,7 @@ class Ingest:
         name, first = factory.name, self.received + 1
         try:
             messages, nbytes = envelopes(payloads, factory.decode, factory.topic, name, first, session, at)
-        except BaseException:  # looked at where it is met again
+        except BaseException:  # receive_each() finds the payload and handles the error
             self.receive_each([(payload, at) for payload in payloads], session)
             return
         self.received_bytes += nbytes
@@ -209,7 +216,7 @@ class Ingest:
 
     @calls_user_code("self")
     def receive_each(self, payloads: list[tuple[str | bytes, float]], session: int) -> None:
-        """The same one by one, where a payload may be malformed or its topic depends on the data."""
+        """Decode payloads one by one and publish the messages: for malformed payloads, and topics made from data."""
         messages: list[Message[Any]] = []
         for index, (payload, at) in enumerate(payloads, self.received + 1):
             message = self.read(payload, index, session, at)
@@ -218,7 +225,7 @@ class Ingest:
         self.hand_over(messages)
 
     def hand_over(self, messages: list[Message[Any]]) -> None:
-        """Publish messages of any topics."""
+        """Publish messages with different topics."""
         if self._keep:
             self._keep_last(messages)
         if not messages or (self.early is not None and self._keep_early(messages)):
@@ -228,9 +235,9 @@ class Ingest:
 
     @calls_user_code("self")
     def read(self, payload: str | bytes, index: int, session: int, at: float) -> Message[Any] | None:
-        """Return the message of one payload; None for a reply, which is answered, and for what is malformed.
+        """Decode one payload and return its message; None for a reply to a request and for a malformed payload.
 
-        A reply has no topic: a function that makes topics is not asked about it.
+        The topic function is not called for a reply.
         """
         factory = self.factory
         try:
@@ -241,25 +248,25 @@ class Ingest:
                 return None
             message = factory.of(data, payload, index, session, at)
         except BaseException as exc:
-            # Nothing is awaited here: a CancelledError can only be the user's own, and no more than another failure.
+            # Nothing is awaited here, so a CancelledError was raised by user code and is an ordinary failure.
             self.received_bytes += payload_size(payload)
             self.malformed += 1
             if is_exit_request(exc):
                 self.hub.request_exit(exc)
             else:
-                self._tell_malformed(payload, index, session, exc)
+                self._report_malformed(payload, index, session, exc)
             return None
         self.received_bytes += message.size
-        if factory.format is not None and message.topic == factory.topic and not self._told_topic:
-            self._look_at_topic(message, factory.format)
+        if factory.format is not None and message.topic == factory.topic and not self._logged_topic:
+            self._check_topic(message, factory.format)
         return message
 
-    def _tell_malformed(self, payload: str | bytes, index: int, session: int, exc: BaseException) -> None:
+    def _report_malformed(self, payload: str | bytes, index: int, session: int, exc: BaseException) -> None:
         topic = f"$malformed.{self.factory.name}"
-        if not self._told_malformed:
-            self._told_malformed = True
+        if not self._logged_malformed:
+            self._logged_malformed = True
             log.warning(
-                "%s: message %d is malformed: %s; such are counted, and told on %s",
+                "%s: cannot decode message %d: %s (counted as malformed; published on %s)",
                 self.name,
                 index,
                 describe(exc),
@@ -269,20 +276,23 @@ class Ingest:
         if self.hub.wants(topic):
             self.hub.inject(topic, Malformed(self.factory.name, index, session, payload, shown(exc)))
 
-    def _look_at_topic(self, message: Message[Any], template: str) -> None:
-        """Tell once where data has not what its topic needs: nobody who subscribed to such topics gets it."""
+    def _check_topic(self, message: Message[Any], template: str) -> None:
+        """Log once that the data lacks a field of the topic: subscriptions to the topic do not get the message."""
         if self.factory.make_topic is not None and self.factory.make_topic(message.data) is None:
-            self._told_topic = True
+            self._logged_topic = True
             log.warning(
-                "%s: message %d lacks a field that its topic %r needs; such are published as %r",
-                *(self.name, message.index, template, message.topic),
+                "%s: message %d lacks a field of the topic %r; messages without it are published as %r",
+                self.name,
+                message.index,
+                template,
+                message.topic,
                 extra={"event": "message.no_topic", "endpoint": self.name},
             )
 
     # Before the first loop over the connection
 
     def _keep_early(self, messages: list[Message[Any]]) -> bool:
-        """Keep messages for the first loop, unless another subscription takes one; return whether they are kept."""
+        """Keep messages for the first loop, unless another subscription matches one. Return whether they were kept."""
         early = self.early
         if early is None or any(self.hub.takes(message.topic, self.name, self.routes) for message in messages):
             self.release_early()
@@ -291,7 +301,7 @@ class Ingest:
         return True
 
     def hand_over_early(self, mailbox: Mailbox) -> None:
-        """The first loop begins: give it what was kept, and keep nothing any more."""
+        """Move the kept messages to the mailbox of the first loop, and stop keeping messages."""
         early, self.early = self.early, None
         if early:
             messages = early.take_all()
@@ -299,7 +309,7 @@ class Ingest:
             self.hub.hand_over(messages, mailbox, self)
 
     def release_early(self) -> None:
-        """Keep nothing any more: what was kept has found no subscription."""
+        """Stop keeping messages. The kept ones count as unrouted."""
         early, self.early = self.early, None
         if early:
             self._drop_early(len(early))

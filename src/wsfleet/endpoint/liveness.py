@@ -115,8 +115,8 @@ class LivenessCheck:
             if is_exit_request(exc):
                 session.request_exit(exc)
                 return
-            told = {"event": "heartbeat.failed", "endpoint": session.endpoint}
-            log.error("%s: the heartbeat failed", session.endpoint, exc_info=shown(exc), extra=told)
+            fields = {"event": "heartbeat.failed", "endpoint": session.endpoint}
+            log.error("%s: the heartbeat failed", session.endpoint, exc_info=shown(exc), extra=fields)
 
     def _due(self, session: SessionCore, now: float) -> float | None:
         plan, silence = self._plan, self._silence(session, now)

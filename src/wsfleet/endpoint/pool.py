@@ -177,7 +177,7 @@ class Pool:
             raise NotOpen(f"{self.name} is closed")
         news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         for supervisor in self._supervisors:  # one that is FAILED may be restarted
-            supervisor.tell_open(news)
+            supervisor.notify_open(news)
         await news
 
 

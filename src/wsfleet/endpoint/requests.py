@@ -57,7 +57,7 @@ class PendingRequests:
         return future
 
     def forget(self, number: Hashable, future: asyncio.Future[Any]) -> None:
-        """Nobody awaits `number` any more."""
+        """Stop waiting for a reply to `number`."""
         if self._waiting.get(number) is future:
             del self._waiting[number]
             self._remember(number)

@@ -202,9 +202,9 @@ class SessionCore:
             if wait_s > 0.0:
                 await asyncio.wait([self.ended], timeout=wait_s)
 
-    def request_exit(self, wish: BaseException) -> None:
-        """User code raised `wish`, which asks the whole program to end."""
-        self._ingest.hub.request_exit(wish)
+    def request_exit(self, error: BaseException) -> None:
+        """Request the exit of the program, because user code raised `error`."""
+        self._ingest.hub.request_exit(error)
 
     def beat(self, payload: str | bytes) -> None:
         """Send a heartbeat, without waiting: one that has no room now is late anyway."""

@@ -30,13 +30,13 @@ class StateLog:
         self._down_since: float | None = None
         self._attempts = 0
         self._opened = False  # since the trouble began
-        self._told: tuple[object, ...] | None = None  # the kind of error that was told last; None: that it is open
+        self._logged: tuple[object, ...] | None = None  # the kind of error that was told last; None: that it is open
         self._period = float("-inf")
         self._report_s = REPORT_S
         self._changes = 0
 
-    def tell(self, state: State, error: Exception | None, delay_s: float, uri: str) -> None:
-        """Tell what is to be told of the new `state`."""
+    def log_state(self, state: State, error: Exception | None, delay_s: float, uri: str) -> None:
+        """Log the change to `state`, if it is news."""
         if state is State.OPEN:
             self.opened(uri, asyncio.get_running_loop().time())
         elif state is State.FAILED:
@@ -46,17 +46,17 @@ class StateLog:
 
     def opened(self, uri: str, now: float) -> None:
         """It is OPEN."""
-        if self._told is None:
-            # The end of what was not told is no news.
+        if self._logged is None:
+            # If the loss was not logged as a warning, neither is its end.
             level = logging.INFO if self._down_since is None else logging.DEBUG
             self._log(level, "endpoint.open", "%s: open (%s)", self._name, uri, state=State.OPEN)
         else:
             down_s = now - (now if self._down_since is None else self._down_since)
             text = "%s: open again after %s (%s)"
-            told = {"state": State.OPEN, "down_s": down_s, "attempts": self._attempts}
-            self._log(logging.WARNING, "endpoint.open_again", text, self._name, _span(down_s), uri, **told)
+            fields = {"state": State.OPEN, "down_s": down_s, "attempts": self._attempts}
+            self._log(logging.WARNING, "endpoint.open_again", text, self._name, _span(down_s), uri, **fields)
         self._opened = self._trouble_since is not None
-        self._down_since = self._told = None
+        self._down_since = self._logged = None
 
     def stable(self) -> None:
         """It was open for long enough that a loss begins a new story."""
@@ -75,27 +75,27 @@ class StateLog:
         if report:
             self._period, self._changes = now, 0
         kind = _kind(error)
-        told = {"state": State.BACKOFF, "error": error, "attempts": self._attempts, "delay_s": delay_s}
+        fields = {"state": State.BACKOFF, "error": error, "attempts": self._attempts, "delay_s": delay_s}
         if report and again:
-            self._changes, self._told = 1, kind
+            self._changes, self._logged = 1, kind
             self._report_s *= 2
             state = "lost again and again" if self._opened else "still down"
             past = _span(now - self._trouble_since)
             text = "%s: %s for %s, %d attempts; last: %s"
             self._log(
-                logging.WARNING, "endpoint.still_down", text, self._name, state, past, self._attempts, error, **told
+                logging.WARNING, "endpoint.still_down", text, self._name, state, past, self._attempts, error, **fields
             )
             return
         level = logging.DEBUG
-        if kind != self._told and self._changes < CHANGES:
-            self._changes, self._told = self._changes + 1, kind
+        if kind != self._logged and self._changes < CHANGES:
+            self._changes, self._logged = self._changes + 1, kind
             level = logging.WARNING
         text = "%s: %s; next attempt in %.1f s"
-        self._log(level, "endpoint.down", text, self._name, error, delay_s, **told)
+        self._log(level, "endpoint.down", text, self._name, error, delay_s, **fields)
 
     def failed(self, error: Exception | None, now: float) -> None:
         """It is FAILED."""
-        self._told = (error,)
+        self._logged = (error,)
         self._down_since = now if self._down_since is None else self._down_since
         text = "%s: failed for good: %s"
         self._log(logging.ERROR, "endpoint.failed", text, self._name, error, state=State.FAILED, error=error)

@@ -52,17 +52,17 @@ class Supervisor:
         self.stopping = False
         self.task: asyncio.Task[None] | None = None
         self.down_since: float | None = None
-        self._told: tuple[Exception | None, str] = (None, "")
+        self._error_text: tuple[Exception | None, str] = (None, "")
         self._services = services
         self._on_end: Callable[[Supervisor], None] | None = None
         self._shown_uri = redact_uri(endpoint.uri) if isinstance(endpoint.uri, str) else ""
-        self._way = ""
+        self._route = ""
         self._redirected = ""
         self._host = ""
         self._secrets: list[str] = []
         self._backoff = retry.Backoff(endpoint.reconnect, random.random)
         self._budget = retry.RestartBudget(endpoint.reconnect.max_restarts, endpoint.reconnect.window_s)
-        self._chronicle = StateLog(self.name)
+        self._state_log = StateLog(self.name)
         self._pulse = LivenessCheck(endpoint.liveness)
         self._attempt = 0
         self._rejections = 0
@@ -74,7 +74,7 @@ class Supervisor:
     # The loop
 
     async def run(self) -> None:
-        """Keep the endpoint alive until it fails for good or is told to stop."""
+        """Keep the endpoint alive until it fails permanently or is stopped."""
         self._services.context.enter_call()
         try:
             while not self.stopping:
@@ -104,8 +104,8 @@ class Supervisor:
             # A fault of ours, or of the user's `fatal`: it ends this endpoint, never the fleet.
             fault = error_text.unexpected(exc, self._secrets)
             error_text.hide_secrets(fault, self._secrets)
-            told = {"event": "endpoint.failed", "endpoint": self.name, "error": fault}
-            log.error("%s: the supervisor failed: %s", self.name, fault, exc_info=fault.__cause__, extra=told)
+            fields = {"event": "endpoint.failed", "endpoint": self.name, "error": fault}
+            log.error("%s: the supervisor failed: %s", self.name, fault, exc_info=fault.__cause__, extra=fields)
             self._drop_session()
             self._fail(fault)
 
@@ -145,7 +145,7 @@ class Supervisor:
             async with asyncio.timeout(self.endpoint.open_s) as self._scope:
                 session = await self._open(progress, self._scope)
             if self._scope.expired() or self.stopping or self._restarting:
-                # An on_open that does not let itself be cancelled; or it was told to stop as it came through.
+                # An on_open that does not let itself be cancelled; or it was stopped meanwhile.
                 raise TimeoutError
         except BaseException as exc:
             if error_text.is_ours(exc):
@@ -154,7 +154,7 @@ class Supervisor:
         finally:
             self._scope = None
         opened_at = loop.time()
-        self._tell_way(progress)
+        self._note_route(progress)
         self._opened(session, opened_at)
         await session.release()
         self.holding = None
@@ -166,7 +166,7 @@ class Supervisor:
         heard = session.wire.last_frame > session.wire.connected_at or self.ingest.received > received
         if heard and lost_at - opened_at >= self.endpoint.reconnect.stable_s:
             self._backoff.reset()
-            self._chronicle.stable()
+            self._state_log.stable()
             self._attempt = 0
         self._drop_session()
         if not self.stopping and not self._restarting:
@@ -211,14 +211,14 @@ class Supervisor:
             self._services.hub.inject(topic, Gap(self.name, previous, session.number, last_index, now - lost_at))
         self._wake_open_waiters()
 
-    def _tell_way(self, progress: Progress) -> None:
-        self._way = f", {progress.route}" if progress.route else ""
+    def _note_route(self, progress: Progress) -> None:
+        self._route = f", {progress.route}" if progress.route else ""
         if progress.redirected not in ("", self._redirected):
             # Where it logs in is no longer what the program says, so this is for whoever runs it to know.
             self._redirected = progress.redirected
             text = "%s: redirected to another origin, %s: no headers go there; what on_open sends does"
-            told = {"event": "endpoint.redirected", "endpoint": self.name}
-            log.warning(text, self.name, progress.redirected, extra=told)
+            fields = {"event": "endpoint.redirected", "endpoint": self.name}
+            log.warning(text, self.name, progress.redirected, extra=fields)
 
     def _attempt_failed(self, exc: BaseException, progress: Progress) -> Exception:
         lost = self.session.lost_error if self.session is not None else None
@@ -271,13 +271,13 @@ class Supervisor:
             return
         if State.OPEN in (previous, state):
             self.down_since = None if state is State.OPEN else asyncio.get_running_loop().time()
-        self._chronicle.tell(state, error, delay_s, self._shown_uri + self._way)
+        self._state_log.log_state(state, error, delay_s, self._shown_uri + self._route)
         topic = f"$state.{self.name}"
         if self._services.hub.wants(topic):
             record = StateChange(self.name, previous, state, error, self._attempt, delay_s)
             self._services.hub.inject(topic, record)
 
-    # Waiting and being told
+    # Waiting
 
     async def _wait(self, delay_s: float) -> None:
         try:
@@ -288,25 +288,25 @@ class Supervisor:
         finally:
             self._scope = None
 
-    def tell_open(self, waiter: asyncio.Future[None]) -> None:
+    def notify_open(self, waiter: asyncio.Future[None]) -> None:
         """Resolve `waiter` when the endpoint opens or ends."""
         self._open_waiters = [w for w in self._open_waiters if not w.done()]
         self._open_waiters.append(waiter)
 
     @property
     def can_send(self) -> bool:
-        """Whether it is OPEN, and not closing. The state tells that only when the socket is gone."""
+        """Whether it is OPEN and not closing. The state changes only when the socket is gone."""
         return self.state is State.OPEN and self.session is not None and self.session.can_send
 
     async def wait_open(self) -> None:
-        # Whoever was refused and waits must not be told at once to try again: nobody else would have a turn.
+        # A caller whose send was refused must not be woken at once: it would block the other tasks.
         while not self.can_send:
             if self.state is State.FAILED:
                 raise self.failure()
             if self.state is State.CLOSED:
                 raise NotOpen(f"{self.name} is closed")
             waiter = asyncio.get_running_loop().create_future()
-            self.tell_open(waiter)
+            self.notify_open(waiter)
             try:
                 await waiter
             finally:
@@ -379,9 +379,9 @@ class Supervisor:
         error = self.last_error
         if error is None:
             return None
-        if self._told[0] is not error:
-            self._told = (error, redact_text(str(error), self._secrets))
-        return self._told[1]
+        if self._error_text[0] is not error:
+            self._error_text = (error, redact_text(str(error), self._secrets))
+        return self._error_text[1]
 
     def counted(self) -> Counted:
         """Return what the balance is made of, quickly."""
