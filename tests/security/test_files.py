@@ -36,7 +36,7 @@ def test_what_is_filled_in_stands_for_no_function(key: str, tmp_path: Path) -> N
     )
     report = check(tmp_path / "feeds.toml", environ={"PLANTED": "planted:run"})
     (fault,) = report.faults
-    assert fault.text == "is filled in, and may be nothing but a function, which the file itself has to name"
+    assert fault.text == "must be a function, and a function must be written in the file without substitution"
 
 
 def test_a_file_that_is_too_long_is_a_fault(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_a_file_that_is_too_long_is_a_fault(tmp_path: Path) -> None:
     (tmp_path / "long").write_bytes(b"x")
     os.truncate(tmp_path / "long", 2**40)
     (fault,) = faults(tmp_path, 'headers = { X = "${file:long}" }')
-    assert "has more than 65536 bytes" in fault
+    assert "is larger than 65536 bytes" in fault
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="a file without an end")
@@ -53,7 +53,7 @@ def test_a_file_without_an_end_is_a_fault(name: str, tmp_path: Path) -> None:
     """Nobody waits for what somebody may write into a pipe, nor reads a device."""
     os.mkfifo(tmp_path / "pipe")
     (fault,) = faults(tmp_path, f'headers = {{ X = "${{file:{name}}}" }}')
-    assert f"{name} is no file that ends" in fault
+    assert f"{name} is not a regular file" in fault
 
 
 @pytest.mark.parametrize("content", [b"a\r\nX-Forged: 1", b"a\nb", b"a\x00b", b"\xff\xfe"])
