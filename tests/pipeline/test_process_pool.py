@@ -92,7 +92,7 @@ async def test_a_function_runs_in_one_process_that_is_kept(tmp_path: Path) -> No
     assert "in work" in "".join(bad.__notes__)  # where it was raised
     assert isinstance(awkward, FleetError) and "Awkward" in str(awkward) and "odd and odd" in str(awkward)
     assert isinstance(leaving, SystemExit)
-    assert not is_running(int(pids[0]))
+    await until(lambda: not is_running(int(pids[0])))
 
 
 async def test_async_functions_run_in_processes_too(tmp_path: Path) -> None:
