@@ -6,6 +6,7 @@ that has said a word. It prints its port as the first line, and ends when its st
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import sys
 from functools import partial
@@ -30,7 +31,8 @@ class _Sender(Peer):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._send()
+        # asyncio calls this in the middle of a write; a write that fails in here would end the connection twice.
+        asyncio.get_running_loop().call_soon(self._send)
 
     def _send(self) -> None:
         while self._asked and self.open and not self.full:

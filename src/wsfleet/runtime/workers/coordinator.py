@@ -105,10 +105,8 @@ class Coordinator:
     def report(self) -> Report:
         """Return one report for all, with a line on the workers themselves; merged when there is news, at most."""
         if self._merged is None:
-            self._merged = merge([worker_process.report for worker_process in self.worker_processes]) | {
-                "workers": self._workers()
-            }
-        return self._merged
+            self._merged = merge([worker_process.report for worker_process in self.worker_processes])
+        return self._merged | {"workers": self._workers()}  # a process may have ended without news
 
     def ended(self) -> tuple[FleetStats, dict[str, Any]]:
         """Return what a summary is made of: the counts, and the report's part on the workers."""
