@@ -395,7 +395,8 @@ def test_load_gives_the_fleet_or_raises_every_fault(tmp_path: Path) -> None:
         ("[[connect]]\nuri = 'ws://h/${A'", "uri: '${' without a '}'; write ${NAME}, or $${ for a literal ${"),
         # pools, and what calls are made
         ("[[pool]]\nuri = 'ws://h'\nname = 'p'", '[[pool]] 1 "p": has no size; set the number of connections'),
-        ("[[pool]]\nuri = 'ws://h'\nname = 'p'\nsize = 0", "size: must be a whole number from 1, not 0"),
+        ("[[pool]]\nuri = 'ws://h'\nname = 'p'\nsize = 0", "size: must be a whole number from 1 to 65,536, not 0"),
+        ("[[pool]]\nuri = 'ws://h'\nname = 'p'\nsize = 4_000_000_000", "size: must be a whole number from 1 to 65,536"),
         ("[[pool]]\nuri = 'ws://h'\nname = 'p'\nsize = '2'", "size: must be a whole number, not '2'"),
         ("[[pool]]\nuri = 'ws://h'\nname = 'p'\nsize = 2\ndecode = 'text'", "decode: = 'text' gives no ids"),
         (ON_TRADE + "concurrency = 0", "concurrency: must be a whole number from 1, not 0"),

@@ -318,10 +318,7 @@ def files(draw: st.DrawFn) -> bytes:
     written = []
     for header in draw(st.lists(SECTIONS, max_size=4)):
         good = {} if draw(st.booleans()) else {"uri": "ws://h", "handler": "os:getcwd"}
-        table = good | draw(st.dictionaries(KEYS, VALUES, max_size=4))
-        if isinstance(size := table.get("size"), int):
-            table["size"] = min(size, 100)  # a pool takes a name for each member: millions of them take minutes
-        written += statements(table, header, forms)
+        written += statements(good | draw(st.dictionaries(KEYS, VALUES, max_size=4)), header, forms)
     text = "\n".join(written)
     for _ in range(draw(st.sampled_from([0, 0, 1, 3]))):
         place = draw(st.integers(0, len(text)))

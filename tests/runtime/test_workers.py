@@ -191,7 +191,7 @@ async def test_a_killed_worker_is_started_again_and_the_others_go_on(start: Star
     assert report["balanced"] is True
     # What the dead process had counted is told apart: its successor counts afresh.
     workers = report["workers"]
-    assert (workers["count"], workers["restarts"]) == (3, 1)
+    assert (workers["count"], workers["running"], workers["restarts"]) == (3, 0, 1)
     lost = workers["lost"]
     counted = ("connects", "received", "received_bytes", "published", "offered", "processed")
     assert {key: lost[key] for key in counted} == dict.fromkeys(counted, len(share))

@@ -11,6 +11,7 @@ from unittest.mock import AsyncMock, Mock, patch
 import pytest
 from playwright.async_api import Page, Route, async_playwright
 
+from tests.support.flows import until
 from tests.support.servers.base import missing
 from wsfleet import Buffer, Endpoint, Fleet, Message, Overflow, Reconnect
 from wsfleet.core.errors import ConnectFailed
@@ -278,6 +279,34 @@ async def test_a_token_is_asked_for() -> None:
         await give_token(page, "let-me-look-at-this")
         await read(page, "#name", "prices")
         assert "let-me-look" not in page.url and not await page.locator("#token").is_visible()
+
+
+async def test_a_late_refusal_does_not_ask_for_the_token_again() -> None:
+    """A request without the token that is refused after the token was entered is asked again, with it."""
+    fleet = Fleet(transport=FakeTransport(), name="prices")
+    server = fleet.serve_http("0.0.0.0:0", token="let-me-look-at-this")
+    held: list[Route] = []
+    holding = True
+
+    async def hold(route: Route) -> None:
+        if holding:
+            held.append(route)
+        else:
+            await route.continue_()
+
+    async with fleet, looking(server) as page:
+        await page.route("**/api/history", hold)
+        await page.reload()
+        field = page.get_by_label("Token")
+        await field.fill("let-me-look-at-this")
+        await field.press("Enter")
+        await until(lambda: len(held) == 2)
+        holding = False
+        for route in held:
+            await route.continue_()
+        await page.wait_for_function("() => window.unanswered === 0")
+        await read(page, "#name", "prices")
+        assert not await page.locator("#token").is_visible()
 
 
 async def test_what_needs_the_token_is_asked_with_it() -> None:

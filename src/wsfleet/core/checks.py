@@ -136,13 +136,14 @@ def check_rate(value: object) -> str | None:
     return f"must be a number above 0 or None, not {value!r}"
 
 
-def check_count(value: object, least: int = 1, *, none: bool = False) -> str | None:
-    """Check a whole number that is at least `least`. `none` allows None."""
+def check_count(value: object, least: int = 1, *, most: float = math.inf, none: bool = False) -> str | None:
+    """Check a whole number from `least` to `most`. `none` allows None."""
     if none and value is None:
         return None
-    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= most:
         return None
-    return f"must be a whole number from {least}{' or None' if none else ''}, not {value!r}"
+    limits = f"from {least}" if most == math.inf else f"from {least} to {most:,}"
+    return f"must be a whole number {limits}{' or None' if none else ''}, not {value!r}"
 
 
 def check_arguments(function: Callable[..., Any]) -> str | None:

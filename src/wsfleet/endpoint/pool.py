@@ -24,6 +24,9 @@ T = TypeVar("T")
 
 Identify = Callable[[Any], tuple[Hashable, Any]]
 
+MOST = 65_536
+"""The most connections of a pool: a slip of the pen in a file must not use up the memory."""
+
 
 class PoolOwner(Protocol):
     """What a pool asks of its fleet."""
@@ -46,7 +49,7 @@ def match_json_rpc(data: Any) -> Hashable:
 
 def check_pool(endpoint: Endpoint, size: object, identify: object, match: object) -> None:
     """Raise ConfigError where a pool cannot work."""
-    faults = [("size", check_count(size))]
+    faults = [("size", check_count(size, most=MOST))]
     for name, function, result in (("identify", identify, "(id, data)"), ("match", match, "an id or None")):
         if function is not None:
             must = f"must be a function of the data that returns {result}"

@@ -42,7 +42,8 @@ class _Sender(Peer):
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._send()
+        # asyncio calls this during a write; a write that fails in here would end the connection twice.
+        asyncio.get_running_loop().call_soon(self._send)
 
     def _send(self) -> None:
         while self._started and self.open and not self.full:

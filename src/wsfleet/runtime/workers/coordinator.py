@@ -94,10 +94,8 @@ class Coordinator(BaseRun):
     def report(self) -> Report:
         """Return the merged report, with the key `workers`. It is cached until a worker sends something."""
         if self._merged is None:
-            self._merged = merge([worker_process.report for worker_process in self.worker_processes]) | {
-                "workers": self._workers()
-            }
-        return self._merged
+            self._merged = merge([worker_process.report for worker_process in self.worker_processes])
+        return self._merged | {"workers": self._workers()}  # a process may have ended without news
 
     def ended(self) -> tuple[FleetStats, dict[str, Any]]:
         """Return the arguments of `summary`: the counts, and the report's part about the workers."""

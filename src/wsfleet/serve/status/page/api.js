@@ -25,9 +25,13 @@ export const token = {
 };
 
 async function answer(path, signal, method = "GET") {
-  const headers = token.get() ? { Authorization: `Bearer ${token.get()}` } : {};
+  const given = token.get();
+  const headers = given ? { Authorization: `Bearer ${given}` } : {};
   const response = await fetch(path, { method, headers, signal, cache: "no-store", credentials: "omit", redirect: "error" });
-  if (response.status === 401) throw new Unauthorized();
+  if (response.status === 401) {
+    if (token.get() !== given) return answer(path, signal, method); // another one was entered meanwhile
+    throw new Unauthorized();
+  }
   return response;
 }
 
