@@ -68,7 +68,7 @@ class Listener(Peer):
         self._fd = self.transport.get_extra_info("socket").fileno()
         self._pacer.peers.append(self)
 
-    def told(self) -> None:
+    def message_received(self) -> None:
         self._pacer.begin()
 
     def write(self) -> None:
