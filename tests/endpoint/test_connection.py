@@ -135,7 +135,7 @@ async def test_wait_open() -> None:
         for _ in range(100):
             with pytest.raises(TimeoutError):
                 await asyncio.wait_for(connection.wait_open(), 0.01)
-        assert len(connection._supervisor._open_waiters) == 1
+        assert len(connection._supervisor.open_waiters) == 1
         await transport.accept("feed")
         await before
         await connection.wait_open()

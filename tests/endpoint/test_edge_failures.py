@@ -221,7 +221,7 @@ async def test_a_heartbeat_that_raises_anything_is_one_beat(caplog: pytest.LogCa
     async with fleet:
         socket = await opened(fleet, transport)
         assert await socket.next_sent() == "beat"
-    assert "feed: the heartbeat failed" in caplog.text
+    assert "feed: heartbeat function failed" in caplog.text
 
 
 @pytest.mark.parametrize("nested", [False, True])

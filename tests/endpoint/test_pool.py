@@ -836,7 +836,7 @@ async def test_no_future_is_left_behind_after_many_requests_with_random_losses(
         assert not bench.outstanding
         assert not any(replies._past for replies in bench.pool._replies.values())
         for supervisor in bench.pool._supervisors:
-            assert len([w for w in supervisor._open_waiters if not w.done()]) == 0
+            assert len([w for w in supervisor.open_waiters._waiters if not w.done()]) == 0
         for each in serving:
             each.cancel()
         await asyncio.gather(*serving, return_exceptions=True)

@@ -98,7 +98,7 @@ async def test_no_function_of_the_users_puts_a_secret_into_the_log(caplog: pytes
     fleet.connect("ws://feed.test/", name="feed", liveness=Liveness(heartbeat=fail, heartbeat_s=0.01))
     async with fleet:
         await (await transport.accept("feed")).feed("a")
-        while "heartbeat failed" not in caplog.text:
+        while "heartbeat function failed" not in caplog.text:
             await asyncio.sleep(0.005)
     assert caplog.text.count("cannot sign: token=***") >= 3
     assert SECRET not in caplog.text

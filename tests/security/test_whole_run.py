@@ -188,7 +188,7 @@ async def test_no_output_of_a_run_has_a_secret(tmp_path: Path) -> None:
     for name in ("rejecting", "garbage", "redirecting", "token", "closing", "proxied", "login", "refused"):
         assert rows[name]["last_error"], f"{name} was meant to fail: {rows[name]}"
     assert rows["malformed"]["malformed"], "its message was meant to be malformed"
-    for seen in ("the heartbeat failed", "a message failed", "cannot decode message", "the supervisor failed"):
+    for seen in ("heartbeat function failed", "a message failed", "cannot decode message", "the supervisor failed"):
         assert seen in outputs["log"], outputs["log"]
     encoded = base64.b64encode(f"q7user:q7pass{MARK}".encode()).decode()
     for name, output in outputs.items():

@@ -1,4 +1,4 @@
-"""Where one attempt goes: an endpoint with its functions called, and what they returned checked."""
+"""Calls the `uri` and `headers` functions of an endpoint for one attempt, and checks their results."""
 
 from __future__ import annotations
 
@@ -10,15 +10,19 @@ from typing import Any
 from wsfleet.core.checks import check_headers, check_uri
 from wsfleet.core.errors import ConfigError, ConnectFailed
 from wsfleet.core.options import Endpoint
-from wsfleet.core.redact import redact_text
+from wsfleet.core.redact import redact_text, secrets_of
 from wsfleet.transport.base import DialRequest
 
-__all__ = ["resolve_attempt"]
+__all__ = ["resolve_attempt", "secrets_in"]
+
+SUBPROTOCOLS = "Sec-WebSocket-Protocol"
+"""The header of the subprotocols. It may hold a token: browsers can set no other header for one."""
 
 
 async def resolve_attempt(endpoint: Endpoint, name: str) -> DialRequest:
-    """Return the target of a new attempt. Raises ConnectFailed for what is no URI or headers; and whatever the
-    functions raise. Where another attempt would find the same, the ConnectFailed is from a ConfigError.
+    """Return the request of a new attempt. Raises the errors of the functions, and ConnectFailed for an invalid result.
+
+    The cause is a ConfigError if another attempt would fail in the same way.
     """
     try:
         uri = endpoint.uri if isinstance(endpoint.uri, str) else await _made_uri(endpoint.uri, endpoint.ssl)
@@ -39,6 +43,11 @@ async def resolve_attempt(endpoint: Endpoint, name: str) -> DialRequest:
         max_fragments=endpoint.max_fragments,
         close_s=endpoint.close_s,
     )
+
+
+def secrets_in(request: DialRequest) -> list[str]:
+    """Return the secrets in the URI, headers and subprotocols of `request`."""
+    return secrets_of(request.uri, {**request.headers, SUBPROTOCOLS: ", ".join(request.subprotocols)})
 
 
 async def _made_uri(function: Callable[[], Awaitable[str]], ssl: SSLContext | None) -> str:
@@ -62,12 +71,12 @@ async def _made_headers(function: Callable[[], Awaitable[Mapping[str, str]]]) ->
 
 
 def _bad_headers(fault: str) -> ConnectFailed:
-    # From no ConfigError: the next attempt calls the function afresh.
+    # Without a ConfigError as its cause: the next attempt calls the function again.
     return ConnectFailed("uri", redact_text(f"the headers function{fault}"))
 
 
-async def _call(function: Callable[[], Awaitable[Any]], what: str) -> Any:
+async def _call(function: Callable[[], Awaitable[Any]], name: str) -> Any:
     made = function()
     if not inspect.isawaitable(made):
-        raise ConfigError(f"the {what} function is not an async function")
+        raise ConfigError(f"the {name} function is not an async function")
     return await made

@@ -1,6 +1,6 @@
-"""How much connecting one host is asked to bear: handshakes in flight, connections per second, Retry-After.
+"""Limits connecting per host: concurrent handshakes, connects per second, Retry-After.
 
-Every host has its own gate, so a host that is slow, or asks for patience, delays no other.
+Each host has its own gate, so a slow host does not delay the others.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from wsfleet.core.options import Limits
 __all__ = ["ConnectLimiter", "host_of"]
 
 AT_ONCE = 4
-"""How many attempts may begin in one turn of the event loop, whatever their hosts.
+"""Maximum number of attempts, over all hosts, that begin in one iteration of the event loop.
 
-All that begin together go on together, and each takes some hundred microseconds of CPU time in one turn, more with TLS:
-64 would hold the loop for longer than anything else, turn after turn, for as long as a host is down.
+Attempts that begin together also continue together. Each takes some hundred microseconds of CPU time per iteration,
+more with TLS, so 64 of them would block the loop again and again while a host is down.
 """
 
 GATES = 1000
-"""So many gates are kept before those that hold nobody back are forgotten: a `uri` function may name ever new hosts."""
+"""Number of gates above which idle gates are removed: a `uri` function may return ever new hosts."""
 
 _Queue = OrderedDict[asyncio.Future[None], None]
 
@@ -33,14 +33,14 @@ def host_of(uri: str) -> str:
 
 
 class _Pace:
-    """Lets AT_ONCE attempts begin in one turn of the event loop, and then one of each host that waits for it."""
+    """Lets AT_ONCE attempts begin in each iteration of the event loop, and serves the waiting hosts in turn."""
 
     def __init__(self) -> None:
         self._begun = 0
         self._waiting: dict[_Gate, None] = {}  # a set that keeps its order
 
     def take(self) -> bool:
-        """Return whether another attempt may begin in this turn of the event loop."""
+        """Return whether another attempt may begin in this iteration of the event loop."""
         if self._begun == AT_ONCE:
             return False
         if self._begun == 0:
@@ -49,7 +49,7 @@ class _Pace:
         return True
 
     def wait(self, gate: _Gate) -> None:
-        """Have `gate.admit` called in the next turn, or in a later one, when others have had theirs."""
+        """Call `gate.admit` in one of the next iterations, after the gates that wait already."""
         self._waiting[gate] = None
 
     def _turned(self) -> None:
@@ -61,10 +61,10 @@ class _Pace:
 
 
 class _Gate:
-    """One host's: who waits for a turn, how many have one, and when the next one may begin.
+    """The waiting attempts of one host, the number in flight, and the time of the next one.
 
-    Two queues take turns: whoever was open before does not wait behind thousands that connect for the first time, nor
-    these behind it.
+    Reconnects and first connects have separate queues that are served in turn, so that neither waits behind thousands
+    of the other.
     """
 
     def __init__(self, limits: Limits, pace: _Pace) -> None:
@@ -76,7 +76,7 @@ class _Gate:
         self._closed_until = 0.0
         self._first: _Queue = OrderedDict()
         self._again: _Queue = OrderedDict()
-        self._queues = deque((self._again, self._first))  # whose turn is next stands first
+        self._queues = deque((self._again, self._first))  # the next one to serve first
         self._timer: asyncio.TimerHandle | None = None
 
     async def enter(self, *, again: bool) -> None:
@@ -89,7 +89,7 @@ class _Gate:
             await turn
         except asyncio.CancelledError:
             queue.pop(turn, None)
-            if not turn.cancelled():  # it was let in meanwhile
+            if not turn.cancelled():  # it was admitted meanwhile
                 self.leave()
             elif self._timer is not None and not any(self._queues):
                 self._timer.cancel()
@@ -97,7 +97,7 @@ class _Gate:
             raise
 
     def leave(self) -> None:
-        """Give the place among the handshakes in flight back."""
+        """Return the place of a handshake that is over."""
         self._in_flight -= 1
         self.admit()
 
@@ -106,7 +106,7 @@ class _Gate:
         self._closed_until = max(self._closed_until, asyncio.get_running_loop().time() + seconds)
 
     def admit(self, most: int = AT_ONCE) -> None:
-        """Let in whoever may go now, `most` of them. For the others, look again when it may be their turn."""
+        """Admit up to `most` attempts that may begin now. Schedule another call for the rest."""
         loop = asyncio.get_running_loop()
         while self._in_flight < self._most and any(self._queues):
             now = loop.time()
@@ -119,17 +119,17 @@ class _Gate:
                 self._pace.wait(self)
                 return
             turn = self._pop()
-            if turn.cancelled():  # whoever waited has not yet had the time to take it out
+            if turn.cancelled():  # its waiter has not yet removed it
                 continue
             most -= 1
-            # Taken at once: whoever asks next finds it so.
+            # Reserved at once, before the next attempt asks.
             self._in_flight += 1
             self._next_at = max(self._next_at, now) + self._interval_s
             turn.set_result(None)
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody is in or waits, and the next one may enter at once, as at a new gate."""
+        """Whether no attempt is in flight or waits, and the next one is admitted at once, as by a new gate."""
         free_at = max(self._next_at, self._closed_until)
         return not self._in_flight and not any(self._queues) and free_at <= asyncio.get_running_loop().time()
 
@@ -138,7 +138,7 @@ class _Gate:
         self.admit()
 
     def _pop(self) -> asyncio.Future[None]:
-        """Take out whose turn it is; somebody waits."""
+        """Remove and return the next attempt. There must be one."""
         queue = self._queues[0] or self._queues[1]
         if queue is self._queues[0]:
             self._queues.rotate()
@@ -165,11 +165,11 @@ class ConnectLimiter:
         return gate
 
     async def enter(self, host: str, *, again: bool = False) -> Callable[[], None]:
-        """Wait for a turn at `host`; return what to call when the handshake is over. Safe to cancel.
+        """Wait until an attempt to `host` may begin. Return a function to call when the handshake is over.
 
-        `again` says that this is no first connect.
+        `again` is true for a reconnect. Safe to cancel.
         """
-        # Not a context manager: with those, ten thousand that wait would be so much more for the garbage collector.
+        # Not a context manager: ten thousand waiting ones would be more work for the garbage collector.
         gate = self._gate(host)
         await gate.enter(again=again)
         return gate.leave

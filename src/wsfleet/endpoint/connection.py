@@ -48,35 +48,35 @@ class Connection:
 
     @property
     def state(self) -> State:
-        """Where the endpoint stands now."""
+        """The state of the endpoint."""
         return self._supervisor.state
 
     @property
     def down_since(self) -> float | None:
-        """Since when it has not been OPEN, in seconds of the loop's clock; None where it is, or has not begun."""
+        """The loop's time at which it stopped being OPEN, or was started; None while OPEN and before the start."""
         return self._supervisor.down_since
 
     @property
     def required(self) -> bool:
-        """Whether its failing for good ends the fleet."""
+        """Whether the fleet ends when this endpoint becomes FAILED."""
         return self._supervisor.endpoint.required
 
     @property
     def session_count(self) -> int:
-        """How many times it has connected."""
+        """The number of completed handshakes."""
         return self._supervisor.session_count
 
     def stats(self) -> EndpointStats:
-        """Return its row of the fleet's stats: an immutable snapshot."""
+        """Return the endpoint's row of `Fleet.stats()`, an immutable snapshot."""
         self._owner.check_thread()
         return self._supervisor.stats()
 
     async def send(self, data: Any) -> None:
         """Send one message: str as text, bytes as binary, anything else as JSON text.
 
-        Waits for room in the write buffer, and for its turn where the endpoint has `sends_per_s`. Raises NotOpen at
-        once where the endpoint is not OPEN; ConnectionLost where the connection is lost while waiting: whether the
-        message arrived is then unknown. Cancelling it while it waits means that nothing was sent.
+        Waits for room in the write buffer, and with `sends_per_s` for its turn. Raises NotOpen at once if the endpoint
+        is not OPEN. Raises ConnectionLost if the connection is lost while waiting; whether the message arrived is then
+        unknown. If cancelled while waiting, nothing was sent.
         """
         self._owner.check_thread()
         session = self._supervisor.session
@@ -90,19 +90,19 @@ class Connection:
         await self._supervisor.wait_open()
 
     def restart(self) -> None:
-        """Connect afresh at once, whatever the state: out of OPEN, a wait, an attempt, or FAILED.
+        """Connect again at once, from any state but CLOSED, also from FAILED.
 
-        Raises NotOpen when the endpoint is CLOSED.
+        Raises NotOpen if the endpoint is CLOSED.
         """
         self._owner.check_thread()
         self._owner.restart_endpoint(self._supervisor)
 
     async def close(self) -> None:
-        """Close the connection and let it go: its name is free again.
+        """Close the connection and remove it from the fleet; its name is free again. Idempotent.
 
-        Its own processor finishes what is pending, for at most the fleet's `drain_s`; then its subscription is
-        removed. The closing handshake takes at most `close_s` more. Idempotent. Called by its own processor or
-        `on_open`, it only asks and returns. Cancelling it only stops the waiting: it is closed all the same.
+        Its own processor finishes the pending messages for at most the fleet's `drain_s` seconds; then its subscription
+        is removed. The closing handshake takes at most `close_s` seconds more. Called by a processor or `on_open`, it
+        returns at once and the connection closes afterwards. Cancelling it only stops the waiting.
         """
         self._owner.check_thread()
         await self._owner.close_endpoint(self._supervisor)
@@ -110,13 +110,14 @@ class Connection:
     def __aiter__(self) -> Loop:
         """Loop over the messages of this endpoint.
 
-        The first loop begins with the messages that came before it: a connection without a processor keeps up to its
-        `buffer` of them, the newest, until this loop begins or another subscription takes a message of it. What there
-        was no room for is counted as unrouted, and logged. Members of a pool keep none. Later loops go on where the
-        last one ended.
+        The first loop begins with the messages that arrived before it. Until then a connection without a processor
+        keeps the newest ones, up to its `buffer`; if it is full, the oldest are counted as unrouted, which is logged
+        once. It stops keeping messages when another subscription takes one of them. Members of a pool keep none.
 
-        Raises Busy if another loop over the connection is running. After CLOSED it hands out what is pending and ends;
-        after FAILED it does the same and raises EndpointFailed. Waiting for the next message is safe to cancel.
+        From the first loop on, messages wait in the mailbox `<name>-iter` also between loops, and a full mailbox pauses
+        the connection: loop on, or close the connection. Raises Busy if another loop over the connection is running.
+        When the endpoint is CLOSED, the loop ends after the pending messages; when it is FAILED, it then raises
+        EndpointFailed. Waiting for the next message is safe to cancel.
         """
         self._owner.check_thread()
         if self._mailbox is None or (self._mailbox.closed and self.state is not State.CLOSED):
@@ -124,7 +125,7 @@ class Connection:
         return Loop(self._mailbox, self._failure, self._guard, self._owner.check_thread)
 
     def __del__(self) -> None:
-        # A closed connection that nobody holds: what waits for its next loop will never be asked for.
+        # Without a reference to the connection there will be no other loop: drop the messages that wait for one.
         if self._mailbox is not None:
             self._owner.abandon(self._mailbox)
 

@@ -1,4 +1,4 @@
-"""Payloads to data, and data to topics: what an `Endpoint` declares, compiled once."""
+"""Makes messages from payloads: decoding and topics, compiled once from the options of an `Endpoint`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from wsfleet.endpoint.envelopes import payload_size
 __all__ = ["CHUNK", "MessageFactory", "compile_decoder", "compile_factory"]
 
 CHUNK = 256
-"""Messages handed over in one go where their cost is known to be small: well below a millisecond's worth."""
+"""Messages published at once if no user code is called for them: well below a millisecond of work."""
 
 Decoder = Callable[[Any], Any]
 
@@ -71,9 +71,9 @@ def _from_function(function: Callable[[Any], str]) -> Topic:
 
 @dataclass(frozen=True, slots=True)
 class MessageFactory:
-    """How one endpoint's payloads become messages.
+    """Makes the messages of one endpoint.
 
-    `topic` is the topic of all, or the default; `make_topic` finds it from the data where the endpoint says how.
+    `make_topic` returns the topic of the data, if the endpoint has a template or a function; `topic` is the default.
     """
 
     name: str
@@ -82,14 +82,14 @@ class MessageFactory:
     make_topic: Topic | None
     as_text: bool
     chunk: int
-    format: str | None = None  # that `make_topic` was made of
+    format: str | None = None  # the template of `make_topic`
 
     def message(self, payload: str | bytes, index: int, session: int, at: float) -> Message[Any]:
-        """Return the message that `payload` is. Raises whatever decoding it, or making its topic, raises."""
+        """Return the message of `payload`. Raises the errors of the decoder and of the topic function."""
         return self.of(payload if self.decode is None else self.decode(payload), payload, index, session, at)
 
     def of(self, data: Any, payload: str | bytes, index: int, session: int, at: float) -> Message[Any]:
-        """The same where `payload` is decoded already."""
+        """Return the message of `payload`, decoded as `data`. Raises the errors of the topic function."""
         topic = self.topic
         if self.make_topic is not None:
             made = self.make_topic(data)
@@ -99,7 +99,7 @@ class MessageFactory:
 
 
 def compile_factory(endpoint: Endpoint, name: str, topic: str | None = None) -> MessageFactory:
-    """Return the intake of `endpoint` under `name`; `topic` stands for an undeclared one, by default the name."""
+    """Return the factory of `endpoint` under `name`. `topic` is the default topic, if not the name."""
     decode, as_text, user_code = compile_decoder(endpoint.decode)
     default = topic or name
     make_topic: Topic | None = None
@@ -111,6 +111,6 @@ def compile_factory(endpoint: Endpoint, name: str, topic: str | None = None) -> 
     elif endpoint.topic is not None:
         make_topic = _from_function(endpoint.topic)
         user_code = True
-    # After each call of user code the wire looks at the clock, so that a slow one cannot hold the loop for a batch.
+    # With user code the batch size is 1: the wire then checks the clock after each call.
     template = endpoint.topic if isinstance(endpoint.topic, str) and make_topic is not None else None
     return MessageFactory(name, default, decode, make_topic, as_text, 1 if user_code else CHUNK, template)

@@ -1,6 +1,5 @@
-"""Payloads of one read into messages of one topic: what every message costs, and so exists twice.
-
-`_envelopes.pyx` is the same in Cython.
+"""Makes the messages of one read if they have one topic. Every message passes here, so it is also written in Cython,
+in `_envelopes.pyx`.
 """
 
 from __future__ import annotations
@@ -29,10 +28,7 @@ def envelopes(
     session: int,
     at: float,
 ) -> tuple[list[Message[Any]], int]:
-    """Return the messages, the first of which has the index `first`, and the sum of their sizes.
-
-    Raises what `decode` raises.
-    """
+    """Return the messages, numbered from `first`, and their total size in bytes. Raises the errors of `decode`."""
     data = payloads if decode is None else map(decode, payloads)
     sizes = list(map(payload_size, payloads))
     indexes = range(first, first + len(sizes))

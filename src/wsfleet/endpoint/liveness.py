@@ -1,6 +1,6 @@
-"""Pings, silence and heartbeats of all connections, by one task: a heap of who is due when.
+"""Pings, deadlines and heartbeats of all connections. One task serves them from a heap ordered by time.
 
-A task or timer for each of ten thousand connections would cost more than all their checks together.
+With ten thousand connections, a task or timer for each would cost more than all the checks.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ __all__ = ["LivenessCheck", "Sweep"]
 log = logging.getLogger("wsfleet")
 
 LATE_S = 0.1
-"""A sweep this late means that the loop was blocked: frames may lie unread in the sockets, so deadlines wait for it."""
+"""A sweep this late, in seconds, means a blocked loop. Sockets may hold unread frames, so deadlines are moved."""
 
 TICK_S = 0.001
-"""What is due so soon is due now: uvloop's clock counts whole milliseconds, and other timers may come early."""
+"""Checks due within this time, in seconds, are made now: the clock of uvloop counts whole milliseconds."""
 
 LOOK_S = 0.5
-"""At least so often the sweep looks how late the loop is."""
+"""Maximum seconds between two measurements of the loop's lateness."""
 
 
 class LivenessCheck:
-    """What an endpoint's open session owes and is owed, and when. One for all of the endpoint's sessions."""
+    """The pings, heartbeats and deadlines of an endpoint's open session. It serves all sessions of the endpoint."""
 
     __slots__ = ("_beat_at", "_opened_at", "_ping_at", "_plan", "_session", "due_at", "place")
 
@@ -43,11 +43,11 @@ class LivenessCheck:
         self._ping_at: float | None = None
         self._beat_at: float | None = None
         self.due_at: float | None = None
-        """When its place in the sweep's heap comes up, None where it has none."""
+        """The time of its entry in the heap of the sweep, or None without an entry."""
         self.place = 0
 
     def begin(self, session: SessionCore, now: float) -> None:
-        """Look after `session`, which is open from `now` on."""
+        """Check `session`, which opened at `now`."""
         plan = self._plan
         self._session = session
         self._opened_at = now
@@ -55,37 +55,37 @@ class LivenessCheck:
         self._beat_at = now + plan.heartbeat_s if plan.heartbeat_s is not None else None
 
     def end(self) -> None:
-        """Let go of the session: the heap keeps a pulse until it is due, which would keep what the session holds."""
+        """Drop the reference to the session: an entry stays in the heap until it is due."""
         self._session = None
 
     def check(self, now: float, late_s: float) -> float | None:
-        """Do what is due; return when to look again, or None when there is nothing more to look after."""
+        """Do the checks that are due. Return the time of the next check, or None if there is none."""
         session = self._session
         if session is None or session.ended.done():
             return None
-        # Where the fleet has stopped reading, for its end, the peer may be as lively as it likes: nobody hears it.
-        why = self._overdue(session, now) if session.reading else None
-        if why is not None:
+        # Once the fleet has stopped reading, for its end, no frame can show that the peer is alive.
+        reason = self._overdue(session, now) if session.reading else None
+        if reason is not None:
             if late_s >= LATE_S:
                 return now + late_s
-            session.abort(why)
+            session.abort(reason)
             return None
         self._do_due(session, now)
         return self._due(session, now)
 
     def due(self, now: float) -> float | None:
-        """Return when something is due next, as things stand now, or None where nothing ever is."""
+        """Return the time of the next check, or None if there is none."""
         return None if self._session is None else self._due(self._session, now)
 
     def _silence(self, session: SessionCore, now: float) -> float | None:
-        """Return for how long a ping has been waiting without any frame from the peer, a pong or another."""
+        """Return the seconds since the last frame, if a ping is unanswered. Any frame counts as an answer."""
         sent = session.wire.ping_sent
         if sent is None:
             return None
         return session.running_since(max(sent, session.wire.last_frame), now)
 
     def _quiet(self, session: SessionCore, now: float) -> float:
-        """Return for how long no data has come. What on_open waited for is no matter of the feed's."""
+        """Return the seconds since the last data, or since the session opened: the time of on_open does not count."""
         return session.running_since(max(session.last_data, self._opened_at), now)
 
     def _overdue(self, session: SessionCore, now: float) -> str | None:
@@ -111,12 +111,12 @@ class LivenessCheck:
             if payload is not None:
                 session.beat(payload)
         except BaseException as exc:
-            # The user's function; its endpoint goes on without this beat, and the sweep without any harm.
+            # An error of the user's function costs one heartbeat. The endpoint and the sweep go on.
             if is_exit_request(exc):
                 session.request_exit(exc)
                 return
             fields = {"event": "heartbeat.failed", "endpoint": session.endpoint}
-            log.error("%s: the heartbeat failed", session.endpoint, exc_info=shown(exc), extra=fields)
+            log.error("%s: heartbeat function failed", session.endpoint, exc_info=shown(exc), extra=fields)
 
     def _due(self, session: SessionCore, now: float) -> float | None:
         plan, silence = self._plan, self._silence(session, now)
@@ -126,12 +126,12 @@ class LivenessCheck:
                 times.append(now + plan.pong_s - silence)
             if plan.stale_s is not None:
                 times.append(now + plan.stale_s - self._quiet(session, now))
-        # A deadline that stands still is looked at again after the shortest time in which it could pass.
+        # While reading is paused a deadline moves. It is checked again at the earliest time at which it could pass.
         return min(times, default=None)
 
 
 class Sweep:
-    """The one task that looks after all open sessions; it also measures how late the loop is."""
+    """Checks all open sessions in one task, and measures the lateness of the loop."""
 
     def __init__(self, unread: UnreadSources) -> None:
         self._unread = unread
@@ -140,24 +140,24 @@ class Sweep:
         self._sooner: asyncio.Future[None] | None = None
         self.lag_s = 0.0
 
-    def watch(self, session: SessionCore, pulse: LivenessCheck) -> None:
-        """Look after `session` until it ends, by its endpoint's `pulse`."""
+    def watch(self, session: SessionCore, check: LivenessCheck) -> None:
+        """Check `session` until it ends, with the `check` of its endpoint."""
         now = asyncio.get_running_loop().time()
-        pulse.begin(session, now)
-        due = pulse.due(now)
-        # Where the place of a session before comes up earlier, it will be found then that this one is due later.
-        if due is None or (pulse.due_at is not None and pulse.due_at <= due):
+        check.begin(session, now)
+        due = check.due(now)
+        # An earlier entry, of the previous session, is enough: the check that it starts makes the next entry.
+        if due is None or (check.due_at is not None and check.due_at <= due):
             return
-        self._push(due, pulse)
-        if self._heap[0][2] is pulse and self._sooner is not None and not self._sooner.done():
+        self._push(due, check)
+        if self._heap[0][2] is check and self._sooner is not None and not self._sooner.done():
             self._sooner.set_result(None)
 
-    def _push(self, due: float, pulse: LivenessCheck) -> None:
-        pulse.due_at, pulse.place = due, next(self._count)
-        heapq.heappush(self._heap, (due, pulse.place, pulse))
+    def _push(self, due: float, check: LivenessCheck) -> None:
+        check.due_at, check.place = due, next(self._count)
+        heapq.heappush(self._heap, (due, check.place, check))
 
     async def run(self) -> None:
-        """Check whoever is due, for ever; at least every half second look at the loop's lateness, and who is paused."""
+        """Make the checks that are due, without end. Every LOOK_S, measure the lateness and log long pauses."""
         loop = asyncio.get_running_loop()
         while True:
             now = loop.time()
@@ -175,11 +175,11 @@ class Sweep:
         now = loop.time()
         time_slice = TimeSlice()
         while self._heap and self._heap[0][0] <= now + TICK_S:
-            _, place, pulse = heapq.heappop(self._heap)
-            if pulse.place == place:  # or it has got an earlier one meanwhile
-                pulse.due_at = None
-                due = pulse.check(now, self.lag_s)
+            _, place, check = heapq.heappop(self._heap)
+            if check.place == place:  # otherwise an earlier entry has replaced it
+                check.due_at = None
+                due = check.check(now, self.lag_s)
                 if due is not None:
-                    self._push(max(due, now + 2 * TICK_S), pulse)
+                    self._push(max(due, now + 2 * TICK_S), check)
             if time_slice.expired():
                 await time_slice.yield_to_loop()

@@ -1,4 +1,4 @@
-"""The call of `on_open` on a new socket, and what ends it: its own end, or the socket's."""
+"""Runs `on_open` on a new connection until it returns or the connection is lost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from wsfleet.endpoint.session import Session, SessionCore
 __all__ = ["run_on_open"]
 
 GRACE_S = 0.1
-"""How long an on_open may go on after its connection was lost."""
+"""Seconds that on_open may go on after the loss of its connection."""
 
 
 @calls_user_code("ingest")
@@ -26,24 +26,24 @@ async def run_on_open(
     expire: Callable[[], object],
     close_s: float,
 ) -> None:
-    """Run `on_open`; raise what it raises, or the loss of the connection meanwhile.
+    """Run `on_open`. Raises its errors, and ConnectionLost if the connection is lost meanwhile.
 
-    `expire` cancels it. A close that the peer has begun is a loss within `close_s`.
+    `expire` cancels it. A close begun by the peer is a loss within `close_s` seconds.
     """
     loop = asyncio.get_running_loop()
-    # A socket lost while on_open waits for something else would go unnoticed until the deadline. If it waits for the
-    # socket it is told so, and may have something to say.
+    # Without this, a loss while on_open waits for something else would be noticed only at the deadline. If it waits for
+    # the connection, it gets the error, and has GRACE_S to handle it.
     session.on_lost = lambda: loop.call_later(GRACE_S, expire)
     try:
         if session.lost_error is None:
             made = on_open(Session(session))
             if not inspect.isawaitable(made):
-                # Another attempt would find the same function.
+                # Fatal, because another attempt would call the same function.
                 raise Fatal("on_open did not return an awaitable: declare it with async def")
             await made
     except Exception:
         if session.lost_error is None and not session.can_send:
-            # It could not send, as the peer is closing: why, the loss will say.
+            # Sending failed because the peer is closing. Wait for the loss, which has the reason.
             session.on_lost = None
             await asyncio.wait([session.ended], timeout=close_s)
         raise

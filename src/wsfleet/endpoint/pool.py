@@ -1,4 +1,4 @@
-"""A fixed number of connections to one endpoint: send on the least busy, ask and get the reply."""
+"""A fixed number of connections to one endpoint: send on the least busy one, request and reply."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ T = TypeVar("T")
 Identify = Callable[[Any], tuple[Hashable, Any]]
 
 MOST = 65_536
-"""The most connections of a pool: a slip of the pen in a file must not use up the memory."""
+"""Maximum size of a pool, so that a typing error in a file does not exhaust the memory."""
 
 
 class PoolOwner(Protocol):
@@ -38,7 +38,7 @@ class PoolOwner(Protocol):
 def match_json_rpc(data: Any) -> Hashable:
     """Return the id of a JSON-RPC 2.0 response (https://www.jsonrpc.org/specification, section 5), or None.
 
-    What has a method is a request (section 4), such as our own that the server sends back.
+    An object with a method is a request (section 4), for example an echo of our own.
     """
     get = data.get if isinstance(data, Mapping) else partial(getattr, data)
     if isinstance(get("method", None), str):
@@ -48,7 +48,7 @@ def match_json_rpc(data: Any) -> Hashable:
 
 
 def check_pool(endpoint: Endpoint, size: object, identify: object, match: object) -> None:
-    """Raise ConfigError where a pool cannot work."""
+    """Raise ConfigError for invalid arguments of a pool."""
     faults = [("size", check_count(size, most=MOST))]
     for name, function, result in (("identify", identify, "(id, data)"), ("match", match, "an id or None")):
         if function is not None:
@@ -60,9 +60,9 @@ def check_pool(endpoint: Endpoint, size: object, identify: object, match: object
 
 
 class Pool:
-    """`size` connections to one endpoint, each supervised by itself.
+    """`size` connections to one endpoint, each with its own supervisor.
 
-    The members also stand in `Fleet.connections`, as `name-1` and so on. `connections` is a tuple of them.
+    The members are also in `Fleet.connections`, as `name-1` and so on. `connections` is a tuple of them.
     """
 
     def __init__(
@@ -79,7 +79,7 @@ class Pool:
         self._supervisors = [supervisor for _, supervisor in members]
         self._owner = owner
         self._identify = identify
-        self._order = list(self._supervisors)  # whose turn it is first; whoever had it goes to the end
+        self._order = list(self._supervisors)  # the member used last is at the end
         self._replies: dict[Supervisor, PendingRequests] = {}
         for supervisor in self._supervisors:
             replies = PendingRequests(match or match_json_rpc, supervisor.ingest.set_reading)
@@ -90,23 +90,27 @@ class Pool:
         return f"<Pool {self.name!r} {is_open} of {self.size} open>"
 
     async def wait_open(self) -> None:
-        """Wait until a member is OPEN. Safe to cancel. Raises EndpointFailed or NotOpen when none can be any more."""
+        """Wait until a member is OPEN. Safe to cancel.
+
+        Raises EndpointFailed or NotOpen if no member can open any more.
+        """
         self._owner.check_thread()
         while not any(s.can_send for s in self._supervisors):
             await self._some_member_changes()
 
     async def close(self) -> None:
-        """Close all members. The pool's own processor finishes what is pending, for at most `drain_s`. Idempotent.
+        """Close all members. Idempotent.
 
-        Called by that processor or an `on_open`, it only asks and returns. Cancelling it only stops the waiting.
+        The pool's own processor finishes the pending messages for at most the fleet's `drain_s` seconds. Called by a
+        processor or `on_open`, it returns at once and the pool closes afterwards. Cancelling it only stops the waiting.
         """
         self._owner.check_thread()
         await self._owner.close_pool(self)
 
     async def send(self, data: Any) -> None:
-        """Send one message on the least busy open member. Raises NotOpen where none is open.
+        """Send one message on the least busy open member. Raises NotOpen if none is open.
 
-        Waits, raises ConnectionLost, and can be cancelled as `Connection.send`.
+        Waits, raises ConnectionLost, and can be cancelled like `Connection.send`.
         """
         self._owner.check_thread()
         while True:
@@ -114,15 +118,15 @@ class Pool:
             try:
                 return await self._connection(member).send(data)
             except NotOpen:
-                pass  # closing, as it turned out; nothing was sent, so another member may have it
+                pass  # it is closing and sent nothing, so try another member
 
     async def request(self, data: Any, timeout_s: float = 10.0, wait: bool = True) -> Any:
         """Send `data` as a request on the least busy open member, and return the reply's decoded data.
 
-        Error replies are returned like others. Waits for a member to open within `timeout_s`; with `wait=False`
-        raises NotOpen where none is. Raises RequestTimeout after `timeout_s` seconds, and RequestLost where the
-        connection was lost before the reply: whether the server acted is unknown. Cancelled, the request may have been
-        sent; a reply that comes later is counted `answered` and dropped.
+        Error replies are returned like others. Waits for an open member, within `timeout_s`; with `wait=False` raises
+        NotOpen if none is open. Raises RequestTimeout after `timeout_s` seconds. Raises RequestLost if the connection
+        is lost before the reply; whether the server acted is then unknown. If cancelled, the request may have been
+        sent; a later reply is counted as `answered` and dropped.
         """
         self._owner.check_thread()
         if not isinstance(timeout_s, int | float):
@@ -136,7 +140,7 @@ class Pool:
                 await _by(until, self.wait_open(), late)
             member = self._least_busy()
             if _is_overfull(member):
-                await asyncio.sleep(0)  # whoever asks again at once must not keep out what would make room
+                await asyncio.sleep(0)  # let the mailbox empty before a caller tries again
                 raise RequestLost(f"{member.name} had to stop reading: no reply would come")
             try:
                 return await _by(until, self._ask(member, data), f"{self.name}: no reply within {timeout_s:g} s")
@@ -144,7 +148,7 @@ class Pool:
                 pass  # as in send()
 
     async def _ask(self, member: Supervisor, data: Any) -> Any:
-        """Ask over one member. Raises NotOpen where nothing was sent."""
+        """Send the request on one member and wait for the reply. Raises NotOpen if nothing was sent."""
         replies = self._replies[member]
         number, payload = self._identify(data) if self._identify is not None else _numbered(data, replies)
         reply = replies.issue(number)
@@ -156,14 +160,13 @@ class Pool:
         finally:
             replies.forget(number, reply)
             if reply.done() and not reply.cancelled():
-                reply.exception()  # read, also where send() failed first
+                reply.exception()  # mark it as retrieved, also if send() failed first
         return answer if self._identify is not None or "id" not in data else _with_id(answer, data["id"])
 
     def _least_busy(self) -> Supervisor:
         members = [s for s in self._order if s.can_send]
         if not members:
             raise NotOpen(f"{self.name}: no member is open")
-        # Of equally busy ones the first.
         member = min(members, key=lambda s: (_is_overfull(s), bool(s.ingest.paused_by), len(self._replies[s])))
         self._order.remove(member)
         self._order.append(member)
@@ -180,12 +183,12 @@ class Pool:
             raise NotOpen(f"{self.name} is closed")
         news: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         for supervisor in self._supervisors:  # one that is FAILED may be restarted
-            supervisor.notify_open(news)
+            supervisor.open_waiters.add(news)
         await news
 
 
 async def _by(until: float, doing: Coroutine[Any, Any, T], late: str) -> T:
-    """Await `doing`, at most until the loop's clock says `until`; then raise RequestTimeout with the text `late`."""
+    """Await `doing` until the loop's time `until` at most; then raise RequestTimeout with the text `late`."""
     scope = asyncio.timeout_at(until)
     try:
         async with scope:
@@ -197,7 +200,7 @@ async def _by(until: float, doing: Coroutine[Any, Any, T], late: str) -> T:
 
 
 def _is_overfull(member: Supervisor) -> bool:
-    """Whether it is paused even for replies."""
+    """Whether reading is paused although replies are awaited."""
     return not member.ingest.reading and any(mailbox.overfull for mailbox in member.ingest.paused_by)
 
 

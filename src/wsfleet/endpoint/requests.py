@@ -1,4 +1,4 @@
-"""The requests that one connection has outstanding, and which of its messages are replies."""
+"""The pending requests of one connection, and matching of its messages to them."""
 
 from __future__ import annotations
 
@@ -16,14 +16,13 @@ __all__ = ["Match", "PendingRequests"]
 Match = Callable[[Any], Hashable]
 
 REMEMBERED = 10_000
-"""Ids of the user's own making, answered or abandoned, that are remembered for each socket to know a late reply.
-
-Of our own, which are numbered, all are known.
+"""Maximum number of finished requests remembered per socket, to recognise late replies. Applies to ids from `identify`;
+wsfleet's own ids are consecutive, so all are recognised.
 """
 
 
 def _random_start() -> int:
-    # Far from what servers and callers number their own messages with, and exact as a double (RFC 8259, section 6).
+    # Far from the ids of servers and callers, and exact as a double (RFC 8259, section 6).
     return random.randrange(2**32 + 1, 2**52)
 
 
@@ -41,12 +40,12 @@ class PendingRequests:
         return len(self._waiting)
 
     def number(self) -> int:
-        """Return the id for another request over this socket; those of one socket follow each other."""
+        """Return the id of a new request. The ids of one socket are consecutive."""
         self._next += 1
         return self._next - 1
 
     def issue(self, number: Hashable) -> asyncio.Future[Any]:
-        """Expect a reply to `number`. Raises ValueError where one is expected already."""
+        """Expect a reply to `number`. Raises ValueError if one is expected already."""
         if number is None:
             raise ValueError("a request needs an id, and None is no id")
         if number in self._waiting:
@@ -64,7 +63,7 @@ class PendingRequests:
             self._on_change()
 
     def take(self, data: Any) -> bool:
-        """Give `data` to whoever awaits it; True also for a late reply, False for what is no reply to us."""
+        """Pass `data` to the request it replies to. Return whether it is a reply, including a late one."""
         try:
             number = self._match(data)
             if number is None:
@@ -73,7 +72,7 @@ class PendingRequests:
         except BaseException as exc:
             if is_exit_request(exc):
                 raise
-            return False  # data that `match` does not understand is a message like any other
+            return False  # `match` does not understand it, so it is not a reply
         if future is None:
             return self._is_past(number)
         del self._waiting[number]
@@ -90,7 +89,7 @@ class PendingRequests:
         return isinstance(number, int) and self._first <= number < self._next
 
     def lose(self, why: str, *, socket_gone: bool) -> None:
-        """Fail all requests under way. A new socket has issued nothing yet."""
+        """Fail all pending requests. With `socket_gone`, forget the ids: a new socket has issued none."""
         waiting, self._waiting = self._waiting, {}
         for number, future in waiting.items():
             if not socket_gone:

@@ -1,4 +1,4 @@
-"""One socket's life: open, log in, receive, close. It never retries."""
+"""One connection: open, log in, receive, close. It never retries."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BOUND = Buffer()
 
 
 class _Held:
-    """A payload that came while `on_open` runs; decoded when somebody looks, for `recv` may decode differently."""
+    """A payload that arrived while `on_open` runs. It is decoded later, since `recv` may use another decoder."""
 
     __slots__ = ("at", "index", "payload", "size")
 
@@ -37,9 +37,9 @@ class _Held:
 
 
 class Session:
-    """One open connection, as `on_open` gets it: to log in, subscribe, and wait for the answers.
+    """The open connection that `on_open` gets: to log in, subscribe, and wait for the answers.
 
-    Valid until `on_open` returns; afterwards the `Connection` is the way to send.
+    Use it until `on_open` returns; afterwards send with the `Connection`.
     """
 
     __slots__ = ("_core",)
@@ -52,22 +52,22 @@ class Session:
 
     @property
     def endpoint(self) -> str:
-        """The endpoint's name; in a pool the member's."""
+        """The name of the endpoint, or of the member of a pool."""
         return self._core.endpoint
 
     @property
     def number(self) -> int:
-        """Which connect of the endpoint this is, from 1."""
+        """The number of this connection of the endpoint, from 1."""
         return self._core.number
 
     @property
     def request_headers(self) -> Mapping[str, str]:
-        """The headers of the handshake as they were sent."""
+        """The headers of the handshake request."""
         return self._core.wire.request_headers
 
     @property
     def response_headers(self) -> Mapping[str, str]:
-        """The headers of the server's answer."""
+        """The headers of the handshake response."""
         return self._core.wire.response_headers
 
     @property
@@ -78,24 +78,24 @@ class Session:
     async def send(self, data: Any) -> None:
         """Send one message: str as text, bytes as binary, anything else as JSON text.
 
-        Waits for room in the write buffer, and for its turn where the endpoint has `sends_per_s`. Raises NotOpen at
-        once where the connection is not open, and ConnectionLost where it is lost while waiting. Cancelling it while
-        it waits means that nothing was sent.
+        Waits for room in the write buffer, and with `sends_per_s` for its turn. Raises NotOpen at once if the
+        connection is not open, and ConnectionLost if it is lost while waiting. If cancelled while waiting, nothing was
+        sent.
         """
         await self._core.send(data)
 
     async def recv(self, match: Callable[[Message[Any]], bool] | None = None, decode: Any = None) -> Message[Any]:
-        """Return the next message for which `match(message)` is true; what it passes over stays, in its order.
+        """Return the next message for which `match(message)` is true. Other messages are kept, in their order.
 
-        `decode` stands in for the endpoint's, for this call. What cannot be decoded is passed over. Raises
-        ConnectionLost when the connection ends first, and FleetError outside of `on_open`. Safe to cancel: nothing is
-        lost.
+        `decode` replaces the endpoint's decoder for this call. Messages that cannot be decoded are skipped, and kept.
+        Raises ConnectionLost if the connection ends first, and FleetError outside of `on_open`. Safe to cancel: no
+        message is lost.
         """
         return await self._core.recv(match, decode)
 
 
 class SessionCore:
-    """The session as the rest of the fleet has it: what the wire hands to, and what the supervisor ends."""
+    """The internal side of a session: the receiver of the wire, controlled by the supervisor."""
 
     def __init__(self, endpoint: Endpoint, ingest: Ingest, wire: Wire, number: int) -> None:
         self.number = number
@@ -119,7 +119,7 @@ class SessionCore:
         self.closed_by_us = False
         self.ended: asyncio.Future[ConnectionLost] = self._loop.create_future()
         self.last_data = wire.connected_at
-        # What the wire needs to know of its receiver. While on_open runs, text and binary must be told apart.
+        # Read by the wire. While on_open runs, text and binary frames must be distinguished.
         self.as_text = True
         self.chunk = CHUNK
 
@@ -134,7 +134,7 @@ class SessionCore:
 
     @property
     def held(self) -> int:
-        """How many messages wait for `on_open` to be done."""
+        """The number of messages held until `on_open` returns."""
         return len(self._held)
 
     @property
@@ -143,7 +143,7 @@ class SessionCore:
 
     @property
     def can_send(self) -> bool:
-        """False once it is known that nothing will be sent any more: a close that has begun shows when one tries."""
+        """Whether sending may succeed. A close that has begun is noticed when sending fails."""
         return self._error is None and not self._refused
 
     # Sending
@@ -171,7 +171,7 @@ class SessionCore:
             while not self._wire.writable and self._error is None:
                 await self._wire.wait_writable()
                 if not self._wire.writable:
-                    # The socket is gone, and we are not told before what came over it has been handed over.
+                    # The socket is closed; the loss is reported after the data received before it.
                     await asyncio.sleep(0)
             if self._error is not None:
                 raise ConnectionLost(self._error.code, self._error.reason) from self._error
@@ -193,8 +193,7 @@ class SessionCore:
             self._next_send = max(self._next_send, self._loop.time()) + 1.0 / rate
 
     async def _wait_turn(self) -> None:
-        # The turn is taken when the message is written: one that was cancelled has cost the others nothing. A
-        # heartbeat may take it first.
+        # A turn is used when the message is written, so a cancelled send delays no other. A heartbeat may use it first.
         turn = 0.0
         while self._error is None and self._next_send > turn:
             turn = self._next_send
@@ -207,12 +206,12 @@ class SessionCore:
         self._ingest.hub.request_exit(error)
 
     def beat(self, payload: str | bytes) -> None:
-        """Send a heartbeat, without waiting: one that has no room now is late anyway."""
+        """Send a heartbeat if there is room in the write buffer; do not wait."""
         if self._wire.writable and self._error is None:
             try:
                 self._write(payload)
             except NotOpen:
-                pass  # it is closing: nothing has to be kept alive any more
+                pass  # the connection is closing
 
     # Receiving while on_open runs
 
@@ -225,7 +224,7 @@ class SessionCore:
         while True:
             if not self._holding:
                 raise FleetError("recv() belongs to on_open; afterwards messages go to the subscriptions")
-            if removed != self._removed:  # another recv() took something: look at all again
+            if removed != self._removed:  # another recv() took a message, so positions have changed
                 place, removed = 0, self._removed
             while place < len(self._held):
                 held = self._held[place]
@@ -281,10 +280,10 @@ class SessionCore:
             self._changed = None
 
     async def release(self) -> None:
-        """`on_open` is done: publish what was held, then hand over directly."""
+        """Publish the held messages after `on_open`, and pass on later ones directly."""
         ingest = self._ingest
         if self._held:
-            # What comes meanwhile waits behind it, and is no fault of on_open's.
+            # New messages wait behind the held ones. The bound does not apply to them.
             self._bounded = False
             self._wire.pause()
         time_slice = TimeSlice()
@@ -311,12 +310,12 @@ class SessionCore:
         ingest.hand_over(messages)
 
     def _raw(self, held: _Held) -> str | bytes:
-        # While on_open ran, text was held as str; afterwards it comes as the endpoint's decoder wants it.
+        # Text was held as str while on_open ran, but the endpoint's decoder may want bytes.
         wants_bytes = not self._ingest.factory.as_text
         return held.payload.encode() if wants_bytes and isinstance(held.payload, str) else held.payload
 
     def discard(self) -> None:
-        """`on_open` failed: what was held goes nowhere."""
+        """Drop the held messages: `on_open` has failed."""
         while self._held:
             self._take(len(self._held) - 1)
             self._ingest.discarded += 1
@@ -334,7 +333,7 @@ class SessionCore:
                 self._ingest.receive(payloads, self.number, at)
                 self.chunk = self._ingest.chunk
         finally:
-            # What was handed to us, whatever became of it; last, as the user's decode and topic may look at the stats.
+            # Last, since the user's decode and topic functions may read the stats, and in any case.
             self._ingest.received += len(payloads)
 
     def lost(self, error: ConnectionLost) -> None:
@@ -350,22 +349,22 @@ class SessionCore:
 
     @property
     def reading(self) -> bool:
-        """Whether anything that comes is still wanted."""
+        """Whether messages are still passed on."""
         return self._reading
 
     def running_since(self, when: float, now: float) -> float:
-        """Return the seconds from `when` to `now` in which the feed was read."""
+        """Return the seconds from `when` to `now` in which the socket was read."""
         return self._ingest.running_since(when, now)
 
     def stop_reading(self) -> None:
-        """Hand over nothing more; sending still works."""
+        """Pass on no more messages. Sending still works."""
         self._reading = False
-        # A mailbox with room again would have the socket read on.
+        # Otherwise a mailbox with room again would resume reading.
         self._ingest.detach()
         self._wire.pause()
 
     def close(self, code: int, reason: str = "") -> None:
-        """Begin the closing handshake; `ended` is done within `close_s`."""
+        """Begin the closing handshake. `ended` is done within `close_s` seconds."""
         self._reading = False
         self.closed_by_us = True
         self._wire.close(code, reason)

@@ -1,6 +1,7 @@
-"""What the log says about one endpoint's ups and downs: every change of what is wrong, and never a line per attempt.
+"""Log records about the state of one endpoint: one for each new kind of error, not one for each attempt.
 
-A program that sets up no logging sees warnings alone, so the end of what was warned about is a warning, too.
+Without a logging configuration, Python shows only warnings. So the end of a condition that was logged as a warning is
+logged as a warning too.
 """
 
 from __future__ import annotations
@@ -15,28 +16,28 @@ __all__ = ["StateLog"]
 log = logging.getLogger("wsfleet")
 
 REPORT_S = 300.0
-"""While it stays down, or keeps being lost, that is told again after so long; then after twice as long, each time."""
+"""Seconds until an endpoint that stays down is reported again. The interval doubles with each report."""
 
 CHANGES = 3
-"""So many changes are told between two of these: one may go up and down, or change its error, at every attempt."""
+"""Maximum number of changes logged between two such reports: the error may change with each attempt."""
 
 
 class StateLog:
-    """Writes one endpoint's story, for a supervisor that says what happens. Times are the loop's."""
+    """Logs the states that a supervisor reports. Times are those of the loop."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._trouble_since: float | None = None
         self._down_since: float | None = None
         self._attempts = 0
-        self._opened = False  # since the trouble began
-        self._logged: tuple[object, ...] | None = None  # the kind of error that was told last; None: that it is open
+        self._opened = False  # since the first failure
+        self._logged: tuple[object, ...] | None = None  # the kind of error logged last; None: open
         self._period = float("-inf")
         self._report_s = REPORT_S
         self._changes = 0
 
     def log_state(self, state: State, error: Exception | None, delay_s: float, uri: str) -> None:
-        """Log the change to `state`, if it is news."""
+        """Log the change to `state`, if it has to be logged."""
         if state is State.OPEN:
             self.opened(uri, asyncio.get_running_loop().time())
         elif state is State.FAILED:
@@ -45,7 +46,7 @@ class StateLog:
             self.waiting(error, delay_s, asyncio.get_running_loop().time())
 
     def opened(self, uri: str, now: float) -> None:
-        """It is OPEN."""
+        """Log that the endpoint is OPEN."""
         if self._logged is None:
             # If the loss was not logged as a warning, neither is its end.
             level = logging.INFO if self._down_since is None else logging.DEBUG
@@ -59,11 +60,11 @@ class StateLog:
         self._down_since = self._logged = None
 
     def stable(self) -> None:
-        """It was open for long enough that a loss begins a new story."""
+        """Treat the next loss as the first failure: the connection was open for `stable_s`."""
         self._trouble_since = None
 
     def waiting(self, error: Exception, delay_s: float, now: float) -> None:
-        """An attempt failed or the connection was lost, and there will be another attempt."""
+        """Log that an attempt failed or the connection was lost, and when the next attempt is made."""
         again = self._trouble_since is not None
         if self._trouble_since is None:
             self._trouble_since, self._attempts, self._opened = now, 0, False
@@ -94,18 +95,28 @@ class StateLog:
         self._log(level, "endpoint.down", text, self._name, error, delay_s, **fields)
 
     def failed(self, error: Exception | None, now: float) -> None:
-        """It is FAILED."""
+        """Log that the endpoint is FAILED."""
         self._logged = (error,)
         self._down_since = now if self._down_since is None else self._down_since
         text = "%s: failed for good: %s"
         self._log(logging.ERROR, "endpoint.failed", text, self._name, error, state=State.FAILED, error=error)
+
+    def crashed(self, fault: Exception) -> None:
+        """Log an unexpected exception in the supervisor, with its traceback."""
+        fields = {"event": "endpoint.failed", "endpoint": self._name, "error": fault}
+        log.error("%s: the supervisor failed: %s", self._name, fault, exc_info=fault.__cause__, extra=fields)
+
+    def redirected(self, origin: str) -> None:
+        """Log a redirect to another origin: on_open logs in to a server that the program does not name."""
+        text = "%s: redirected to another origin, %s: headers are not sent there, but messages of on_open are"
+        self._log(logging.WARNING, "endpoint.redirected", text, self._name, origin)
 
     def _log(self, level: int, event: str, text: str, *arguments: object, **fields: object) -> None:
         log.log(level, text, *arguments, extra={"event": event, "endpoint": self._name, **fields})
 
 
 def _kind(error: Exception) -> tuple[object, ...]:
-    """Return what tells one cause from another, without what differs from attempt to attempt."""
+    """Return the properties of an error that are the same in repeated attempts."""
     details = tuple(getattr(error, name, None) for name in ("stage", "status", "code"))
     return (type(error), *details, type(error.__cause__))
 

@@ -1,13 +1,12 @@
-"""Keeps one endpoint alive: connect, run until closed, classify, take from the budget, wait, again.
+"""Keeps one endpoint alive: connect, run until the connection is lost, classify the error, wait, connect again.
 
-The position of `Supervisor.run` *is* the state; the enum only reports it. `Connection` is the user's handle on it;
-it outlives the sockets.
+The state is the position in the loop of `Supervisor.run`; `State` only reports it. A supervisor outlives the sockets.
+`Connection` is its public handle.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 from collections.abc import Callable
 
@@ -15,25 +14,21 @@ from wsfleet.core import error_text, retry
 from wsfleet.core.errors import ConnectionLost, EndpointFailed, FleetError, NotOpen
 from wsfleet.core.message import Gap, State, StateChange
 from wsfleet.core.options import Endpoint
-from wsfleet.core.redact import redact_text, redact_uri, secrets_of
+from wsfleet.core.redact import redact_text, redact_uri
 from wsfleet.core.stats import Counted, EndpointStats
-from wsfleet.endpoint.attempt import resolve_attempt
+from wsfleet.endpoint.attempt import resolve_attempt, secrets_in
 from wsfleet.endpoint.connect_limiter import host_of
 from wsfleet.endpoint.decode import MessageFactory
 from wsfleet.endpoint.ingest import LONG_S, Ingest
 from wsfleet.endpoint.liveness import LivenessCheck
 from wsfleet.endpoint.on_open import run_on_open
+from wsfleet.endpoint.open_waiters import OpenWaiters
 from wsfleet.endpoint.services import Services
 from wsfleet.endpoint.session import SessionCore
 from wsfleet.endpoint.state_log import StateLog
 from wsfleet.transport.base import Progress
 
 __all__ = ["Supervisor"]
-
-log = logging.getLogger("wsfleet")
-
-SUBPROTOCOLS = "Sec-WebSocket-Protocol"
-"""The header that subprotocols go in. Browsers can set no other, so some servers take a token there."""
 
 
 class Supervisor:
@@ -45,7 +40,7 @@ class Supervisor:
         self.ingest = Ingest(factory, services.hub, endpoint.keep_last)
         self.state = State.CONNECTING
         self.session: SessionCore | None = None
-        self.holding: SessionCore | None = None  # until all that it held for on_open has gone on
+        self.holding: SessionCore | None = None  # until the messages held for on_open are published
         self.session_count = 0
         self.losses = 0
         self.last_error: Exception | None = None
@@ -68,8 +63,8 @@ class Supervisor:
         self._rejections = 0
         self._restarting = False
         self._scope: asyncio.Timeout | None = None
-        self._last: tuple[int, int, float] | None = None  # the last open session, its last index, when it was lost
-        self._open_waiters: list[asyncio.Future[None]] = []
+        self._last: tuple[int, int, float] | None = None  # last open session: number, last index, time of the loss
+        self.open_waiters = OpenWaiters()
 
     # The loop
 
@@ -101,16 +96,15 @@ class Supervisor:
                 self._drop_session()
                 self._end(State.CLOSED, None)
                 raise
-            # A fault of ours, or of the user's `fatal`: it ends this endpoint, never the fleet.
+            # A bug in wsfleet or in the user's `fatal` function ends this endpoint, but not the fleet.
             fault = error_text.unexpected(exc, self._secrets)
             error_text.hide_secrets(fault, self._secrets)
-            fields = {"event": "endpoint.failed", "endpoint": self.name, "error": fault}
-            log.error("%s: the supervisor failed: %s", self.name, fault, exc_info=fault.__cause__, extra=fields)
+            self._state_log.crashed(fault)
             self._drop_session()
             self._fail(fault)
 
     def _verdict(self, error: Exception) -> tuple[Exception, float | None]:
-        """Return the error, and how long to wait before the next attempt, or None to give up."""
+        """Return the error, and the seconds until the next attempt, or None if there will be none."""
         now = asyncio.get_running_loop().time()
         plan, endpoint = self.endpoint.reconnect, self.endpoint
         rejected = getattr(error, "status", None) in (401, 403)
@@ -121,7 +115,7 @@ class Supervisor:
             fresh_credentials=callable(endpoint.uri) or callable(endpoint.headers),
             rejections=self._rejections,
         )
-        # Not before the verdict, which may depend on what is behind the error.
+        # After classify, which may look at the cause of the error.
         error_text.hide_secrets(error, self._secrets)
         if verdict.fatal:
             return error, None
@@ -134,7 +128,7 @@ class Supervisor:
         return error, max(self._backoff.next(), verdict.hold_s)
 
     async def _live_once(self) -> Exception:
-        """Connect, and stay until the connection is lost; return the error of either."""
+        """Connect, and wait until the connection is lost. Return the error of the attempt or of the connection."""
         loop = asyncio.get_running_loop()
         self._attempt += 1
         self._restarting = False
@@ -145,7 +139,7 @@ class Supervisor:
             async with asyncio.timeout(self.endpoint.open_s) as self._scope:
                 session = await self._open(progress, self._scope)
             if self._scope.expired() or self.stopping or self._restarting:
-                # An on_open that does not let itself be cancelled; or it was stopped meanwhile.
+                # on_open suppressed the cancellation, or the endpoint was stopped meanwhile.
                 raise TimeoutError
         except BaseException as exc:
             if error_text.is_ours(exc):
@@ -162,7 +156,7 @@ class Supervisor:
         error = self._explain(await session.ended)
         lost_at = loop.time()
         self._last = (session.number, self.ingest.received, lost_at)
-        # Where the clock is coarse, the first message may have come at the very time of the handshake.
+        # With a coarse clock, the first message may have the time of the handshake.
         heard = session.wire.last_frame > session.wire.connected_at or self.ingest.received > received
         if heard and lost_at - opened_at >= self.endpoint.reconnect.stable_s:
             self._backoff.reset()
@@ -175,11 +169,11 @@ class Supervisor:
         return error
 
     async def _open(self, progress: Progress, scope: asyncio.Timeout) -> SessionCore:
-        """Open a session and log in. The deadline stands still while the governor makes us wait."""
+        """Open a session and run `on_open`. The deadline does not include the wait for the connect limiter."""
         loop = asyncio.get_running_loop()
         request = await resolve_attempt(self.endpoint, self.name)
         self._secrets = progress.secrets
-        self._secrets += secrets_of(request.uri, {**request.headers, SUBPROTOCOLS: ", ".join(request.subprotocols)})
+        self._secrets += secrets_in(request)
         self._shown_uri = redact_uri(request.uri)
         self._host = host_of(request.uri)
         left = (scope.when() or 0.0) - loop.time()
@@ -200,7 +194,7 @@ class Supervisor:
             )
         return session
 
-    # What an attempt or a session came to
+    # The result of an attempt or a session
 
     def _opened(self, session: SessionCore, now: float) -> None:
         self._rejections = 0
@@ -209,16 +203,13 @@ class Supervisor:
         if self._last is not None and self._services.hub.wants(topic):
             previous, last_index, lost_at = self._last
             self._services.hub.inject(topic, Gap(self.name, previous, session.number, last_index, now - lost_at))
-        self._wake_open_waiters()
+        self.open_waiters.wake()
 
     def _note_route(self, progress: Progress) -> None:
         self._route = f", {progress.route}" if progress.route else ""
         if progress.redirected not in ("", self._redirected):
-            # Where it logs in is no longer what the program says, so this is for whoever runs it to know.
             self._redirected = progress.redirected
-            text = "%s: redirected to another origin, %s: no headers go there; what on_open sends does"
-            fields = {"event": "endpoint.redirected", "endpoint": self.name}
-            log.warning(text, self.name, progress.redirected, extra=fields)
+            self._state_log.redirected(progress.redirected)
 
     def _attempt_failed(self, exc: BaseException, progress: Progress) -> Exception:
         lost = self.session.lost_error if self.session is not None else None
@@ -226,33 +217,33 @@ class Supervisor:
         open_s = self.endpoint.open_s if self._scope is not None and self._scope.expired() else None
         error = error_text.attempt_failed(exc, lost, progress.stage, open_s, self._secrets, progress.route)
         if progress.redirected:
-            self._host = host_of(progress.redirected)  # who answered, and may have asked for patience
+            self._host = host_of(progress.redirected)  # the host that answered, perhaps with Retry-After
         if not self._restarting and not self.stopping:
             self.last_error = error
         return error
 
     def _explain(self, lost: ConnectionLost) -> ConnectionLost:
-        """Return the loss as it may be shown; where we had stopped reading, or were blocked, that is why."""
+        """Return the loss without secrets, and with its cause if that was a pause of reading or a blocked loop."""
         ours = self.stopping or (self.session is not None and self.session.closed_by_us)
         impatient = retry.may_be_timeout(lost.code)
         paused_s, names = self.ingest.lag()
         pause = (paused_s, names) if paused_s >= LONG_S and (impatient or not self.ingest.reading) else None
-        # "1011 keepalive ping timeout" is mostly our own: the ping was not answered because nobody read it.
+        # "1011 keepalive ping timeout" is mostly caused by a blocked loop: nothing read and answered the ping.
         block = self._services.watchdog.recent() if impatient else None
         if ours:
             pause = block = None
         return error_text.loss(lost, pause, None if block is None else str(block), self._secrets)
 
     def _drop_session(self) -> None:
-        """Leave nothing of a session behind, whatever state it is in."""
+        """Release the session, in whatever state it is."""
         session, self.session = self.session, None
         self.holding = None
         self._pulse.end()
         if session is not None:
             session.discard()
-            # Not `ended`, which is cancelled with whoever waits for it.
+            # Not `ended`: that future is cancelled together with the task that awaits it.
             if session.lost_error is None:
-                session.abort("given up")
+                session.abort("the attempt was abandoned")
             self.ingest.detach()
 
     def _fail(self, error: Exception) -> None:
@@ -261,7 +252,7 @@ class Supervisor:
 
     def _end(self, state: State, error: Exception | None) -> None:
         self._set_state(state, error, 0.0)
-        self._wake_open_waiters()
+        self.open_waiters.wake()
         if self._on_end is not None:
             self._on_end(self)
 
@@ -288,11 +279,6 @@ class Supervisor:
         finally:
             self._scope = None
 
-    def notify_open(self, waiter: asyncio.Future[None]) -> None:
-        """Resolve `waiter` when the endpoint opens or ends."""
-        self._open_waiters = [w for w in self._open_waiters if not w.done()]
-        self._open_waiters.append(waiter)
-
     @property
     def can_send(self) -> bool:
         """Whether it is OPEN and not closing. The state changes only when the socket is gone."""
@@ -305,28 +291,16 @@ class Supervisor:
                 raise self.failure()
             if self.state is State.CLOSED:
                 raise NotOpen(f"{self.name} is closed")
-            waiter = asyncio.get_running_loop().create_future()
-            self.notify_open(waiter)
-            try:
-                await waiter
-            finally:
-                if waiter in self._open_waiters:
-                    self._open_waiters.remove(waiter)
-
-    def _wake_open_waiters(self) -> None:
-        for waiter in self._open_waiters:
-            if not waiter.done():
-                waiter.set_result(None)
-        self._open_waiters.clear()
+            await self.open_waiters.wait()
 
     def failure(self) -> EndpointFailed:
-        """Return the error that says that this endpoint is FAILED, and why."""
+        """Return an EndpointFailed with the last error as its cause."""
         error = EndpointFailed(self.name, str(self.last_error or ""))
         error.__cause__ = self.last_error
         return error
 
     def restart(self) -> None:
-        """Give up the current attempt, wait or socket, and connect afresh at once."""
+        """End the current attempt, wait or connection, and connect again at once."""
         if self.task is None:
             return
         self._restarting = True
@@ -356,7 +330,7 @@ class Supervisor:
         self.task.add_done_callback(self._never_began)
 
     def _never_began(self, task: asyncio.Task[None]) -> None:
-        # A task that is cancelled before its first step runs no line of its coroutine.
+        # A task that is cancelled before its first step never runs its coroutine.
         if task is self.task and self.state not in (State.CLOSED, State.FAILED):
             self._end(State.CLOSED, None)
 
@@ -365,7 +339,7 @@ class Supervisor:
         if self.state is State.CLOSED:
             return False
         self._set_state(State.CLOSED, None, 0.0)
-        self._wake_open_waiters()
+        self.open_waiters.wake()
         return True
 
     def stop(self) -> None:
@@ -375,7 +349,7 @@ class Supervisor:
             self.task.cancel()
 
     def error_text(self) -> str | None:
-        """Return the last error as it may be shown. It is made once: that takes long, and many may be down."""
+        """Return the text of the last error without secrets. It is cached, because redacting takes long."""
         error = self.last_error
         if error is None:
             return None
@@ -384,7 +358,7 @@ class Supervisor:
         return self._error_text[1]
 
     def counted(self) -> Counted:
-        """Return what the balance is made of, quickly."""
+        """Return the counters of the balance."""
         ingest, holding = self.ingest, self.holding
         held = holding.held if holding is not None else 0
         if ingest.early is not None:
@@ -417,7 +391,7 @@ class Supervisor:
 
 
 def _expire(scope: asyncio.Timeout) -> None:
-    """Let a deadline pass now; one that has passed, or was left, needs nothing."""
+    """Make a timeout expire now. No-op if it has expired or was left."""
     try:
         scope.reschedule(asyncio.get_running_loop().time())
     except RuntimeError:

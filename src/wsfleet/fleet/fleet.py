@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["Fleet", "control_of"]
 
 F = TypeVar("F", bound=Callable[..., Any] | Sink)
-T = TypeVar("T")
 
 _LIMITS = Limits()
 _BUFFER = Buffer()

@@ -292,12 +292,6 @@ class Hub(Dispatcher):
     def stats(self) -> HubStats:
         return HubStats(self.published, self.injected, self.routed, self.unrouted, self.deliveries)
 
-    def subscription_stats(self) -> tuple[SubscriptionStats, ...]:
-        """Return a row for each mailbox, and a last row for all removed mailboxes if there are any."""
-        retired = self.retired_stats()
-        rows = tuple(mailbox.stats() for mailbox in self._mailboxes)
-        return rows if retired is None else (*rows, retired)
-
     def retired_stats(self) -> SubscriptionStats | None:
         """Return the row of the removed mailboxes, or None if there are none."""
         self._retire()
