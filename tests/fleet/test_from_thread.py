@@ -159,12 +159,10 @@ def test_many_threads_at_once() -> None:
 
 
 def test_every_method_elsewhere_names_from_thread() -> None:
-    """Called from a thread that is not the loop's, each method raises FleetError and says what to use instead."""
-
-    async def processor(message: Message[Any]) -> None: ...
-
+    """Called in another thread, each method raises FleetError at the call, without an await, and names from_thread."""
     with running() as it:
         fleet, connection, subscription = it.fleet, it.connection, it.subscription
+        pool = fleet.from_thread(lambda: fleet.pool(URI, 1, name="pool"))
         plain: list[Callable[[], Any]] = [
             lambda: fleet.connect(URI),
             lambda: fleet.pool(URI, 2),
@@ -179,13 +177,21 @@ def test_every_method_elsewhere_names_from_thread() -> None:
             lambda: subscription.stats(),
             lambda: aiter(subscription),
             lambda: subscription.batches(),
-        ]
-        awaited: list[Callable[[], Any]] = [
+            lambda: subscription.next(),
             lambda: fleet.close(),
             lambda: fleet.wait(),
+            lambda: fleet.reload(),
+            lambda: fleet.snapshot(),
+            lambda: fleet.totals(),
             lambda: connection.send("x"),
             lambda: connection.wait_open(),
             lambda: connection.close(),
+            lambda: pool.send("x"),
+            lambda: pool.request({}),
+            lambda: pool.wait_open(),
+            lambda: pool.close(),
+        ]
+        awaited: list[Callable[[], Any]] = [
             lambda: anext(subscription),
             lambda: subscription.__aexit__(None, None, None),
         ]
@@ -260,16 +266,12 @@ def test_a_session_elsewhere_names_from_thread() -> None:
         while not it.sessions:
             time.sleep(0.001)
         for call in (lambda: it.sessions[0].send("x"), lambda: it.sessions[0].recv()):
-
-            async def await_it(call: Callable[[], Any] = call) -> None:
-                await call()
-
             with pytest.raises(FleetError, match="from_thread"):
-                asyncio.run(await_it())
+                call()
 
 
 def test_after_the_end_anybody_may_look() -> None:
-    """A fleet that has ended belongs to no thread: whoever waited for it can see what became of it."""
+    """After its end, a fleet can be read in any thread."""
     with running() as it:
         pass
     assert it.fleet.stats().balanced

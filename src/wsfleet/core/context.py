@@ -3,17 +3,46 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from wsfleet.core.errors import FleetError
 
-__all__ = ["Context"]
+__all__ = ["Context", "loop_thread_only"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 # The contexts of the fleets whose user functions the current task runs. A processor may run another fleet, so there
 # can be several. Tasks that a call starts inherit them: `asyncio.wait_for` starts one up to Python 3.11.
 _CALLS: ContextVar[tuple[Context, ...]] = ContextVar("wsfleet_calls", default=())
+
+
+class _Checking(Protocol):
+    def _check_thread(self) -> None: ...
+
+
+C = TypeVar("C", bound=_Checking)
+
+
+def loop_thread_only(
+    method: Callable[Concatenate[C, P], Coroutine[Any, Any, T]],
+) -> Callable[Concatenate[C, P], Coroutine[Any, Any, T]]:
+    """Check the thread when a coroutine method is called.
+
+    A check inside the coroutine would run when it is awaited. A plain function in another thread cannot await it, so
+    its call would do nothing, silently.
+    """
+
+    @functools.wraps(method)
+    def call(self: C, /, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, T]:
+        self._check_thread()
+        return method(self, *args, **kwargs)
+
+    return call
 
 
 def _ignore(error: BaseException) -> None:

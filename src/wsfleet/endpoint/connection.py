@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from wsfleet.core.context import loop_thread_only
 from wsfleet.core.errors import NotOpen
 from wsfleet.core.message import State
 from wsfleet.core.options import Buffer
@@ -71,6 +72,7 @@ class Connection:
         self._owner.check_thread()
         return self._supervisor.stats()
 
+    @loop_thread_only
     async def send(self, data: Any) -> None:
         """Send one message: str as text, bytes as binary, anything else as JSON text.
 
@@ -78,15 +80,14 @@ class Connection:
         is not OPEN. Raises ConnectionLost if the connection is lost while waiting; whether the message arrived is then
         unknown. If cancelled while waiting, nothing was sent.
         """
-        self._owner.check_thread()
         session = self._supervisor.session
         if session is None or self._supervisor.state is not State.OPEN:
             raise NotOpen(f"{self.name} is {self.state.value}")
         await session.send(data)
 
+    @loop_thread_only
     async def wait_open(self) -> None:
         """Wait until the endpoint is OPEN. Safe to cancel. Raises EndpointFailed when FAILED, NotOpen when CLOSED."""
-        self._owner.check_thread()
         await self._supervisor.wait_open()
 
     def restart(self) -> None:
@@ -97,6 +98,7 @@ class Connection:
         self._owner.check_thread()
         self._owner.restart_endpoint(self._supervisor)
 
+    @loop_thread_only
     async def close(self) -> None:
         """Close the connection and remove it from the fleet; its name is free again. Idempotent.
 
@@ -104,7 +106,6 @@ class Connection:
         is removed. The closing handshake takes at most `close_s` seconds more. Called by a processor or `on_open`, it
         returns at once and the connection closes afterwards. Cancelling it only stops the waiting.
         """
-        self._owner.check_thread()
         await self._owner.close_endpoint(self._supervisor)
 
     def __aiter__(self) -> Loop:
@@ -128,6 +129,9 @@ class Connection:
         # Without a reference to the connection there will be no other loop: drop the messages that wait for one.
         if self._mailbox is not None:
             self._owner.abandon(self._mailbox)
+
+    def _check_thread(self) -> None:
+        self._owner.check_thread()
 
     def _failure(self) -> BaseException | None:
         return self._supervisor.failure() if self._supervisor.state is State.FAILED else None

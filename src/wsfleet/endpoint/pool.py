@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 import msgspec
 
 from wsfleet.core.checks import check_arguments, check_count, refuse
+from wsfleet.core.context import loop_thread_only
 from wsfleet.core.errors import ConnectionLost, EndpointFailed, NotOpen, RequestLost, RequestTimeout
 from wsfleet.core.message import State
 from wsfleet.core.options import Endpoint
@@ -89,30 +90,30 @@ class Pool:
         is_open = sum(s.can_send for s in self._supervisors)
         return f"<Pool {self.name!r} {is_open} of {self.size} open>"
 
+    @loop_thread_only
     async def wait_open(self) -> None:
         """Wait until a member is OPEN. Safe to cancel.
 
         Raises EndpointFailed or NotOpen if no member can open any more.
         """
-        self._owner.check_thread()
         while not any(s.can_send for s in self._supervisors):
             await self._some_member_changes()
 
+    @loop_thread_only
     async def close(self) -> None:
         """Close all members. Idempotent.
 
         The pool's own processor finishes the pending messages for at most the fleet's `drain_s` seconds. Called by a
         processor or `on_open`, it returns at once and the pool closes afterwards. Cancelling it only stops the waiting.
         """
-        self._owner.check_thread()
         await self._owner.close_pool(self)
 
+    @loop_thread_only
     async def send(self, data: Any) -> None:
         """Send one message on the least busy open member. Raises NotOpen if none is open.
 
         Waits, raises ConnectionLost, and can be cancelled like `Connection.send`.
         """
-        self._owner.check_thread()
         while True:
             member = self._least_busy()
             try:
@@ -120,6 +121,7 @@ class Pool:
             except NotOpen:
                 pass  # it is closing and sent nothing, so try another member
 
+    @loop_thread_only
     async def request(self, data: Any, timeout_s: float = 10.0, wait: bool = True) -> Any:
         """Send `data` as a request on the least busy open member, and return the reply's decoded data.
 
@@ -128,7 +130,6 @@ class Pool:
         is lost before the reply; whether the server acted is then unknown. If cancelled, the request may have been
         sent; a later reply is counted as `answered` and dropped.
         """
-        self._owner.check_thread()
         if not isinstance(timeout_s, int | float):
             raise TypeError(f"timeout_s must be a number of seconds, not {timeout_s!r}")
         if self._identify is None:
@@ -146,6 +147,9 @@ class Pool:
                 return await _by(until, self._ask(member, data), f"{self.name}: no reply within {timeout_s:g} s")
             except NotOpen:
                 pass  # as in send()
+
+    def _check_thread(self) -> None:
+        self._owner.check_thread()
 
     async def _ask(self, member: Supervisor, data: Any) -> Any:
         """Send the request on one member and wait for the reply. Raises NotOpen if nothing was sent."""

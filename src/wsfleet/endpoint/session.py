@@ -9,6 +9,7 @@ from typing import Any
 
 import msgspec
 
+from wsfleet.core.context import loop_thread_only
 from wsfleet.core.error_text import is_exit_request
 from wsfleet.core.errors import ConnectionLost, FleetError, NotOpen
 from wsfleet.core.message import Message
@@ -75,6 +76,7 @@ class Session:
         """The subprotocol that the server chose, or None."""
         return self._core.wire.subprotocol
 
+    @loop_thread_only
     async def send(self, data: Any) -> None:
         """Send one message: str as text, bytes as binary, anything else as JSON text.
 
@@ -84,6 +86,7 @@ class Session:
         """
         await self._core.send(data)
 
+    @loop_thread_only
     async def recv(self, match: Callable[[Message[Any]], bool] | None = None, decode: Any = None) -> Message[Any]:
         """Return the next message for which `match(message)` is true. Other messages are kept, in their order.
 
@@ -92,6 +95,9 @@ class Session:
         message is lost.
         """
         return await self._core.recv(match, decode)
+
+    def _check_thread(self) -> None:
+        self._core.check_thread()
 
 
 class SessionCore:
@@ -151,7 +157,6 @@ class SessionCore:
     async def send(self, data: Any) -> None:
         """See `Session.send`."""
         payload: str | bytes
-        self._check_thread()
         if isinstance(data, str | bytes):
             payload = data
         elif isinstance(data, bytearray | memoryview):
@@ -177,7 +182,8 @@ class SessionCore:
                 raise ConnectionLost(self._error.code, self._error.reason) from self._error
             self._write(payload)
 
-    def _check_thread(self) -> None:
+    def check_thread(self) -> None:
+        """Raise FleetError in a thread other than the loop's."""
         if threading.get_ident() != self._thread:
             raise FleetError("a session belongs to the thread of its fleet's loop; elsewhere use Fleet.from_thread")
 
@@ -217,7 +223,6 @@ class SessionCore:
 
     async def recv(self, match: Callable[[Message[Any]], bool] | None, decode: Any) -> Message[Any]:
         """See `Session.recv`."""
-        self._check_thread()
         decoder = compile_decoder(decode)[0] if decode is not None else self._ingest.factory.decode
         place = 0
         removed = self._removed

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
 
-from wsfleet.core.context import Context
+from wsfleet.core.context import Context, loop_thread_only
 from wsfleet.core.errors import ConfigError
 from wsfleet.core.message import Message
 from wsfleet.core.observer import Observer, load
@@ -290,14 +290,15 @@ class Fleet:
     serve = run_async
     """The older name of `run_async`."""
 
+    @loop_thread_only
     async def wait(self) -> None:
         """Wait until every endpoint has ended or `close()` is called. Safe to cancel.
 
         Raises EndpointFailed when a `required` endpoint fails, and FleetError before the start.
         """
-        self._lifecycle.check_thread()
         await self._lifecycle.wait()
 
+    @loop_thread_only
     async def close(self) -> None:
         """Drain, end the fleet, and wait for the end. Idempotent.
 
@@ -305,7 +306,6 @@ class Fleet:
         processor or `on_open`, it returns at once, since the end waits for its caller. Cancelling it only stops the
         waiting; the fleet still ends.
         """
-        self._lifecycle.check_thread()
         await self._lifecycle.close()
 
     def from_thread(self, function: Callable[..., Any], *args: Any) -> Any:
@@ -315,6 +315,7 @@ class Fleet:
         """
         return self._lifecycle.thread_calls.call(function, args)
 
+    @loop_thread_only
     async def reload(self) -> Reloaded:
         """Read the fleet's configuration file again, and apply what changed. See `wsfleet.config`.
 
@@ -323,7 +324,6 @@ class Fleet:
         changed, for every fault of the file, or if the fleet is not from a file. Raises FleetError if another reload
         is running or the fleet does not run. If cancelled, it leaves the remaining changes undone; reload again.
         """
-        self._lifecycle.check_thread()
         if self._control.reloader is None:
             raise ConfigError("this fleet was not read from a file; restart its program instead")
         return await self._control.reloader.reload(self)
@@ -335,19 +335,22 @@ class Fleet:
         self._lifecycle.check_thread()
         return build_stats(self._registry, self.name, self._lifecycle.uptime_s)
 
+    @loop_thread_only
     async def snapshot(self) -> FleetStats:
         """Return the same as `stats`, without blocking the loop if there are thousands of endpoints.
 
         All counters are read at one moment; the rows are made over many iterations of the loop. With ten thousand
         endpoints, `stats` blocks the loop for about 0.1 s. Safe to cancel.
         """
-        self._lifecycle.check_thread()
         return await snapshot(self._registry, self.name, self._lifecycle.uptime_s)
 
+    @loop_thread_only
     async def totals(self) -> Totals:
         """Return only the sums, added up over many iterations of the loop. Safe to cancel."""
-        self._lifecycle.check_thread()
         return await totals(self._registry)
+
+    def _check_thread(self) -> None:
+        self._lifecycle.check_thread()
 
 
 def _open_sink(text: str) -> Sink:

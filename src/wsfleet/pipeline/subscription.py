@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Any, Protocol
 
+from wsfleet.core.context import loop_thread_only
 from wsfleet.core.errors import Busy
 from wsfleet.core.message import Message
 from wsfleet.core.stats import SubscriptionStats
@@ -131,6 +132,7 @@ class Subscription(MessageIterator):
         self._pullable()
         return self
 
+    @loop_thread_only
     async def next(self, timeout: float | None = None) -> Message[Any]:  # noqa: ASYNC109 - the usual name of it
         """Return the next message. Wait for it, at most `timeout` seconds if given.
 
@@ -160,8 +162,11 @@ class Subscription(MessageIterator):
         self._pullable()
         return _Batches(self, self._mailbox)
 
-    def _pullable(self) -> None:
+    def _check_thread(self) -> None:
         self._owner.check_thread()
+
+    def _pullable(self) -> None:
+        self._check_thread()
         if not self._pull:
             raise Busy(f"a processor receives the messages of {self.name}; subscribe to its pattern to loop over them")
 
