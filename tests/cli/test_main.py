@@ -388,9 +388,9 @@ def checked(folder: Path, text: str, capsys: pytest.CaptureFixture[str]) -> tupl
 def test_check_a_good_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing wrong: exit code 0, one line; a warning does not change that."""
     text = '[[connect]]\nuri = "ws://h"\nsink = "stdout"\n'
-    assert checked(tmp_path, text, capsys) == (0, "feeds.toml: good; 1 endpoints, 1 processors\n", "")
+    assert checked(tmp_path, text, capsys) == (0, "feeds.toml: good; 1 endpoint, 1 processor\n", "")
     code, out, err = checked(tmp_path, text + '[[process]]\npattern = "x"\nsink = "stdout"\n', capsys)
-    assert (code, out) == (0, "feeds.toml: good; 1 endpoints, 2 processors\n")
+    assert (code, out) == (0, "feeds.toml: good; 1 endpoint, 2 processors\n")
     assert err == "feeds.toml:5: [[process]] 1 pattern: warning: no topic can match 'x'; there are h\n"
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from wsfleet import Fleet, Message, Session, State
 from wsfleet.core import errors
-from wsfleet.core.errors import ConnectFailed, ConnectionLost, HandshakeRejected, NotOpen
+from wsfleet.core.errors import ConnectFailed, ConnectionLost, FleetError, HandshakeRejected, NotOpen
 from wsfleet.testing import FakeTransport, FeedServer
 from wsfleet.testing.fake import FakeWire
 
@@ -121,6 +121,27 @@ async def test_send_raises_not_open_at_once_where_it_is_not_open() -> None:
         await connection.close()
         await refused(State.CLOSED)
     assert connection.stats().sent == 0
+
+
+async def test_wait_open_needs_a_fleet_that_was_started() -> None:
+    """Waiting for an endpoint or a pool of a fleet that was never started raises FleetError."""
+    fleet = Fleet(transport=FakeTransport())
+    connection, pool = fleet.connect(URI), fleet.pool(URI, 2)
+    for waiting in (connection.wait_open(), pool.wait_open(), pool.request({})):
+        with pytest.raises(FleetError, match="has not been started"):
+            await waiting
+
+
+async def test_wait_open_under_gather() -> None:
+    """Waiting may begin in the iteration of the loop in which another task starts the fleet."""
+    fleet = Fleet(transport=(transport := FakeTransport()))
+    connection = fleet.connect(URI, name="feed")
+
+    async def use() -> None:
+        await connection.wait_open()
+        await fleet.close()
+
+    await asyncio.gather(use(), fleet.run_async(), transport.accept("feed"))
 
 
 @pytest.mark.looptime

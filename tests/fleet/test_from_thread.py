@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from wsfleet import Fleet, Message, Session
+from wsfleet import Fleet, Session
 from wsfleet.core.errors import FleetError, NotOpen
 from wsfleet.testing import FakeTransport
 

@@ -57,7 +57,7 @@ async def test_the_next_pause_is_told_again(caplog: pytest.LogCaptureFixture) ->
             await asyncio.sleep(pause_s)
             await anext(slow)
             await asyncio.sleep(1.0)
-    assert told(caplog) == ["feed: not read for 10 s: the mailbox of slow is full"] * 2
+    assert told(caplog) == ["feed: not read for 10 s: the mailbox of slow is full, and no loop takes its messages"] * 2
 
 
 @pytest.mark.looptime

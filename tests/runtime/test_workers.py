@@ -200,7 +200,7 @@ async def test_a_killed_worker_is_started_again_and_the_others_go_on(start: Star
     assert {"losses", "held", "failed", "dropped", "pending", "blocked_s"} < lost.keys()
     # What a person is told has it in the sums.
     assert "60 received, 60 processed, 0 failed, 0 dropped" in ended.err
-    assert "workers    3, 1 restarts, 0 messages lost in their queues" in ended.err
+    assert "workers    3, 1 restart, 0 messages lost in their queues" in ended.err
     assert "every message is accounted for, except messages lost in workers that died" in ended.err
     assert {row["name"] for row in report["endpoints"] if row["received"] == 1} == share
     assert report["subscriptions"][0]["processed"] == 60 - len(share)

@@ -18,6 +18,7 @@ from wsfleet.core import __version__
 from wsfleet.core.accel import accelerated
 from wsfleet.core.checks import check_proxy
 from wsfleet.core.redact import redact_uri
+from wsfleet.core.text import plural
 from wsfleet.runtime.locate import find_fleet, is_uri, print_error, print_faults
 from wsfleet.runtime.logs import log_to_stderr
 from wsfleet.runtime.loop import ENDED_WELL, FAILED, INTERRUPTED, MISUSED
@@ -130,7 +131,8 @@ def _check(args: argparse.Namespace) -> int:
     fleet = print_faults(report)
     if fleet is None:
         return MISUSED
-    print(f"{args.file}: good; {len(fleet.connections)} endpoints, {len(fleet.subscriptions)} processors")
+    endpoints = plural(len(fleet.connections), "endpoint")
+    print(f"{args.file}: good; {endpoints}, {plural(len(fleet.subscriptions), 'processor')}")
     for observer in fleet.observers:
         print(f"serving {observer}")
     code = ENDED_WELL

@@ -22,7 +22,7 @@ from wsfleet.core.errors import ConfigError, ConnectFailed, ConnectionLost, Flee
 from wsfleet.core.message import Message, State, StateChange
 from wsfleet.core.options import Endpoint, Reconnect
 from wsfleet.core.redact import redact_uri
-from wsfleet.core.text import printable
+from wsfleet.core.text import plural, printable
 from wsfleet.endpoint.session import Session
 from wsfleet.fleet.fleet import Fleet
 from wsfleet.pipeline.subscription import Subscription
@@ -79,7 +79,7 @@ def main(args: argparse.Namespace) -> int:
         return FAILED
     connects = fleet.stats().endpoints[0].connects
     reconnects = f", connected {connects} times" if connects > 1 else ""
-    _note(f"{tap.shown:,} message{'s' * (tap.shown != 1)} in {time.monotonic() - started:.1f} s{reconnects}")
+    _note(f"{plural(tap.shown, 'message')} in {time.monotonic() - started:.1f} s{reconnects}")
     return code
 
 

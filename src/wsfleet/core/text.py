@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterable
 
-__all__ = ["one_line", "printable", "suggestion"]
+__all__ = ["one_line", "plural", "printable", "suggestion"]
 
 # Characters that a terminal interprets: C0 and C1 controls (escape sequences begin with one) and DEL. Also the format
 # characters that reorder or hide other characters.
@@ -24,6 +24,11 @@ def printable(text: str) -> str:
 def one_line(text: str) -> str:
     r"""Return `text` printable and with line feeds as `\n`, so that it cannot inject lines into a log."""
     return printable(text).replace("\n", "\\n")
+
+
+def plural(count: int, noun: str) -> str:
+    """Return the count and the noun: "1 endpoint", "2,000 endpoints"."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 # Names of options in `websockets.connect` and other libraries, and their equivalents here.

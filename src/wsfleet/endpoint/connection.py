@@ -22,6 +22,7 @@ class Owner(Protocol):
     """What a connection asks of its fleet."""
 
     def check_thread(self) -> None: ...
+    async def check_started(self) -> None: ...
     def open_loop(self, supervisor: Supervisor, buffer: Buffer) -> Mailbox: ...
     def abandon(self, mailbox: Mailbox) -> None: ...
     def restart_endpoint(self, supervisor: Supervisor) -> None: ...
@@ -82,12 +83,17 @@ class Connection:
         """
         session = self._supervisor.session
         if session is None or self._supervisor.state is not State.OPEN:
-            raise NotOpen(f"{self.name} is {self.state.value}")
+            raise NotOpen(f"{self.name} is {self.state.value}, not OPEN; nothing was sent")
         await session.send(data)
 
     @loop_thread_only
     async def wait_open(self) -> None:
-        """Wait until the endpoint is OPEN. Safe to cancel. Raises EndpointFailed when FAILED, NotOpen when CLOSED."""
+        """Wait until the endpoint is OPEN, without a time limit. Safe to cancel.
+
+        Raises EndpointFailed when it is FAILED, NotOpen when CLOSED, and FleetError if the fleet has not been started.
+        For a limit, use `asyncio.timeout`.
+        """
+        await self._owner.check_started()
         await self._supervisor.wait_open()
 
     def restart(self) -> None:

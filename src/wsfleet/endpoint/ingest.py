@@ -94,8 +94,12 @@ class Ingest:
 
     @property
     def pausers(self) -> str:
-        """The names of the mailboxes that pause reading."""
-        return ", ".join(mailbox.name for mailbox in self.paused_by)
+        """The names of the mailboxes that pause reading, and the likely reason."""
+        names = ", ".join(mailbox.name for mailbox in self.paused_by)
+        if any(mailbox.in_hand for mailbox in self.paused_by):
+            return f"{names} is full"
+        # No processor works on a message, so loops read these mailboxes.
+        return f"{names} is full, and no loop takes its messages"
 
     @property
     def reading(self) -> bool:

@@ -33,6 +33,7 @@ class PoolOwner(Protocol):
     """What a pool asks of its fleet."""
 
     def check_thread(self) -> None: ...
+    async def check_started(self) -> None: ...
     async def close_pool(self, pool: Pool) -> None: ...
 
 
@@ -92,10 +93,12 @@ class Pool:
 
     @loop_thread_only
     async def wait_open(self) -> None:
-        """Wait until a member is OPEN. Safe to cancel.
+        """Wait until a member is OPEN, without a time limit. Safe to cancel.
 
-        Raises EndpointFailed or NotOpen if no member can open any more.
+        Raises EndpointFailed or NotOpen if no member can open any more, and FleetError if the fleet has not been
+        started.
         """
+        await self._owner.check_started()
         while not any(s.can_send for s in self._supervisors):
             await self._some_member_changes()
 

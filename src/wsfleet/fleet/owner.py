@@ -30,6 +30,10 @@ class Owner:
         """See `Context.check_thread`."""
         self._registry.check_thread()
 
+    async def check_started(self) -> None:
+        """See `Context.check_started`."""
+        await self._registry.context.check_started()
+
     def open_loop(self, supervisor: Supervisor, buffer: Buffer) -> Mailbox:
         """See `Registry.open_loop`."""
         return self._registry.open_loop(supervisor, buffer)

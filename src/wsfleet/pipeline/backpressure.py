@@ -114,7 +114,7 @@ class UnreadSources:
         while self._since and now - next(iter(self._since.values())) >= LONG_PAUSE_S:
             source, since = self._since.popitem(last=False)
             source.pause_logged = True
-            text = f"not read for {now - since:.0f} s: the mailbox of {source.pausers} is full"
+            text = f"not read for {now - since:.0f} s: the mailbox of {source.pausers}"
             found.setdefault(text, []).append(source.name)
             if time_slice.expired():
                 await time_slice.yield_to_loop()

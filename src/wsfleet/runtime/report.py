@@ -11,6 +11,7 @@ from typing import Any
 
 from wsfleet.core.message import State
 from wsfleet.core.stats import RETIRED, FleetStats, about_feeds
+from wsfleet.core.text import plural
 from wsfleet.runtime.loop import ENDED_WELL, FAILED
 
 __all__ = ["check_report", "exit_code", "log_summary", "summary", "write_report"]
@@ -78,10 +79,11 @@ def summary(stats: FleetStats, workers: Mapping[str, Any] | None = None) -> Iter
     balance = "holds: every message is accounted for" if stats.balanced else "DOES NOT HOLD"
     yield f"{stats.name} ran for {stats.uptime_s:.1f} s"
     yield "  messages   " + ", ".join(f"{number:,} {outcome}" for outcome, number in _messages(stats, workers).items())
-    yield f"  endpoints  {count:,}, {reconnects:,} reconnects, {len(failed):,} failed{names}"
+    yield f"  endpoints  {count:,}, {plural(reconnects, 'reconnect')}, {len(failed):,} failed{names}"
     if workers is not None:
         waited, restarts = _waited(workers), workers["restarts"]
-        yield f"  workers    {workers['count']}, {restarts:,} restarts, {waited:,} messages lost in their queues"
+        lost = f"{plural(waited, 'message')} lost in their queues"
+        yield f"  workers    {workers['count']}, {plural(restarts, 'restart')}, {lost}"
         if restarts or waited:
             balance += ", except messages lost in workers that died"
     yield f"  balance    {balance}"
