@@ -7,7 +7,7 @@ import pickle
 import pytest
 
 import wsfleet
-from wsfleet import ConfigError, ConnectionLost, Fleet, NotOpen, Subscription, sinks
+from wsfleet import ConfigError, ConnectionLost, Fleet, FleetError, NotOpen, Subscription, sinks
 from wsfleet.testing import FakeTransport
 
 pytestmark = pytest.mark.looptime
@@ -97,3 +97,44 @@ def test_connection_errors_are_pythons_too(error):
 def test_errors_are_importable_from_the_package():
     """Every error class of `wsfleet.errors` stands in `wsfleet` itself."""
     assert all(getattr(wsfleet, name) is getattr(wsfleet.errors, name) for name in wsfleet.errors.__all__)
+
+
+async def test_idle_waits_for_all_processors(transport):
+    """`fleet.idle()` returns when no message is pending, including those that processors publish in turn."""
+    fleet = Fleet(transport=transport)
+    done = []
+
+    @fleet.process("first")
+    async def first(message):
+        await asyncio.sleep(5.0)
+        fleet.publish("second", message.data)
+
+    @fleet.process("second", concurrency=2)
+    async def second(message):
+        await asyncio.sleep(5.0)
+        done.append(message.data)
+
+    async with fleet:
+        await fleet.idle()
+        for number in range(3):
+            fleet.publish("first", number)
+        await fleet.idle()
+        assert done == [0, 1, 2]
+        assert all(row.pending == 0 for row in fleet.stats().subscriptions)
+
+
+async def test_idle_in_a_processor_is_refused(transport):
+    """A processor cannot wait until nothing is pending: its own message is."""
+    fleet = Fleet(transport=transport)
+    refused = []
+
+    @fleet.process("x")
+    async def waits(message):
+        with pytest.raises(FleetError, match="would wait for its caller"):
+            await fleet.idle()
+        refused.append(message.data)
+
+    async with fleet:
+        fleet.publish("x", 1)
+        await fleet.idle()
+        assert refused == [1]

@@ -180,6 +180,7 @@ def test_every_method_elsewhere_names_from_thread() -> None:
             lambda: subscription.next(),
             lambda: fleet.close(),
             lambda: fleet.wait(),
+            lambda: fleet.idle(),
             lambda: fleet.reload(),
             lambda: fleet.snapshot(),
             lambda: fleet.totals(),

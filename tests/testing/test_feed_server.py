@@ -69,6 +69,14 @@ async def test_wait_clients_waits_for_enough_and_for_none() -> None:
         assert server.clients == ()
 
 
+async def test_wait_clients_has_a_limit() -> None:
+    """After `timeout_s`, `wait_clients` raises TimeoutError with the number of clients."""
+    async with FeedServer() as server, client_of(server):
+        await server.wait_clients(1)
+        with pytest.raises(TimeoutError, match=r"1 client connected after 0\.01 s, waited for 2"):
+            await server.wait_clients(2, timeout_s=0.01)
+
+
 async def test_drop_cuts_without_a_close_frame() -> None:
     """After `drop`, clients see 1006, do not count as connected, and can reconnect at once."""
     async with FeedServer() as server:

@@ -43,6 +43,21 @@ async def test_it(fleet):
     fleet._registry.hub.published += 1
 """
 
+FAILING_PROCESSOR = """
+import pytest
+from wsfleet import Fleet
+
+%s
+@pytest.mark.asyncio
+async def test_it(fleet: Fleet) -> None:
+    @fleet.process("numbers")
+    async def halves(message):
+        assert message.data %% 2 == 0
+    for number in (1, 2, 3):
+        fleet.publish("numbers", number)
+    await fleet.idle()
+"""
+
 
 def run(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
     """Run pytest in a folder, with warnings as errors."""
@@ -103,6 +118,19 @@ def test_an_unbalanced_fleet_fails_its_test(tmp_path: Path) -> None:
     done = run(project(tmp_path, AUTO, UNBALANCED))
     assert done.returncode == 1
     assert "messages are unaccounted for" in done.stdout
+
+
+def test_a_failed_processor_fails_its_test(tmp_path: Path) -> None:
+    """A test in which a processor of the fixture's fleet failed has an error that names the processor."""
+    done = run(project(tmp_path, STRICT, FAILING_PROCESSOR % ""))
+    assert done.returncode == 1
+    assert "processors failed: halves (2); see the log" in done.stdout
+
+
+def test_a_failure_can_be_expected(tmp_path: Path) -> None:
+    """With the marker, processors may fail. The plugin has registered it, so strict markers accept it."""
+    done = run(project(tmp_path, STRICT, FAILING_PROCESSOR % "@pytest.mark.processors_may_fail"), "--strict-markers")
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 def test_wsfleet_needs_no_pytest(tmp_path: Path) -> None:

@@ -79,7 +79,8 @@ class Connection:
 
         Waits for room in the write buffer, and with `sends_per_s` for its turn. Raises NotOpen at once if the endpoint
         is not OPEN. Raises ConnectionLost if the connection is lost while waiting; whether the message arrived is then
-        unknown. If cancelled while waiting, nothing was sent.
+        unknown. Raises TypeError for data that JSON cannot express, and ValueError for NaN and infinity (RFC 8259,
+        section 6). If cancelled while waiting, nothing was sent.
         """
         session = self._supervisor.session
         if session is None or self._supervisor.state is not State.OPEN:

@@ -7,9 +7,8 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import msgspec
-
 from wsfleet.core.context import loop_thread_only
+from wsfleet.core.encode import encode_payload
 from wsfleet.core.error_text import is_exit_request
 from wsfleet.core.errors import ConnectionLost, FleetError, NotOpen
 from wsfleet.core.message import Message
@@ -81,8 +80,8 @@ class Session:
         """Send one message: str as text, bytes as binary, anything else as JSON text.
 
         Waits for room in the write buffer, and with `sends_per_s` for its turn. Raises NotOpen at once if the
-        connection is not open, and ConnectionLost if it is lost while waiting. If cancelled while waiting, nothing was
-        sent.
+        connection is not open, ConnectionLost if it is lost while waiting, TypeError for data that JSON cannot express,
+        and ValueError for NaN and infinity. If cancelled while waiting, nothing was sent.
         """
         await self._core.send(data)
 
@@ -116,7 +115,7 @@ class SessionCore:
         self._held: list[_Held] = []
         self._held_bytes = 0
         self._removed = 0
-        self._changed: asyncio.Future[None] | None = None
+        self._changed: asyncio.Future[None] | None = None  # recv() waits for it
         self._error: ConnectionLost | None = None
         self._refused = False
         self._send_lock: asyncio.Lock | None = None
@@ -144,6 +143,11 @@ class SessionCore:
         return len(self._held)
 
     @property
+    def on_open_busy(self) -> bool:
+        """Whether `on_open` has not returned, and does not wait in `recv` for more messages."""
+        return self._holding and self._changed is None and self._error is None
+
+    @property
     def lost_error(self) -> ConnectionLost | None:
         return self._error
 
@@ -156,13 +160,7 @@ class SessionCore:
 
     async def send(self, data: Any) -> None:
         """See `Session.send`."""
-        payload: str | bytes
-        if isinstance(data, str | bytes):
-            payload = data
-        elif isinstance(data, bytearray | memoryview):
-            payload = bytes(data)
-        else:
-            payload = msgspec.json.encode(data).decode()
+        payload = encode_payload(data)
         if self._error is not None:
             raise NotOpen(f"{self.endpoint}: the connection is lost")
         if self._send_lock is None and self.options.sends_per_s is None and self._wire.writable:

@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
 
 from wsfleet.core.context import Context, loop_thread_only
-from wsfleet.core.errors import ConfigError
+from wsfleet.core.errors import ConfigError, FleetError
 from wsfleet.core.message import Message
 from wsfleet.core.observer import Observer, load
 from wsfleet.core.options import Buffer, ConnectOptions, Endpoint, Limits, Retry
@@ -30,7 +30,7 @@ from wsfleet.fleet.run import run_blocking
 from wsfleet.fleet.snapshot import build_stats, snapshot, totals
 from wsfleet.pipeline.handler import Function, Plan, Sink, check_plan
 from wsfleet.pipeline.subscription import Subscription
-from wsfleet.transport.base import Transport
+from wsfleet.transport.base import Transport, WithEndpoints
 
 if TYPE_CHECKING:
     from wsfleet.fleet.reloading import Reloaded
@@ -73,6 +73,8 @@ class Fleet:
         self._control = Control(name, self._registry, self._lifecycle, owner, drain_s)
         self.connections: Mapping[str, Connection] = types.MappingProxyType(self._registry.connections)
         self.subscriptions: Mapping[str, Subscription] = self._registry.subscriptions
+        if isinstance(transport, WithEndpoints):
+            transport._set_endpoints(self.connections)
 
     def __repr__(self) -> str:
         return f"<Fleet {self.name!r} {self._lifecycle.phase}, {len(self.connections)} connections>"
@@ -297,6 +299,17 @@ class Fleet:
         Raises EndpointFailed when a `required` endpoint fails, and FleetError before the start.
         """
         await self._lifecycle.wait()
+
+    @loop_thread_only
+    async def idle(self) -> None:
+        """Wait until no message is pending: processors have finished, and loops have taken their messages.
+
+        Mainly for tests. A message that `on_open` has not released is not pending yet. Raises FleetError in a
+        processor, whose own message is pending. Safe to cancel.
+        """
+        if self._registry.context.in_call:
+            raise FleetError("idle() was called by a processor or on_open of the fleet: it would wait for its caller")
+        await self._registry.idle()
 
     @loop_thread_only
     async def close(self) -> None:

@@ -208,6 +208,12 @@ class Registry:
         while self._abandoned:
             self.remove(self._abandoned.popleft())
 
+    async def idle(self) -> None:
+        """Wait until no message is pending in any mailbox. Safe to cancel."""
+        # The last message of one processor may be published again for another: until all are idle at the same time.
+        while busy := next((mailbox for mailbox in self.hub.mailboxes() if mailbox.pending), None):
+            await busy.idle()
+
     def pulled(self) -> list[Mailbox]:
         """Return the mailboxes that no processor empties."""
         return [mailbox for mailbox in self.hub.mailboxes() if mailbox not in self.processors]

@@ -14,13 +14,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from typing import Any
 
+from wsfleet.core.encode import encode_payload
 from wsfleet.core.errors import ConnectionLost, NotOpen
 from wsfleet.core.time_slice import READ_BYTES
+from wsfleet.endpoint.session import SessionCore
 from wsfleet.transport.base import DialRequest, Payload, Progress, Receiver, Wire
 
 __all__ = ["FakeSocket", "FakeTransport", "FakeWire"]
+
+
+TURNS = 100
+"""Iterations of the loop in which `on_open` gets as far as it can without waiting for anything but messages."""
 
 
 class FakeSocket:
@@ -52,22 +59,28 @@ class FakeSocket:
     def __repr__(self) -> str:
         return f"<FakeSocket of {self._target.name!r}{', gone' if self._gone else ''}>"
 
-    async def feed(self, *payloads: Payload) -> None:
-        """Deliver messages to the fleet, and return when they are published or held for `on_open`.
+    async def feed(self, *payloads: Any) -> None:
+        """Deliver messages to the fleet, and return when they are published.
 
+        A payload is anything that `Connection.send` takes. While `on_open` runs, messages are held; `feed` waits until
+        it has returned or waits in `recv`. If `on_open` waits for anything else, they stay held when `feed` returns.
         While the fleet has paused reading, waits until it reads again, like with a closed TCP window. Raises
-        ConnectionLost if the socket is closed. If cancelled, undelivered messages remain queued before those of the
-        next call.
+        ConnectionLost if the socket is closed before the messages are delivered. If cancelled, undelivered messages
+        remain queued before those of the next call.
         """
-        self._waiting.extend(payloads)
+        self._waiting.extend([encode_payload(payload) for payload in payloads])
         while True:
             self._deliver()
-            if not self._waiting:
-                return
+            if not self._waiting and self._receiver is not None:
+                break
             if self._gone or self._closing is not None:
                 self._waiting.clear()
                 raise ConnectionLost(1006, "the fleet has closed this socket")
             await self._wait_change()
+        for _ in range(TURNS):
+            if not isinstance(self._receiver, SessionCore) or not self._receiver.on_open_busy:
+                return
+            await asyncio.sleep(0)
 
     async def next_sent(self) -> Payload:
         """Return the next sent message that this method has not returned yet; wait if there is none. Safe to cancel.
@@ -215,14 +228,16 @@ class FakeTransport:
     """A transport for `Fleet(transport=...)`. Attempts wait until the test accepts or refuses them."""
 
     def __init__(self) -> None:
+        self._endpoints: Collection[str] | None = None
         self._attempts: list[tuple[str, DialRequest, asyncio.Future[FakeSocket]]] = []
         self._refusals: deque[BaseException] = deque()
         self._waiters: list[asyncio.Future[None]] = []
 
-    async def accept(self, name: str | None = None) -> FakeSocket:
+    async def accept(self, name: str | None = None, *, timeout_s: float = 5.0) -> FakeSocket:
         """Accept the next attempt, of the endpoint `name` or of any endpoint, and return its socket.
 
-        Waits if there is no attempt. Safe to cancel.
+        Waits if there is no attempt. Raises TimeoutError after `timeout_s` seconds if the fleet has no such endpoint,
+        and names those that it has. Safe to cancel.
         """
         while True:
             for index, (endpoint, target, answer) in enumerate(self._attempts):
@@ -233,7 +248,21 @@ class FakeTransport:
                     return socket
             waiter = asyncio.get_running_loop().create_future()
             self._waiters.append(waiter)
-            await waiter
+            # An attempt of an endpoint may take long to come: backoff, or a pause of the host.
+            await asyncio.wait([waiter], timeout=None if self._expects(name) else timeout_s)
+            if not waiter.done() and not self._expects(name):
+                wanted = "" if name is None else f" {name!r}"
+                known = ", ".join(map(repr, self._endpoints or ())) or "none"
+                raise TimeoutError(f"the fleet has no endpoint{wanted}, waited {timeout_s:g} s; it has: {known}")
+
+    def _expects(self, name: str | None) -> bool:
+        if self._endpoints is None:  # used without a fleet
+            return True
+        return bool(self._endpoints) if name is None else name in self._endpoints
+
+    def _set_endpoints(self, names: Collection[str]) -> None:
+        """Called by the fleet: `names` are those of its endpoints, and follow its changes."""
+        self._endpoints = names
 
     def refuse(self, error: BaseException) -> None:
         """Let an attempt fail with `error`: the first that waits now, or the next one."""

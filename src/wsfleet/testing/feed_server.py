@@ -12,13 +12,14 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator,
 from types import TracebackType, UnionType
 from typing import Literal, Self, cast
 
-import msgspec
 from websockets.asyncio.server import Server, ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 from websockets.protocol import State
 from websockets.typing import Subprotocol
 
+from wsfleet.core.encode import encode_payload
+from wsfleet.core.text import plural
 from wsfleet.testing.client import Client, Clients, ConnectionFault, Fault, HandshakeFault
 from wsfleet.testing.faults import Close, Drop, Refuse
 from wsfleet.testing.numbers import Audit, audit
@@ -167,7 +168,7 @@ class FeedServer:
         Waits while the write buffer of a client is full, until it disconnects. If cancelled, some messages may not have
         been sent; no message is sent in part.
         """
-        messages = [p if isinstance(p, str | bytes) else msgspec.json.encode(p).decode() for p in payloads]
+        messages = [encode_payload(payload) for payload in payloads]
         clients = self.clients
         if len(clients) == 1:
             await self._send_to(clients[0], messages)
@@ -175,13 +176,19 @@ class FeedServer:
             await asyncio.gather(*(self._send_to(client, messages) for client in clients))
         return len(clients)
 
-    async def wait_clients(self, n: int) -> None:
+    async def wait_clients(self, n: int, *, timeout_s: float | None = 60.0) -> None:
         """Wait until at least `n` clients are connected; with 0, until there are none. Safe to cancel.
 
-        Clients that the server has dropped or closed do not count.
+        Clients that the server has dropped or closed do not count. Raises TimeoutError after `timeout_s` seconds, which
+        names the number of clients. None sets no limit.
         """
-        while len(self._clients.connected) < n or (n == 0 and self._clients.connected):
-            await self._clients.changed()
+        try:
+            async with asyncio.timeout(timeout_s):
+                while len(self._clients.connected) < n or (n == 0 and self._clients.connected):
+                    await self._clients.changed()
+        except TimeoutError:
+            count = plural(len(self._clients.connected), "client")
+            raise TimeoutError(f"{count} connected after {timeout_s:g} s, waited for {n}") from None
 
     def drop(self) -> None:
         """Cut all connections without a close frame. Clients see 1006."""
@@ -246,7 +253,7 @@ class FeedServer:
         have been sent to all clients; `audit` counts it as lost.
         """
         for _ in range(count):
-            await self.wait_clients(1)
+            await self.wait_clients(1, timeout_s=None)
             self._number += 1
             for client in self._clients.connected:
                 client._trail.numbers.append(self._number)

@@ -20,6 +20,9 @@ __all__ = ["chaos", "feed_server", "fleet"]
 DRAIN_S = 1.0
 """`drain_s` of the fleet fixture: short, to limit the duration of tests."""
 
+EXPECTED = "processors_may_fail"
+"""The marker of a test in which processors may fail."""
+
 _CHAOS = pytest.StashKey[Chaos]()
 
 
@@ -40,10 +43,17 @@ async def feed_server() -> AsyncIterator[FeedServer]:
 
 
 @_async_fixture
-async def fleet() -> AsyncIterator[Fleet]:
-    """A running `wsfleet.Fleet`. After the test it is drained, and all its messages must be accounted for."""
+async def fleet(request: pytest.FixtureRequest) -> AsyncIterator[Fleet]:
+    """A running `wsfleet.Fleet`. After the test it is drained, and all its messages must be accounted for.
+
+    The test fails if a processor has failed, unless it has the marker `processors_may_fail`.
+    """
     async with Fleet(drain_s=DRAIN_S) as running:
         yield running
+    failed = [f"{row.name} ({row.failed:,})" for row in running.stats().subscriptions if row.failed]
+    if failed and request.node.get_closest_marker(EXPECTED) is None:
+        text = f"processors failed: {', '.join(failed)}; see the log. Mark the test with {EXPECTED} if that is expected"
+        pytest.fail(text, pytrace=False)
     assert running.stats().balanced, f"messages are unaccounted for: {running.stats().to_dict()}"  # noqa: S101
 
 
@@ -54,6 +64,11 @@ def chaos(request: pytest.FixtureRequest, feed_server: FeedServer) -> Iterator[C
     request.node.stash[_CHAOS] = running
     yield running
     running.stop()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the marker `processors_may_fail`."""
+    config.addinivalue_line("markers", f"{EXPECTED}: processors of the fleet fixture may fail in this test")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -8,13 +8,13 @@ raise. After `lost`, no method of the receiver is called.
 from __future__ import annotations
 
 import ssl
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from wsfleet.core.errors import ConnectionLost
 
-__all__ = ["DialRequest", "Payload", "Progress", "Receiver", "Transport", "Wire"]
+__all__ = ["DialRequest", "Payload", "Progress", "Receiver", "Transport", "Wire", "WithEndpoints"]
 
 Payload = str | bytes
 
@@ -143,3 +143,11 @@ class Transport(Protocol):
 
     async def aclose(self) -> None:
         """Release the resources for opening sockets, such as resolver threads."""
+
+
+@runtime_checkable
+class WithEndpoints(Protocol):
+    """A transport for tests that names the fleet's endpoints in its errors."""
+
+    def _set_endpoints(self, names: Collection[str]) -> None:
+        """Called by the fleet: `names` are those of its endpoints, and follow its changes."""
