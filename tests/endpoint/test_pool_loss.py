@@ -128,3 +128,20 @@ async def refused(send: Callable[[Any], Awaitable[None]], connection: Connection
 async def wait_request(server: FeedServer) -> None:
     while not (server.received and "method" in str(server.received[-1])):
         await asyncio.sleep(0.01)
+
+
+async def test_a_lost_request_has_the_loss_as_its_cause() -> None:
+    """RequestLost has the ConnectionLost in `__cause__`; for a reply that is too large, it names the option."""
+    async with FeedServer(on_client=answer_too_much) as server, Fleet() as fleet, asyncio.timeout(60.0):
+        pool = fleet.pool(server.uri, 1, max_size=1000, proxy=False)
+        await pool.wait_open()
+        with pytest.raises(RequestLost) as lost:
+            await pool.request({"method": "all"})
+    assert isinstance(lost.value.__cause__, ConnectionLost)
+    assert lost.value.__cause__.code == 1009
+    assert lost.value.__cause__.reason.endswith("limited by the option max_size")
+
+
+async def answer_too_much(client: ServerConnection) -> None:
+    await client.recv()
+    await client.send("x" * 1001)

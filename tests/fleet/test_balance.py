@@ -696,10 +696,10 @@ async def test_what_comes_while_the_held_are_published_comes_after_them() -> Non
     fleet.connect(URI, name="feed", on_open=slow_login)
     async with fleet, fleet.subscribe("feed", buffer=Buffer(10**6)) as everything:
         socket = await transport.accept("feed")
-        await socket.feed(*(str(n) for n in range(999)), "go")
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("wsfleet.core.time_slice.SLICE_S", 0.0)
             patch.setattr(asyncio, "sleep", meanwhile)
+            await socket.feed(*(str(n) for n in range(999)), "go")
             await fleet.connections["feed"].wait_open()
             while not slept or not slept[0].done():
                 await sleep(0)

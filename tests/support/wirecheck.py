@@ -74,6 +74,9 @@ def judged(stream: bytes, protocol: FragmentedProtocol, most: int, close_at: int
     close = protocol.close_sent if failed else protocol.close_rcvd
     if close is not None:
         expected.code, expected.reason = int(close.code), close.reason
+        if failed and close.code == 1009:  # the error names the option; the close frame does not
+            option = "max_fragments" if "fragments" in close.reason else "max_size"
+            expected.reason += f"; limited by the option {option}"
     elif closing:
         expected.code, expected.reason = CLOSED_BY_US[0], "closed by us; the peer did not answer"
     return expected

@@ -60,7 +60,10 @@ async def test_the_number_of_pieces_is_bounded():
     collector, pipe = await through_the_wire(most + most + in_pieces(TEXT, b"abcd", 1), max_fragments=3)
     assert collector.messages == ["abc", "abc"]
     assert collector.error is not None
-    assert (collector.error.code, collector.error.reason) == (1009, "too many fragments")
+    assert (collector.error.code, collector.error.reason) == (
+        1009,
+        "too many fragments; limited by the option max_fragments",
+    )
     assert written_frames(bytes(pipe.written)) == [(CLOSE, b"\x03\xf1too many fragments")]
 
 

@@ -46,11 +46,12 @@ def attempt_failed(
     open_s: float | None,
     secrets: Iterable[str],
     route: str = "",
+    traffic: str = "",
 ) -> Exception:
     """Return the error of an attempt that ended with `exc` at `stage`.
 
     `lost` is set if the connection was lost during `on_open`, `open_s` if the attempt exceeded this deadline. `route`
-    describes proxies and redirects, already redacted.
+    describes proxies and redirects, already redacted; `traffic` the messages of the session, for `on_open`.
     """
     exc = _fatal_in(exc) or exc
     suffix = f" ({route})" if route and stage != "on_open" else ""
@@ -61,7 +62,7 @@ def attempt_failed(
     if lost is not None and not isinstance(exc, Fatal):
         text, cause = redact_text(str(lost), secrets), lost
     elif open_s is not None and not isinstance(exc, Fatal):
-        text = f"not done within open_s = {open_s:g} s{suffix}"
+        text = f"not done within open_s = {open_s:g} s" + (f" ({traffic})" if stage == "on_open" else suffix)
     else:
         text = _text(exc, secrets) + suffix
     error = ConnectFailed(stage, text)

@@ -94,7 +94,8 @@ class Connection:
         Raises EndpointFailed when it is FAILED, NotOpen when CLOSED, and FleetError if the fleet has not been started.
         For a limit, use `asyncio.timeout`.
         """
-        await self._owner.check_started()
+        if self.state is not State.CLOSED:
+            await self._owner.check_started()
         await self._supervisor.wait_open()
 
     def restart(self) -> None:

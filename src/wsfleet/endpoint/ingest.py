@@ -11,6 +11,7 @@ from collections import OrderedDict
 from typing import Any
 
 from wsfleet.core.error_text import describe, is_exit_request, shown
+from wsfleet.core.errors import ConnectionLost
 from wsfleet.core.loop_watchdog import calls_user_code
 from wsfleet.core.message import Malformed, Message
 from wsfleet.endpoint.decode import MessageFactory
@@ -143,13 +144,16 @@ class Ingest:
             wire.pause()
             self.hub.unread.begin(self)
 
-    def detach(self) -> None:
-        """Let go of the lost socket and fail the pending requests. The mailboxes that pause the endpoint still do."""
+    def detach(self, error: ConnectionLost | None = None) -> None:
+        """Let go of the socket, lost with `error`, and fail the pending requests.
+
+        The mailboxes that pause the endpoint still do.
+        """
         self._wire = None
         self.hub.unread.end(self)
         if self.replies is not None:
             self.replies.lose(
-                f"{self.factory.name}: the connection was lost before the reply arrived", socket_gone=True
+                f"{self.factory.name}: the connection was lost before the reply arrived", socket_gone=True, cause=error
             )
 
     def paused_for(self) -> float:

@@ -88,14 +88,16 @@ class PendingRequests:
     def _is_ours(self, number: Hashable) -> bool:
         return isinstance(number, int) and self._first <= number < self._next
 
-    def lose(self, why: str, *, socket_gone: bool) -> None:
-        """Fail all pending requests. With `socket_gone`, forget the ids: a new socket has issued none."""
+    def lose(self, why: str, *, socket_gone: bool, cause: BaseException | None = None) -> None:
+        """Fail all pending requests, with `cause`. With `socket_gone`, forget the ids: a new socket has issued none."""
         waiting, self._waiting = self._waiting, {}
         for number, future in waiting.items():
             if not socket_gone:
                 self._remember(number)
             if not future.done():
-                future.set_exception(RequestLost(why))
+                error = RequestLost(why)
+                error.__cause__ = cause
+                future.set_exception(error)
         if socket_gone:
             self._past.clear()
             self._first = self._next = _random_start()

@@ -13,6 +13,7 @@ from wsfleet.core.error_text import is_exit_request
 from wsfleet.core.errors import ConnectionLost, FleetError, NotOpen
 from wsfleet.core.message import Message
 from wsfleet.core.options import Buffer, Endpoint
+from wsfleet.core.text import plural
 from wsfleet.core.time_slice import TimeSlice
 from wsfleet.endpoint.decode import CHUNK, compile_decoder
 from wsfleet.endpoint.envelopes import payload_size
@@ -106,6 +107,7 @@ class SessionCore:
         self.number = number
         self.options = endpoint
         self._ingest = ingest
+        self._before = ingest.received, ingest.sent
         self._wire = wire
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -146,6 +148,12 @@ class SessionCore:
     def on_open_busy(self) -> bool:
         """Whether `on_open` has not returned, and does not wait in `recv` for more messages."""
         return self._holding and self._changed is None and self._error is None
+
+    @property
+    def traffic(self) -> str:
+        """The number of messages that were received and sent since the handshake, as text."""
+        received, sent = self._ingest.received - self._before[0], self._ingest.sent - self._before[1]
+        return f"{plural(received, 'message')} received, {sent:,} sent"
 
     @property
     def lost_error(self) -> ConnectionLost | None:
@@ -341,7 +349,7 @@ class SessionCore:
 
     def lost(self, error: ConnectionLost) -> None:
         self._error = error
-        self._ingest.detach()
+        self._ingest.detach(error)
         self._notify()
         if not self.ended.done():
             self.ended.set_result(error)

@@ -212,10 +212,11 @@ class Supervisor:
             self._state_log.redirected(progress.redirected)
 
     def _attempt_failed(self, exc: BaseException, progress: Progress) -> Exception:
-        lost = self.session.lost_error if self.session is not None else None
+        session = self.session
+        lost, traffic = (session.lost_error, session.traffic) if session is not None else (None, "")
         self._drop_session()
         open_s = self.endpoint.open_s if self._scope is not None and self._scope.expired() else None
-        error = error_text.attempt_failed(exc, lost, progress.stage, open_s, self._secrets, progress.route)
+        error = error_text.attempt_failed(exc, lost, progress.stage, open_s, self._secrets, progress.route, traffic)
         if progress.redirected:
             self._host = host_of(progress.redirected)  # the host that answered, perhaps with Retry-After
         if not self._restarting and not self.stopping:

@@ -80,7 +80,11 @@ class Closing(Writing):
     def _loss(self, exc: Exception | None) -> ConnectionLost:
         protocol = self._protocol
         if self._failed is not None:
-            error = ConnectionLost(*self._failed)
+            code, reason = self._failed
+            if code == CloseCode.MESSAGE_TOO_BIG:
+                option = "max_fragments" if "fragments" in reason else "max_size"
+                reason = f"{reason}; limited by the option {option}"
+            error = ConnectionLost(code, reason)
         elif protocol.close_rcvd is not None:
             error = ConnectionLost(int(protocol.close_rcvd.code), protocol.close_rcvd.reason)
         elif protocol.close_sent is not None:
