@@ -1,4 +1,4 @@
-"""Objects that users hold show what users may call, and nothing else."""
+"""Public objects have only documented public attributes."""
 
 import pytest
 from websockets.asyncio.server import ServerConnection

@@ -1,4 +1,4 @@
-"""`make soak` in small: what it measures, what it judges by, and that it finds a leak."""
+"""A short `make soak`: its measurements, its criteria, and that it finds a leak."""
 
 import asyncio
 import random
@@ -16,25 +16,25 @@ END = End(balanced=True, processed=10, failed=2, pending=0, handled=11, asked={"
 
 @pytest.mark.parametrize("fill", ["flat", "leaking"])
 def test_a_slope_is_seen_through_noise_and_outliers(fill: str) -> None:
-    """A level with noise and a few spikes is flat; one that rises by a tenth is not, whatever the spikes say."""
+    """A level with noise and a few spikes is flat; one that rises by a tenth is not, with or without spikes."""
     chance = random.Random(1)
     at = [float(n) for n in range(80)]
     rise = 0.1 if fill == "leaking" else 0.0
     values = [100.0 + rise * 100 * n / 80 + chance.uniform(-2, 2) + (50 if n % 20 == 7 else 0) for n in range(80)]
-    values[:20] = [10.0 + 4 * n for n in range(20)]  # the warm-up is not judged
+    values[:20] = [10.0 + 4 * n for n in range(20)]  # the warm-up is not included
     found = growth(at, values)
     assert found is not None
     assert found == pytest.approx(0.07 if fill == "leaking" else 0.0, abs=0.015)
 
 
 def test_a_slope_is_the_median_of_those_between_the_points() -> None:
-    """Of points on a line with one outlier it is the line's; of a few it is not asked."""
+    """For points on a line with one outlier the slope is that of the line; for a few points there is none."""
     assert slope([0, 1, 2, 3, 4], [0, 2, 4, 60, 8]) == 2
     assert growth([0, 1, 2], [1, 1, 1]) is None
 
 
 def test_each_criterion_fails_for_its_own_reason() -> None:
-    """What is wrong is named; a run too short for slopes fails for them in no case."""
+    """Failed criteria are named; a run too short for slopes always fails these."""
 
     def failing(**changes: object) -> list[str]:
         given = {"samples": Samples(), "end": END, "log": [], "before": Counter(), "after": Counter()} | changes
@@ -63,8 +63,8 @@ def small(seconds: float = 6.0) -> Report:
 
 
 def test_a_small_soak_ends_balanced_and_leaves_nothing() -> None:
-    """Sixty connections and a server that misbehaves, for some seconds: every criterion that can be judged holds."""
-    for seconds in (6.0, 24.0, 96.0):  # the first is enough for it all; a busy machine gets more
+    """With sixty connections and a faulty server, for some seconds, every criterion that can be checked holds."""
+    for seconds in (6.0, 24.0, 96.0):  # the first is enough; a busy machine gets more
         report = small(seconds)
         if not report.failed and report.faults and report.samples.received[-1] > 60:
             break
@@ -76,7 +76,7 @@ def test_a_small_soak_ends_balanced_and_leaves_nothing() -> None:
 
 
 def test_a_small_soak_finds_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Feeds that somebody keeps hold of are named as what is left."""
+    """Feeds that are still referenced are listed as leaks."""
     from wsfleet.endpoint.ingest import Ingest
 
     kept: list[Ingest] = []
@@ -91,9 +91,9 @@ def test_a_small_soak_finds_what_is_left(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "wsfleet.endpoint.ingest.Ingest" in found["No object of wsfleet's, websockets' or asyncio's is left"]
 
 
-@pytest.mark.leaves_open  # matplotlib keeps the files of its fonts
+@pytest.mark.leaves_open  # matplotlib keeps its font files open
 def test_the_plots_are_drawn_where_that_can_be() -> None:
-    """Each series is in one of the plots, as SVG that stands by itself."""
+    """Each series is in one of the plots, as self-contained SVG."""
     pytest.importorskip("matplotlib", reason="the extra bench brings it")
     from tools.soak.plots import draw
 
