@@ -1,4 +1,4 @@
-"""The matrix finds what it looks for: a number too few or too many, a bystander who noticed, what was left behind."""
+"""The checks of the matrix detect missing or excess numbers, an affected second endpoint, and leaked sessions."""
 
 from collections.abc import Callable
 
@@ -48,7 +48,7 @@ async def keeps_a_session(case: Case) -> None:
     "harm", [restarts_the_bystander, loses_a_message_of_the_bystanders, unbalances, keeps_a_session]
 )
 async def test_what_must_not_happen_beside_a_fault(harm: Callable[[Case], object]) -> None:
-    """Whatever a fault does to others, to the balance or to memory fails its test."""
+    """If a fault affects another endpoint, the balance or the memory, its test fails."""
     with pytest.raises(AssertionError):
         async with Numbered() as server, suffering(f"ws://localhost:{server.port}") as case:
             await harm(case)  # type: ignore[misc]

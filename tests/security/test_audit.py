@@ -1,4 +1,4 @@
-"""`make audit` tells what is known of the pinned versions, and never takes silence for good news."""
+"""`make audit` reports known vulnerabilities of the pinned versions, and does not pass if it cannot check them."""
 
 import sys
 
@@ -23,7 +23,7 @@ SKIPPED = '{"dependencies": [{"name": "a", "skip_reason": "not found"}], "fixes"
     ],
 )
 def test_what_pip_audit_says_is_told_apart(said: str, code: int, told: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """Nothing known, something known, and nothing learnt have exit codes of their own, and a line each."""
+    """No known vulnerability, a known one, and a failed check have different exit codes, and a line each."""
     program = f"import sys; print({said!r}); print('the network is away', file=sys.stderr); sys.exit(1)"
     assert main([sys.executable, "-c", program]) == code
     out, err = capfd.readouterr()
