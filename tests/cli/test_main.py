@@ -198,11 +198,11 @@ async def test_a_reader_who_has_seen_enough_ends_the_run(start: Start, tmp_path:
             await asyncio.sleep(0.01)
         out, _ = await ending
     first, code = out.decode().splitlines()
-    told = (tmp_path / "err").read_text()
-    assert (json.loads(first)["data"], code) == ("x", "0"), told
-    assert "Traceback" not in told
-    assert "ERROR" not in told, told
-    assert told.count("the reader of the standard output has closed it") <= 1
+    output = (tmp_path / "err").read_text()
+    assert (json.loads(first)["data"], code) == ("x", "0"), output
+    assert "Traceback" not in output
+    assert "ERROR" not in output, output
+    assert output.count("the reader of the standard output has closed it") <= 1
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")

@@ -35,7 +35,7 @@ class Tapped:
     async def line(self) -> str:
         return (await self.out.readline()).decode().removesuffix("\n")
 
-    async def told(self, text: str) -> str:
+    async def until_reported(self, text: str) -> str:
         """Read the standard error up to a line that contains `text`."""
         seen = ""
         while line := (await self.err.readline()).decode():
@@ -95,7 +95,7 @@ async def test_comes_back_and_says_why_it_was_gone() -> None:
         await server.send("before")
         assert await tapped.line() == "before"
         server.close(1012, "restarting\x1b[2J")
-        line = await tapped.told("lost")
+        line = await tapped.until_reported("lost")
         assert "1012 restarting" in line
         assert re.search(r"next attempt in \d+\.\d s", line)
         assert "\x1b[2J" not in line
@@ -114,7 +114,7 @@ async def test_waits_for_a_server_that_is_not_there_yet() -> None:
     async with FeedServer() as server:
         await server.stop()
         async with tap(server.uri, "--count", "1") as tapped:
-            await tapped.told("refused")
+            await tapped.until_reported("refused")
             await server.start()
             await server.wait_clients(1)
             await server.send("at last")

@@ -67,14 +67,14 @@ def check(tmp_path: Path) -> Check:
     return check
 
 
-def told(report: Report) -> list[str]:
+def printed(report: Report) -> list[str]:
     """The faults as they are printed, without the folder."""
     return [re.sub(r"^.*/feeds\.toml", "feeds.toml", str(fault)) for fault in report.faults]
 
 
 def endpoint(report: Report, name: str = "a") -> Endpoint:
     """The part with this name."""
-    assert not report.faults, told(report)
+    assert not report.faults, printed(report)
     assert report.fleet is not None
     made = report.fleet._registry.supervisors[name].endpoint
     assert isinstance(made, Endpoint)
@@ -256,7 +256,7 @@ def test_every_overflow_can_be_written(check: Check, overflow: Overflow) -> None
     """Each overflow policy has a word in the file."""
     key = ', key = "handlers:key"' if overflow is Overflow.LATEST else ""
     report = check(CONNECT + ON_TRADE + f'buffer = {{ bytes = "1 MiB", overflow = "{overflow.value}"{key} }}')
-    assert report.fleet is not None, told(report)
+    assert report.fleet is not None, printed(report)
     (mailbox,) = report.fleet._registry.processors
     assert (mailbox.stats().overflow, mailbox.buffer.bytes) == (overflow.value, 2**20)
 
@@ -417,15 +417,15 @@ def test_each_fault_has_its_line(check: Check, lines: str, fault: str) -> None:
     begin = CONNECT if not lines.startswith("name") else ""
     report = check(begin + lines if begin else lines + "\n" + CONNECT)
     assert report.fleet is None
-    assert len(told(report)) == 1, told(report)
-    assert fault in told(report)[0]
-    assert "\n" not in told(report)[0]
+    assert len(printed(report)) == 1, printed(report)
+    assert fault in printed(report)[0]
+    assert "\n" not in printed(report)[0]
 
 
 def test_a_handler_that_is_not_there_hides_no_sink_beside_it(check: Check) -> None:
     """The fault that an entry has both keys is reported although one of them is invalid."""
     report = check(CONNECT + "[[process]]\npattern = '>'\nhandler = 'handlers:nope'\nsink = 'stdout'")
-    assert [fault for fault in told(report) if "has a handler and a sink" in fault] and len(told(report)) == 2
+    assert [fault for fault in printed(report) if "has a handler and a sink" in fault] and len(printed(report)) == 2
 
 
 def test_all_faults_in_one_go(check: Check) -> None:
@@ -455,7 +455,7 @@ def test_all_faults_in_one_go(check: Check) -> None:
         keep_last = -1
         """
     )
-    assert told(report) == [
+    assert printed(report) == [
         "feeds.toml:3: [fleet] drain_s: 'x' is not an amount; write a number, or a number with a unit as in \"10 s\"",
         "feeds.toml:4: [fleet] limits.connects_per_s: must be a number above 0 or None, not -1",
         "feeds.toml:4: [fleet] limits.handshakes: must be a whole number from 1, not 0",
@@ -492,7 +492,7 @@ def test_an_import_error_is_told_with_its_place(check: Check, tmp_path: Path) ->
             for name in ("broken", "exits", "needs", "syntax", "broken")
         )
     )
-    broken, exits, needs, syntax, again = told(report)
+    broken, exits, needs, syntax, again = printed(report)
     assert "importing 'broken' failed: ValueError: a b (broken.py, line 2)" in broken
     assert "importing 'exits' failed: SystemExit: 3 (exits.py, line 2)" in exits
     assert "ModuleNotFoundError: No module named 'not_there_at_all' (needs.py, line 1)" in needs
@@ -511,7 +511,7 @@ def test_an_import_error_is_told_with_its_place(check: Check, tmp_path: Path) ->
 )
 def test_bad_syntax_is_told_with_line_and_column(check: Check, text: str, where: str) -> None:
     """If the file is no valid TOML, this is the only fault, with its place."""
-    (fault,) = told(check(text))
+    (fault,) = printed(check(text))
     assert fault.startswith(where)
 
 
@@ -526,7 +526,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 def test_a_file_without_endpoints_is_a_fault(check: Check) -> None:
     """A file without endpoints is a fault, because there would be nothing to run."""
     for text in ("", "[fleet]\nname = 'x'\n"):
-        (fault,) = told(check(text))
+        (fault,) = printed(check(text))
         assert fault == "feeds.toml: there is no endpoint; add a [[connect]] with a uri"
 
 
@@ -625,14 +625,14 @@ def test_what_was_filled_in_is_never_shown(check: Check, tmp_path: Path, secret:
         {"S": secret},
     )
     assert len(report.faults) > 10
-    for line in told(report):
+    for line in printed(report):
         shown = line.replace("feeds.toml", "").replace("'x${file:secret} '", "")
         assert secret not in shown or len(secret) < 4, line
         assert repr(secret) not in shown, line
         assert repr(secret)[1:-1] not in shown or len(secret) < 4, line
         assert "'p0rt'" not in shown, line
         assert "'pa'" not in shown, line
-    assert any("${S}" in line for line in told(report))
+    assert any("${S}" in line for line in printed(report))
 
 
 @given(st.text(st.characters(codec="utf-8"), min_size=4), st.text(max_size=5))

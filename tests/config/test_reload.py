@@ -93,10 +93,10 @@ async def test_a_fault_changes_nothing(file: Path) -> None:
         async with running(file) as fleet:
             before = sessions(fleet)
             write(file, connect(server, "c"), '[[connect]]\nname = "d"\n', connect(server, "e", "ping = 1"))
-            with pytest.raises(ConfigError) as told:
+            with pytest.raises(ConfigError) as raised:
                 await fleet.reload()
             assert sessions(fleet) == before
-            assert len(told.value.faults) == 2
+            assert len(raised.value.faults) == 2
             file.unlink()
             with pytest.raises(ConfigError, match=r"fleet\.toml"):
                 await fleet.reload()
@@ -115,9 +115,9 @@ async def test_a_function_that_came_later_takes_a_restart(file: Path) -> None:
             module = next(file.parent.glob("h*.py"))
             module.write_text("from functools import partial\n" + HANDLERS + "\nasync def later(message): ...\n")
             write(file, connect(server, "a", 'handler = "HANDLERS:later"'))
-            with pytest.raises(ConfigError) as told:
+            with pytest.raises(ConfigError) as raised:
                 await fleet.reload()
-            assert f"this process imported {module} before it had 'later'; restart to use it" in str(told.value)
+            assert f"this process imported {module} before it had 'later'; restart to use it" in str(raised.value)
             write(file, connect(server, "a", 'handler = "HANDLERS:latter"'))
             with pytest.raises(ConfigError, match=r"has no 'latter'; there are one, two$"):
                 await fleet.reload()
@@ -179,12 +179,12 @@ async def test_a_reload_is_told_in_fields(file: Path, caplog: pytest.LogCaptureF
             write(file, "[fleet]\ndrain_s = 1\n", connect(server, "a"), connect(server, "c"), pool)
             await reload_and_log(fleet.reload)
     names = ("event", "section", "entry", "change", "kept")
-    told = [
+    logged = [
         (record.levelname, *(getattr(record, name, None) for name in names))
         for record in caplog.records
         if record.name == "wsfleet.run"
     ]
-    assert told == [
+    assert logged == [
         ("INFO", "fleet.reload", "connect", "b", "removed", None),
         ("INFO", "fleet.reload", "connect", "c", "added", None),
         ("WARNING", "fleet.restart_needed", "fleet", None, None, None),

@@ -360,9 +360,9 @@ def test_any_file_is_judged(folder: Path, content: bytes) -> None:
         report = config.check(path)
     assert code == (0 if report.fleet else 2)
     assert (report.fleet is None) == bool(report.faults)
-    told = printed.getvalue().split("\n")[:-1]
-    assert len(told) == len(report.warnings) + len(report.faults) + (code == 0)
-    for line in told:
+    output = printed.getvalue().split("\n")[:-1]
+    assert len(output) == len(report.warnings) + len(report.faults) + (code == 0)
+    for line in output:
         assert re.match(rf"{re.escape(str(path))}(:\d+)?(:\d+)?: ", line), line
         assert printable(line) == line, line
         assert len(line.splitlines()) == 1, line

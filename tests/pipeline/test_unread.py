@@ -59,7 +59,8 @@ async def test_the_next_pause_is_told_again(caplog: pytest.LogCaptureFixture) ->
             await asyncio.sleep(pause_s)
             await anext(slow)
             await asyncio.sleep(1.0)
-    assert logged(caplog) == ["feed: not read for 10 s: the mailbox of slow is full, and no loop takes its messages"] * 2
+    line = "feed: not read for 10 s: the mailbox of slow is full, and no loop takes its messages"
+    assert logged(caplog) == [line] * 2
 
 
 @pytest.mark.looptime

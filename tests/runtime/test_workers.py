@@ -565,7 +565,7 @@ async def test_an_address_that_is_taken_ends_all(start: Start, tmp_path: Path) -
 @pytest.mark.looptime
 async def test_a_worker_tells_more_often_at_first() -> None:
     """A new worker sends its first report soon, because most endpoints open in its first moments."""
-    told: list[float] = []
+    times: list[float] = []
     enough = asyncio.Event()
 
     class Parent:
@@ -575,8 +575,8 @@ async def test_a_worker_tells_more_often_at_first() -> None:
 
         def send(self, frame: dict[str, Any]) -> None:
             if frame["kind"] == "report":
-                told.append(asyncio.get_running_loop().time())
-                if len(told) == 10:
+                times.append(asyncio.get_running_loop().time())
+                if len(times) == 10:
                     enough.set()
 
     worker = _Worker(Parent(), {"observed": False})  # type: ignore[arg-type]
@@ -586,7 +586,7 @@ async def test_a_worker_tells_more_often_at_first() -> None:
     await enough.wait()
     reporting.cancel()
     await asyncio.wait({reporting})
-    pauses = [after - before for before, after in itertools.pairwise(told)]
+    pauses = [after - before for before, after in itertools.pairwise(times)]
     assert pauses[0] < REPORT_S / 10
     assert pauses == sorted(pauses)
     assert pauses[-1] == pytest.approx(REPORT_S)

@@ -44,9 +44,9 @@ async def watching(server: Any) -> AsyncIterator[AsyncIterator[tuple[str, Any]]]
 
 async def first(events: AsyncIterator[tuple[str, Any]], kind: str) -> Any:
     """Return the data of the next event of `kind`."""
-    async for each, said in events:
+    async for each, data in events:
         if each == kind:
-            return said
+            return data
     raise AssertionError(f"there was no {kind}")
 
 

@@ -108,22 +108,22 @@ async def test_metrics_are_those_of_prometheus(
             while not (stats := fleet.stats()).hub.routed or stats.endpoints[0].latency_s is None:
                 await asyncio.sleep(0.01)
     monkeypatch.setattr(otel._Meters, "_stats", lambda self: stats)
-    told = points(meters[1])
+    exported = points(meters[1])
     shown = {
         (each.name.removesuffix("_total"), next(iter(each.labels.values()), None)): each.value
         for family in text_string_to_metric_families(exposition(stats.to_dict())[0].decode())
         for each in family.samples
         if family.name != "wsfleet_info"
     }
-    assert sorted(told.values()) == sorted(shown.values())
+    assert sorted(exported.values()) == sorted(shown.values())
     units = r"(_messages|_bytes|_seconds)$"
-    assert {(name.replace(".", "_").removesuffix("_size"), label) for name, label in told} == {
+    assert {(name.replace(".", "_").removesuffix("_size"), label) for name, label in exported} == {
         (re.sub(units, "", name), label) for name, label in shown
     }
-    assert ("wsfleet.endpoint.latency", "feed") in told
-    assert told["wsfleet.subscription.offered", "trace_attempts"] > 0
-    assert told["wsfleet.offered", None] == told["wsfleet.subscription.offered", "seen"] == 1
-    assert told["wsfleet.processed", None] == told["wsfleet.subscription.processed", "seen"]
+    assert ("wsfleet.endpoint.latency", "feed") in exported
+    assert exported["wsfleet.subscription.offered", "trace_attempts"] > 0
+    assert exported["wsfleet.offered", None] == exported["wsfleet.subscription.offered", "seen"] == 1
+    assert exported["wsfleet.processed", None] == exported["wsfleet.subscription.processed", "seen"]
 
 
 async def test_each_attempt_is_a_span(spans: tuple[TracerProvider, InMemorySpanExporter]) -> None:

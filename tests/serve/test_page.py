@@ -136,14 +136,14 @@ async def top_of(page: Page, selector: str) -> float:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "headline"),
     [
         ({"losses": 3}, "Frequent connection losses: 3 in the last minute"),
         ({"losses": 2}, "Well: all 2 endpoints are open, and every received message is accounted for"),
         ({"loop_lag_s": 0.677}, "The event loop was late by 677 ms"),
     ],
 )
-async def test_the_last_minute_counts(changes: dict[str, float], said: str) -> None:
+async def test_the_last_minute_counts(changes: dict[str, float], headline: str) -> None:
     """Connections that are lost and return quickly, and a loop that was late, are shown for a minute."""
 
     # The real delays of the machine must not be among the numbers, so both answers are fixed.
@@ -164,7 +164,7 @@ async def test_the_last_minute_counts(changes: dict[str, float], said: str) -> N
             await page.route("**/api/overview", overview)
             await page.route("**/api/history", history)
             await page.reload()
-            await read(page, "#headline", said)
+            await read(page, "#headline", headline)
             if "loop_lag_s" in changes:
                 await page.locator("#lag.alarming").filter(has_text="677 ms").wait_for()
 
@@ -331,13 +331,13 @@ async def test_what_needs_the_token_is_asked_with_it() -> None:
 async def test_numbers_do_not_round_past_their_unit() -> None:
     """A value that rounds up to a thousand of a unit is shown in the next unit."""
     async with running() as (_, _, server), looking(server) as page:
-        said = await page.evaluate(
+        texts = await page.evaluate(
             """async () => {
                 const { compact, seconds } = await import("/words.js");
                 return [seconds(0.0009996), seconds(0.9996), seconds(59.96), seconds(0.0009994), compact(999.6)];
             }"""
         )
-        assert said == ["1 ms", "1 s", "1 min", "999 µs", "1K"]
+        assert texts == ["1 ms", "1 s", "1 min", "999 µs", "1K"]
 
 
 @pytest.mark.parametrize("width", [390, 768, 1280, 1920])

@@ -128,7 +128,7 @@ async def test_removed_endpoints_are_no_row() -> None:
 
 
 @pytest.mark.parametrize(
-    ("question", "said"),
+    ("question", "error"),
     [
         ("sort=colour", "sort must be one of name, uri, state"),
         ("order=up", "order must be one of asc, desc"),
@@ -144,11 +144,11 @@ async def test_removed_endpoints_are_no_row() -> None:
         ("page=1", "'page' is unknown; there are search, state, sort, order, offset, limit"),
     ],
 )
-async def test_bad_parameters(question: str, said: str) -> None:
+async def test_bad_parameters(question: str, error: str) -> None:
     """The error for an invalid parameter is one line with its name."""
     async with serving(["a"]) as (client, _, _):
         answer = await client.get(f"/api/endpoints?{question}")
-        assert answer.status_code == 400 and answer.text.startswith(said) and answer.text.count("\n") == 1
+        assert answer.status_code == 400 and answer.text.startswith(error) and answer.text.count("\n") == 1
 
 
 async def test_subscriptions_have_no_state() -> None:

@@ -21,7 +21,7 @@ async def trouble(client: Client) -> StatusError:
 
 async def test_reads_all_that_a_fleet_tells() -> None:
     """Overview, history, a part of the table and the events are returned as they were sent."""
-    view = FleetView(told=[{"kind": "gap", "topic": "$gap.feed-1", "at": 1.5}, {"kind": "missed", "count": 3}])
+    view = FleetView(sent=[{"kind": "gap", "topic": "$gap.feed-1", "at": 1.5}, {"kind": "missed", "count": 3}])
     async with serving(Served(view)) as served:
         client = Client(served.url)
         overview = await client.overview()
@@ -30,9 +30,9 @@ async def test_reads_all_that_a_fleet_tells() -> None:
         part = await client.endpoints(Query(search="feed-1", sort="received", order="desc", offset=1, limit=2))
         assert (part.total, part.matched, part.offset) == (12, 4, 1)
         assert [row.name for row in part.rows] == ["feed-11", "feed-10"]
-        told = client.events()
-        assert [await anext(told), await anext(told)] == view.told
-        await told.aclose()
+        stream = client.events()
+        assert [await anext(stream), await anext(stream)] == view.sent
+        await stream.aclose()
         await client.close()
 
 

@@ -146,13 +146,13 @@ async def test_what_is_down_is_in_sight() -> None:
         )
 
 
-@pytest.mark.parametrize(("lost", "told"), [(7, True), (6, False)])
-async def test_the_last_minute_counts(lost: int, told: bool) -> None:
+@pytest.mark.parametrize(("lost", "shown_too"), [(7, True), (6, False)])
+async def test_the_last_minute_counts(lost: int, shown_too: bool) -> None:
     """More than one loss for two endpoints in a minute, and a loop that was late, are shown even after the recovery."""
     rows = [{**endpoint(number), "state": "OPEN"} for number in range(12)]
     async with shown(FleetView(rows, lost=(30, lost))) as pilot:
-        said = f"frequent connection losses: {lost} in the last minute"
-        assert bool(lines(pilot, said)) == told
+        text = f"frequent connection losses: {lost} in the last minute"
+        assert bool(lines(pilot, text)) == shown_too
         assert lines(pilot, "the loop was 20")
 
 
@@ -160,8 +160,10 @@ async def test_an_endpoint_that_fails_and_fails_is_one_line() -> None:
     """Consecutive failed attempts are one event with their number; after an OPEN, a new one begins."""
     tries = [("BACKOFF", "cut"), *[("CONNECTING", None), ("BACKOFF", "refused")] * 9]
     states = [("OPEN", None), *tries, ("OPEN", None), ("BACKOFF", "gone")]
-    told = [{"kind": "state", "at": AT, "topic": "$state.a", "state": state, "error": error} for state, error in states]
-    async with shown(FleetView(told=told)) as pilot:
+    records = [
+        {"kind": "state", "at": AT, "topic": "$state.a", "state": state, "error": error} for state, error in states
+    ]
+    async with shown(FleetView(sent=records)) as pilot:
         assert lines(pilot, "a BACKOFF: refused (10 times)") and lines(pilot, "a BACKOFF: gone")
         assert len(lines(pilot, " a BACKOFF")) == 2 and not lines(pilot, "a CONNECTING")
 

@@ -115,7 +115,7 @@ async def test_a_signal_gives_the_terminal_back(number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["http://user:hunter2@host"], "the URL must not contain a user or password"),
         (["ftp://host"], "the URL must begin with http:// or https://"),
@@ -126,7 +126,7 @@ async def test_a_signal_gives_the_terminal_back(number: signal.Signals) -> None:
 )
 def test_what_is_wrong_is_one_line(
     arguments: list[str],
-    said: str,
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -136,7 +136,7 @@ def test_what_is_wrong_is_one_line(
     Path("two-lines").write_text("hunter2\nhunter2\n")
     assert main(["top", *arguments]) == 2
     err = capsys.readouterr().err
-    assert err.count("\n") == 1 and said in err and "hunter2" not in err
+    assert err.count("\n") == 1 and message in err and "hunter2" not in err
 
 
 def test_no_token_is_taken_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
