@@ -110,7 +110,7 @@ def test_a_venv_made_by_hand_stays(tmp_path: Path, make: Callable[..., subproces
         (tmp_path / name).mkdir()
     done = make("demo")
     assert done.returncode == 2
-    assert ".venv was not made by make: remove it, or name another place" in done.stderr
+    assert ".venv was not created by make: remove it, or choose another directory" in done.stderr
     make("clean")
     assert (tmp_path / ".venv").is_dir()
     assert make("demo", "VENV=.venv-make").returncode == 2  # PYTHON is not a Python
