@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.simulation.lifetime import simulate
-from tools.simulate import tell
+from tools.simulate import summary
 
 LIVES = int(os.environ.get("WSFLEET_LIVES", "2000"))
 """Number of runs in the suite; those with the compiled parts, if there are any, are in addition."""
@@ -41,7 +41,7 @@ def test_it_keeps_them_with_the_compiled_parts(shard: int) -> None:
     """The same invariants hold with the installed parts."""
     for seed in range(shard * LIVES // 40, (shard + 1) * LIVES // 40):
         outcome = simulate(seed)
-        assert not outcome.faults, tell(outcome, compiled=True)
+        assert not outcome.faults, summary(outcome, compiled=True)
 
 
 def test_the_same_seed_is_the_same_life() -> None:
@@ -61,6 +61,6 @@ def test_a_fault_is_found_and_its_seed_is_told(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(Mailbox, "_drop", drop)
     failing = next(outcome for outcome in map(simulate, range(100)) if outcome.faults)
-    told = tell(failing, compiled=False)
-    assert f"python -m tools.simulate --seed {failing.seed} --log" in told
-    assert "not balanced" in told
+    shown = summary(failing, compiled=False)
+    assert f"python -m tools.simulate --seed {failing.seed} --log" in shown
+    assert "not balanced" in shown

@@ -102,9 +102,9 @@ def test_options_reach_the_parts_that_they_concern(
     ("arguments", "text"),
     [
         ("--part scale,strom", "--part: there is no strom; choose from throughput, "),
-        ("--part scale --only fleet", "--scenario and --only are throughput's"),
-        ("--scenario tls --write", "--write: only whole parts are kept there"),
-        ("--quick --write", "--write: only whole parts are kept there"),
+        ("--part scale --only fleet", "--scenario and --only belong to throughput"),
+        ("--scenario tls --write", "--write: only complete parts are saved there"),
+        ("--quick --write", "--write: only complete parts are saved there"),
     ],
 )
 def test_refuses_what_makes_no_sense(arguments: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,8 +45,8 @@ def test_each_criterion_fails_for_its_own_reason() -> None:
     end = {"balanced": True, "processed": 10, "failed": 2, "pending": 0, "handled": 11, "asked": {}}
     assert failing(end=End(**end | {"balanced": False})) == ["The balance is exact at the end"]
     assert failing(end=End(**end | {"pending": 1})) == ["Nothing is pending at the end"]
-    assert failing(end=End(**end | {"handled": 9})) == ["Processors and loops saw what is counted"]
-    assert failing(end=End(**end | {"handled": 13})) == ["Processors and loops saw what is counted"]
+    assert failing(end=End(**end | {"handled": 9})) == ["Processors and loops got the counted messages"]
+    assert failing(end=End(**end | {"handled": 13})) == ["Processors and loops got the counted messages"]
     assert failing(samples=Samples(unbalanced=1)) == ["The balance is exact at every look"]
     assert failing(log=["x: the supervisor failed"]) == ["The log tells of no fault of wsfleet's own"]
     ours, others = failing(after=Counter({"wsfleet.endpoint.ingest.Ingest": 1})), failing(after=Counter(dict=101))
