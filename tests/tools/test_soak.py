@@ -47,15 +47,15 @@ def test_each_criterion_fails_for_its_own_reason() -> None:
     assert failing(end=End(**end | {"pending": 1})) == ["Nothing is pending at the end"]
     assert failing(end=End(**end | {"handled": 9})) == ["Processors and loops got the counted messages"]
     assert failing(end=End(**end | {"handled": 13})) == ["Processors and loops got the counted messages"]
-    assert failing(samples=Samples(unbalanced=1)) == ["The balance is exact at every look"]
-    assert failing(log=["x: the supervisor failed"]) == ["The log tells of no fault of wsfleet's own"]
+    assert failing(samples=Samples(unbalanced=1)) == ["The balance is exact in every sample"]
+    assert failing(log=["x: the supervisor failed"]) == ["The log contains no fault of wsfleet itself"]
     ours, others = failing(after=Counter({"wsfleet.endpoint.ingest.Ingest": 1})), failing(after=Counter(dict=101))
-    assert ours == ["No object of wsfleet's, websockets' or asyncio's is left"]
-    assert others == ["Objects of other types are as many as before"]
+    assert ours == ["No object of wsfleet, websockets or asyncio is left"]
+    assert others == ["The number of other objects is the same as before"]
     assert failing(after=Counter(dict=100)) == []
     at = [float(n) for n in range(40)]
     grown = Samples(weighed_at=at, traced=[1000 + int(n) for n in at], rss=[1000] * 40)
-    assert failing(samples=grown) == ["tracemalloc is flat"]
+    assert failing(samples=grown) == ["traced memory does not grow"]
 
 
 def small(seconds: float = 6.0) -> Report:
@@ -88,7 +88,7 @@ def test_a_small_soak_finds_what_is_left(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(Ingest, "detach", keep)
     found = {each.name: each.found for each in small().failed}
-    assert "wsfleet.endpoint.ingest.Ingest" in found["No object of wsfleet's, websockets' or asyncio's is left"]
+    assert "wsfleet.endpoint.ingest.Ingest" in found["No object of wsfleet, websockets or asyncio is left"]
 
 
 @pytest.mark.leaves_open  # matplotlib keeps its font files open
