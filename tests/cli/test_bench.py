@@ -49,7 +49,7 @@ def test_shows_three_programs_and_their_ratios(tmp_path: Path) -> None:
     assert result["programs"]["bare"]["times_bare"] == result["programs"]["ceiling"]["of_ceiling"] == 1
 
 
-def test_works_without_what_is_optional(tmp_path: Path) -> None:
+def test_works_without_optional_packages(tmp_path: Path) -> None:
     """It works without uvloop and without compiled parts, and shows both."""
     (tmp_path / "uvloop.py").write_text("raise ImportError('not installed')\n")
     code, out, err = bench("--duration", "1", WSFLEET_NO_EXTENSIONS="1", PYTHONPATH=str(tmp_path))
@@ -67,7 +67,7 @@ def test_works_without_what_is_optional(tmp_path: Path) -> None:
         (["--report", "missing/report.json"], "--report: no such directory: missing"),
     ],
 )
-def test_refuses_what_cannot_be_run(arguments: list[str], text: str) -> None:
+def test_rejects_invalid_arguments(arguments: list[str], text: str) -> None:
     """Invalid settings are errors of the command line, reported before the run."""
     code, out, err = bench(*arguments)
     assert (code, out) == (2, "")
@@ -90,7 +90,7 @@ def test_a_signal_before_the_first_round_is_a_failure() -> None:
     assert b"ended before the first round was complete" in err
 
 
-def test_ends_well_when_nobody_reads_its_output(tmp_path: Path) -> None:
+def test_ends_with_0_when_its_output_is_closed(tmp_path: Path) -> None:
     """`wsfleet bench | true` is no failure, and the report is still written."""
     report = tmp_path / "report.json"
     arguments = ["--duration", "1", "--report", str(report)]

@@ -144,7 +144,7 @@ def test_the_server_dies_with_the_demo() -> None:
             time.sleep(0.01)
 
 
-def test_a_reader_who_has_seen_enough_ends_it() -> None:
+def test_a_closed_pipe_ends_it() -> None:
     """`wsfleet demo | head -3` ends without an error."""
     with demo("--connections", "5", "--duration", "600") as process:
         wait_for(process, "open 5")
@@ -182,7 +182,7 @@ def test_raises_the_soft_limit_of_open_files() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--connections", "0"], ["--duration", "-1"], ["--duration", "inf"]])
-def test_refuses_what_cannot_be_run(arguments: list[str]) -> None:
+def test_rejects_invalid_arguments(arguments: list[str]) -> None:
     """Invalid numbers are errors of the command line."""
     with demo(*arguments) as process:
         code, out, err = finished(process)
@@ -190,7 +190,7 @@ def test_refuses_what_cannot_be_run(arguments: list[str]) -> None:
     assert arguments[0] in err
 
 
-def test_a_report_that_cannot_be_written_is_told_before_the_run(tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_written_is_reported_before_the_run(tmp_path: Path) -> None:
     """A wrong --report is reported before the run."""
     with demo("--report", str(tmp_path / "missing" / "report.json")) as process:
         code, out, err = finished(process)

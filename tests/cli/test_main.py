@@ -184,7 +184,7 @@ async def test_a_handler_that_never_ends_does_not_outlast_the_duration(start: St
     assert json.loads((tmp_path / "report.json").read_text())["subscriptions"][0]["pending"] == 1
 
 
-async def test_a_reader_who_has_seen_enough_ends_the_run(start: Start, tmp_path: Path) -> None:
+async def test_a_closed_pipe_ends_the_run(start: Start, tmp_path: Path) -> None:
     """`wsfleet run feeds.toml | head -1` ends with 0."""
     async with FeedServer() as server:
         write(tmp_path, server.uri, '[[process]]\npattern = ">"\nsink = "stdout"')
@@ -340,7 +340,7 @@ async def test_a_pattern_of_no_dollar_topic_is_a_warning(start: Start, tmp_path:
         ("nope.toml", "nope.toml: cannot be read: No such file or directory"),
     ],
 )
-async def test_what_cannot_be_run_is_one_line(start: Start, tmp_path: Path, target: str, fault: str) -> None:
+async def test_a_wrong_target_is_one_line(start: Start, tmp_path: Path, target: str, fault: str) -> None:
     """A wrong target is exit code 2 and one clear line."""
     (tmp_path / "program.py").write_text(PROGRAMS.format(uri="ws://h"))
     (tmp_path / "misspelled.py").write_text("from wsfleet import Fleet\nflet = Fleet()\nother = Fleet()\n")
@@ -398,7 +398,7 @@ def test_check_a_good_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert err == "feeds.toml:5: [[process]] 1 pattern: warning: no topic can match 'x'; there are h\n"
 
 
-def test_check_and_run_tell_every_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_check_and_run_report_every_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each fault of the file is one line with its place, and the exit code is 2, for `run` and `check`."""
     text = '[[connect]]\nuri = "http://h"\nx = 1\n[[process]]\npattern = "a..b"\n'
     code, out, err = checked(tmp_path, text, capsys)
@@ -457,7 +457,7 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
 # ---- the loop ----
 
 
-def test_what_is_raised_is_not_said_to_come_of_a_missing_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_users_error_is_not_attributed_to_a_missing_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
     """A user's traceback begins with the user's own error, even if uvloop is not installed."""
 
     async def fails() -> None:

@@ -69,7 +69,7 @@ def test_a_terminal_gets_the_beginning_of_binary_messages() -> None:
     assert "|GIF89a." in shown
 
 
-async def test_a_reader_who_stands_still_does_not_hold_the_loop() -> None:
+async def test_a_slow_reader_does_not_block_the_loop() -> None:
     """While the reader is slow, `write` waits and the loop continues; the output arrives complete and in order."""
     reading, writing = os.pipe()
     text = "x" * 2**20
@@ -87,7 +87,7 @@ async def test_a_reader_who_stands_still_does_not_hold_the_loop() -> None:
     os.close(writing)
 
 
-async def test_a_reader_who_left_is_told() -> None:
+async def test_a_closed_pipe_is_a_broken_pipe_error() -> None:
     """Writing to a pipe without a reader raises BrokenPipeError."""
     reading, writing = os.pipe()
     os.close(reading)

@@ -144,7 +144,7 @@ async def test_pretty_prints_json() -> None:
     assert (code, out) == (0, '{\n  "price": 1.50\n}\n"plain"\n')
 
 
-async def test_ends_when_nobody_reads_any_more() -> None:
+async def test_ends_when_its_output_is_closed() -> None:
     """`wsfleet tap URI | head -1` ends without an error, with 0."""
     reading, writing = os.pipe()
     async with FeedServer() as server, tap(server.uri, stdout=writing) as tapped:
@@ -160,7 +160,7 @@ async def test_ends_when_nobody_reads_any_more() -> None:
         assert "Traceback" not in (await tapped.err.read()).decode()
 
 
-async def test_a_reader_who_stands_still_does_not_cost_the_connection() -> None:
+async def test_a_slow_reader_does_not_cost_the_connection() -> None:
     """While the pipe is full, Ctrl-C works, and no message that was read before is lost."""
     reading, writing = os.pipe()
     async with FeedServer() as server, tap(server.uri, stdout=writing) as tapped:
@@ -279,7 +279,7 @@ async def test_a_terminal_is_safe_from_the_peer(arguments: list[str]) -> None:
         ("ws://", None),
     ],
 )
-def test_suggests_what_was_meant(uri: str, meant: str | None) -> None:
+def test_suggests_the_likely_uri(uri: str, meant: str | None) -> None:
     """A URI without ws:// or wss:// gets the more likely one, if it can be decided."""
     assert suggest(uri) == meant
 
@@ -347,7 +347,7 @@ def test_describes_a_failure_in_plain_words(error: Exception, uri: str, text: st
     assert describe(error, uri) == text
 
 
-def test_explains_what_it_does_not_know_by_its_text() -> None:
+def test_explains_an_unknown_error_by_its_text() -> None:
     """A fatal error without specific advice is reported, too."""
     assert explain(ConnectFailed("tcp", "odd")) == "tcp: odd"
     assert "418" in explain(HandshakeRejected(418))

@@ -479,7 +479,7 @@ def told_folder(report: Report) -> str:
     return report.faults[0].where.partition("/feeds.toml")[0]
 
 
-def test_an_import_error_is_told_with_its_place(check: Check, tmp_path: Path) -> None:
+def test_an_import_error_is_reported_with_its_place(check: Check, tmp_path: Path) -> None:
     """An exception during the import of a module is one line with the user's file and line."""
     (tmp_path / "broken.py").write_text("x = 1\nraise ValueError('a\\nb')")
     (tmp_path / "exits.py").write_text("import sys\nsys.exit(3)")
@@ -509,7 +509,7 @@ def test_an_import_error_is_told_with_its_place(check: Check, tmp_path: Path) ->
         ("a = 1\na = 2", "feeds.toml:2:"),
     ],
 )
-def test_bad_syntax_is_told_with_line_and_column(check: Check, text: str, where: str) -> None:
+def test_bad_syntax_is_reported_with_line_and_column(check: Check, text: str, where: str) -> None:
     """If the file is no valid TOML, this is the only fault, with its place."""
     (fault,) = printed(check(text))
     assert fault.startswith(where)
@@ -588,7 +588,7 @@ SECRET = "hunter2'\"\\\n\tsecret"
 
 
 @pytest.mark.parametrize("secret", [SECRET, "x.", "ab", "a b c d e f", "wss://u:pass@h:p0rt/x", "wss://u:pa/ss@h"])
-def test_what_was_filled_in_is_never_shown(check: Check, tmp_path: Path, secret: str) -> None:
+def test_referenced_values_are_never_shown(check: Check, tmp_path: Path, secret: str) -> None:
     """For any fault of a value from the environment or a file, the message shows only the reference."""
     (tmp_path / "secret").write_text(secret)
     report = check(
@@ -680,7 +680,7 @@ def test_any_text_is_an_amount_or_wrong(text: str) -> None:
 
 
 @given(st.lists(st.sampled_from(["a", "$", "{", "}", "$$", "${X}", "$${X}", "${", "é", " "])))
-def test_filling_is_what_a_reader_from_left_to_right_expects(parts: list[str]) -> None:
+def test_references_are_resolved_from_left_to_right(parts: list[str]) -> None:
     """`$$` is a dollar, `${X}` the value, all else is unchanged, and an unclosed reference is a fault."""
     text = "".join(parts)
     made, rest, used = "", text, False

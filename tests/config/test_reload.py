@@ -61,7 +61,7 @@ def sessions(fleet: Fleet) -> dict[str, Any]:
     return {name: each._supervisor.session for name, each in fleet.connections.items()}
 
 
-async def test_what_is_untouched_keeps_its_socket(file: Path) -> None:
+async def test_an_unchanged_entry_keeps_its_socket(file: Path) -> None:
     """One endpoint is added, one removed and one changed; the socket of the fourth one stays open."""
     async with FeedServer() as server:
         write(file, *(connect(server, name) for name in ("same", "gone", "other")))
@@ -147,7 +147,7 @@ async def test_a_changed_secret_is_a_change(file: Path, monkeypatch: pytest.Monk
     assert lines == ["[[connect]] a: changed"]
 
 
-async def test_a_changed_processor_finishes_what_it_has(file: Path) -> None:
+async def test_a_changed_processor_finishes_its_messages(file: Path) -> None:
     """If a processor's table changes, no message is dropped: the old one gets the earlier ones, the new
     one the rest.
     """
@@ -167,7 +167,7 @@ async def test_a_changed_processor_finishes_what_it_has(file: Path) -> None:
     assert stats.balanced
 
 
-async def test_a_reload_is_told_in_fields(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_reload_is_logged_in_fields(file: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The log contains each entry and its change, the settings that need a restart, and the number of unchanged
     entries.
     """

@@ -87,7 +87,7 @@ def statements(table: Mapping[str, Any], header: str, forms: Iterator[int]) -> I
 
 
 @given(st.text() | st.text("\x7f\x1b\n\"'\\\0é\U0001f600"), st.integers() | st.floats(allow_nan=False))
-def test_what_is_written_is_toml(text: str, number: float) -> None:
+def test_the_writer_writes_toml(text: str, number: float) -> None:
     """tomllib reads the same values that the writer of these tests wrote."""
     value = {"key": [text, number, {text: True}]}
     assert tomllib.loads("\n".join(statements({"a": value}, "[x]", iter([1])))) == {"x": {"a": value}}
@@ -202,7 +202,7 @@ BUFFER = both(
     st.lists(PAYLOADS, max_size=3),
     st.randoms(use_true_random=False),
 )
-def test_a_good_file_declares_what_was_meant(
+def test_a_valid_file_declares_the_intended_options(
     folder: Path, connects: Any, processes: Any, drain_s: Any, size: int, payloads: list[Any], random: Any
 ) -> None:
     """In any form of tables and values, each option of each section has the intended value."""
@@ -369,7 +369,7 @@ def test_any_file_is_judged(folder: Path, content: bytes) -> None:
         assert SECRET not in line
 
 
-def test_what_breaks_the_parser_has_its_line(folder: Path) -> None:
+def test_a_text_that_breaks_the_parser_is_reported_with_its_line(folder: Path) -> None:
     """Nesting and numbers that exceed the limits of Python are reported with their line, as is too deep nesting."""
     for broken, fault in [
         ("x = " + "[" * 5000, "is nested too deeply to be read"),

@@ -56,7 +56,7 @@ async def test_request_reply(tmp_path: Path) -> None:
     assert sum(numbers(row)[3] for row in rows) == 200
 
 
-async def test_request_reply_shows_what_is_no_reply(tmp_path: Path) -> None:
+async def test_request_reply_shows_messages_that_are_no_replies(tmp_path: Path) -> None:
     """S8: a request without a reply times out, and messages that are no replies are shown."""
     async with FeedServer() as server:
         command = (EXAMPLES / "request_reply.py", server.uri, "--size", 1, "--requests", 1, "--timeout", 2)

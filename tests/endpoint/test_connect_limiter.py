@@ -43,7 +43,7 @@ class Turns:
 
 
 @pytest.mark.looptime
-async def test_what_was_open_does_not_wait_behind_first_connects() -> None:
+async def test_reconnects_do_not_wait_behind_first_connects() -> None:
     """Reconnects and first connects of one host alternate, each in their own order."""
     turns = Turns(Limits(handshakes=1))
     async with asyncio.TaskGroup() as tasks:
@@ -58,7 +58,7 @@ async def test_what_was_open_does_not_wait_behind_first_connects() -> None:
 
 
 @pytest.mark.looptime
-async def test_whoever_waits_for_the_pace_or_a_hold_takes_no_handshake() -> None:
+async def test_waiting_for_the_pace_or_a_hold_uses_no_handshake() -> None:
     """The limit applies to handshakes in progress; an attempt that may not begin yet does not count."""
     turns = Turns(Limits(handshakes=2, connects_per_s=1.0))
     turns.gone_on.set()
@@ -73,7 +73,7 @@ async def test_whoever_waits_for_the_pace_or_a_hold_takes_no_handshake() -> None
 
 
 @pytest.mark.looptime
-async def test_a_longer_hold_moves_those_who_wait() -> None:
+async def test_a_longer_hold_delays_waiting_attempts() -> None:
     """If a hold is extended while an attempt waits for its end, the attempt waits until the new end."""
     turns = Turns(Limits())
     turns.gone_on.set()

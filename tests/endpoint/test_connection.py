@@ -48,7 +48,7 @@ class Subscribe(msgspec.Struct):
         (Subscribe(["é"]), '{"topics":["é"]}'),
     ],
 )
-async def test_what_send_makes_of_data(data: Any, sent: str | bytes) -> None:
+async def test_send_encodes_data_by_type(data: Any, sent: str | bytes) -> None:
     """str is sent as text, bytes as binary, anything else as JSON text, by the connection and in on_open."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -66,7 +66,7 @@ async def test_what_send_makes_of_data(data: Any, sent: str | bytes) -> None:
 
 
 @pytest.mark.looptime
-async def test_what_is_no_json_is_refused_before_anything_is_sent() -> None:
+async def test_data_that_are_no_json_are_rejected_before_sending() -> None:
     """Data that cannot be encoded as JSON raise TypeError, and the connection stays open."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -355,7 +355,7 @@ async def test_a_processor_may_send_on_any_connection() -> None:
         assert await second.next_sent() == "a"
 
 
-async def test_a_fake_socket_takes_what_a_real_one_takes() -> None:
+async def test_a_fake_socket_accepts_the_same_types_as_a_real_one() -> None:
     """Data other than str and bytes raise TypeError at once, as with the real wire."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)

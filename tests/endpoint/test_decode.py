@@ -97,7 +97,7 @@ TEXT = '{"symbol": "Ünï€", "price": 1.5, "type": "trade"}'
         (msgspec.json.Decoder(Point).decode, '{"x": 2}', Point(2)),
     ],
 )
-async def test_what_decode_makes_of_a_payload(decode: Any, payload: str | bytes, data: Any) -> None:
+async def test_decode_returns_data_by_kind(decode: Any, payload: str | bytes, data: Any) -> None:
     """Each kind of `decode` returns its data from text and binary frames, the same for single and for
     several frames.
     """
@@ -119,7 +119,9 @@ async def test_what_decode_makes_of_a_payload(decode: Any, payload: str | bytes,
     ],
 )
 @pytest.mark.parametrize("topic", [None, "feed.{missing}"])
-async def test_what_cannot_be_decoded_is_malformed(decode: Any, good: str, bad: list[Any], topic: str | None) -> None:
+async def test_a_payload_that_cannot_be_decoded_is_malformed(
+    decode: Any, good: str, bad: list[Any], topic: str | None
+) -> None:
     """A payload that cannot be decoded is counted and published with all its details; other messages
     are not affected.
     """
@@ -144,7 +146,7 @@ async def test_a_decode_function_gets_text_as_str_and_binary_as_bytes() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), KeyError(), RecursionError(), MemoryError(), StopIteration()])
-async def test_a_decode_function_may_raise_what_it_likes(error: Exception) -> None:
+async def test_any_exception_of_a_decode_function_makes_a_malformed_message(error: Exception) -> None:
     """An exception of a decode function makes the message malformed, and the record contains the exception."""
 
     def decode(payload: str | bytes) -> str:
@@ -372,7 +374,7 @@ async def test_indexes_and_sessions_go_on_over_reconnects() -> None:
 
 
 @pytest.mark.parametrize(("decode", "raw"), [("json", b"{"), (json.loads, "{"), (Trade, b"{")])
-async def test_a_malformed_message_is_told_the_same_way_held_or_not(decode: Any, raw: str | bytes) -> None:
+async def test_a_malformed_message_has_the_same_record_held_or_not(decode: Any, raw: str | bytes) -> None:
     """The record of a malformed message does not depend on whether it came before or after `on_open` returned."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -392,7 +394,7 @@ async def test_a_malformed_message_is_told_the_same_way_held_or_not(decode: Any,
         balanced(fleet)
 
 
-async def test_what_was_held_comes_first_and_is_decoded_as_declared() -> None:
+async def test_held_messages_come_first_and_are_decoded_as_declared() -> None:
     """Messages that `recv` skipped are published in order, with their index, by the endpoint's own
     decoder and topic.
     """

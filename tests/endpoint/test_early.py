@@ -19,7 +19,7 @@ def transport() -> FakeTransport:
     return FakeTransport()
 
 
-async def test_the_first_loop_begins_with_what_came_before_it(transport):
+async def test_the_first_loop_begins_with_earlier_messages(transport):
     """A loop that begins late gets all messages from the first one, in order, and the counts balance meanwhile."""
     fleet = Fleet(transport=transport)
     connection = fleet.connect("ws://feed.test/", name="feed")
@@ -60,7 +60,7 @@ async def test_the_newest_are_kept_and_the_log_says_that_others_are_not(transpor
     assert len(events) == 1 and "feed: buffer full" in events[0].getMessage()
 
 
-async def test_bytes_bound_what_is_kept(transport):
+async def test_kept_messages_are_bounded_in_bytes(transport):
     """The bound in bytes works as in a mailbox: a message larger than it is kept alone."""
     fleet = Fleet(transport=transport)
     connection = fleet.connect("ws://feed.test/", name="feed", buffer=Buffer(bytes=10))

@@ -118,7 +118,7 @@ async def test_a_message_is_shared_by_all_its_subscriptions() -> None:
         balanced(fleet)
 
 
-async def test_binary_and_text_frames_of_one_read_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_binary_and_text_frames_of_one_read_keep_their_type(monkeypatch: pytest.MonkeyPatch) -> None:
     """With decode="text", a binary frame between text frames stays bytes, at its position."""
     pipe, protocol = Pipe(), open_protocol(2**20)
     wire = open_wire(pipe, protocol)
@@ -143,7 +143,7 @@ async def test_binary_and_text_frames_of_one_read_stay_what_they_are(monkeypatch
     ("subscriptions", "key", "most"),
     [(0, None, 256), (1, None, 256), (20, None, 25), (1000, None, 1), (1, lambda message: 1, 1)],
 )
-async def test_a_batch_is_as_large_as_those_who_take_it_allow(subscriptions: int, key: Any, most: int) -> None:
+async def test_the_size_of_a_batch_depends_on_its_mailboxes(subscriptions: int, key: Any, most: int) -> None:
     """A batch is not interrupted, so it is smaller if more mailboxes are involved, and one message if user code is.
 
     If the cost is unknown, as at the beginning, it is measured with one message.

@@ -56,7 +56,7 @@ async def test_a_login_that_waits_for_its_answer() -> None:
 
 
 @pytest.mark.looptime
-async def test_what_recv_passes_over_is_published_in_its_order() -> None:
+async def test_messages_that_recv_skips_are_published_in_order() -> None:
     """recv(match) returns the first message that matches; the others are held, and published first, in their order."""
     transport, taken = FakeTransport(), Taken()
     fleet = Fleet(transport=transport)
@@ -182,7 +182,7 @@ async def test_a_held_message_that_is_malformed_is_counted_when_it_is_published(
 
 @pytest.mark.looptime
 @pytest.mark.parametrize("over", [False, True])
-async def test_what_is_held_is_bounded(over: bool) -> None:
+async def test_held_messages_are_bounded(over: bool) -> None:
     """The number of held messages is that of a Buffer; with one more the attempt fails with this reason."""
     transport, taken = FakeTransport(), Taken()
     fleet = Fleet(transport=transport)
@@ -208,7 +208,7 @@ async def test_what_is_held_is_bounded(over: bool) -> None:
 
 
 @pytest.mark.looptime
-async def test_what_is_held_is_bounded_in_bytes() -> None:
+async def test_held_messages_are_bounded_in_bytes() -> None:
     """The bound in bytes also applies to held messages."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -410,7 +410,7 @@ async def test_messages_before_a_loss_can_still_be_received() -> None:
 
 
 @pytest.mark.looptime
-async def test_a_loss_while_what_was_held_is_published_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_loss_while_held_messages_are_published_loses_none(monkeypatch: pytest.MonkeyPatch) -> None:
     """If on_open returns after a loss, the messages held before the loss are published, complete and in order."""
     monkeypatch.setattr(time_slice, "SLICE_S", 0.0)
     transport = FakeTransport()
@@ -588,7 +588,7 @@ async def test_a_gap_spans_sessions_that_never_opened() -> None:
         gaps.close()
 
 
-async def test_what_a_session_knows() -> None:
+async def test_the_attributes_of_a_session() -> None:
     """The session has the endpoint's name, a number, the handshake's headers in both directions, and
     the subprotocol.
     """

@@ -198,7 +198,7 @@ async def test_text_ids_of_a_custom_identify_match_by_default() -> None:
 
 
 @pytest.mark.parametrize("data", ["text", 5, [{"method": "m"}], None])
-async def test_what_is_no_object_cannot_be_asked(data: Any) -> None:
+async def test_a_request_must_be_an_object(data: Any) -> None:
     """A request that is not one JSON object raises TypeError, and nothing is sent."""
     async with bench_of(1) as bench:
         with pytest.raises(TypeError, match="JSON object"):
@@ -207,7 +207,7 @@ async def test_what_is_no_object_cannot_be_asked(data: Any) -> None:
 
 
 @pytest.mark.parametrize("identify", [lambda data: 1, lambda data: (None, data), lambda data: ([], data)])
-async def test_an_identify_that_makes_no_id_is_told(identify: Any) -> None:
+async def test_an_identify_without_an_id_raises(identify: Any) -> None:
     """If `identify` returns no usable id, request() raises an error, and the request is not outstanding."""
     async with bench_of(1, identify=identify) as bench:
         with pytest.raises((TypeError, ValueError)):
@@ -226,7 +226,7 @@ async def test_data_that_is_no_json_leaves_nothing_behind() -> None:
 # Published messages
 
 
-async def test_what_was_not_asked_for_is_published() -> None:
+async def test_messages_that_are_no_replies_are_published() -> None:
     """Notifications, requests of the server, unknown ids and ids of another member are published like
     other messages.
     """
@@ -441,7 +441,7 @@ async def test_a_reply_over_the_next_socket_is_not_ours() -> None:
         assert (stats.answered, stats.published) == (0, 1)
 
 
-async def test_the_fleets_end_loses_what_is_outstanding() -> None:
+async def test_the_fleets_end_loses_outstanding_requests() -> None:
     """When the fleet ends, current requests raise RequestLost, and later ones NotOpen."""
     bench = Bench(1)
     async with bench:
@@ -727,7 +727,7 @@ async def test_a_member_closed_by_itself_is_no_longer_asked() -> None:
         ("batch", lambda fleet: fleet.pool(URI, 1, print, name="rpc", batch=0)),
     ],
 )
-def test_a_fault_is_told_and_costs_no_name(field: str, declare: Callable[[Fleet], Any]) -> None:
+def test_an_invalid_option_is_reported_and_uses_no_name(field: str, declare: Callable[[Fleet], Any]) -> None:
     """Each invalid option of a pool raises ConfigError with its name, and the pool's names are still free."""
     fleet = Fleet()
     with pytest.raises(ConfigError) as raised:

@@ -26,7 +26,7 @@ URI = "ws://feed.test/"
         lambda pool: pool.close(),
     ],
 )
-async def test_a_pool_tells_other_threads_where_to_go(
+async def test_a_pool_in_another_thread_mentions_from_thread(
     ask: Callable[[Pool], Coroutine[Any, Any, Any]], is_open: bool
 ) -> None:
     """In another thread, with another loop, a pool's methods raise an error that mentions
@@ -81,7 +81,7 @@ async def test_a_timeout_of_the_users_own_is_not_taken_for_ours() -> None:
     ("number", "expected"),
     [(7, 7), ("7", "7"), (0, 0), (True, None), (None, None), (1.5, None), ([1], None), ({}, None)],
 )
-async def test_what_is_an_id(number: Any, expected: Any) -> None:
+async def test_integers_and_strings_are_ids(number: Any, expected: Any) -> None:
     """Integers and strings are ids; values that JSON-RPC does not allow match nothing."""
     assert match_json_rpc({"id": number}) == expected
 

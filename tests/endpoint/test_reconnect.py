@@ -198,7 +198,7 @@ def bad_certificate() -> Exception:
     [*(HandshakeRejected(status) for status in (401, 403, 404, 410)), bad_certificate()],
     ids=["401", "403", "404", "410", "certificate"],
 )
-async def test_what_asking_again_cannot_change_is_fatal(error: Exception) -> None:
+async def test_errors_that_a_retry_cannot_change_are_fatal(error: Exception) -> None:
     """401, 403, 404, 410 and an invalid certificate make the endpoint FAILED at the first attempt."""
     transport = refusing(lambda: error)
     fleet = Fleet(transport=transport)
@@ -785,7 +785,7 @@ async def test_restart_out_of_failed() -> None:
 
 
 @pytest.mark.looptime
-async def test_restart_of_what_is_closed_is_refused() -> None:
+async def test_restart_of_a_closed_connection_is_rejected() -> None:
     """restart() of a CLOSED connection raises an error, whatever its state was before."""
     transport = Counting()
     transport.refuse(HandshakeRejected(404))

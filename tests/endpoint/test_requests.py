@@ -30,9 +30,7 @@ async def test_own_ids_are_large_and_exact_as_doubles() -> None:
 
 
 @pytest.mark.parametrize(("drawn", "first"), [(min, 2**32 + 1), (max, 2**52 - 1)])
-async def test_own_ids_begin_anywhere_above_what_others_count_to(
-    drawn: Any, first: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_own_ids_begin_at_a_random_large_number(drawn: Any, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first id is a number between 2**32 and 2**52, so that at least as many exact ids follow."""
     monkeypatch.setattr(replies_module.random, "randrange", lambda low, high: drawn(low, high - 1))
     assert replies_of().number() == first
@@ -85,7 +83,7 @@ async def test_an_id_is_free_again_once_its_reply_is_there() -> None:
     assert replies.take("a") and second.done()
 
 
-async def test_requests_given_up_on_a_socket_that_lives_are_remembered() -> None:
+async def test_cancelled_requests_of_an_open_socket_are_recognized() -> None:
     """If requests fail and the socket stays open, later replies are recognized; on the next socket they are not."""
     replies = replies_of()
     for socket_gone in (False, True):

@@ -17,7 +17,7 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_each_new_kind_of_error_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_each_new_kind_of_error_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """The last warning contains the current error, and a repeated error adds no line."""
     story = StateLog("feed")
     for now, error in enumerate([DNS, DNS, TCP, TCP, HandshakeRejected(503)]):
@@ -72,7 +72,7 @@ def test_going_up_and_down_all_night_is_bounded(caplog: pytest.LogCaptureFixture
     assert lines[-1].startswith("feed: open again")
 
 
-def test_the_end_of_what_was_not_told_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_end_of_an_unlogged_outage_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     """For an endpoint that reconnects all night, INFO has the first OPEN and the warnings; DEBUG has the rest."""
     caplog.set_level(logging.DEBUG)
     story = StateLog("feed")
@@ -87,7 +87,7 @@ def test_the_end_of_what_was_not_told_is_not_told(caplog: pytest.LogCaptureFixtu
 
 
 @pytest.mark.looptime
-async def test_a_fleet_tells_of_an_outage_and_of_its_end(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_fleet_logs_an_outage_and_its_end(caplog: pytest.LogCaptureFixture) -> None:
     """The output of a program without a logging configuration while an endpoint cannot be reached for a while."""
     transport = FakeTransport()
     for error in (DNS, TCP, TCP):

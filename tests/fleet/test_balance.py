@@ -658,7 +658,7 @@ async def test_a_cancelled_drain_keeps_the_balance() -> None:
     assert (mine_row.offered, mine_row.failed, mine_row.dropped, mine_row.pending) == (3, 1, 2, 0)
 
 
-async def test_what_on_open_does_not_take_is_discarded() -> None:
+async def test_messages_of_a_failed_on_open_are_discarded() -> None:
     """If `on_open` fails, held messages that were not answered are discarded, and the next attempt starts afresh."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -678,7 +678,7 @@ async def test_what_on_open_does_not_take_is_discarded() -> None:
         assert everything.stats().offered == 0
 
 
-async def test_what_comes_while_the_held_are_published_comes_after_them() -> None:
+async def test_messages_that_arrive_while_held_ones_are_published_follow_them() -> None:
     """A thousand held messages are published in order before newer ones, and these do not fail `on_open`."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)

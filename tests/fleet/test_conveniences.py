@@ -19,7 +19,7 @@ def transport() -> FakeTransport:
 
 
 @pytest.mark.parametrize("as_text", [True, False])
-async def test_a_sink_takes_what_matches_its_pattern(transport, tmp_path, as_text):
+async def test_a_sink_writes_messages_that_match_its_pattern(transport, tmp_path, as_text):
     """`fleet.sink` writes the messages of a pattern, with the options of `process`, until it is closed."""
     path = tmp_path / "out.jsonl"
     fleet = Fleet(transport=transport)
@@ -35,7 +35,7 @@ async def test_a_sink_takes_what_matches_its_pattern(transport, tmp_path, as_tex
 
 
 @pytest.mark.parametrize("sink", ["no-such-sink:x", print, None])
-def test_what_is_no_sink_is_refused(sink):
+def test_an_invalid_sink_is_rejected(sink):
     """A text or object that is no sink raises ConfigError."""
     with pytest.raises(ConfigError, match="sink"):
         Fleet().sink("t.*", sink)

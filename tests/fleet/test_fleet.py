@@ -155,7 +155,7 @@ async def test_a_second_start_is_refused(when: str, again: str) -> None:
         await start()
 
 
-async def test_run_inside_a_running_loop_says_what_to_do() -> None:
+async def test_run_inside_a_running_loop_mentions_run_async() -> None:
     """run() in a coroutine raises an error that mentions run_async(), and the fleet can still be started."""
     fleet = Fleet(transport=FakeTransport())
     with pytest.raises(FleetError, match="run_async"):
@@ -164,7 +164,7 @@ async def test_run_inside_a_running_loop_says_what_to_do() -> None:
         pass
 
 
-async def test_what_is_declared_before_and_while_running() -> None:
+async def test_declarations_before_and_after_the_start_take_effect() -> None:
     """Connections, processors and subscriptions start at once, whether they are declared before or after the start."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)

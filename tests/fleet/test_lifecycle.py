@@ -124,7 +124,7 @@ async def test_no_endpoint_disturbs_another() -> None:
 
 
 @pytest.mark.looptime
-async def test_a_full_mailbox_pauses_those_who_fed_it_and_nobody_else() -> None:
+async def test_a_full_mailbox_pauses_only_the_endpoints_that_feed_it() -> None:
     """A hanging processor under PAUSE pauses its own endpoint; the others are read."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport, drain_s=0.0)

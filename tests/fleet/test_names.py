@@ -111,7 +111,7 @@ async def test_a_closed_name_is_free_again() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a.b", "*", "a*", ">", "a b", "a\tb", "$a", "a\n", "\x00", 7, b"a"])
-def test_what_is_no_name(name: Any) -> None:
+def test_an_invalid_name_is_rejected(name: Any) -> None:
     """A name is one token: no dot, wildcard, white space or leading `$`."""
     fleet = Fleet()
     with pytest.raises(ConfigError):
@@ -129,7 +129,7 @@ def test_a_config_error_is_a_value_error() -> None:
 
 
 @pytest.mark.parametrize("pattern", ["", ".", "a.", "a..b", ">.a", "a.>.b", "a*", "a.b>", "a b", None, 7])
-def test_what_is_no_pattern(pattern: Any) -> None:
+def test_an_invalid_pattern_is_rejected(pattern: Any) -> None:
     """An invalid pattern raises ConfigError and uses no name."""
     fleet = Fleet()
     with pytest.raises(ConfigError):
@@ -178,7 +178,7 @@ def test_processor_options_that_cannot_work_are_refused(options: dict[str, Any])
     assert fleet.subscriptions["mine"].stats().overflow == "drop_oldest"
 
 
-def test_what_else_cannot_work_costs_no_name() -> None:
+def test_other_invalid_options_use_no_name() -> None:
     """Pools without members, values of `replay` other than "last", and negative `keep_last` raise ConfigError."""
     fleet = Fleet()
     for declare, word in (

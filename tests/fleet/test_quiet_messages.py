@@ -16,7 +16,7 @@ async def logged(caplog: pytest.LogCaptureFixture, *payloads: str, topic: str = 
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-async def test_the_first_malformed_message_is_told(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_first_malformed_message_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """One warning contains the endpoint, the message and the topic of later ones; a second malformed message adds
     none.
     """
@@ -25,7 +25,7 @@ async def test_the_first_malformed_message_is_told(caplog: pytest.LogCaptureFixt
     assert "$malformed.feed" in line
 
 
-async def test_the_first_message_without_its_topic_is_told(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_first_message_without_its_topic_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """One warning contains the format and the topic that these messages get instead."""
     (line,) = await logged(caplog, '{"symbol": "A"}', '{"s": "A"}', '{"symbol": null}')
     assert line == (

@@ -94,7 +94,7 @@ async def test_wait_in_the_body_raises_and_so_does_the_context() -> None:
 
 
 @pytest.mark.looptime
-async def test_a_body_that_swallows_what_wait_raises_does_not_hide_it() -> None:
+async def test_a_body_that_suppresses_the_error_of_wait_does_not_hide_it() -> None:
     """The context raises EndpointFailed even if the body has caught it, or its cancellation."""
     for waiting in ("wait", "sleep"):
         transport = FakeTransport()
@@ -231,7 +231,7 @@ async def test_two_required_endpoints_that_fail_together_are_one_failure() -> No
 
 
 @pytest.mark.looptime
-async def test_what_is_not_required_fails_alone() -> None:
+async def test_the_failure_of_an_endpoint_that_is_not_required_affects_no_other() -> None:
     """FAILED of an endpoint that is not required raises nothing, and the others continue."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)

@@ -369,7 +369,7 @@ async def test_servers_that_never_answer_the_close_hold_up_the_end_together() ->
 
 
 @pytest.mark.looptime
-async def test_pull_subscriptions_end_and_drop_what_waits() -> None:
+async def test_loops_over_subscriptions_end_and_waiting_messages_are_dropped() -> None:
     """At the shutdown loops over subscriptions end; messages that still wait for them are counted as dropped."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -687,7 +687,7 @@ async def test_a_connection_lost_while_it_closes(times: int) -> None:
         assert fleet.stats().balanced
 
 
-async def test_cancelled_at_every_step_of_its_life() -> None:
+async def test_cancelled_at_every_step() -> None:
     """Whenever serve() is cancelled, from its first step on, everything is released and counted."""
 
     async def on_client(client: ServerConnection) -> None:
@@ -711,7 +711,7 @@ async def test_cancelled_at_every_step_of_its_life() -> None:
         await server.wait_clients(0)
 
 
-async def test_left_at_every_step_of_its_life() -> None:
+async def test_left_at_every_step() -> None:
     """A context that is left by return after any number of steps releases and counts everything."""
     async with FeedServer() as server:
         for steps in [*range(40), 60, 80, 120]:

@@ -120,7 +120,7 @@ async def test_a_subprotocol_and_headers_are_negotiated(tmp_path: Path) -> None:
         assert seen["headers"]["x-desk"] == "7"
 
 
-async def test_what_was_sent_comes_back_as_it_was(tmp_path: Path) -> None:
+async def test_an_echo_is_unchanged(tmp_path: Path) -> None:
     """str is sent as text, bytes as binary, anything else as JSON text; close code 1001 ends the connection."""
     sent = ["text ✓", b"\x00\xff binary", {"op": "subscribe", "args": [1, None]}, "", b"", "x" * 300_000]
     got: list[Any] = []
@@ -191,7 +191,7 @@ async def test_429_is_retried_no_sooner_than_the_server_asks(tmp_path: Path) -> 
         assert (row.connects, row.losses) == (1, 0)
 
 
-async def test_a_stuck_processor_holds_its_sender_back_and_nobody_else(tmp_path: Path) -> None:
+async def test_a_stuck_processor_pauses_only_its_own_feed(tmp_path: Path) -> None:
     """While a processor is stuck, its feed is paused, not lost, far beyond the pong timeout; then all
     messages arrive.
     """
@@ -235,7 +235,7 @@ async def test_a_stuck_processor_holds_its_sender_back_and_nobody_else(tmp_path:
         assert endpoint(fleet, "quick").losses == 0
 
 
-async def test_processors_that_raise_disturb_nobody(tmp_path: Path) -> None:
+async def test_processors_that_raise_affect_no_others(tmp_path: Path) -> None:
     """Messages for which a processor raises are counted as failed; a second subscription gets all of them."""
     numbers = Numbers()
 

@@ -142,7 +142,7 @@ def _filled_in(expression: str) -> str:
     return filled
 
 
-async def test_the_dashboard_shows_what_there_is(tmp_path: Path) -> None:
+async def test_the_dashboard_uses_existing_metrics(tmp_path: Path) -> None:
     """Each metric in deploy/grafana.json is exposed, and each expression has a result, or may have none."""
     dashboard = json.loads(DASHBOARD.read_text("utf-8"))
     expressions = [_filled_in(each) for each in _expressions(dashboard)]

@@ -127,7 +127,7 @@ async def test_a_new_socket_of_a_paused_endpoint_is_read_for_its_login_alone() -
             balanced(fleet)
 
 
-async def test_a_paused_connection_outlives_all_our_deadlines() -> None:
+async def test_a_paused_connection_outlives_all_timeouts() -> None:
     """A server that sends no pings keeps a client whose processor is stuck for several ping timeouts."""
     seen: list[Message[str]] = []
     gate = asyncio.Event()

@@ -51,7 +51,7 @@ async def test_within_its_slice_it_takes_without_asking() -> None:
     assert [(await anext(calls)).data for _ in range(3)] == [1, 2, 3]
 
 
-async def test_what_a_subclass_has_to_say_is_asked_for() -> None:
+async def test_a_subclass_must_provide_its_methods() -> None:
     """A mailbox that must be notified when messages leave, and a consumer that waits, require a class with these
     methods.
     """
@@ -81,7 +81,7 @@ async def test_it_returns_when_no_more_will_come() -> None:
     assert await task is None
 
 
-async def test_what_a_call_raises_leaves_its_message_in_hand() -> None:
+async def test_a_call_that_raises_leaves_its_message_in_hand() -> None:
     """If a call raises, immediately or later, the loop ends with the message still in hand, and the caller gets the
     error.
     """

@@ -62,7 +62,7 @@ async def test_a_failed_message_without_an_endpoint(caplog: pytest.LogCaptureFix
 
 
 @pytest.mark.looptime
-async def test_each_kind_of_failure_is_told(caplog: pytest.LogCaptureFixture) -> None:
+async def test_each_kind_of_failure_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """Each kind of error is logged once in ten seconds, with the number of the others, independently of other kinds."""
     kinds = [ValueError, KeyError]
     async with Fleet(transport=FakeTransport()) as fleet:
@@ -96,7 +96,7 @@ async def test_a_class_for_each_failure_is_no_leak(caplog: pytest.LogCaptureFixt
 
 
 @pytest.mark.looptime
-async def test_a_drain_that_waits_says_for_whom(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_drain_that_waits_logs_the_processors(caplog: pytest.LogCaptureFixture) -> None:
     """After a second, one line names the processors that delay the shutdown and the time they have; idle ones are
     omitted.
     """

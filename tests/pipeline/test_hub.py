@@ -290,7 +290,7 @@ async def test_an_endpoint_that_is_gone_leaves_no_routes() -> None:
     assert "gone" not in hub._routes
 
 
-async def test_what_is_removed_leaves_nothing_in_the_hub() -> None:
+async def test_a_removed_mailbox_leaves_nothing_in_the_hub() -> None:
     """The hub keeps no reference to a removed mailbox, and no entry for an endpoint without one."""
     hub = Hub()
     gone = []
@@ -531,7 +531,7 @@ async def test_publish_returns_how_many_took_it() -> None:
     one.close()
 
 
-async def test_publish_refuses_what_is_no_topic() -> None:
+async def test_publish_rejects_invalid_topics() -> None:
     """`$`, wildcards, empty tokens and white space in a topic of `publish` raise ValueError, and count nothing."""
     fleet = Fleet()
     bad: list[Any] = [
@@ -643,7 +643,7 @@ async def test_a_processor_that_unsubscribes_finishes_its_call() -> None:
 # `$` topics
 
 
-async def test_slow_is_told_once_for_each_episode() -> None:
+async def test_slow_is_published_once_for_each_episode() -> None:
     """A mailbox that becomes full publishes `$slow.<name>` once, and again only after it was half empty."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -677,7 +677,7 @@ async def test_published_messages_make_a_mailbox_slow_too() -> None:
         assert (await anext(watcher)).data == Slow("news-box", 2, 0, "pause")
 
 
-async def test_what_a_dollar_message_does_makes_no_other() -> None:
+async def test_a_dollar_message_causes_no_other() -> None:
     """A `$` message that fills a mailbox, is dropped there, or fails causes no further `$` message."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)

@@ -39,7 +39,7 @@ def counts(box: Mailbox) -> tuple[int, int, int, int, int]:
 # Bounds
 
 
-async def test_the_bound_in_messages_counts_what_is_in_hand_too() -> None:
+async def test_the_bound_in_messages_includes_messages_in_hand() -> None:
     """A mailbox is full when waiting messages and those in hand together reach `messages`."""
     box, reports = mailbox(3)
     tap = Tap()
@@ -51,7 +51,7 @@ async def test_the_bound_in_messages_counts_what_is_in_hand_too() -> None:
     assert tap.paused_by == {box} and reports.pending == [3]
 
 
-async def test_the_bound_in_bytes_counts_what_is_in_hand_too() -> None:
+async def test_the_bound_in_bytes_includes_messages_in_hand() -> None:
     """A mailbox is full when the bytes of waiting messages and those in hand reach `bytes`, however few messages there
     are.
     """
@@ -77,7 +77,7 @@ async def test_a_mailbox_of_one_message_pauses_and_goes_on() -> None:
         assert not tap.paused_by
 
 
-async def test_the_bound_of_pause_is_soft_by_what_has_been_read() -> None:
+async def test_the_bound_of_pause_may_be_exceeded_by_one_read() -> None:
     """All messages of one read are taken, even if they exceed the bound, because a read cannot be undone."""
     box, _ = mailbox(10)
     tap = Tap()
@@ -116,7 +116,7 @@ async def test_half_means_half_of_the_bytes_too() -> None:
     assert not tap.paused_by
 
 
-async def test_what_is_in_hand_keeps_sources_paused() -> None:
+async def test_messages_in_hand_keep_sources_paused() -> None:
     """Messages in hand count towards the half at which sources are resumed."""
     box, _ = mailbox(4)
     tap = Tap()
@@ -232,7 +232,7 @@ async def test_sources_stay_paused_where_the_released_ones_filled_the_mailbox_ag
 
 
 @pytest.mark.looptime(start=1000)
-async def test_the_time_of_pausing_is_told() -> None:
+async def test_the_time_of_pausing_is_measured() -> None:
     """`pausing_s` is the time during which the mailbox paused any source, including the current pause."""
     box, _ = mailbox(2)
     one, two = Tap(), Tap()
@@ -271,7 +271,7 @@ async def test_publishing_where_all_came_over_sockets_drops_the_arriving_one() -
     assert reports.pending == [2]
 
 
-async def test_publishing_drops_what_was_replayed_and_never_what_came_live() -> None:
+async def test_publishing_drops_replayed_messages_and_never_live_ones() -> None:
     """Replayed messages, which did not come over a socket, are dropped for published ones; live ones are not."""
     box, _ = mailbox(4)
     box.replay([from_socket(1), from_socket(2), from_socket(3)])
@@ -287,7 +287,7 @@ async def test_publishing_drops_what_was_replayed_and_never_what_came_live() -> 
     assert (box.offered, box.processed, box.dropped, box.pending) == (8, 1, 3, 4)
 
 
-async def test_what_was_refused_leaves_the_replayed_ones_in_front() -> None:
+async def test_a_rejected_message_does_not_change_the_replayed_ones() -> None:
     """Dropping a published message for lack of room does not change which messages count as replayed."""
     box, _ = mailbox(3, 10)
     box.replay([from_socket(1, 1), from_socket(2, 1)])
@@ -349,7 +349,7 @@ async def test_publishing_more_than_the_bytes_is_taken_alone() -> None:
     assert box.pending_bytes == 1000
 
 
-async def test_what_is_published_is_never_compared() -> None:
+async def test_published_data_are_never_compared() -> None:
     """Making room never calls `==` of the user's data, which may raise or have another meaning."""
 
     class Touchy:
@@ -391,7 +391,7 @@ async def test_drop_oldest_keeps_within_the_bytes() -> None:
     assert data(box) == [2, 3, 4]
 
 
-async def test_drop_oldest_never_takes_from_what_is_in_hand() -> None:
+async def test_drop_oldest_never_drops_messages_in_hand() -> None:
     """If all pending messages are in hand, the arriving message is dropped."""
     box, reports = mailbox(2, overflow=DROP_OLDEST)
     tap = Tap()
@@ -479,7 +479,7 @@ async def test_a_mailbox_full_of_bytes_is_reported_once() -> None:
 
 
 @pytest.mark.parametrize("overflow", [Overflow.LATEST, Overflow.DROP_OLDEST])
-async def test_what_takes_the_place_of_larger_ones_ends_an_episode(overflow: Overflow) -> None:
+async def test_a_smaller_replacement_may_end_an_episode(overflow: Overflow) -> None:
     """A mailbox that becomes half empty because a small message replaces a large one reports the next time it fills."""
     box, reports = mailbox(nbytes=10, overflow=overflow)
     put(box, Tap(), from_socket(1, 10))
@@ -490,7 +490,7 @@ async def test_what_takes_the_place_of_larger_ones_ends_an_episode(overflow: Ove
     assert len(reports.pending) == 2
 
 
-async def test_whoever_waits_is_woken_by_a_message() -> None:
+async def test_a_waiter_is_woken_by_a_message() -> None:
     """`ready` returns when a message is there, without taking it; a second wake-up of the same waiter does nothing."""
     box, _ = mailbox()
     waiter = asyncio.create_task(box.ready())
@@ -525,7 +525,7 @@ async def test_a_cancelled_wait_is_forgotten() -> None:
     assert not box.waiters
 
 
-async def test_a_finished_mailbox_gives_what_waits_and_then_ends() -> None:
+async def test_a_finished_mailbox_returns_waiting_messages_and_then_ends() -> None:
     """After `finish`, waiting messages are still returned, then waiting ends at once; `reopen` reverts this."""
     box, _ = mailbox()
     put(box, Tap(), from_socket(1))
@@ -540,7 +540,7 @@ async def test_a_finished_mailbox_gives_what_waits_and_then_ends() -> None:
     assert not await waiter
 
 
-async def test_closing_drops_what_waits_and_leaves_what_is_in_hand() -> None:
+async def test_closing_drops_waiting_messages_and_leaves_those_in_hand() -> None:
     """`close` counts waiting messages as dropped at once; calls in progress are counted when they end."""
     box, _ = mailbox(10)
     tap = Tap()
@@ -554,7 +554,7 @@ async def test_closing_drops_what_waits_and_leaves_what_is_in_hand() -> None:
     assert counts(box) == (10, 1, 0, 9, 0) and box.pending_bytes == 0
 
 
-async def test_what_comes_after_close_is_dropped() -> None:
+async def test_messages_after_close_are_dropped() -> None:
     """A closed mailbox takes nothing, pauses no source, and counts the messages that it was offered."""
     box, reports = mailbox(2)
     box.close()
@@ -566,7 +566,7 @@ async def test_what_comes_after_close_is_dropped() -> None:
 
 
 @pytest.mark.parametrize("how", ["settled", "closed"])
-async def test_idle_waits_for_what_is_in_hand(how: str) -> None:
+async def test_idle_waits_for_messages_in_hand(how: str) -> None:
     """`idle` returns when nothing waits and nothing is in hand."""
     box, _ = mailbox()
     await box.idle()
@@ -586,7 +586,7 @@ async def test_idle_waits_for_what_is_in_hand(how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["taken", "closed"])
-async def test_idle_ends_when_what_waits_is_gone(how: str) -> None:
+async def test_idle_ends_when_no_message_waits(how: str) -> None:
     """`idle` returns when the last message was taken or dropped, and its waiters are then released."""
     box, _ = mailbox()
     put(box, Tap(), from_socket(1))

@@ -118,7 +118,7 @@ async def test_latest_full_of_other_keys_drops_the_oldest() -> None:
     assert not tap.holds and reports.pending == [3]
 
 
-async def test_latest_leaves_alone_what_is_in_hand() -> None:
+async def test_latest_never_replaces_a_message_in_hand() -> None:
     """A message whose call has begun is not replaced; the next one of its key waits, and can be replaced."""
     box, _ = mailbox(3, overflow=LATEST)
     put(box, Tap(), from_socket(1))
@@ -169,7 +169,7 @@ async def test_latest_takes_an_oversized_message_alone() -> None:
     assert data(box) == [4] and counts(box) == (4, 0, 0, 3, 1) and box.pending_bytes == 600
 
 
-async def test_a_replacement_that_fills_the_bytes_is_told() -> None:
+async def test_a_replacement_that_fills_the_bytes_is_reported() -> None:
     """An episode also begins if a message of a known key makes the mailbox full."""
     box, reports = mailbox(10, 100, LATEST)
     put(box, Tap(), from_socket(1, 10))
@@ -276,7 +276,7 @@ async def test_fail_takes_an_oversized_message_alone() -> None:
 # Messages set aside
 
 
-async def test_what_was_set_aside_goes_first() -> None:
+async def test_messages_set_aside_are_dropped_first() -> None:
     """Messages that were set aside and whose call has not begun are dropped before those in the queue, oldest first."""
     box, _ = mailbox(6, overflow=DROP_OLDEST)
     put(box, Tap(), *map(from_socket, range(6)))
@@ -293,7 +293,7 @@ async def test_what_was_set_aside_goes_first() -> None:
     assert counts(box) == (12, 0, 0, 6, 6) and box.set_aside == 0
 
 
-async def test_what_was_set_aside_and_has_begun_stays() -> None:
+async def test_a_message_set_aside_whose_call_has_begun_stays() -> None:
     """A message whose call begins in a thread is not dropped, even if it begins at this very moment."""
     box, _ = mailbox(2, overflow=DROP_OLDEST)
     put(box, Tap(), from_socket(1), from_socket(2))
@@ -344,7 +344,7 @@ async def test_a_published_message_is_dropped_where_room_was_just_lost() -> None
     assert counts(box) == (3, 0, 0, 1, 2) and box.set_aside == 1
 
 
-async def test_closing_drops_what_was_set_aside() -> None:
+async def test_closing_drops_messages_set_aside() -> None:
     """`close` drops messages that were set aside and have not begun, and leaves the others."""
     box, _ = mailbox(10)
     put(box, Tap(), *map(from_socket, range(4)))
@@ -363,7 +363,7 @@ async def test_closing_drops_what_was_set_aside() -> None:
     assert counts(box) == (4, 1, 0, 3, 0) and box.pending_bytes == 0
 
 
-async def test_making_room_to_half_releases_whom_the_mailbox_holds() -> None:
+async def test_making_room_to_half_resumes_paused_sources() -> None:
     """A source is resumed when pending is at half, even if a smaller message replaced a published one."""
     box, _ = mailbox(10, 100)
     tap = Tap()
@@ -375,7 +375,7 @@ async def test_making_room_to_half_releases_whom_the_mailbox_holds() -> None:
 
 
 @pytest.mark.parametrize(("messages", "nbytes", "size"), [(5, 10**6, 1), (10**6, 50, 10)])
-async def test_twice_the_bound_is_told_to_the_source(messages: int, nbytes: int, size: int) -> None:
+async def test_the_source_is_notified_at_twice_the_bound(messages: int, nbytes: int, size: int) -> None:
     """A source that sends although it is paused is notified each time the mailbox has taken another bound of messages
     or bytes.
     """

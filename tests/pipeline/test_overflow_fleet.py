@@ -60,7 +60,7 @@ async def test_a_loop_whose_buffer_overflows_raises_overflowed(batches: bool) ->
         balanced(fleet)
 
 
-async def test_a_loop_that_waits_for_nothing_is_told_of_the_overflow() -> None:
+async def test_a_waiting_loop_gets_the_overflow() -> None:
     """A loop that waits while one read brings more than the buffer holds gets Overflowed."""
     fleet, transport = fleet_of()
     strict = fleet.subscribe("feed", buffer=buffer(3, Overflow.FAIL))
@@ -243,7 +243,7 @@ async def test_messages_handed_to_a_busy_thread_are_dropped_oldest_first() -> No
         balanced(fleet)
 
 
-async def test_publishing_replaces_what_a_busy_thread_has_not_begun_with() -> None:
+async def test_publishing_replaces_a_message_handed_to_a_busy_thread() -> None:
     """Under PAUSE, a published message replaces the oldest published one, even if that was handed to a thread."""
     fleet = Fleet()
     gate, begun, seen = threading.Event(), threading.Event(), []
@@ -267,7 +267,7 @@ async def test_publishing_replaces_what_a_busy_thread_has_not_begun_with() -> No
         balanced(fleet)
 
 
-async def test_latest_replaces_what_waits_for_its_busy_key() -> None:
+async def test_latest_replaces_a_message_whose_key_is_busy() -> None:
     """Under LATEST, a message that waits because its key is in hand is replaced by a newer one."""
     fleet, transport = fleet_of()
     gate, seen = asyncio.Event(), []
@@ -322,7 +322,7 @@ async def test_slow_is_reported_for_each_policy() -> None:
 
 
 @pytest.mark.looptime
-async def test_stats_tell_who_pauses_whom_and_for_how_long() -> None:
+async def test_stats_contain_who_pauses_which_endpoint_and_for_how_long() -> None:
     """`paused_by` contains each full mailbox that an endpoint feeds; `paused_s` and `pausing_s` contain the time."""
     fleet, transport = fleet_of()
     one = fleet.subscribe("feed", name="one", buffer=Buffer(messages=1))
@@ -397,7 +397,7 @@ async def test_after_the_pause_the_deadlines_run_again() -> None:
 
 @pytest.mark.looptime(start=1_000_000)
 @pytest.mark.parametrize("code", [1000, 1011, 4000])
-async def test_who_paused_it_when_the_peer_closed_is_told(code: int) -> None:
+async def test_last_error_contains_who_paused_the_endpoint(code: int) -> None:
     """`last_error` contains how long and by which subscription an endpoint was paused when the peer closed it."""
     fleet, transport = fleet_of()
     async with fleet.subscribe("feed", name="slow", buffer=Buffer(messages=1)) as slow:
@@ -415,7 +415,7 @@ async def test_who_paused_it_when_the_peer_closed_is_told(code: int) -> None:
 
 
 @pytest.mark.looptime(start=1_000_000)
-async def test_a_close_that_is_found_after_the_pause_is_told_as_well() -> None:
+async def test_a_close_that_is_read_after_the_pause_mentions_the_pause() -> None:
     """If the peer's close was only read after reading resumed, `last_error` contains the pauses before it."""
     fleet, transport = fleet_of()
     async with fleet.subscribe("feed", name="slow", buffer=Buffer(messages=1)) as slow:
@@ -434,7 +434,7 @@ async def test_a_close_that_is_found_after_the_pause_is_told_as_well() -> None:
 
 @pytest.mark.looptime(start=1_000_000)
 @pytest.mark.parametrize("how", ["later", "politely", "by us", "at once"])
-async def test_a_pause_is_not_blamed_for_what_it_has_not_done(how: str) -> None:
+async def test_a_pause_is_not_mentioned_for_unrelated_losses(how: str) -> None:
     """A pause is not mentioned after a later loss, a server's going-away right after it, or a close by the client."""
     fleet, transport = fleet_of()
     async with fleet.subscribe("feed", name="slow", buffer=Buffer(messages=1)) as slow:

@@ -240,7 +240,7 @@ def local_functions() -> list[Callable[..., Any]]:
 
 @pytest.mark.parametrize("function", local_functions(), ids=["lambda", "local", "partial", "method"])
 @pytest.mark.parametrize("how", ["process", "connect", "pool"])
-def test_what_cannot_be_sent_is_refused_where_it_is_declared(how: str, function: Any) -> None:
+def test_a_function_that_cannot_be_pickled_is_rejected_at_declaration(how: str, function: Any) -> None:
     """A lambda, a local function, or a method of an object that cannot be pickled raises ConfigError
     and uses no name.
     """
@@ -258,7 +258,7 @@ def test_what_cannot_be_sent_is_refused_where_it_is_declared(how: str, function:
 
 
 @pytest.mark.parametrize("function", [process_work.work, functools.partial(process_work.work), Holder(1).method])
-def test_what_can_be_sent_is_taken(function: Any) -> None:
+def test_a_function_that_can_be_pickled_is_accepted(function: Any) -> None:
     """A function of a module, a partial of one, and a method of an object that can be pickled are accepted."""
     fleet = Fleet()
     fleet.process("t", name="p", offload="process")(function)
@@ -398,7 +398,7 @@ def test_no_process_holds_up_a_program_that_does_not_end_its_fleet(tmp_path: Pat
     wait_for(lambda: not is_running(int(lines(tmp_path / "note")[0])))
 
 
-def test_a_program_without_a_guard_is_told_so(tmp_path: Path) -> None:
+def test_a_program_without_a_guard_gets_an_error(tmp_path: Path) -> None:
     """A program that starts its fleet on import would start again in each process: this is reported once, by the
     program itself, which spawns no further process; other code of the program is not started twice either."""
     program_text = """

@@ -182,7 +182,7 @@ async def test_a_plain_function_works_beside_the_loop() -> None:
 
 
 @pytest.mark.parametrize("target", [Called, Plain, HalfASink(), None, 7, "jsonl:x", {}])
-def test_what_cannot_be_a_processor_is_refused(target: Any) -> None:
+def test_an_invalid_processor_is_rejected(target: Any) -> None:
     """An object that is neither a function nor a sink raises ConfigError at declaration, and uses no name."""
     fleet, _ = fleet_of()
     with pytest.raises(ConfigError):
@@ -223,7 +223,7 @@ async def test_one_message_at_a_time_in_order() -> None:
         assert seen == numbers
 
 
-async def test_what_is_in_hand_is_pending() -> None:
+async def test_a_message_in_hand_is_pending() -> None:
     """A message is pending from the beginning of its call until it is counted as processed."""
     fleet, transport = fleet_of()
     go = asyncio.Event()

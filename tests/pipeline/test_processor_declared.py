@@ -53,7 +53,7 @@ class Yields:
     ],
     ids=lambda each: type(each).__name__,
 )
-def test_a_bad_option_is_told_and_costs_no_name(how: str, field: str, options: dict[str, Any]) -> None:
+def test_a_bad_option_is_reported_and_uses_no_name(how: str, field: str, options: dict[str, Any]) -> None:
     """An invalid option raises ConfigError with the field in `faults`, and the name is still free."""
     fleet = Fleet()
     with pytest.raises(ConfigError) as raised:
@@ -69,7 +69,7 @@ def test_a_bad_option_is_told_and_costs_no_name(how: str, field: str, options: d
     fleet.pool("ws://feed.test/", 2, handle, name="p")
 
 
-def test_all_faults_are_told_at_once() -> None:
+def test_all_faults_are_reported_at_once() -> None:
     """Several invalid options raise one ConfigError that lists them all."""
     bad: Any = {"concurrency": 0, "batch": -1, "retry": "no", "timeout_s": 0}
     with pytest.raises(ConfigError) as raised:
@@ -86,7 +86,7 @@ def test_all_faults_are_told_at_once() -> None:
         ("max_s", lambda: Retry(max_s=float("inf"))),
     ],
 )
-def test_a_bad_retry_is_told(field: str, make: Any) -> None:
+def test_a_bad_retry_is_reported(field: str, make: Any) -> None:
     """An invalid Retry raises ConfigError when it is created."""
     with pytest.raises(ConfigError) as raised:
         make()
@@ -98,7 +98,7 @@ def test_a_bad_retry_is_told(field: str, make: Any) -> None:
     [None, 5, "handle", int, Yields, generator, async_generator, Yields(), functools.partial(generator)],
     ids=lambda each: type(each).__name__,
 )
-def test_what_is_no_processor_is_refused(function: Any) -> None:
+def test_a_function_that_cannot_process_is_rejected(function: Any) -> None:
     """Classes, generators and objects that cannot be called raise ConfigError, because messages would not be
     processed.
     """
@@ -110,7 +110,7 @@ def test_what_is_no_processor_is_refused(function: Any) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["", "a..b", "a.>.b", "a b"])
-def test_a_bad_pattern_is_told(pattern: str) -> None:
+def test_a_bad_pattern_is_reported(pattern: str) -> None:
     """A pattern that can match nothing raises ConfigError, and uses no name."""
     fleet = Fleet()
     with pytest.raises(ConfigError) as raised:
@@ -124,7 +124,7 @@ def test_a_bad_pattern_is_told(pattern: str) -> None:
     [("concurrency", {"concurrency": 2}), ("key", {"key": len}), ("offload", {"offload": "process"})],
     ids=lambda each: type(each).__name__,
 )
-def test_what_a_sink_cannot_have_is_told(field: str, options: dict[str, Any]) -> None:
+def test_options_that_a_sink_cannot_have_are_reported(field: str, options: dict[str, Any]) -> None:
     """A sink writes in order, in the loop: `concurrency`, `key` and `offload` raise ConfigError for it."""
     fleet = Fleet()
     with pytest.raises(ConfigError) as raised:

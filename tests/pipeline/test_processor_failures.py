@@ -241,7 +241,7 @@ async def test_a_message_waiting_for_its_next_attempt_fails_with_the_fleet() -> 
     balanced(fleet)
 
 
-async def test_what_is_in_hand_is_not_dropped_between_attempts() -> None:
+async def test_a_message_in_hand_is_not_dropped_between_attempts() -> None:
     """A message whose first call has begun is never dropped by the policy, even while it waits for the next attempt."""
     fleet, _ = fleet_of(drain_s=0)
     calls = []
@@ -323,7 +323,7 @@ async def test_a_call_that_keeps_the_cancellation_to_itself_has_failed() -> None
 
 
 @pytest.mark.looptime
-async def test_the_users_own_timeout_error_is_told_as_it_is() -> None:
+async def test_the_users_own_timeout_error_is_reported_unchanged() -> None:
     """A TimeoutError that the function raises within its time is reported unchanged."""
     fleet, _ = fleet_of()
     dead = burying(fleet)
@@ -350,7 +350,7 @@ Closing = Callable[[Fleet], Awaitable[None] | None]
     [lambda fleet: fleet.subscriptions["feed"].close(), lambda fleet: fleet.connections["feed"].close()],
     ids=["subscription", "connection"],
 )
-async def test_a_processor_may_close_what_feeds_it(close: Closing, concurrency: int) -> None:
+async def test_a_processor_may_close_its_subscription_or_connection(close: Closing, concurrency: int) -> None:
     """A processor that closes its own subscription or connection finishes its call, and the counts stay in balance."""
     fleet, transport = fleet_of()
     ended = []

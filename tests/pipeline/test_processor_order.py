@@ -188,7 +188,7 @@ async def test_order_for_each_key_holds_under_any_schedule(overflow: Overflow, b
     assert all(count == 1 for indexes in seen.values() for count in Counter(indexes).values())
 
 
-async def test_what_waits_for_its_key_is_dropped_like_all_that_waits() -> None:
+async def test_messages_that_wait_for_their_key_are_dropped_like_others() -> None:
     """DROP_OLDEST drops the oldest message whose call has not begun, whether it is set aside for a busy key or not."""
     fleet, _ = fleet_of()
     gate = Gate()
@@ -210,7 +210,7 @@ async def test_what_waits_for_its_key_is_dropped_like_all_that_waits() -> None:
     assert sorted(gate.begun) == ["a1", "a4", "b1", "c1"]
 
 
-async def test_latest_replaces_what_waits_for_its_key() -> None:
+async def test_latest_replaces_a_message_that_waits_for_its_key() -> None:
     """Under LATEST, a message whose processor key is busy still waits, and is replaced by a newer one."""
     fleet, _ = fleet_of()
     gate = Gate()
@@ -231,7 +231,7 @@ async def test_latest_replaces_what_waits_for_its_key() -> None:
     balanced(fleet)
 
 
-async def test_close_drops_what_waits_for_its_key() -> None:
+async def test_close_drops_messages_that_wait_for_their_key() -> None:
     """Closing a subscription drops messages that were set aside for a busy key; the current calls finish."""
     fleet, _ = fleet_of()
     gate = Gate()
@@ -254,7 +254,7 @@ class Unfriendly(Exception):
 
 
 @pytest.mark.parametrize("fault", ["raises", "cancels", "unhashable"])
-async def test_a_key_function_that_fails_is_told_once(fault: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_key_function_that_fails_is_logged_once(fault: str, caplog: pytest.LogCaptureFixture) -> None:
     """Messages for which the key function fails are processed one by one, none is lost, and this is logged once."""
     fleet, _ = fleet_of()
     gate = Gate()
@@ -303,7 +303,7 @@ async def test_many_messages_of_a_busy_key_do_not_hold_the_loop(monkeypatch: pyt
 # Batches
 
 
-async def test_a_batch_has_what_waits_up_to_its_size() -> None:
+async def test_a_batch_has_waiting_messages_up_to_its_size() -> None:
     """`batch=n` passes a list of at most n waiting messages, in order; each message is counted."""
     fleet, _ = fleet_of()
     seen: list[list[int]] = []

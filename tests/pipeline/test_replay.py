@@ -80,7 +80,7 @@ async def test_a_single_topic_is_kept_too() -> None:
             assert waiting(late) == ["4"]
 
 
-async def test_what_came_during_on_open_is_kept() -> None:
+async def test_messages_during_on_open_are_kept() -> None:
     """Messages that were held while `on_open` ran are kept like later ones; those that it took are not."""
     gate = asyncio.Event()
 
@@ -198,7 +198,7 @@ async def test_a_replay_that_does_not_fit_fails_under_fail() -> None:
         balanced(fleet)
 
 
-async def test_a_replay_that_fills_the_mailbox_holds_what_comes_next() -> None:
+async def test_a_replay_that_fills_the_mailbox_pauses_its_endpoint() -> None:
     """A mailbox that was filled by a replay pauses an endpoint that sends more, and resumes it at half."""
     fleet, transport = fleet_of(10)
     async with feeding(fleet, transport) as socket:
@@ -211,7 +211,7 @@ async def test_a_replay_that_fills_the_mailbox_holds_what_comes_next() -> None:
             assert not socket.paused
 
 
-async def test_a_replay_into_few_bytes_keeps_what_fits() -> None:
+async def test_a_replay_into_few_bytes_keeps_fitting_messages() -> None:
     """The bound in bytes also applies to a replay; a message larger than the bound is taken alone."""
     fleet, transport = fleet_of(10)
     async with feeding(fleet, transport) as socket:
@@ -224,7 +224,7 @@ async def test_a_replay_into_few_bytes_keeps_what_fits() -> None:
             balanced(fleet)
 
 
-async def test_what_an_endpoint_kept_goes_with_it() -> None:
+async def test_kept_messages_are_removed_with_their_endpoint() -> None:
     """Messages of a closed connection are not replayed."""
     fleet, transport = fleet_of(10)
     async with fleet:
@@ -235,7 +235,7 @@ async def test_what_an_endpoint_kept_goes_with_it() -> None:
             assert waiting(late) == []
 
 
-async def test_what_cannot_be_replayed_is_refused() -> None:
+async def test_invalid_replay_options_are_rejected() -> None:
     """A `replay` other than "last", or a `keep_last` that is no number from 0, raises ConfigError, and uses no name."""
     fleet = Fleet()
     wrong: Any

@@ -145,7 +145,7 @@ async def test_two_loops_share_a_subscription() -> None:
     assert balanced(fleet).subscriptions[-1].processed == 100
 
 
-async def test_batches_give_what_waits() -> None:
+async def test_batches_return_waiting_messages() -> None:
     """`batches()` returns non-empty lists of waiting messages, in order, all counted as processed."""
     fleet, _ = fleet_of()
     subscription = fleet.subscribe("news")
@@ -370,7 +370,7 @@ async def test_the_subscriptions_are_a_mapping_to_be_read() -> None:
 # Loops over a connection
 
 
-async def test_a_loop_over_a_connection_gets_what_comes_from_there() -> None:
+async def test_a_loop_over_a_connection_gets_its_messages() -> None:
     """`async for message in connection` uses its own subscription, which has the endpoint's name."""
     fleet, transport = fleet_of()
     connection = fleet.connect(URI, name="feed", topic="some.topic")
@@ -476,7 +476,7 @@ async def test_a_loop_that_was_cancelled_may_go_on() -> None:
             aiter(connection)
 
 
-async def test_after_close_a_loop_gets_what_is_pending_and_ends() -> None:
+async def test_after_close_a_loop_gets_pending_messages_and_ends() -> None:
     """A loop over a connection that is closed returns the waiting messages, then ends, without a warning."""
     fleet, transport = fleet_of()
     connection = fleet.connect(URI, name="feed")
@@ -493,7 +493,7 @@ async def test_after_close_a_loop_gets_what_is_pending_and_ends() -> None:
         assert (retired.name, retired.processed, retired.dropped) == ("$retired", 3, 0)
 
 
-async def test_closing_in_the_loops_own_body_ends_it_after_what_is_pending() -> None:
+async def test_closing_in_the_loops_own_body_ends_it_after_pending_messages() -> None:
     """`await connection.close()` in the body of the loop over it neither deadlocks nor loses a message."""
     fleet, transport = fleet_of()
     connection = fleet.connect(URI, name="feed")
@@ -508,7 +508,7 @@ async def test_closing_in_the_loops_own_body_ends_it_after_what_is_pending() -> 
         assert seen == ["1", "2", "3"]
 
 
-async def test_after_failed_a_loop_gets_what_is_pending_and_raises() -> None:
+async def test_after_failed_a_loop_gets_pending_messages_and_raises() -> None:
     """A loop over a failed connection returns the waiting messages, and raises EndpointFailed each time."""
     fleet, transport = fleet_of()
     connection = fleet.connect(URI, name="feed", reconnect=Reconnect(max_restarts=0))
@@ -527,7 +527,7 @@ async def test_after_failed_a_loop_gets_what_is_pending_and_raises() -> None:
         balanced(fleet)
 
 
-async def test_a_loop_that_waits_is_told_of_the_failure() -> None:
+async def test_a_waiting_loop_gets_the_failure() -> None:
     """A loop that is waiting when the endpoint fails raises EndpointFailed."""
     fleet, transport = fleet_of()
 
@@ -629,7 +629,7 @@ async def test_a_new_socket_of_a_paused_endpoint_starts_paused() -> None:
 
 
 @pytest.mark.looptime
-async def test_who_pauses_whom_is_told() -> None:
+async def test_stats_contain_who_pauses_which_endpoint() -> None:
     """The stats contain who paused an endpoint and for how long; a slow subscription pauses no other endpoint."""
     fleet, transport = fleet_of()
     fleet.connect(URI, name="feed")
@@ -683,7 +683,7 @@ async def test_drop_oldest_pauses_nobody() -> None:
 # Threads
 
 
-async def test_other_threads_are_told_where_to_go() -> None:
+async def test_other_threads_get_an_error_that_mentions_from_thread() -> None:
     """Methods that belong to the loop's thread raise an error in other threads, which mentions `from_thread`."""
     fleet, transport = fleet_of()
     connection = fleet.connect(URI, name="feed")

@@ -162,7 +162,7 @@ async def test_a_busy_key_in_one_thread_lets_others_by() -> None:
 # Waiting messages and messages in hand
 
 
-async def test_what_was_handed_over_can_still_be_dropped() -> None:
+async def test_a_message_handed_to_a_thread_can_still_be_dropped() -> None:
     """Until its call begins, DROP_OLDEST may drop a message that was handed to a thread, the oldest first."""
     fleet, _ = fleet_of()
     gate = Gate()
@@ -201,7 +201,7 @@ async def test_the_oldest_goes_first_wherever_it_waits() -> None:
     balanced(fleet)
 
 
-async def test_latest_replaces_what_no_thread_has_begun() -> None:
+async def test_latest_replaces_a_message_that_no_thread_has_begun() -> None:
     """Under LATEST, a message can be replaced until its call begins: a slow thread gets the newest."""
     fleet, _ = fleet_of()
     gate = Gate()
@@ -218,7 +218,7 @@ async def test_latest_replaces_what_no_thread_has_begun() -> None:
     assert gate.ended == [0, 49]
 
 
-async def test_close_drops_what_was_handed_over() -> None:
+async def test_close_drops_messages_handed_to_threads() -> None:
     """Closing the subscription drops messages that no thread has begun; the current calls finish, and
     the threads end.
     """
@@ -290,7 +290,7 @@ async def test_whatever_a_thread_raises_fails_its_message(error: type[BaseExcept
     assert isinstance(dead[0].error, error) and (dead[0].message.data, dead[0].attempts) == (1, 1)
 
 
-async def test_a_function_that_returns_a_coroutine_is_told_to_be_async() -> None:
+async def test_a_plain_function_that_returns_a_coroutine_fails() -> None:
     """A plain function that returns an awaitable has done nothing, so the message is counted as failed."""
     fleet, _ = fleet_of()
     dead: list[Any] = []

@@ -23,7 +23,7 @@ def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 @pytest.mark.looptime
-async def test_a_long_pause_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_long_pause_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     """After ten seconds without reading, one warning names the pausing subscriptions; a reconnect does
     not repeat it.
     """
@@ -46,7 +46,7 @@ async def test_a_long_pause_is_told_once(caplog: pytest.LogCaptureFixture) -> No
 
 
 @pytest.mark.looptime
-async def test_the_next_pause_is_told_again(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_next_pause_is_logged_again(caplog: pytest.LogCaptureFixture) -> None:
     """A connection that was read again and paused anew is logged again; a short pause is not logged."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport, drain_s=0.0)
@@ -79,7 +79,7 @@ async def test_a_thousand_pauses_of_one_mailbox_are_one_line(caplog: pytest.LogC
 
 
 @pytest.mark.looptime
-async def test_no_pause_is_told_where_there_is_no_socket(caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_pause_is_logged_without_a_socket(caplog: pytest.LogCaptureFixture) -> None:
     """While the endpoint is down no pause is logged; it counts from the next opening."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport, drain_s=0.0)

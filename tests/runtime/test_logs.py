@@ -34,7 +34,7 @@ def written() -> Iterator[io.StringIO]:
     log.setLevel(level)
 
 
-async def test_a_record_says_what_it_is_about_in_fields(written: io.StringIO) -> None:
+async def test_details_of_a_record_are_in_fields(written: io.StringIO) -> None:
     """Each detail of a record is a separate field, so that programs need not parse sentences."""
     async with FeedServer() as server, Fleet() as fleet:
 
@@ -82,7 +82,7 @@ def test_the_library_sets_up_no_logging() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_the_command_logs_json_where_it_is_told_to(tmp_path: Path) -> None:
+def test_the_command_logs_json_with_the_option(tmp_path: Path) -> None:
     """With --log-json each line of a run is an object; the last has the numbers of the summary, with --quiet too."""
     file = tmp_path / "fleet.toml"
     file.write_text('[[connect]]\nname = "gone"\nuri = "ws://127.0.0.1:1/"\n')

@@ -52,7 +52,7 @@ def test_shares_do_not_change_with_a_new_version() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "1", "3/3", "0/0", "-1/3", "1/3/4", "a/3", " 1/3", "1/3\n", "9999999/99999999"])
-def test_what_is_no_share(text: str) -> None:
+def test_an_invalid_share_is_rejected(text: str) -> None:
     """An invalid share is rejected, and quoted."""
     with pytest.raises(ValueError, match="shard") as caught:
         parse_shard(text)
@@ -96,7 +96,7 @@ def test_fleets_are_divided() -> None:
         assert set(pools.values()) <= {3}
 
 
-def test_what_was_left_out_leaves_no_row() -> None:
+def test_other_shares_have_no_rows() -> None:
     """A report contains only its share, and no rows of the others."""
     fleet = declared()
     divide(fleet, Shard(0, 3), Shard(1, 2, "worker"))

@@ -76,7 +76,7 @@ def test_the_stages(manager: Manager) -> None:
 
 
 @pytest.mark.looptime
-async def test_signs_of_life_come_twice_within_the_limit(manager: Manager) -> None:
+async def test_the_watchdog_is_notified_twice_within_its_limit(manager: Manager) -> None:
     """A watchdog of 3 s is notified every 1.5 s, with the current status."""
     notifier = Notifier({"NOTIFY_SOCKET": manager.name, "WATCHDOG_USEC": "3000000", "WATCHDOG_PID": str(os.getpid())})
     loop = asyncio.get_running_loop()
@@ -88,7 +88,7 @@ async def test_signs_of_life_come_twice_within_the_limit(manager: Manager) -> No
 
 
 @pytest.mark.looptime
-async def test_without_a_watchdog_only_the_status_is_told(manager: Manager) -> None:
+async def test_without_a_watchdog_only_the_status_is_sent(manager: Manager) -> None:
     """Without a watchdog, or with that of another process, only the status is sent."""
     for more in ({}, {"WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "x"}):
         notifier = Notifier({"NOTIFY_SOCKET": manager.name, **more})
@@ -99,7 +99,7 @@ async def test_without_a_watchdog_only_the_status_is_told(manager: Manager) -> N
 
 
 @pytest.mark.parametrize("name", ["", "relative", "vsock:2:1"])
-async def test_where_nobody_asked_nothing_is_done(name: str) -> None:
+async def test_without_a_usable_socket_nothing_is_done(name: str) -> None:
     """Without a usable socket, all functions return at once."""
     notifier = Notifier({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "1000"})
     assert notifier.watchdog_s is None
@@ -160,7 +160,7 @@ def write(folder: Path, uri: str, endpoints: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-async def test_the_command_tells_its_manager(manager: Manager, tmp_path: Path, workers: int) -> None:
+async def test_the_command_notifies_its_manager(manager: Manager, tmp_path: Path, workers: int) -> None:
     """READY is sent when the fleet runs, then watchdog notifications with a status line, then STOPPING."""
     more = ("--workers", str(workers)) if workers else ()
     async with FeedServer() as server:
@@ -186,7 +186,7 @@ async def test_a_file_that_is_wrong_is_never_ready(manager: Manager, tmp_path: P
     assert manager.heard() == []
 
 
-async def test_a_blocked_loop_gives_no_sign_of_life(manager: Manager, tmp_path: Path) -> None:
+async def test_a_blocked_loop_sends_no_notification(manager: Manager, tmp_path: Path) -> None:
     """While a processor blocks the loop, no notification is sent, so that the manager can react; afterwards they
     continue.
     """

@@ -296,7 +296,9 @@ async def test_processors_that_hang_are_left_after_drain_s(start: Start, tmp_pat
 
 @pytest.mark.parametrize("handler", ["blocking", "stubborn"])
 @pytest.mark.parametrize("workers", [0, 2])
-async def test_what_never_ends_is_left_behind(start: Start, tmp_path: Path, handler: str, workers: int) -> None:
+async def test_calls_that_never_end_do_not_delay_the_end(
+    start: Start, tmp_path: Path, handler: str, workers: int
+) -> None:
     """After one SIGTERM the command ends in time, with 1 and its report, even if a call blocks the loop for ever."""
     async with FeedServer() as server:
         write(tmp_path, server.uri, 8, handler, "[fleet]\ndrain_s = 0.2")
@@ -330,7 +332,7 @@ async def test_a_second_signal_stops_all_at_once(start: Start, tmp_path: Path, h
 
 
 @pytest.mark.parametrize("handler", ["who", "blocking"])
-async def test_nothing_outlives_a_parent_that_was_killed(start: Start, tmp_path: Path, handler: str) -> None:
+async def test_no_worker_outlives_a_killed_parent(start: Start, tmp_path: Path, handler: str) -> None:
     """After SIGKILL of the parent its workers end by themselves, even one whose loop is blocked for ever."""
     async with FeedServer() as server:
         write(tmp_path, server.uri, 12, handler, "[fleet]\ndrain_s = 0.2")
@@ -344,7 +346,7 @@ async def test_nothing_outlives_a_parent_that_was_killed(start: Start, tmp_path:
         await until_gone(*pids)
 
 
-async def test_a_reader_who_has_seen_enough_ends_all(start: Start, tmp_path: Path) -> None:
+async def test_a_closed_pipe_ends_all_workers(start: Start, tmp_path: Path) -> None:
     """`wsfleet run --workers 2 feeds.toml | head -1` ends with 0."""
     async with FeedServer() as server:
         write(tmp_path, server.uri, 4, more='[[process]]\npattern = ">"\nsink = "stdout"')
@@ -392,7 +394,7 @@ async def test_a_sink_that_cannot_be_opened_ends_all(start: Start, tmp_path: Pat
     assert "No such file or directory" in ended.err
 
 
-async def test_faults_of_the_file_are_told_once(start: Start, tmp_path: Path) -> None:
+async def test_faults_of_the_file_are_reported_once(start: Start, tmp_path: Path) -> None:
     """An invalid file is exit code 2 and a line for each fault, for any number of workers."""
     (tmp_path / "feeds.toml").write_text('[[connect]]\nuri = "http://h"\nx = 1\n')
     ended = await (await start("run", "feeds.toml", "--workers", "3")).ended()
@@ -563,7 +565,7 @@ async def test_an_address_that_is_taken_ends_all(start: Start, tmp_path: Path) -
 
 
 @pytest.mark.looptime
-async def test_a_worker_tells_more_often_at_first() -> None:
+async def test_a_worker_reports_more_often_at_first() -> None:
     """A new worker sends its first report soon, because most endpoints open in its first moments."""
     times: list[float] = []
     enough = asyncio.Event()

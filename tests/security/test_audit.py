@@ -22,7 +22,7 @@ SKIPPED = '{"dependencies": [{"name": "a", "skip_reason": "not found"}], "fixes"
         ("[]", NOT_REACHED, "could not reach its data: the network is away"),
     ],
 )
-def test_what_pip_audit_says_is_told_apart(
+def test_results_of_pip_audit_are_distinguished(
     output: str, code: int, message: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """No known vulnerability, a known one, and a failed check have different exit codes, and a line each."""

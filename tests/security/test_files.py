@@ -14,7 +14,7 @@ def faults(folder: Path, lines: str, **environ: str) -> list[str]:
 
 
 @pytest.mark.parametrize("key", ["uri", "topic", "decode"])
-def test_what_is_filled_in_is_never_run(key: str, tmp_path: Path) -> None:
+def test_a_referenced_value_is_never_run(key: str, tmp_path: Path) -> None:
     """A value of the form `module:function` from outside is text if text is allowed."""
     (tmp_path / "planted.py").write_text("raise SystemExit('imported')\n")
     file = tmp_path / "feeds.toml"
@@ -26,7 +26,7 @@ def test_what_is_filled_in_is_never_run(key: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["handler", "on_open", "key", "match", "topic = { function", "reconnect = { fatal"])
-def test_what_is_filled_in_stands_for_no_function(key: str, tmp_path: Path) -> None:
+def test_a_referenced_value_is_no_function(key: str, tmp_path: Path) -> None:
     """If only a function is allowed, it is a fault, and nothing is imported."""
     (tmp_path / "planted.py").write_text("raise SystemExit('imported')\n")
     section, end = ("pool", 'size = 2\ndecode = "json"') if key == "match" else ("connect", 'sink = "stdout"')

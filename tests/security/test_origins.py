@@ -83,7 +83,7 @@ async def test_a_redirect_on_the_same_origin_keeps_subprotocols() -> None:
     assert all("graphql-ws" in seen for seen in here.seen)
 
 
-async def test_a_redirect_to_another_origin_is_told(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_redirect_to_another_origin_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     """A warning reports the other origin, because data of on_open are sent there, and so does the OPEN line; both
     redacted.
     """
@@ -101,7 +101,7 @@ async def test_a_redirect_to_another_origin_is_told(caplog: pytest.LogCaptureFix
 
 
 @pytest.mark.parametrize("echo", [f"Upgrade: {SECRET}", f"Sec-WebSocket-Accept: x{SECRET}"])
-async def test_what_a_redirect_leads_to_is_not_shown(echo: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_secrets_of_a_redirect_are_not_shown(echo: str, caplog: pytest.LogCaptureFixture) -> None:
     """A token in a Location header is redacted like one in the endpoint's own URI."""
     answer = f"HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{echo}\r\n\r\n"
     async with (
@@ -114,7 +114,7 @@ async def test_what_a_redirect_leads_to_is_not_shown(echo: str, caplog: pytest.L
     assert SECRET not in str(error) + repr(error) + report + caplog.text
 
 
-async def test_an_answer_behind_a_redirect_names_who_gave_it(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_answer_behind_a_redirect_names_its_origin(caplog: pytest.LogCaptureFixture) -> None:
     """The error contains the other origin, and that headers are not sent there."""
     async with (
         listening(answering(b"HTTP/1.1 401 x\r\n\r\n")) as other,
@@ -230,7 +230,7 @@ async def test_a_bad_proxy_of_the_environment_is_not_quoted(
     assert SECRET not in str(error) + repr(error) + report + caplog.text + said.out + said.err
 
 
-def test_check_tells_the_proxies(
+def test_check_lists_the_proxies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """`wsfleet check` lists the endpoints that use a proxy, also of the environment, without passwords."""
@@ -264,7 +264,7 @@ def blind(check_hostname: bool, mode: ssl.VerifyMode) -> ssl.SSLContext:
         (ssl.CERT_REQUIRED, "does not verify the server's host name in its certificate;"),
     ],
 )
-async def test_a_context_that_does_not_check_is_told_once(
+async def test_a_context_without_verification_is_logged_once(
     mode: ssl.VerifyMode, told: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An SSLContext without verification causes one warning with the endpoint's name."""

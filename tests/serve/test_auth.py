@@ -153,7 +153,7 @@ async def test_no_token_is_taken_from_a_url() -> None:
         assert (await client.get(f"/api/stats?token={TOKEN}")).status_code == 401
 
 
-async def test_the_page_itself_is_for_everybody() -> None:
+async def test_the_page_itself_needs_no_token() -> None:
     """The files of the page need no token, because they contain nothing about the fleet, and let the user enter it."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:

@@ -103,7 +103,7 @@ async def test_a_quiet_fleet_sends_comments(monkeypatch: pytest.MonkeyPatch) -> 
         assert (await first(events, "state"))["state"] == "OPEN"
 
 
-async def test_a_slow_watcher_misses_some_and_is_told() -> None:
+async def test_a_slow_client_gets_the_number_of_missed_events() -> None:
     """A slow client loses the oldest events, gets their number, and delays no other client."""
     events = Events()
     slow, quick = events.watch(), events.watch()
@@ -122,7 +122,7 @@ async def test_a_slow_watcher_misses_some_and_is_told() -> None:
         await anext(slow)
 
 
-async def test_a_watcher_that_does_not_read_is_told_what_it_missed() -> None:
+async def test_a_client_that_does_not_read_gets_the_number_of_missed_events() -> None:
     """A client that stops reading a real socket uses bounded memory, and gets `missed` when it reads again."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)

@@ -132,7 +132,7 @@ async def test_history(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (samples[-1]["open"], samples[-1]["connects"], samples[-1]["losses"]) == (1, 1, 0)
 
 
-async def test_readyz_tells_what_is_down_since_when_and_why() -> None:
+async def test_readyz_lists_endpoints_that_are_down_with_time_and_cause() -> None:
     """`/readyz` is 200 while every endpoint is open; otherwise 503, with each other endpoint, its
     duration and cause.
     """
@@ -160,7 +160,7 @@ async def test_readyz_tells_what_is_down_since_when_and_why() -> None:
     assert line.startswith("a BACKOFF since 20") and line.endswith(": connection lost: 4000 maintenance")
 
 
-async def test_what_is_down_is_told_the_worst_first() -> None:
+async def test_endpoints_that_are_down_are_listed_worst_first() -> None:
     """Required endpoints come first, then FAILED ones, then those down for the longest time, in any order of
     declaration.
     """
@@ -212,7 +212,7 @@ async def test_down_is_counted_from_the_loss_on() -> None:
         assert connection.down_since is None and connection.session_count == 2
 
 
-async def test_healthz_tells_of_a_broken_balance() -> None:
+async def test_healthz_reports_a_broken_balance() -> None:
     """`/healthz` is 200 while every message is accounted for, and 503 when one is lost."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -256,7 +256,7 @@ async def test_the_page_is_served() -> None:
     assert missing.status_code == 404
 
 
-async def test_every_answer_says_what_a_browser_may_do_with_it() -> None:
+async def test_every_answer_has_the_security_headers() -> None:
     """Every answer, refusals included, has the headers against framing, sniffing and loading from other origins."""
     fleet = Fleet(transport=FakeTransport())
     server = fleet.serve_http(ANY)
@@ -312,7 +312,7 @@ async def test_no_secret_is_in_any_answer() -> None:
     assert "4001" in seen and SECRET not in seen
 
 
-async def test_reload_says_what_has_changed() -> None:
+async def test_reload_returns_the_changes() -> None:
     """POST /api/reload returns the changes; all faults with 422; 409 without a file."""
     fleet = Fleet(transport=FakeTransport())
     server = fleet.serve_http(ANY, token="t0ken")
@@ -445,7 +445,7 @@ async def test_a_request_that_never_comes_in_whole_is_cut_off(monkeypatch: pytes
         writer.close()
 
 
-async def test_who_asks_nothing_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_idle_connections_do_not_block_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond the limit, the oldest connection without a request is closed; if all have one, the new one is."""
     monkeypatch.setattr("wsfleet.serve.status.http.HEAD_S", 600)
     monkeypatch.setattr("wsfleet.serve.status.http.CONNECTIONS", 2)
@@ -472,7 +472,7 @@ async def gone(reader: asyncio.StreamReader) -> None:
         assert await reader.read() == b""
 
 
-def test_a_bare_install_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_extra_is_reported_with_the_command_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without the extra, the error of `serve_http` contains the command to install it."""
     import sys
 

@@ -181,7 +181,7 @@ async def test_each_call_of_a_traced_processor_is_a_span(spans: tuple[TracerProv
     assert all(SECRET not in span.to_json() for span in calls)
 
 
-async def test_what_is_traced_is_judged_as_before() -> None:
+async def test_a_traced_function_is_classified_as_before() -> None:
     """Without an SDK a traced function keeps its name, kind and result."""
 
     async def named(message: Message[str]) -> None:

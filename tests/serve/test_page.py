@@ -169,7 +169,7 @@ async def test_the_last_minute_counts(changes: dict[str, float], headline: str) 
                 await page.locator("#lag.alarming").filter(has_text="677 ms").wait_for()
 
 
-async def test_what_has_failed_for_good_is_told_with_its_reason() -> None:
+async def test_a_failed_endpoint_is_shown_with_its_reason() -> None:
     """For a FAILED endpoint the verdict is unwell, with the reason."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -208,7 +208,7 @@ async def test_an_endpoint_that_fails_and_fails_is_one_line() -> None:
             await read(page, "#log li", "CONNECTING → OPEN")
 
 
-async def test_what_a_peer_says_is_text() -> None:
+async def test_texts_of_a_peer_are_shown_as_text() -> None:
     """Markup in names, reasons and errors is shown as text, and not executed."""
     async with running(HOSTILE, "b") as (fleet, transport, server):
         fleet.process(">", name="fails")(raising)
@@ -311,7 +311,7 @@ async def test_a_late_refusal_does_not_ask_for_the_token_again() -> None:
         assert not await page.locator("#token").is_visible()
 
 
-async def test_what_needs_the_token_is_asked_with_it() -> None:
+async def test_requests_contain_the_token() -> None:
     """With the token, the report can be opened, and the file reloaded after a confirmation, with the answer shown."""
     fleet = Fleet(transport=FakeTransport(), name="prices")
     server = fleet.serve_http("0.0.0.0:0", token="let-me-look-at-this")
@@ -442,7 +442,7 @@ async def test_every_control_has_a_name_and_a_key() -> None:
             assert {"skip", "hold", "search", "state", "size", "kind", "log"} <= reached
 
 
-async def test_it_says_when_nobody_answers() -> None:
+async def test_it_shows_that_the_fleet_has_ended() -> None:
     """After the end of the fleet, the page says so, and marks its data as old."""
     async with running("a") as (fleet, transport, server):
         await transport.accept("a")

@@ -57,7 +57,7 @@ def samples(text: bytes) -> dict[tuple[str, str | None], float]:
 
 
 @given(st.dictionaries(NAMES, COUNTS, max_size=5), st.dictionaries(NAMES, COUNTS, max_size=5))
-def test_what_is_exposed_is_what_the_report_says(received: dict[str, int], processed: dict[str, int]) -> None:
+def test_exposed_values_are_those_of_the_report(received: dict[str, int], processed: dict[str, int]) -> None:
     """Parsed again, each row has its own value, for any names."""
     text, _ = exposition(
         report(
@@ -122,7 +122,7 @@ def whole_fleet(found: dict[tuple[str, str | None], float]) -> dict[str, float]:
     return {name: value for (name, label), value in found.items() if label is None and name.endswith("_total")}
 
 
-def test_what_a_worker_counted_that_died_stays_in_the_totals() -> None:
+def test_counts_of_a_dead_worker_stay_in_the_totals() -> None:
     """When a worker dies, each counter of the fleet keeps its value; its waiting messages are lost
     instead of pending.
     """
@@ -191,7 +191,7 @@ def test_no_address_is_shown() -> None:
     assert b"ws://" not in text
 
 
-def test_openmetrics_for_who_asks_for_it() -> None:
+def test_openmetrics_is_returned_on_request() -> None:
     """The client library's own content negotiation selects the format."""
     text, content_type = exposition(report([endpoint("a")], []), accept="application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text")

@@ -88,7 +88,7 @@ async def test_sorting() -> None:
                 await asyncio.sleep(0.01)
 
 
-async def test_what_is_down_says_since_when() -> None:
+async def test_a_row_contains_since_when_it_is_down() -> None:
     """A row contains since when its endpoint is down, and can be sorted by it: open endpoints come last."""
     async with serving(["a", "b", "c"]) as (client, sockets, _):
         for name in ("c", "b"):

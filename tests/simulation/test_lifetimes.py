@@ -44,7 +44,7 @@ def test_it_keeps_them_with_the_compiled_parts(shard: int) -> None:
         assert not outcome.faults, summary(outcome, compiled=True)
 
 
-def test_the_same_seed_is_the_same_life() -> None:
+def test_the_same_seed_gives_the_same_run() -> None:
     """The log of all events, to the microsecond, is the same in another process with other hashes."""
     for seed in (1, 7, 17):
         one, two = (run("--seed", seed, "--log", PYTHONHASHSEED=hashes) for hashes in ("1", "2"))
@@ -52,7 +52,7 @@ def test_the_same_seed_is_the_same_life() -> None:
         assert one == two
 
 
-def test_a_fault_is_found_and_its_seed_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_is_found_and_its_seed_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     """If a message is dropped without being counted, runs fail, and the output contains the command to repeat one."""
     from wsfleet.pipeline.mailbox import Mailbox
 

@@ -35,7 +35,7 @@ def test_a_case_is_passed_where_its_close_is_good_too(behavior, close, kind):
     assert Result(behavior, close).kind == kind
 
 
-def test_every_other_result_is_told():
+def test_every_different_result_is_reported():
     """A better, worse, missing or new result is a difference, in the order of the cases; an equal one is none."""
     found = {"10.1.1": FAILED, "2.1": OK, "1.1": OK, "9.9": OK}
     expected = {"10.1.1": OK, "2.1": FAILED, "1.1": OK, "3.1": OK}
@@ -74,7 +74,7 @@ def test_the_table_counts_each_section_once_for_each_client():
     ]
 
 
-def test_what_is_not_passed_is_named():
+def test_cases_that_did_not_pass_are_listed():
     """Cases that did not simply pass are listed, once for all clients if they agree."""
     one = {"10.1.1": Result("NON-STRICT", "OK"), "2.1": Result("NON-STRICT", "OK"), "1.1": OK}
     assert results.others({"a": one, "b": {**one, "1.1": FAILED}}).splitlines() == [
@@ -85,7 +85,7 @@ def test_what_is_not_passed_is_named():
     ]
 
 
-def test_what_is_written_can_be_read_again(tmp_path: Path):
+def test_expected_results_can_be_read_again(tmp_path: Path):
     """Expected results can be written and read again, and the server's own summary is parsed."""
     found = {"10.1.1": FAILED, "2.1": OK}
     results.write_expected(tmp_path / "expected.json", found)

@@ -107,7 +107,7 @@ def test_options_reach_the_parts_that_they_concern(
         ("--quick --write", "--write: only complete parts are saved there"),
     ],
 )
-def test_refuses_what_makes_no_sense(arguments: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_rejects_invalid_combinations_of_options(arguments: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Invalid combinations of options are rejected before the run, with the reason."""
     with pytest.raises(SystemExit) as raised:
         benchmarks.main(arguments.split())
@@ -127,7 +127,7 @@ def test_refuses_what_makes_no_sense(arguments: str, text: str, capsys: pytest.C
         (Figure("a", "b", 2.0), "", ""),
     ],
 )
-def test_the_table_tells_whether_a_goal_is_reached(figure: Figure, goal: str, reached: str, tmp_path: Path) -> None:
+def test_the_table_shows_whether_a_goal_is_reached(figure: Figure, goal: str, reached: str, tmp_path: Path) -> None:
     """A goal is reached or missed only if the ratio is beyond the measurement error."""
     write(tmp_path / "part.json", [figure], {})
     head, row = table({"part": json.loads((tmp_path / "part.json").read_text())}).splitlines()

@@ -49,7 +49,7 @@ def test_every_compiled_part_is_known():
     assert sorted(str(path.relative_to(ROOT / "src")) for path in (ROOT / "src").rglob("*.pyx")) == sorted(SOURCES)
 
 
-def test_a_wheel_brings_what_was_compiled_and_an_archive_its_sources(build):
+def test_a_wheel_contains_compiled_parts_and_an_archive_their_sources(build):
     """The wheel can be installed without Cython and a compiler; the archive can be compiled."""
     for part in PARTS:
         compiled(part)

@@ -104,7 +104,7 @@ def instruction(keyword: str) -> str:
     return [rest for each, rest in instructions() if each == keyword][-1]
 
 
-def test_what_the_image_copies_is_there() -> None:
+def test_files_that_the_image_copies_exist() -> None:
     """The sources of each COPY exist, and include what the build needs."""
     copies = [rest.split() for keyword, rest in instructions() if keyword == "COPY" and "--from" not in rest]
     sources = [source for *found, _ in copies for source in found]
@@ -123,7 +123,7 @@ def test_the_image_installs_extras_that_there_are() -> None:
     assert set(extras.split(",")) <= known.keys()
 
 
-def test_the_image_gets_signals_and_is_nobody() -> None:
+def test_the_image_gets_signals_and_does_not_run_as_root() -> None:
     """The command is a list, so that it is not run by a shell; it parses; the user is a number other than 0."""
     entry, command = json.loads(instruction("ENTRYPOINT")), json.loads(instruction("CMD"))
     assert entry == ["wsfleet"]

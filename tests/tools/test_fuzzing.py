@@ -28,7 +28,7 @@ def scan(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("path", INPUTS, ids=lambda path: f"{path.parent.name}-{path.name}")
-async def test_a_kept_input_does_what_websockets_does(scan: None, path: Path) -> None:
+async def test_a_recorded_input_has_the_result_of_websockets(scan: None, path: Path) -> None:
     """Recorded traffic of servers and findings of the fuzzer give the same result as in websockets, however they are
     split.
     """

@@ -75,7 +75,7 @@ def test_a_small_soak_ends_balanced_and_leaves_nothing() -> None:
     assert verdict(report) in text and "<h2>A plot</h2>\n<svg></svg>" in text and f"--seed {report.seed}" in text
 
 
-def test_a_small_soak_finds_what_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_short_soak_finds_leaked_objects(monkeypatch: pytest.MonkeyPatch) -> None:
     """Feeds that are still referenced are listed as leaks."""
     from wsfleet.endpoint.ingest import Ingest
 

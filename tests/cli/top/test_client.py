@@ -78,7 +78,7 @@ async def test_a_renewed_token_file_is_taken_up(tmp_path: Path) -> None:
         (RedirectResponse("http://127.0.0.1:1/elsewhere"), "307"),
     ],
 )
-async def test_what_is_no_fleet_is_said_to_be_none(answer: Response, text: str) -> None:
+async def test_answers_of_another_server_are_recognized(answer: Response, text: str) -> None:
     """An answer of another server is a specific error, and no redirect is followed with the token."""
     async with serving(Served(FleetView())) as served:
         served.odd = answer
@@ -88,7 +88,7 @@ async def test_what_is_no_fleet_is_said_to_be_none(answer: Response, text: str) 
         await client.close()
 
 
-async def test_nobody_there_is_told_in_plain_words() -> None:
+async def test_an_unreachable_fleet_is_reported_in_plain_words() -> None:
     """If nothing listens on the port, or the fleet ends during the events, the error is UNREACHABLE."""
     async with serving(Served(FleetView())) as served:
         client = Client(served.url)
@@ -101,7 +101,7 @@ async def test_nobody_there_is_told_in_plain_words() -> None:
     await secure.close()
 
 
-async def test_plain_http_behind_an_https_url_is_told() -> None:
+async def test_plain_http_behind_an_https_url_is_reported() -> None:
     """https:// for a server without TLS is reported with this reason."""
     async with serving(Served(FleetView())) as served:
         client = Client(served.url.replace("http:", "https:"))

@@ -135,7 +135,7 @@ async def test_ten_thousand_endpoints_are_one_table_of_which_only_a_screenful_is
         assert view.asked[-1].offset == 0
 
 
-async def test_what_is_down_is_in_sight() -> None:
+async def test_endpoints_that_are_down_are_visible() -> None:
     """Of 10,000 endpoints, those with problems are shown first in the table."""
     async with shown(troubled(10_000)) as pilot:
         await until(pilot, lambda: len(table(pilot)._got.rows) > 9)
@@ -261,7 +261,7 @@ async def test_a_fleet_out_of_reach_comes_back_by_itself(tmp_path: Path) -> None
         assert lines(pilot, "11,000/s"), "the history is asked for again"
 
 
-async def test_a_refused_token_is_told(tmp_path: Path) -> None:
+async def test_a_refused_token_is_reported(tmp_path: Path) -> None:
     """If the fleet was never reached, the reason is shown, and no numbers."""
     view = FleetView()
     view.trouble = StatusError("REFUSED", "the fleet requires a token: --token-file, or WSFLEET_TOKEN")
@@ -272,7 +272,7 @@ async def test_a_refused_token_is_told(tmp_path: Path) -> None:
         await until(pilot, lambda: lines(pilot, "market") and table(pilot).matched)
 
 
-async def test_what_a_peer_wrote_is_text_and_nothing_else(tmp_path: Path) -> None:
+async def test_texts_of_a_peer_are_escaped(tmp_path: Path) -> None:
     """Markup, escape sequences, right-to-left marks and line feeds are escaped."""
     row = {**endpoint(1), "name": HOSTILE, "uri": HOSTILE, "last_error": HOSTILE, "paused_by": [HOSTILE]}
     view = FleetView(
@@ -301,7 +301,7 @@ async def test_search_text_is_text_too() -> None:
         await until(pilot, lambda: lines(pilot, 'endpoints 0 of 12 · "[red]"'))
 
 
-async def test_a_resized_window_asks_for_what_it_shows() -> None:
+async def test_a_resized_window_requests_its_rows() -> None:
     """More rows are requested when the terminal becomes larger."""
     view = troubled()
     async with shown(view, NARROW) as pilot:

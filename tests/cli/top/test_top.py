@@ -124,7 +124,7 @@ async def test_a_signal_gives_the_terminal_back(number: signal.Signals) -> None:
         ([], "requires a terminal; programs can use http://127.0.0.1:9464/api/stats"),
     ],
 )
-def test_what_is_wrong_is_one_line(
+def test_an_invalid_command_line_is_one_line(
     arguments: list[str],
     message: str,
     tmp_path: Path,
