@@ -101,7 +101,7 @@ def test_options_reach_the_parts_that_they_concern(
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ("--part scale,strom", "--part: there is no strom; choose from throughput, "),
+        ("--part scale,strom", "--part: unknown: strom; choose from throughput, "),
         ("--part scale --only fleet", "--scenario and --only belong to throughput"),
         ("--scenario tls --write", "--write: only complete parts are saved there"),
         ("--quick --write", "--write: only complete parts are saved there"),
