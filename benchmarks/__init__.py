@@ -1,1 +1,1 @@
-"""What a message costs in wsfleet, beside the loops that people write by hand. See README.md."""
+"""The cost of a message in wsfleet, compared with hand-written loops. See README.md."""

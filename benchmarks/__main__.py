@@ -1,4 +1,4 @@
-"""Runs every part, each in a process of its own, and prints all that they found as one table."""
+"""Runs every part, each in its own process, and prints all figures as one table."""
 
 from __future__ import annotations
 
@@ -26,26 +26,28 @@ PARTS = {module.PART.name: module.PART for module in (throughput, buffers, scale
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     add = parser.add_argument
-    add("--part", metavar="NAME[,NAME...]", help=f"only these, of {', '.join(PARTS)}")
-    add("--pairs", type=int, metavar="N", help="rounds, in every part that has rounds")
-    add("--scenario", action="append", choices=SCENARIOS, help="of throughput, and nothing else; may be given again")
+    add("--part", metavar="NAME[,NAME...]", help=f"run only these parts, of {', '.join(PARTS)}")
+    add("--pairs", type=int, metavar="N", help="number of rounds, in every part that has rounds")
+    add("--scenario", action="append", choices=SCENARIOS, help="run only this scenario of throughput; can be repeated")
     add("--only", action="append", choices=[each.name for each in CONTENDERS], metavar="NAME",
-        help="a contender of throughput, and nothing else; may be given again")  # fmt: skip
-    add("--json", type=Path, metavar="FILE", help="write everything that was found there")
+        help="run only this contender of throughput; can be repeated")  # fmt: skip
+    add("--json", type=Path, metavar="FILE", help="write all figures to this file")
     add("--write", type=Path, nargs="?", const=RESULTS, metavar="FOLDER",
-        help=f"keep it as {FILE} in there, by default in {RESULTS.name}, and draw it; other parts stay")  # fmt: skip
+        help=f"save the figures as {FILE} in this folder (default: {RESULTS.name}), and draw them")  # fmt: skip
     add("--charts", type=Path, nargs="?", const=RESULTS / FILE, metavar="FILE",
-        help="run nothing; draw what such a file holds, beside it")  # fmt: skip
-    add("--quick", action="store_true", help="see that everything works, in seconds; what is found means nothing")
+        help="run nothing; draw the figures of this file, next to it")  # fmt: skip
+    add("--quick", action="store_true", help="check that everything works, in seconds; the figures are meaningless")
     options = parser.parse_args(arguments)
     narrow = options.scenario or options.only
     options.parts = options.part.split(",") if options.part else ["throughput"] if narrow else list(PARTS)
     if unknown := set(options.parts) - PARTS.keys():
-        parser.error(f"--part: there is no {', '.join(sorted(unknown))}; choose from {', '.join(PARTS)}")
+        parser.error(f"--part: unknown: {', '.join(sorted(unknown))}; choose from {', '.join(PARTS)}")
     if narrow and "throughput" not in options.parts:
-        parser.error("--scenario and --only are throughput's, which --part leaves out")
+        parser.error("--scenario and --only belong to throughput, which --part excludes")
     if options.write == RESULTS and (narrow or options.quick):
-        parser.error("--write: only whole parts are kept there; --write FOLDER or --json FILE take these figures")
+        parser.error(
+            "--write: only complete parts are saved there; use --write FOLDER or --json FILE for these figures"
+        )
     return options
 
 
@@ -63,7 +65,7 @@ def command(part: Part, options: argparse.Namespace) -> list[str]:
 
 
 def estimate_s(part: Part, options: argparse.Namespace) -> float:
-    """Return how long it is likely to take."""
+    """Return the estimated duration."""
     if options.quick:
         return 5.0
     share = len(options.scenario) / len(SCENARIOS) if part is throughput.PART and options.scenario else 1.0
@@ -75,10 +77,10 @@ def minutes(seconds: float) -> str:
 
 
 def run(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
-    """Run the parts one after the other; return what they found, and the names of those that failed."""
+    """Run the parts one after the other; return their figures, and the names of those that failed."""
     parts = [part for name, part in PARTS.items() if name in options.parts]
     total_s = sum(estimate_s(part, options) for part in parts)
-    print(f"{len(parts)} parts, about {minutes(total_s)} in all: {', '.join(part.name for part in parts)}")
+    print(f"{len(parts)} parts, about {minutes(total_s)} in total: {', '.join(part.name for part in parts)}")
     found: dict[str, Any] = {}
     failed = []
     with TemporaryDirectory() as folder:
@@ -96,7 +98,7 @@ def run(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
 
 
 def keep(found: dict[str, Any], folder: Path) -> None:
-    """Write the figures into `folder`, beside those of parts that were not run, and draw them."""
+    """Write the figures into `folder`, next to those of parts that were not run, and draw them."""
     from benchmarks.charts import draw
 
     file = folder / FILE

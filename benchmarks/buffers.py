@@ -1,10 +1,10 @@
-"""The mailbox beside `asyncio.Queue`, and fan-out beside a loop of `put_nowait`, all in one process without sockets.
+"""The mailbox compared with `asyncio.Queue`, and fan-out with a loop of `put_nowait`, in one process without sockets.
 
     python -m benchmarks.buffers
 
-A producer puts messages in batches and gives the loop its turn after each; consumers take them with `async for`, and
+A producer puts messages in batches and yields to the loop after each; consumers take them with `async for`, and
 from the queue with `get`. Queue and mailbox have the same bound, 1,000 messages, and both make the producer wait
-when it is reached. The messages are the same objects, made beforehand. Both sides of a pair run in turn.
+when it is reached. The messages are the same objects, created before. Both sides of a pair run in turn.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from wsfleet.pipeline.mailbox import Mailbox
 BATCHES = (1, 10, 100)
 FANS = (1, 10, 100, 1000)
 GOALS = {1: 1.2, 10: 3.0, 100: 8.0}
-"""How many times what the mailbox costs, `asyncio.Queue` is to cost at least, by size of the batch."""
+"""Goal: the minimum ratio of the cost of `asyncio.Queue` to that of the mailbox, by size of the batch."""
 
 PART = Part(
     "buffers",
@@ -40,7 +40,7 @@ PART = Part(
 
 DELIVERIES = 100_000
 LEAST = 20
-"""Batches in each run at least."""
+"""Minimum number of batches in each run."""
 
 BOUND = 1000
 SIZE = 128
@@ -53,7 +53,7 @@ def messages(count: int) -> Batch:
 
 
 class Ingest:
-    """What stands behind the messages, and is told to wait while a mailbox is full."""
+    """The source of the messages, which is paused while a mailbox is full."""
 
     def __init__(self) -> None:
         self.holders: set[Mailbox] = set()
@@ -74,7 +74,7 @@ class Ingest:
 
 
 class Owner:
-    """What a subscription asks of its fleet."""
+    """The part of a fleet that a subscription uses."""
 
     def check_thread(self) -> None:
         pass
@@ -87,14 +87,14 @@ class Owner:
 
 
 async def timed(*tasks: Coroutine[Any, Any, None]) -> float:
-    """Return the CPU time that they take together."""
+    """Return the total CPU time of these coroutines."""
     began = time.process_time()
     await asyncio.gather(*tasks)
     return time.process_time() - began
 
 
 async def through_queues(count: int, batch: Batch, fan: int) -> float:
-    """Hand `count` messages to each of `fan` queues, whose consumers take them; return the CPU time of it."""
+    """Put `count` messages into each of `fan` queues, whose consumers take them; return the CPU time."""
     queues = [asyncio.Queue[Any](BOUND) for _ in range(fan)]
 
     async def produce() -> None:
@@ -116,7 +116,7 @@ async def through_queues(count: int, batch: Batch, fan: int) -> float:
 
 
 async def through_mailboxes(count: int, batch: Batch, fan: int) -> float:
-    """The same with the hub, and a subscription instead of each queue: limits and counters on."""
+    """Deliver the messages by the hub, to a subscription in place of each queue, with limits and counters."""
     hub, feed = Hub(), Ingest()
     boxes = [hub.add(f"sub-{number}", "feed", Buffer(messages=BOUND)) for number in range(fan)]
     subscriptions = [Subscription(box, Owner()) for box in boxes]
@@ -144,13 +144,13 @@ async def through_mailboxes(count: int, batch: Batch, fan: int) -> float:
 
 
 def cost(flow: Callable[[int, Batch, int], Coroutine[Any, Any, float]], count: int, batch: int, fan: int) -> float:
-    """Return the CPU time of one message's way to one consumer, in nanoseconds."""
+    """Return the CPU time of one message for one consumer, in nanoseconds."""
     gc.collect()
     return uvloop.run(flow(count, messages(batch), fan)) / (count * fan) * 1e9
 
 
 def measure(batch: int, fan: int, pairs: int, deliveries: int) -> dict[str, Any]:
-    """Return what both cost, and how many times the mailbox's cost the queue's is: the median over the pairs."""
+    """Return both costs, and the ratio of the queue's cost to the mailbox's: the median over the pairs."""
     count = max(LEAST, deliveries // (batch * fan)) * batch
     each = [(cost(through_queues, count, batch, fan), cost(through_mailboxes, count, batch, fan)) for _ in range(pairs)]
     ratios = [queue / mailbox for queue, mailbox in each]
@@ -177,7 +177,7 @@ def line(row: dict[str, Any]) -> str:
 
 def report(pairs: int, deliveries: int, most: int) -> list[dict[str, Any]]:
     """Measure all, print the table, and return its rows."""
-    print("CPU time of a message's way to a consumer: asyncio.Queue, and hub and mailbox; how many times that is")
+    print("CPU time per message and consumer: asyncio.Queue, hub and mailbox, and their ratio")
     heads = f"{'subscriptions':>13}{'batch':>7}{'queue':>15}{'mailbox':>15}{'ratio':>8}{'(min - max)':>17}{'goal':>6}"
     print(heads)
     rows = []
@@ -202,10 +202,10 @@ def figures(data: Mapping[str, Any]) -> list[Figure]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.buffers", description=PART.about)
-    parser.add_argument("--pairs", type=int, default=PART.pairs, metavar="N", help="of runs for each line")
+    parser.add_argument("--pairs", type=int, default=PART.pairs, metavar="N", help="pairs of runs for each line")
     parser.add_argument("--messages", type=int, default=DELIVERIES, metavar="N", help="deliveries in each run")
-    parser.add_argument("--most", type=int, default=FANS[-1], metavar="N", help="subscriptions")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--most", type=int, default=FANS[-1], metavar="N", help="maximum number of subscriptions")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
     options = parser.parse_args(arguments)
     data = {"rounds": options.pairs, "rows": report(options.pairs, options.messages, options.most)}
     write(options.json, figures(data), data)

@@ -1,4 +1,4 @@
-"""Draws what the parts found, as SVG. The extra "bench" brings what that needs."""
+"""Draws the figures of the parts, as SVG. Requires the extra "bench"."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["draw"]
 
 Data = Mapping[str, Any]
 
-# Both are to be seen on white and on black.
+# Both are visible on white and on black.
 TEXT = "#7d8590"
 OURS, OTHERS = "#2f81f7", "#8b949e"
 LIMIT = "#d29922"
@@ -26,7 +26,7 @@ STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 10,
     "svg.fonttype": "none",  # text stays text, in the reader's font
-    "svg.hashsalt": "wsfleet",  # the same figures make the same file
+    "svg.hashsalt": "wsfleet",  # the same figures give the same file
     "axes.titlesize": 10,
     "axes.titlelocation": "left",
     "axes.spines.top": False,
@@ -38,7 +38,7 @@ for _part in ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", 
 
 
 def draw(found: Data, folder: Path) -> Iterator[Path]:
-    """Draw every part of `found`, which is what `--json` wrote; yield the files made in `folder`."""
+    """Draw every part of `found`, which `--json` wrote; yield the files created in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     with mpl.rc_context(STYLE):
         for part, drawing in DRAWINGS.items():
@@ -67,7 +67,7 @@ def _name(contender: str, beside: str) -> str:
 
 
 def _bars(axes: Axes, names: Sequence[str], rows: Sequence[Data], key: str, ours: Sequence[bool]) -> None:
-    """Draw a bar for each row, its value behind it; where there are a `_low` and a `_high`, a line between them."""
+    """Draw a bar for each row with its value; if there are a `_low` and a `_high`, a line between them."""
     values = [row[key] for row in rows]
     low, high = ([row.get(key + end, row[key]) for row in rows] for end in ("_low", "_high"))
     bars = axes.barh(names, values, color=[OURS if each else OTHERS for each in ours], height=0.7)
@@ -85,7 +85,7 @@ def _bars(axes: Axes, names: Sequence[str], rows: Sequence[Data], key: str, ours
 
 
 def _scale(data: Data) -> Iterator[tuple[str, Figure]]:
-    """Memory of a connection, the same after a flood, and CPU time while idle, of each program."""
+    """For each program: the memory of a connection, the same after a flood, and the CPU time while idle."""
     costs = data["costs"]
     panels = {
         "memory_kib": "memory of a connection, KiB",
@@ -103,7 +103,7 @@ def _scale(data: Data) -> Iterator[tuple[str, Figure]]:
 
 
 def _storm(data: Data) -> Iterator[tuple[str, Figure]]:
-    """Attempts in each 100 ms after the reset with the goal as a line, and handshakes in flight with their limit."""
+    """Attempts in each 100 ms after the reset with the goal as a line, and concurrent handshakes with their limit."""
     figure = Figure(figsize=(7.5, 4), layout="constrained")
     attempts, flights = figure.subplots(2, 1, sharex=True)
     attempts.set_title(f"{data['connections']:,} connections reset at once: attempts in each 100 ms", fontsize=11)
@@ -153,7 +153,7 @@ def _latency(data: Data) -> Iterator[tuple[str, Figure]]:
 
 
 def _growth(data: Data) -> Iterator[tuple[str, Figure]]:
-    """What a message, opening, and memory cost, by the number of connections."""
+    """The cost of a message, of opening, and of memory, by the number of connections."""
     panels = {
         "us_per_message": ("CPU time of a message", "µs", 1.0),
         "us_to_open": ("CPU time of opening one", "µs", 1.0),

@@ -1,11 +1,11 @@
-"""Runs one contender against a feed, in a process of its own.
+"""Runs one contender against a feed, in its own process.
 
     python -m benchmarks.contender NAME URI LOAD [AUTHORITY]
 
 LOAD is a `Load` as JSON. A contender is a module in `peers` with `async def run(target, meter)`: open the connections,
-give every message to one of the meter's functions, await `meter.flow(begin)`, where `begin` sends one word over one of
-the connections, and close. "open" is printed when all are; then, for every line of stdin, the feed sends once, and
-what that cost is printed as JSON.
+pass every message to one of the meter's functions, await `meter.flow(begin)`, where `begin` sends one message over one
+of the connections, and close. "open" is printed when all are; then, for every line of stdin, the feed sends once, and
+the cost is printed as JSON.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ TIMEOUT_S = 120.0
 
 
 class Meter:
-    """Counts messages, and the CPU time from the word that begins their flow to the last one processed.
+    """Counts messages, and the CPU time from the message that starts their flow to the last one processed.
 
-    `handle` takes a message's decoded data, `process` a wsfleet message; their work is the same, and no more than
-    keeps them honest. `handle_now` does it without being awaited, `tally` only counts. They are closures, because an
-    attribute of `self` costs more than the work does.
+    `handle` takes a message's decoded data, `process` a wsfleet message; their work is the same, and just enough
+    to prove that the message was decoded. `handle_now` is not a coroutine, `tally` only counts. They are closures,
+    because an attribute of `self` costs more than the work does.
     """
 
     handle: Callable[[Any], Awaitable[None]]
@@ -82,13 +82,13 @@ class Meter:
         self.handle, self.process, self.handle_now, self.tally = handle, process, handle_now, tally
 
     def finish(self, count: int, total: int = 0) -> None:
-        """Stop the clock: as many messages as were expected have been handled."""
+        """Stop the clock: the expected number of messages has been handled."""
         self._ended = time.process_time()
         self._count, self._total = count, total
         self._done.set()
 
     async def flow(self, begin: Callable[[], Awaitable[None]]) -> None:
-        """Let messages flow, for every line of stdin once."""
+        """Let messages flow once for each line of stdin."""
         print("open", flush=True)
         while await asyncio.to_thread(sys.stdin.readline):
             self._done.clear()
@@ -101,7 +101,7 @@ class Meter:
 
 
 def raise_open_files() -> None:
-    """Let this process have as many sockets as the system allows it."""
+    """Raise this process's limit of sockets to the system's maximum."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

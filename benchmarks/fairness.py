@@ -1,9 +1,9 @@
-"""How long 100 quiet connections wait while another one floods: wsfleet beside loops written by hand.
+"""How long messages of 100 quiet connections wait while another one floods: wsfleet compared with hand-written loops.
 
     python -m benchmarks.fairness
 
-Each quiet connection gets ten messages a second. The flood is as fast as it is taken; its function does next to
-nothing, or works for 1 ms of CPU time at each message. What is shown is the age of the quiet messages when they are
+Each quiet connection gets ten messages per second. The flood is sent as fast as it is read; its function does almost
+nothing, or uses 1 ms of CPU time for each message. The result is the age of the quiet messages when they are
 processed.
 """
 
@@ -29,7 +29,7 @@ PART = Part(
 PROGRAMS = ("fleet", "queue", "direct")
 CASES = {"cheap": 0.0, "1 ms": 0.001}
 GOALS = {("cheap", "queue"): 1.0, ("cheap", "direct"): 1.0, ("1 ms", "queue"): 5.0}
-"""How many times wsfleet's the p99 of the others is to be at least, by the flood's function."""
+"""Goal: the minimum ratio of the others' p99 to wsfleet's, by the flood's function."""
 
 CONNECTIONS = 100
 RATE = 1000.0
@@ -70,7 +70,7 @@ def figures(data: Mapping[str, Any]) -> list[Figure]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments(PART, seconds=3.0)
-    parser.add_argument("--flood", choices=CASES, help="this one alone")
+    parser.add_argument("--flood", choices=CASES, help="run only this one")
     options = parser.parse_args(argv)
     print(f"age of {CONNECTIONS} quiet connections' messages while one floods; median of {options.pairs} rounds")
     print(f"{'flood':8}{'':8}{'p50':>15}{'p99':>15}{'flood/CPU s':>16}{'p99 x wsfleet (min - max)':>34}{'goal':>6}")

@@ -1,11 +1,11 @@
-"""A WebSocket server that does nothing but send, in a process of its own.
+"""A WebSocket server that only sends, in its own process.
 
     python -m benchmarks.feed MESSAGES SIZE [--port PORT] [--certificate FILE] [--deflate]
 
-Whenever a client says a word, every connection gets MESSAGES text frames of SIZE bytes of JSON. They are encoded, and
-compressed, before the first connection and written in blocks, so that the server costs a small part of what any client
-does. The address is printed first; at the end of stdin, so also when the parent dies, the server prints what the flow
-cost it, and ends.
+For each message of a client, every connection gets MESSAGES text frames of SIZE bytes of JSON. They are encoded, and
+compressed, before the first connection and written in blocks, so that the server costs a small part of the cost of
+any client. The address is printed first; at the end of stdin, which is also when the parent dies, the server prints
+the cost of the flow, and ends.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _SYMBOLS = ("AAPL", "MSFT", "GOOG", "AMZN", "NVDA", "META", "TSLA", "INTC")
 
 
 def payloads(size: int) -> list[bytes]:
-    """Return the messages of one block: JSON of exactly `size` bytes each, no two the same."""
+    """Return the messages of one block: JSON of exactly `size` bytes each, all different."""
     made = []
     for number in range(max(1, BLOCK // (size + 4))):
         trade: dict[str, str | int | float] = {
@@ -51,16 +51,16 @@ def payloads(size: int) -> list[bytes]:
 
 
 def expected_total(messages: int, size: int) -> int:
-    """Return the sum of the field "size" over what one connection receives."""
+    """Return the sum of the field "size" over the messages of one connection."""
     sizes: list[int] = [json.loads(payload)["size"] for payload in payloads(size)]
     whole, rest = divmod(messages, len(sizes))
     return whole * sum(sizes) + sum(sizes[:rest])
 
 
 def deflated(messages: list[bytes]) -> list[bytes]:
-    """Return the payloads of compressed frames (RFC 7692, section 7.2.1), each with the ones before it as context.
+    """Return the payloads of compressed frames (RFC 7692, section 7.2.1), each with the previous ones as context.
 
-    The first has none, so a receiver that keeps the context may be given the whole list again and again.
+    The first has none, so the whole list can be sent repeatedly to a receiver that keeps the context.
     """
     made = zlib.compressobj(wbits=-15)
     return [
@@ -69,7 +69,7 @@ def deflated(messages: list[bytes]) -> list[bytes]:
 
 
 def frame(opcode: int, payload: bytes, *, compressed: bool = False) -> bytes:
-    """Return a whole frame from a server, so without a mask (RFC 6455, section 5.2)."""
+    """Return a complete frame from a server, so without a mask (RFC 6455, section 5.2)."""
     size = len(payload)
     if size < 126:
         length = bytes([size])
@@ -81,7 +81,7 @@ def frame(opcode: int, payload: bytes, *, compressed: bool = False) -> bytes:
 
 
 class Feed:
-    """What all connections share: the encoded blocks, who is connected, and the clock."""
+    """The state shared by all connections: the encoded blocks, the clients, and the clock."""
 
     def __init__(self, messages: int, size: int, deflate: bool) -> None:
         plain = payloads(size)
@@ -103,7 +103,7 @@ class Feed:
 
 
 class Sender(asyncio.Protocol):
-    """One connection. What a client sends is short, so every read of it is taken to hold whole frames."""
+    """One connection. A client's messages are short, so each read is assumed to contain whole frames."""
 
     def __init__(self, feed: Feed) -> None:
         self.feed = feed
@@ -125,7 +125,7 @@ class Sender(asyncio.Protocol):
             opcode, size = data[0] & 0x0F, data[1] & 0x7F
             payload = bytes(byte ^ data[2 + at % 4] for at, byte in enumerate(data[6 : 6 + size]))
             data = data[6 + size :]
-            if opcode == 8:  # closing: echo the code, then it is the server who closes the socket (section 7.1.1)
+            if opcode == 8:  # closing: echo the code, then the server closes the socket (section 7.1.1)
                 self.transport.write(frame(8, payload[:2]))
                 self.transport.close()
             elif opcode == 9:

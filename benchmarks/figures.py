@@ -1,4 +1,4 @@
-"""What a part of the benchmarks is, what it comes to, and the one table of all parts.
+"""The parts of the benchmarks, their figures, and the one table of all parts.
 
 Every part is a module that can be run, with PART, `figures(data)`, and `main(arguments)`, which writes with `write`.
 """
@@ -20,7 +20,7 @@ DOUBTFUL = "?"
 
 @dataclass(frozen=True)
 class Part:
-    """What is run in a process of its own. How long it takes is a guess: `pair_s` for each of `pairs` rounds."""
+    """A part, which is run in its own process. Its duration is an estimate: `pair_s` for each of `pairs` rounds."""
 
     name: str
     about: str
@@ -28,7 +28,7 @@ class Part:
     pair_s: float = 0.0
     pairs: int = 0
     quick: str = ""
-    """Arguments with which it takes a moment; what it finds then means nothing."""
+    """Arguments with which it takes a moment; its figures are then meaningless."""
 
     def seconds(self, pairs: int | None = None) -> float:
         return self.once_s + self.pair_s * (self.pairs if pairs is None else pairs)
@@ -36,32 +36,32 @@ class Part:
 
 @dataclass(frozen=True)
 class Figure:
-    """One ratio, taken in one run: what was measured, beside what, and what it is to be."""
+    """One ratio, measured in one run: the two things compared, and the goal."""
 
     what: str
     beside: str
     ratio: float | None
-    """None where there was nothing to compare with."""
+    """None if there was nothing to compare with."""
     goal: float | None = None
     better: Literal["more", "less"] = "more"
     doubtful: bool = False
-    """Something else may be what was measured."""
+    """The figure may be that of something else."""
 
     @property
     def reached(self) -> bool | None:
-        """Whether the goal is; None where there is none, or no telling."""
+        """Whether the goal is reached; None if there is none, or the figure is doubtful."""
         if self.ratio is None or self.goal is None or self.doubtful:
             return None
         return self.ratio >= self.goal if self.better == "more" else self.ratio <= self.goal
 
 
 def over(value: float, reference: float) -> float | None:
-    """Return how many times `reference` the value is; None where that says nothing."""
+    """Return the ratio of the value to `reference`; None if it has no meaning."""
     return value / reference if reference > 0 else None
 
 
 def write(file: Path | None, figures: Iterable[Figure], data: Mapping[str, Any]) -> None:
-    """Write what a part found to `file`, where one was asked for."""
+    """Write the figures of a part to `file`, if one is given."""
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         rows = [{**asdict(figure), "reached": figure.reached} for figure in figures]

@@ -1,10 +1,10 @@
-"""What a message and a connection cost, from 10 connections to 10,000: wsfleet beside the bare loop.
+"""The cost of a message and of a connection, from 10 connections to 10,000: wsfleet compared with the bare loop.
 
     python -m benchmarks.growth
 
-The messages are as many a second whatever the number of connections, one at a time, so that nothing but that number
-differs: CPU time for each message, CPU time for opening each connection, and the memory of each connection more than in
-the line before. Nothing of it may grow with the number. `growth` is a message's cost, that with the fewest being 1.
+The number of messages per second is the same for any number of connections, one message at a time, so that only that
+number differs: CPU time for each message, CPU time for opening each connection, and the memory of each connection more
+than in the previous line. None of it may grow with the number. `growth` is a message's cost as a multiple of the first.
 """
 
 from __future__ import annotations
@@ -66,12 +66,13 @@ COSTS = {"us_per_message": "a message", "us_to_open": "opening one", "bytes_per_
 
 
 def figures(data: Mapping[str, Any]) -> list[Figure]:
-    """What costs grow by from few connections to the most, and wsfleet's growth beside the bare loop's.
+    """The growth of the costs from few connections to the most, and wsfleet's growth compared with the bare loop's.
 
-    Nothing may be superlinear: neither caches nor the garbage collector leave costs as they were, so the bare loop
-    tells what is unavoidable, and a quarter is left for noise: over a thousand times as many connections, what grows
-    with the logarithm of their number would grow fourfold. A message is compared with the fewest connections. Opening
-    and memory are compared with the size before the last, as with fewer most of it is what starting costs.
+    Nothing may be superlinear: caches and the garbage collector have their own effects, so the bare loop
+    shows the unavoidable part, and a quarter is allowed for noise: over a thousand times as many connections, a cost
+    that grows with the logarithm of their number would grow fourfold. A message is compared with the fewest
+    connections. Opening and memory are compared with the size before the last, because with fewer, most of it is the
+    cost of starting.
     """
     made = []
     for cost, what in COSTS.items():
@@ -90,12 +91,12 @@ def figures(data: Mapping[str, Any]) -> list[Figure]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = arguments(PART, seconds=5.0)
-    parser.add_argument("--most", type=int, default=SIZES[-1], metavar="N", help="connections")
+    parser.add_argument("--most", type=int, default=SIZES[-1], metavar="N", help="maximum number of connections")
     options = parser.parse_args(argv)
     sizes = [size for size in SIZES if size <= options.most]
     run = partial(hear, seconds=options.seconds, rate=RATE, warm_s=options.warm)
     heard = {size: take_turns(PROGRAMS, options.pairs, partial(run, connections=size)) for size in sizes}
-    print(f"{RATE:,.0f} messages a second in all; median of {options.pairs} rounds")
+    print(f"{RATE:,.0f} messages per second in total; median of {options.pairs} rounds")
     print(
         f"{'':8}{'connections':>12}{'CPU/message':>15}{'growth (min - max)':>24}{'CPU to open':>15}{'memory':>14}"
         f"{'a connection':>16}"

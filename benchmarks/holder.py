@@ -1,10 +1,10 @@
-"""A client that holds many connections, in a process of its own, and says what they cost.
+"""A client that holds many connections, in its own process, and reports their cost.
 
     python -m benchmarks.holder KIND COUNT URI...
 
 KIND is "fleet", wsfleet with one processor for all; "fleet-own", with a processor for each; or "websockets", one reader
 task for each, and its pings. Each line of stdin is answered by a line of JSON: `open` connects to the URIs in turn,
-`count` tells tasks and messages, `cost` the CPU time so far, and the memory after garbage was collected. At the end of
+`count` returns tasks and messages, `cost` the CPU time so far, and the memory after a garbage collection. At the end of
 stdin it ends.
 """
 
@@ -30,7 +30,7 @@ HANDSHAKES = Limits().handshakes
 
 
 def resident_bytes() -> int:
-    """Return how much of the memory is this process's now."""
+    """Return this process's current memory."""
     if sys.platform == "linux":
         with open("/proc/self/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
@@ -48,7 +48,7 @@ class Holder(Protocol):
 
 
 class FleetHolder:
-    """wsfleet as it comes. With `own`, each connection has a processor, and so a second task."""
+    """wsfleet with its defaults. With `own`, each connection has a processor, and so a second task."""
 
     def __init__(self, own: bool) -> None:
         self.received = 0
@@ -71,7 +71,7 @@ class FleetHolder:
 
 
 class WebsocketsHolder:
-    """`websockets`, by hand: as many handshakes at a time as wsfleet has in flight."""
+    """`websockets` and a hand-written program: as many concurrent handshakes as with wsfleet."""
 
     def __init__(self) -> None:
         self.received = 0
@@ -93,7 +93,7 @@ class WebsocketsHolder:
 
 
 class Costs:
-    """What this process has used. Its own looking is left out."""
+    """The resources used by this process, without those of the measurement."""
 
     def __init__(self) -> None:
         self._looking_s = 0.0
@@ -122,7 +122,7 @@ async def main(kind: str, count: int, uris: list[str]) -> None:
             elif line == "cost\n":
                 answer = costs.look()
             print(json.dumps(answer), flush=True)
-        os._exit(0)  # the parent knows all that it asked for, and closing thousands one by one is no part of that
+        os._exit(0)  # the parent has all results, and closing thousands of connections one by one is not measured
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""What wsfleet adds to a message's way: 10,000 messages a second over 100 connections, beside the bare loop.
+"""The latency that wsfleet adds: 10,000 messages per second over 100 connections, compared with the bare loop.
 
     python -m benchmarks.latency
 
-The messages come evenly, with random gaps, so that most of them are alone in their read: there is nothing to gain by
-taking many at a time. What is shown is their age when they are processed.
+The messages are sent evenly, with random gaps, so that most of them are alone in their read: processing many at a time
+has no advantage. The result is their age when they are processed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from benchmarks.rounds import arguments, compared, spread, take_turns
 
 PART = Part(
     "latency",
-    "what wsfleet adds to a message's way",
+    "the latency that wsfleet adds",
     pair_s=10.0,
     pairs=11,
     quick="--pairs 1 --seconds 0.2 --warm 0.1",
@@ -27,7 +27,7 @@ PART = Part(
 
 PROGRAMS = ("direct", "fleet")
 GOAL = 1.15
-"""How many times the bare loop's the p50 of wsfleet may be."""
+"""Goal: the maximum ratio of wsfleet's p50 to that of the bare loop."""
 
 CONNECTIONS = 100
 RATE = 10_000.0
@@ -55,7 +55,7 @@ def figures(data: Mapping[str, Any]) -> list[Figure]:
 
 def main(argv: Sequence[str] | None = None) -> None:
     options = arguments(PART, seconds=3.0).parse_args(argv)
-    print(f"age of messages, {RATE:,.0f} a second over {CONNECTIONS} connections; median of {options.pairs} rounds")
+    print(f"age of messages, {RATE:,.0f} per second over {CONNECTIONS} connections; median of {options.pairs} rounds")
     print(f"{'':6}{'bare loop':>15}{'wsfleet':>15}{'x bare (min - max)':>28}{'goal':>7}")
     run = partial(hear, connections=CONNECTIONS, seconds=options.seconds, rate=RATE, warm_s=options.warm)
     heard = take_turns(PROGRAMS, options.pairs, run)

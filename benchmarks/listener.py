@@ -1,9 +1,9 @@
-"""Programs that listen to the paced server: how old each message is when it is processed, and what it cost.
+"""Programs that receive from the paced server: the age of each message when it is processed, and its cost.
 
     python -m benchmarks.listener PROGRAM ROLE-AS-JSON
 
-`hear` starts one such process with its servers, and returns what it reports. Every program runs on uvloop, decodes with
-msgspec, and has its library's defaults otherwise.
+`hear` starts one of these processes with its servers, and returns its report. Every program runs on uvloop, decodes
+with msgspec, and otherwise has its library's defaults.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from wsfleet.runtime.subprocess import child_process
 from wsfleet.transport.open_files import raise_limit
 
 HANDSHAKES = 64
-"""At a time: what wsfleet's default limit is, and so for all."""
+"""Number of concurrent handshakes: wsfleet's default limit, used for all programs."""
 
 WARM_S = 1.0
 LIMIT_S = 600.0
@@ -42,7 +42,7 @@ Handler = Callable[[Any], Awaitable[None]]
 
 @dataclass(frozen=True)
 class Role:
-    """What a program listens to: `connections` paced ones, and perhaps a flood, whose messages take `spin_s` each."""
+    """The load of a program: `connections` paced ones, and perhaps a flood, whose messages take `spin_s` each."""
 
     connections: int
     seconds: float
@@ -60,7 +60,7 @@ class Role:
 
 @dataclass(frozen=True)
 class Heard:
-    """What a program reports. The costs are CPU time; `rss` is the memory of the whole process, after the flow."""
+    """The report of a program. The costs are CPU time; `rss` is the memory of the whole process, after the flow."""
 
     count: int
     flooded: int
@@ -72,7 +72,7 @@ class Heard:
 
 
 class Record:
-    """The handlers, and what they note down."""
+    """The handlers, and their measurements."""
 
     def __init__(self, role: Role) -> None:
         self.role = role
@@ -98,7 +98,7 @@ class Record:
         return handle, work
 
     def processors(self) -> tuple[Handler, Handler]:
-        """The same as processors of wsfleet."""
+        """Return these handlers as processors of wsfleet."""
         note, now = self.ages.append, time.monotonic_ns
         _, work_on = self.handlers()
 
@@ -115,7 +115,7 @@ class Record:
         self._opened = time.process_time()
 
     async def listen(self) -> Heard:
-        """Return what is heard once everybody is warm."""
+        """Return the measurements after a warm-up."""
         await asyncio.sleep(self.role.warm_s)
         self.ages.clear()
         flooded, cpu_s = self.flooded, time.process_time()
@@ -128,7 +128,7 @@ class Record:
 
 
 def _rss() -> int:
-    """The process's memory in bytes; where the system does not tell, its peak."""
+    """The process's memory in bytes; if the system does not provide it, its peak."""
     statm = Path("/proc/self/statm")
     if statm.exists():
         return int(statm.read_text().split()[1]) * resource.getpagesize()
@@ -207,7 +207,7 @@ async def direct(record: Record) -> Heard:
 
 
 async def queue(record: Record) -> Heard:
-    """websockets, the same loop putting into an `asyncio.Queue(1000)`, and a worker for each connection."""
+    """websockets, the same loop with an `asyncio.Queue(1000)`, and a worker for each connection."""
     return await _by_hand(record, queued=True)
 
 
@@ -217,7 +217,7 @@ PROGRAMS = {"fleet": fleet, "direct": direct, "queue": queue}
 def hear(
     program: str, connections: int, seconds: float, *, rate: float, flood: float | None = None, warm_s: float = WARM_S
 ) -> Heard:
-    """Start servers and program, and return what it heard; `flood` is the CPU time that a flood's message takes."""
+    """Start servers and program, and return its report; `flood` is the CPU time of a message of the flood."""
     raise_limit()
     with ExitStack() as stack:
         ports: list[int] = []
@@ -242,7 +242,7 @@ def hear(
 
 
 def main(program: str, role: str) -> None:
-    logging.getLogger("wsfleet").setLevel(logging.ERROR)  # that the flood is drained at the end is no news
+    logging.getLogger("wsfleet").setLevel(logging.ERROR)  # the drain of the flood at the end is logged
     raise_limit()
     print(json.dumps(asdict(uvloop.run(PROGRAMS[program](Record(Role(**json.loads(role))))))))
 

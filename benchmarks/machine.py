@@ -1,4 +1,4 @@
-"""What the figures depend on, apart from the code."""
+"""The conditions of the figures, apart from the code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PACKAGES = ("websockets", "picows", "aiohttp", "uvloop", "msgspec")
 
 
 def machine() -> dict[str, Any]:
-    """Return the machine, its Python, and the packages that take part."""
+    """Return the machine, its Python, and the versions of the packages involved."""
     info = Path("/proc/cpuinfo")
     found = re.search(r"(?m)^model name\s*: (.*)", info.read_text()) if info.exists() else None
     return {

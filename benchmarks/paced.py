@@ -1,10 +1,10 @@
-"""A server that sends small stamped messages at an even pace, in a process of its own.
+"""A server that sends small timestamped messages at an even pace, in its own process.
 
     python -m benchmarks.paced CONNECTIONS RATE
 
-RATE messages a second in all, one connection after the other, with random gaps, as of independent senders. They begin
-when CONNECTIONS clients are there and one of them says a word. "at" in a message is `time.monotonic_ns()` just before
-it is written. The server prints its port as the first line, and ends when its standard input does.
+RATE messages per second in total, to one connection after the other, with random gaps, as of independent senders. They
+begin when CONNECTIONS clients are connected and one of them sends a message. "at" in a message is `time.monotonic_ns()`
+just before it is written. The server prints its port as the first line, and ends when its standard input does.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from wsfleet.cli.bench.peer import Peer, frame, serve
 from wsfleet.transport.open_files import raise_limit
 
 TURN = 16
-"""Messages between two turns of the loop, which answers pings."""
+"""Number of messages between two iterations of the loop, which answers pings."""
 
 LATE_S = 0.1
-"""What lies further back than this is not caught up with in one burst: the machine was busy, or asleep."""
+"""A delay longer than this is not made up for with a burst: the machine was busy, or suspended."""
 
 
 class Pacer:
-    """All connections, and the one flow over them."""
+    """All connections, and their common flow."""
 
     def __init__(self, connections: int, rate: float) -> None:
         self.peers: list[Listener] = []
@@ -49,7 +49,7 @@ class Pacer:
                 due = max(due + gaps.expovariate(self._rate), time.monotonic() - LATE_S)
                 gap = due - time.monotonic()
                 if gap > 0:
-                    time.sleep(gap)  # noqa: ASYNC251 - the loop's own timers know whole milliseconds
+                    time.sleep(gap)  # noqa: ASYNC251 - the loop's own timers have a resolution of milliseconds
                 peer.write()
                 if number % TURN == 0:
                     await asyncio.sleep(0)
@@ -64,7 +64,7 @@ class Listener(Peer):
         self._pacer = pacer
 
     def opened(self) -> None:
-        # Not through the transport, which writes at the end of the loop's turn: the stamp would be too old.
+        # Not through the transport, which writes at the end of the loop's iteration: the timestamp would be too old.
         self._fd = self.transport.get_extra_info("socket").fileno()
         self._pacer.peers.append(self)
 
@@ -75,7 +75,7 @@ class Listener(Peer):
         if self.open:
             try:
                 os.write(self._fd, frame(b'{"symbol":"AMBER","price":100.25,"at":%d}' % time.monotonic_ns()))
-            except OSError:  # it does not read any more
+            except OSError:  # it no longer reads
                 self.transport.abort()
 
 

@@ -1,4 +1,4 @@
-"""Rounds in which every program has a turn, and what is said of them: medians, and ratios within each round."""
+"""Rounds in which every program runs once, and their results: medians, and ratios within each round."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ T = TypeVar("T")
 
 
 def arguments(part: Part, *, seconds: float) -> argparse.ArgumentParser:
-    """Return a parser with what all of these benchmarks take."""
+    """Return a parser with the common options of these benchmarks."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{part.name}", description=part.about)
     parser.add_argument(
         "--pairs", type=int, default=part.pairs, metavar="N", help="rounds; in each, every program runs once"
     )
-    parser.add_argument("--seconds", type=float, default=seconds, metavar="SECONDS", help="of listening in each run")
-    parser.add_argument("--warm", type=float, default=WARM_S, metavar="SECONDS", help="before each listening")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--seconds", type=float, default=seconds, metavar="SECONDS", help="measured time of each run")
+    parser.add_argument("--warm", type=float, default=WARM_S, metavar="SECONDS", help="warm-up before each measurement")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
     return parser
 
 
 def take_turns(names: Sequence[str], pairs: int, run: Callable[[str], T]) -> dict[str, list[T]]:
-    """Run all programs once in each round; the one that begins moves on."""
+    """Run all programs once in each round; the first one changes from round to round."""
     results: dict[str, list[T]] = {name: [] for name in names}
     for round_ in range(pairs):
         first = round_ % len(names)
@@ -40,7 +40,7 @@ def take_turns(names: Sequence[str], pairs: int, run: Callable[[str], T]) -> dic
 
 
 def compared(theirs: Iterable[float], ours: Iterable[float]) -> dict[str, float]:
-    """Return how many times ours theirs is: the median over the rounds, the least, and the most."""
+    """Return the ratio of theirs to ours: the median over the rounds, the minimum, and the maximum."""
     ratios = [their / our for their, our in zip(theirs, ours, strict=True)]
     return {"ratio": median(ratios), "ratio_min": min(ratios), "ratio_max": max(ratios)}
 

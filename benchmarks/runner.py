@@ -1,7 +1,7 @@
-"""Runs the contenders of a scenario in turn, round after round, each in a process of its own with its own server.
+"""Runs the contenders of a scenario in turn, round after round, each in its own process with its own server.
 
-They are all connected at the same time, but only one of them receives: slices of some ten milliseconds take turns.
-A machine that others use grows faster and slower within a second; whoever stands beside another in a ratio has to
+They are all connected at the same time, but only one of them receives: slices of some ten milliseconds alternate.
+The speed of a shared machine changes within a second; programs that are compared in a ratio must
 run within the same one.
 """
 
@@ -26,12 +26,14 @@ TIMEOUT_S = 60.0
 
 
 FRESH = 14
-"""After so many rounds all processes are started afresh: each has its luck with memory and hashes."""
+"""Number of rounds after which all processes are restarted, because memory layout and hashes differ by process."""
 
 
 @dataclass
 class Runs:
-    """One contender in all rounds: the nanoseconds of CPU time per message, and the reference's just around each."""
+    """One contender in all rounds: the nanoseconds of CPU time per message, and the reference's just before and after
+    each.
+    """
 
     costs: list[float] = field(default_factory=list)
     references: list[float] = field(default_factory=list)
@@ -39,7 +41,7 @@ class Runs:
 
 
 class Client:
-    """A contender connected to a server of its own, and idle until it is asked for a slice."""
+    """A contender connected to its own server, and idle until it is asked for a slice."""
 
     def __init__(self, contender: Contender, load: Load, certificates: tuple[str, str] | None) -> None:
         self._name = contender.name
@@ -52,7 +54,7 @@ class Client:
         self._answer(self._client)
 
     def slice(self) -> float:
-        """Let messages flow once; return what each cost. Raises where one is missing."""
+        """Let messages flow once; return the cost of each. Raises if one is missing."""
         assert self._client.stdin is not None
         self._client.stdin.write("\n")
         self._client.stdin.flush()
@@ -63,7 +65,7 @@ class Client:
         return float(cpu_s / count * 1e9)
 
     def close(self) -> float:
-        """End both processes; return the server's CPU time as a part of the client's."""
+        """End both processes; return the server's CPU time as a fraction of the client's."""
         self._client.communicate(timeout=TIMEOUT_S)
         report, _ = self._server.communicate(timeout=TIMEOUT_S)
         if self._client.returncode:
@@ -71,7 +73,7 @@ class Client:
         return float(json.loads(report)["cpu_s"] / self._cpu_s)
 
     def abort(self) -> None:
-        """Leave nothing behind, wherever it stands."""
+        """Close everything, in any state."""
         for process in (self._client, self._server):
             process.kill()
             process.communicate()
@@ -85,9 +87,9 @@ class Client:
 
 
 def run_rounds(
-    load: Load, contenders: Sequence[Contender], rounds: int, tell: Callable[[str], None]
+    load: Load, contenders: Sequence[Contender], rounds: int, report: Callable[[str], None]
 ) -> dict[str, Runs]:
-    """Return what each contender cost in each round, and what its reference did right before and after it."""
+    """Return the cost of each contender in each round, and that of its reference right before and after it."""
     runs = {each.name: Runs() for each in contenders}
     with TemporaryDirectory() as folder:
         certificates = _make_certificates(Path(folder)) if load.tls else None
@@ -95,11 +97,11 @@ def run_rounds(
             clients: dict[str, Client] = {}
             try:
                 for each in contenders:
-                    tell(f"start {each.name}")
+                    report(f"start {each.name}")
                     clients[each.name] = Client(each, load, certificates)
-                    clients[each.name].slice()  # to warm up
+                    clients[each.name].slice()  # warm-up
                 for number in range(first, min(first + FRESH, rounds)):
-                    tell(f"round {number + 1} of {rounds}")
+                    report(f"round {number + 1} of {rounds}")
                     _round(contenders, clients, runs)
                 for name, client in clients.items():
                     runs[name].server_shares.append(client.close())
@@ -112,8 +114,8 @@ def run_rounds(
 def _round(contenders: Sequence[Contender], clients: Mapping[str, Client], runs: Mapping[str, Runs]) -> None:
     """Give each contender a slice, and its reference one before and one after it.
 
-    So every slice follows upon another process's, and finds caches as cold. What the reference costs after a
-    contender, beside before it, tells how unsteady the machine is.
+    So each slice follows one of another process, with equally cold caches. The difference of the reference's costs
+    before and after a contender shows how unsteady the machine is.
     """
     last: dict[str, float] = {}
     for each in contenders:
@@ -128,7 +130,7 @@ def _round(contenders: Sequence[Contender], clients: Mapping[str, Client], runs:
 
 
 def _make_certificates(folder: Path) -> tuple[str, str]:
-    """Return the files of a throw-away authority and of a server's key and certificate."""
+    """Return the files of a temporary CA and of a server's key and certificate."""
     import trustme
 
     authority, server = folder / "authority.pem", folder / "server.pem"
@@ -139,7 +141,7 @@ def _make_certificates(folder: Path) -> tuple[str, str]:
 
 
 def _start(command: Sequence[str]) -> subprocess.Popen[str]:
-    # A proxy from the environment must not stand between the two.
+    # A proxy from the environment must not be used between the two.
     return subprocess.Popen(
         [sys.executable, "-m", *command],
         stdin=subprocess.PIPE,

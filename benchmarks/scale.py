@@ -1,10 +1,10 @@
-"""Ten thousand connections in one process: what each costs, beside bare `websockets` with the same pings.
+"""Ten thousand connections in one process: the cost of each, compared with bare `websockets` with the same pings.
 
     python -m benchmarks.scale [--connections N] [--idle SECONDS] [--json FILE]
 
-Each contender is a process of its own with a server of its own. All are open at the same time, so that they are idle in
-the same seconds, as the machine's other work is shared. Memory is what is resident after garbage was collected, less
-what was before connecting.
+Each contender is a separate process with its own server. All are open at the same time, so that they are idle in
+the same seconds, with the same load of the machine. Memory is the resident memory after a garbage collection, less
+that before connecting.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ KINDS = {
 }
 
 PER_ADDRESS = 20_000
-"""Connections from one address to another are bounded by the ports that systems give away, about 28,000."""
+"""Connections from one address to another are limited by the number of ephemeral ports, about 28,000."""
 
 TICKING_S = 5.0
 FLOOD = 200
@@ -46,12 +46,12 @@ SETTLE_S = 2.0
 
 ABOVE_KIB = 4.0
 TASKS = 2.0
-"""Goals: how much memory above bare websockets', and how many tasks, each connection may have at most."""
+"""Goals: the maximum memory above that of bare websockets, and the maximum number of tasks, of each connection."""
 
 
 @dataclass
 class Cost:
-    """What one contender cost; memory and tasks for each connection, CPU time in all."""
+    """The cost of one contender; memory and tasks for each connection, CPU time in total."""
 
     kind: str
     opened_s: float
@@ -74,7 +74,7 @@ class Contender:
         self._before = self._client.ask("cost")["rss"]
 
     def fill(self, ticking_s: float, settle_s: float) -> Cost:
-        """Open the connections, send ticks, then a flood, and weigh the memory."""
+        """Open the connections, send ticks, then a flood, and measure the memory."""
         opened_s = self._client.ask("open")["seconds"]
         tasks = self._client.ask("count")["tasks"] / self._connections
         self._server.ask("tick")
@@ -96,7 +96,7 @@ class Contender:
 
 
 def measure(connections: int, idle_s: float, ticking_s: float, settle_s: float) -> list[Cost]:
-    """Run all contenders; their costs in the order of KINDS."""
+    """Run all contenders; return their costs in the order of KINDS."""
     with ExitStack() as stack:
         contenders = [Contender(kind, connections, stack) for kind in KINDS]
         costs = [contender.fill(ticking_s, settle_s) for contender in contenders]
@@ -109,7 +109,7 @@ def measure(connections: int, idle_s: float, ticking_s: float, settle_s: float) 
 
 
 def table(costs: list[Cost], connections: int, idle_s: float) -> list[str]:
-    """Return the lines to print: each contender beside bare websockets, which is the first."""
+    """Return the lines to print: each contender compared with bare websockets, which is the first."""
     bare = costs[0]
     heading = ("memory, KiB", "above bare", "flooded", "above bare", "tasks", f"CPU in {idle_s:g} s", "of bare")
     lines = [f"{connections:,} connections, for each:", " " * 32 + "".join(f"{title:>14}" for title in heading)]
@@ -136,13 +136,13 @@ def figures(data: Mapping[str, Any]) -> list[Figure]:
             made.append(Figure(f"{cost['kind']}: {what}", "websockets", over(cost[key], bare[key]), goal, "less"))
         idle = over(cost["idle_cpu_s"], bare["idle_cpu_s"])
         made.append(Figure(f"{cost['kind']}: idle CPU", "websockets", idle, 1.0, "less"))
-        # The few that a fleet has but once do not count.
+        # The few tasks of the fleet itself do not count.
         made.append(Figure(f"{cost['kind']}: tasks", "connections", round(cost["tasks"], 2), TASKS, "less"))
     return made
 
 
 def limit_time(seconds: int) -> None:
-    """Give up after so long: whatever hangs, the children end with this process."""
+    """Give up after this time: the children end with this process."""
 
     def give_up(number: int, frame: FrameType | None) -> None:
         raise TimeoutError(f"not done within {seconds} s")
@@ -152,7 +152,7 @@ def limit_time(seconds: int) -> None:
 
 
 def check_open_files(connections: int) -> None:
-    """Exit where so many connections are not allowed; the children have this process's limit."""
+    """Exit if the limit does not allow this number of connections; the children have this process's limit."""
     limit, wanted = raise_limit(), connections + SPARE
     if limit is not None and limit < wanted:
         sys.exit(f"{connections:,} connections need {wanted:,} open files, and this system allows {limit:,}: {ADVICE}")
@@ -160,11 +160,15 @@ def check_open_files(connections: int) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scale", description=PART.about)
-    parser.add_argument("--connections", type=int, default=10_000, metavar="N", help="how many (default: 10,000)")
+    parser.add_argument(
+        "--connections", type=int, default=10_000, metavar="N", help="number of connections (default: 10,000)"
+    )
     parser.add_argument("--idle", type=float, default=60.0, metavar="SECONDS", help="idle time (default: 60)")
-    parser.add_argument("--ticking", type=float, default=TICKING_S, metavar="SECONDS", help="a message a second each")
+    parser.add_argument(
+        "--ticking", type=float, default=TICKING_S, metavar="SECONDS", help="time with one message per second each"
+    )
     parser.add_argument("--settle", type=float, default=SETTLE_S, metavar="SECONDS", help="pauses between the steps")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
     args = parser.parse_args(argv)
     check_open_files(args.connections)
     limit_time(300 + int(args.idle + args.connections / 50))

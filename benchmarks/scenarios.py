@@ -1,4 +1,4 @@
-"""What is measured: the contenders with their goals, and the loads that each of them receives."""
+"""The scenarios: the contenders with their goals, and the loads that each of them receives."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["CONTENDERS", "SCENARIOS", "Contender", "Load", "Scenario", "Target"]
 
 @dataclass(frozen=True)
 class Load:
-    """What every contender receives; `messages` is for each connection in each round."""
+    """The load of every contender; `messages` is for each connection in each round."""
 
     connections: int = 8
     messages: int = 2_000
@@ -22,7 +22,7 @@ class Load:
 
 @dataclass(frozen=True)
 class Target:
-    """Where one contender is to connect, and how. `authority` is the file with the certificate to trust."""
+    """The address and options of a contender's connections. `authority` is the file with the certificate to trust."""
 
     uri: str
     load: Load
@@ -30,19 +30,19 @@ class Target:
 
     @property
     def ssl(self) -> ssl.SSLContext | None:
-        """The context to connect with; None where there is no TLS. Make one for all connections."""
+        """The context for connecting; None without TLS. Create one for all connections."""
         return ssl.create_default_context(cafile=self.authority) if self.load.tls else None
 
 
 @dataclass(frozen=True)
 class Contender:
-    """A module in `peers`, and how many times the cost of the contender `beside` it is to have at least."""
+    """A module in `peers`, and the goal: the minimum ratio of its cost to that of the contender `beside` it."""
 
     name: str
     goal: float | None = None
     beside: str = "fleet"
     counts: bool = False
-    """It counts texts and decodes nothing."""
+    """It counts texts and does not decode."""
     inflates: bool = True
 
 
@@ -66,10 +66,10 @@ CONTENDERS = (
 
 @dataclass(frozen=True)
 class Scenario:
-    """One load. A server that costs more than `server_share` of its client could be what is measured.
+    """One load. If a server costs more than `server_share` of its client, the figure may be that of the server.
 
-    Where bytes or sockets cost more than messages do, a server cannot be much cheaper than a client that only counts.
-    Below 1 it is still ahead of its client, which therefore finds full buffers to read.
+    If bytes or sockets cost more than messages do, a server cannot be much cheaper than a client that only counts.
+    Below 1 it is still faster than its client, which therefore finds full buffers to read.
     """
 
     load: Load
@@ -77,7 +77,7 @@ class Scenario:
     server_share: float = 0.9
 
     def among(self, names: Collection[str] | None) -> list[Contender]:
-        """Return those of `names` that can take part in it, by default all, and whom they are compared with."""
+        """Return those of `names` that can take part in it, by default all, and the ones they are compared with."""
         able = [each for each in CONTENDERS if each.inflates or not self.load.deflate]
         chosen = [each for each in able if names is None or each.name in names]
         return [each for each in able if each in chosen or any(other.beside == each.name for other in chosen)]

@@ -1,10 +1,10 @@
-"""A server drops thousands of connections at once, refuses for a while, then accepts: how they come back.
+"""A server drops thousands of connections at once, refuses for a while, then accepts: how they reconnect.
 
     python -m benchmarks.storm [--connections N] [--refuse SECONDS] [--gc command|off] [--json FILE]
 
-Attempts are counted where wsfleet asks for a socket. Beside the stormy host, healthy endpoints on another one, from a
-server process of its own, get a message a second each; what is told of them is the time from a message's sending to its
-processing, before the reset and until everybody is back.
+Attempts are counted when wsfleet asks for a socket. Meanwhile, healthy endpoints on another host, from a separate
+server process, get one message per second each; their result is the time from sending a message to processing it,
+before the reset and until all connections have returned.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ COLLECTING: dict[str, Callable[[], object]] = {
     "off": gc.disable,
 }
 SHARE = 0.05
-"""Goal: how much of all attempts 100 ms may hold at most."""
+"""Goal: the maximum fraction of all attempts in 100 ms."""
 
 
 class Watched(WebSocketTransport):
-    """The usual transport, and a record of when it was asked for a socket to the stormy host."""
+    """The usual transport, which also records when it was asked for a socket to the affected host."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -77,16 +77,16 @@ class Watched(WebSocketTransport):
 
 
 class Tick(msgspec.Struct):
-    """What the server sends: when it did."""
+    """The server's message: when it was sent."""
 
     at: float
 
 
 @dataclass
 class Outcome:
-    """What came of a storm. `histogram` counts the attempts of each 100 ms since the reset.
+    """The result of a storm. `histogram` counts the attempts of each 100 ms since the reset.
 
-    `in_flight` has the most handshakes at a time in each 100 ms.
+    `in_flight` has the maximum number of concurrent handshakes in each 100 ms.
     """
 
     connections: int
@@ -107,7 +107,7 @@ class Outcome:
         return max(self.histogram) / sum(self.histogram)
 
     def lines(self) -> list[str]:
-        """Return the lines to print: a second of the histogram on each, then what it comes to."""
+        """Return the lines to print: a line for each second of the histogram, then the summary."""
         lines = ["second   attempts in each 100 ms"]
         for second in range(0, len(self.histogram), BINS_PER_S):
             counts = self.histogram[second : second + BINS_PER_S]
@@ -126,7 +126,7 @@ class Outcome:
 
 
 class Collector:
-    """How long the garbage collector works, from now on."""
+    """Total time of the garbage collector, from now on."""
 
     def __init__(self) -> None:
         self.total_s = self.longest_s = self._began = 0.0
@@ -146,7 +146,7 @@ def p99(values: list[float]) -> float:
 
 
 def most_at_a_time(begins: list[float], ends: list[float], since: float) -> list[int]:
-    """Return how many were under way at most in each 100 ms."""
+    """Return the maximum number of concurrent handshakes in each 100 ms."""
     changes = sorted([(at, 1) for at in begins] + [(at, -1) for at in ends])
     most: list[int] = []
     now = 0
@@ -172,7 +172,7 @@ def figures(data: Mapping[str, Any]) -> list[Figure]:
 
 
 class Storm:
-    """The fleet, and what is seen of it."""
+    """The fleet, and the observations of it."""
 
     def __init__(self, connections: int, stormy: Child, healthy: Child) -> None:
         self._stormy, self._healthy = stormy, healthy
@@ -197,7 +197,7 @@ class Storm:
         self._latencies.append(time.monotonic() - message.data.at)
 
     async def _ignore(self, message: Message[Tick]) -> None:
-        """The crowd's messages are there for the load."""
+        """The messages of the affected endpoints are only load."""
 
     def _latency_ms(self) -> float:
         values, self._latencies = self._latencies, []
@@ -250,27 +250,33 @@ class Storm:
         )
 
     def _away(self, crowd: list[Connection]) -> list[Connection]:
-        """Return those that are not back yet: to look at all of them again and again would hold the loop itself."""
+        """Return those that have not returned yet: checking all of them repeatedly would block the loop itself."""
         return [each for each in crowd if each.state is not State.OPEN or each.session_count == 1]
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.storm", description=PART.about)
-    parser.add_argument("--connections", type=int, default=10_000, metavar="N", help="how many (default: 10,000)")
-    parser.add_argument("--refuse", type=float, default=10.0, metavar="SECONDS", help="how long (default: 10)")
+    parser.add_argument(
+        "--connections", type=int, default=10_000, metavar="N", help="number of connections (default: 10,000)"
+    )
+    parser.add_argument("--refuse", type=float, default=10.0, metavar="SECONDS", help="time of refusing (default: 10)")
     parser.add_argument(
         "--gc",
         choices=COLLECTING,
         default="untouched",
-        help="the garbage collector: as it is (default), as `wsfleet run` sets it, or off, to see its part",
+        help="garbage collector: unchanged (default), as `wsfleet run` configures it, or off, to measure its share",
     )
-    parser.add_argument("--calm", type=float, default=CALM_S, metavar="SECONDS", help="before it (default: 10)")
-    parser.add_argument("--settle", type=float, default=SETTLE_S, metavar="SECONDS", help="until the calm (default: 2)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    parser.add_argument(
+        "--calm", type=float, default=CALM_S, metavar="SECONDS", help="time before the reset (default: 10)"
+    )
+    parser.add_argument(
+        "--settle", type=float, default=SETTLE_S, metavar="SECONDS", help="time between opening and --calm (default: 2)"
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file")
     args = parser.parse_args(argv)
     check_open_files(args.connections + HEALTHY_COUNT)
     limit_time(300 + int(args.refuse + args.connections / 50))
-    logging.getLogger("wsfleet").setLevel(logging.ERROR)  # a line for each loss is too much here
+    logging.getLogger("wsfleet").setLevel(logging.ERROR)  # a line for each loss would be too much here
     with ExitStack() as stack:
         servers = [stack.enter_context(Child("ticker", address)) for address in (STORMY, HEALTHY)]
         storm = Storm(args.connections, *servers)

@@ -1,4 +1,4 @@
-"""What the rounds of a scenario come to, as figures and as text."""
+"""The results of the rounds of a scenario, as figures and as text."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ Of the ceiling, the part that wsfleet reaches. picows_core is compared with flee
 
 
 def summary(runs: Mapping[str, Runs], server_share: float) -> Rows:
-    """Return for every contender its median cost and how many times its reference's that is.
+    """Return for every contender its median cost and its ratio to the reference's.
 
-    It is in doubt where its server, or its reference's, cost more than `server_share` of its client.
+    It is doubtful if its server, or its reference's, cost more than `server_share` of its client.
     """
     shown: Rows = {}
     for contender in CONTENDERS:
@@ -50,14 +50,14 @@ def summary(runs: Mapping[str, Runs], server_share: float) -> Rows:
 
 
 def _mark(row: Mapping[str, Any]) -> str:
-    """Return what is to be said of the row's ratio, in one character."""
+    """Return the mark of the row's ratio, one character."""
     if row["doubtful"]:
         return DOUBTFUL
     return BELOW if row["goal"] is not None and row["ratio"] < row["goal"] else ""
 
 
 def detailed(rows: Rows) -> str:
-    """Return one scenario with all that was found."""
+    """Return one scenario with all results."""
     heads = {"CPU/message": 12, "messages/CPU s": 16, "x wsfleet": 11, "quartiles": 15, "goal": 6, "server": 8}
     lines = [" " * NAME + "".join(f"{head:>{width}}" for head, width in heads.items())]
     for name, row in rows.items():
@@ -71,7 +71,7 @@ def detailed(rows: Rows) -> str:
 
 
 def overview(scenarios: Mapping[str, Rows]) -> str:
-    """Return all scenarios side by side: what wsfleet costs, and how many times that the others do."""
+    """Return all scenarios side by side: wsfleet's cost, and the ratios of the others."""
     width = 11
     lines = [f"{'x wsfleet':{NAME}}{'goal':>6}" + "".join(f"{name:>{width - 1}} " for name in scenarios)]
     for contender in CONTENDERS:

@@ -1,4 +1,4 @@
-"""Processes that are told what to do by lines of stdin, and answer each with a line of JSON."""
+"""Processes that are controlled by lines of stdin, and answer each with a line of JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Child"]
 
 
 class Child:
-    """A module of this package, running; it ends with its stdin, at the end of the `with` block or of this process."""
+    """A running module of this package; it ends with its stdin, at the end of the `with` block or of this process."""
 
     def __init__(self, module: str, *arguments: object) -> None:
         command = [sys.executable, "-m", f"benchmarks.{module}", *map(str, arguments)]
@@ -32,13 +32,13 @@ class Child:
             self._process.kill()
             self._process.wait()
 
-    def tell(self, command: str) -> None:
+    def send(self, command: str) -> None:
         """Send a command, without waiting for its answer."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{command}\n")
 
     def answer(self) -> Any:
-        """Wait for the next line. Raises RuntimeError where the process has ended instead."""
+        """Wait for the next line. Raises RuntimeError if the process has ended instead."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -47,5 +47,5 @@ class Child:
 
     def ask(self, command: str) -> Any:
         """Send a command, and return its answer."""
-        self.tell(command)
+        self.send(command)
         return self.answer()

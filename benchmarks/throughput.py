@@ -1,4 +1,4 @@
-"""What a message costs with other programs: they run in turn, round after round, in each of the loads.
+"""The cost of a message compared with other programs: they run in turn, round after round, with each of the loads.
 
 python -m benchmarks.throughput [--scenario NAME | --all] [--only NAME]
 """
@@ -31,18 +31,18 @@ PART = Part(
 
 
 def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str, Scenario]]:
-    """Return the options, and the scenarios that they ask for."""
+    """Return the options, and the selected scenarios."""
     names = [each.name for each in CONTENDERS]
     parser = argparse.ArgumentParser(prog="python -m benchmarks.throughput", description=PART.about)
     add = parser.add_argument
-    add("--scenario", action="append", choices=SCENARIOS, help="may be given several times; by default the first")
+    add("--scenario", action="append", choices=SCENARIOS, help="can be repeated (default: the first)")
     add("--all", action="store_true", help="all scenarios")
     add("--pairs", type=int, default=PART.pairs, metavar="N", help="rounds; in each, every contender runs once")
-    add("--only", action="append", choices=names, metavar="NAME", help="a contender; may be given several times")
-    add("--messages", type=int, metavar="N", help="for each connection, in each round")
+    add("--only", action="append", choices=names, metavar="NAME", help="a contender; can be repeated")
+    add("--messages", type=int, metavar="N", help="messages for each connection, in each round")
     add("--connections", type=int, metavar="N")
-    add("--size", type=int, metavar="BYTES", help="of one message")
-    add("--json", type=Path, metavar="FILE", help="write the figures of every round there")
+    add("--size", type=int, metavar="BYTES", help="size of a message")
+    add("--json", type=Path, metavar="FILE", help="write the figures of every round to this file")
     options = parser.parse_args(arguments)
     chosen = list(SCENARIOS) if options.all else options.scenario or ["default"]
     own = {name: value for name in ("connections", "messages", "size") if (value := getattr(options, name)) is not None}
@@ -55,8 +55,8 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, dict[str
     return options, scenarios
 
 
-def tell(scenario: str, text: str) -> None:
-    """Show how far it is, where somebody looks."""
+def progress(scenario: str, text: str) -> None:
+    """Show the progress on a terminal."""
     if sys.stderr.isatty():
         print(f"{scenario} {text}".ljust(60), end="\r", file=sys.stderr, flush=True)
 
@@ -78,10 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         load = scenario.load
         extra = " with TLS" * load.tls + " compressed" * load.deflate
         print(f"{name}: {load.connections} x {load.messages:,} messages x {load.size} bytes{extra}", flush=True)
-        runs = run_rounds(load, scenario.among(options.only), options.pairs, partial(tell, name))
+        runs = run_rounds(load, scenario.among(options.only), options.pairs, partial(progress, name))
         rows = summary(runs, scenario.server_share)
         found[name] = {"about": scenario.about, "load": asdict(load), "contenders": rows}
-    tell("", "")
+    progress("", "")
     tables = {name: each["contenders"] for name, each in found.items()}
     print(f"CPU time per message, median of {options.pairs} rounds")
     print(detailed(next(iter(tables.values()))) if len(tables) == 1 else overview(tables))

@@ -1,18 +1,18 @@
-"""A WebSocket server for crowds, in a process of its own: it ticks, floods, resets, refuses, as it is told.
+"""A WebSocket server for many clients, in its own process: it ticks, floods, resets and refuses on command.
 
     python -m benchmarks.ticker ADDRESS...
 
-It listens at a port of each address, and prints their URIs as JSON. Each line of stdin is a command, answered by a line
-of JSON: how many connections there are.
+It listens on a port of each address, and prints their URIs as JSON. Each line of stdin is a command, answered by a line
+of JSON: the number of connections.
 
-    tick         a message a second to each connection, spread over the second
+    tick         one message per second to each connection, spread over the second
     quiet        no more ticks
-    flood COUNT  so many messages to each connection, as fast as they take them
-    reset        drop what the first address has, by RST, and listen there no more
+    flood COUNT  COUNT messages to each connection, as fast as they are read
+    reset        reset the connections of the first address, and stop listening there
     accept       listen there again
-    count        nothing else
+    count        only the answer
 
-At the end of stdin, so also when the parent dies, it ends. A message holds the time at which it was sent, by
+At the end of stdin, which is also when the parent dies, it ends. A message contains the time at which it was sent, by
 `time.monotonic`, which is one clock for all processes of a machine.
 """
 
@@ -51,44 +51,44 @@ class Crowd:
     def __init__(self, address: str) -> None:
         self.address = address
         self.port = 0
-        self.thread_calls: dict[Guest, None] = {}
+        self.clients: dict[Client, None] = {}
         self._server: asyncio.Server | None = None
         self._turn = 0
 
     async def listen(self) -> None:
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_server(partial(Guest, self), self.address, self.port, backlog=4096)
+        self._server = await loop.create_server(partial(Client, self), self.address, self.port, backlog=4096)
         self.port = self._server.sockets[0].getsockname()[1]
 
     def reset(self) -> None:
-        """Be as a server that was killed."""
+        """Behave like a server that was killed."""
         if self._server is not None:
             self._server.close()
-        for guest in list(self.thread_calls):
-            guest.reset()
+        for client in list(self.clients):
+            client.reset()
 
     def tick(self) -> None:
-        """Send to the next ones in turn, so that each has a message a second."""
-        thread_calls = list(self.thread_calls)
-        begin = len(thread_calls) * self._turn // TICKS_PER_S
-        end = len(thread_calls) * (self._turn + 1) // TICKS_PER_S
-        for guest in thread_calls[begin:end]:
-            guest.transport.write(message())
+        """Send to the next ones in turn, so that each gets one message per second."""
+        clients = list(self.clients)
+        begin = len(clients) * self._turn // TICKS_PER_S
+        end = len(clients) * (self._turn + 1) // TICKS_PER_S
+        for client in clients[begin:end]:
+            client.transport.write(message())
         self._turn = (self._turn + 1) % TICKS_PER_S
 
     async def flood(self, count: int) -> None:
-        """Send `count` messages to each, in rounds, and go on when each round has left."""
+        """Send `count` messages to each, in rounds, and continue when each round has been written."""
         while count > 0:
             block = message() * min(BLOCK, count)
             count -= BLOCK
-            for guest in list(self.thread_calls):
-                guest.transport.write(block)
-            while any(guest.transport.get_write_buffer_size() for guest in self.thread_calls):  # noqa: ASYNC110 - of all
+            for client in list(self.clients):
+                client.transport.write(block)
+            while any(client.transport.get_write_buffer_size() for client in self.clients):  # noqa: ASYNC110 - of all
                 await asyncio.sleep(0.01)
 
 
-class Guest(asyncio.Protocol):
-    """One connection. What a client sends is short, so every read of it is taken to hold whole frames."""
+class Client(asyncio.Protocol):
+    """One connection. A client's messages are short, so each read is assumed to contain whole frames."""
 
     def __init__(self, crowd: Crowd) -> None:
         self.crowd = crowd
@@ -108,7 +108,7 @@ class Guest(asyncio.Protocol):
             opcode, size = data[0] & 0x0F, data[1] & 0x7F
             payload = bytes(byte ^ data[2 + at % 4] for at, byte in enumerate(data[6 : 6 + size]))
             data = data[6 + size :]
-            if opcode == 8:  # closing: echo the code, then it is the server who closes the socket (section 7.1.1)
+            if opcode == 8:  # closing: echo the code, then the server closes the socket (section 7.1.1)
                 self.transport.write(bytes([0x88, len(payload[:2])]) + payload[:2])
                 self.transport.close()
             elif opcode == 9:
@@ -123,7 +123,7 @@ class Guest(asyncio.Protocol):
             b"Sec-WebSocket-Accept: " + accept + b"\r\n\r\n"
         )
         self.open = True
-        self.crowd.thread_calls[self] = None
+        self.crowd.clients[self] = None
 
     def reset(self) -> None:
         sock = self.transport.get_extra_info("socket")
@@ -131,18 +131,18 @@ class Guest(asyncio.Protocol):
         self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.crowd.thread_calls.pop(self, None)
+        self.crowd.clients.pop(self, None)
 
 
 class Ticker:
-    """Sends the ticks of all crowds, and takes the commands."""
+    """Sends the ticks of all addresses, and handles the commands."""
 
     def __init__(self, crowds: list[Crowd]) -> None:
         self.crowds = crowds
         self._ticking: asyncio.Task[None] | None = None
 
     async def obey(self, line: str) -> int:
-        """Do what one command asks for; return how many connections there are."""
+        """Execute one command; return the number of connections."""
         command, *arguments = line.split()
         if self._ticking is not None and command in ("tick", "quiet"):
             self._ticking.cancel()
@@ -155,7 +155,7 @@ class Ticker:
             self.crowds[0].reset()
         elif command == "accept":
             await self.crowds[0].listen()
-        return sum(len(crowd.thread_calls) for crowd in self.crowds)
+        return sum(len(crowd.clients) for crowd in self.crowds)
 
     async def _tick(self) -> None:
         loop = asyncio.get_running_loop()

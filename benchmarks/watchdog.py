@@ -1,9 +1,9 @@
-"""What watching the loop costs while nothing blocks it: the same flow with the watchdog, and without, in turn.
+"""The cost of the loop watchdog while nothing blocks the loop: the same flow with the watchdog, and without, in turn.
 
     python -m benchmarks.watchdog
 
-The messages come from a transport in memory, as fast as they are worked off: the worst case, as a loop that never waits
-lets a thread have the interpreter against its will only. Slices of half a second take turns; the one without stands
+The messages come from a transport in memory, as fast as they are processed: the worst case, because a loop that never
+waits does not yield the interpreter to a thread voluntarily. Slices of half a second alternate; the one without is
 between two with it.
 """
 
@@ -23,7 +23,7 @@ PAYLOADS = ["x" * 128] * 256
 
 
 async def slice_ns(socket: FakeSocket, seconds: float) -> float:
-    """Return the CPU time of one message in nanoseconds, that of all threads together."""
+    """Return the CPU time of one message in nanoseconds, the sum of all threads."""
     count, until, began = 0, time.perf_counter() + seconds, time.process_time()
     while time.perf_counter() < until:
         await socket.feed(*PAYLOADS)
@@ -54,12 +54,12 @@ async def main(pairs: int, seconds: float) -> None:
             watchdog.start()
             ratios.append((before + await slice_ns(socket, seconds)) / 2 / without)
     low, _, high = quantiles(ratios, n=4)
-    print(f"a message costs {median(ratios):.3f} of what it costs without (quartiles {low:.3f} to {high:.3f})")
+    print(f"cost of a message relative to that without it: {median(ratios):.3f} (quartiles {low:.3f} to {high:.3f})")
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.watchdog", description="what the watchdog costs")
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.watchdog", description="the cost of the loop watchdog")
     parser.add_argument("--pairs", type=int, default=20, metavar="N")
-    parser.add_argument("--seconds", type=float, default=0.5, metavar="S", help="how long each slice is")
+    parser.add_argument("--seconds", type=float, default=0.5, metavar="S", help="length of each slice")
     options = parser.parse_args()
     uvloop.run(main(options.pairs, options.seconds))

@@ -1,4 +1,4 @@
-"""What holds for every test: asyncio's debug mode, and nothing of ours left open afterwards."""
+"""Settings for all tests: asyncio's debug mode, and a check that nothing is left open."""
 
 import asyncio
 import gc
@@ -16,13 +16,13 @@ from hypothesis import settings
 
 from wsfleet.core import loop_watchdog
 
-# Hypothesis: how many examples, never how fast. WSFLEET_HYPOTHESIS=thorough looks longer.
-# The suite draws the same examples every time; looking for new ones is the thorough profile's.
+# Hypothesis: the number of examples, not their speed. WSFLEET_HYPOTHESIS=thorough draws more.
+# The suite draws the same examples every time; only the thorough profile draws new ones.
 settings.register_profile("quick", deadline=None, derandomize=True)
 settings.register_profile("thorough", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("WSFLEET_HYPOTHESIS", "quick"))
 
-# For loops that tests start themselves, and for the processes they start.
+# For loops that tests start themselves, and for the processes that they start.
 os.environ.setdefault("PYTHONASYNCIODEBUG", "1")
 
 try:
@@ -30,20 +30,20 @@ try:
 except ImportError:
     pass
 else:
-    # The first of its loops opens two pipes that stay for the life of the process.
+    # Its first loop opens two pipes that stay open until the process ends.
     uvloop.new_event_loop().close()
 
-# How long what is closing may take to be gone. A bound on waiting, not on speed: it is used up by leaks only.
+# Time limit for resources that are being closed. Only leaks use it up.
 SETTLE_S = 30.0
 
 _FDS = Path("/proc/self/fd")
 
 
 def open_fds() -> Counter[str]:
-    """What this process's file descriptors stand for; nothing where the system does not tell.
+    """The targets of this process's file descriptors; empty if the system does not support this.
 
-    Sockets and pipes are only counted, since uvloop makes its own ones afresh each time it runs; /dev/null is not,
-    since uvloop opens it with its first connection and keeps it.
+    Sockets and pipes are only counted, since uvloop creates its own ones each time it runs; /dev/null is not counted,
+    since uvloop opens it with its first connection and keeps it open.
     """
     found: Counter[str] = Counter()
     try:
@@ -60,12 +60,12 @@ def open_fds() -> Counter[str]:
 
 
 def live_threads() -> set[threading.Thread]:
-    """All threads but those of a loop's default executor, which asyncio itself ends with the loop."""
+    """All threads except those of a loop's default executor, which asyncio itself ends with the loop."""
     return {thread for thread in threading.enumerate() if not thread.name.startswith(("asyncio_", "uvloop_"))}
 
 
 class Opened:
-    """What has been opened since this object was made, and not closed again."""
+    """The resources that were opened since this object was created, and not closed."""
 
     def __init__(self) -> None:
         self._fds = open_fds()
@@ -90,7 +90,7 @@ class Opened:
 def nothing_left_open(request: pytest.FixtureRequest) -> Iterator[None]:
     """After each test no task, thread or file descriptor is left, unless it is marked `leaves_open`.
 
-    Set up before the test's own fixtures, so it looks when they have ended too.
+    Set up before the test's own fixtures, so it checks after their teardown.
     """
     if request.node.get_closest_marker("leaves_open"):
         yield
@@ -98,8 +98,8 @@ def nothing_left_open(request: pytest.FixtureRequest) -> Iterator[None]:
         request.getfixturevalue("_nothing_left_open_in_the_loop")
         yield
     else:
-        # looptime's plugin asks for the current loop around plain tests too; where there is none, one is made for it
-        # that nobody would close.
+        # looptime's plugin also asks for the current loop in synchronous tests; without one, it would create one
+        # that is never closed.
         loop = asyncio.new_event_loop()
         asyncio.set_event_loop(loop)
         opened = Opened()
@@ -116,14 +116,14 @@ def nothing_left_open(request: pytest.FixtureRequest) -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def a_busy_machine_is_no_block(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Only the watchdog's own tests are about short blocks; elsewhere errors would name one on a busy machine."""
+    """Only the watchdog's own tests use short blocks; in others, a busy machine would cause reports of them."""
     if request.path.stem != "test_loop_watchdog":
         monkeypatch.setattr(loop_watchdog, "BLOCKED_S", 60.0)
 
 
 @pytest.fixture(autouse=True)
 def logging_as_it_was() -> Iterator[None]:
-    """What a command under test sets up for its process is no other test's."""
+    """Process-wide settings of a command under test do not affect other tests."""
     loggers = [logging.getLogger(name) for name in (None, "wsfleet", "wsfleet.run")]
     levels = [logger.level for logger in loggers]
     handlers = loggers[0].handlers[:]
@@ -135,11 +135,11 @@ def logging_as_it_was() -> Iterator[None]:
 
 @pytest.fixture
 async def _nothing_left_open_in_the_loop() -> AsyncIterator[None]:
-    """The same inside the test's loop, whose own descriptors were there before and stay until after."""
+    """The same check inside the test's loop, whose own descriptors were open before and stay open until after."""
     opened = Opened()
     yield
     collect()
-    # A closed transport gives back its socket in one of the loop's next turns.
+    # A closed transport closes its socket in one of the loop's next iterations.
     deadline = time.monotonic() + SETTLE_S
     while (left := opened.left()) and time.monotonic() < deadline:
         await asyncio.sleep(0.01)
@@ -148,9 +148,9 @@ async def _nothing_left_open_in_the_loop() -> AsyncIterator[None]:
 
 
 def collect() -> None:
-    """Find what a test has left as garbage, and spare the next ones what has been found to stay.
+    """Collect the garbage that a test has left, and exempt objects that stay from later collections.
 
-    Imports alone make hundreds of thousands of objects, and there are thousands of tests.
+    Imports alone create hundreds of thousands of objects, and there are thousands of tests.
     """
     gc.collect()
     gc.freeze()

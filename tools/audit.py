@@ -1,6 +1,6 @@
-"""Asks pip-audit whether known weaknesses are in the versions of constraints.txt, and tells apart what it answers.
+"""Checks the versions in constraints.txt for known vulnerabilities with pip-audit, and distinguishes its failures.
 
-Exit codes: 0 none is known; 1 some are, and listed; 3 its data could not be reached, for one package or for all.
+Exit codes: 0 no known vulnerability; 1 some, which are listed; 3 the data of at least one package were unreachable.
 """
 
 import json
@@ -14,16 +14,16 @@ NONE_KNOWN, SOME_KNOWN, NOT_REACHED = 0, 1, 3
 
 def main(command: list[str]) -> int:
     """Run `command`, which is pip-audit, over the constraints; return the exit code."""
-    # All versions are pinned there, so nothing has to be resolved or installed to know them.
+    # All versions are pinned there, so nothing needs to be resolved or installed.
     options = ["--requirement", str(CONSTRAINTS), "--no-deps", "--disable-pip", "--progress-spinner=off"]
     done = subprocess.run([*command, *options, "--format=json"], capture_output=True, text=True, check=False)
     try:
         found = json.loads(done.stdout)["dependencies"]
     except (ValueError, KeyError, TypeError):
-        why = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        print(f"audit: nothing learnt, as pip-audit did not reach its data: {why}", file=sys.stderr)
+        why = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        print(f"audit: not checked, because pip-audit could not reach its data: {why}", file=sys.stderr)
         return NOT_REACHED
-    skipped = [each for each in found if "skip_reason" in each]  # of which pip-audit itself says that all is well
+    skipped = [each for each in found if "skip_reason" in each]  # pip-audit itself ignores these
     faults = [
         f"{each['name']} {each['version']}: {fault['id']}, mended in {', '.join(fault['fix_versions']) or 'no version'}"
         for each in found
@@ -32,9 +32,9 @@ def main(command: list[str]) -> int:
     if skipped:
         few = f"{len(skipped)} of {len(found)} packages"
         why = skipped[0]["skip_reason"]
-        print(f"audit: nothing learnt of {few}, as pip-audit did not reach its data: {why}", file=sys.stderr)
+        print(f"audit: {few} not checked, because pip-audit could not reach its data: {why}", file=sys.stderr)
     elif not faults:
-        print(f"audit: no weakness is known of {len(found)} packages")
+        print(f"audit: no known vulnerability in {len(found)} packages")
     for fault in faults:
         print(fault)
     return SOME_KNOWN if faults else NOT_REACHED if skipped else NONE_KNOWN

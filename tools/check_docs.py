@@ -1,19 +1,19 @@
-"""Checks the Markdown files: that their links lead somewhere in the repository, and that every block of code is good.
+"""Checks the Markdown files: the links within the repository, and every code block.
 
     python -m tools.check_docs [FILE.md ...]
 
-By its language a block is run (python), read by `wsfleet check` (toml), parsed (json, jsonl), or taken apart into
-commands that must exist with these options (bash, console). Of others somebody has to say why nothing checks them.
-What curl asks for, the fields of a line of the log, and each `wsfleet_...` here and in deploy/ must be in the code. A
-comment above a block says more:
+Depending on its language, a block is run (python), read by `wsfleet check` (toml), parsed (json, jsonl), or split into
+commands that must exist with these options (bash, console). Blocks of other languages need a marker with a reason.
+URLs for curl, the fields of log lines, and each `wsfleet_...` here and in deploy/ must exist in the code. A comment
+above a block can be a marker:
 
-- `<!-- run -->`: a complete program, run by itself in an empty folder; it must end with 0.
+- `<!-- run -->`: a complete program, run separately in an empty folder; it must end with 0.
 - `<!-- test -->`: tests, run by pytest, with the modules of examples/testing.
 - `<!-- block: NAME -->`: tests/docs/test_patterns.py runs it.
-- `<!-- file: NAME -->`: a file of that name, which the blocks after it on the same page find.
-- `<!-- prints: TEXT -->`: it is run until it has printed that.
-- `<!-- output -->`: what the block before it prints.
-- `<!-- not run: REASON -->`: nothing checks it.
+- `<!-- file: NAME -->`: a file of that name, available to the blocks after it on the same page.
+- `<!-- prints: TEXT -->`: it is run until it has printed this text.
+- `<!-- output -->`: the output of the previous block.
+- `<!-- not run: REASON -->`: the block is not checked.
 
 Links to other sites are not followed.
 """
@@ -50,7 +50,7 @@ RUN_ELSEWHERE = ("run", "test", "block", "file", "not run")
 
 
 def anchors(markdown: str) -> set[str]:
-    """The names that GitHub gives to the headings."""
+    """The anchors that GitHub creates for the headings."""
     headings = re.findall(r"^#+ +(.*)$", FENCE.sub("", markdown), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-") for heading in headings}
 
@@ -70,7 +70,7 @@ def broken_links(document: Path, markdown: str) -> list[str]:
 
 
 def run(folder: Path, *command: str) -> tuple[str | None, str]:
-    """What is wrong with a program, and what it has printed."""
+    """The fault of a program, and its output."""
     try:
         done = subprocess.run(
             [sys.executable, "-W", "error", *command],
@@ -82,7 +82,7 @@ def run(folder: Path, *command: str) -> tuple[str | None, str]:
 
 
 class Page:
-    """One document's blocks, one after the other."""
+    """The blocks of one document, in order."""
 
     def __init__(self, document: Path, folder: Path, server: str) -> None:
         self._document = document
@@ -92,13 +92,13 @@ class Page:
         self.counts: Counter[str] = Counter()
 
     def faults(self) -> Iterator[str]:
-        """Yield what is wrong, each with its place."""
+        """Yield the faults, each with its place."""
         found = blocks(self._document)
         for block in found:
             for fault in (*wrong_markers(block), *self._check(block)):
                 yield f"{block}: {fault}"
         text = self._document.read_text("utf-8")
-        names = () if self._document.name == "CHANGELOG.md" else metric_faults(text)  # that tells of what was
+        names = () if self._document.name == "CHANGELOG.md" else metric_faults(text)  # which mentions old names
         for fault in (*broken_links(self._document, text), *outside(self._document), *names):
             yield f"{self._document.relative_to(ROOT)}: {fault}"
         tests = [block for block in found if "test" in block.markers]
@@ -144,7 +144,7 @@ class Page:
             yield fault
 
     def _test(self, tests: list[Block]) -> Iterator[str]:
-        """Run the page's tests, each block as a file of its own beside the examples' modules."""
+        """Run the page's tests, each block as a separate file next to the examples' modules."""
         for number, block in enumerate(tests):
             name = "conftest.py" if "fixture" in block.code else f"test_{number}.py"
             (self._folder / name).write_text(block.code)
@@ -157,14 +157,14 @@ class Page:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("files", nargs="*", type=Path, help="by default all that git knows")
+    parser.add_argument("files", nargs="*", type=Path, help="default: all files in git")
     documents = [path.resolve() for path in parser.parse_args().files]
     if not documents:
         listed = subprocess.run(
             ["git", "ls-files", "*.md"], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout
         documents = [ROOT / name for name in listed.split("\n") if name and os.path.exists(ROOT / name)]
-    logging.disable(logging.WARNING)  # what goes wrong there is meant to
+    logging.disable(logging.WARNING)  # errors in the blocks are intended
     faults = [
         f"{path.relative_to(ROOT)}: {fault}"
         for path in sorted((ROOT / "deploy").iterdir())

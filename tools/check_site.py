@@ -1,8 +1,8 @@
-"""Checks the built site: that it needs no other host, and that no page asks for a file that is not there.
+"""Checks that the built site needs no other host, and that no page loads a missing file.
 
     python -m tools.check_site build/docs
 
-Links that a reader follows may lead anywhere; what a browser loads by itself may not.
+Links may lead to other sites, but files that a browser loads by itself must be local.
 """
 
 import re
@@ -26,7 +26,7 @@ NOT_LOADED = {"canonical", "next", "prev", "index", "search", "author", "copyrig
 
 
 class Loads(HTMLParser):
-    """Collects what a page loads by itself."""
+    """Collects the files that a page loads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Loads(HTMLParser):
 
 
 def faults(site: Path) -> Iterator[str]:
-    """Yield what the pages and their styles load from elsewhere, or in vain."""
+    """Yield the external and the missing files that pages and their styles load."""
     for page in site.rglob("*.html"):
         loads = Loads()
         loads.feed(page.read_text("utf-8"))

@@ -1,9 +1,9 @@
-"""Prints the configuration reference as Markdown: every key that a file may have, as the code itself takes it.
+"""Prints the configuration reference as Markdown: every key of a file, with its type and default from the code.
 
     python -m tools.config_reference
 
-Which keys there are and what they take are the annotations that the file is read by; what they mean stands behind `#:`
-where they are declared. A key without a meaning is an error.
+The keys and their types are the annotations that are used to read the file; their descriptions are the `#:` comments
+of their declarations. A key without a description is an error.
 """
 
 import ast
@@ -21,7 +21,7 @@ from wsfleet.core import options, retry
 from wsfleet.core.options import Buffer, Endpoint, Limits, Liveness, Reconnect, Retry
 
 FEW = 24
-"""A default is shown as it is up to so many characters."""
+"""Maximum length of a default that is shown."""
 
 TABLES: dict[str, type] = {
     "reconnect": Reconnect,
@@ -61,12 +61,12 @@ FUNCTIONS = {retry.is_fatal: "for 401, 403, 404, 410, a bad URI, a bad certifica
 
 
 def sections() -> dict[str, dict[str, Any]]:
-    """The sections of a file, and the annotation of every key that each takes."""
+    """The sections of a file, and the annotation of each of their keys."""
     return {name: getattr(build, f"_{name.upper()}") for name in SECTIONS if hasattr(build, f"_{name.upper()}")}
 
 
 def meanings(module: ModuleType) -> Iterator[tuple[str, str]]:
-    """Yield what stands behind `#:`, or in such a line above, as `owner.key`; an owner is a class or a dict."""
+    """Yield the `#:` comments, on the line or above it, as `owner.key`; an owner is a class or a dict."""
     source = inspect.getsource(module)
     lines = source.splitlines()
     for owner in ast.parse(source).body:
@@ -82,11 +82,11 @@ def meanings(module: ModuleType) -> Iterator[tuple[str, str]]:
         else:
             continue
         for line, key in keys:
-            _, found, said = lines[line - 1].partition("#: ")
+            _, found, comment = lines[line - 1].partition("#: ")
             if not found and lines[line - 2].strip().startswith("#: "):
-                said = lines[line - 2].strip().removeprefix("#: ")
-            if said:
-                yield f"{name}.{key}", said
+                comment = lines[line - 2].strip().removeprefix("#: ")
+            if comment:
+                yield f"{name}.{key}", comment
 
 
 @cache
@@ -95,15 +95,15 @@ def all_meanings() -> Mapping[str, str]:
 
 
 def meaning(owners: Sequence[str], key: str) -> str:
-    """What `key` means. Raises LookupError where nobody says so."""
+    """Return the description of `key`. Raises LookupError if there is none."""
     for owner in owners:
         if f"{owner}.{key}" in all_meanings():
             return all_meanings()[f"{owner}.{key}"]
-    raise LookupError(f"nothing is said about {key!r}: write `#: what it means` where it is declared")
+    raise LookupError(f"{key!r} has no description: add a `#:` comment to its declaration")
 
 
 def takes(key: str, hint: Any) -> tuple[str, str]:
-    """What may be written for `key`, and its unit."""
+    """Return the type of `key`, and its unit."""
     kinds = values._alternatives(hint)
     texts: list[str] = []
     unit = ""
@@ -136,7 +136,7 @@ def takes(key: str, hint: Any) -> tuple[str, str]:
 
 
 def amount(key: str, value: Any) -> str:
-    """A default as one would write it into the file."""
+    """Return a default as it is written in the file."""
     if value is None or value == () or (isinstance(value, Mapping) and not value):
         return "none"
     if callable(value):
@@ -155,7 +155,7 @@ def amount(key: str, value: Any) -> str:
 
 
 def defaults(source: Any) -> dict[str, Any]:
-    """The defaults of a class of options, or of a method's keywords."""
+    """The defaults of an options class, or of a method's keywords."""
     if is_dataclass(source):
         made = {each.name: each.default_factory() if each.default_factory is not MISSING else each.default
                 for each in fields(source)}  # fmt: skip
@@ -170,13 +170,13 @@ def table(keys: Mapping[str, Any], owners: Sequence[str], known: Mapping[str, An
     for key, hint in keys.items():
         kinds, unit = takes(key, hint)
         default = DEFAULTS.get(key) or amount(key, known.get(key))
-        said = meaning(owners, key).replace("|", "\\|")
-        rows.append(f"| `{key}` | {kinds} | {unit} | {default} | {said} |")
+        comment = meaning(owners, key).replace("|", "\\|")
+        rows.append(f"| `{key}` | {kinds} | {unit} | {default} | {comment} |")
     return "\n".join(rows)
 
 
 def own_keys(name: str) -> dict[str, Any]:
-    """The keys of a section that are shown there; the others are those of the sections it names."""
+    """The keys of a section that are shown there; the others belong to the sections it refers to."""
     keys = sections()[name]
     elsewhere = {"connect": {*build._TARGET, *build._OPTIONS}, "pool": set(sections()["connect"])}.get(name, set())
     return {key: hint for key, hint in keys.items() if key not in elsewhere}
@@ -190,7 +190,7 @@ def known_defaults(name: str) -> dict[str, Any]:
 
 
 def reference() -> str:
-    """The whole of it."""
+    """Return the complete page."""
     parts = []
     for name in sections():
         owners = {"connect": ["Endpoint"], "process": ["ProcessorOptions", "_PROCESS", "_TARGET"]}

@@ -21,10 +21,10 @@ ROOT = Path(__file__).resolve().parent.parent
 FENCE = re.compile(r"^((?:<!-- [^\n]* -->\n)*)```([^\n`]*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 MARKER = re.compile(r"<!-- ([a-z ]+?)(?:: (.*?))? -->")
 MARKERS = {"run", "test", "file", "block", "prints", "output", "not run"}
-"""What may stand in a comment above a block. `tools/check_docs.py` says what each means."""
+"""Markers in a comment above a block; `tools/check_docs.py` explains them."""
 
 NOT_CODE = {"text", "mermaid"}
-"""Drawings, and what a program prints. With `<!-- output -->` it is compared."""
+"""Drawings, and the output of programs. With `<!-- output -->` it is compared."""
 
 OTHERS = {
     "cat",
@@ -50,12 +50,12 @@ OTHERS = {
     "tail",
     "ulimit",
 }
-"""Commands that are not ours. Which options they have is not looked at, whether the repository's files are there is."""
+"""Commands of other programs. Their options are not checked, but files of the repository must exist."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """One block: where it stands, what is said above it, and what is in it."""
+    """One block: its place, its markers, and its content."""
 
     document: Path
     line: int
@@ -69,7 +69,7 @@ class Block:
 
 
 def blocks(document: Path) -> list[Block]:
-    """The blocks of a document, in their order; but for Sphinx's directives, which Sphinx checks."""
+    """The blocks of a document, in order, except Sphinx's directives, which Sphinx checks."""
     markdown = document.read_text("utf-8")
     found = []
     for match in FENCE.finditer(markdown):
@@ -82,7 +82,7 @@ def blocks(document: Path) -> list[Block]:
 
 
 def outside(document: Path) -> Iterator[str]:
-    """Tell what looks like a block and is none of those above."""
+    """Report lines that look like a block but are none."""
     rest = FENCE.sub("", document.read_text("utf-8"))
     if re.search(r"^\s*(```|~~~)", rest, re.MULTILINE):
         yield "a block is indented or not closed, so that nobody checks it"
@@ -97,7 +97,7 @@ def wrong_markers(block: Block) -> Iterator[str]:
 
 
 def shell_faults(block: Block, files: set[str]) -> Iterator[str]:
-    """What is wrong with the commands: of a console those behind a prompt, of a script all lines."""
+    """The faults of commands: of a console block, the lines with a prompt; of a script, all lines."""
     text = block.code.replace("\\\n", " ")
     lines = text.splitlines()
     if block.language == "console":
@@ -115,7 +115,7 @@ def shell_faults(block: Block, files: set[str]) -> Iterator[str]:
 
 
 def commands(words: list[str]) -> Iterator[list[str]]:
-    """The single commands of a line, without redirections, and settings of the environment before them."""
+    """The single commands of a line, without redirections, and the environment variables before them."""
     command: list[str] = []
     for word in [*words, ";"]:
         if word in ("|", ";", "&&", "||", "&"):
@@ -129,7 +129,7 @@ def commands(words: list[str]) -> Iterator[list[str]]:
 
 
 def command_fault(command: list[str], files: set[str]) -> str | None:
-    """What is wrong with one command."""
+    """The faults of one command."""
     for word in command:
         if re.match(r"(deploy|docs|examples|tests|tools)/[\w./-]+$", word) and not (ROOT / word).exists():
             return f"there is no {word}"
@@ -158,13 +158,13 @@ def command_fault(command: list[str], files: set[str]) -> str | None:
 
 
 def wsfleet_fault(words: list[str]) -> str | None:
-    """What the command's own parser says."""
-    said = io.StringIO()
+    """The error of the command's own parser."""
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
+        with contextlib.redirect_stderr(output), contextlib.redirect_stdout(io.StringIO()):
             build_parser(words).parse_args(words)
     except SystemExit as exit:
-        return " ".join(said.getvalue().split()) if exit.code else None
+        return " ".join(output.getvalue().split()) if exit.code else None
     return None
 
 
@@ -176,9 +176,9 @@ def python_fault(words: list[str], files: set[str]) -> str | None:
 
 
 def toml_faults(block: Block, folder: Path) -> Iterator[str]:
-    """What `wsfleet check` says of a file; a fragment gets the endpoint that it lacks.
+    """The errors of `wsfleet check` for a file; a fragment gets the missing endpoint.
 
-    Functions of modules that are not in `folder` are the reader's, so there is one for each.
+    Functions of modules that are not in `folder` belong to the reader, so placeholders are created for them.
     """
     text = block.code
     if not re.search(r"^\[\[(connect|pool)\]\]", text, re.MULTILINE):
@@ -194,7 +194,7 @@ def toml_faults(block: Block, folder: Path) -> Iterator[str]:
             text = text.replace(name, str(Path(made) / "secret"))
             (Path(made) / "secret").write_text("sesame")
         environ = dict.fromkeys(re.findall(r"\$\{(\w+)\}", text), "sesame")
-        # A value that is a whole address has to be one.
+        # If the whole value is an address, it must be valid.
         environ |= dict.fromkeys(re.findall(r'"\$\{(\w+)\}[/"]', text), "wss://feed.example")
         path = place / (block.markers.get("file") or "checked.toml")
         path.write_text(text)

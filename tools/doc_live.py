@@ -1,8 +1,8 @@
 """Runs the Python blocks of the documents.
 
-A block sees the servers of the domain `example` (`wss://feed.example/trades`) where there is but one, on a loopback
-port: it sends prices, agrees to whatever it is asked, and answers JSON-RPC. `wss://node.example` sends nothing by
-itself, `wss://flaky.example` hangs up after three messages, and `wss://gone.example` answers 404.
+A block can connect to the servers of the domain `example` (`wss://feed.example/trades`), which are one loopback server:
+it sends prices, agrees to every request, and answers JSON-RPC. `wss://node.example` sends nothing by
+itself, `wss://flaky.example` closes after three messages, and `wss://gone.example` answers 404.
 """
 
 import ast
@@ -28,13 +28,13 @@ from wsfleet.testing import FeedServer
 from wsfleet.testing.faults import Close, Refuse
 
 LIMIT_S = 20.0
-"""How long a block may take: a bound on what hangs."""
+"""Maximum duration of a block."""
 
 SERVERS = re.compile(r"wss?://(\w+)\.example(?::\d+)?")
 
 
 async def answer(client: ServerConnection) -> None:
-    """Agree to everything."""
+    """Answer each request positively."""
     async for payload in client:
         with contextlib.suppress(ValueError, AttributeError):
             asked = json.loads(payload)
@@ -45,7 +45,7 @@ async def answer(client: ServerConnection) -> None:
 
 
 async def serve(client: ServerConnection) -> None:
-    """What the servers of the domain `example` do with a client."""
+    """The behaviour of the servers of the domain `example`."""
     assert client.request is not None
     host = client.request.path.split("/")[1]
     if host == "node":
@@ -72,7 +72,7 @@ class Gone(FeedServer):
 
 @contextlib.contextmanager
 def servers() -> Iterator[str]:
-    """The server, in a loop of its own beside whatever blocks do, and its address."""
+    """The server, in its own loop independent of the blocks, and its address."""
     ready: list[str] = []
     stop: list[Callable[[], None]] = []
     listening = threading.Event()
@@ -96,39 +96,39 @@ def servers() -> Iterator[str]:
 
 
 def failure(block: Block, server: str) -> str | None:
-    """What is wrong with a block that is run: it raised, did not end, or did not print what it should.
+    """The fault of a block: it raised, did not end, or did not print the expected output.
 
-    A fleet that it makes is run until all endpoints have met their server and every processor has had a message; a
-    program that is given to `asyncio.run` until it ends, or has printed what the block is to print.
+    A fleet that it creates is run until all endpoints have met their server and every processor has had a message; a
+    program that calls `asyncio.run` is run until it ends, or has printed the expected text.
     """
     code = SERVERS.sub(lambda found: f"{server}/{found[1]}", block.code)
     wanted = block.markers.get("prints", "")
     module = types.ModuleType("block")
-    said = io.StringIO()
+    output = io.StringIO()
     started: list[Any] = []
     try:
-        with contextlib.redirect_stdout(said), known(module), held(started):
+        with contextlib.redirect_stdout(output), known(module), held(started):
             exec(compile(ast.parse(code), str(block), "exec"), module.__dict__)  # noqa: S102
-        with contextlib.redirect_stdout(said), known(module):
+        with contextlib.redirect_stdout(output), known(module):
             if started:
-                asyncio.run(finish(started[0], wanted, said))
+                asyncio.run(finish(started[0], wanted, output))
             elif isinstance(module.__dict__.get("fleet"), Fleet):
-                asyncio.run(watch(module.__dict__["fleet"], wanted, said))
+                asyncio.run(watch(module.__dict__["fleet"], wanted, output))
     except (Exception, SystemExit):
         return traceback.format_exc()
-    return None if wanted in said.getvalue() else f"{wanted!r} was not printed, but {said.getvalue()[-500:]!r}"
+    return None if wanted in output.getvalue() else f"{wanted!r} was not printed, but {output.getvalue()[-500:]!r}"
 
 
 @contextlib.contextmanager
 def held(started: list[Any]) -> Iterator[None]:
-    """While it runs, what a program would start is only noted."""
+    """In this block, programs to be started are only recorded."""
     with mock.patch.object(Fleet, "run", return_value=None), mock.patch("asyncio.run", side_effect=started.append):
         yield
 
 
 @contextlib.contextmanager
 def known(module: types.ModuleType) -> Iterator[None]:
-    """While it runs, what looks a module up by its name finds this one."""
+    """In this block, this module is found by its name."""
     sys.modules[module.__name__] = module
     try:
         yield
@@ -136,10 +136,10 @@ def known(module: types.ModuleType) -> Iterator[None]:
         del sys.modules[module.__name__]
 
 
-async def finish(program: Any, wanted: str, said: io.StringIO) -> None:
+async def finish(program: Any, wanted: str, output: io.StringIO) -> None:
     task = asyncio.ensure_future(program)
     async with asyncio.timeout(LIMIT_S):
-        while not task.done() and not (wanted and wanted in said.getvalue()):
+        while not task.done() and not (wanted and wanted in output.getvalue()):
             await asyncio.wait({task}, timeout=0.01)
     if task.done():
         await task
@@ -148,12 +148,12 @@ async def finish(program: Any, wanted: str, said: io.StringIO) -> None:
         await asyncio.wait({task})
 
 
-async def watch(fleet: Fleet, wanted: str, said: io.StringIO) -> None:
+async def watch(fleet: Fleet, wanted: str, output: io.StringIO) -> None:
     def done() -> bool:
         states = {each.state for each in fleet.connections.values()}
         rows = [row for row in fleet.stats().subscriptions if not row.pattern.startswith("$")]
         idle = [row for row in rows if row.processed + row.failed == 0 and row.pattern != "node"]
-        return states <= {State.OPEN, State.FAILED} and not idle and wanted in said.getvalue()
+        return states <= {State.OPEN, State.FAILED} and not idle and wanted in output.getvalue()
 
     async with fleet:
         try:

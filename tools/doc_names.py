@@ -1,4 +1,4 @@
-"""Checks what the documents name against the code: paths of the HTTP interface, metrics, and the log's fields."""
+"""Checks names in the documents against the code: paths of the HTTP interface, metrics, and log fields."""
 
 import itertools
 import re
@@ -19,12 +19,12 @@ SOURCE = Path(logs.__file__).parents[1]
 
 METRIC = re.compile(r"\bwsfleet_\w+")
 USUAL = {"time", "level", "logger", "message", "traceback"}
-"""What each line of the log has, whatever it is about."""
+"""The fields of every log line."""
 
 
 @cache
 def metrics() -> frozenset[str]:
-    """The names of a fleet's metrics, as Prometheus gets them."""
+    """The names of a fleet's metrics in Prometheus."""
     fleet = Fleet()
     fleet.connect("wss://feed.example", name="feed")
     text = exposition(fleet.stats().to_dict())[0].decode()
@@ -32,14 +32,14 @@ def metrics() -> frozenset[str]:
 
 
 def metric_faults(text: str) -> Iterator[str]:
-    """Name the metrics in `text` that there are not. One that ends with `_` stands for all that begin so."""
+    """Return the unknown metrics in `text`. A name that ends with `_` is a prefix."""
     for name in sorted(set(METRIC.findall(text))):
         if not (name in metrics() or (name.endswith("_") and any(each.startswith(name) for each in metrics()))):
             yield f"there is no metric {name}"
 
 
 def curl_fault(words: list[str]) -> str | None:
-    """What is wrong with what curl asks a fleet on this machine for."""
+    """The faults of curl commands for a fleet on this machine."""
     method = next((after for word, after in itertools.pairwise(words) if word in ("--request", "-X")), "GET")
     routes = [cast(Route, route) for route in make_app(cast(Any, None), cast(Any, None)).routes]
     for word in words:
@@ -55,13 +55,13 @@ def curl_fault(words: list[str]) -> str | None:
 
 @cache
 def log_fields() -> frozenset[str]:
-    """The fields that `wsfleet.runtime.logs` describes."""
+    """The fields described by `wsfleet.runtime.logs`."""
     rows = re.findall(r"^\| (`.*?) \|", logs.__doc__ or "", re.MULTILINE)
     return frozenset(re.findall(r"`(\w+)`", " ".join(rows)))
 
 
 def log_faults(line: Any) -> Iterator[str]:
-    """What no line of the log has, where `line` looks like one."""
+    """The unknown fields in `line`, if it looks like a log line."""
     if not isinstance(line, dict) or "logger" not in line:
         return
     for name in line.keys() - log_fields() - USUAL:

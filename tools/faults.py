@@ -1,4 +1,4 @@
-"""Which faults can be planted in a module: small changes to its syntax tree, each in one place."""
+"""Generates the faults that can be planted in a module: small changes to its syntax tree, each in one place."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ STATEMENTS = (ast.Assign, ast.AugAssign, ast.Delete, ast.Raise, ast.Break, ast.C
 
 @dataclass(frozen=True)
 class Fault:
-    """One change; `str()` of it names it, in words that stay the same when lines move."""
+    """One change; `str()` of it is a name that stays the same when lines move."""
 
     module: str
     name: str
@@ -50,7 +50,7 @@ class Fault:
 
 @dataclass(frozen=True)
 class _Place:
-    """A node, and where it hangs: `getattr(parent, field)`, or that list's item."""
+    """A node, and its place: `getattr(parent, field)`, or an item of that list."""
 
     where: str
     parent: ast.AST
@@ -67,7 +67,7 @@ class _Place:
 
 def _places(node: ast.AST, where: str = "") -> Iterator[_Place]:
     for field, value in ast.iter_fields(node):
-        # Types are mypy's concern; a default is a part of what it does.
+        # Types are checked by mypy; defaults are behaviour.
         if field in ("annotation", "returns", "type_comment", "decorator_list", "bases"):
             continue
         for index, child in enumerate(value) if isinstance(value, list) else [(None, value)]:
@@ -85,14 +85,16 @@ def _places(node: ast.AST, where: str = "") -> Iterator[_Place]:
 
 
 def _is_declaration(node: ast.AST) -> bool:
-    """Imports, aliases and lists of names at the top: they work, or nothing does."""
+    """Return whether it is an import, alias or list of names at the top, which cannot be changed
+    without breaking all.
+    """
     if isinstance(node, ast.Assign):
         return not isinstance(node.value, ast.Constant | ast.BinOp)
     return isinstance(node, ast.Import | ast.ImportFrom | ast.AnnAssign | ast.If)
 
 
 def _changes(place: _Place) -> Iterator[ast.AST]:
-    """What could stand in the place of a node."""
+    """The possible replacements of a node."""
     node = place.node
     if isinstance(node, ast.Compare):
         for number, operator in enumerate(node.ops):
@@ -131,7 +133,7 @@ def _shown(node: ast.AST) -> str:
 
 
 def faults(module: str, source: str) -> Iterator[Fault]:
-    """All that can be planted in a module, in the order of its lines."""
+    """All faults that can be planted in a module, in the order of its lines."""
     tree = ast.parse(source)
     seen: Counter[str] = Counter()
     for place in list(_places(tree)):

@@ -1,10 +1,10 @@
-"""Plants faults in the core, one at a time, and looks whether the tests find each: `make mutants`.
+"""Plants faults in the core, one at a time, and checks whether the tests find each: `make mutants`.
 
     python -m tools.mutants [MODULE ...] [--jobs N] [--list]
 
 Each fault is a small change to one place of one module: another comparison, a number one larger, a statement left
-out. It is made in a copy of the sources, and the tests that ought to find it run on that, up to the first that fails.
-A fault that changes nothing that anybody could see stands in `mutants.txt`, with the reason. Prints a table, and every
+out. It is planted in a copy of the sources, and the tests for that module run until the first failure.
+A fault without a visible effect is listed in `mutants.txt`, with the reason. Prints a table, and every
 fault that no test found.
 """
 
@@ -31,7 +31,7 @@ from tools.faults import Fault, faults
 ROOT = Path(__file__).parents[1]
 EQUIVALENT = Path(__file__).with_name("mutants.txt")
 
-# The quick ones first: most faults never get to the slow ones.
+# The fast ones first: most faults are found before the slow ones run.
 TESTS = {
     "core/retry": ["core/test_retry.py"],
     "pipeline/latest": [
@@ -76,14 +76,14 @@ TESTS = {
     ],
 }
 
-# Minutes of simulated time, or as much as the tests of a whole fleet: too slow for a thousand runs.
+# Minutes of simulated time, or tests of a whole fleet: too slow for a thousand runs.
 SLOW = ["ten_minutes", "after_the_pause", "hundred_thousand", "million"]
 
 WAIT_S = 20
-"""No test takes so long; one that does waits for something that does not come any more."""
+"""Limit for one test; one that takes longer waits for an event that never comes."""
 
 WALL_S = 180.0
-"""No run of the tests takes so long, either; and not every test that waits in vain can be ended by its limit."""
+"""Limit for one run of the tests, because not every hanging test can be ended by its own limit."""
 
 FOUND, HUNG, MISSED = "found", "hung", "missed"
 
@@ -96,7 +96,7 @@ class Result:
 
 
 def equivalents() -> dict[str, str]:
-    """The faults that are none, each with its reason: pairs of lines, the second one indented."""
+    """Return the faults without a visible effect, each with its reason: pairs of lines, the second one indented."""
     found: dict[str, str] = {}
     fault = ""
     for line in EQUIVALENT.read_text("utf-8").splitlines():
@@ -123,9 +123,9 @@ class Bench:
         return self.folder / "src" / "wsfleet" / f"{name}.py"
 
     def run(self, tests: list[str], limit_s: float) -> str:
-        """Run `tests` up to the first failure; past `limit_s` seconds of the processor's time they hang.
+        """Run `tests` up to the first failure; after `limit_s` seconds of CPU time they count as hanging.
 
-        Not of the clock's, for the machine may be busy with others. A test that waits in vain has its own limit.
+        It is CPU time, because the machine may be busy. A test that waits has its own limit.
         """
         child = os.fork()
         if child == 0:
@@ -153,7 +153,7 @@ class Bench:
             source = str(self.folder / "src")
             sys.path.insert(0, source)
             os.environ |= {"PYTHONPATH": source, "PYTHONASYNCIODEBUG": "", "PYTHONDONTWRITEBYTECODE": "1"}
-            # The reference is what is changed, and the compiled twins would hide it.
+            # The Python version is changed, and the compiled one would hide it.
             os.environ["WSFLEET_NO_EXTENSIONS"] = "1"
             sys.dont_write_bytecode = True
             import pytest
@@ -191,7 +191,7 @@ class Bench:
 
 
 def prepare() -> None:
-    """Load what all runs need, and none of ours, so that a run costs its tests alone."""
+    """Import the requirements of all runs, and nothing of wsfleet, so that each run only costs its tests."""
     import hypothesis
     import looptime  # noqa: F401
     import msgspec  # noqa: F401
@@ -200,18 +200,18 @@ def prepare() -> None:
     import websockets.asyncio.client
     import websockets.asyncio.server  # noqa: F401
 
-    # The same examples in every run, and no time spent on making a failing one small.
+    # The same examples in every run, and no time spent on minimizing a failing one.
     phases = [hypothesis.Phase.explicit, hypothesis.Phase.generate]
     hypothesis.settings.register_profile("mutants", derandomize=True, database=None, max_examples=50, phases=phases)
     hypothesis.settings.load_profile("mutants")
-    # The tests collect garbage again and again; what is loaded already need not be looked through for it.
+    # The tests collect garbage repeatedly; loaded modules need not be searched each time.
     gc.freeze()
 
 
 def work(
     todo: multiprocessing.Queue[Fault | None], done: multiprocessing.Queue[Result | None], limits: dict[str, float]
 ) -> None:
-    """One of several at a time: plant, test, tell, until there is nothing left."""
+    """One of several workers: plant a fault, run the tests, report, until no fault is left."""
     prepare()
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
         bench = Bench(Path(folder))
@@ -225,7 +225,7 @@ def work(
 
 
 def baseline(modules: list[str]) -> dict[str, float]:
-    """See that the tests pass as things are; return how long each module's may take before they hang."""
+    """Check that the tests pass without a fault; return the time limit of each module's tests."""
     prepare()
     limits = {}
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder:
@@ -236,7 +236,7 @@ def baseline(modules: list[str]) -> dict[str, float]:
                 sys.exit((bench.folder / "log").read_text() + f"\nthe tests of {name} fail as they are")
             took = sum(os.times()[2:4]) - began
             limits[name] = 10.0 + 3 * took
-            print(f"{name}: the tests pass, in {took:.1f} s of the processor's time", flush=True)
+            print(f"{name}: the tests pass, in {took:.1f} s of CPU time", flush=True)
     return limits
 
 
@@ -276,7 +276,7 @@ def main() -> int:
     parser.add_argument("modules", nargs="*", help=f"of {', '.join(TESTS)}; default all")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 2)
     parser.add_argument("--list", action="store_true", help="print the faults and test none")
-    parser.add_argument("--only", default="", help="faults whose description contains this")
+    parser.add_argument("--only", default="", help="only faults whose description contains this text")
     options = parser.parse_args()
     modules = options.modules or list(TESTS)
     everything = [f for name in modules for f in faults(name, (ROOT / f"src/wsfleet/{name}.py").read_text("utf-8"))]
@@ -297,7 +297,7 @@ def main() -> int:
             print(f"{result.verdict}: {result.fault}  {where}", flush=True)
     table(modules, known, tested)
     print(f"{(time.monotonic() - began) / 60:.1f} minutes")
-    print(*(f"in {EQUIVALENT.name}, and no fault any more: {name}" for name in stale), sep="\n", end="")
+    print(*(f"in {EQUIVALENT.name}, but no longer generated: {name}" for name in stale), sep="\n", end="")
     return 1 if stale or any(result.verdict == MISSED for result in tested) else 0
 
 

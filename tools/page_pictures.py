@@ -1,4 +1,4 @@
-"""Makes the pictures of the status page in docs/, in a minute: `python -m tools.page_pictures`. Needs Chromium."""
+"""Takes the screenshots of the status page in docs/, in a minute: `python -m tools.page_pictures`. Needs Chromium."""
 
 import asyncio
 import shutil
@@ -13,17 +13,17 @@ from wsfleet.testing import FeedServer
 DOCS = Path(__file__).parents[1] / "docs"
 FEEDS = ("trades", "quotes", "books", "news", "blocks", "weather")
 WATCHED_S = 40
-RETRY = Reconnect(initial_s=60, jitter=0)  # it is to be seen while it is down
+RETRY = Reconnect(initial_s=60, jitter=0)  # the screenshot is taken while it is down
 
 
 async def take(message: Message[str]) -> None:
-    """A processor that keeps up."""
+    """A processor that is fast enough."""
     if message.data == "odd":
         raise ValueError("no price in it")
 
 
 async def slowly(message: Message[str]) -> None:
-    """One that does not."""
+    """A processor that is too slow."""
     await asyncio.sleep(0.05)
 
 

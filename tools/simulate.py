@@ -1,8 +1,8 @@
-"""Thousands of fleet-lifetimes, each decided by its seed: `make simulate`, or `python -m tools.simulate`.
+"""Simulates thousands of fleets, each determined by its seed: `make simulate`, or `python -m tools.simulate`.
 
-A failing seed is told with the command that lives that life again; `--log` shows all that happened in it. By default
-wsfleet runs in Python alone: how long the compiled parts go on at a time, the machine's real clock decides, so with
-`--compiled` a seed decides nearly everything.
+A failing seed is reported with the command that repeats its run; `--log` shows all events of it. By default
+wsfleet runs in Python only: the time slices of the compiled parts depend on the machine's real clock, so with
+`--compiled` a run is only mostly determined by its seed.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ if TYPE_CHECKING:
 
 LIVES = 5000
 TOGETHER = 25
-"""Lives that a process lives in one go."""
+"""Runs of one process before it is replaced."""
 
 SHOWN = 10
-"""Failing seeds after which it is enough."""
+"""Number of failing seeds after which the simulation stops."""
 
 
 def live(seeds: range) -> list[Outcome]:
-    """Live the lives of `seeds`; the logs of those that went well are forgotten."""
+    """Run the simulations of `seeds`; the logs of successful ones are discarded."""
     from tests.simulation.lifetime import simulate
 
-    gc.freeze()  # what imports made stays anyway: each life ends with a look for garbage
+    gc.freeze()  # imported objects stay anyway: each run ends with a garbage collection
     outcomes = [simulate(seed) for seed in seeds]
     for outcome in outcomes:
         if not outcome.faults:
@@ -42,7 +42,7 @@ def live(seeds: range) -> list[Outcome]:
 
 
 def live_all(first: int, count: int, jobs: int | None) -> Iterator[Outcome]:
-    """The same in so many processes."""
+    """Run the simulations of `seeds` in this number of processes."""
     seeds = range(first, first + count)
     parts = [seeds[start : start + TOGETHER] for start in range(0, count, TOGETHER)]
     if jobs == 1:
@@ -55,54 +55,54 @@ def live_all(first: int, count: int, jobs: int | None) -> Iterator[Outcome]:
             processes.shutdown(cancel_futures=True)
 
 
-def tell(outcome: Outcome, *, compiled: bool) -> str:
-    """Return what is wrong with a life, and how to see it again."""
+def summary(outcome: Outcome, *, compiled: bool) -> str:
+    """Return the faults of a run, and the command to repeat it."""
     again = f"python -m tools.simulate --seed {outcome.seed} --log{' --compiled' if compiled else ''}"
     return "\n".join([f"seed {outcome.seed} failed; again: {again}", *(f"  {fault}" for fault in outcome.faults)])
 
 
-def in_python_alone() -> int:
-    """Start this program afresh, without the compiled parts, and with the same hashes of strings each time."""
+def without_extensions() -> int:
+    """Restart this program without the compiled parts, and with the same hash seed for strings each time."""
     environment = os.environ | {"WSFLEET_NO_EXTENSIONS": "1", "PYTHONHASHSEED": "0"}
     return subprocess.run([sys.executable, "-m", "tools.simulate", *sys.argv[1:]], env=environment).returncode
 
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tools.simulate", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--seed", type=int, metavar="N", help="live this one life")
-    parser.add_argument("--log", action="store_true", help="with --seed: print everything that happens")
-    parser.add_argument("--first", type=int, metavar="N", help="the first seed (default: by chance)")
-    parser.add_argument("--lives", type=int, default=LIVES, metavar="N", help=f"how many (default: {LIVES:,})")
-    parser.add_argument("--jobs", type=int, metavar="N", help="how many processes (default: one for each core)")
-    parser.add_argument("--compiled", action="store_true", help="with the compiled parts, where they are built")
+    parser.add_argument("--seed", type=int, metavar="N", help="run only this seed")
+    parser.add_argument("--log", action="store_true", help="with --seed: print all events")
+    parser.add_argument("--first", type=int, metavar="N", help="the first seed (default: random)")
+    parser.add_argument("--lives", type=int, default=LIVES, metavar="N", help=f"number of runs (default: {LIVES:,})")
+    parser.add_argument("--jobs", type=int, metavar="N", help="number of processes (default: one for each core)")
+    parser.add_argument("--compiled", action="store_true", help="with the compiled parts, if they are built")
     return parser.parse_args()
 
 
 def live_one(seed: int, *, log: bool) -> int:
-    """Live one life again, and tell of it."""
+    """Repeat one run, and report it."""
     from tests.simulation.lifetime import simulate
 
     outcome = simulate(seed)
     if log:
         print("\n".join(outcome.log))
-    print("\n".join(outcome.faults) or "nothing wrong")
+    print("\n".join(outcome.faults) or "no faults")
     return 1 if outcome.faults else 0
 
 
 def main() -> int:
     args = arguments()
     if not args.compiled and not os.environ.get("WSFLEET_NO_EXTENSIONS"):
-        return in_python_alone()
+        return without_extensions()
     if args.seed is not None:
         return live_one(args.seed, log=args.log)
     first = args.first if args.first is not None else int.from_bytes(os.urandom(4))
-    print(f"{args.lives:,} lives, seeds from {first}", flush=True)
+    print(f"{args.lives:,} runs, seeds from {first}", flush=True)
     began, failed, messages = time.monotonic(), 0, 0
     for outcome in live_all(first, args.lives, args.jobs):
         messages += outcome.messages
         if outcome.faults:
             failed += 1
-            print(tell(outcome, compiled=args.compiled), flush=True)
+            print(summary(outcome, compiled=args.compiled), flush=True)
             if failed == SHOWN:
                 break
     seconds = time.monotonic() - began

@@ -1,6 +1,6 @@
 """A flood for each overflow policy, a minute each: `make soak-policies`, or `python -m tools.soak_policies [SECONDS]`.
 
-A server sends as fast as it can, a processor takes a millisecond for each message. Prints a table, and what is wrong.
+A server sends at full speed, and a processor needs a millisecond for each message. Prints a table, and the faults.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ def line(outcome: Outcome) -> str:
 
 def main() -> int:
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
-    logging.disable()  # that what waits at the end of each is dropped is meant
+    logging.disable()  # messages that wait at the end of each flood are dropped intentionally
     print(f"{seconds:g} s each")
     print(LINE.format(*HEADINGS), flush=True)
     faults = []
@@ -35,7 +35,7 @@ def main() -> int:
         outcome = asyncio.run(soak(kind, seconds))
         print(line(outcome), flush=True)
         faults += [f"{kind.name}: {fault}" for fault in outcome.faults()]
-    print("\n".join(faults) or "every message accounted for, in order, at every moment; the memory flat")
+    print("\n".join(faults) or "every message was accounted for and in order at any time; the memory did not grow")
     return 1 if faults else 0
 
 

@@ -1,1 +1,1 @@
-"""The contenders, one module each. What `run` has to do is told in benchmarks/contender.py."""
+"""The contenders, one module each. benchmarks/contender.py describes the function `run`."""

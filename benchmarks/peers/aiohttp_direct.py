@@ -1,4 +1,4 @@
-"""aiohttp: a task for each connection decodes and awaits the handler itself. Bytes are asked for, as for websockets."""
+"""aiohttp: a task for each connection decodes and awaits the handler itself. Messages are bytes, as with websockets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from benchmarks.scenarios import Target
 
 
 async def connect(session: aiohttp.ClientSession, target: Target) -> list[Any]:
-    """Return as many connections as the load asks for."""
+    """Return the number of connections that the load requires."""
     compress = 15 if target.load.deflate else 0
     return [
         await session.ws_connect(target.uri, compress=compress, decode_text=False)

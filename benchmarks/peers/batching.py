@@ -1,6 +1,6 @@
-"""A mailbox as an expert would write one for a loop of his own: a deque, handed over in batches, and bounded.
+"""A mailbox as an expert would write it for a loop: a deque, handed over in batches, and bounded.
 
-Whoever appends wakes the worker once for all that came since; the worker takes what there is without waiting.
+A reader wakes the worker once for all messages since the last time; the worker takes them without waiting.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Handle = Callable[[Any], Awaitable[None]]
 
 
 class Batches:
-    """What one connection has received and nobody handled yet. A reader appends to `waiting` and calls `wake`."""
+    """The unprocessed messages of one connection. A reader appends to `waiting` and calls `wake`."""
 
     __slots__ = ("_news", "_room", "waiting")
 
@@ -27,18 +27,18 @@ class Batches:
         self._room = asyncio.Event()
 
     def wake(self) -> None:
-        """Tell the worker that messages wait."""
+        """Wake the worker because messages wait."""
         self._news.set()
 
     async def room(self) -> None:
-        """Wait until the worker has handled half of what a full mailbox holds."""
+        """Wait until the worker has handled half of a full mailbox."""
         self._room.clear()
         await self._room.wait()
 
     async def work(self, decode: Decode, handle: Handle, resume: Callable[[], None] | None = None) -> None:
-        """Give every message to `handle`, for ever; call `resume` where there is room again.
+        """Pass every message to `handle`, for ever; call `resume` when there is room again.
 
-        What waits is decoded here and not before: it is smaller, and nothing for the garbage collector.
+        Messages are decoded here and not before: bytes are smaller, and are not tracked by the garbage collector.
         """
         waiting, news, room = self.waiting, self._news, self._room
         take = waiting.popleft

@@ -1,7 +1,7 @@
-"""No sockets: decoding, making wsfleet's envelope and awaiting the same processor, over a list in memory.
+"""No sockets: decoding, creating wsfleet's envelope and awaiting the same processor, over a list in memory.
 
-What lies there are the messages of one block of the feed, as they came over the wire: where they are compressed,
-decoding begins with that. Nothing that receives messages with these decoders can be faster.
+The list contains the messages of one block of the feed, as they are on the wire: if they are compressed,
+decoding includes that. No program that receives messages with these decoders can be faster.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""wsfleet by its defaults: supervised connections, each with its mailbox and a processor called for every message."""
+"""wsfleet with its defaults: supervised connections, each with its mailbox and a processor called for every message."""
 
 from __future__ import annotations
 

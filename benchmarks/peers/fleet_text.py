@@ -1,4 +1,4 @@
-"""wsfleet by its defaults, and text as it came: the processor only counts. To be seen beside `picows_core`."""
+"""wsfleet with its defaults, and undecoded text: the processor only counts. To be compared with `picows_core`."""
 
 from __future__ import annotations
 

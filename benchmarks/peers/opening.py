@@ -10,7 +10,7 @@ from benchmarks.scenarios import Target
 
 
 async def open_all(connect: Callable[..., Any], target: Target, stack: AsyncExitStack, **options: Any) -> list[Any]:
-    """Return as many connections as the load asks for; `stack` closes them."""
+    """Return the number of connections that the load requires; `stack` closes them."""
     if target.load.tls:
         options["ssl"] = target.ssl
     compression = "deflate" if target.load.deflate else None

@@ -1,4 +1,4 @@
-"""picows' core, and nothing on it: a listener that counts texts and looks at none."""
+"""picows' core alone: a listener that counts texts without decoding them."""
 
 from __future__ import annotations
 

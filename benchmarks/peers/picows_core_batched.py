@@ -1,6 +1,6 @@
 """picows' core and a batched mailbox: the listener appends to a deque, a task decodes and handles in batches.
 
-A full mailbox stops the reading of its socket; what the last read brought still comes.
+A full mailbox pauses reading its socket; the messages of the last read still arrive.
 """
 
 from __future__ import annotations

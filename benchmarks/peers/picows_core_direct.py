@@ -1,4 +1,4 @@
-"""picows' core: the listener decodes and calls a plain function, as no async one can be awaited from there."""
+"""picows' core: the listener decodes and calls a plain function, because it cannot await an async one."""
 
 from __future__ import annotations
 

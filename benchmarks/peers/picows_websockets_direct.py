@@ -1,7 +1,7 @@
 """picows.websockets: a task for each connection decodes and awaits the handler itself.
 
-There is no buffer: a slow handler holds its own socket back. Bytes are asked for, since the JSON decoder takes them
-as they are.
+There is no buffer: a slow handler pauses its own socket. Messages are bytes, because the JSON decoder accepts them
+directly.
 """
 
 from __future__ import annotations

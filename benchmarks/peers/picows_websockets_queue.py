@@ -1,7 +1,7 @@
 """picows.websockets and `asyncio.Queue(1000)`: a task for each connection puts into it, another one
 decodes and handles.
 
-Bytes wait in less memory than what they decode to, and cost less for it.
+Bytes wait in the queue, because they need less memory and time than decoded data.
 """
 
 from __future__ import annotations

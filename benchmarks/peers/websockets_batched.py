@@ -1,6 +1,6 @@
 """websockets and a batched mailbox: a task for each connection appends to a deque, another one decodes and handles.
 
-websockets may hold as much again, instead of 16 frames, so that it stops reading less often.
+websockets may hold the same number, instead of 16 frames, so that it pauses reading less often.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`wsfleet bench`, run as a person runs it. What it measures is the machine's; that it adds up is ours."""
+"""`wsfleet bench`, run as a command. The figures depend on the machine; their consistency is checked here."""
 
 import fcntl
 import json
@@ -29,7 +29,9 @@ def bench(*arguments: str, **environment: str) -> tuple[int, str, str]:
 
 
 def test_shows_three_programs_and_their_ratios(tmp_path: Path) -> None:
-    """The table and the report hold the same figures, taken from messages that were received, and how it was run."""
+    """The table and the report contain the same figures, measured with received messages, and the
+    settings of the run.
+    """
     report = tmp_path / "report.json"
     code, out, err = bench("--duration", "1", "--connections", "3", "--size", "200", "--report", str(report))
     assert (code, err) == (0, "")
@@ -47,8 +49,8 @@ def test_shows_three_programs_and_their_ratios(tmp_path: Path) -> None:
     assert result["programs"]["bare"]["times_bare"] == result["programs"]["ceiling"]["of_ceiling"] == 1
 
 
-def test_works_without_what_is_optional(tmp_path: Path) -> None:
-    """Neither uvloop nor a compiled part is needed, and both are told."""
+def test_works_without_optional_packages(tmp_path: Path) -> None:
+    """It works without uvloop and without compiled parts, and shows both."""
     (tmp_path / "uvloop.py").write_text("raise ImportError('not installed')\n")
     code, out, err = bench("--duration", "1", WSFLEET_NO_EXTENSIONS="1", PYTHONPATH=str(tmp_path))
     assert (code, err) == (0, "")
@@ -65,15 +67,15 @@ def test_works_without_what_is_optional(tmp_path: Path) -> None:
         (["--report", "missing/report.json"], "--report: no such directory: missing"),
     ],
 )
-def test_refuses_what_cannot_be_run(arguments: list[str], text: str) -> None:
-    """What makes no measurement is the command line's fault, and told before the run."""
+def test_rejects_invalid_arguments(arguments: list[str], text: str) -> None:
+    """Invalid settings are errors of the command line, reported before the run."""
     code, out, err = bench(*arguments)
     assert (code, out) == (2, "")
     assert text in err
 
 
 def test_a_signal_before_the_first_round_is_a_failure() -> None:
-    """Ctrl-C ends it quickly; where nothing was measured yet, no table pretends otherwise."""
+    """Ctrl-C ends the run quickly; without any measurement, no table is printed."""
     with subprocess.Popen(
         [*COMMAND, "--duration", "600"],
         env=ENVIRONMENT | {"TERM": "xterm", "FORCE_COLOR": "1", "COLUMNS": "80"},
@@ -81,15 +83,15 @@ def test_a_signal_before_the_first_round_is_a_failure() -> None:
         stderr=subprocess.PIPE,
     ) as process:
         assert process.stderr is not None
-        process.stderr.read(1)  # the progress bar is there
+        process.stderr.read(1)  # the progress bar is shown
         process.send_signal(signal.SIGINT)
         out, err = process.communicate()
     assert (process.returncode, out) == (1, b"")
     assert b"ended before the first round was complete" in err
 
 
-def test_ends_well_when_nobody_reads_its_output(tmp_path: Path) -> None:
-    """`wsfleet bench | true` is no failure, and the report is written all the same."""
+def test_ends_with_0_when_its_output_is_closed(tmp_path: Path) -> None:
+    """`wsfleet bench | true` is no failure, and the report is still written."""
     report = tmp_path / "report.json"
     arguments = ["--duration", "1", "--report", str(report)]
     with subprocess.Popen([*COMMAND, *arguments], env=ENVIRONMENT, **PIPES) as process:
@@ -101,7 +103,7 @@ def test_ends_well_when_nobody_reads_its_output(tmp_path: Path) -> None:
 
 
 def test_shows_how_far_it_is_on_a_terminal() -> None:
-    """On a terminal a progress bar moves within 80 columns, and gives way to the table; the cursor is back."""
+    """On a terminal a progress bar of at most 80 columns is replaced by the table; the cursor is restored."""
     main, side = pty.openpty()
     fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     environment = ENVIRONMENT | {"TERM": "xterm-256color"}
@@ -111,7 +113,7 @@ def test_shows_how_far_it_is_on_a_terminal() -> None:
         try:
             while chunk := os.read(main, 2**16):
                 screen += chunk
-        except OSError:  # how a pseudo-terminal ends on Linux
+        except OSError:  # the end of a pseudo-terminal on Linux
             pass
     os.close(main)
     shown = screen.decode()
@@ -123,7 +125,7 @@ def test_shows_how_far_it_is_on_a_terminal() -> None:
 
 
 def test_the_ratios_are_taken_within_each_round() -> None:
-    """A round on a busy machine changes the figures of all, not their ratios."""
+    """A round on a busy machine changes the figures of all libraries, not their ratios."""
 
     def round_(slow: float) -> dict[str, Line]:
         costs = {"bare": 8.0, "wsfleet": 2.0, "ceiling": 1.0}

@@ -1,4 +1,4 @@
-"""`wsfleet demo`, run as a person runs it."""
+"""`wsfleet demo`, run as a command."""
 
 import contextlib
 import fcntl
@@ -27,7 +27,7 @@ from wsfleet.core.stats import EndpointStats, FleetStats, HubStats, Subscription
 COMMAND = [sys.executable, "-m", "wsfleet", "demo"]
 
 
-# Seconds: the first is enough for everything to recover, on a busy machine one of the others.
+# Seconds: the first is enough for all connections to recover; on a busy machine, one of the others.
 DURATIONS = (5, 20, 80)
 
 
@@ -35,8 +35,8 @@ DURATIONS = (5, 20, 80)
 def demo(
     *arguments: str, command: list[str] = COMMAND, env: dict[str, str] | None = None, **options: object
 ) -> Iterator[subprocess.Popen[str]]:
-    """A running demo, killed at the end where it has not ended by then."""
-    # asyncio's debug mode would tell on the standard error how long callbacks took.
+    """A running demo, killed at the end if it has not ended by then."""
+    # asyncio's debug mode would log slow callbacks on the standard error.
     environment = {**os.environ, "PYTHONASYNCIODEBUG": "", **(env or {})}
     pipes = {"env": environment, "stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen([*command, *arguments], text=True, **{**pipes, **options}) as process:
@@ -67,7 +67,7 @@ def children(pid: int) -> list[int]:
 
 
 def wait_for(process: subprocess.Popen[str], text: str) -> str:
-    """Read lines of the standard output up to one that has `text` in it."""
+    """Read lines of the standard output up to one that contains `text`."""
     seen = ""
     assert process.stdout is not None
     for line in process.stdout:
@@ -79,7 +79,7 @@ def wait_for(process: subprocess.Popen[str], text: str) -> str:
 
 @pytest.mark.parametrize("module", ["wsfleet"])
 def test_runs_recovers_and_accounts_for_everything(module: str, tmp_path: Path) -> None:
-    """All connections come back from what the server does to them, and the report's numbers keep the balance."""
+    """All connections recover from the faults of the server, and the numbers of the report balance."""
     report = tmp_path / "report.json"
     arguments = ["--connections", "50", "--seed", "3", "--report", str(report)]
     for duration in DURATIONS:
@@ -95,7 +95,7 @@ def test_runs_recovers_and_accounts_for_everything(module: str, tmp_path: Path) 
     assert stats["balanced"] is True
     assert len(stats["endpoints"]) == 50
     assert {row["state"] for row in stats["endpoints"]} == {"CLOSED"}
-    # Silence, two cuts and one bout of flapping: nobody who was hit stays away.
+    # Silence, two cuts and one period of short connections: each affected connection returns.
     assert again >= hit
     received = sum(row["received"] for row in stats["endpoints"])
     assert received > 50
@@ -110,7 +110,7 @@ def test_runs_recovers_and_accounts_for_everything(module: str, tmp_path: Path) 
 
 
 def test_a_signal_drains_and_prints_the_summary() -> None:
-    """Ctrl-C ends the demo early and well: everything is processed, the summary printed, the exit code 0."""
+    """Ctrl-C ends the demo early: all messages are processed, the summary is printed, and the exit code is 0."""
     with demo("--connections", "20", "--duration", "600") as process:
         seen = wait_for(process, "open 20")
         process.send_signal(signal.SIGINT)
@@ -121,31 +121,31 @@ def test_a_signal_drains_and_prints_the_summary() -> None:
 
 
 def test_two_signals_stop_at_once() -> None:
-    """A second signal does not wait for the drain, and the exit code says so."""
+    """A second signal cancels the drain, and changes the exit code."""
     with demo("--connections", "20", "--duration", "600") as process:
         wait_for(process, "open 20")
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGINT)
         code, _, _ = finished(process)
-    # Both may have come before the first was looked at, and a drain may be over in no time.
+    # Both may have come before the first was handled, and a drain may be very short.
     assert code in (0, 130)
 
 
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="finds the server's process through /proc")
 def test_the_server_dies_with_the_demo() -> None:
-    """However the demo dies, no feed server is left behind."""
+    """After any death of the demo, no feed server is left behind."""
     with demo("--connections", "5", "--duration", "600") as process:
         wait_for(process, "open 5")
         (server,) = children(process.pid)
         process.kill()
         finished(process)
-        # In a test container nobody may reap it, so a zombie counts as dead.
+        # In a test container it may not be reaped, so a zombie counts as dead.
         while (stat := Path(f"/proc/{server}/stat")).exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z":
             time.sleep(0.01)
 
 
-def test_a_reader_who_has_seen_enough_ends_it() -> None:
-    """`wsfleet demo | head -3` ends quietly."""
+def test_a_closed_pipe_ends_it() -> None:
+    """`wsfleet demo | head -3` ends without an error."""
     with demo("--connections", "5", "--duration", "600") as process:
         wait_for(process, "open 5")
         assert process.stdout is not None
@@ -156,7 +156,7 @@ def test_a_reader_who_has_seen_enough_ends_it() -> None:
 
 
 def test_says_when_the_system_allows_too_few_files() -> None:
-    """Where the hard limit of open files is too low, one line says what is needed, what there is and what to do."""
+    """If the hard limit of open files is too low, one line contains the required number, the limit and the remedy."""
 
     def few() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
@@ -170,7 +170,7 @@ def test_says_when_the_system_allows_too_few_files() -> None:
 
 
 def test_raises_the_soft_limit_of_open_files() -> None:
-    """A soft limit that is too low is no obstacle where the hard one suffices."""
+    """A soft limit that is too low is raised if the hard limit suffices."""
 
     def few() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (64, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
@@ -182,16 +182,16 @@ def test_raises_the_soft_limit_of_open_files() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--connections", "0"], ["--duration", "-1"], ["--duration", "inf"]])
-def test_refuses_what_cannot_be_run(arguments: list[str]) -> None:
-    """Numbers that make no demo are the command line's fault."""
+def test_rejects_invalid_arguments(arguments: list[str]) -> None:
+    """Invalid numbers are errors of the command line."""
     with demo(*arguments) as process:
         code, out, err = finished(process)
     assert (code, out) == (2, "")
     assert arguments[0] in err
 
 
-def test_a_report_that_cannot_be_written_is_told_before_the_run(tmp_path: Path) -> None:
-    """A wrong --report costs nobody the run."""
+def test_a_report_that_cannot_be_written_is_reported_before_the_run(tmp_path: Path) -> None:
+    """A wrong --report is reported before the run."""
     with demo("--report", str(tmp_path / "missing" / "report.json")) as process:
         code, out, err = finished(process)
     assert (code, out) == (2, "")
@@ -199,7 +199,7 @@ def test_a_report_that_cannot_be_written_is_told_before_the_run(tmp_path: Path) 
 
 
 def on_a_terminal(*arguments: str) -> tuple[int, str]:
-    """The exit code of a demo, and everything that it has written to its terminal."""
+    """The exit code of a demo, and its output on a terminal."""
     main, side = pty.openpty()
     fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     with demo(*arguments, stdout=side, stderr=side, env={"TERM": "xterm-256color"}) as process:
@@ -208,7 +208,7 @@ def on_a_terminal(*arguments: str) -> tuple[int, str]:
         try:
             while chunk := os.read(main, 2**16):
                 screen += chunk
-        except OSError:  # how a pseudo-terminal ends on Linux
+        except OSError:  # the end of a pseudo-terminal on Linux
             pass
         code = process.wait()
     os.close(main)
@@ -216,7 +216,9 @@ def on_a_terminal(*arguments: str) -> tuple[int, str]:
 
 
 def test_shows_a_live_table_on_a_terminal() -> None:
-    """On a terminal a table is redrawn in place within 80 columns, and gives way to the summary; the cursor is back."""
+    """On a terminal a table of at most 80 columns is redrawn in place, then replaced by the summary; the cursor is
+    restored.
+    """
     for duration in DURATIONS:
         code, shown = on_a_terminal("--connections", "20", "--duration", str(duration))
         if "time to recover" in shown:
@@ -232,7 +234,7 @@ def test_shows_a_live_table_on_a_terminal() -> None:
 
 
 def test_the_plan_is_the_same_for_the_same_seed() -> None:
-    """The seed alone decides what goes wrong, and there is something of every kind, in time to recover from it."""
+    """The faults depend only on the seed, include each kind, and leave time for the recovery."""
     assert make_plan(1000, 15.0, 7) == make_plan(1000, 15.0, 7)
     assert make_plan(1000, 15.0, 7) != make_plan(1000, 15.0, 8)
     for connections in (1, 2, 1000):
@@ -244,7 +246,7 @@ def test_the_plan_is_the_same_for_the_same_seed() -> None:
 
 
 async def test_recovery_is_from_leaving_open_to_open_again() -> None:
-    """Failed attempts in between make a recovery longer, not more; the first opening and a close are none."""
+    """Failed attempts prolong a recovery, but do not add one; the first opening and a close do not count."""
     recoveries = Recoveries()
 
     async def change(at: float, previous: State, state: State, endpoint: str = "one") -> None:
@@ -266,7 +268,7 @@ async def test_recovery_is_from_leaving_open_to_open_again() -> None:
 
 
 def test_the_summary_says_when_something_is_missing() -> None:
-    """A balance that does not hold, drops and failures are told, not glossed over."""
+    """Unbalanced counts, drops and failures are shown in the summary."""
     endpoint = EndpointStats("feed-1", "", "FAILED", 3, 2, 1000, 9000, 0, 0, 0, 1000, 0, 0, (), 0.0, None, None)
     rows = (
         SubscriptionStats("prices", "prices.*", 1000, 999, 0, 0, 0, 0, "pause", 0.0),

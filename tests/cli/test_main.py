@@ -1,4 +1,4 @@
-"""The command, run as a person runs it: exit codes, what is printed, the report, signals."""
+"""The command: exit codes, output, report, and signals."""
 
 import asyncio
 import json
@@ -75,7 +75,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
 
 @asynccontextmanager
 async def feeding(server: FeedServer, *payloads: str) -> AsyncIterator[None]:
-    """Send to every client, once it is there."""
+    """Send to each client once it is connected."""
 
     async def feed() -> None:
         await server.wait_clients(1)
@@ -96,7 +96,7 @@ def write(folder: Path, uri: str, more: str = "", handler: str = "handlers:count
 
 
 async def test_run_a_file(start: Start, tmp_path: Path) -> None:
-    """A file is run as it says: handlers called, sinks written, the report and the summary tell the same."""
+    """A file is run: handlers are called, sinks written, and the report agrees with the summary."""
     more = '[[process]]\npattern = "a"\nsink = "jsonl:out.jsonl"\n[[process]]\npattern = ">"\nsink = "stdout"'
     async with FeedServer() as server:
         write(tmp_path, server.uri, more)
@@ -120,7 +120,7 @@ async def test_run_a_file(start: Start, tmp_path: Path) -> None:
 
 
 async def test_the_duration_ends_the_run(start: Start, tmp_path: Path) -> None:
-    """After `--duration` the run ends well, whether a server was there or not."""
+    """After `--duration` the run ends with 0, with or without a server."""
     write(tmp_path, "ws://127.0.0.1:1")
     ended = await (await start("run", "feeds.toml", "--duration", "100 ms", "--quiet")).ended()
     assert ended.code == 0
@@ -129,7 +129,7 @@ async def test_the_duration_ends_the_run(start: Start, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 async def test_a_signal_drains(start: Start, tmp_path: Path, number: signal.Signals) -> None:
-    """After the first signal what came in is still processed, and the command ends well."""
+    """After the first signal the received messages are processed, and the command ends with 0."""
     async with FeedServer() as server:
         write(tmp_path, server.uri, handler="handlers:slow")
         async with feeding(server, *"abc"):
@@ -147,7 +147,7 @@ async def test_a_signal_drains(start: Start, tmp_path: Path, number: signal.Sign
 
 @pytest.mark.parametrize("handler", ["slow", "hanging", "blocking", "stubborn"])
 async def test_a_second_signal_stops_at_once(start: Start, tmp_path: Path, handler: str) -> None:
-    """However a handler holds on, the second signal ends the command with 130."""
+    """Whatever a handler does, the second signal ends the command with 130."""
     async with FeedServer() as server:
         write(tmp_path, server.uri, "[fleet]\ndrain_s = 1000", handler=f"handlers:{handler}")
         async with feeding(server, "a"):
@@ -155,7 +155,9 @@ async def test_a_second_signal_stops_at_once(start: Start, tmp_path: Path, handl
             await command.until_noted("begun")
         command.kill(signal.SIGINT)
         if handler != "blocking":
-            await command.until_said("signal again to stop at once")  # else the system may make one signal of two
+            await command.until_said(
+                "signal again to stop at once"
+            )  # otherwise the system may combine two signals into one
         command.kill(signal.SIGINT)
         while handler == "blocking" and command.process.returncode is None:
             command.kill(signal.SIGINT)
@@ -169,11 +171,11 @@ async def test_a_second_signal_stops_at_once(start: Start, tmp_path: Path, handl
 
 
 async def test_a_handler_that_never_ends_does_not_outlast_the_duration(start: Start, tmp_path: Path) -> None:
-    """However a handler holds on, a run that is over by its `--duration` ends with 1, and says what holds it up."""
+    """If a handler does not end, a run with `--duration` ends with 1, and logs what delays it."""
     async with FeedServer() as server:
         write(tmp_path, server.uri, "[fleet]\ndrain_s = 0.1", handler="handlers:stubborn")
         async with feeding(server, "a"):
-            for seconds in (1, 10, 100):  # enough to connect and to begin, however busy the machine is
+            for seconds in (1, 10, 100):  # enough to connect and to begin, even on a busy machine
                 command = await start("run", "feeds.toml", "--duration", str(seconds), "--report", "report.json")
                 ended = await command.ended()
                 if command.notes.exists():
@@ -182,8 +184,8 @@ async def test_a_handler_that_never_ends_does_not_outlast_the_duration(start: St
     assert json.loads((tmp_path / "report.json").read_text())["subscriptions"][0]["pending"] == 1
 
 
-async def test_a_reader_who_has_seen_enough_ends_the_run(start: Start, tmp_path: Path) -> None:
-    """`wsfleet run feeds.toml | head -1` ends, and well."""
+async def test_a_closed_pipe_ends_the_run(start: Start, tmp_path: Path) -> None:
+    """`wsfleet run feeds.toml | head -1` ends with 0."""
     async with FeedServer() as server:
         write(tmp_path, server.uri, '[[process]]\npattern = ">"\nsink = "stdout"')
         command = f"{sys.executable} -m wsfleet run feeds.toml 2>err | head -1; echo ${{PIPESTATUS[0]}}"
@@ -196,16 +198,16 @@ async def test_a_reader_who_has_seen_enough_ends_the_run(start: Start, tmp_path:
             await asyncio.sleep(0.01)
         out, _ = await ending
     first, code = out.decode().splitlines()
-    told = (tmp_path / "err").read_text()
-    assert (json.loads(first)["data"], code) == ("x", "0"), told
-    assert "Traceback" not in told
-    assert "ERROR" not in told, told
-    assert told.count("the reader of the standard output has closed it") <= 1
+    output = (tmp_path / "err").read_text()
+    assert (json.loads(first)["data"], code) == ("x", "0"), output
+    assert "Traceback" not in output
+    assert "ERROR" not in output, output
+    assert output.count("the reader of the standard output has closed it") <= 1
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a disk that is always full")
 async def test_a_full_disk_is_one_line(start: Start, tmp_path: Path) -> None:
-    """A sink that cannot write is told with its path and the reason, once, and without a traceback."""
+    """A sink that cannot write is reported with its path and the reason, once, and without a traceback."""
     async with FeedServer() as server:
         write(tmp_path, server.uri, '[[process]]\npattern = ">"\nsink = "jsonl:/dev/full"')
         command = await start("run", "feeds.toml", "--report", "report.json")
@@ -227,7 +229,7 @@ async def test_a_full_disk_is_one_line(start: Start, tmp_path: Path) -> None:
     ("required", "others", "code"), [(True, 0, 1), (True, 1, 1), (False, 0, 1), (False, 1, 0)], ids=str
 )
 async def test_endpoints_that_fail(start: Start, tmp_path: Path, required: bool, others: int, code: int) -> None:
-    """A required endpoint that fails, or all that fail, are exit code 1; the report is written all the same."""
+    """If a required endpoint or all endpoints fail, the exit code is 1; the report is still written."""
     async with FeedServer() as good, FeedServer() as server:
         server.refuse(401)
         more = f"required = {str(required).lower()}\n" + f'[[connect]]\nuri = "{good.uri}"\nname = "b"\n' * others
@@ -245,7 +247,7 @@ async def test_endpoints_that_fail(start: Start, tmp_path: Path, required: bool,
 
 
 async def test_a_sink_that_cannot_be_opened_ends_the_run(start: Start, tmp_path: Path) -> None:
-    """Nothing is run without what was asked for."""
+    """If a sink cannot be opened, nothing is run."""
     write(tmp_path, "ws://127.0.0.1:1", '[[process]]\npattern = ">"\nsink = "jsonl:out/x"')
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "x").symlink_to(tmp_path / "nowhere" / "x")
@@ -298,7 +300,9 @@ async def test_run_a_program(start: Start, tmp_path: Path, target: str, name: st
 
 
 async def test_a_pattern_of_no_dollar_topic_is_a_warning(start: Start, tmp_path: Path) -> None:
-    """In a program, too, a pattern of `$` topics that no fleet makes is told at the start; others may be published."""
+    """For a program, too, a pattern with unknown `$` topics causes a warning at the start; other topics may be
+    published.
+    """
     (tmp_path / "misspelt.py").write_text(
         "from wsfleet import Fleet\n"
         "fleet = Fleet()\n"
@@ -336,7 +340,7 @@ async def test_a_pattern_of_no_dollar_topic_is_a_warning(start: Start, tmp_path:
         ("nope.toml", "nope.toml: cannot be read: No such file or directory"),
     ],
 )
-async def test_what_cannot_be_run_is_one_line(start: Start, tmp_path: Path, target: str, fault: str) -> None:
+async def test_a_wrong_target_is_one_line(start: Start, tmp_path: Path, target: str, fault: str) -> None:
     """A wrong target is exit code 2 and one clear line."""
     (tmp_path / "program.py").write_text(PROGRAMS.format(uri="ws://h"))
     (tmp_path / "misspelled.py").write_text("from wsfleet import Fleet\nflet = Fleet()\nother = Fleet()\n")
@@ -368,7 +372,7 @@ fleet.connect("{uri}", name="a")
 async def test_run_has_everything_collected_seldom(
     start: Start, tmp_path: Path, own: str, expected: tuple[int, int, int]
 ) -> None:
-    """A full garbage collection stops the loop, so the command puts it off, unless the program has decided itself."""
+    """The command defers full garbage collections, which block the loop, unless the program has configured them."""
     async with FeedServer() as server:
         (tmp_path / "program.py").write_text(THRESHOLDS.format(own=own, uri=server.uri))
         command = await start("run", "program:fleet")
@@ -386,7 +390,7 @@ def checked(folder: Path, text: str, capsys: pytest.CaptureFixture[str]) -> tupl
 
 
 def test_check_a_good_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Nothing wrong: exit code 0, one line; a warning does not change that."""
+    """A valid file is exit code 0 and one line, even with a warning."""
     text = '[[connect]]\nuri = "ws://h"\nsink = "stdout"\n'
     assert checked(tmp_path, text, capsys) == (0, "feeds.toml: good; 1 endpoint, 1 processor\n", "")
     code, out, err = checked(tmp_path, text + '[[process]]\npattern = "x"\nsink = "stdout"\n', capsys)
@@ -394,8 +398,8 @@ def test_check_a_good_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert err == "feeds.toml:5: [[process]] 1 pattern: warning: no topic can match 'x'; there are h\n"
 
 
-def test_check_and_run_tell_every_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every fault of the file is one line with its place, and the exit code is 2, for `run` as for `check`."""
+def test_check_and_run_report_every_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each fault of the file is one line with its place, and the exit code is 2, for `run` and `check`."""
     text = '[[connect]]\nuri = "http://h"\nx = 1\n[[process]]\npattern = "a..b"\n'
     code, out, err = checked(tmp_path, text, capsys)
     assert (code, out) == (2, "")
@@ -427,7 +431,9 @@ def test_check_and_run_tell_every_fault(tmp_path: Path, capsys: pytest.CaptureFi
 def test_a_wrong_command_line(
     arguments: list[str], text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """It is exit code 2 and says what is wrong; a report that cannot be written is told before the run."""
+    """A wrong command line is exit code 2 with the reason; a report that cannot be written is reported
+    before the run.
+    """
     monkeypatch.chdir(tmp_path)
     (tmp_path / "x.toml").write_text('[[connect]]\nuri = "ws://127.0.0.1:1"\n')
     assert main(arguments) == 2
@@ -435,7 +441,7 @@ def test_a_wrong_command_line(
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
-    """`--version` prints it, tells whether the compiled parts are in use, and ends well."""
+    """`--version` prints the version and whether the compiled parts are used, and ends with 0."""
     assert main(["--version"]) == 0
     parts = "compiled parts in use" if accelerated else "pure Python"
     assert re.fullmatch(rf"wsfleet \d+\.\d+\.\d+ \({parts}\)\n", capsys.readouterr().out)
@@ -443,7 +449,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("command", ["", "run", "check", "tap", "demo", "bench"])
 def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Every command tells what it takes."""
+    """The help of every command lists its options."""
     assert main([*command.split(), "--help"]) == 0
     assert capsys.readouterr().out.startswith("usage: wsfleet")
 
@@ -451,8 +457,8 @@ def test_help(command: str, capsys: pytest.CaptureFixture[str]) -> None:
 # ---- the loop ----
 
 
-def test_what_is_raised_is_not_said_to_come_of_a_missing_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user's traceback begins with the user's own error, also where uvloop is not installed."""
+def test_a_users_error_is_not_attributed_to_a_missing_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user's traceback begins with the user's own error, even if uvloop is not installed."""
 
     async def fails() -> None:
         raise ValueError("mine")
@@ -475,7 +481,7 @@ def test_what_is_raised_is_not_said_to_come_of_a_missing_uvloop(monkeypatch: pyt
 def test_a_command_says_which_extra_it_needs(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str], text: str
 ) -> None:
-    """Without its packages a command ends with 2, and one line names the packages and the extra."""
+    """Without its packages a command ends with 2, and one line contains the packages and the extra."""
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(command) == 2
     assert capsys.readouterr().err == f"{text}\n"

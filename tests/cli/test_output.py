@@ -1,4 +1,4 @@
-"""How `wsfleet tap` shows messages, and to whom."""
+"""How `wsfleet tap` writes messages to terminals and pipes."""
 
 import asyncio
 import io
@@ -21,7 +21,7 @@ PIPE, TERMINAL = io.StringIO(), Terminal()
 
 
 def test_a_pipe_gets_text_as_it_came_and_binary_as_base64() -> None:
-    """In a pipe nothing is lost: text is untouched, binary is one line that can be decoded."""
+    """In a pipe nothing is changed: text is written as it is, binary as one line that can be decoded."""
     render = lines_for(PIPE, pretty=False)
     assert render("a\x1b[1m") == "a\x1b[1m\n"
     assert render(b"\x00\xff") == "AP8=\n"
@@ -39,12 +39,12 @@ def test_a_pipe_gets_text_as_it_came_and_binary_as_base64() -> None:
     ],
 )
 def test_a_pipe_gets_json_whatever_comes(message: str | bytes, means: object) -> None:
-    """With --json every message leaves as JSON, also one that was none."""
+    """With --json every message is written as JSON, even if it was none."""
     assert json.loads(lines_for(PIPE, pretty=True)(message)) == means
 
 
 def test_pretty_json_keeps_numbers_and_order() -> None:
-    """Pretty-printing changes white space alone: no number loses a digit, no key its place."""
+    """Pretty-printing changes only white space: numbers keep their digits, keys their order."""
     shown = lines_for(PIPE, pretty=True)('{"z":1.10,"a":12345678901234567890123}')
     assert shown == '{\n  "z": 1.10,\n  "a": 12345678901234567890123\n}\n'
 
@@ -52,7 +52,7 @@ def test_pretty_json_keeps_numbers_and_order() -> None:
 @pytest.mark.parametrize("pretty", [False, True])
 @pytest.mark.parametrize("message", ["x\x1b]0;title\x07", '{"x": "\x9b2J"}', b"\x1b[2J", b'{"x": "\xc2\x9b2J"}'])
 def test_a_terminal_gets_no_controls_of_the_peer(message: str | bytes, pretty: bool) -> None:
-    """On a terminal a peer's control characters are shown, never sent."""
+    """On a terminal the control characters of a peer are escaped."""
     shown = lines_for(TERMINAL, pretty)(message)
     for own in ("\x1b[0m", "\x1b[1m", "\x1b[32m", "\x1b[1;34m"):  # the colours of --json
         shown = shown.replace(own, "")
@@ -62,15 +62,15 @@ def test_a_terminal_gets_no_controls_of_the_peer(message: str | bytes, pretty: b
 
 
 def test_a_terminal_gets_the_beginning_of_binary_messages() -> None:
-    """Binary is shown by its size, its first bytes, and what can be read of them."""
+    """Binary is shown as its size, its first bytes, and the readable ones of them."""
     shown = lines_for(TERMINAL, pretty=False)(b"GIF89a\x00" + bytes(100))
     assert shown.startswith("<107 bytes> 47 49 46 38 39 61 00 00")
     assert "... " in shown
     assert "|GIF89a." in shown
 
 
-async def test_a_reader_who_stands_still_does_not_hold_the_loop() -> None:
-    """While nobody reads, `write` waits and the loop goes on; what was written arrives whole and in order."""
+async def test_a_slow_reader_does_not_block_the_loop() -> None:
+    """While the reader is slow, `write` waits and the loop continues; the output arrives complete and in order."""
     reading, writing = os.pipe()
     text = "x" * 2**20
     with OutputStream(writing, lines_for(PIPE, pretty=False)) as outlet:
@@ -87,8 +87,8 @@ async def test_a_reader_who_stands_still_does_not_hold_the_loop() -> None:
     os.close(writing)
 
 
-async def test_a_reader_who_left_is_told() -> None:
-    """Writing to a pipe that nobody reads raises BrokenPipeError."""
+async def test_a_closed_pipe_is_a_broken_pipe_error() -> None:
+    """Writing to a pipe without a reader raises BrokenPipeError."""
     reading, writing = os.pipe()
     os.close(reading)
     with OutputStream(writing, lines_for(PIPE, pretty=False)) as outlet, pytest.raises(BrokenPipeError):
@@ -97,7 +97,7 @@ async def test_a_reader_who_left_is_told() -> None:
 
 
 async def test_leaving_a_stuck_thread_behind_ends_with_its_reader() -> None:
-    """A cancelled write that is stuck does not hold up leaving the outlet, and its thread ends when the reader does."""
+    """A cancelled write that is stuck does not delay closing the output, and its thread ends when the reader does."""
     reading, writing = os.pipe()
     with OutputStream(writing, lines_for(PIPE, pretty=False)) as outlet, pytest.raises(TimeoutError):
         async with asyncio.timeout(0.05):
@@ -109,7 +109,7 @@ async def test_leaving_a_stuck_thread_behind_ends_with_its_reader() -> None:
 
 
 def test_a_pseudo_terminal_is_a_terminal() -> None:
-    """What is shown depends on the stream itself."""
+    """The format depends on the stream itself."""
     main, side = pty.openpty()
     with os.fdopen(side, "w") as stream:
         assert lines_for(stream, pretty=False)(b"\x00").startswith("<1 bytes>")

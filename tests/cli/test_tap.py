@@ -1,4 +1,4 @@
-"""`wsfleet tap`, run as a person runs it, against the feed server of the test kit."""
+"""`wsfleet tap`, run as a command, against the feed server of the test kit."""
 
 import asyncio
 import contextlib
@@ -25,7 +25,7 @@ from wsfleet.testing import FeedServer
 
 
 class Tapped:
-    """A running `wsfleet tap`, its lines read one by one."""
+    """A running `wsfleet tap`, whose lines are read one by one."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
@@ -35,8 +35,8 @@ class Tapped:
     async def line(self) -> str:
         return (await self.out.readline()).decode().removesuffix("\n")
 
-    async def told(self, text: str) -> str:
-        """Read the standard error up to a line with `text` in it."""
+    async def until_reported(self, text: str) -> str:
+        """Read the standard error up to a line that contains `text`."""
         seen = ""
         while line := (await self.err.readline()).decode():
             seen += line
@@ -78,7 +78,7 @@ def run_tap(*arguments: str) -> tuple[int, str, str]:
 
 
 async def test_prints_messages_and_nothing_else_on_the_standard_output() -> None:
-    """Each message is a line of the standard output; the connection's state goes to the standard error."""
+    """Each message is a line of the standard output; the connection's state is written to the standard error."""
     async with FeedServer() as server, tap(server.uri, "--count", "3") as tapped:
         await server.wait_clients(1)
         await server.send("one", b"\x00\x01", "three", "four")
@@ -89,13 +89,13 @@ async def test_prints_messages_and_nothing_else_on_the_standard_output() -> None
 
 
 async def test_comes_back_and_says_why_it_was_gone() -> None:
-    """A lost connection is told with its reason and the wait, and messages go on after it."""
+    """A lost connection is reported with its reason and the wait, and messages continue after it."""
     async with FeedServer() as server, tap(server.uri) as tapped:
         await server.wait_clients(1)
         await server.send("before")
         assert await tapped.line() == "before"
         server.close(1012, "restarting\x1b[2J")
-        line = await tapped.told("lost")
+        line = await tapped.until_reported("lost")
         assert "1012 restarting" in line
         assert re.search(r"next attempt in \d+\.\d s", line)
         assert "\x1b[2J" not in line
@@ -110,11 +110,11 @@ async def test_comes_back_and_says_why_it_was_gone() -> None:
 
 
 async def test_waits_for_a_server_that_is_not_there_yet() -> None:
-    """Nobody listening is told, and tried again for ever."""
+    """If nothing listens at the address, this is reported and retried without end."""
     async with FeedServer() as server:
         await server.stop()
         async with tap(server.uri, "--count", "1") as tapped:
-            await tapped.told("refused")
+            await tapped.until_reported("refused")
             await server.start()
             await server.wait_clients(1)
             await server.send("at last")
@@ -123,7 +123,7 @@ async def test_waits_for_a_server_that_is_not_there_yet() -> None:
 
 
 async def test_sends_after_every_connect_and_with_headers() -> None:
-    """--send goes out in order on every connect, --header with every handshake."""
+    """--send is sent in order on every connect, --header with every handshake."""
     arguments = ["--send", "subscribe a", "--send", "subscribe b", "--header", "X-One: 1", "--header", "X-Two:two: 2"]
     async with FeedServer() as server, tap(server.uri, *arguments):
         for times in (1, 2):
@@ -136,7 +136,7 @@ async def test_sends_after_every_connect_and_with_headers() -> None:
 
 
 async def test_pretty_prints_json() -> None:
-    """--json indents what is JSON, and everything in a pipe is JSON then."""
+    """--json indents JSON; in a pipe every message is JSON."""
     async with FeedServer() as server, tap(server.uri, "--json", "--count", "2") as tapped:
         await server.wait_clients(1)
         await server.send('{"price":1.50}', "plain")
@@ -144,8 +144,8 @@ async def test_pretty_prints_json() -> None:
     assert (code, out) == (0, '{\n  "price": 1.50\n}\n"plain"\n')
 
 
-async def test_ends_when_nobody_reads_any_more() -> None:
-    """`wsfleet tap URI | head -1` ends quietly, with 0."""
+async def test_ends_when_its_output_is_closed() -> None:
+    """`wsfleet tap URI | head -1` ends without an error, with 0."""
     reading, writing = os.pipe()
     async with FeedServer() as server, tap(server.uri, stdout=writing) as tapped:
         os.close(writing)
@@ -160,8 +160,8 @@ async def test_ends_when_nobody_reads_any_more() -> None:
         assert "Traceback" not in (await tapped.err.read()).decode()
 
 
-async def test_a_reader_who_stands_still_does_not_cost_the_connection() -> None:
-    """While the pipe is full, Ctrl-C works and nothing is lost of what was read before."""
+async def test_a_slow_reader_does_not_cost_the_connection() -> None:
+    """While the pipe is full, Ctrl-C works, and no message that was read before is lost."""
     reading, writing = os.pipe()
     async with FeedServer() as server, tap(server.uri, stdout=writing) as tapped:
         os.close(writing)
@@ -177,7 +177,7 @@ async def test_a_reader_who_stands_still_does_not_cost_the_connection() -> None:
 
 
 async def test_the_time_may_be_bounded() -> None:
-    """--duration ends a quiet tap, well."""
+    """--duration ends a tap without messages, with 0."""
     async with FeedServer() as server, tap(server.uri, "--duration", "0.5") as tapped:
         code, out, err = await tapped.end()
     assert (code, out) == (0, "")
@@ -186,7 +186,7 @@ async def test_the_time_may_be_bounded() -> None:
 
 @pytest.mark.parametrize(("status", "advice"), [(401, "--header"), (403, "--header"), (404, "path"), (410, "path")])
 async def test_a_refusal_for_good_ends_with_advice(status: int, advice: str) -> None:
-    """What asking again cannot change is one clear line and exit code 1."""
+    """Errors that a retry cannot change are one clear line and exit code 1."""
     async with FeedServer() as server:
         server.refuse(status)
         async with tap(server.uri) as tapped:
@@ -199,7 +199,7 @@ async def test_a_refusal_for_good_ends_with_advice(status: int, advice: str) -> 
 
 
 async def test_a_bad_certificate_ends_with_advice(tmp_path: Path) -> None:
-    """An unknown authority ends the tap with a line that says how to trust it, and doing so works."""
+    """An unknown authority ends the tap with a line that explains how to trust it, and doing so works."""
     ca = trustme.CA()
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     ca.issue_cert("localhost").configure_cert(context)
@@ -218,7 +218,7 @@ async def test_a_bad_certificate_ends_with_advice(tmp_path: Path) -> None:
 
 
 async def test_secrets_are_not_shown() -> None:
-    """Tokens in the URI and in headers appear neither while it goes well nor when it does not."""
+    """Tokens in the URI and in headers appear neither in the output nor in errors."""
     arguments = ["--header", "Authorization: Bearer sesame-open-up"]
     async with FeedServer() as server:
         uri = f"{server.uri}/feed?token=sesame-open-up"
@@ -237,7 +237,7 @@ async def test_secrets_are_not_shown() -> None:
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
 async def test_a_terminal_is_safe_from_the_peer(arguments: list[str]) -> None:
-    """On a terminal the peer's escape sequences are shown, whatever they come in."""
+    """On a terminal the escape sequences of the peer are escaped, in all of its texts."""
     main, side = pty.openpty()
     fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
     messages = ["\x1b]0;owned\x07", '{"price": "\x9b2J"}', b"\x1b[2J"]
@@ -252,7 +252,7 @@ async def test_a_terminal_is_safe_from_the_peer(arguments: list[str]) -> None:
             while chunk := os.read(main, 2**16):
                 screen += chunk
     os.close(main)
-    shown = re.sub(r"\x1b\[[0-9;]*m", "", screen.decode())  # colours are our own
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", screen.decode())  # the colours of wsfleet
     assert "\x1b" not in shown
     assert "\x9b" not in shown
     assert r"\u001b]0;owned\u0007" in shown
@@ -279,8 +279,8 @@ async def test_a_terminal_is_safe_from_the_peer(arguments: list[str]) -> None:
         ("ws://", None),
     ],
 )
-def test_suggests_what_was_meant(uri: str, meant: str | None) -> None:
-    """A URI without ws:// or wss:// gets the one that was probably meant, where there is one."""
+def test_suggests_the_likely_uri(uri: str, meant: str | None) -> None:
+    """A URI without ws:// or wss:// gets the more likely one, if it can be decided."""
     assert suggest(uri) == meant
 
 
@@ -299,7 +299,7 @@ def test_suggests_what_was_meant(uri: str, meant: str | None) -> None:
     ],
 )
 def test_a_wrong_command_line_is_one_clear_line(arguments: list[str], text: str) -> None:
-    """What cannot work is said at once, without secrets and without a traceback, with exit code 2."""
+    """Invalid arguments are reported at once, without secrets and without a traceback, with exit code 2."""
     code, out, err = run_tap(*arguments)
     assert (code, out) == (2, "")
     assert text in err
@@ -308,7 +308,7 @@ def test_a_wrong_command_line_is_one_clear_line(arguments: list[str], text: str)
 
 
 def test_headers_are_names_and_values() -> None:
-    """Only the first colon divides, and the space around both is not theirs."""
+    """Only the first colon separates, and the space around name and value is removed."""
     assert parse_headers(["A:b", "X-Url : http://x "]) == {"A": "b", "X-Url": "http://x"}
     for wrong in ("nothing", ": value", " : value"):
         with pytest.raises(ConfigError):
@@ -343,11 +343,11 @@ def caused(error: Exception, cause: Exception) -> Exception:
     ],
 )
 def test_describes_a_failure_in_plain_words(error: Exception, uri: str, text: str) -> None:
-    """Why there is no connection is said so that a person knows where to look."""
+    """The reason for a failed connection is followed by advice."""
     assert describe(error, uri) == text
 
 
-def test_explains_what_it_does_not_know_by_its_text() -> None:
-    """A fatal error without advice of its own is at least told."""
+def test_explains_an_unknown_error_by_its_text() -> None:
+    """A fatal error without specific advice is reported, too."""
     assert explain(ConnectFailed("tcp", "odd")) == "tcp: odd"
     assert "418" in explain(HandshakeRejected(418))

@@ -1,4 +1,4 @@
-"""Configuration files: what a good one makes, and that a bad one tells all of its faults at once."""
+"""Configuration files: the fleet of a valid file, and the list of all faults of an invalid one."""
 
 import asyncio
 import re
@@ -67,25 +67,25 @@ def check(tmp_path: Path) -> Check:
     return check
 
 
-def told(report: Report) -> list[str]:
-    """The faults as a person sees them, without the folder."""
+def printed(report: Report) -> list[str]:
+    """The faults as they are printed, without the folder."""
     return [re.sub(r"^.*/feeds\.toml", "feeds.toml", str(fault)) for fault in report.faults]
 
 
 def endpoint(report: Report, name: str = "a") -> Endpoint:
-    """What was declared under a name."""
-    assert not report.faults, told(report)
+    """The part with this name."""
+    assert not report.faults, printed(report)
     assert report.fleet is not None
     made = report.fleet._registry.supervisors[name].endpoint
     assert isinstance(made, Endpoint)
     return made
 
 
-# ---- what a good file makes ----
+# ---- the fleet of a valid file ----
 
 
 def test_the_contracts_example(check: Check) -> None:
-    """The example of the contract is a good file, and means what it says."""
+    """The example in the documentation is valid, and declares the expected fleet."""
     report = check(
         """
         [fleet]
@@ -119,7 +119,7 @@ def test_the_contracts_example(check: Check) -> None:
 
 
 def test_every_field_can_be_written(check: Check, tmp_path: Path) -> None:
-    """Each option of the contract has its form in the file."""
+    """Each option can be set in the file."""
     report = check(
         """
         [fleet]
@@ -199,7 +199,7 @@ def test_every_field_can_be_written(check: Check, tmp_path: Path) -> None:
 
 
 def test_pools_and_every_option_of_a_processor_can_be_written(check: Check) -> None:
-    """Pools, and how a processor's calls are made, are in the file what they are in a program."""
+    """Pools and offloading of processors have the same meaning in the file as in a program."""
     report = check(
         """
         [[connect]]
@@ -253,10 +253,10 @@ def test_pools_and_every_option_of_a_processor_can_be_written(check: Check) -> N
 
 @pytest.mark.parametrize("overflow", Overflow)
 def test_every_overflow_can_be_written(check: Check, overflow: Overflow) -> None:
-    """Each policy has its word in the file."""
+    """Each overflow policy has a word in the file."""
     key = ', key = "handlers:key"' if overflow is Overflow.LATEST else ""
     report = check(CONNECT + ON_TRADE + f'buffer = {{ bytes = "1 MiB", overflow = "{overflow.value}"{key} }}')
-    assert report.fleet is not None, told(report)
+    assert report.fleet is not None, printed(report)
     (mailbox,) = report.fleet._registry.processors
     assert (mailbox.stats().overflow, mailbox.buffer.bytes) == (overflow.value, 2**20)
 
@@ -272,7 +272,7 @@ def test_limits_and_buffers_reach_the_fleet(tmp_path: Path) -> None:
 
 
 def test_modules_are_found_from_the_files_folder(check: Check, tmp_path: Path) -> None:
-    """Two files in two folders with a module of the same name each get their own, imported once."""
+    """Modules of the same name in the folders of two files are different modules, each imported once."""
     first = check(CONNECT + 'handler = "handlers:on_trade"\non_open = "handlers:subscribe"')
     one = endpoint(first).on_open
     other = tmp_path / "other"
@@ -286,7 +286,7 @@ def test_modules_are_found_from_the_files_folder(check: Check, tmp_path: Path) -
 
 
 def test_numbers_can_come_from_the_environment(check: Check) -> None:
-    """The environment has only text; a number in it is a number."""
+    """Environment variables are text; a number in one is converted."""
     report = check(
         CONNECT + 'required = "${R}"\nopen_s = "${S}"\nmax_size = "${M}"\nreconnect = { max_restarts = "${N}" }',
         {"R": "true", "S": "2", "M": "1 KiB", "N": "3"},
@@ -296,7 +296,7 @@ def test_numbers_can_come_from_the_environment(check: Check) -> None:
 
 
 def test_load_gives_the_fleet_or_raises_every_fault(tmp_path: Path) -> None:
-    """A good file is a fleet; a bad one is one ConfigError with a line for each fault."""
+    """A valid file returns a fleet; an invalid one raises one ConfigError with a line for each fault."""
     path = tmp_path / "feeds.toml"
     path.write_text(CONNECT)
     assert list(config.load(path).connections) == ["a"]
@@ -345,7 +345,7 @@ def test_load_gives_the_fleet_or_raises_every_fault(tmp_path: Path) -> None:
         ),
         ("[[connect]]\nuri = 'ws://h'\nmax_size = '0.3 B'", "is not a whole number of bytes"),
         ("[[connect]]\nuri = 'ws://h'\nmax_size = '10 s'", "unknown unit 's'"),
-        # ranges, as the options themselves tell them
+        # ranges, with the errors of the options themselves
         ("[fleet]\ndrain_s = -1", "[fleet] drain_s: must be a number of seconds from 0, not -1"),
         ("[[connect]]\nuri = 'ws://h'\nreconnect.factor = 0.5", "reconnect.factor: must be a number from 1, not 0.5"),
         ("[fleet.limits.hosts.'a.b']\nhandshakes = 0", '[fleet] limits.hosts."a.b".handshakes: must be a whole number'),
@@ -359,7 +359,7 @@ def test_load_gives_the_fleet_or_raises_every_fault(tmp_path: Path) -> None:
             "[[connect]]\nuri = 'ws://h'\nliveness.heartbeat_s = 3",
             "liveness: heartbeat and heartbeat_s must be set together",
         ),
-        # what is missing, or too much
+        # missing or excessive keys
         ("[[connect]]\nname = 'b'", '[[connect]] 2 "b": has no uri; write uri = "wss://..."'),
         ("[[process]]\nhandler = 'handlers:on_trade'", "[[process]] 1: has no pattern"),
         ("[[process]]\npattern = '>'", "[[process]] 1: has no handler; name a handler or a sink"),
@@ -393,7 +393,7 @@ def test_load_gives_the_fleet_or_raises_every_fault(tmp_path: Path) -> None:
         ("[[connect]]\nuri = 'ws://h/${file:nope}'", "nope cannot be read: No such file or directory"),
         ("[[connect]]\nuri = 'ws://h/${A B}'", "uri: ${A B} is not a valid substitution"),
         ("[[connect]]\nuri = 'ws://h/${A'", "uri: '${' without a '}'; write ${NAME}, or $${ for a literal ${"),
-        # pools, and what calls are made
+        # pools, and `offload`
         ("[[pool]]\nuri = 'ws://h'\nname = 'p'", '[[pool]] 1 "p": has no size; set the number of connections'),
         ("[[pool]]\nuri = 'ws://h'\nname = 'p'\nsize = 0", "size: must be a whole number from 1 to 65,536, not 0"),
         ("[[pool]]\nuri = 'ws://h'\nname = 'p'\nsize = 4_000_000_000", "size: must be a whole number from 1 to 65,536"),
@@ -413,23 +413,23 @@ def test_load_gives_the_fleet_or_raises_every_fault(tmp_path: Path) -> None:
     ],
 )
 def test_each_fault_has_its_line(check: Check, lines: str, fault: str) -> None:
-    """One fault is one line: where it is, what is wrong, what would be right."""
+    """Each fault is one line: its place, the problem, and the correct form."""
     begin = CONNECT if not lines.startswith("name") else ""
     report = check(begin + lines if begin else lines + "\n" + CONNECT)
     assert report.fleet is None
-    assert len(told(report)) == 1, told(report)
-    assert fault in told(report)[0]
-    assert "\n" not in told(report)[0]
+    assert len(printed(report)) == 1, printed(report)
+    assert fault in printed(report)[0]
+    assert "\n" not in printed(report)[0]
 
 
 def test_a_handler_that_is_not_there_hides_no_sink_beside_it(check: Check) -> None:
-    """That an entry has both is told although one of them is faulty."""
+    """The fault that an entry has both keys is reported although one of them is invalid."""
     report = check(CONNECT + "[[process]]\npattern = '>'\nhandler = 'handlers:nope'\nsink = 'stdout'")
-    assert [fault for fault in told(report) if "has a handler and a sink" in fault] and len(told(report)) == 2
+    assert [fault for fault in printed(report) if "has a handler and a sink" in fault] and len(printed(report)) == 2
 
 
 def test_all_faults_in_one_go(check: Check) -> None:
-    """A faulty value hides neither the faults beside it nor those of other entries, and makes none of its own."""
+    """An invalid value hides no other faults, and causes no further ones."""
     report = check(
         """
         [fleet]
@@ -455,7 +455,7 @@ def test_all_faults_in_one_go(check: Check) -> None:
         keep_last = -1
         """
     )
-    assert told(report) == [
+    assert printed(report) == [
         "feeds.toml:3: [fleet] drain_s: 'x' is not an amount; write a number, or a number with a unit as in \"10 s\"",
         "feeds.toml:4: [fleet] limits.connects_per_s: must be a number above 0 or None, not -1",
         "feeds.toml:4: [fleet] limits.handshakes: must be a whole number from 1, not 0",
@@ -479,8 +479,8 @@ def told_folder(report: Report) -> str:
     return report.faults[0].where.partition("/feeds.toml")[0]
 
 
-def test_an_import_error_is_told_with_its_place(check: Check, tmp_path: Path) -> None:
-    """What a module raises when it is imported is one line with the user's own file and line in it."""
+def test_an_import_error_is_reported_with_its_place(check: Check, tmp_path: Path) -> None:
+    """An exception during the import of a module is one line with the user's file and line."""
     (tmp_path / "broken.py").write_text("x = 1\nraise ValueError('a\\nb')")
     (tmp_path / "exits.py").write_text("import sys\nsys.exit(3)")
     (tmp_path / "needs.py").write_text("import not_there_at_all")
@@ -492,7 +492,7 @@ def test_an_import_error_is_told_with_its_place(check: Check, tmp_path: Path) ->
             for name in ("broken", "exits", "needs", "syntax", "broken")
         )
     )
-    broken, exits, needs, syntax, again = told(report)
+    broken, exits, needs, syntax, again = printed(report)
     assert "importing 'broken' failed: ValueError: a b (broken.py, line 2)" in broken
     assert "importing 'exits' failed: SystemExit: 3 (exits.py, line 2)" in exits
     assert "ModuleNotFoundError: No module named 'not_there_at_all' (needs.py, line 1)" in needs
@@ -509,14 +509,14 @@ def test_an_import_error_is_told_with_its_place(check: Check, tmp_path: Path) ->
         ("a = 1\na = 2", "feeds.toml:2:"),
     ],
 )
-def test_bad_syntax_is_told_with_line_and_column(check: Check, text: str, where: str) -> None:
-    """Where the file is no TOML, that is the one fault, with its place."""
-    (fault,) = told(check(text))
+def test_bad_syntax_is_reported_with_line_and_column(check: Check, text: str, where: str) -> None:
+    """If the file is no valid TOML, this is the only fault, with its place."""
+    (fault,) = printed(check(text))
     assert fault.startswith(where)
 
 
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
-    """No file, a folder, and a file that is no text are one line each."""
+    """A missing file, a folder, and a file that is not text are one line each."""
     (tmp_path / "binary.toml").write_bytes(b"\xff")
     for name, fault in [("nope.toml", "No such file"), ("", "Is a directory"), ("binary.toml", "is not UTF-8")]:
         (found,) = config.check(tmp_path / name).faults
@@ -524,13 +524,13 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
 
 
 def test_a_file_without_endpoints_is_a_fault(check: Check) -> None:
-    """There would be nothing to run."""
+    """A file without endpoints is a fault, because there would be nothing to run."""
     for text in ("", "[fleet]\nname = 'x'\n"):
-        (fault,) = told(check(text))
+        (fault,) = printed(check(text))
         assert fault == "feeds.toml: there is no endpoint; add a [[connect]] with a uri"
 
 
-# ---- anything at all ----
+# ---- arbitrary files ----
 
 OPTIONS = (Endpoint, Reconnect, Liveness, Buffer)
 KEYS = st.sampled_from(sorted({key for option in OPTIONS for key in get_type_hints(option)})) | st.sampled_from(
@@ -574,7 +574,7 @@ DOCUMENTS = st.fixed_dictionaries(
 
 @given(DOCUMENTS)
 def test_no_document_breaks_the_check(document: dict[str, Any]) -> None:
-    """Whatever stands in a file, the outcome is a fleet or faults of one line each."""
+    """For any content of a file, the result is a fleet or faults of one line each."""
     report = config._check(Path("feeds.toml"), "", document, {"S": "hunter2"})
     assert (report.fleet is None) == bool(report.faults)
     for fault in report.faults:
@@ -588,8 +588,8 @@ SECRET = "hunter2'\"\\\n\tsecret"
 
 
 @pytest.mark.parametrize("secret", [SECRET, "x.", "ab", "a b c d e f", "wss://u:pass@h:p0rt/x", "wss://u:pa/ss@h"])
-def test_what_was_filled_in_is_never_shown(check: Check, tmp_path: Path, secret: str) -> None:
-    """Whatever is wrong with a value from the environment or a file, the fault shows the reference alone."""
+def test_referenced_values_are_never_shown(check: Check, tmp_path: Path, secret: str) -> None:
+    """For any fault of a value from the environment or a file, the message shows only the reference."""
     (tmp_path / "secret").write_text(secret)
     report = check(
         """
@@ -625,19 +625,19 @@ def test_what_was_filled_in_is_never_shown(check: Check, tmp_path: Path, secret:
         {"S": secret},
     )
     assert len(report.faults) > 10
-    for line in told(report):
+    for line in printed(report):
         shown = line.replace("feeds.toml", "").replace("'x${file:secret} '", "")
         assert secret not in shown or len(secret) < 4, line
         assert repr(secret) not in shown, line
         assert repr(secret)[1:-1] not in shown or len(secret) < 4, line
         assert "'p0rt'" not in shown, line
         assert "'pa'" not in shown, line
-    assert any("${S}" in line for line in told(report))
+    assert any("${S}" in line for line in printed(report))
 
 
 @given(st.text(st.characters(codec="utf-8"), min_size=4), st.text(max_size=5))
 def test_hiding_finds_every_copy(secret: str, around: str) -> None:
-    """A text with a secret in it, as it is or as a repr, has none afterwards."""
+    """A text that contains a secret, as it is or as a repr, does not contain it after redaction."""
     substitutor = Substitutor(Path(), {"S": secret})
     value = substitutor.substitute(around.replace("$", "") + "${S}")
     hidden = substitutor.hide(f"must not be {value!r}; {secret}")
@@ -649,14 +649,14 @@ def test_hiding_finds_every_copy(secret: str, around: str) -> None:
 
 @given(st.integers(0, 10**12), st.sampled_from(sorted(SIZES)), st.sampled_from(["", " ", "  "]))
 def test_sizes_are_exact(number: int, unit: str, space: str) -> None:
-    """A whole number with a unit is that many bytes exactly."""
+    """An integer with a unit is exactly that many bytes."""
     assert read_size(f"{number}{space}{unit}") == number * SIZES[unit]
     assert read_size(str(number)) == number
 
 
 @given(st.integers(0, 10**6), st.integers(0, 999), st.sampled_from(sorted(TIMES)))
 def test_times_are_the_nearest_float(whole: int, part: int, unit: str) -> None:
-    """A decimal with a unit is the float that is nearest to it, with no rounding on the way."""
+    """A decimal with a unit is the nearest float, without intermediate rounding."""
     text = f"{whole}.{part:03d}"
     if unit == "ms":
         assert read_seconds(f"{text} ms") == float(f"{text}e-3")
@@ -667,7 +667,7 @@ def test_times_are_the_nearest_float(whole: int, part: int, unit: str) -> None:
 
 @given(st.text(max_size=12))
 def test_any_text_is_an_amount_or_wrong(text: str) -> None:
-    """No text makes anything but a number or a finding that quotes it."""
+    """Any text gives a number or a fault that quotes the text."""
     for read in (read_seconds, read_size):
         try:
             made: object = read(text)
@@ -676,12 +676,12 @@ def test_any_text_is_an_amount_or_wrong(text: str) -> None:
         assert isinstance(made, int | float) or repr(text) in str(made)
 
 
-# ---- filling ----
+# ---- references ----
 
 
 @given(st.lists(st.sampled_from(["a", "$", "{", "}", "$$", "${X}", "$${X}", "${", "é", " "])))
-def test_filling_is_what_a_reader_from_left_to_right_expects(parts: list[str]) -> None:
-    """`$$` is a dollar, `${X}` the value, everything else is itself, and an open reference is refused."""
+def test_references_are_resolved_from_left_to_right(parts: list[str]) -> None:
+    """`$$` is a dollar, `${X}` the value, all else is unchanged, and an unclosed reference is a fault."""
     text = "".join(parts)
     made, rest, used = "", text, False
     while rest:
@@ -706,7 +706,7 @@ def test_filling_is_what_a_reader_from_left_to_right_expects(parts: list[str]) -
 
 
 def test_a_file_is_filled_in_without_its_last_newline(tmp_path: Path) -> None:
-    """Secrets are written by editors and echo, which end a file with a newline."""
+    """A newline at the end of a secret's file, which editors and echo write, is removed."""
     (tmp_path / "token").write_text("a\nb\r\n")
     assert Substitutor(tmp_path, {}).substitute("x${file:token}y") == "xa\nby"
 
@@ -715,7 +715,9 @@ def test_a_file_is_filled_in_without_its_last_newline(tmp_path: Path) -> None:
 
 
 def test_lines_are_found_in_every_form() -> None:
-    """Tables, arrays of tables, dotted keys, strings and arrays over several lines: each has the line it begins in."""
+    """Tables, arrays of tables, dotted keys, strings and arrays over several lines: each has the line in which it
+    begins.
+    """
     text = textwrap.dedent(
         '''\
         # [not] a table
@@ -751,7 +753,7 @@ def test_lines_are_found_in_every_form() -> None:
     assert lines[("connect", 1, "uri")] == 18
 
 
-# ---- patterns that nothing can match ----
+# ---- patterns that match nothing ----
 
 TOKENS = st.sampled_from(["a", "b", "ab", "_"])
 PATTERNS = st.lists(TOKENS | st.just("*"), min_size=1, max_size=3).flatmap(
@@ -762,7 +764,7 @@ FORMATS = st.lists(st.sampled_from(["a", "b", "{x}", "a{x}", "{x}b"]), min_size=
 
 @given(PATTERNS, FORMATS, TOKENS)
 def test_no_warning_where_a_message_can_come(pattern: str, template: str, value: str) -> None:
-    """Where a topic that the format makes does match, no warning is given."""
+    """If a pattern matches a topic that the format can make, there is no warning."""
     topic = compile_topic(template)({"x": value})
     assert topic is not None
     if compile_pattern(pattern)(topic):
@@ -772,7 +774,7 @@ def test_no_warning_where_a_message_can_come(pattern: str, template: str, value:
 
 
 def test_a_pattern_that_nothing_can_match_is_a_warning(check: Check) -> None:
-    """It is told with its place and what there is; the file is good all the same."""
+    """A pattern that can match nothing causes a warning with its place and the existing topics; the file is valid."""
     report = check(
         """
         [[connect]]
@@ -811,7 +813,7 @@ def test_a_pattern_that_nothing_can_match_is_a_warning(check: Check) -> None:
 
 
 def test_no_warning_where_a_function_makes_topics(check: Check) -> None:
-    """What a function may return is not known, so nothing is said."""
+    """With a topic function there is no warning, because its topics are unknown."""
     report = check(CONNECT + "topic = 'handlers:topic'\n[[process]]\npattern = 'x.y.z'\nsink = 'stdout'")
     assert report.warnings == ()
     assert not report.faults

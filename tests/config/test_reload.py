@@ -1,4 +1,4 @@
-"""A fleet's file is read again while it runs: what is new in it changes, and nothing else."""
+"""Reading a fleet's file again while it runs: changed entries are replaced, and no others."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def two(message):
 
 @pytest.fixture
 def file(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    """A configuration file, with a module of handlers of its own beside it."""
+    """A configuration file, with its own module of handlers beside it."""
     (tmp_path / f"h{tmp_path.name.replace('-', '_')}.py").write_text(HANDLERS)
     return tmp_path / "fleet.toml"
 
@@ -57,12 +57,12 @@ async def running(file: Path) -> AsyncIterator[Fleet]:
 
 
 def sessions(fleet: Fleet) -> dict[str, Any]:
-    """The object of each open session: another one is another socket."""
+    """The object of each open session; a different object means a different socket."""
     return {name: each._supervisor.session for name, each in fleet.connections.items()}
 
 
-async def test_what_is_untouched_keeps_its_socket(file: Path) -> None:
-    """One is added, one removed, one changed, and the socket of the fourth is the one of before."""
+async def test_an_unchanged_entry_keeps_its_socket(file: Path) -> None:
+    """One endpoint is added, one removed and one changed; the socket of the fourth one stays open."""
     async with FeedServer() as server:
         write(file, *(connect(server, name) for name in ("same", "gone", "other")))
         async with running(file) as fleet:
@@ -87,16 +87,16 @@ async def test_what_is_untouched_keeps_its_socket(file: Path) -> None:
 
 
 async def test_a_fault_changes_nothing(file: Path) -> None:
-    """All faults are told, with their places, and every socket stays, also where most of the file is good."""
+    """All faults are reported with their places, and every socket stays open, even if most of the file is valid."""
     async with FeedServer() as server:
         write(file, connect(server, "a"), connect(server, "b"))
         async with running(file) as fleet:
             before = sessions(fleet)
             write(file, connect(server, "c"), '[[connect]]\nname = "d"\n', connect(server, "e", "ping = 1"))
-            with pytest.raises(ConfigError) as told:
+            with pytest.raises(ConfigError) as raised:
                 await fleet.reload()
             assert sessions(fleet) == before
-            assert len(told.value.faults) == 2
+            assert len(raised.value.faults) == 2
             file.unlink()
             with pytest.raises(ConfigError, match=r"fleet\.toml"):
                 await fleet.reload()
@@ -106,23 +106,25 @@ async def test_a_fault_changes_nothing(file: Path) -> None:
 
 
 async def test_a_function_that_came_later_takes_a_restart(file: Path) -> None:
-    """Modules are not imported again: a function that its file has by now is told as such, another as unknown."""
+    """Modules are not imported again: a function that was added to its file, or does not exist, is reported as a
+    fault.
+    """
     async with FeedServer() as server:
         write(file, connect(server, "a"))
         async with running(file) as fleet:
             module = next(file.parent.glob("h*.py"))
             module.write_text("from functools import partial\n" + HANDLERS + "\nasync def later(message): ...\n")
             write(file, connect(server, "a", 'handler = "HANDLERS:later"'))
-            with pytest.raises(ConfigError) as told:
+            with pytest.raises(ConfigError) as raised:
                 await fleet.reload()
-            assert f"this process imported {module} before it had 'later'; restart to use it" in str(told.value)
+            assert f"this process imported {module} before it had 'later'; restart to use it" in str(raised.value)
             write(file, connect(server, "a", 'handler = "HANDLERS:latter"'))
             with pytest.raises(ConfigError, match=r"has no 'latter'; there are one, two$"):
                 await fleet.reload()
 
 
 async def test_all_endpoints_may_change_at_once(file: Path) -> None:
-    """The fleet does not end in the moment in which the old ones are gone and the new ones are to come."""
+    """The fleet does not end between the removal of the old endpoints and the declaration of the new ones."""
     async with FeedServer() as server:
         write(file, connect(server, "a"))
         async with running(file) as fleet:
@@ -135,7 +137,7 @@ async def test_all_endpoints_may_change_at_once(file: Path) -> None:
 
 
 async def test_a_changed_secret_is_a_change(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is filled in from outside is compared too, and told to nobody."""
+    """Values from the environment and from files are compared too, and never shown."""
     async with FeedServer() as server:
         monkeypatch.setenv("FEED_TOKEN", "one-secret")
         write(file, connect(server, "a", 'headers = { Authorization = "Bearer ${FEED_TOKEN}" }'))
@@ -145,8 +147,10 @@ async def test_a_changed_secret_is_a_change(file: Path, monkeypatch: pytest.Monk
     assert lines == ["[[connect]] a: changed"]
 
 
-async def test_a_changed_processor_finishes_what_it_has(file: Path) -> None:
-    """Nothing is dropped where a processor's table changes: the old one has what came before, the new one the rest."""
+async def test_a_changed_processor_finishes_its_messages(file: Path) -> None:
+    """If a processor's table changes, no message is dropped: the old one gets the earlier ones, the new
+    one the rest.
+    """
     async with FeedServer() as server:
         process = '[[process]]\npattern = ">"\nname = "p"\nhandler = "HANDLERS:one"\n'
         write(file, connect(server, "a", ""), process)
@@ -163,8 +167,10 @@ async def test_a_changed_processor_finishes_what_it_has(file: Path) -> None:
     assert stats.balanced
 
 
-async def test_a_reload_is_told_in_fields(file: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """The log's records name the entry and what became of it, what takes a restart, and how many were left alone."""
+async def test_a_reload_is_logged_in_fields(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The log contains each entry and its change, the settings that need a restart, and the number of unchanged
+    entries.
+    """
     caplog.set_level(logging.INFO)
     async with FeedServer() as server:
         pool = f'[[pool]]\nuri = "{server.uri}"\nname = "p"\nsize = 2\n'
@@ -173,12 +179,12 @@ async def test_a_reload_is_told_in_fields(file: Path, caplog: pytest.LogCaptureF
             write(file, "[fleet]\ndrain_s = 1\n", connect(server, "a"), connect(server, "c"), pool)
             await reload_and_log(fleet.reload)
     names = ("event", "section", "entry", "change", "kept")
-    told = [
+    logged = [
         (record.levelname, *(getattr(record, name, None) for name in names))
         for record in caplog.records
         if record.name == "wsfleet.run"
     ]
-    assert told == [
+    assert logged == [
         ("INFO", "fleet.reload", "connect", "b", "removed", None),
         ("INFO", "fleet.reload", "connect", "c", "added", None),
         ("WARNING", "fleet.restart_needed", "fleet", None, None, None),
@@ -187,7 +193,7 @@ async def test_a_reload_is_told_in_fields(file: Path, caplog: pytest.LogCaptureF
 
 
 async def test_pools_are_closed_and_opened_whole(file: Path) -> None:
-    """A pool of another size is another pool; one that is untouched keeps its members' sockets."""
+    """A pool of another size is replaced; one that is unchanged keeps its members' sockets."""
     async with FeedServer() as server:
         pools = '[[pool]]\nuri = "{0}"\nname = "p"\nsize = {1}\n[[pool]]\nuri = "{0}"\nname = "q"\nsize = 2\n'
         write(file, pools.format(server.uri, 2))
@@ -202,7 +208,7 @@ async def test_pools_are_closed_and_opened_whole(file: Path) -> None:
 
 
 async def test_settings_of_the_fleet_take_a_restart(file: Path) -> None:
-    """What a running fleet cannot take over is told, each time, and not silently left out."""
+    """Changes that need a restart are reported, each time."""
     async with FeedServer() as server:
         write(file, connect(server, "a"))
         async with running(file) as fleet:
@@ -212,7 +218,7 @@ async def test_settings_of_the_fleet_take_a_restart(file: Path) -> None:
 
 
 async def test_who_cannot_be_reloaded_says_so(file: Path) -> None:
-    """A fleet that has no file, one that does not run, and one that is at it already."""
+    """A fleet without a file, or that does not run, or that is being reloaded, raises an error."""
     with pytest.raises(ConfigError, match="was not read from a file"):
         await Fleet().reload()
     async with FeedServer() as server:
@@ -234,7 +240,7 @@ TABLES = st.dictionaries(st.sampled_from("abcdef"), st.tuples(st.integers(1, 2),
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(TABLES, TABLES)
 def test_after_a_reload_the_fleet_is_like_its_file(file: Path, old: Tables, new: Tables) -> None:
-    """Whatever two files say, the fleet of the first becomes that of the second, and what both say stays open."""
+    """For any two files, the fleet of the first becomes that of the second, and unchanged sockets stay open."""
 
     def tables(server: FeedServer, all_of: Tables) -> list[str]:
         return [
@@ -268,7 +274,7 @@ def test_after_a_reload_the_fleet_is_like_its_file(file: Path, old: Tables, new:
 
 @pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="no SIGHUP here")
 async def test_the_command_reloads_at_sighup(file: Path) -> None:
-    """A file with a fault is refused in the log, a good one is taken over, and the untouched socket is the same."""
+    """On SIGHUP, an invalid file is rejected in the log, a valid one applied, and the unchanged socket stays open."""
     async with FeedServer() as server:
         write(file, connect(server, "a"), connect(server, "b"))
         process = await asyncio.create_subprocess_exec(

@@ -1,4 +1,4 @@
-"""Configuration files as they are written: any good one declares what was meant, and any text at all is judged."""
+"""Generated configuration files: a valid one declares the intended options, and any text at all gets a verdict."""
 
 import asyncio
 import datetime
@@ -37,7 +37,7 @@ ENVIRONMENT = {
     "SINK": f"jsonl:{SECRET}/{SECRET}",
     "LINES": f"a\n{SECRET}\t\x1b[2J",
 }
-"""None of these values is shown, nor the one word of them that no file has in itself."""
+"""Secrets, and the one word in them that occurs nowhere else."""
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,8 @@ def written(value: object) -> str:
         case int() | float():
             return repr(value)
         case str():
-            # JSON's escapes are TOML's, but for DEL, and for characters beyond the BMP, which need no escape.
+            # The escapes of JSON are those of TOML, except for DEL, and for characters beyond the BMP, which need no
+            # escape.
             return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
         case datetime.date():
             return value.isoformat()
@@ -70,7 +71,7 @@ def written(value: object) -> str:
 
 
 def statements(table: Mapping[str, Any], header: str, forms: Iterator[int]) -> Iterator[str]:
-    """`table` in lines: the tables in it as inline tables, dotted keys, or tables of their own, as `forms` tells."""
+    """`table` in lines: the tables in it as inline tables, dotted keys, or separate tables, as `forms` decides."""
     yield header
     own = []
     for key, value in table.items():
@@ -86,17 +87,17 @@ def statements(table: Mapping[str, Any], header: str, forms: Iterator[int]) -> I
 
 
 @given(st.text() | st.text("\x7f\x1b\n\"'\\\0é\U0001f600"), st.integers() | st.floats(allow_nan=False))
-def test_what_is_written_is_toml(text: str, number: float) -> None:
-    """The writer of these tests writes what tomllib reads."""
+def test_the_writer_writes_toml(text: str, number: float) -> None:
+    """tomllib reads the same values that the writer of these tests wrote."""
     value = {"key": [text, number, {text: True}]}
     assert tomllib.loads("\n".join(statements({"a": value}, "[x]", iter([1])))) == {"x": {"a": value}}
 
 
-# Good files
+# Valid files
 
 
 def times(least: float = 0.0) -> st.SearchStrategy[tuple[object, float]]:
-    """A duration as it is written, and what is meant."""
+    """A duration as it is written, and its value."""
     ms = st.integers(int(least * 1000) or 1, 10**7)
     return st.one_of(
         ms.map(lambda n: (n / 1000, n / 1000)),
@@ -115,7 +116,7 @@ def as_is(values: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, Any]]:
 
 
 def texts(values: st.SearchStrategy[str]) -> st.SearchStrategy[tuple[str, str]]:
-    """A text as it is written, where each `$` is two, and some of it comes from the environment or a file."""
+    """A text as it is written, with each `$` doubled, and parts of it from the environment or a file."""
     kept = values.map(lambda text: (text.replace("$", "$$"), text))
     return kept | st.tuples(kept, st.sampled_from(["${S}", "${file:token}"])).map(
         lambda found: (found[0][0] + found[1], found[0][1] + SECRET)
@@ -132,7 +133,7 @@ def tables(**kinds: st.SearchStrategy[tuple[Any, Any]]) -> st.SearchStrategy[dic
 
 
 def both(made: type, table: st.SearchStrategy[dict[str, tuple[Any, Any]]]) -> st.SearchStrategy[tuple[Any, Any]]:
-    """A table of options, and the object that it means."""
+    """A table of options, and the object that it declares."""
     return table.map(lambda pairs: (first(pairs), made(**second(pairs))))
 
 
@@ -153,7 +154,7 @@ ENDPOINT = tables(
     headers=st.dictionaries(WORDS.map("X-".__add__), texts(st.text("abc $;=", max_size=5)), max_size=2).map(
         lambda pairs: (first(pairs), second(pairs))
     ),
-    # A name twice is a fault (RFC 6455, section 4.1), however it is written.
+    # A repeated name is a fault (RFC 6455, section 4.1), whatever its form.
     subprotocols=st.lists(texts(WORDS), max_size=2, unique_by=lambda pair: pair[1]).map(
         lambda pairs: ([a for a, _ in pairs], tuple(b for _, b in pairs))
     ),
@@ -201,10 +202,10 @@ BUFFER = both(
     st.lists(PAYLOADS, max_size=3),
     st.randoms(use_true_random=False),
 )
-def test_a_good_file_declares_what_was_meant(
+def test_a_valid_file_declares_the_intended_options(
     folder: Path, connects: Any, processes: Any, drain_s: Any, size: int, payloads: list[Any], random: Any
 ) -> None:
-    """However tables and values are written, each option of each section has the value that was meant."""
+    """In any form of tables and values, each option of each section has the intended value."""
     forms = iter(lambda: random.randrange(3), None)
     parts = [list(statements({"name": "f", "drain_s": drain_s[0]}, "[fleet]", forms))]
     for number, (name, uri, pairs) in enumerate(connects):
@@ -244,7 +245,7 @@ def same(found: Endpoint, meant: Endpoint) -> None:
         assert getattr(found, each.name) == getattr(meant, each.name), each.name
 
 
-# Any file
+# Arbitrary files
 
 
 KEYS = st.sampled_from(
@@ -313,7 +314,7 @@ RUBBISH = st.sampled_from(
 
 @st.composite
 def files(draw: st.DrawFn) -> bytes:
-    """A file in TOML, about the right keys; in most of them something is damaged."""
+    """A file in TOML with mostly valid keys; most of the files have some damage."""
     forms = iter(lambda: draw(st.integers(0, 2)), None)
     written = []
     for header in draw(st.lists(SECTIONS, max_size=4)):
@@ -348,7 +349,9 @@ CONNECT = '[[connect]]\nuri = "ws://h"\nname = "a"\n'
 @example(f'{CONNECT}handler = "${{FUNCTION}}"'.encode())
 @example(f'{CONNECT}topic = "${{S}}"\n[[process]]\nsink = "stdout"\npattern = "x.${{S}}"'.encode())
 def test_any_file_is_judged(folder: Path, content: bytes) -> None:
-    """`wsfleet check` ends with its own verdict: a line with its place for each fault, nothing secret, no control."""
+    """`wsfleet check` always ends with a verdict: a line with its place for each fault, no secret, no control
+    character.
+    """
     path = folder / "any.toml"
     path.write_bytes(content)
     printed = io.StringIO()
@@ -357,17 +360,17 @@ def test_any_file_is_judged(folder: Path, content: bytes) -> None:
         report = config.check(path)
     assert code == (0 if report.fleet else 2)
     assert (report.fleet is None) == bool(report.faults)
-    told = printed.getvalue().split("\n")[:-1]
-    assert len(told) == len(report.warnings) + len(report.faults) + (code == 0)
-    for line in told:
+    output = printed.getvalue().split("\n")[:-1]
+    assert len(output) == len(report.warnings) + len(report.faults) + (code == 0)
+    for line in output:
         assert re.match(rf"{re.escape(str(path))}(:\d+)?(:\d+)?: ", line), line
         assert printable(line) == line, line
         assert len(line.splitlines()) == 1, line
         assert SECRET not in line
 
 
-def test_what_breaks_the_parser_has_its_line(folder: Path) -> None:
-    """Nesting and numbers that Python itself gives up on are told with their line, as is what is only too deep."""
+def test_a_text_that_breaks_the_parser_is_reported_with_its_line(folder: Path) -> None:
+    """Nesting and numbers that exceed the limits of Python are reported with their line, as is too deep nesting."""
     for broken, fault in [
         ("x = " + "[" * 5000, "is nested too deeply to be read"),
         ("x = " + "9" * 5000, "has a number with too many digits"),
@@ -381,7 +384,7 @@ def test_what_breaks_the_parser_has_its_line(folder: Path) -> None:
 
 
 def test_a_long_list_is_not_parsed_again_with_each_line() -> None:
-    """Where the lines are looked for, a list of a thousand lines is parsed where it may end, not at each of them."""
+    """To find the lines, a list of a thousand lines is parsed only where it may end, not at each of them."""
     text = CONNECT + "on_open = [\n" + '  "subscribe",\n' * 1000 + "]\nx = 1\n"
     with patch.object(lines.tomllib, "loads", wraps=tomllib.loads) as loads:
         found = lines.find_lines(text)

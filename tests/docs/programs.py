@@ -1,4 +1,4 @@
-"""Examples as processes."""
+"""The examples as processes."""
 
 import asyncio
 import contextlib
@@ -13,36 +13,36 @@ from typing import Any
 import wsfleet
 from wsfleet.testing import FeedServer
 
-# The examples are to run with the wsfleet that is tested here.
+# The examples must use the wsfleet that is tested here.
 SOURCE = Path(wsfleet.__file__).parents[1]
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
-# A bound on waiting for what must come, not on how soon.
+# Time limit for events that must happen, not a measure of speed.
 PATIENCE_S = 60.0
 
 
 class Program:
-    """A running example; `lines` is what it has said, on either of its outputs."""
+    """A running example; `lines` contains the lines of both of its outputs."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
         self.process = process
         self.lines: list[str] = []
 
     async def says(self, text: str) -> str:
-        """Read on, up to a line with `text` in it."""
+        """Read lines up to one that contains `text`."""
         if not await self._read(text):
             raise AssertionError(f"{text!r} was not said\n{self}")
         return self.lines[-1]
 
     async def ends(self, number: signal.Signals | None = None) -> int:
-        """Wait for its end, after a signal where there is one; return the exit code."""
+        """Wait for its end, after a signal if one is given; return the exit code."""
         if number is not None:
             self.process.send_signal(number)
         await self._read(None)
         return await self.process.wait()
 
     async def _read(self, text: str | None) -> bool:
-        """Read up to a line with `text` in it, or to the end; tell whether there was one."""
+        """Read up to a line that contains `text`, or to the end; return whether there was one."""
         assert self.process.stdout is not None
         try:
             async with asyncio.timeout(PATIENCE_S):
@@ -55,7 +55,7 @@ class Program:
         return False
 
     async def joins(self, server: FeedServer, clients: int = 1) -> None:
-        """Wait until it has made so many connections to the server."""
+        """Wait until it has made this number of connections to the server."""
         joined = asyncio.ensure_future(server.wait_clients(clients))
         ended = asyncio.ensure_future(self.process.wait())
         await asyncio.wait({joined, ended}, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
@@ -75,9 +75,9 @@ class Program:
 
 @contextlib.asynccontextmanager
 async def running(*command: object, cwd: Path, **environment: str) -> AsyncIterator[Program]:
-    """Run Python with `command`, any warning being an error.
+    """Run Python with `command`, with warnings as errors.
 
-    Without asyncio's debug mode, which writes a line where a busy machine delays a callback.
+    Without asyncio's debug mode, which logs a line if a busy machine delays a callback.
     """
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-W", "error", *map(str, command),
@@ -97,7 +97,7 @@ def price(n: int, value: float = 100.0, symbol: str = "AMBER") -> dict[str, Any]
 
 
 async def restart(server: FeedServer, program: Program, clients: int = 1) -> None:
-    """Stop the server and start it again; return when so many clients have come back."""
+    """Stop the server and start it again; return when this number of clients has reconnected."""
     await server.stop()
     await server.start()
     await program.joins(server, clients)

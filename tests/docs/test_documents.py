@@ -230,7 +230,7 @@ def test_public_methods_are_documented(public: type) -> None:
             assert "ancel" in method.__doc__, f"{public.__name__}.{name} does not explain cancellation"
 
 
-def test_the_comparison_shows_what_was_measured() -> None:
+def test_the_comparison_shows_the_measured_figures() -> None:
     """The figures are those of benchmarks/results/bench.json, rounded."""
     measured = json.loads((ROOT / "benchmarks/results/bench.json").read_text())["throughput"]["figures"]
     ratios = {each["what"]: each["ratio"] for each in measured if each["beside"] == "fleet"}

@@ -1,4 +1,4 @@
-"""The examples, each run as a program against a server that is restarted under it."""
+"""The examples, each run as a program against a server that is restarted."""
 
 import asyncio
 import importlib.util
@@ -20,7 +20,7 @@ SECRET = "open sesame"
 
 
 def log_in() -> Callable[..., Any]:
-    """The server's side of the login, as feed.py has it."""
+    """The server's side of the login in feed.py."""
     spec = importlib.util.spec_from_file_location("example_feed", EXAMPLES / "feed.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -33,7 +33,7 @@ def payloads(server: FeedServer, op: str) -> list[dict[str, Any]]:
 
 
 async def test_one_feed(tmp_path: Path) -> None:
-    """S1: the loop and the processor have every message of both sessions; then the program ends by itself."""
+    """S1: the loop and the processor get every message of both sessions; then the program ends by itself."""
     async with (
         FeedServer() as server,
         running(EXAMPLES / "one_feed.py", server.uri, "--count", 6, cwd=tmp_path) as program,
@@ -50,7 +50,7 @@ async def test_one_feed(tmp_path: Path) -> None:
 
 
 async def test_task_group(tmp_path: Path) -> None:
-    """S2: all connections come back, the task beside them goes on, and SIGTERM ends both."""
+    """S2: all connections return, the task beside them continues, and SIGTERM ends both."""
     async with (
         FeedServer() as server,
         running(EXAMPLES / "task_group.py", server.uri, "--connections", 20, cwd=tmp_path) as program,
@@ -66,7 +66,7 @@ async def test_task_group(tmp_path: Path) -> None:
 
 
 async def test_task_group_ends_with_a_required_endpoint(tmp_path: Path) -> None:
-    """S2: a required endpoint that fails for good ends the program, which says why."""
+    """S2: a required endpoint that fails for good ends the program with the reason."""
     async with FeedServer() as server:
         server.refuse(404)
         async with running(EXAMPLES / "task_group.py", server.uri, "--connections", 1, cwd=tmp_path) as program:
@@ -75,7 +75,7 @@ async def test_task_group_ends_with_a_required_endpoint(tmp_path: Path) -> None:
 
 
 async def test_gather(tmp_path: Path) -> None:
-    """S3: one fleet's server is restarted, the other fleet notices nothing, and the page tells about both."""
+    """S3: one fleet's server is restarted, the other fleet is not affected, and the page shows both."""
     async with (
         FeedServer() as prices,
         FeedServer() as orders,
@@ -108,7 +108,7 @@ async def test_gather(tmp_path: Path) -> None:
 
 
 async def test_reconnecting_login(tmp_path: Path) -> None:
-    """S4: on every connect the token is read afresh, the login is done, the symbols are subscribed to."""
+    """S4: on every connect the token is read again, then it logs in and subscribes to the symbols."""
     token = tmp_path / "token.txt"
     token.write_text("first\n")
     async with FeedServer(on_client=log_in()) as server:
@@ -131,7 +131,7 @@ async def test_reconnecting_login(tmp_path: Path) -> None:
 
 
 async def test_reconnecting_login_gives_up_on_a_wrong_secret(tmp_path: Path) -> None:
-    """S4: a secret that is not accepted is not tried again."""
+    """S4: a secret that is not accepted is not retried."""
     token = tmp_path / "token.txt"
     token.write_text("a token\n")
     async with FeedServer(on_client=log_in()) as server:
@@ -143,8 +143,8 @@ async def test_reconnecting_login_gives_up_on_a_wrong_secret(tmp_path: Path) -> 
 
 
 async def test_isolation(tmp_path: Path) -> None:
-    """S5: a feed that fails for good, and comes back when it is asked again, and a message that cannot be processed;
-    the other feed has all of its messages.
+    """S5: a feed that fails for good can be restarted, and a message that cannot be processed affects no others;
+    the other feed gets all of its messages.
     """
     async with FeedServer() as good, FeedServer() as bad:
         bad.refuse(404)
@@ -169,7 +169,7 @@ async def test_isolation(tmp_path: Path) -> None:
 
 
 async def test_processors(tmp_path: Path) -> None:
-    """S6: what the slow processor misses and the faulty one fails at, the others have."""
+    """S6: the messages that the slow processor drops and the faulty one fails reach the others."""
     async with (
         FeedServer() as server,
         running(EXAMPLES / "processors.py", server.uri, "--journal", "prices.jsonl", cwd=tmp_path) as program,
@@ -196,7 +196,7 @@ def _split(line: str) -> list[str]:
 
 
 async def test_clean_shutdown(tmp_path: Path) -> None:
-    """S7: after SIGTERM everything that has been received is stored, and the journal is whole."""
+    """S7: after SIGTERM all received messages are stored, and the journal is complete."""
     async with (
         FeedServer() as server,
         running(EXAMPLES / "clean_shutdown.py", server.uri, "--work", 0.01, cwd=tmp_path) as program,
@@ -215,7 +215,7 @@ async def test_clean_shutdown(tmp_path: Path) -> None:
 
 
 async def test_feeds_toml(tmp_path: Path) -> None:
-    """The fleet of the TOML file logs in again after the restart, and its journal and report tell all messages."""
+    """The fleet of the TOML file logs in again after the restart, and its journal and report contain all messages."""
     for name in ("feeds.toml", "handlers.py"):
         shutil.copy(EXAMPLES / name, tmp_path)
     async with FeedServer(on_client=log_in()) as server:
@@ -244,7 +244,7 @@ async def test_feeds_toml(tmp_path: Path) -> None:
 
 
 async def test_the_commands_of_feeds_toml(tmp_path: Path) -> None:
-    """They work as they stand at its beginning: all that the file wants is in them, and the feed accepts it."""
+    """The commands at the beginning of the file work: they set all that it needs, and the feed accepts it."""
     (tmp_path / "examples").mkdir()
     for name in ("feeds.toml", "handlers.py"):
         shutil.copy(EXAMPLES / name, tmp_path / "examples")
@@ -262,7 +262,7 @@ async def test_the_commands_of_feeds_toml(tmp_path: Path) -> None:
 
 
 async def test_feed(tmp_path: Path) -> None:
-    """The feed to try the examples on works, and its restarts are seen by who is connected to it."""
+    """The feed for trying the examples works, and its clients notice its restarts."""
     command = (EXAMPLES / "feed.py", "--port", 0, "--restart", 1, "--pause", 0.05)
     async with running(*command, cwd=tmp_path) as feed:
         uri = (await feed.says("serving ")).split()[1].rstrip(";")
@@ -275,6 +275,6 @@ async def test_feed(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("[!.]*.*")), ids=lambda path: path.name)
 def test_is_listed(path: Path) -> None:
-    """The table tells about every file."""
+    """The table contains every file."""
     table = (EXAMPLES / "README.md").read_text("utf-8")
     assert path.name == "README.md" or path.suffix == ".jsonl" or f"]({path.name})" in table

@@ -36,7 +36,7 @@ class Node:
 
 
 async def test_request_reply(tmp_path: Path) -> None:
-    """S8: what was asked when the server went away is asked again, on all members, and every request is answered."""
+    """S8: requests that were lost with the server are repeated, on all members, and every request is answered."""
     node = Node(patience=50)
     async with FeedServer(on_client=node.serve) as server:
         command = (EXAMPLES / "request_reply.py", server.uri, "--size", 3, "--callers", 6, "--requests", 200)
@@ -56,8 +56,8 @@ async def test_request_reply(tmp_path: Path) -> None:
     assert sum(numbers(row)[3] for row in rows) == 200
 
 
-async def test_request_reply_shows_what_is_no_reply(tmp_path: Path) -> None:
-    """S8: a request that gets no reply times out, and what the server says of its own is shown."""
+async def test_request_reply_shows_messages_that_are_no_replies(tmp_path: Path) -> None:
+    """S8: a request without a reply times out, and messages that are no replies are shown."""
     async with FeedServer() as server:
         command = (EXAMPLES / "request_reply.py", server.uri, "--size", 1, "--requests", 1, "--timeout", 2)
         async with running(*command, cwd=tmp_path) as program:
@@ -70,12 +70,16 @@ async def test_request_reply_shows_what_is_no_reply(tmp_path: Path) -> None:
 
 
 async def test_publish_subscribe(tmp_path: Path) -> None:
-    """S9: each pattern has its messages once, own topics too, and the latecomer begins with the last of each symbol."""
+    """S9: each pattern gets its messages once, own topics too, and a late subscription begins with the last of each
+    symbol.
+    """
     async with FeedServer() as server:
         command = (EXAMPLES / "publish_subscribe.py", server.uri, "--join", 4, "--seconds", 600)
         async with running(*command, cwd=tmp_path) as program:
             await program.joins(server)
-            await server.send(price(1, 50.0, "IVORY"), price(2, 100.0), price(3, 102.5))  # and one of our own
+            await server.send(
+                price(1, 50.0, "IVORY"), price(2, 100.0), price(3, 102.5)
+            )  # and one published by the program
             await program.says("latecomer: prices.AMBER 102.5 (3)")
             await restart(server, program)
             await server.send(price(4, 10.0, "IVORY"), price(5, 20.0, "IVORY"))
@@ -95,7 +99,9 @@ async def test_publish_subscribe(tmp_path: Path) -> None:
 
 
 async def test_backpressure(tmp_path: Path) -> None:
-    """S10: the archive drops nothing and pauses, the others drop and never pause; and each tells once per episode."""
+    """S10: the archive drops nothing and pauses, the others drop and never pause; and each has one
+    record per episode.
+    """
     flood = "x" * 1000
 
     async def serve(client: ServerConnection) -> None:
@@ -122,8 +128,8 @@ async def test_backpressure(tmp_path: Path) -> None:
 
 
 async def test_thousands(tmp_path: Path) -> None:
-    """S11: a thousand connections come, come back after the restart, and no message of theirs is unaccounted for."""
-    asyncio.get_running_loop().set_debug(False)  # which would take most of the time
+    """S11: a thousand connections open, reconnect after the restart, and each of their messages is accounted for."""
+    asyncio.get_running_loop().set_debug(False)  # it would take most of the time
     async with FeedServer() as server:
         command = (EXAMPLES / "thousands.py", server.uri, "--connections", 1000, "--connects-per-s", 10_000)
         async with running(*command, cwd=tmp_path, PYTHONASYNCIODEBUG="") as program:
@@ -143,7 +149,9 @@ async def test_thousands(tmp_path: Path) -> None:
 
 
 async def test_blocking_work(tmp_path: Path) -> None:
-    """S12: threads and processes do the work of both sessions, the journal is whole, and the loop is never blocked."""
+    """S12: threads and processes do the work of both sessions, the journal is complete, and the loop is
+    never blocked.
+    """
     async with FeedServer() as server, running(EXAMPLES / "blocking_work.py", server.uri, cwd=tmp_path) as program:
         await program.joins(server)
         await server.send(price(1, 100.0))
@@ -163,7 +171,7 @@ async def test_blocking_work(tmp_path: Path) -> None:
 
 
 async def test_careless_work_is_named(tmp_path: Path) -> None:
-    """S12: an async def that computes for long is named while it does, and at the end."""
+    """S12: an async def that computes for long is named while it runs, and at the end."""
     async with (
         FeedServer() as server,
         running(EXAMPLES / "blocking_work.py", server.uri, "--careless", cwd=tmp_path) as program,
@@ -177,8 +185,8 @@ async def test_careless_work_is_named(tmp_path: Path) -> None:
 
 
 async def test_batches(tmp_path: Path) -> None:
-    """S13: every price of both sessions is stored once, in fewer batches than there are prices, and none is bigger
-    than it may be; a batch that cannot be stored is tried again.
+    """S13: every price of both sessions is stored once, in fewer batches than there are prices, none of them larger
+    than allowed; a batch that cannot be stored is retried.
     """
     async with FeedServer() as server:
         command = (EXAMPLES / "batches.py", server.uri, "--batch", 100, "--seconds", 600)

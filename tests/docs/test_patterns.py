@@ -24,7 +24,7 @@ from wsfleet.testing import FeedServer
 DOCUMENT = Path(__file__).parents[2] / "docs" / "patterns.md"
 BLOCK = re.compile(r"^<!-- block: (\w+) -->\n```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
-# A bound on waiting for what must come, not on how soon.
+# Time limit for events that must happen, not a measure of speed.
 PATIENCE_S = 60.0
 
 SOON = Reconnect(initial_s=0.001, max_s=0.01)

@@ -1,4 +1,4 @@
-"""Objects that users hold show what users may call, and nothing else."""
+"""Public objects have only documented public attributes."""
 
 import pytest
 from websockets.asyncio.server import ServerConnection
@@ -44,13 +44,13 @@ async def objects() -> list[object]:
 
 
 @pytest.mark.looptime
-async def test_an_object_shows_what_users_may_call(objects: list[object]) -> None:
+async def test_dir_lists_the_documented_names(objects: list[object]) -> None:
     """`dir()` lists the documented names, whether the queue is compiled or not."""
     found = {type(each): [name for name in dir(each) if not name.startswith("_")] for each in objects}
     assert found == {kind: names.split() for kind, names in NAMES.items()}
 
 
-def test_a_client_of_the_feed_server_shows_what_faults_may_call() -> None:
+def test_a_client_of_the_feed_server_has_the_documented_names() -> None:
     """Beside the names of websockets' own class there are those that docs/api.md lists."""
     own = {name for name in dir(Client) if not name.startswith("_")} - set(dir(ServerConnection))
     assert own == {"hang_up", "hold", "reset", "write"}

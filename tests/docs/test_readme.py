@@ -57,7 +57,7 @@ def test_they_link_to_each_other() -> None:
     assert "](README.md)" in CHINESE.split("##")[0]
 
 
-def test_the_first_program_prints_what_is_shown(tmp_path: Path) -> None:
+def test_the_first_program_prints_the_output_shown(tmp_path: Path) -> None:
     """The program runs as it is, and its output is the block below it."""
     found = re.search(r"<!-- run -->\n```python\n(.*?)```\n\n```text\n(.*?)```", ENGLISH, re.DOTALL)
     assert found is not None
@@ -84,7 +84,7 @@ def test_the_api_overview_can_be_declared() -> None:
     assert set(words) <= options
 
 
-def test_check_says_what_is_shown(tmp_path: Path) -> None:
+def test_check_prints_the_output_shown(tmp_path: Path) -> None:
     """`wsfleet check` prints what the page shows, for the file on it and for the same file with three misspellings."""
     (toml,) = blocks(COMMANDS, "toml")
     (shown,) = (block for block in blocks(COMMANDS, "console") if block.startswith("$ wsfleet check"))

@@ -1,4 +1,4 @@
-"""Turns at one host: who goes when, how many at a time, and what a cancelled one leaves behind."""
+"""Limits per host: the order of attempts, the number of concurrent ones, and the effects of a cancelled one."""
 
 import asyncio
 import random
@@ -23,7 +23,7 @@ def clock() -> float:
 
 
 class Turns:
-    """Visits one host under given limits, and notes who was let in."""
+    """Connects to one host under the given limits, and records which attempts were admitted."""
 
     def __init__(self, limits: Limits) -> None:
         self.limiter = ConnectLimiter(limits)
@@ -43,8 +43,8 @@ class Turns:
 
 
 @pytest.mark.looptime
-async def test_what_was_open_does_not_wait_behind_first_connects() -> None:
-    """Reconnects and first connects of one host take turns, each in their own order."""
+async def test_reconnects_do_not_wait_behind_first_connects() -> None:
+    """Reconnects and first connects of one host alternate, each in their own order."""
     turns = Turns(Limits(handshakes=1))
     async with asyncio.TaskGroup() as tasks:
         for number in range(4):
@@ -58,8 +58,8 @@ async def test_what_was_open_does_not_wait_behind_first_connects() -> None:
 
 
 @pytest.mark.looptime
-async def test_whoever_waits_for_the_pace_or_a_hold_takes_no_handshake() -> None:
-    """The limit is on handshakes under way; one that is not yet allowed to begin has not used it up."""
+async def test_waiting_for_the_pace_or_a_hold_uses_no_handshake() -> None:
+    """The limit applies to handshakes in progress; an attempt that may not begin yet does not count."""
     turns = Turns(Limits(handshakes=2, connects_per_s=1.0))
     turns.gone_on.set()
     turns.limiter.hold(HOST, 10.0)
@@ -73,8 +73,8 @@ async def test_whoever_waits_for_the_pace_or_a_hold_takes_no_handshake() -> None
 
 
 @pytest.mark.looptime
-async def test_a_longer_hold_moves_those_who_wait() -> None:
-    """A hold that is made longer while somebody waits for its end is waited out whole."""
+async def test_a_longer_hold_delays_waiting_attempts() -> None:
+    """If a hold is extended while an attempt waits for its end, the attempt waits until the new end."""
     turns = Turns(Limits())
     turns.gone_on.set()
     turns.limiter.hold(HOST, 10.0)
@@ -91,7 +91,9 @@ async def test_a_longer_hold_moves_those_who_wait() -> None:
     most=st.integers(1, 4),
 )
 def test_a_cancelled_turn_is_nobodys_loss(steps: list[tuple[bool, int, bool]], most: int) -> None:
-    """Whoever is cancelled, waiting, just let in or inside, the bound holds and everybody else gets in."""
+    """If an attempt is cancelled while it waits, when it is admitted or later, the limit holds and all others are
+    admitted.
+    """
 
     async def scenario() -> None:
         turns = Turns(Limits(handshakes=most))
@@ -115,7 +117,7 @@ def test_a_cancelled_turn_is_nobodys_loss(steps: list[tuple[bool, int, bool]], m
 
 
 class Stormy(FakeTransport):
-    """A host that answers after a moment, and while it is `down` refuses; what it was asked for is noted."""
+    """A host that answers after a moment, and refuses while it is `down`; it records the attempts."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -141,8 +143,10 @@ class Stormy(FakeTransport):
 
 @pytest.mark.looptime
 async def test_a_storm_is_spread_and_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All are reset at once, refused for 10 s, and come back: never more handshakes than the limit, no 100 ms with more
-    than 5 % of the attempts, and an endpoint of another host loses nothing."""
+    """After all connections are reset and refused for 10 s, they return without exceeding the limit of handshakes.
+
+    No 100 ms have more than 5 % of the attempts, and an endpoint of another host is not affected.
+    """
     monkeypatch.setattr(random, "random", random.Random(4).random)
     transport, sockets = Stormy(), list[FakeSocket]()
     fleet = Fleet(transport=transport, limits=Limits(handshakes=8))
@@ -176,7 +180,7 @@ async def test_a_storm_is_spread_and_bounded(monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_attempts_begin_a_few_in_each_turn_of_the_loop() -> None:
-    """Over all hosts a few attempts begin in each turn of the loop, and no host waits for another."""
+    """Over all hosts only a few attempts begin in each iteration of the loop, and no host waits for another one."""
     limiter = ConnectLimiter(Limits())
     entered: list[str] = []
 
@@ -201,7 +205,9 @@ async def test_attempts_begin_a_few_in_each_turn_of_the_loop() -> None:
 
 
 async def test_one_cancelled_in_the_moment_of_its_turn_takes_nobodys() -> None:
-    """Somebody leaves after a waiting one was cancelled, and before that one could see it: the next one goes in."""
+    """If a slot becomes free after a waiter was cancelled, and before the waiter noticed it, the next
+    waiter gets it.
+    """
     limiter = ConnectLimiter(Limits(handshakes=1))
     leave = await limiter.enter(HOST)
     waiting = [asyncio.create_task(limiter.enter(HOST)) for _ in range(2)]
@@ -216,12 +222,12 @@ async def test_one_cancelled_in_the_moment_of_its_turn_takes_nobodys() -> None:
 
 
 async def test_one_cancelled_with_its_turn_in_hand_gives_it_back() -> None:
-    """A place among the handshakes that was given, and taken by nobody as the one who waited was cancelled, is free."""
+    """If a slot was given to a waiter that was cancelled, the slot is free again."""
     limiter = ConnectLimiter(Limits(handshakes=1))
     leave = await limiter.enter(HOST)
     waiting = asyncio.create_task(limiter.enter(HOST))
     await asyncio.sleep(0)
-    leave()  # the place is its own now, and it has not gone on yet
+    leave()  # the waiter has the slot, and has not run yet
     waiting.cancel()
     with pytest.raises(asyncio.CancelledError):
         await waiting
@@ -231,7 +237,9 @@ async def test_one_cancelled_with_its_turn_in_hand_gives_it_back() -> None:
 
 @pytest.mark.looptime
 async def test_hosts_that_nobody_goes_to_are_forgotten() -> None:
-    """However many hosts come and go, few are remembered; what holds anybody back is, until it does so no more."""
+    """For any number of hosts, the number of gates is bounded; a gate that still limits attempts is kept until it does
+    not.
+    """
     limiter = ConnectLimiter(
         Limits(hosts={"paced.test": Limits(connects_per_s=0.1), "full.test": Limits(handshakes=1)})
     )

@@ -1,4 +1,4 @@
-"""Sending, and waiting for a connection: over fake sockets where time matters, over real ones where sockets do."""
+"""Sending, and waiting for a connection: over fake sockets where time matters, otherwise over real ones."""
 
 import asyncio
 import dataclasses
@@ -48,8 +48,8 @@ class Subscribe(msgspec.Struct):
         (Subscribe(["é"]), '{"topics":["é"]}'),
     ],
 )
-async def test_what_send_makes_of_data(data: Any, sent: str | bytes) -> None:
-    """str goes as text, bytes as binary, anything else as JSON text; from the connection and in on_open alike."""
+async def test_send_encodes_data_by_type(data: Any, sent: str | bytes) -> None:
+    """str is sent as text, bytes as binary, anything else as JSON text, by the connection and in on_open."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
 
@@ -66,8 +66,8 @@ async def test_what_send_makes_of_data(data: Any, sent: str | bytes) -> None:
 
 
 @pytest.mark.looptime
-async def test_what_is_no_json_is_refused_before_anything_is_sent() -> None:
-    """Data that cannot be JSON raises TypeError, and the connection lives on."""
+async def test_data_that_are_no_json_are_rejected_before_sending() -> None:
+    """Data that cannot be encoded as JSON raise TypeError, and the connection stays open."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     connection = fleet.connect(URI)
@@ -82,7 +82,9 @@ async def test_what_is_no_json_is_refused_before_anything_is_sent() -> None:
 
 @pytest.mark.looptime
 async def test_send_raises_not_open_at_once_where_it_is_not_open() -> None:
-    """Before the start, while connecting, in on_open, in a wait, when FAILED and when CLOSED."""
+    """send() raises NotOpen before the start, while connecting, in on_open, during a wait, when FAILED and when
+    CLOSED.
+    """
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     go_on = asyncio.Event()
@@ -106,7 +108,7 @@ async def test_send_raises_not_open_at_once_where_it_is_not_open() -> None:
         go_on.set()
         await connection.wait_open()
         socket.lose()
-        with pytest.raises(NotOpen):  # the supervisor may not have heard of it yet
+        with pytest.raises(NotOpen):  # the supervisor may not have noticed it yet
             await connection.send("x")
         await asyncio.sleep(0)
         await asyncio.sleep(0)
@@ -146,7 +148,9 @@ async def test_wait_open_under_gather() -> None:
 
 @pytest.mark.looptime
 async def test_wait_open() -> None:
-    """It returns when OPEN, raises EndpointFailed on FAILED and NotOpen on CLOSED, and is safe to cancel."""
+    """wait_open() returns when OPEN, raises EndpointFailed on FAILED and NotOpen on CLOSED, and can be cancelled
+    safely.
+    """
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     connection = fleet.connect(URI, name="feed")
@@ -177,7 +181,7 @@ async def test_wait_open() -> None:
 @pytest.mark.looptime
 @pytest.mark.parametrize("where", ["connection", "on_open"])
 async def test_sends_per_s_paces(where: str) -> None:
-    """With a rate, sends wait for their turn, in the order of their calls; also within on_open."""
+    """With a rate limit, sends wait for their turn, in the order of their calls; also within on_open."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     times: list[float] = []
@@ -205,7 +209,7 @@ async def test_sends_per_s_paces(where: str) -> None:
 
 @pytest.mark.looptime
 async def test_a_cancelled_send_sends_nothing_and_takes_no_turn() -> None:
-    """Giving up waiting for a turn costs the others nothing, however often it is done."""
+    """Cancelling a waiting send does not delay the others, however often it is done."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     connection = fleet.connect(URI, sends_per_s=1.0)
@@ -244,7 +248,7 @@ async def test_lost_while_waiting_for_a_turn() -> None:
 
 
 class Stuffed:
-    """A server that reads nothing until it is told to, and a connection whose write buffer it fills."""
+    """A server that does not read until it is released, and a connection whose write buffer it fills."""
 
     def __init__(self) -> None:
         self.readers: list[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = []
@@ -269,7 +273,7 @@ class Stuffed:
 
 
 async def test_backpressure_keeps_the_order_and_loses_nothing() -> None:
-    """Against a server that does not read, sends wait; once it reads, all arrive in the order of their calls."""
+    """While the server does not read, sends wait; once it reads, all arrive in the order of their calls."""
     async with FeedServer() as server, Fleet() as fleet:
         connection, client, sent = await Stuffed().fill(fleet, server)
         waiting = [asyncio.create_task(connection.send(f"waited {n}")) for n in range(20)]
@@ -292,7 +296,7 @@ async def test_backpressure_keeps_the_order_and_loses_nothing() -> None:
 
 
 async def test_lost_while_waiting_for_room() -> None:
-    """A send that waits for room when the connection is lost raises ConnectionLost; the next one NotOpen."""
+    """A send that waits for room when the connection is lost raises ConnectionLost; the next one raises NotOpen."""
     async with FeedServer() as server, Fleet() as fleet:
         connection, _, _ = await Stuffed().fill(fleet, server)
         waiting = [asyncio.create_task(connection.send("x")) for _ in range(3)]
@@ -307,7 +311,7 @@ async def test_lost_while_waiting_for_room() -> None:
 
 
 async def test_closing_while_sends_wait_for_room() -> None:
-    """Sends that wait when the connection is closed are told ConnectionLost, and the end does not wait for them."""
+    """Sends that wait when the connection is closed raise ConnectionLost, and the close does not wait for them."""
     async with FeedServer() as server, Fleet() as fleet:
         connection, _, _ = await Stuffed().fill(fleet, server)
         waiting = [asyncio.create_task(connection.send("x")) for _ in range(3)]
@@ -320,7 +324,7 @@ async def test_closing_while_sends_wait_for_room() -> None:
 
 @pytest.mark.looptime
 async def test_concurrent_sends_go_out_in_the_order_of_their_calls() -> None:
-    """Many tasks that send at once do not overtake one another."""
+    """Messages of many tasks that send at once are sent in the order of their calls."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     connection = fleet.connect(URI)
@@ -333,7 +337,7 @@ async def test_concurrent_sends_go_out_in_the_order_of_their_calls() -> None:
 
 @pytest.mark.looptime
 async def test_a_processor_may_send_on_any_connection() -> None:
-    """What comes from one connection can be answered on it, or passed on over another."""
+    """A message from one connection can be answered on it, or sent over another one."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
 
@@ -351,8 +355,8 @@ async def test_a_processor_may_send_on_any_connection() -> None:
         assert await second.next_sent() == "a"
 
 
-async def test_a_fake_socket_takes_what_a_real_one_takes() -> None:
-    """Anything but str and bytes is a TypeError at once, as with the real wire."""
+async def test_a_fake_socket_accepts_the_same_types_as_a_real_one() -> None:
+    """Data other than str and bytes raise TypeError at once, as with the real wire."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     fleet.connect("ws://feed.test/", name="feed")

@@ -1,4 +1,4 @@
-"""Decoding and topics at the edge: what an endpoint makes of its payloads, and what a peer cannot make of them."""
+"""Decoding and topics: the data and topics that an endpoint makes of payloads, and the limits of a peer's influence."""
 
 import asyncio
 import dataclasses
@@ -42,7 +42,7 @@ class Tick(TypedDict):
 
 
 async def through(payloads: list[str | bytes], **options: Any) -> tuple[list[Message[Any]], list[Malformed]]:
-    """What comes out of an endpoint with these options when these payloads come in, in one read."""
+    """The messages of an endpoint with these options when these payloads arrive in one read."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     fleet.connect(URI, name="feed", **options)
@@ -97,8 +97,10 @@ TEXT = '{"symbol": "Ünï€", "price": 1.5, "type": "trade"}'
         (msgspec.json.Decoder(Point).decode, '{"x": 2}', Point(2)),
     ],
 )
-async def test_what_decode_makes_of_a_payload(decode: Any, payload: str | bytes, data: Any) -> None:
-    """Each kind of `decode` gives its data from text and binary frames, the same alone and among others."""
+async def test_decode_returns_data_by_kind(decode: Any, payload: str | bytes, data: Any) -> None:
+    """Each kind of `decode` returns its data from text and binary frames, the same for single and for
+    several frames.
+    """
     alone, _ = await through([payload], decode=decode)
     several, _ = await through([payload] * 5, decode=decode, topic=lambda data: "x")
     assert [m.data for m in alone + several] == [data] * 6
@@ -117,8 +119,12 @@ async def test_what_decode_makes_of_a_payload(decode: Any, payload: str | bytes,
     ],
 )
 @pytest.mark.parametrize("topic", [None, "feed.{missing}"])
-async def test_what_cannot_be_decoded_is_malformed(decode: Any, good: str, bad: list[Any], topic: str | None) -> None:
-    """A payload that cannot be decoded is counted and told with all that is known; its neighbours are not touched."""
+async def test_a_payload_that_cannot_be_decoded_is_malformed(
+    decode: Any, good: str, bad: list[Any], topic: str | None
+) -> None:
+    """A payload that cannot be decoded is counted and published with all its details; other messages
+    are not affected.
+    """
     payloads: list[Any] = [good]
     for payload in bad:
         payloads += [payload, good]
@@ -133,15 +139,15 @@ async def test_what_cannot_be_decoded_is_malformed(decode: Any, good: str, bad: 
 
 
 async def test_a_decode_function_gets_text_as_str_and_binary_as_bytes() -> None:
-    """A function gets what came: str of a text frame, bytes of a binary one."""
+    """A decode function gets str of a text frame and bytes of a binary one."""
     got: list[Any] = []
     await through(["é", b"\xff"], decode=lambda payload: got.append(payload))
     assert got == ["é", b"\xff"]
 
 
 @pytest.mark.parametrize("error", [ValueError("no"), KeyError(), RecursionError(), MemoryError(), StopIteration()])
-async def test_a_decode_function_may_raise_what_it_likes(error: Exception) -> None:
-    """Whatever a decode function raises makes the message malformed, and the record carries the exception."""
+async def test_any_exception_of_a_decode_function_makes_a_malformed_message(error: Exception) -> None:
+    """An exception of a decode function makes the message malformed, and the record contains the exception."""
 
     def decode(payload: str | bytes) -> str:
         if payload == "bad":
@@ -154,7 +160,7 @@ async def test_a_decode_function_may_raise_what_it_likes(error: Exception) -> No
 
 
 async def test_a_cancellation_raised_by_a_decode_function_is_its_own() -> None:
-    """A CancelledError of the user's code is a malformed message, and cancels nothing of ours."""
+    """A CancelledError of user code makes the message malformed, and cancels nothing else."""
 
     def decode(payload: str | bytes) -> str:
         if payload == "bad":
@@ -166,7 +172,9 @@ async def test_a_cancellation_raised_by_a_decode_function_is_its_own() -> None:
 
 
 async def test_a_decode_function_may_look_at_the_stats() -> None:
-    """The balance holds for whoever looks in the middle of a read: in a decode or topic function, held or not."""
+    """The counts balance even if they are read during a read, in a decode or topic function, with held messages or
+    not.
+    """
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     looks: list[bool] = []
@@ -191,7 +199,7 @@ async def test_a_decode_function_may_look_at_the_stats() -> None:
     "bad", ["xml", None, object(), 7, Trade | Point, set[Any] | list[Any], Callable[[], int], type("Plain", (), {})]
 )
 def test_a_decode_that_cannot_work_is_refused(bad: Any) -> None:
-    """A kind of decoding that does not exist, or a type that JSON cannot fill, is a ConfigError that costs no name."""
+    """An unknown kind of decoding, or a type that cannot be decoded from JSON, raises ConfigError and uses no name."""
     fleet = Fleet()
     with pytest.raises(ConfigError, match="decode"):
         fleet.connect(URI, name="feed", decode=bad)
@@ -215,7 +223,7 @@ TOPICS: list[tuple[str | None, Any, Any]] = [
     ("t.{n}", {"n": 0}, "t.0"),
     ("t.{n}", {"n": -3}, "t.-3"),
     ("t.{n}", {"n": ""}, "t._"),
-    # What a peer may not forge.
+    # Values that a peer may not use to forge a topic.
     ("t.{n}", {"n": "a.b"}, "t.a_b"),
     ("t.{n}", {"n": "*"}, "t._"),
     ("t.{n}", {"n": ">"}, "t._"),
@@ -224,7 +232,7 @@ TOPICS: list[tuple[str | None, Any, Any]] = [
     ("{n}.x", {"n": "$dead"}, "feed"),
     ("t.{n}", {"n": "$state"}, "t.$state"),
     ("{a}{b}", {"a": "$", "b": "x"}, "feed"),
-    # What is not there, or is no token.
+    # Values that are missing, or are no token.
     ("t.{n}", {}, "feed"),
     ("t.{n}", {"n": None}, "feed"),
     ("t.{n}", {"n": [1]}, "feed"),
@@ -251,7 +259,7 @@ TOPICS: list[tuple[str | None, Any, Any]] = [
 
 
 async def test_topics_from_a_format_string() -> None:
-    """A topic takes from the data what is there and safe; the endpoint's name stands where it cannot be made."""
+    """A topic uses values of the data that exist and are safe; otherwise it is the name of the endpoint."""
     for topic, data, made in TOPICS:
         if made is ConfigError:
             fleet = Fleet()
@@ -265,14 +273,14 @@ async def test_topics_from_a_format_string() -> None:
 
 
 async def test_a_format_string_takes_attributes_of_types() -> None:
-    """`{symbol}` is a public attribute where the data is an object."""
+    """`{symbol}` is a public attribute if the data are an object."""
     messages, _ = await through([TEXT], decode=Trade, topic="t.{symbol}.{price}")
     assert messages[0].topic == "t.Ünï€.1_5"
 
 
 @pytest.mark.parametrize("decode", ["text", "bytes"])
 def test_a_format_string_needs_decoded_data(decode: str) -> None:
-    """A format string over text or bytes is a ConfigError that costs no name; a fixed topic is fine."""
+    """A format string with fields for text or bytes raises ConfigError and uses no name; a fixed topic is accepted."""
     fleet = Fleet()
     with pytest.raises(ConfigError, match="topic"):
         fleet.connect(URI, name="feed", decode=decode, topic="t.{x}")
@@ -280,7 +288,9 @@ def test_a_format_string_needs_decoded_data(decode: str) -> None:
 
 
 async def test_topics_from_a_function() -> None:
-    """A topic function's dots stay, nothing else of the peer's can forge one; raising or no str is malformed."""
+    """A topic function may return dots, but unsafe characters are replaced; an exception or no str
+    makes it malformed.
+    """
     made: dict[str, Any] = {
         "a": "x.y",
         "b": "x.*.>",
@@ -315,7 +325,7 @@ async def test_topics_from_a_function() -> None:
     )
 )
 def test_no_data_forges_a_topic(data: Any) -> None:
-    """Whatever a peer sends, its topic has the shape that the endpoint declared, or is the endpoint's name."""
+    """For any payload, the topic has the form that the endpoint declared, or is the endpoint's name."""
     intakes = [
         compile_factory(Endpoint(URI, decode="json", topic=topic), "feed") for topic in ("a.{x}.b", "{x}", "{0}.c", str)
     ]
@@ -331,7 +341,7 @@ def test_no_data_forges_a_topic(data: Any) -> None:
 
 
 async def test_indexes_and_sessions_go_on_over_reconnects() -> None:
-    """`index` counts what the endpoint received, the malformed and the answered too, over all its sessions."""
+    """`index` counts all messages that the endpoint received, malformed and answered ones included, in all sessions."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
 
@@ -364,8 +374,8 @@ async def test_indexes_and_sessions_go_on_over_reconnects() -> None:
 
 
 @pytest.mark.parametrize(("decode", "raw"), [("json", b"{"), (json.loads, "{"), (Trade, b"{")])
-async def test_a_malformed_message_is_told_the_same_way_held_or_not(decode: Any, raw: str | bytes) -> None:
-    """The record of a malformed message does not depend on whether it came before or after `on_open` was done."""
+async def test_a_malformed_message_has_the_same_record_held_or_not(decode: Any, raw: str | bytes) -> None:
+    """The record of a malformed message does not depend on whether it came before or after `on_open` returned."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
 
@@ -384,8 +394,10 @@ async def test_a_malformed_message_is_told_the_same_way_held_or_not(decode: Any,
         balanced(fleet)
 
 
-async def test_what_was_held_comes_first_and_is_decoded_as_declared() -> None:
-    """What `recv` passed over is published in its order, with its index, by the endpoint's own decoder and topic."""
+async def test_held_messages_come_first_and_are_decoded_as_declared() -> None:
+    """Messages that `recv` skipped are published in order, with their index, by the endpoint's own
+    decoder and topic.
+    """
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
 

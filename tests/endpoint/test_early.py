@@ -19,8 +19,8 @@ def transport() -> FakeTransport:
     return FakeTransport()
 
 
-async def test_the_first_loop_begins_with_what_came_before_it(transport):
-    """A loop that begins late gets every message from the first on, in order, and the balance holds all the while."""
+async def test_the_first_loop_begins_with_earlier_messages(transport):
+    """A loop that begins late gets all messages from the first one, in order, and the counts balance meanwhile."""
     fleet = Fleet(transport=transport)
     connection = fleet.connect("ws://feed.test/", name="feed")
     async with fleet:
@@ -41,7 +41,9 @@ async def test_the_first_loop_begins_with_what_came_before_it(transport):
 
 @pytest.mark.parametrize("topic", [None, "t.{n}"])
 async def test_the_newest_are_kept_and_the_log_says_that_others_are_not(transport, caplog, topic):
-    """Of more messages than `buffer` holds, the loop gets the newest; the rest is unrouted, and logged once."""
+    """If more messages come than `buffer` holds, the loop gets the newest; the others are unrouted, and this is logged
+    once.
+    """
     caplog.set_level(logging.WARNING, "wsfleet")
     fleet = Fleet(transport=transport)
     connection = fleet.connect("ws://feed.test/", name="feed", decode="json", topic=topic, buffer=Buffer(messages=3))
@@ -58,8 +60,8 @@ async def test_the_newest_are_kept_and_the_log_says_that_others_are_not(transpor
     assert len(events) == 1 and "feed: buffer full" in events[0].getMessage()
 
 
-async def test_bytes_bound_what_is_kept(transport):
-    """The bound in bytes counts as in a mailbox: a message larger than it is kept alone."""
+async def test_kept_messages_are_bounded_in_bytes(transport):
+    """The bound in bytes works as in a mailbox: a message larger than it is kept alone."""
     fleet = Fleet(transport=transport)
     connection = fleet.connect("ws://feed.test/", name="feed", buffer=Buffer(bytes=10))
     async with fleet:
@@ -73,7 +75,9 @@ async def test_bytes_bound_what_is_kept(transport):
 
 
 async def test_a_subscription_that_takes_a_message_ends_the_keeping(transport):
-    """What was kept does not reach a subscription that was made later; it counts as unrouted, and no more is kept."""
+    """Kept messages are not delivered to a subscription that is made later; they count as unrouted, and no more are
+    kept.
+    """
     fleet = Fleet(transport=transport)
     connection = fleet.connect("ws://feed.test/", name="feed")
     async with fleet:
@@ -89,7 +93,7 @@ async def test_a_subscription_that_takes_a_message_ends_the_keeping(transport):
 
 
 async def test_the_loop_has_the_buffer_of_the_connection(transport):
-    """`buffer` of a connection without a processor is that of its loops, policy included."""
+    """`buffer` of a connection without a processor is that of its loops, including the policy."""
     fleet = Fleet(transport=transport)
     buffer = Buffer(messages=2, overflow=Overflow.DROP_NEWEST)
     connection = fleet.connect("ws://feed.test/", name="feed", buffer=buffer)
@@ -104,7 +108,7 @@ async def test_the_loop_has_the_buffer_of_the_connection(transport):
 
 
 async def test_a_closed_connection_leaves_nothing_kept(transport):
-    """Closing a connection that nobody looped over counts what it kept as unrouted."""
+    """When a connection without a loop is closed, its kept messages count as unrouted."""
     fleet = Fleet(transport=transport)
     connection = fleet.connect("ws://feed.test/", name="feed")
     async with fleet:
@@ -116,6 +120,6 @@ async def test_a_closed_connection_leaves_nothing_kept(transport):
 
 
 def test_a_buffer_that_is_none_is_refused(transport):
-    """A `buffer` of the wrong type is a ConfigError, as it is for a processor."""
+    """A `buffer` of the wrong type raises ConfigError, as for a processor."""
     with pytest.raises(ConfigError, match="buffer must be a Buffer"):
         Fleet(transport=transport).connect("ws://feed.test/", buffer=5)

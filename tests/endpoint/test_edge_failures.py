@@ -1,4 +1,4 @@
-"""What the user's code raises where it is called between the socket and the mailbox, or for an endpoint."""
+"""Exceptions of user code that is called between the socket and the mailbox, or for an endpoint."""
 
 import asyncio
 import dataclasses
@@ -18,11 +18,11 @@ AGAIN = Reconnect(initial_s=0.0, max_s=0.0)
 
 
 class Panic(BaseException):
-    """As pyo3's PanicException, which comes out of extensions in Rust: no Exception."""
+    """Like the PanicException of pyo3, which Rust extensions raise: not derived from Exception."""
 
 
 def bad(error: BaseException) -> Callable[[Any], Any]:
-    """A function of one argument that raises where the data is "bad"."""
+    """A function of one argument that raises if the data are "bad"."""
 
     def look(given: Any) -> Any:
         data = getattr(given, "data", given)
@@ -34,7 +34,7 @@ def bad(error: BaseException) -> Callable[[Any], Any]:
 
 
 def declare(fleet: Fleet, place: str, error: BaseException, seen: list[Any]) -> None:
-    """Declare an endpoint "feed-1" whose code raises at `place`, and a processor of all that comes."""
+    """Declare an endpoint "feed-1" whose code raises at `place`, and a processor of all its messages."""
 
     async def work(message: Message[Any]) -> None:
         seen.append(message.data)
@@ -57,7 +57,7 @@ PLACES = ["decode", "topic", "match", "latest", "key"]
 
 @pytest.mark.parametrize("place", PLACES)
 async def test_no_exception_at_the_edge_costs_the_balance_or_the_connection(place: str) -> None:
-    """A BaseException out of user code on a message's way is that message's matter: the next one arrives."""
+    """A BaseException of user code for a message affects only that message: the next one arrives."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     seen: list[Any] = []
@@ -75,7 +75,7 @@ async def test_no_exception_at_the_edge_costs_the_balance_or_the_connection(plac
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
 @pytest.mark.parametrize("place", [*PLACES, "heartbeat"])
 def test_a_wish_to_end_at_the_edge_ends_the_fleet_in_order(place: str, error: BaseException) -> None:
-    """SystemExit or KeyboardInterrupt out of user code at the edge ends the fleet, tidily, and comes out."""
+    """SystemExit or KeyboardInterrupt in user code ends the fleet in order, and is raised to the caller."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     if place == "heartbeat":
@@ -98,7 +98,7 @@ def test_a_wish_to_end_at_the_edge_ends_the_fleet_in_order(place: str, error: Ba
 
 
 async def test_a_builtin_decoder_may_panic() -> None:
-    """A decoder in C or Rust, which is trusted with a whole read, may raise a BaseException: the rest is published."""
+    """If a decoder in C or Rust, which gets a whole read, raises a BaseException, the rest of the read is published."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     hook = msgspec.json.Decoder(Any).decode
@@ -125,13 +125,15 @@ class _Builtin:
 
 
 def _chunked(factory: Any) -> Any:
-    """The intake of a decoder that is known to take no time, as that of a builtin function is."""
+    """The intake for a decoder that is known to be fast, like a builtin function."""
     return dataclasses.replace(factory, chunk=256)
 
 
 @pytest.mark.parametrize("place", ["uri", "headers", "on_open", "match", "decode"])
 async def test_no_exception_of_an_attempt_ends_the_fleet(place: str) -> None:
-    """A BaseException out of uri, headers, on_open or what recv() calls is a failed attempt, and there is another."""
+    """A BaseException of uri, headers, on_open or a function called by recv() fails the attempt, and another one
+    follows.
+    """
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     calls = 0
@@ -186,7 +188,7 @@ async def test_no_exception_of_an_attempt_ends_the_fleet(place: str) -> None:
 async def test_a_fatal_that_raises_anything_fails_its_endpoint(
     error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whatever `fatal` raises makes that endpoint FAILED, never CLOSED, and no other one."""
+    """Any exception of `fatal` makes that endpoint FAILED, never CLOSED, and affects no other one."""
     transport = FakeTransport()
     transport.refuse(ConnectFailed("tcp"))
     fleet = Fleet(transport=transport)
@@ -206,7 +208,7 @@ async def test_a_fatal_that_raises_anything_fails_its_endpoint(
 
 @pytest.mark.looptime
 async def test_a_heartbeat_that_raises_anything_is_one_beat(caplog: pytest.LogCaptureFixture) -> None:
-    """A BaseException out of the heartbeat is logged, and costs this beat alone."""
+    """A BaseException of the heartbeat function is logged, and only this heartbeat is omitted."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     beats = iter([Panic("heartbeat"), "beat"])
@@ -226,7 +228,7 @@ async def test_a_heartbeat_that_raises_anything_is_one_beat(caplog: pytest.LogCa
 
 @pytest.mark.parametrize("nested", [False, True])
 async def test_fatal_in_a_group_is_fatal(nested: bool) -> None:
-    """A Fatal that comes out of a TaskGroup in on_open makes the endpoint FAILED, and is the cause that is told."""
+    """A Fatal raised out of a TaskGroup in on_open makes the endpoint FAILED, and is reported as the cause."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
 

@@ -1,4 +1,4 @@
-"""What one read becomes: batches that neither hold the loop for long nor change what is in them."""
+"""The batches made of one read neither block the loop nor change the messages."""
 
 import asyncio
 import json
@@ -26,7 +26,9 @@ URI = "ws://feed.test/"
 async def turns_for_a_read(
     monkeypatch: pytest.MonkeyPatch, step_s: float, **options: Any
 ) -> tuple[int, list[Any], Ingest]:
-    """One read of tiny frames, where each look at the clock finds `step_s` more; how many turns it took."""
+    """The number of iterations of the loop for one read of tiny frames, if the clock advances by `step_s` at each
+    look.
+    """
     monkeypatch.setattr(wire_protocol, "time", FullClock(step_s))
     pipe, protocol = Pipe(), open_protocol(2**20)
     wire = open_wire(pipe, protocol)
@@ -51,7 +53,7 @@ async def turns_for_a_read(
 
 
 class FullClock(Clock):
-    """The wire also asks for the wall clock."""
+    """The wire also uses the wall clock."""
 
     def time(self) -> float:
         return 1.0
@@ -59,7 +61,7 @@ class FullClock(Clock):
 
 @pytest.mark.parametrize("decode", ["text", "json", int])
 async def test_a_read_of_tiny_frames_gives_others_their_turn(monkeypatch: pytest.MonkeyPatch, decode: Any) -> None:
-    """A read of thousands of tiny frames is handed over in slices of the clock, whole and in order."""
+    """A read of thousands of tiny frames is delivered in time slices, complete and in order."""
     turns, data, feed = await turns_for_a_read(monkeypatch, 0.000_5, decode=decode)
     assert turns >= len(data) // (256 * 8)
     assert data == ["7" if decode == "text" else 7] * (READ_BYTES // 3)
@@ -67,14 +69,14 @@ async def test_a_read_of_tiny_frames_gives_others_their_turn(monkeypatch: pytest
 
 
 async def test_slow_user_code_gives_others_their_turn_after_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where decoding is the user's function, the clock is looked at after each message, not after hundreds."""
+    """If decoding calls a user function, the clock is checked after each message, not after hundreds."""
     turns, data, _ = await turns_for_a_read(monkeypatch, 0.000_5, decode=lambda payload: payload)
     assert turns >= len(data) // 8
 
 
 @given(st.lists(st.text() | st.binary(), max_size=20))
 def test_sizes_are_bytes(payloads: list[str | bytes]) -> None:
-    """The size of a payload is its bytes on the wire, whatever its characters are."""
+    """The size of a payload is its number of bytes on the wire, for any characters."""
     for payload in payloads:
         assert payload_size(payload) == len(payload if isinstance(payload, bytes) else payload.encode())
 
@@ -85,7 +87,7 @@ PIECE = JSON.map(json.dumps) | JSON.map(lambda v: json.dumps(v).encode()) | st.s
 
 @given(st.lists(PIECE, min_size=1, max_size=30), st.sampled_from([None, "t.{0}", "always"]))
 def test_many_at_once_are_the_same_as_one_by_one(payloads: list[str | bytes], topic: str | None) -> None:
-    """A read of many payloads gives the messages, the counts and the malformed that they give one by one."""
+    """Many payloads in one read give the same messages, counts and malformed records as single ones."""
 
     def outcome(batches: list[list[str | bytes]]) -> Any:
         hub = Hub()
@@ -93,7 +95,7 @@ def test_many_at_once_are_the_same_as_one_by_one(payloads: list[str | bytes], to
         malformed = hub.add("bad", "$malformed.>", Buffer(10**6))
         feed = Ingest(compile_factory(Endpoint(URI, decode="json", topic=topic), "feed"), hub)
         for batch in batches:
-            # As the wire hands them over: JSON is wanted as bytes.
+            # As the wire delivers them: JSON is decoded from bytes.
             feed.receive([p.encode() if isinstance(p, str) else p for p in batch], 1, 5.0)
             feed.received += len(batch)
         records = [(m.data.index, m.data.raw) for m in malformed.waiting]
@@ -103,7 +105,7 @@ def test_many_at_once_are_the_same_as_one_by_one(payloads: list[str | bytes], to
 
 
 async def test_a_message_is_shared_by_all_its_subscriptions() -> None:
-    """Every subscription gets the same Message object: it is decoded once."""
+    """All subscriptions get the same Message object, so it is decoded once."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     calls = []
@@ -116,8 +118,8 @@ async def test_a_message_is_shared_by_all_its_subscriptions() -> None:
         balanced(fleet)
 
 
-async def test_binary_and_text_frames_of_one_read_stay_what_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With decode="text", a binary frame between text frames stays bytes, in its place."""
+async def test_binary_and_text_frames_of_one_read_keep_their_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With decode="text", a binary frame between text frames stays bytes, at its position."""
     pipe, protocol = Pipe(), open_protocol(2**20)
     wire = open_wire(pipe, protocol)
     hub = Hub()
@@ -141,10 +143,10 @@ async def test_binary_and_text_frames_of_one_read_stay_what_they_are(monkeypatch
     ("subscriptions", "key", "most"),
     [(0, None, 256), (1, None, 256), (20, None, 25), (1000, None, 1), (1, lambda message: 1, 1)],
 )
-async def test_a_batch_is_as_large_as_those_who_take_it_allow(subscriptions: int, key: Any, most: int) -> None:
-    """A batch is not interrupted, so it is smaller the more mailboxes decide about it, and one where user code does.
+async def test_the_size_of_a_batch_depends_on_its_mailboxes(subscriptions: int, key: Any, most: int) -> None:
+    """A batch is not interrupted, so it is smaller if more mailboxes are involved, and one message if user code is.
 
-    What is not known yet, as at the beginning, is found out with one message.
+    If the cost is unknown, as at the beginning, it is measured with one message.
     """
     transport = FakeTransport()
     buffer = Buffer(overflow=Overflow.LATEST, key=key) if key is not None else Buffer(overflow=Overflow.DROP_OLDEST)

@@ -1,4 +1,4 @@
-"""Is the peer there, is data coming, and what must be sent to be kept: in a simulated clock, but for blocked loops."""
+"""Pings, stale detection and heartbeats, in simulated time except for blocked loops."""
 
 import asyncio
 import gc
@@ -19,7 +19,7 @@ NOT_AGAIN = Reconnect(initial_s=10**6, max_s=10**6, jitter=0.0)
 
 @pytest.fixture(autouse=True)
 def rare_sweeps(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
-    """Simulated hours go by faster where nothing happens twice a second."""
+    """Simulated hours run faster if the check is not made twice a second."""
     if request.node.get_closest_marker("looptime"):
         monkeypatch.setattr(liveness, "LOOK_S", 3600.0)
 
@@ -29,7 +29,7 @@ def clock() -> float:
 
 
 async def lost(connection: Connection) -> float:
-    """Wait until the connection is lost, and return when that was."""
+    """Wait until the connection is lost, and return the time."""
     while connection.state is State.OPEN:
         await asyncio.sleep(0.05)
     return clock()
@@ -44,7 +44,7 @@ async def opened(fleet: Fleet, transport: FakeTransport, **options: Any) -> tupl
 
 @pytest.mark.looptime
 async def test_pings_go_out_every_ping_s() -> None:
-    """While it is open, a connection is pinged every ping_s; with None never."""
+    """An open connection is pinged every ping_s; with None never."""
     transport = FakeTransport()
     async with Fleet(transport=transport) as fleet:
         _, pinged = await opened(fleet, transport, liveness=Liveness(ping_s=5.0))
@@ -57,7 +57,7 @@ async def test_pings_go_out_every_ping_s() -> None:
 
 @pytest.mark.looptime
 async def test_a_silent_peer_is_found() -> None:
-    """A peer that answers no ping is given up pong_s after the ping, and the error says so."""
+    """If a ping is not answered within pong_s, the connection is closed, and the error contains this."""
     transport = FakeTransport()
     async with Fleet(transport=transport) as fleet:
         connection, socket = await opened(fleet, transport, liveness=Liveness(ping_s=20.0, pong_s=15.0))
@@ -70,7 +70,7 @@ async def test_a_silent_peer_is_found() -> None:
 
 @pytest.mark.looptime
 async def test_any_frame_proves_that_the_peer_is_there() -> None:
-    """A peer that sends data but answers no ping is alive."""
+    """A peer that sends data but answers no ping is not closed."""
     transport = FakeTransport()
     async with Fleet(transport=transport) as fleet:
         connection, socket = await opened(fleet, transport, liveness=Liveness(ping_s=20.0, pong_s=15.0))
@@ -85,7 +85,7 @@ async def test_any_frame_proves_that_the_peer_is_there() -> None:
 
 @pytest.mark.looptime
 async def test_without_pong_s_pings_are_not_waited_for() -> None:
-    """pong_s=None pings without asking for an answer."""
+    """pong_s=None sends pings without requiring an answer."""
     transport = FakeTransport()
     async with Fleet(transport=transport) as fleet:
         connection, socket = await opened(fleet, transport, liveness=Liveness(pong_s=None))
@@ -96,7 +96,9 @@ async def test_without_pong_s_pings_are_not_waited_for() -> None:
 
 @pytest.mark.looptime
 async def test_stale_data_is_found_although_pongs_come() -> None:
-    """No data message for stale_s leads to a reconnect, however lively the peer answers pings; data puts it off."""
+    """Without a data message for stale_s the connection is reconnected, even if pings are answered; data restart the
+    time.
+    """
     transport = FakeTransport()
     async with Fleet(transport=transport) as fleet:
         connection, socket = await opened(fleet, transport, liveness=Liveness(ping_s=5.0, stale_s=30.0))
@@ -109,7 +111,7 @@ async def test_stale_data_is_found_although_pongs_come() -> None:
 
 @pytest.mark.looptime
 async def test_staleness_counts_from_open() -> None:
-    """A login that takes long does not make a feed stale before its first message could come."""
+    """A slow login does not make a feed stale before its first message can arrive."""
     transport = FakeTransport()
 
     async def on_open(session: Session) -> None:
@@ -123,7 +125,7 @@ async def test_staleness_counts_from_open() -> None:
 
 @pytest.mark.looptime
 async def test_a_quiet_feed_without_stale_s_stays() -> None:
-    """By default a feed may be quiet for as long as it likes."""
+    """By default a feed may be silent for any time."""
     transport = FakeTransport()
     async with Fleet(transport=transport) as fleet:
         connection, _ = await opened(fleet, transport)
@@ -133,7 +135,7 @@ async def test_a_quiet_feed_without_stale_s_stays() -> None:
 
 @pytest.mark.looptime
 async def test_heartbeats() -> None:
-    """A payload, or what a function returns, is sent every heartbeat_s; None from the function skips a beat."""
+    """A payload, or the result of a function, is sent every heartbeat_s; None from the function skips one heartbeat."""
     transport = FakeTransport()
     beats = iter([b"1", None, b"3"])
     async with Fleet(transport=transport) as fleet:
@@ -148,7 +150,9 @@ async def test_heartbeats() -> None:
 async def test_a_heartbeat_function_that_raises_costs_its_beat_alone(
     error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is logged with the endpoint's name; pings, deadlines and all other endpoints go on."""
+    """An exception of the heartbeat function is logged with the endpoint's name; pings, timeouts and
+    others continue.
+    """
     transport = FakeTransport()
 
     def broken() -> str:
@@ -169,7 +173,7 @@ async def test_a_heartbeat_function_that_raises_costs_its_beat_alone(
 
 @pytest.mark.looptime
 async def test_heartbeats_count_among_sends_per_s() -> None:
-    """A heartbeat does not wait, but the next send makes room for it."""
+    """A heartbeat does not wait for room in the write buffer, but the next send does."""
     transport = FakeTransport()
     async with Fleet(transport=transport) as fleet:
         connection, socket = await opened(
@@ -184,7 +188,7 @@ async def test_heartbeats_count_among_sends_per_s() -> None:
 
 @pytest.mark.looptime
 async def test_ten_minutes_for_each_message_under_pause_keep_the_connection() -> None:
-    """A slow reader is no dead peer: while reading is paused, pong and stale deadlines stand still, over and over."""
+    """While reading is paused, the pong and stale timeouts are suspended, however often it is paused."""
     transport = FakeTransport()
     done: list[str] = []
 
@@ -198,13 +202,13 @@ async def test_ten_minutes_for_each_message_under_pause_keep_the_connection() ->
             URI, slow, buffer=Buffer(messages=2), liveness=Liveness(stale_s=30.0), reconnect=NOT_AGAIN
         )
         socket = await transport.accept()
-        # Two of them are one read of the socket.
+        # Two messages are one read of the socket.
         arriving = asyncio.gather(socket.feed(*("x" * 40_000 for _ in range(12))))
         while not arriving.done():
             await asyncio.sleep(10.0)
             assert connection.state is State.OPEN, connection.stats().last_error
         await arriving
-        # Pings are still written while it is paused.
+        # Pings are still sent while reading is paused.
         assert socket.pings >= len(done) * 600 / 20 - 1
         assert connection.stats().paused_s >= 5000.0
         assert len(done) >= 9
@@ -213,7 +217,7 @@ async def test_ten_minutes_for_each_message_under_pause_keep_the_connection() ->
 @pytest.mark.looptime
 @pytest.mark.parametrize("pauses", [1, 3, 30])
 async def test_deadlines_stand_still_while_paused_and_go_on_afterwards(pauses: int) -> None:
-    """Time paused does not count towards pong_s, however many pauses there are; time between them does."""
+    """Paused time does not count towards pong_s, however many pauses there are; time between them does."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     async with fleet:
@@ -221,7 +225,7 @@ async def test_deadlines_stand_still_while_paused_and_go_on_afterwards(pauses: i
         feed = connection._supervisor.ingest
         mailbox = fleet._registry.hub.add("other", "x", Buffer())
         socket.answers_pings = False
-        await asyncio.sleep(10.5)  # pinged half a second ago
+        await asyncio.sleep(10.5)  # the last ping was half a second ago
         for _ in range(pauses):
             feed.hold(mailbox)
             await asyncio.sleep(100.0)
@@ -233,13 +237,13 @@ async def test_deadlines_stand_still_while_paused_and_go_on_afterwards(pauses: i
         took_s = await lost(connection) - began
         if pauses <= 3:
             assert took_s == pytest.approx(left_s, abs=0.1)
-        else:  # not all of the pauses are remembered, and then later is better than earlier
+        else:  # only a limited number of pauses is kept, and a later end is better than an earlier one
             assert left_s <= took_s <= 20.0
 
 
 @pytest.mark.looptime
 async def test_the_peers_own_keepalive_closes_us_while_paused() -> None:
-    """The error then says how long reading was paused, and by whom."""
+    """The error contains how long reading was paused, and by which subscription."""
     transport = FakeTransport()
 
     async def slow(message: Message[str]) -> None:
@@ -258,7 +262,7 @@ async def test_the_peers_own_keepalive_closes_us_while_paused() -> None:
 
 
 async def test_a_keepalive_close_that_is_only_read_after_the_pause() -> None:
-    """Over a real socket the peer's close is seen when reading goes on; the pause before it is named all the same."""
+    """Over a real socket the peer's close is noticed when reading resumes; the error still mentions the pause."""
     go_on = asyncio.Event()
 
     async def slow(message: Message[str]) -> None:
@@ -283,7 +287,7 @@ async def test_a_keepalive_close_that_is_only_read_after_the_pause() -> None:
 
 @pytest.mark.parametrize("loop_held_s", [0.6])
 async def test_a_blocked_loop_does_not_kill_healthy_peers(loop_held_s: float) -> None:
-    """Pongs and data that came while a processor held the loop are read before anybody is given up."""
+    """Pongs and data that arrive while a processor blocks the loop are read before a connection is closed as dead."""
     async with FeedServer() as server:
         fleet = Fleet()
         lively = Liveness(ping_s=0.2, pong_s=0.3, stale_s=0.4)
@@ -306,7 +310,7 @@ async def test_a_blocked_loop_does_not_kill_healthy_peers(loop_held_s: float) ->
 
 
 async def test_latency_is_the_pings_round_trip() -> None:
-    """latency_s is None before the first pong, and a round trip afterwards."""
+    """latency_s is None before the first pong, and a round-trip time afterwards."""
     async with FeedServer() as server, Fleet() as fleet:
         connection = fleet.connect(server.uri, liveness=Liveness(ping_s=0.05))
         await connection.wait_open()
@@ -318,7 +322,7 @@ async def test_latency_is_the_pings_round_trip() -> None:
 
 @pytest.mark.looptime
 async def test_liveness_begins_afresh_with_every_session() -> None:
-    """Pings, beats and deadlines belong to one session: nothing of the last one is left for the next."""
+    """Pings, heartbeats and timeouts belong to one session and do not affect the next one."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     plan = Liveness(ping_s=10.0, pong_s=8.0, heartbeat="beat", heartbeat_s=15.0)
@@ -334,7 +338,7 @@ async def test_liveness_begins_afresh_with_every_session() -> None:
 
 
 async def test_a_lost_session_is_let_go_at_once() -> None:
-    """Nothing of a session that has ended is kept until its next ping would have been due."""
+    """A session that has ended is released at once, not at the time of its next ping."""
     async with FeedServer() as server, Fleet() as fleet:
         connection = fleet.connect(server.uri, name="feed", liveness=Liveness(ping_s=3000.0), reconnect=NOT_AGAIN)
         await connection.wait_open()
@@ -349,7 +353,7 @@ async def test_a_lost_session_is_let_go_at_once() -> None:
 
 
 async def test_a_closed_endpoint_is_let_go_at_once() -> None:
-    """Nor is anything of an endpoint that has gone for good, with all that it kept for replay."""
+    """An endpoint that was closed is released at once, with all messages that it kept for replay."""
     transport = FakeTransport()
     async with Fleet(transport=transport) as fleet:
         connection = fleet.connect(URI, name="goes", liveness=Liveness(ping_s=3000.0), keep_last=1)
@@ -363,7 +367,7 @@ async def test_a_closed_endpoint_is_let_go_at_once() -> None:
 
 @pytest.mark.looptime
 async def test_reconnects_leave_nothing_with_the_sweep() -> None:
-    """An endpoint has one place among those that are due, however often it is lost, and is pinged on time after all."""
+    """An endpoint has one entry in the schedule, however often its connection is lost, and is still pinged on time."""
     transport = FakeTransport()
     async with Fleet(transport=transport) as fleet:
         again = Reconnect(initial_s=1.0, max_s=1.0, jitter=0.0)

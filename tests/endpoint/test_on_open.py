@@ -1,4 +1,4 @@
-"""What on_open sees, and what becomes of the messages that come while it runs."""
+"""The session in on_open, and messages that arrive while it runs."""
 
 import asyncio
 from typing import Any
@@ -56,8 +56,8 @@ async def test_a_login_that_waits_for_its_answer() -> None:
 
 
 @pytest.mark.looptime
-async def test_what_recv_passes_over_is_published_in_its_order() -> None:
-    """recv(match) takes the first message that matches; the others are held, and published first, in their order."""
+async def test_messages_that_recv_skips_are_published_in_order() -> None:
+    """recv(match) returns the first message that matches; the others are held, and published first, in their order."""
     transport, taken = FakeTransport(), Taken()
     fleet = Fleet(transport=transport)
     got: list[tuple[int, str]] = []
@@ -87,7 +87,7 @@ async def test_what_recv_passes_over_is_published_in_its_order() -> None:
 
 @pytest.mark.looptime
 async def test_recv_returns_a_whole_message() -> None:
-    """What recv returns has the fields of any message."""
+    """The result of recv has the fields of any message."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     got: list[Message[Any]] = []
@@ -112,7 +112,7 @@ class Reply(msgspec.Struct):
 
 @pytest.mark.looptime
 async def test_recv_with_a_decode_of_its_own() -> None:
-    """`decode` stands in for the endpoint's for one call; what it cannot decode is passed over and stays."""
+    """`decode` replaces the endpoint's decoder for one call; messages that it cannot decode are skipped and held."""
     transport, taken = FakeTransport(), Taken()
     fleet = Fleet(transport=transport)
     got: list[Any] = []
@@ -139,7 +139,7 @@ async def test_recv_with_a_decode_of_its_own() -> None:
     [("text", ["t", b"b"]), ("bytes", [b"t", b"b"]), (lambda payload: (payload,), [("t",), (b"b",)])],
 )
 async def test_held_messages_are_decoded_like_any_other(decode: Any, expected: list[Any]) -> None:
-    """A message that was held arrives as it would have without on_open."""
+    """A held message is published as it would have been without on_open."""
     for held in (True, False):
         transport, taken = FakeTransport(), Taken()
         fleet = Fleet(transport=transport)
@@ -162,7 +162,7 @@ async def test_held_messages_are_decoded_like_any_other(decode: Any, expected: l
 
 @pytest.mark.looptime
 async def test_a_held_message_that_is_malformed_is_counted_when_it_is_published() -> None:
-    """Held first, it turns out malformed afterwards: the balance holds at both times."""
+    """If a held message turns out to be malformed later, the counts balance before and after."""
     transport, taken = FakeTransport(), Taken()
     fleet = Fleet(transport=transport)
 
@@ -182,8 +182,8 @@ async def test_a_held_message_that_is_malformed_is_counted_when_it_is_published(
 
 @pytest.mark.looptime
 @pytest.mark.parametrize("over", [False, True])
-async def test_what_is_held_is_bounded(over: bool) -> None:
-    """As many messages as a Buffer has room for are held; one more and the attempt fails, saying why."""
+async def test_held_messages_are_bounded(over: bool) -> None:
+    """The number of held messages is that of a Buffer; with one more the attempt fails with this reason."""
     transport, taken = FakeTransport(), Taken()
     fleet = Fleet(transport=transport)
 
@@ -208,8 +208,8 @@ async def test_what_is_held_is_bounded(over: bool) -> None:
 
 
 @pytest.mark.looptime
-async def test_what_is_held_is_bounded_in_bytes() -> None:
-    """Few large messages count as much as many small ones."""
+async def test_held_messages_are_bounded_in_bytes() -> None:
+    """The bound in bytes also applies to held messages."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
 
@@ -233,7 +233,7 @@ class LoginFailed(Exception):
 
 @pytest.mark.looptime
 async def test_raising_is_a_failed_attempt() -> None:
-    """An exception in on_open is told at stage on_open with itself as cause; what was held is discarded."""
+    """An exception in on_open is reported at stage on_open, as the cause; held messages are discarded."""
     transport, taken = FakeTransport(), Taken()
     fleet = Fleet(transport=transport)
     records = fleet.subscribe("$state.feed")
@@ -267,7 +267,7 @@ async def test_raising_is_a_failed_attempt() -> None:
 
 @pytest.mark.looptime
 async def test_fatal_makes_the_endpoint_failed() -> None:
-    """Raising Fatal, also from another exception, ends the endpoint at the first attempt."""
+    """Raising Fatal, also from another exception, makes the endpoint FAILED at the first attempt."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
 
@@ -289,7 +289,7 @@ async def test_fatal_makes_the_endpoint_failed() -> None:
 
 @pytest.mark.looptime
 async def test_hanging_is_cut_by_open_s() -> None:
-    """open_s bounds the attempt with on_open in it; the error names on_open and the deadline."""
+    """open_s limits the attempt including on_open; the error contains on_open and the deadline."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     cancelled: list[float] = []
@@ -305,7 +305,7 @@ async def test_hanging_is_cut_by_open_s() -> None:
     began = asyncio.get_running_loop().time()
     async with fleet:
         await asyncio.sleep(2.0)
-        await transport.accept()  # dialling took two of the five seconds
+        await transport.accept()  # the handshake took two of the five seconds
         await transport.accept()
         assert [at - began for at in cancelled] == pytest.approx([5.0], abs=0.01)
         assert connection.stats().last_error == "on_open: not done within open_s = 5 s (0 messages received, 0 sent)"
@@ -313,7 +313,7 @@ async def test_hanging_is_cut_by_open_s() -> None:
 
 @pytest.mark.looptime
 async def test_a_timeout_of_the_users_own_is_not_open_s() -> None:
-    """A TimeoutError that on_open raises itself is told as such."""
+    """A TimeoutError that on_open raises itself is reported unchanged."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
 
@@ -331,7 +331,7 @@ async def test_a_timeout_of_the_users_own_is_not_open_s() -> None:
 @pytest.mark.looptime
 @pytest.mark.parametrize("then", ["return", "raise"])
 async def test_swallowing_the_deadline_does_not_open(then: str) -> None:
-    """An on_open that swallows its cancellation has passed open_s all the same."""
+    """If on_open suppresses its cancellation, open_s has been exceeded nevertheless."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
 
@@ -357,7 +357,7 @@ async def test_swallowing_the_deadline_does_not_open(then: str) -> None:
 @pytest.mark.looptime
 @pytest.mark.parametrize("waiting_for", ["recv", "something else", "nothing: swallows"])
 async def test_a_connection_lost_in_the_middle(waiting_for: str) -> None:
-    """It ends the attempt at once, whatever on_open waits for, and the error is the loss."""
+    """A lost connection ends the attempt at once, whatever on_open awaits, and the error is the loss."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     raised: list[BaseException] = []
@@ -384,7 +384,7 @@ async def test_a_connection_lost_in_the_middle(waiting_for: str) -> None:
 
 @pytest.mark.looptime
 async def test_messages_before_a_loss_can_still_be_received() -> None:
-    """What came before the loss is handed out by recv; only then it raises ConnectionLost with the peer's code."""
+    """recv returns the messages that came before the loss, and then raises ConnectionLost with the peer's code."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     got: list[Any] = []
@@ -410,8 +410,8 @@ async def test_messages_before_a_loss_can_still_be_received() -> None:
 
 
 @pytest.mark.looptime
-async def test_a_loss_while_what_was_held_is_published_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All that came before the loss was held for on_open, which is done: it is published, whole and in its order."""
+async def test_a_loss_while_held_messages_are_published_loses_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    """If on_open returns after a loss, the messages held before the loss are published, complete and in order."""
     monkeypatch.setattr(time_slice, "SLICE_S", 0.0)
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -430,7 +430,7 @@ async def test_a_loss_while_what_was_held_is_published_costs_nothing(monkeypatch
     async with fleet:
         socket = await transport.accept()
         await socket.feed(*map(str, range(10)), "welcome")
-        await transport.accept()  # it has come back
+        await transport.accept()  # the endpoint has reconnected
         await asyncio.sleep(1.0)
         assert counts(feed.stats()) == (11, 1, 0, 0, 10)
     assert seen == list(map(str, range(10)))
@@ -438,7 +438,7 @@ async def test_a_loss_while_what_was_held_is_published_costs_nothing(monkeypatch
 
 @pytest.mark.looptime
 async def test_two_recvs_at_the_same_time() -> None:
-    """Each takes its own answer, whichever comes first, and neither misses one."""
+    """Two concurrent recv() with different `match` each get their own answer, in either order."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     got: list[Any] = []
@@ -458,12 +458,12 @@ async def test_two_recvs_at_the_same_time() -> None:
             await asyncio.sleep(0.1)
         await connection.wait_open()
         assert got == ["1", "2"]
-        assert counts(connection.stats()) == (4, 2, 2, 0, 0)  # held for a loop, which may come
+        assert counts(connection.stats()) == (4, 2, 2, 0, 0)  # held for a later loop
 
 
 @pytest.mark.looptime
 async def test_a_match_that_raises_fails_the_attempt() -> None:
-    """An exception in `match` is one in on_open."""
+    """An exception in `match` is an exception in on_open."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
 
@@ -481,7 +481,7 @@ async def test_a_match_that_raises_fails_the_attempt() -> None:
 
 @pytest.mark.looptime
 async def test_recv_after_on_open_is_a_mistake() -> None:
-    """A session that was kept does not take messages away from the subscriptions; sending goes on working."""
+    """A session that is used after on_open takes no messages from the subscriptions; sending still works."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     kept: list[Session] = []
@@ -504,7 +504,9 @@ async def test_recv_after_on_open_is_a_mistake() -> None:
 
 @pytest.mark.looptime
 async def test_records_come_before_the_new_sessions_messages() -> None:
-    """At each OPEN after the first come `$state`, `$gap`, the held messages, and then newer ones."""
+    """At each OPEN after the first one, `$state`, `$gap`, the held messages, and newer ones are published in this
+    order.
+    """
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     seen: list[Any] = []
@@ -556,7 +558,7 @@ async def test_records_come_before_the_new_sessions_messages() -> None:
 
 @pytest.mark.looptime
 async def test_a_gap_spans_sessions_that_never_opened() -> None:
-    """A gap names the last session that was open, its last index, and the whole time that it was down."""
+    """A gap contains the last session that was open, its last index, and the total time without a connection."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     opened = 0
@@ -586,8 +588,10 @@ async def test_a_gap_spans_sessions_that_never_opened() -> None:
         gaps.close()
 
 
-async def test_what_a_session_knows() -> None:
-    """Its endpoint's name, its number, the handshake's headers both ways, and the subprotocol."""
+async def test_the_attributes_of_a_session() -> None:
+    """The session has the endpoint's name, a number, the handshake's headers in both directions, and
+    the subprotocol.
+    """
     seen: list[tuple[Any, ...]] = []
 
     async def on_open(session: Session) -> None:

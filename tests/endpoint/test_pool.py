@@ -1,4 +1,4 @@
-"""Pools: requests and their replies over a fixed number of connections, each of which comes and goes."""
+"""Pools: requests and their replies over a fixed number of connections, each of which may be lost and reconnected."""
 
 import asyncio
 import dataclasses
@@ -32,11 +32,11 @@ from wsfleet.testing import FakeSocket, FakeTransport
 
 URI = "ws://feed.test/"
 REQUESTS = int(os.environ.get("WSFLEET_REQUESTS", "20000"))
-"""How many requests the test with random losses makes; a million of them are for the long run."""
+"""Number of requests in the test with random losses; longer runs may use a million."""
 
 
 class Bench:
-    """A fleet with one pool "rpc", its sockets open."""
+    """A fleet with one pool "rpc" whose sockets are open."""
 
     def __init__(self, size: int = 2, processor: Any = None, drain_s: float = 10.0, **options: Any) -> None:
         self.transport = FakeTransport()
@@ -73,7 +73,7 @@ async def bench_of(size: int = 2, processor: Any = None, **options: Any) -> Asyn
 
 
 async def asked(socket: FakeSocket) -> Any:
-    """The next request that came over `socket`."""
+    """The next request on `socket`."""
     return json.loads(await socket.next_sent())
 
 
@@ -85,7 +85,7 @@ async def reply(socket: FakeSocket, number: Any, **more: Any) -> None:
 
 
 async def test_a_request_is_answered_with_the_callers_id() -> None:
-    """A request goes out as JSON-RPC 2.0 with an id of ours, and its reply comes back with the caller's own."""
+    """A request is sent as JSON-RPC 2.0 with a new id, and its reply is returned with the caller's id."""
     async with bench_of(1) as bench:
         (socket,) = bench.sockets
         asking = bench.ask({"method": "add", "params": [1, 2], "id": "mine"})
@@ -100,7 +100,7 @@ async def test_a_request_is_answered_with_the_callers_id() -> None:
 
 
 async def test_a_request_without_an_id_gets_ours_back() -> None:
-    """Where the caller gave no id, the reply has the one that was sent."""
+    """If the request had no id, the reply has the one that was sent."""
     async with bench_of(1) as bench:
         asking = bench.ask({"method": "m"})
         request = await asked(bench.sockets[0])
@@ -109,7 +109,7 @@ async def test_a_request_without_an_id_gets_ours_back() -> None:
 
 
 async def test_replies_may_come_in_any_order() -> None:
-    """Each request gets its own reply, whatever the order in which the server answers."""
+    """Each request gets its own reply, in whatever order the server answers."""
     async with bench_of(1) as bench:
         (socket,) = bench.sockets
         asking = [bench.ask({"method": "m", "params": n}) for n in range(10)]
@@ -122,7 +122,7 @@ async def test_replies_may_come_in_any_order() -> None:
 
 
 async def test_an_error_reply_is_returned() -> None:
-    """A JSON-RPC error is a reply like others: what it means is the caller's to say."""
+    """A JSON-RPC error is returned like any other reply; the caller has to check it."""
     async with bench_of(1) as bench:
         asking = bench.ask({"method": "m", "id": 7})
         request = await asked(bench.sockets[0])
@@ -148,7 +148,7 @@ class Question(msgspec.Struct):
 
 @pytest.mark.parametrize("decode", [Answer, Answered])
 async def test_structs_and_data_classes_are_replies_too(decode: Any) -> None:
-    """With a type for `decode` the reply is one of it, with the caller's id; one may also ask with a Struct."""
+    """With a type for `decode` the reply is an instance of it, with the caller's id; a request may also be a Struct."""
     async with bench_of(1, decode=decode) as bench:
         asking = bench.ask(Question("m"))
         request = await asked(bench.sockets[0])
@@ -158,7 +158,7 @@ async def test_structs_and_data_classes_are_replies_too(decode: Any) -> None:
 
 
 async def test_a_reply_of_a_type_of_the_users_own_is_returned_as_it_is() -> None:
-    """Where `decode` makes something that wsfleet cannot copy, the reply keeps the id that was sent."""
+    """If `decode` returns an object that wsfleet cannot copy, the reply keeps the id that was sent."""
     async with bench_of(1, decode=lambda payload: types.SimpleNamespace(**json.loads(payload))) as bench:
         asking = bench.ask({"method": "m", "id": "mine"})
         request = await asked(bench.sockets[0])
@@ -168,7 +168,7 @@ async def test_a_reply_of_a_type_of_the_users_own_is_returned_as_it_is() -> None
 
 
 async def test_custom_identify_and_match() -> None:
-    """`identify` gives a request's id and what is sent, `match` the id that a message replies to."""
+    """`identify` returns a request's id and the data to send, `match` the id that a message replies to."""
 
     def identify(data: Any) -> tuple[str, Any]:
         return data, f"Q {data}"
@@ -189,7 +189,7 @@ async def test_custom_identify_and_match() -> None:
 
 
 async def test_text_ids_of_a_custom_identify_match_by_default() -> None:
-    """JSON-RPC ids may be text: with `identify` alone such replies are found, too."""
+    """JSON-RPC ids may be text: replies to ids of `identify` are found without `match`."""
     async with bench_of(1, identify=lambda data: (data["id"], data)) as bench:
         asking = bench.ask({"id": "abc"})
         assert await asked(bench.sockets[0]) == {"id": "abc"}
@@ -198,8 +198,8 @@ async def test_text_ids_of_a_custom_identify_match_by_default() -> None:
 
 
 @pytest.mark.parametrize("data", ["text", 5, [{"method": "m"}], None])
-async def test_what_is_no_object_cannot_be_asked(data: Any) -> None:
-    """A request that is not one JSON object is a TypeError, and nothing is sent."""
+async def test_a_request_must_be_an_object(data: Any) -> None:
+    """A request that is not one JSON object raises TypeError, and nothing is sent."""
     async with bench_of(1) as bench:
         with pytest.raises(TypeError, match="JSON object"):
             await bench.pool.request(data)
@@ -207,8 +207,8 @@ async def test_what_is_no_object_cannot_be_asked(data: Any) -> None:
 
 
 @pytest.mark.parametrize("identify", [lambda data: 1, lambda data: (None, data), lambda data: ([], data)])
-async def test_an_identify_that_makes_no_id_is_told(identify: Any) -> None:
-    """An `identify` without a usable id raises where one asks, and leaves nothing behind."""
+async def test_an_identify_without_an_id_raises(identify: Any) -> None:
+    """If `identify` returns no usable id, request() raises an error, and the request is not outstanding."""
     async with bench_of(1, identify=identify) as bench:
         with pytest.raises((TypeError, ValueError)):
             await bench.pool.request({})
@@ -216,18 +216,20 @@ async def test_an_identify_that_makes_no_id_is_told(identify: Any) -> None:
 
 
 async def test_data_that_is_no_json_leaves_nothing_behind() -> None:
-    """A request that cannot be encoded raises, and is not outstanding."""
+    """If a request cannot be encoded, request() raises an error, and it is not outstanding."""
     async with bench_of(1) as bench:
         with pytest.raises(TypeError):
             await bench.pool.request({"method": object()})
         assert not bench.outstanding
 
 
-# What is published
+# Published messages
 
 
-async def test_what_was_not_asked_for_is_published() -> None:
-    """Notifications, the server's own requests, ids never issued and ids of another member are messages like others."""
+async def test_messages_that_are_no_replies_are_published() -> None:
+    """Notifications, requests of the server, unknown ids and ids of another member are published like
+    other messages.
+    """
     async with bench_of(2) as bench:
         one, other = bench.sockets
         subscription = bench.fleet.subscribe("rpc")
@@ -251,7 +253,7 @@ async def test_what_was_not_asked_for_is_published() -> None:
 
 
 async def test_a_second_reply_is_answered_and_nothing_else() -> None:
-    """A duplicate of a reply is counted `answered`, goes nowhere, and disturbs nobody."""
+    """A duplicate reply is counted as `answered`, and is not published."""
     async with bench_of(1) as bench:
         subscription = bench.fleet.subscribe(">")
         asking = bench.ask()
@@ -265,7 +267,7 @@ async def test_a_second_reply_is_answered_and_nothing_else() -> None:
 
 
 async def test_no_topic_is_asked_for_a_reply() -> None:
-    """A reply has no topic: a topic function that does not understand replies does not make them malformed."""
+    """A reply has no topic: a topic function that raises for replies does not make them malformed."""
     async with bench_of(1, topic=lambda data: data["channel"]) as bench:
         asking = bench.ask()
         request = await asked(bench.sockets[0])
@@ -287,7 +289,7 @@ async def test_replies_never_pass_through_a_mailbox() -> None:
         assert socket.paused
         asking = bench.ask()
         request = await asked(socket)
-        assert not socket.paused  # it goes on reading while somebody waits
+        assert not socket.paused  # it is read while requests wait
         await reply(socket, request["id"])
         await asking
         assert socket.paused
@@ -296,7 +298,9 @@ async def test_replies_never_pass_through_a_mailbox() -> None:
 
 
 async def test_past_twice_the_bound_requests_are_lost_and_the_member_is_paused() -> None:
-    """A member that reads on for its requests fills a mailbox to twice its bound; then they fail, and it is paused."""
+    """A member read for its requests fills a mailbox up to twice its bound; then the requests fail, and
+    it is paused.
+    """
     stuck = asyncio.Event()
 
     async def handle(message: Message[Any]) -> None:
@@ -313,13 +317,13 @@ async def test_past_twice_the_bound_requests_are_lost_and_the_member_is_paused()
         assert socket.paused
         with pytest.raises(RequestLost, match="rpc"):
             await asking
-        # More requests make it read no more: none of their replies could be had.
+        # More requests do not resume reading, because their replies could not be received.
         with pytest.raises(RequestLost):
             await bench.pool.request({"method": "m"})
         assert socket.paused and row(bench.fleet, "rpc").pending == 20
         stuck.set()
         await until(lambda: not socket.paused)
-        await reply(socket, request["id"])  # late, and known
+        await reply(socket, request["id"])  # late, but recognized
         assert endpoint_row(bench.fleet, "rpc-1").answered == 1
         again = bench.ask()
         await reply(socket, (await asked(socket))["id"])
@@ -327,7 +331,7 @@ async def test_past_twice_the_bound_requests_are_lost_and_the_member_is_paused()
 
 
 async def test_asking_again_at_once_lets_the_handler_make_room() -> None:
-    """Whoever repeats a request to a member that had to stop reading lets the handler work that makes room."""
+    """Retrying a request on a paused member yields to the loop, so that the handler can make room."""
 
     async def handle(message: Message[Any]) -> None:
         await asyncio.sleep(0)
@@ -352,7 +356,7 @@ async def test_asking_again_at_once_lets_the_handler_make_room() -> None:
 
 
 async def test_an_overfull_member_is_passed_over() -> None:
-    """Requests go to a member that reads, as long as there is one."""
+    """Requests are sent over a member that is read, as long as there is one."""
     stuck = asyncio.Event()
 
     async def handle(message: Message[Any]) -> None:
@@ -370,12 +374,12 @@ async def test_an_overfull_member_is_passed_over() -> None:
         stuck.set()
 
 
-# Timeouts, losses, cancellation
+# Timeouts, losses and cancellation
 
 
 @pytest.mark.looptime
 async def test_no_reply_is_a_timeout() -> None:
-    """Without a reply within `timeout_s` the request raises RequestTimeout; the late reply is `answered`."""
+    """Without a reply within `timeout_s` the request raises RequestTimeout; the late reply counts as `answered`."""
     async with bench_of(1) as bench:
         (socket,) = bench.sockets
         began = asyncio.get_running_loop().time()
@@ -389,7 +393,7 @@ async def test_no_reply_is_a_timeout() -> None:
 
 
 async def test_a_cancelled_request_leaves_nothing_and_its_reply_is_answered() -> None:
-    """Cancelling a request is safe: nothing stays outstanding, and the reply that comes later goes nowhere."""
+    """A request can be cancelled safely: it is no longer outstanding, and its later reply is not published."""
     async with bench_of(1) as bench:
         subscription = bench.fleet.subscribe(">")
         asking = bench.ask()
@@ -405,7 +409,7 @@ async def test_a_cancelled_request_leaves_nothing_and_its_reply_is_answered() ->
 
 @pytest.mark.parametrize("how", ["lose", "close"])
 async def test_a_lost_connection_loses_its_requests(how: str) -> None:
-    """Requests of a lost connection raise RequestLost at once; the other members' go on."""
+    """Requests on a lost connection raise RequestLost at once; those on other members continue."""
     async with bench_of(2) as bench:
         asking = [bench.ask() for _ in range(4)]
         await turns()
@@ -423,7 +427,7 @@ async def test_a_lost_connection_loses_its_requests(how: str) -> None:
 
 
 async def test_a_reply_over_the_next_socket_is_not_ours() -> None:
-    """An id that an earlier socket issued means nothing on the next one: such a message is published."""
+    """An id of an earlier socket is unknown on the next one, so its reply is published."""
     async with bench_of(1) as bench:
         asking = bench.ask()
         request = await asked(bench.sockets[0])
@@ -437,8 +441,8 @@ async def test_a_reply_over_the_next_socket_is_not_ours() -> None:
         assert (stats.answered, stats.published) == (0, 1)
 
 
-async def test_the_fleets_end_loses_what_is_outstanding() -> None:
-    """When the fleet ends, requests under way raise RequestLost, and later ones NotOpen."""
+async def test_the_fleets_end_loses_outstanding_requests() -> None:
+    """When the fleet ends, current requests raise RequestLost, and later ones NotOpen."""
     bench = Bench(1)
     async with bench:
         asking = bench.ask(timeout_s=1000)
@@ -455,7 +459,7 @@ async def test_the_fleets_end_loses_what_is_outstanding() -> None:
 
 
 async def test_a_request_waits_for_a_member_to_open() -> None:
-    """Before any member is open a request waits, and goes out over the first that opens."""
+    """A request waits until a member is open, and is sent over the first one that opens."""
     bench = Bench(2)
     async with bench.fleet:
         asking = bench.ask()
@@ -487,7 +491,7 @@ async def test_a_timeout_that_is_no_number_is_refused(timeout_s: Any) -> None:
 
 
 async def test_without_wait_there_is_no_waiting() -> None:
-    """`wait=False` raises NotOpen where no member is open, before the start, in between and after the end."""
+    """`wait=False` raises NotOpen if no member is open: before the start, between connections and after the end."""
     bench = Bench(1)
     with pytest.raises(NotOpen):
         await bench.pool.request({"method": "m"}, wait=False)
@@ -499,10 +503,10 @@ async def test_without_wait_there_is_no_waiting() -> None:
 
 
 async def test_without_wait_another_open_member_is_asked() -> None:
-    """A member that turns out to be closing is passed over for one that is open, for requests and for `send`."""
+    """A member that is closing is skipped by requests and by `send` if another one is open."""
     async with bench_of(2) as bench:
         for connection in bench.pool.connections:
-            connection.restart()  # closing; its state still says OPEN
+            connection.restart()  # closing, although its state is still OPEN
             other = next(s for s, c in zip(bench.sockets, bench.pool.connections, strict=True) if c is not connection)
             count = len(other.sent)
             await bench.pool.send("x")
@@ -521,7 +525,9 @@ class Never(Exception):
 
 
 async def test_a_pool_whose_members_failed_says_so() -> None:
-    """When every member is FAILED, waiting for one raises EndpointFailed with the cause; one that lives is enough."""
+    """If all members are FAILED, waiting for one raises EndpointFailed with the cause; if one can still open, it
+    waits.
+    """
     bench = Bench(2, reconnect=Reconnect(fatal=lambda error: True))
     async with bench.fleet:
         bench.transport.refuse(ConnectionLost(1006, "no"))
@@ -534,7 +540,7 @@ async def test_a_pool_whose_members_failed_says_so() -> None:
             with pytest.raises(EndpointFailed, match=r"rpc.* no\b") as raised:
                 await each
             assert isinstance(raised.value.__cause__, ConnectFailed)
-        # One that is restarted counts again.
+        # A member that is restarted counts again.
         waiting = asyncio.create_task(bench.pool.wait_open())
         with pytest.raises(EndpointFailed):
             await waiting
@@ -545,7 +551,7 @@ async def test_a_pool_whose_members_failed_says_so() -> None:
 
 
 async def test_who_waits_hears_of_a_restarted_member() -> None:
-    """A FAILED member that is restarted and opens ends the waiting, also of those who began before."""
+    """If a FAILED member is restarted and opens, all waits for a member end, including earlier ones."""
     bench = Bench(2, reconnect=Reconnect(fatal=lambda error: True))
     async with bench.fleet:
         bench.transport.refuse(ConnectionLost(1006, "no"))
@@ -560,7 +566,7 @@ async def test_who_waits_hears_of_a_restarted_member() -> None:
 
 
 async def test_a_required_member_that_fails_ends_the_fleet() -> None:
-    """`required=True` is each member's: one that fails ends the fleet with EndpointFailed."""
+    """`required=True` applies to each member: if one fails, the fleet ends with EndpointFailed."""
     bench = Bench(2, required=True, reconnect=Reconnect(fatal=lambda error: True))
     with pytest.raises(EndpointFailed, match="rpc-"):
         async with bench.fleet:
@@ -573,7 +579,7 @@ async def test_a_required_member_that_fails_ends_the_fleet() -> None:
 
 
 async def test_the_least_busy_member_is_asked() -> None:
-    """A request goes to the open member with the fewest outstanding, and of equals to each in its turn."""
+    """A request is sent over the open member with the fewest outstanding ones; equal members take turns."""
     async with bench_of(3) as bench:
         asking = [bench.ask() for _ in range(6)]
         await turns()
@@ -590,7 +596,7 @@ async def test_the_least_busy_member_is_asked() -> None:
 
 @pytest.mark.parametrize("size", [3, 4])
 async def test_send_goes_to_one_open_member(size: int) -> None:
-    """`send` sends once, over an open member, to each in its turn; where one is missing, the others share evenly."""
+    """`send` sends once, over the open members in turn; if one is missing, the others share its part equally."""
     async with bench_of(size, reconnect=Reconnect(initial_s=1000)) as bench:
         for n in range(2 * size):
             await bench.pool.send(f"{n}")
@@ -603,7 +609,7 @@ async def test_send_goes_to_one_open_member(size: int) -> None:
 
 
 async def test_members_stand_in_the_fleet_under_their_names() -> None:
-    """A pool's members are connections of the fleet, named `name-1` on, and `on_open` knows which one it is in."""
+    """The members of a pool are connections of the fleet, named `name-1` and so on; `on_open` can tell its member."""
     opened: list[str] = []
 
     async def on_open(session: Session) -> None:
@@ -622,7 +628,7 @@ async def test_members_stand_in_the_fleet_under_their_names() -> None:
 
 
 async def test_one_processor_for_all_members() -> None:
-    """The pool's own processor gets what all members receive, under the pool's name as the topic."""
+    """The pool's own processor gets the messages of all members, with the pool's name as the topic."""
     seen: list[tuple[str, str, Any]] = []
 
     async def handle(message: Message[Any]) -> None:
@@ -637,7 +643,7 @@ async def test_one_processor_for_all_members() -> None:
 
 
 async def test_a_processor_may_ask_its_own_pool() -> None:
-    """A processor over a pool's messages may make requests over that pool, though its mailbox is full meanwhile."""
+    """A processor of a pool's messages may make requests over that pool, even while its mailbox is full."""
     results: list[Any] = []
 
     async def handle(message: Message[Any]) -> None:
@@ -660,7 +666,9 @@ async def test_a_processor_may_ask_its_own_pool() -> None:
 
 
 async def test_closing_a_pool_frees_its_names_and_keeps_its_counts() -> None:
-    """After `close()` the members are CLOSED, requests are lost, all names are free, and the counts are `$retired`."""
+    """After `close()` the members are CLOSED, requests are lost, all names are free, and the counts are
+    in `$retired`.
+    """
     async with bench_of(2, lambda message: None) as bench:
         asking = bench.ask()
         await turns()
@@ -679,7 +687,7 @@ async def test_closing_a_pool_frees_its_names_and_keeps_its_counts() -> None:
 
 
 async def test_a_pool_closed_before_the_start_leaves_nothing() -> None:
-    """A pool that is closed before the fleet starts is gone, with its names."""
+    """A pool that is closed before the fleet starts is removed, with its names."""
     bench = Bench(2, lambda message: None)
     await bench.pool.close()
     assert not bench.fleet.connections and not bench.fleet.subscriptions
@@ -689,7 +697,7 @@ async def test_a_pool_closed_before_the_start_leaves_nothing() -> None:
 
 
 async def test_a_member_closed_by_itself_is_no_longer_asked() -> None:
-    """Closing one member leaves the others to be asked, and the pool to be closed afterwards."""
+    """If one member is closed, the others still serve requests, and the pool can be closed afterwards."""
     async with bench_of(2) as bench:
         await bench.pool.connections[0].close()
         asking = [bench.ask() for _ in range(2)]
@@ -700,7 +708,7 @@ async def test_a_member_closed_by_itself_is_no_longer_asked() -> None:
         assert not bench.fleet.connections
 
 
-# Declaring
+# Declaration
 
 
 @pytest.mark.parametrize(
@@ -719,8 +727,8 @@ async def test_a_member_closed_by_itself_is_no_longer_asked() -> None:
         ("batch", lambda fleet: fleet.pool(URI, 1, print, name="rpc", batch=0)),
     ],
 )
-def test_a_fault_is_told_and_costs_no_name(field: str, declare: Callable[[Fleet], Any]) -> None:
-    """Every bad option of a pool is a ConfigError that names it, after which its names are still free."""
+def test_an_invalid_option_is_reported_and_uses_no_name(field: str, declare: Callable[[Fleet], Any]) -> None:
+    """Each invalid option of a pool raises ConfigError with its name, and the pool's names are still free."""
     fleet = Fleet()
     with pytest.raises(ConfigError) as raised:
         declare(fleet)
@@ -739,7 +747,7 @@ def test_a_fault_is_told_and_costs_no_name(field: str, declare: Callable[[Fleet]
     ],
 )
 def test_options_out_of_place_are_a_type_error(declare: Callable[[Fleet], Any]) -> None:
-    """Endpoint fields beside an Endpoint, and a processor's keywords without one, are TypeErrors."""
+    """Endpoint fields together with an Endpoint, and a processor's keywords without one, raise TypeError."""
     fleet = Fleet()
     with pytest.raises(TypeError):
         declare(fleet)
@@ -747,12 +755,12 @@ def test_options_out_of_place_are_a_type_error(declare: Callable[[Fleet], Any]) 
 
 
 def test_a_name_in_use_is_refused_and_defaults_are_made_unique() -> None:
-    """The pool's name and its members' share the one namespace; a default is made unique together with them."""
+    """The pool's name and those of its members share one namespace; a default name is made unique for all of them."""
     fleet = Fleet()
     fleet.connect(URI, name="rpc-2")
     with pytest.raises(ConfigError, match="in use"):
         fleet.pool(URI, 2, name="rpc")
-    fleet.pool(URI, 1, name="rpc")  # does not need that one
+    fleet.pool(URI, 1, name="rpc")  # does not need that name
     with pytest.raises(ConfigError, match="in use"):
         fleet.connect(URI, name="rpc-1")
     with pytest.raises(ConfigError, match="in use"):
@@ -769,8 +777,8 @@ def test_a_name_in_use_is_refused_and_defaults_are_made_unique() -> None:
 async def test_no_future_is_left_behind_after_many_requests_with_random_losses(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whatever is lost, late, doubled, given up or timed out: each request ends once, and nothing is left of it."""
-    asyncio.get_running_loop().set_debug(False)  # it would keep a stack for each of the futures
+    """For any losses, delays, duplicates, cancellations and timeouts, each request ends once, and none is left."""
+    asyncio.get_running_loop().set_debug(False)  # debug mode would keep a stack for each future
     chance = random.Random(7)
     ended: dict[str, int] = {}
     issued = 0
@@ -787,7 +795,7 @@ async def test_no_future_is_left_behind_after_many_requests_with_random_losses(
     monkeypatch.setattr(PendingRequests, "issue", issue_and_watch)
 
     async def serve(bench: Bench, name: str, socket: FakeSocket) -> None:
-        """One member's server, over all of its sockets."""
+        """The server of one member, for all of its sockets."""
         while True:
             late: list[Any] = []
             try:

@@ -1,4 +1,4 @@
-"""Pools at their edges: other threads, defaults, ids that are none."""
+"""Pools: other threads, default values, and invalid ids."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -26,16 +26,18 @@ URI = "ws://feed.test/"
         lambda pool: pool.close(),
     ],
 )
-async def test_a_pool_tells_other_threads_where_to_go(
+async def test_a_pool_in_another_thread_mentions_from_thread(
     ask: Callable[[Pool], Coroutine[Any, Any, Any]], is_open: bool
 ) -> None:
-    """In another thread, under another loop, a pool's methods raise, and name `from_thread`; also when none is open."""
+    """In another thread, with another loop, a pool's methods raise an error that mentions
+    `from_thread`, in any state.
+    """
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     pool = fleet.pool(URI, 1, name="rpc")
 
     async def elsewhere() -> None:
-        async with asyncio.timeout(5.0):  # what took the call for one of its own might wait for ever
+        async with asyncio.timeout(5.0):  # without the check, the call might wait for ever
             await ask(pool)
 
     async with fleet:
@@ -47,7 +49,7 @@ async def test_a_pool_tells_other_threads_where_to_go(
 
 @pytest.mark.looptime
 async def test_a_request_waits_ten_seconds_by_default() -> None:
-    """Without a `timeout_s` of its own a request waits for ten seconds."""
+    """The default timeout of a request is ten seconds."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     pool = fleet.pool(URI, 1, name="rpc")
@@ -60,7 +62,7 @@ async def test_a_request_waits_ten_seconds_by_default() -> None:
 
 
 async def test_a_timeout_of_the_users_own_is_not_taken_for_ours() -> None:
-    """A TimeoutError that `identify` raises comes out as it is."""
+    """A TimeoutError that `identify` raises is raised unchanged."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
 
@@ -79,13 +81,13 @@ async def test_a_timeout_of_the_users_own_is_not_taken_for_ours() -> None:
     ("number", "expected"),
     [(7, 7), ("7", "7"), (0, 0), (True, None), (None, None), (1.5, None), ([1], None), ({}, None)],
 )
-async def test_what_is_an_id(number: Any, expected: Any) -> None:
-    """Whole numbers and strings are ids; what JSON-RPC does not allow matches nothing."""
+async def test_integers_and_strings_are_ids(number: Any, expected: Any) -> None:
+    """Integers and strings are ids; values that JSON-RPC does not allow match nothing."""
     assert match_json_rpc({"id": number}) == expected
 
 
 class Call:
-    """What a decoder may make of everything that comes, requests and replies."""
+    """Data that a decoder may return, for requests and replies."""
 
     def __init__(self, id: int, method: str | None) -> None:
         self.id, self.method = id, method
@@ -102,12 +104,12 @@ class Call:
     ],
 )
 def test_a_request_is_no_reply(data: Any, expected: object) -> None:
-    """What has a method is a request, such as an echo of our own, whatever its id."""
+    """Data with a method are a request, for example an echo, whatever the id is."""
     assert match_json_rpc(data) == expected
 
 
 async def test_the_name_of_a_closed_member_feeds_the_pool_no_more() -> None:
-    """What another endpoint receives under a closed member's name is no matter of the pool's processor."""
+    """Messages of another endpoint with the name of a closed member do not reach the pool's processor."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     got: list[str] = []

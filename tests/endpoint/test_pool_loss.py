@@ -1,4 +1,4 @@
-"""What cannot send any more although its state still says OPEN: a socket that is closing, or just lost."""
+"""Members that cannot send any more although their state is still OPEN, because the socket is closing or lost."""
 
 import asyncio
 import gc
@@ -14,7 +14,7 @@ from wsfleet.testing import FakeTransport, FeedServer
 
 
 async def test_asking_again_at_once_waits_for_the_next_socket() -> None:
-    """Who asks again as soon as a request is lost gets its answer over the next socket, and lets the loop go on."""
+    """A retry at once after a lost request gets its answer over the next socket, and does not block the loop."""
     transport = FakeTransport()
     async with Fleet(transport=transport) as fleet:
         pool = fleet.pool("ws://feed.example", 1, name="node", reconnect=Reconnect(initial_s=0))
@@ -37,7 +37,7 @@ async def test_asking_again_at_once_waits_for_the_next_socket() -> None:
 
 @pytest.mark.looptime
 async def test_a_request_that_waits_to_be_sent_is_lost_with_its_connection() -> None:
-    """A request that was not sent yet when its connection is lost is RequestLost, too, and says of which member."""
+    """A request that was not sent when its connection is lost raises RequestLost with the name of the member."""
     complaints: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     transport = FakeTransport()
@@ -58,7 +58,7 @@ async def test_a_request_that_waits_to_be_sent_is_lost_with_its_connection() -> 
 
 
 async def test_no_member_is_open_once_its_socket_is_lost() -> None:
-    """Right after the loss, send() and a request with `wait=False` raise NotOpen: nothing was sent."""
+    """Right after the loss, send() and a request with `wait=False` raise NotOpen, because nothing was sent."""
     transport = FakeTransport()
     async with Fleet(transport=transport) as fleet:
         pool = fleet.pool("ws://feed.example", 1, name="node")
@@ -72,7 +72,7 @@ async def test_no_member_is_open_once_its_socket_is_lost() -> None:
 
 
 class Closing:
-    """A server that begins to close, and keeps the socket open until it is told to let go."""
+    """A server that begins to close, and keeps the socket open until it is released."""
 
     def __init__(self) -> None:
         self.let_go = asyncio.Event()
@@ -82,13 +82,15 @@ class Closing:
             return
         client.protocol.send_close(1001)
         client.transport.write(b"".join(client.protocol.data_to_send()))
-        client.transport.pause_reading()  # so that it does not see the answer, after which it would let go
+        client.transport.pause_reading()  # so that it does not read the answer, after which it would close the socket
         await self.let_go.wait()
         client.transport.abort()
 
 
 async def test_waiting_for_a_closing_connection() -> None:
-    """Who was refused by a connection that is closing waits for the next one, and lets the loop go on."""
+    """A request that fails on a closing connection can be retried, waits for the next one, and does not block the
+    loop.
+    """
     async with FeedServer(on_client=(closing := Closing())) as server, Fleet() as fleet:
         feed = fleet.connect(server.uri, name="feed", close_s=30.0, reconnect=Reconnect(initial_s=0))
         await refused(feed.send, feed)
@@ -102,7 +104,7 @@ async def test_waiting_for_a_closing_connection() -> None:
 
 
 async def test_asking_while_a_member_closes() -> None:
-    """A request that finds its member closing goes over another connection."""
+    """If its member is closing, a request is sent over another connection."""
     async with FeedServer(on_client=(closing := Closing())) as server, Fleet() as fleet:
         pool = fleet.pool(server.uri, 1, name="node", close_s=30.0, reconnect=Reconnect(initial_s=0))
         await refused(pool.send, pool.connections[0])
@@ -115,7 +117,7 @@ async def test_asking_while_a_member_closes() -> None:
 
 
 async def refused(send: Callable[[Any], Awaitable[None]], connection: Connection) -> None:
-    """Send until it is refused although the connection is OPEN."""
+    """Send until it fails although the connection is OPEN."""
     while True:
         try:
             await send("x")

@@ -1,4 +1,4 @@
-"""How a lost connection comes back, and when it does not: hours of it, in a simulated clock."""
+"""Reconnecting and giving up, over hours of simulated time."""
 
 import asyncio
 import email.utils
@@ -27,7 +27,7 @@ def clock() -> float:
 
 
 class Counting(FakeTransport):
-    """Notes every attempt, and does with it what the test says."""
+    """Records each attempt, and ends it as the test specifies."""
 
     def __init__(self, act: Callable[["Counting", DialRequest], object] = lambda transport, target: None) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Counting(FakeTransport):
 
 @pytest.fixture(autouse=True)
 def rare_sweeps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Simulated hours go by faster where nothing happens twice a second."""
+    """Simulated hours run faster if the check is not made twice a second."""
     monkeypatch.setattr(liveness, "LOOK_S", 3600.0)
 
 
@@ -73,7 +73,7 @@ async def test_without_jitter_the_waits_are_the_bounds() -> None:
 
 @pytest.mark.looptime
 async def test_full_jitter_spreads_below_a_growing_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the default jitter every wait is drawn from the whole range below its bound."""
+    """With the default jitter each wait is drawn from the whole range below its bound."""
     monkeypatch.setattr(random, "random", random.Random(1).random)
     transport = refusing(unreachable)
     fleet = Fleet(transport=transport)
@@ -93,7 +93,7 @@ async def test_full_jitter_spreads_below_a_growing_bound(monkeypatch: pytest.Mon
 
 @pytest.mark.looptime
 async def test_accepting_and_closing_at_once_meets_a_growing_wait() -> None:
-    """A server that accepts and then closes is asked ever more rarely, however long it goes on."""
+    """A server that accepts and then closes is contacted less and less often, for any length of time."""
     transport = Counting()
     fleet = Fleet(transport=transport)
     connection = fleet.connect(URI, reconnect=Reconnect(jitter=0.0), name="feed")
@@ -108,7 +108,7 @@ async def test_accepting_and_closing_at_once_meets_a_growing_wait() -> None:
         serving = group.create_task(serve())
         await asyncio.sleep(2 * 3600.0)
         serving.cancel()
-    # A minute apart, but for the first few: 0.5 + 1 + 2 + ... + 32 s.
+    # At most one attempt per minute, except the first few: 0.5 + 1 + 2 + ... + 32 s.
     assert 2 * 60 <= len(transport.times) <= 2 * 60 + 8
     assert connection.stats().losses == len(transport.times)
     assert connection.session_count == len(transport.times)
@@ -121,7 +121,7 @@ async def test_accepting_and_closing_at_once_meets_a_growing_wait() -> None:
 async def test_backoff_starts_afresh_only_after_stable_time_and_a_frame(
     open_for: float, frame: bool, afresh: bool
 ) -> None:
-    """Neither time without any frame from the peer nor frames without time make the backoff start afresh."""
+    """Time without frames from the peer, or frames without enough time, do not reset the backoff."""
     transport = Counting()
     for _ in range(5):
         transport.refuse(unreachable())
@@ -140,7 +140,7 @@ async def test_backoff_starts_afresh_only_after_stable_time_and_a_frame(
 
 @pytest.mark.looptime
 async def test_a_pong_is_a_frame() -> None:
-    """A quiet feed whose peer answers pings is stable too."""
+    """A silent feed whose peer answers pings is also stable."""
     transport = Counting()
     for _ in range(5):
         transport.refuse(unreachable())
@@ -157,7 +157,9 @@ async def test_a_pong_is_a_frame() -> None:
 
 @pytest.mark.looptime
 async def test_the_restart_budget_ends_in_failed() -> None:
-    """One restart more than max_restarts within window_s makes the endpoint FAILED, with the last error told."""
+    """One restart more than max_restarts within window_s makes the endpoint FAILED, with the last error
+    in the reason.
+    """
     transport = refusing(unreachable)
     fleet = Fleet(transport=transport)
     plan = Reconnect(initial_s=1.0, factor=1.0, jitter=0.0, max_restarts=3, window_s=60.0)
@@ -174,7 +176,7 @@ async def test_the_restart_budget_ends_in_failed() -> None:
 
 @pytest.mark.looptime
 async def test_restarts_far_apart_are_within_the_budget() -> None:
-    """Restarts that have left the window are forgotten."""
+    """Restarts before the window do not count."""
     transport = refusing(unreachable)
     fleet = Fleet(transport=transport)
     plan = Reconnect(initial_s=30.0, factor=1.0, jitter=0.0, max_restarts=3, window_s=60.0)
@@ -196,8 +198,8 @@ def bad_certificate() -> Exception:
     [*(HandshakeRejected(status) for status in (401, 403, 404, 410)), bad_certificate()],
     ids=["401", "403", "404", "410", "certificate"],
 )
-async def test_what_asking_again_cannot_change_is_fatal(error: Exception) -> None:
-    """401, 403, 404, 410 and a bad certificate make the endpoint FAILED at the first attempt."""
+async def test_errors_that_a_retry_cannot_change_are_fatal(error: Exception) -> None:
+    """401, 403, 404, 410 and an invalid certificate make the endpoint FAILED at the first attempt."""
     transport = refusing(lambda: error)
     fleet = Fleet(transport=transport)
     connection = fleet.connect(URI)
@@ -209,7 +211,7 @@ async def test_what_asking_again_cannot_change_is_fatal(error: Exception) -> Non
 @pytest.mark.looptime
 @pytest.mark.parametrize("status", [400, 402, 408, 418, 429, 500, 502, 503])
 async def test_other_answers_are_retried(status: int) -> None:
-    """Whatever else the server answers, it may answer differently later."""
+    """Other answers of the server are retried, because they may change."""
     transport = Counting()
     transport.refuse(HandshakeRejected(status))
     fleet = Fleet(transport=transport)
@@ -222,7 +224,7 @@ async def test_other_answers_are_retried(status: int) -> None:
 
 @pytest.mark.looptime
 async def test_no_close_code_is_fatal() -> None:
-    """Every close code that can come leads to another attempt."""
+    """Every close code that can be received leads to another attempt."""
     transport = Counting()
     fleet = Fleet(transport=transport)
     connection = fleet.connect(URI)
@@ -237,7 +239,7 @@ async def test_no_close_code_is_fatal() -> None:
 
 @pytest.mark.looptime
 async def test_a_fatal_function_decides() -> None:
-    """`fatal` of Reconnect stands in for the table: it sees the error, and what it says holds."""
+    """`fatal` of Reconnect replaces the default table: it gets the error, and its result decides."""
     seen: list[Exception] = []
 
     def fatal(error: Exception) -> bool:
@@ -259,7 +261,7 @@ async def test_a_fatal_function_decides() -> None:
 
 @pytest.mark.looptime
 async def test_functions_for_uri_and_headers_are_called_for_every_attempt() -> None:
-    """Each attempt has a URI and headers made for it alone."""
+    """The URI and headers are computed anew for each attempt."""
     made = 0
 
     async def uri() -> str:
@@ -286,7 +288,9 @@ async def test_functions_for_uri_and_headers_are_called_for_every_attempt() -> N
 @pytest.mark.parametrize("status", [401, 403])
 @pytest.mark.parametrize("which", ["uri", "headers"])
 async def test_fresh_credentials_get_one_fresh_attempt(status: int, which: str) -> None:
-    """With a function for URI or headers the first 401 or 403 may be an expired token; the second in a row is fatal."""
+    """With a function for URI or headers, the first 401 or 403 may be an expired token; the second in a
+    row is fatal.
+    """
 
     async def uri() -> str:
         return URI
@@ -305,7 +309,7 @@ async def test_fresh_credentials_get_one_fresh_attempt(status: int, which: str) 
     lucky = fleet.connect(endpoint("lucky"))
     serving = asyncio.create_task(fleet.serve())
     for _ in range(3):
-        # Each time that it was open the next 401 is a first one again.
+        # After each OPEN, the next 401 is again a first one.
         socket = await transport.accept("lucky")
         await lucky.wait_open()
         transport.refuse(HandshakeRejected(status))
@@ -324,7 +328,9 @@ async def test_fresh_credentials_get_one_fresh_attempt(status: int, which: str) 
 
 @pytest.mark.looptime
 async def test_a_uri_function_that_raises_is_a_failed_attempt() -> None:
-    """It is retried with backoff, at stage uri, with the exception as the cause."""
+    """An exception of the uri or headers function is retried with backoff, at stage uri, with the exception as the
+    cause.
+    """
     calls = 0
 
     async def uri() -> str:
@@ -351,7 +357,7 @@ async def test_a_uri_function_that_raises_is_a_failed_attempt() -> None:
 
 @pytest.mark.looptime
 async def test_a_uri_function_that_hangs_is_cut_by_open_s() -> None:
-    """The deadline of an attempt covers the functions too, also one that does not let itself be cancelled."""
+    """The timeout of an attempt includes these functions, even one that suppresses its cancellation."""
     hung = 0
 
     async def uri() -> str:
@@ -386,7 +392,7 @@ async def test_a_uri_function_that_hangs_is_cut_by_open_s() -> None:
     "made", [None, 7, b"ws://feed.test/", "http://feed.test/", "ws://", "ws://feed.test/ x", "ws://feed.test/\r\nX: y"]
 )
 async def test_a_uri_function_that_returns_no_uri_is_fatal(made: object) -> None:
-    """What is no URI is not dialled, and not asked for for ever."""
+    """A result that is no valid URI is not connected to, and makes the endpoint FAILED."""
 
     async def uri() -> object:
         return made
@@ -402,7 +408,7 @@ async def test_a_uri_function_that_returns_no_uri_is_fatal(made: object) -> None
 
 @pytest.mark.looptime
 async def test_a_uri_function_does_not_give_up_tls() -> None:
-    """Where `ssl` is given a uri that begins with ws:// is refused, as a declared one is."""
+    """With `ssl`, a URI that begins with ws:// is rejected, whether it is declared or computed."""
 
     async def uri() -> str:
         return "ws://feed.test/"
@@ -435,7 +441,7 @@ async def test_a_uri_function_does_not_give_up_tls() -> None:
     ],
 )
 async def test_a_headers_function_that_returns_no_headers_is_asked_again(made: object) -> None:
-    """What cannot stand in a request, or would forge a line of it, is not sent: that attempt fails, and no more."""
+    """Headers that are invalid, or contain line breaks, are not sent; this attempt fails, and another one follows."""
     returns = iter([made, {"X": "good"}])
 
     async def headers() -> object:
@@ -452,7 +458,7 @@ async def test_a_headers_function_that_returns_no_headers_is_asked_again(made: o
 
 @pytest.mark.looptime
 async def test_a_headers_function_that_is_not_async_is_fatal() -> None:
-    """Another attempt would find the same function."""
+    """A headers function that is not async makes the endpoint FAILED, because a retry would not change it."""
     transport = Counting()
     fleet = Fleet(transport=transport)
     connection = fleet.connect(Endpoint(URI, name="feed", headers=lambda: {"X": "y"}))  # type: ignore[arg-type, return-value]
@@ -463,7 +469,7 @@ async def test_a_headers_function_that_is_not_async_is_fatal() -> None:
 
 @pytest.mark.looptime
 async def test_a_cancelled_error_of_the_users_own_is_a_failed_attempt() -> None:
-    """An awaitable that was cancelled inside a uri function or on_open ends the attempt, not the endpoint."""
+    """A CancelledError in a uri function or on_open fails the attempt, not the endpoint."""
     calls = 0
 
     async def uri() -> str:
@@ -495,7 +501,7 @@ async def test_a_cancelled_error_of_the_users_own_is_a_failed_attempt() -> None:
 
 @pytest.mark.parametrize("kind", ["seconds", "date"])
 async def test_retry_after_holds_the_whole_host_and_no_other(kind: str) -> None:
-    """Where a host asks for patience, all its endpoints wait; other hosts are not affected."""
+    """After Retry-After, all endpoints of the host wait; other hosts are not affected."""
     value = "120" if kind == "seconds" else email.utils.formatdate(time.time() + 120, usegmt=True)
     async with FeedServer() as busy, FeedServer() as calm:
         busy.refuse(429, {"Retry-After": value}, times=1)
@@ -514,7 +520,9 @@ async def test_retry_after_holds_the_whole_host_and_no_other(kind: str) -> None:
 @pytest.mark.looptime
 @pytest.mark.parametrize("status", [429, 503])
 async def test_after_retry_after_the_host_is_asked_again(status: int) -> None:
-    """The hold ends when the server said, for all of its endpoints; a later one does not shorten it."""
+    """The hold ends at the time that the server gave, for all endpoints of the host; a later answer does not shorten
+    it.
+    """
     transport = Counting()
     fleet = Fleet(transport=transport)
     for n in range(3):
@@ -528,7 +536,7 @@ async def test_after_retry_after_the_host_is_asked_again(status: int) -> None:
         for _ in range(3):
             await transport.accept()
     asked = [at - began for at in transport.times]
-    # The three were under way together; after that nobody asks for two minutes.
+    # The three attempts were concurrent; after that there is none for two minutes.
     assert asked[:3] == pytest.approx([0.0, 0.0, 0.0], abs=1e-3)
     assert len(asked) == 5
     assert min(asked[3:]) >= 120.0
@@ -536,7 +544,7 @@ async def test_after_retry_after_the_host_is_asked_again(status: int) -> None:
 
 @pytest.mark.looptime
 async def test_a_hold_does_not_count_against_open_s() -> None:
-    """The deadline of an attempt stands still while the governor makes it wait."""
+    """The timeout of an attempt does not run while the attempt waits for the connect limiter."""
     transport = Counting()
     transport.refuse(HandshakeRejected(429, {}, 600.0))
     fleet = Fleet(transport=transport)
@@ -552,7 +560,7 @@ async def test_a_hold_does_not_count_against_open_s() -> None:
 
 
 class Leading(FakeTransport):
-    """Redirects "feed" to another host, which asks for patience."""
+    """Redirects "feed" to another host, which answers with Retry-After."""
 
     async def open(self, target: DialRequest, progress: Progress) -> Wire:
         if target.name == "feed":
@@ -563,7 +571,7 @@ class Leading(FakeTransport):
 
 @pytest.mark.looptime
 async def test_patience_is_owed_to_the_host_that_asked_for_it() -> None:
-    """A Retry-After behind a redirect holds the host that answered, and not the one that led there."""
+    """A Retry-After behind a redirect applies to the host that answered, not to the redirecting one."""
     transport = Leading()
     fleet = Fleet(transport=transport)
     fleet.connect("ws://here.test/", name="feed")
@@ -579,7 +587,7 @@ async def test_patience_is_owed_to_the_host_that_asked_for_it() -> None:
 
 @pytest.mark.looptime
 async def test_an_absurd_retry_after_is_cut() -> None:
-    """A server may ask for patience, not for ever: after an hour it is asked again."""
+    """Retry-After is limited to one hour."""
     transport = Counting()
     transport.refuse(HandshakeRejected(503, {}, 1e9))
     fleet = Fleet(transport=transport)
@@ -591,7 +599,7 @@ async def test_an_absurd_retry_after_is_cut() -> None:
 
 @pytest.mark.looptime
 async def test_connects_per_s_paces_one_host() -> None:
-    """Connects to one host are spread as the limit says; another host has a limit of its own."""
+    """Attempts to one host are spread by the limit; another host has its own limit."""
     transport = Counting()
     limits = Limits(connects_per_s=2.0, hosts={"Quick.test": Limits()})
     fleet = Fleet(transport=transport, limits=limits)
@@ -611,7 +619,7 @@ async def test_connects_per_s_paces_one_host() -> None:
 
 @pytest.mark.looptime
 async def test_the_pace_holds_after_a_hold() -> None:
-    """Those that waited out a Retry-After come one after the other, not all at once."""
+    """Attempts that waited for the end of a Retry-After are spread, not made all at once."""
     transport = Counting()
     transport.refuse(HandshakeRejected(429, {}, 60.0))
     fleet = Fleet(transport=transport, limits=Limits(connects_per_s=1.0))
@@ -627,7 +635,7 @@ async def test_the_pace_holds_after_a_hold() -> None:
 
 @pytest.mark.looptime
 async def test_handshakes_in_flight_are_bounded_for_each_host() -> None:
-    """No more handshakes than the limit are under way with one host; a hanging one delays no other host."""
+    """There are never more concurrent handshakes with a host than the limit; a hanging one delays no other host."""
     transport = Counting()
     fleet = Fleet(transport=transport, limits=Limits(handshakes=3))
     for n in range(10):
@@ -646,7 +654,7 @@ async def test_handshakes_in_flight_are_bounded_for_each_host() -> None:
 
 @pytest.mark.looptime
 async def test_restart_out_of_open() -> None:
-    """It closes the socket and connects afresh at once; that is no loss."""
+    """restart() closes the socket and reconnects at once, and does not count as a loss."""
     transport = Counting()
     fleet = Fleet(transport=transport)
     connection = fleet.connect(URI, reconnect=Reconnect(initial_s=60.0, jitter=0.0))
@@ -663,14 +671,14 @@ async def test_restart_out_of_open() -> None:
 
 @pytest.mark.looptime
 async def test_restart_out_of_a_wait() -> None:
-    """It cuts the wait short, and the backoff starts afresh."""
+    """restart() during a wait ends the wait and resets the backoff."""
     transport = Counting()
     for _ in range(7):
         transport.refuse(unreachable())
     fleet = Fleet(transport=transport)
     connection = fleet.connect(URI, reconnect=Reconnect(jitter=0.0))
     async with fleet:
-        await asyncio.sleep(40.0)  # 0.5 + ... + 32: the seventh wait
+        await asyncio.sleep(40.0)  # 0.5 + ... + 32: during the seventh wait
         assert connection.state is State.BACKOFF
         transport.refuse(unreachable())
         connection.restart()
@@ -682,7 +690,7 @@ async def test_restart_out_of_a_wait() -> None:
 
 @pytest.mark.looptime
 async def test_restart_within_an_attempt() -> None:
-    """It gives the attempt up and makes another at once, whether it was dialling or in on_open."""
+    """restart() during an attempt cancels it and makes another one at once, whether it was connecting or in on_open."""
     opened = 0
 
     async def on_open(session: object) -> None:
@@ -710,7 +718,7 @@ async def test_restart_within_an_attempt() -> None:
 
 @pytest.mark.looptime
 async def test_restart_as_an_attempt_succeeds() -> None:
-    """An attempt that succeeds in the very moment of a restart is given up all the same."""
+    """If an attempt succeeds at the very moment of a restart, it is still abandoned."""
     transport = Counting()
     fleet = Fleet(transport=transport)
     connection = fleet.connect(URI, reconnect=Reconnect(initial_s=60.0, jitter=0.0))
@@ -726,14 +734,14 @@ async def test_restart_as_an_attempt_succeeds() -> None:
         new.lose()
         lost_at = clock()
         await transport.accept()
-        # The restart is over: this was a loss like any other.
+        # The restart is over, so this is an ordinary loss.
         assert clock() - lost_at == pytest.approx(60.0)
         assert connection.stats().losses == 1
 
 
 @pytest.mark.looptime
 async def test_restart_before_the_start_changes_nothing() -> None:
-    """Before the fleet runs there is nothing to restart, and the first failure waits like any other."""
+    """restart() before the start has no effect: the first failure waits as usual."""
     transport = Counting()
     transport.refuse(unreachable())
     fleet = Fleet(transport=transport)
@@ -746,7 +754,7 @@ async def test_restart_before_the_start_changes_nothing() -> None:
 
 @pytest.mark.looptime
 async def test_restart_out_of_failed() -> None:
-    """It begins as if nothing had happened: budget, backoff and rejections are forgotten, the counts go on."""
+    """restart() of a FAILED endpoint resets its budget, backoff and rejections; the counts continue."""
     transport = Counting()
     transport.refuse(HandshakeRejected(404))
     fleet = Fleet(transport=transport)
@@ -777,8 +785,8 @@ async def test_restart_out_of_failed() -> None:
 
 
 @pytest.mark.looptime
-async def test_restart_of_what_is_closed_is_refused() -> None:
-    """A CLOSED connection is gone, whatever it was before."""
+async def test_restart_of_a_closed_connection_is_rejected() -> None:
+    """restart() of a CLOSED connection raises an error, whatever its state was before."""
     transport = Counting()
     transport.refuse(HandshakeRejected(404))
     fleet = Fleet(transport=transport)
@@ -797,7 +805,7 @@ async def test_restart_of_what_is_closed_is_refused() -> None:
 
 @pytest.mark.looptime
 async def test_a_fatal_function_that_raises_fails_its_endpoint_alone() -> None:
-    """An unexpected exception in a supervisor makes that endpoint FAILED, never the fleet."""
+    """An unexpected exception in a supervisor makes that endpoint FAILED, and does not end the fleet."""
 
     def fatal(error: Exception) -> bool:
         raise ZeroDivisionError("a fault in fatal")
@@ -817,7 +825,7 @@ async def test_a_fatal_function_that_raises_fails_its_endpoint_alone() -> None:
 
 @pytest.mark.looptime
 async def test_state_records_tell_every_change_in_order() -> None:
-    """Each change of state is one record, with what led to it, the attempt's number and the wait."""
+    """Each change of state has one record, with its cause, the number of the attempt and the wait."""
     transport = Counting()
     transport.refuse(unreachable())
     fleet = Fleet(transport=transport)
@@ -832,8 +840,8 @@ async def test_state_records_tell_every_change_in_order() -> None:
         await connection.close()
         changes: list[StateChange] = [(await anext(records)).data for _ in range(7)]
         records.close()
-    told = [(c.previous.value, c.state.value, c.attempt, c.delay_s) for c in changes]
-    assert told == [
+    transitions = [(c.previous.value, c.state.value, c.attempt, c.delay_s) for c in changes]
+    assert transitions == [
         ("CONNECTING", "BACKOFF", 1, 0.5),
         ("BACKOFF", "CONNECTING", 2, 0.0),
         ("CONNECTING", "OPEN", 2, 0.0),

@@ -1,4 +1,4 @@
-"""The requests that one socket has outstanding: each future is resolved once, and none is left."""
+"""The outstanding requests of one socket: each future is resolved once, and none is left."""
 
 import asyncio
 from typing import Any
@@ -18,7 +18,7 @@ def replies_of(match: Any = lambda data: data) -> PendingRequests:
 
 
 async def test_own_ids_are_large_and_exact_as_doubles() -> None:
-    """Our ids lie above 2**32 and below 2**53, follow each other, and begin elsewhere on each socket."""
+    """The ids lie above 2**32 and below 2**53, are consecutive, and begin at a different number on each socket."""
     starts = set()
     for _ in range(50):
         replies = replies_of()
@@ -30,10 +30,8 @@ async def test_own_ids_are_large_and_exact_as_doubles() -> None:
 
 
 @pytest.mark.parametrize(("drawn", "first"), [(min, 2**32 + 1), (max, 2**52 - 1)])
-async def test_own_ids_begin_anywhere_above_what_others_count_to(
-    drawn: Any, first: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The first id may be any number between 2**32 and 2**52, so that as many exact ones again are left to follow."""
+async def test_own_ids_begin_at_a_random_large_number(drawn: Any, first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first id is a number between 2**32 and 2**52, so that at least as many exact ids follow."""
     monkeypatch.setattr(replies_module.random, "randrange", lambda low, high: drawn(low, high - 1))
     assert replies_of().number() == first
 
@@ -44,7 +42,7 @@ def _short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_a_late_reply_is_known_however_late() -> None:
-    """Whatever was issued in between: a reply to an id of this socket's is a reply, as long as the socket lives."""
+    """A reply to an id of this socket is recognized for the life of the socket, whatever was sent in between."""
     replies = replies_of()
     numbers = [replies.number() for _ in range(3 * replies_module.REMEMBERED)]
     for number in numbers:
@@ -57,7 +55,7 @@ async def test_a_late_reply_is_known_however_late() -> None:
 
 
 async def test_ids_of_the_users_own_are_remembered_for_a_while() -> None:
-    """Of ids that the user makes the last ones are remembered, in bounded memory."""
+    """Of the ids made by the user, only the last ones are kept, in bounded memory."""
     replies = replies_of()
     for n in range(replies_module.REMEMBERED + 5):
         replies.forget(f"id-{n}", replies.issue(f"id-{n}"))
@@ -66,7 +64,7 @@ async def test_ids_of_the_users_own_are_remembered_for_a_while() -> None:
 
 
 async def test_an_id_used_again_is_as_new_as_its_last_use() -> None:
-    """Which ids are forgotten first goes by their last use, so that a late reply to a fresh request is known."""
+    """The ids used least recently are evicted first, so that a late reply to a recent request is recognized."""
     replies = replies_of()
     used = ["again", *range(replies_module.REMEMBERED - 1), "again", "last"]
     for number in used:
@@ -75,7 +73,7 @@ async def test_an_id_used_again_is_as_new_as_its_last_use() -> None:
 
 
 async def test_an_id_is_free_again_once_its_reply_is_there() -> None:
-    """An answered id may be issued at once, and the end of the first request leaves the second one alone."""
+    """An answered id may be used again at once, and the end of the first request does not affect the second one."""
     replies = replies_of()
     first = replies.issue("a")
     assert replies.take("a") and not replies
@@ -85,8 +83,8 @@ async def test_an_id_is_free_again_once_its_reply_is_there() -> None:
     assert replies.take("a") and second.done()
 
 
-async def test_requests_given_up_on_a_socket_that_lives_are_remembered() -> None:
-    """Where requests fail and the socket stays, replies that come later are known; on the next socket they are not."""
+async def test_cancelled_requests_of_an_open_socket_are_recognized() -> None:
+    """If requests fail and the socket stays open, later replies are recognized; on the next socket they are not."""
     replies = replies_of()
     for socket_gone in (False, True):
         lost = replies.issue("a")
@@ -97,7 +95,7 @@ async def test_requests_given_up_on_a_socket_that_lives_are_remembered() -> None
 
 @pytest.mark.parametrize("error", [KeyError, asyncio.CancelledError])
 async def test_data_that_match_does_not_understand_is_no_reply(error: type[BaseException]) -> None:
-    """What `match` raises, or an id that cannot be one, makes the data a message like any other."""
+    """If `match` raises or returns an invalid id, the message is treated like any other."""
 
     def match(data: Any) -> Any:
         if data == "odd":
@@ -109,7 +107,7 @@ async def test_data_that_match_does_not_understand_is_no_reply(error: type[BaseE
 
 
 async def test_an_id_that_is_none_or_under_way_is_refused() -> None:
-    """Two requests under one id could not be told apart, and None says that there is no id."""
+    """Two outstanding requests with the same id are rejected, and None means that there is no id."""
     replies = replies_of()
     replies.issue("a").cancel()
     for bad in ("a", None):
@@ -118,18 +116,18 @@ async def test_an_id_that_is_none_or_under_way_is_refused() -> None:
 
 
 class Requests(RuleBasedStateMachine):
-    """One socket after the other: requests issued, answered, answered twice, given up, lost."""
+    """One socket after the other: requests sent, answered, answered twice, cancelled, lost."""
 
     @initialize(own=st.booleans())
     def begin(self, own: bool) -> None:
         self.loop = asyncio.new_event_loop()
         self.own = own
-        self.told: list[int] = []
-        self.replies = PendingRequests(lambda data: data[0], lambda: self.told.append(len(self.replies)))
+        self.resolved: list[int] = []
+        self.replies = PendingRequests(lambda data: data[0], lambda: self.resolved.append(len(self.replies)))
         self.count = 0
         self.waiting: dict[Any, asyncio.Future[Any]] = {}
         self.past: list[Any] = []  # of this socket
-        self.gone: list[Any] = []  # of sockets before
+        self.gone: list[Any] = []  # of earlier sockets
 
     def _run(self, function: Any) -> Any:
         async def run() -> Any:
@@ -163,7 +161,7 @@ class Requests(RuleBasedStateMachine):
         number = self._one(data)
         future = self.waiting.pop(number)
         future.cancel()
-        # Its task may run only after the reply has come.
+        # The task may run only after the reply has arrived.
         if data.draw(st.booleans()):
             assert self.replies.take((number, "reply"))
         self.replies.forget(number, future)
@@ -202,7 +200,7 @@ class Requests(RuleBasedStateMachine):
             assert len(self.replies) == len(self.waiting)
             self.lose(True)
             assert not self.replies and not self.replies._past
-            assert not self.told or self.told[-1] == 0
+            assert not self.resolved or self.resolved[-1] == 0
             self.loop.close()
 
 

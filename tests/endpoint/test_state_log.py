@@ -1,4 +1,4 @@
-"""What the log says while an endpoint is down: every cause, now and then that it lasts, and that it is over."""
+"""Log records while an endpoint is down: each cause, occasional reminders, and the recovery."""
 
 import logging
 
@@ -17,8 +17,8 @@ def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
-def test_each_new_kind_of_error_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    """The last warning names what is wrong now, and an error that stays the same adds no line."""
+def test_each_new_kind_of_error_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """The last warning contains the current error, and a repeated error adds no line."""
     story = StateLog("feed")
     for now, error in enumerate([DNS, DNS, TCP, TCP, HandshakeRejected(503)]):
         story.waiting(error, 1.0, float(now))
@@ -30,7 +30,7 @@ def test_each_new_kind_of_error_is_told_once(caplog: pytest.LogCaptureFixture) -
 
 
 def test_a_night_of_failures_is_a_few_lines(caplog: pytest.LogCaptureFixture) -> None:
-    """While nothing changes, lines that come ever more seldom say since when it is down, and why."""
+    """While the error stays the same, increasingly rare lines contain since when the endpoint is down, and why."""
     story = StateLog("feed")
     for now in range(0, 8 * 3600, 30):
         story.waiting(TCP, 30.0, float(now))
@@ -42,7 +42,7 @@ def test_a_night_of_failures_is_a_few_lines(caplog: pytest.LogCaptureFixture) ->
 
 
 def test_its_end_is_a_warning_as_its_beginning_was(caplog: pytest.LogCaptureFixture) -> None:
-    """Who saw the warning sees that it is over, and after how long; a first OPEN warns of nothing."""
+    """After a warning, the recovery is logged as a warning with the duration; a first OPEN without a warning is not."""
     story = StateLog("feed")
     story.opened("ws://feed.test/", 0.0)
     assert warnings(caplog) == []
@@ -59,7 +59,9 @@ def test_its_end_is_a_warning_as_its_beginning_was(caplog: pytest.LogCaptureFixt
 
 
 def test_going_up_and_down_all_night_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
-    """An endpoint that is lost at once whenever it opens, or errors that take turns, write no line per attempt."""
+    """An endpoint that is lost right after each OPEN, or whose errors alternate, does not log a line
+    for each attempt.
+    """
     story = StateLog("feed")
     for now in range(0, 3600, 2):
         story.waiting(ConnectionLost(1006) if now % 4 else TCP, 1.0, float(now))
@@ -70,8 +72,8 @@ def test_going_up_and_down_all_night_is_bounded(caplog: pytest.LogCaptureFixture
     assert lines[-1].startswith("feed: open again")
 
 
-def test_the_end_of_what_was_not_told_is_not_told(caplog: pytest.LogCaptureFixture) -> None:
-    """At INFO an endpoint that goes up and down all night is its first OPEN and the warnings; DEBUG has the rest."""
+def test_the_end_of_an_unlogged_outage_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """For an endpoint that reconnects all night, INFO has the first OPEN and the warnings; DEBUG has the rest."""
     caplog.set_level(logging.DEBUG)
     story = StateLog("feed")
     story.opened("ws://feed.test/", 0.0)
@@ -85,8 +87,8 @@ def test_the_end_of_what_was_not_told_is_not_told(caplog: pytest.LogCaptureFixtu
 
 
 @pytest.mark.looptime
-async def test_a_fleet_tells_of_an_outage_and_of_its_end(caplog: pytest.LogCaptureFixture) -> None:
-    """What a program without any logging set up sees of an endpoint that cannot be reached for a while."""
+async def test_a_fleet_logs_an_outage_and_its_end(caplog: pytest.LogCaptureFixture) -> None:
+    """The output of a program without a logging configuration while an endpoint cannot be reached for a while."""
     transport = FakeTransport()
     for error in (DNS, TCP, TCP):
         transport.refuse(error)

@@ -1,9 +1,9 @@
-"""Two network namespaces and the cable between them, whose packets pass through the test's hands.
+"""Two network namespaces, and a cable between them whose packets are passed on by the test.
 
-Each namespace has a TUN device; what the kernel sends into one is written to the other, late, twice, out of order, or
-not at all. Both ends are the kernel's own TCP, as over a bad line, and no tc with netem is needed. A thread can be in
-another namespace than the rest of its process, and a socket stays in the one that it was made in: so server and fleet
-run in the test's own loop.
+Each namespace has a TUN device; packets from one kernel end are written to the other, late, twice, out of order, or
+not at all. Both ends use the kernel's own TCP, as over a bad line, without tc and netem. A thread can be in
+another namespace than the rest of its process, and a socket stays in the one in which it was created: so server and
+fleet run in the test's own loop.
 """
 
 import asyncio
@@ -42,7 +42,7 @@ def _call(name: str, *arguments: int) -> None:
 
 
 def _unshare() -> None:
-    """Into a new namespace. Where that cannot be, the test is skipped, or fails if it would only need rights."""
+    """Enter a new namespace. If this is impossible, the test is skipped; it fails if only permissions are missing."""
     if not sys.platform.startswith("linux") or not Path(_TUN).exists():
         pytest.skip("this system has no network namespaces with TUN devices")
     try:
@@ -54,14 +54,14 @@ def _unshare() -> None:
 
 
 def _namespace(undo: contextlib.ExitStack) -> int:
-    """A descriptor of the namespace in which this thread is."""
+    """A descriptor of the namespace of this thread."""
     fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     undo.callback(os.close, fd)
     return fd
 
 
 def _tun(undo: contextlib.ExitStack, own: str, other: str) -> int:
-    """A descriptor of a new TUN device in this thread's namespace, which has an address and the other end's."""
+    """A descriptor of a new TUN device in this thread's namespace, with its address and that of the other end."""
     fd = os.open(_TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
     undo.callback(os.close, fd)
     fcntl.ioctl(fd, TUNSETIFF, struct.pack("16sH22x", b"cable", IFF_TUN | IFF_NO_PI))
@@ -109,11 +109,11 @@ class _Way:
 
 
 class Cable:
-    """While it is entered, the test's thread is at the near end; what it makes within `far_end()`, at the far one.
+    """While it is entered, the test's thread is at the near end; sockets created within `far_end()` are at the far one.
 
-    `loss` and `twice` are shares of the packets, `delay_s` is how long each takes at least, and `spread_s` how much
-    longer at most: of packets that follow one another closely, the later one may come first. `lost` and `overtaken`
-    count the packets that met with this.
+    `loss` and `twice` are fractions of the packets, `delay_s` is the minimum delay, and `spread_s` the maximum
+    additional delay, by which consecutive packets may be reordered. `lost` and `overtaken` count these
+    packets.
     """
 
     def __init__(self, seed: int) -> None:
@@ -146,7 +146,7 @@ class Cable:
 
     @contextlib.contextmanager
     def far_end(self) -> Iterator[None]:
-        """Be at the far end meanwhile: whatever makes a socket now makes it there."""
+        """Sockets created in this block are at the far end."""
         _call("setns", self._far, CLONE_NEWNET)
         try:
             yield
@@ -154,7 +154,7 @@ class Cable:
             _call("setns", self._near, CLONE_NEWNET)
 
     def unplug(self) -> None:
-        """The near end's device goes down, and the way to the far one with it."""
+        """The near end's device goes down, with the route to the far one."""
         _configure(["link set cable down"])
 
     def plug(self) -> None:

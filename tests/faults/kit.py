@@ -1,7 +1,7 @@
-"""What holds for every row of the fault matrix: one endpoint suffers a fault and recovers, another notices nothing.
+"""Checks for each row of the fault matrix: one endpoint has a fault and recovers, another one is not affected.
 
-Both are fed with numbers, and the server keeps which ones it gave to which of its sockets. So what a fault destroyed
-can be told from what was lost otherwise: a connection that dies may take the last numbers of its own socket with it,
+Both get numbers, and the server records which ones it sent on which socket. So the numbers that the fault destroyed
+can be distinguished from other losses: a broken connection may lose the last numbers of its own socket,
 and no others.
 """
 
@@ -23,20 +23,20 @@ from wsfleet.endpoint.session import SessionCore
 from wsfleet.testing import FeedServer
 from wsfleet.transport.websockets import WebSocketWire
 
-# Quick enough for tests; the bound still grows.
+# Short for tests; the bound still grows.
 QUICK = Reconnect(initial_s=0.02, max_s=0.2)
 
-# Finds a dead peer soon.
+# Detects a dead peer soon.
 LIVELY = Liveness(ping_s=0.2, pong_s=0.3)
 
-# A bound on waiting for what must come, not on how soon.
+# Time limit for events that must happen, not a measure of speed.
 PATIENCE_S = 60.0
 
 EVERY_S = 0.005
 
 
 async def until(holds: Callable[[], Any], what: str) -> None:
-    """Wait until `holds()`; fail with `what` when it never does."""
+    """Wait until `holds()`; fail with `what` after the time limit."""
     try:
         async with asyncio.timeout(PATIENCE_S):
             while not holds():
@@ -46,9 +46,9 @@ async def until(holds: Callable[[], Any], what: str) -> None:
 
 
 class Numbered(FeedServer):
-    """Gives each number to one client, once; `handed` keeps, for each client, what was given to its socket.
+    """Sends each number to one client, once; `handed` has, for each client, the numbers that were sent on its socket.
 
-    Without a `limit` it goes on until the client is gone.
+    Without a `limit` it continues until the client has disconnected.
     """
 
     def __init__(self, *, limit: int | None = None, **options: Any) -> None:
@@ -91,7 +91,7 @@ async def joined(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, por
 
 @contextlib.asynccontextmanager
 async def behind(server: FeedServer, *faults: Handler, **options: Any) -> AsyncIterator[int]:
-    """A port that deals with its first connections as `faults` say, and leads all later ones to `server`."""
+    """A port that handles its first connections as `faults` specify, and forwards all later ones to `server`."""
     to_come = list(faults)
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -105,11 +105,11 @@ async def behind(server: FeedServer, *faults: Handler, **options: Any) -> AsyncI
 
 
 class Case:
-    """A running fleet, whose endpoint `sick` is to suffer; `changes` and `seen` are what its user sees."""
+    """A running fleet whose endpoint `sick` gets the fault; `changes` and `seen` are the records that its user gets."""
 
     def __init__(self, fleet: Fleet, uri: Any, calm_uri: str, options: dict[str, Any]) -> None:
         self.fleet = fleet
-        # What other tests left may hang on their logs' tracebacks.
+        # Objects of other tests may be referenced by tracebacks in their logs.
         self._older = {id(each) for each in gc.get_objects() if type(each) in (SessionCore, WebSocketWire)}
         self.changes: list[StateChange] = []
         self.seen: dict[tuple[str, int], list[int]] = defaultdict(list)
@@ -130,21 +130,21 @@ class Case:
 
     @property
     def errors(self) -> list[Exception]:
-        """What led out of CONNECTING or OPEN, each time."""
+        """The causes of each change from CONNECTING or OPEN."""
         return [change.error for change in self.changes if change.error is not None]
 
     @property
     def shown(self) -> str:
-        """The sick endpoint's `last_error`, as the stats have it."""
+        """The `last_error` of the faulty endpoint in the stats."""
         (row,) = (row for row in self.fleet.stats().endpoints if row.name == "sick")
         return row.last_error or ""
 
     def sessions(self, name: str = "sick") -> list[list[int]]:
-        """The numbers that came in each session that brought any."""
+        """The numbers received in each session that received any."""
         return [numbers for (endpoint, _), numbers in sorted(self.seen.items()) if endpoint == name]
 
     async def flows(self, name: str = "sick", more: int = 10) -> None:
-        """Wait until so many more numbers have come over the present session, or a later one."""
+        """Wait until this many more numbers have arrived in the current session, or a later one."""
         connection = self.fleet.connections[name]
         await until(lambda: connection.state is State.OPEN, f"{name} opens; {self.shown}")
         session, before = connection.session_count, len(self.seen[name, connection.session_count])
@@ -157,20 +157,20 @@ class Case:
         )
 
     async def fails(self, count: int = 1) -> Exception:
-        """Wait until so many attempts and sessions have failed, and return the first one's error."""
+        """Wait until this many attempts and sessions have failed, and return the first one's error."""
         await until(lambda: len(self.errors) >= count, "the fault is told")
         return self.errors[0]
 
     async def comes_back(self) -> None:
-        """Wait until a new session brings numbers, and the bystander has gone on, too."""
+        """Wait until a new session receives numbers, and the other endpoint has continued, too."""
         await until(lambda: self.sick.state is State.OPEN, f"sick is back; {self.shown}")
         await self.flows()
         await self.flows("calm")
 
-    # What must hold
+    # Invariants
 
     async def watch(self) -> None:
-        """Look at the balance, and at the bystander, again and again."""
+        """Check the balance and the other endpoint repeatedly."""
         while True:
             self.assert_balanced()
             assert self.calm.state is State.OPEN
@@ -186,16 +186,16 @@ class Case:
         assert numbers == list(range(1, len(numbers) + 1))
 
     def assert_sessions_are_freed(self) -> None:
-        """Of sessions that are over nothing is left in memory."""
+        """Sessions that have ended are no longer in memory."""
         gc.collect()
         kinds = Counter(type(each) for each in gc.get_objects() if id(each) not in self._older)
         is_open = sum(connection.state is State.OPEN for connection in (self.sick, self.calm))
         assert max(kinds[SessionCore], kinds[WebSocketWire]) <= is_open, (kinds[SessionCore], kinds[WebSocketWire])
 
     def destroyed(self, handed: list[list[int]]) -> int:
-        """How many of the numbers that went into the sick endpoint's sockets did not come out again.
+        """The number of values sent to the faulty endpoint that were not received.
 
-        Each session has to have had the first of what one socket was given, in order; only the last may be missing.
+        Each session must have received the first values of one socket, in order; only the last ones may be missing.
         """
         starts = {numbers[0]: numbers for numbers in handed if numbers}
         for numbers in self.sessions():
@@ -206,7 +206,7 @@ class Case:
 
 @contextlib.asynccontextmanager
 async def suffering(uri: Any, **options: Any) -> AsyncIterator[Case]:
-    """A fleet with an endpoint for `uri`, and beside it one that is well, whose server is on another host."""
+    """A fleet with an endpoint for `uri`, and a healthy one whose server is on another host."""
     async with Numbered() as calm:
         case = Case(Fleet(), uri, calm.uri, options)
         async with case.fleet:
@@ -226,5 +226,5 @@ async def suffering(uri: Any, **options: Any) -> AsyncIterator[Case]:
         case.assert_bystander_unharmed()
         rows = {row.name: row for row in case.fleet.stats().subscriptions}
         assert [row.failed for row in rows.values()] == [0] * len(rows)
-        # Of the states, the last come after the end.
+        # The last state changes come after the end.
         assert (rows["sick"].dropped, rows["calm"].dropped) == (0, 0)

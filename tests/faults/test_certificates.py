@@ -1,4 +1,4 @@
-"""Certificates that must not be trusted: the endpoint is FAILED and says why, and sends nothing before."""
+"""Certificates that must not be trusted: the endpoint is FAILED with the reason, and no request is sent."""
 
 import datetime
 import ssl
@@ -18,7 +18,7 @@ DAY = datetime.timedelta(days=1)
 
 
 def self_signed() -> trustme.LeafCert:
-    """A certificate that nobody but its owner vouches for."""
+    """A self-signed certificate."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number(), NOW - DAY, NOW + DAY)
@@ -46,7 +46,7 @@ def authority() -> trustme.CA:
     ],
 )
 async def test_a_certificate_that_cannot_be_trusted(authority: trustme.CA, fault: str, told: str) -> None:
-    """One attempt, no request, FAILED with the reason; after the certificate was renewed, restart() brings it back."""
+    """One attempt, no request, FAILED with the reason; after the certificate is renewed, restart() reconnects."""
     bad = {
         "expired": lambda: authority.issue_cert("localhost", not_before=NOW - 9 * DAY, not_after=NOW - DAY),
         "not yet valid": lambda: authority.issue_cert("localhost", not_before=NOW + DAY, not_after=NOW + 9 * DAY),

@@ -1,4 +1,4 @@
-"""A wall clock that jumps: it dates messages, and nothing waits by it."""
+"""A wall clock that jumps: it only affects the timestamps of messages."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ HOUR_S = 3600.0
 
 
 class Clock:
-    """The system's, and so much off."""
+    """The system's clock with an offset."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.off_s = 0.0
@@ -25,7 +25,7 @@ class Clock:
 
 @pytest.mark.parametrize("jump_s", [HOUR_S, -HOUR_S])
 async def test_a_clock_that_jumps_in_mid_flow(monkeypatch: pytest.MonkeyPatch, jump_s: float) -> None:
-    """An hour more or less makes no ping, deadline or wait come sooner or later; `received_at` follows the clock."""
+    """A jump of one hour changes no ping, timeout or wait; `received_at` follows the clock."""
     clock = Clock(monkeypatch)
     dates: list[float] = []
 
@@ -50,8 +50,8 @@ async def test_a_clock_that_jumps_in_mid_flow(monkeypatch: pytest.MonkeyPatch, j
 @pytest.mark.looptime
 @pytest.mark.parametrize("jump_s", [HOUR_S, -HOUR_S])
 async def test_a_clock_that_jumps_in_a_wait(monkeypatch: pytest.MonkeyPatch, jump_s: float) -> None:
-    """Backoff and Retry-After last as long as they were said to, whatever the clock says meanwhile."""
-    monkeypatch.setattr(liveness, "LOOK_S", HOUR_S)  # simulated hours go by faster
+    """The durations of backoff and Retry-After do not depend on the wall clock."""
+    monkeypatch.setattr(liveness, "LOOK_S", HOUR_S)  # simulated hours run faster
     clock, loop = Clock(monkeypatch), asyncio.get_running_loop()
     transport = FakeTransport()
     for error in (HandshakeRejected(503, retry_after_s=1800.0), OSError("down")):

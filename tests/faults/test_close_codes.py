@@ -1,4 +1,4 @@
-"""Every way in which a server can end a connection: the code is told, nothing before it is lost, and it is back."""
+"""Each way in which a server can end a connection: the code is reported, earlier data arrive, and it reconnects."""
 
 import asyncio
 import struct
@@ -10,10 +10,10 @@ from tests.support.wirekit import CLOSE, TEXT, frame
 from wsfleet import State
 from wsfleet.core.errors import ConnectionLost
 
-# What may stand in a close frame (RFC 6455, section 7.4, and the registry that it opens), some of each range.
+# Codes that are valid in a close frame (RFC 6455, section 7.4, and its registry), some of each range.
 SENDABLE = [1000, 1001, 1002, 1003, *range(1007, 1015), 3000, 3003, 3999, 4000, 4001, 4408, 4999]
 
-# What may not: such a frame breaks the rules, and the peer is told 1002.
+# Invalid codes: the frame is a protocol error, which is answered with 1002.
 RESERVED = [0, 999, 1004, 1005, 1006, 1015, 1016, 2999, 5000, 65535]
 
 End = Callable[[asyncio.StreamWriter], None]
@@ -32,7 +32,7 @@ def within_a_frame(writer: asyncio.StreamWriter) -> None:
     writer.close()
 
 
-# How the connection ends, and the code that its user sees.
+# The way in which the connection ends, and the code that is reported.
 ENDS: list[tuple[End, int]] = [
     *((close_frame(struct.pack("!H", code) + b"so it is"), code) for code in SENDABLE),
     *((close_frame(struct.pack("!H", code)), 1002) for code in RESERVED),
@@ -45,7 +45,7 @@ ENDS: list[tuple[End, int]] = [
 
 
 def ending(end: End, given: list[int]) -> Handler:
-    """A server that sends these numbers and then ends the connection like this."""
+    """A server that sends these numbers and then ends the connection in this way."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await accept(reader, writer)
@@ -58,7 +58,9 @@ def ending(end: End, given: list[int]) -> Handler:
 
 
 async def test_every_close_code() -> None:
-    """No way to end is final: its code and reason are told, all that was sent before it has come, and it reconnects."""
+    """No close is final: its code and reason are reported, all earlier data have arrived, and the
+    endpoint reconnects.
+    """
     handed = [list(range(start, start + 10)) for start in range(10**6, 10**6 + 100 * len(ENDS), 100)]
     faults = [ending(end, given) for (end, _), given in zip(ENDS, handed, strict=True)]
     async with Numbered() as server, behind(server, *faults) as port:
@@ -77,7 +79,7 @@ async def test_every_close_code() -> None:
 
 
 async def test_a_reset() -> None:
-    """A connection that is torn down is lost with 1006 and the system's error; only what was on its way is missing."""
+    """A reset connection is lost with 1006 and the system's error; only data in transit are missing."""
     handed: list[int] = []
 
     async def tears(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""A process that has no file descriptor left."""
+"""A process without free file descriptors."""
 
 import contextlib
 import errno
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="has no such lim
 
 @contextlib.contextmanager
 def scarce() -> Iterator[Callable[[], None]]:
-    """Meanwhile this process can open no more than it has open now; the function given takes what is free of that."""
+    """In this block the process can open no further descriptors; the given function uses those that become free."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     taken: list[int] = []
 
@@ -36,14 +36,14 @@ def scarce() -> Iterator[Callable[[], None]]:
 
 
 async def test_no_descriptor_is_left() -> None:
-    """Attempts fail at stage tcp, and say what to do; what is open goes on; with descriptors again, they succeed."""
+    """Attempts fail at stage tcp with advice; open connections continue; with free descriptors, attempts succeed."""
     async with Numbered() as server, suffering(server.uri) as case:
         await case.flows()
         await server.stop()
         with scarce() as take:
 
             def is_told() -> bool:
-                take()  # also what the last attempt gave back
+                take()  # including those released by the last attempt
                 return "Too many open files" in case.shown
 
             await until(is_told, "attempts want descriptors in vain")

@@ -1,4 +1,4 @@
-"""Servers that do not come to the end of a handshake: each attempt is bounded, and told apart from the others."""
+"""Servers that do not complete a handshake: each attempt is bounded, and reported with its stage."""
 
 import asyncio
 import ssl
@@ -65,7 +65,7 @@ async def hangs_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
     ],
 )
 async def test_a_handshake_that_is_never_done(fault: Handler, told: str) -> None:
-    """An answer that is slow, endless or cut off fails its attempt at stage http, within open_s; the next one opens."""
+    """A slow, endless or incomplete answer fails its attempt at stage http, within open_s; the next one opens."""
     async with Numbered() as server, behind(server, fault) as port:
         async with suffering(f"ws://localhost:{port}", open_s=0.4) as case:
             error = await case.fails()
@@ -80,7 +80,7 @@ async def test_a_handshake_that_is_never_done(fault: Handler, told: str) -> None
 
 
 async def test_tls_that_is_never_answered() -> None:
-    """A server that takes the connection and says nothing to TLS's hello fails the attempt at stage tls."""
+    """A server that accepts the connection and does not answer the TLS hello fails the attempt at stage tls."""
     authority = trustme.CA()
     theirs, ours = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     authority.issue_cert("localhost").configure_cert(theirs)

@@ -1,4 +1,4 @@
-"""The matrix finds what it looks for: a number too few or too many, a bystander who noticed, what was left behind."""
+"""The checks of the matrix detect missing or excess numbers, an affected second endpoint, and leaked sessions."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ from tests.faults.kit import Case, Numbered, suffering
     [lambda came: came.pop(3), lambda came: came.insert(3, came[3]), lambda came: came.append(came.pop(3))],
     ids=["one is missing", "one came twice", "one came late"],
 )
-async def test_what_came_otherwise_than_it_was_sent(tamper: Callable[[list[int]], None]) -> None:
+async def test_only_the_last_numbers_may_be_missing(tamper: Callable[[list[int]], None]) -> None:
     """Only the last numbers of a session may be missing."""
     async with Numbered() as server, suffering(f"ws://localhost:{server.port}") as case:
         await case.flows()
@@ -47,8 +47,8 @@ async def keeps_a_session(case: Case) -> None:
 @pytest.mark.parametrize(
     "harm", [restarts_the_bystander, loses_a_message_of_the_bystanders, unbalances, keeps_a_session]
 )
-async def test_what_must_not_happen_beside_a_fault(harm: Callable[[Case], object]) -> None:
-    """Whatever a fault does to others, to the balance or to memory fails its test."""
+async def test_side_effects_of_a_fault_are_detected(harm: Callable[[Case], object]) -> None:
+    """If a fault affects another endpoint, the balance or the memory, its test fails."""
     with pytest.raises(AssertionError):
         async with Numbered() as server, suffering(f"ws://localhost:{server.port}") as case:
             await harm(case)  # type: ignore[misc]

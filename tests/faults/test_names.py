@@ -1,4 +1,4 @@
-"""Names that cannot be looked up, or slowly, or lead elsewhere tomorrow."""
+"""Names that cannot be resolved, are resolved slowly, or change their address."""
 
 import socket
 import threading
@@ -19,7 +19,7 @@ def at(port: int) -> Callable[[], Found]:
 
 
 class Names:
-    """Stands for the system's resolver. `answers` are given one after the other, the last one again and again."""
+    """Replaces the system's resolver. `answers` are returned in order, the last one repeatedly."""
 
     def __init__(self) -> None:
         self.answers: list[Callable[[], Found]] = []
@@ -51,7 +51,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[Names]:
 
 
 async def test_a_name_that_cannot_be_looked_up(names: Names) -> None:
-    """An unknown name and a resolver that is down fail their attempts at stage dns, and are asked again."""
+    """An unknown name and a resolver that is down fail their attempts at stage dns, and are retried."""
     async with Numbered() as server:
         names.answers = [names.is_unknown, names.is_down, at(server.port)]
         async with suffering("ws://feed.test/") as case:
@@ -65,7 +65,7 @@ async def test_a_name_that_cannot_be_looked_up(names: Names) -> None:
 
 
 async def test_a_resolver_that_hangs(names: Names) -> None:
-    """A lookup that never ends is cut by open_s, at stage dns; the attempts go on until there is an answer."""
+    """A lookup that never ends is cancelled after open_s, at stage dns; attempts continue until there is an answer."""
     async with Numbered() as server:
         names.answers = [names.hangs, at(server.port)]
         async with suffering("ws://feed.test/", open_s=0.3) as case:
@@ -76,7 +76,7 @@ async def test_a_resolver_that_hangs(names: Names) -> None:
 
 
 async def test_a_slow_resolver(names: Names) -> None:
-    """A lookup that takes its time, within open_s, is waited for, and nobody else waits with it."""
+    """A slow lookup within open_s is awaited, and delays no other endpoint."""
     async with Numbered() as server:
 
         def slow() -> Found:
@@ -94,7 +94,7 @@ async def test_a_slow_resolver(names: Names) -> None:
 
 
 async def test_a_name_that_moves(names: Names) -> None:
-    """Each attempt looks the name up afresh: where a feed has moved, the next attempt finds it."""
+    """Each attempt resolves the name again: if a feed has moved, the next attempt finds it."""
     async with Numbered() as old, Numbered() as new:
         names.answers = [at(old.port)]
         async with suffering("ws://feed.test/") as case:
@@ -111,7 +111,7 @@ async def test_a_name_that_moves(names: Names) -> None:
 
 
 async def test_a_name_with_a_dead_address_beside_a_good_one(names: Names) -> None:
-    """Of the addresses that a name has, one that works is enough."""
+    """If a name has several addresses, one that works is enough."""
     async with Numbered() as server, Numbered() as gone:
         await gone.stop()
         names.answers = [lambda: at(gone.port)() + at(server.port)()]

@@ -1,4 +1,4 @@
-"""A bad line between fleet and server, and one that is cut: the kernel's own TCP at both ends."""
+"""A bad or broken line between fleet and server, with the kernel's TCP at both ends."""
 
 import asyncio
 import contextlib
@@ -18,7 +18,7 @@ from wsfleet.core.errors import ConnectFailed, ConnectionLost
 
 @contextlib.asynccontextmanager
 async def over_a_cable(**options: Any) -> AsyncIterator[tuple[Cable, Numbered, Case]]:
-    """The sick endpoint's server is at the cable's far end, the bystander's at the near one."""
+    """The faulty endpoint's server is at the cable's far end, the other one's at the near end."""
     async with Cable(seed=5) as cable, contextlib.AsyncExitStack() as stack:
         with cable.far_end():
             server = await stack.enter_async_context(Numbered(host=FAR))
@@ -39,7 +39,9 @@ async def over_a_cable(**options: Any) -> AsyncIterator[tuple[Cable, Numbered, C
     ids=["delay", "reordering", "duplicates", "loss", "all of it"],
 )
 async def test_a_bad_line(line: dict[str, float]) -> None:
-    """Delay, reordering, duplicates and loss of packets are TCP's matter: no number is missing, nothing is told."""
+    """Delay, reordering, duplicates and loss of packets are handled by TCP: no number is missing, and nothing is
+    reported.
+    """
     async with over_a_cable() as (cable, server, case):
         vars(cable).update(line)
         await case.flows(more=150)
@@ -54,7 +56,7 @@ async def test_a_bad_line(line: dict[str, float]) -> None:
 
 
 async def test_a_cable_that_is_cut_for_a_moment() -> None:
-    """Within pong_s a cut line costs nothing at all: TCP sends again what did not arrive."""
+    """A line that is interrupted for less than pong_s loses nothing, because TCP retransmits."""
     async with over_a_cable() as (cable, _, case):
         cable.is_cut = True
         await until(lambda: cable.lost >= 3, "something is on its way in vain")
@@ -68,7 +70,7 @@ async def test_a_cable_that_is_cut_for_a_moment() -> None:
 
 
 async def test_a_cable_that_stays_cut() -> None:
-    """A line that goes dead without a word is found by the pings; attempts fail at stage tcp until it is mended."""
+    """A line that is silently interrupted is detected by pings; attempts fail at stage tcp until it is restored."""
     async with over_a_cable(liveness=LIVELY, open_s=0.3) as (cable, server, case):
         cable.is_cut = True
         error = await case.fails(3)
@@ -82,7 +84,7 @@ async def test_a_cable_that_stays_cut() -> None:
 
 
 async def test_a_half_open_connection() -> None:
-    """A server that came up again, and knows nothing of the connection, resets it at the next ping."""
+    """A restarted server, which does not know the connection, resets it at the next ping."""
     async with over_a_cable(liveness=Liveness(ping_s=0.1)) as (cable, server, case):
         cable.is_cut = True
         for client in server.clients:
@@ -102,7 +104,7 @@ async def test_a_half_open_connection() -> None:
 
 
 async def test_no_way_there() -> None:
-    """While there is no route each attempt fails at once with the system's error, and the first after that opens."""
+    """Without a route each attempt fails at once with the system's error, and the first one after that opens."""
     async with over_a_cable(liveness=LIVELY) as (cable, server, case):
         cable.unplug()
         await case.fails(3)

@@ -1,4 +1,4 @@
-"""`wsfleet run` with a sink: ended politely, killed, and with a disk that fills up, always in mid-flow."""
+"""`wsfleet run` with a sink: terminated, killed, and with a full disk, each while messages arrive."""
 
 import asyncio
 import contextlib
@@ -47,17 +47,17 @@ class Run:
 
     @property
     def text(self) -> bytes:
-        """What is in the sink's file."""
+        """The contents of the sink's file."""
         path = self._folder / "lines.jsonl"
         return path.read_bytes() if path.exists() else b""
 
     async def writes(self, lines: int = 50) -> None:
-        """Wait for so many more lines."""
+        """Wait for this many more lines."""
         before = self.text.count(b"\n")
         await until(lambda: self.text.count(b"\n") >= before + lines, "lines are written")
 
     async def ended(self, number: signal.Signals) -> tuple[dict[str, Any], str]:
-        """Send a signal, and wait for the end: the report's subscriptions, and what was said."""
+        """Send a signal and wait for the end; return the report's subscriptions, and the output."""
         self.process.send_signal(number)
         _, said = await self.process.communicate()
         report = json.loads((self._folder / "report.json").read_text())
@@ -70,7 +70,7 @@ async def running(folder: Path, server: Numbered, before: Callable[[], None] | N
     (folder / "feeds.toml").write_text(FILE.format(uri=server.uri))
     (folder / "handlers.py").write_text(HANDLERS)
     pipe = asyncio.subprocess.PIPE
-    # No compiled modules are written: where the disk is full, or the process killed, they would be cut off, for all.
+    # No .pyc files are written: with a full disk or a killed process, they would be incomplete, for all later runs.
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-B", "-m", "wsfleet", "run", "feeds.toml", "--report", "report.json",
         cwd=folder, stdout=pipe, stderr=pipe, preexec_fn=before,
@@ -84,17 +84,17 @@ async def running(folder: Path, server: Numbered, before: Callable[[], None] | N
 
 
 def numbers(text: bytes) -> list[int]:
-    """The numbers in a sink's whole lines, which are all readable."""
+    """The numbers in the complete lines of a sink, which must be valid."""
     return [json.loads(line)["data"]["n"] for line in text.split(b"\n")[:-1]]
 
 
 def first_of(came: list[int], server: Numbered) -> bool:
-    """Whether these are the first numbers that one of the server's clients was given."""
+    """Whether these are the first numbers that one of the server's clients was sent."""
     return any(came == given[: len(came)] for given in server.handed)
 
 
 async def test_sigterm_in_mid_flow(tmp_path: Path) -> None:
-    """What had come in is written, and the report's counts are the file's lines; nothing is missing in between."""
+    """Received messages are written, and the report's counts are the file's lines; nothing is missing in between."""
     async with Numbered() as server, running(tmp_path, server) as run:
         await run.writes()
         rows, _ = await run.ended(signal.SIGTERM)
@@ -106,7 +106,9 @@ async def test_sigterm_in_mid_flow(tmp_path: Path) -> None:
 
 
 async def test_sigkill_in_mid_flow(tmp_path: Path) -> None:
-    """All lines are whole but perhaps the last, which stays alone; a second run appends its own below."""
+    """All lines are complete except perhaps the last, which is not extended; a second run appends its
+    own lines below.
+    """
     async with Numbered() as server:
         async with running(tmp_path, server) as run:
             await run.writes()
@@ -114,7 +116,7 @@ async def test_sigkill_in_mid_flow(tmp_path: Path) -> None:
             await run.process.wait()
             before = run.text
             assert first_of(numbers(before), server)
-        # As a kill within a write would have left it; by luck alone it seldom does.
+        # The result of a kill within a write, which seldom happens by chance.
         if before.endswith(b"\n"):
             before += before.splitlines()[-1][:40]
             (tmp_path / "lines.jsonl").write_bytes(before)
@@ -134,7 +136,7 @@ def with_room_for_20_kb() -> None:
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="no limit of another process can be changed here")
 async def test_a_disk_that_fills_up_and_is_emptied(tmp_path: Path) -> None:
-    """What could not be written is counted failed and told once, and nothing else is missing; afterwards it goes on."""
+    """Messages that cannot be written are counted as failed and logged once; afterwards writing continues."""
     async with Numbered() as server, running(tmp_path, server, with_room_for_20_kb) as run:
         await until(lambda: len(run.text) == 20_000, "the disk is full")
         sent = sum(map(len, server.handed))
@@ -145,7 +147,7 @@ async def test_a_disk_that_fills_up_and_is_emptied(tmp_path: Path) -> None:
         assert run.process.returncode == 0
     text = run.text
     before = text[: text.rindex(b"\n", 0, 20_000) + 1]
-    # The line that was cut off stays alone.
+    # The incomplete line is not extended.
     after = text[20_000:].removeprefix(b"\n")
     assert first_of(numbers(before), server)
     came = numbers(before) + numbers(after)
@@ -153,7 +155,7 @@ async def test_a_disk_that_fills_up_and_is_emptied(tmp_path: Path) -> None:
     sick, calm = rows["sick"], rows["calm"]
     assert sick["failed"] > 0
     assert sick["processed"] + sick["failed"] == sick["offered"]
-    # A batch fails as one, although its first lines may be in the file.
+    # A batch fails as a whole, although its first lines may be in the file.
     assert sick["processed"] <= len(came) <= sick["offered"]
     assert said.count("lines.jsonl: File too large") == 1
     assert (calm["failed"], calm["dropped"]) == (0, 0)

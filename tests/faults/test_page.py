@@ -1,4 +1,4 @@
-"""docs/faults.md names tests that there are, and all those of the matrix."""
+"""docs/faults.md mentions existing tests, and all those of the matrix."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ def defined(*files: Path) -> set[str]:
 
 
 def test_the_page_of_faults_names_its_tests() -> None:
-    """Each test that stands in the tables exists, and each row of the matrix stands in the tables."""
+    """Each test in the tables exists, and each test of the matrix is in the tables."""
     named = set(re.findall(r"`(test_\w+)`", PAGE))
     assert named <= defined(*TESTS.rglob("test_*.py"))
     rows = [file for file in Path(__file__).parent.glob("test_*.py") if file.stem not in ("test_kit", "test_page")]

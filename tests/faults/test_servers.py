@@ -1,4 +1,4 @@
-"""A foreign server that is killed, or stopped where it stands, in mid-flow."""
+"""Foreign servers that are killed or stopped while messages arrive."""
 
 from pathlib import Path
 
@@ -13,12 +13,12 @@ pytestmark = pytest.mark.integration
 
 
 def feed_of(server: NodeWs) -> str:
-    """Its feed, under another name than the bystander's host."""
+    """Its feed, with another host name than the other endpoint's."""
     return f"{server.uri.replace(HOST, 'localhost')}/feed?rate=200"
 
 
 async def test_a_server_that_is_killed(tmp_path: Path) -> None:
-    """SIGKILL is seen at once; attempts are refused at stage tcp until the server is there again."""
+    """SIGKILL is detected at once; attempts are refused at stage tcp until the server runs again."""
     async with NodeWs(tmp_path) as server, suffering(feed_of(server)) as case:
         await case.flows()
         await server.kill()
@@ -36,7 +36,9 @@ async def test_a_server_that_is_killed(tmp_path: Path) -> None:
 
 
 async def test_a_server_that_is_stopped(tmp_path: Path) -> None:
-    """SIGSTOP is found by the pings; its system takes attempts that nobody answers, until the server goes on."""
+    """SIGSTOP is detected by pings; attempts are accepted by the system but not answered, until the
+    server continues.
+    """
     async with NodeWs(tmp_path) as server:
         async with suffering(feed_of(server), liveness=LIVELY, open_s=0.5) as case:
             await case.flows()

@@ -1,4 +1,4 @@
-"""The balance: true after every step of whatever happens, and false as soon as one message is lost at any hand-over."""
+"""The counts balance after each step of any run, and no longer balance if one message is lost at any point."""
 
 import asyncio
 import random
@@ -75,7 +75,7 @@ async def refuses(session: Any) -> None:
 
 
 class World:
-    """A fleet that random things happen to. Each `do_` is one of them."""
+    """A fleet in which random events happen. Each `do_` is one of them."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -195,7 +195,7 @@ class World:
 
 
 THINGS = [name for name in vars(World) if name.startswith("do_")]
-# What makes messages move happens more often than what takes their ways apart.
+# Events that move messages are more frequent than those that remove parts.
 USUAL = ["do_feed"] * 6 + ["do_accept"] * 4 + ["do_wait"] * 3 + ["do_take"] * 2 + ["do_publish"] * 2
 
 
@@ -230,7 +230,7 @@ async def live(world: World, things: list[str], end: str) -> None:
 
 
 def run_watched(world: World, main: Any) -> int:
-    """Run `main` in a loop whose time jumps; the balance is looked at after every turn of it."""
+    """Run `main` in a loop with simulated time, and check the balance after each iteration of it."""
     looks = 0
     loop = looptime.new_event_loop()
     loop.set_debug(False)
@@ -255,7 +255,9 @@ def run_watched(world: World, main: Any) -> int:
 @given(st.integers(0, 2**32), st.integers(0, 60), st.sampled_from(["leave", "raise", "cancel", "close"]))
 @settings(max_examples=60)
 def test_the_balance_holds_at_every_turn(seed: int, count: int, end: str) -> None:
-    """Whatever comes, goes, fails, hangs, is cancelled or drained: the balance is true after every turn of the loop."""
+    """For any arrivals, failures, hangs, cancellations and drains, the counts balance after each iteration of the
+    loop.
+    """
     world = World(seed)
     things = [world.random.choice(USUAL + THINGS) for _ in range(count)]
     with warnings.catch_warnings():
@@ -273,7 +275,7 @@ def test_the_balance_holds_at_every_turn(seed: int, count: int, end: str) -> Non
 
 
 class Lossy:
-    """A fleet with a bit of everything, where one fault can be planted at a hand-over."""
+    """A fleet with all features, in which one fault can be planted at any point."""
 
     def __init__(self) -> None:
         self.transport = FakeTransport()
@@ -290,7 +292,7 @@ class Lossy:
 
     @contextmanager
     def fault(self, where: Any, name: str, replacement: Callable[..., Any]) -> Iterator[None]:
-        """`replacement(original, ...)` stands in for a function, once."""
+        """Replaces a function once by `replacement(original, ...)`."""
         original = getattr(where, name)
         calls = 0
 
@@ -599,7 +601,7 @@ async def a_subscription_removed_without_a_trace(lossy: Lossy) -> None:
     ],
 )
 async def test_a_planted_loss_turns_the_balance(plant: Callable[[Lossy], Any]) -> None:
-    """One message that vanishes, or is counted twice, at any hand-over makes `balanced` false, and it stays false."""
+    """If one message is lost or counted twice at any point, `balanced` becomes false and stays false."""
     lossy = Lossy()
     async with lossy.fleet:
         assert balanced(lossy.fleet)
@@ -611,7 +613,7 @@ async def test_a_planted_loss_turns_the_balance(plant: Callable[[Lossy], Any]) -
 
 
 async def test_without_a_fault_the_same_fleet_is_in_balance() -> None:
-    """The fleet of the planted losses is in balance as long as nothing is planted, to its very end."""
+    """Without a planted fault, the fleet of these tests balances until its end."""
     lossy = Lossy()
     async with lossy.fleet:
         socket = await lossy.start()
@@ -631,11 +633,11 @@ async def test_without_a_fault_the_same_fleet_is_in_balance() -> None:
     balanced(lossy.fleet)
 
 
-# What follows the balance without being part of it
+# Effects beside the balance
 
 
 async def test_a_cancelled_drain_keeps_the_balance() -> None:
-    """Cancelled in the middle of the drain, calls in progress are failed and the rest dropped: nothing is missing."""
+    """If the drain is cancelled, current calls are failed and the rest dropped: each message is counted."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport, drain_s=1000)
     fleet.connect(URI, hangs, name="feed")
@@ -656,8 +658,8 @@ async def test_a_cancelled_drain_keeps_the_balance() -> None:
     assert (mine_row.offered, mine_row.failed, mine_row.dropped, mine_row.pending) == (3, 1, 2, 0)
 
 
-async def test_what_on_open_does_not_take_is_discarded() -> None:
-    """When `on_open` fails, what was held and not answered is discarded, and the next attempt starts afresh."""
+async def test_messages_of_a_failed_on_open_are_discarded() -> None:
+    """If `on_open` fails, held messages that were not answered are discarded, and the next attempt starts afresh."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     fleet.connect(URI, name="feed", on_open=refuses, reconnect=Reconnect(initial_s=0))
@@ -676,8 +678,8 @@ async def test_what_on_open_does_not_take_is_discarded() -> None:
         assert everything.stats().offered == 0
 
 
-async def test_what_comes_while_the_held_are_published_comes_after_them() -> None:
-    """A thousand held messages are published in their order before anything newer, which is no fault of `on_open`."""
+async def test_messages_that_arrive_while_held_ones_are_published_follow_them() -> None:
+    """A thousand held messages are published in order before newer ones, and these do not fail `on_open`."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
 
@@ -688,7 +690,7 @@ async def test_what_comes_while_the_held_are_published_comes_after_them() -> Non
     sleep = asyncio.sleep
 
     async def meanwhile(delay: float, result: Any = None) -> Any:
-        # In the middle of the publishing: a burst that is larger than what on_open may hold.
+        # While they are published, more messages arrive than on_open may hold.
         if not slept and fleet.connections["feed"].state == "OPEN" and fleet.stats().endpoints[0].held:
             slept.append(asyncio.create_task(socket.feed(*(str(n) for n in range(1000, 3000)))))
         return await sleep(delay, result)

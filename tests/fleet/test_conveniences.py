@@ -1,4 +1,4 @@
-"""The shorter ways: `Fleet.sink`, `Fleet.from_file`, `Fleet.run_async`, `Subscription.next`, and the error classes."""
+"""`Fleet.sink`, `Fleet.from_file`, `Fleet.run_async`, `Subscription.next`, and the error classes."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ def transport() -> FakeTransport:
 
 
 @pytest.mark.parametrize("as_text", [True, False])
-async def test_a_sink_takes_what_matches_its_pattern(transport, tmp_path, as_text):
+async def test_a_sink_writes_messages_that_match_its_pattern(transport, tmp_path, as_text):
     """`fleet.sink` writes the messages of a pattern, with the options of `process`, until it is closed."""
     path = tmp_path / "out.jsonl"
     fleet = Fleet(transport=transport)
@@ -35,14 +35,14 @@ async def test_a_sink_takes_what_matches_its_pattern(transport, tmp_path, as_tex
 
 
 @pytest.mark.parametrize("sink", ["no-such-sink:x", print, None])
-def test_what_is_no_sink_is_refused(sink):
-    """A text that names no sink, and an object that is none, are ConfigErrors."""
+def test_an_invalid_sink_is_rejected(sink):
+    """A text or object that is no sink raises ConfigError."""
     with pytest.raises(ConfigError, match="sink"):
         Fleet().sink("t.*", sink)
 
 
 def test_a_fleet_from_a_file(tmp_path):
-    """`Fleet.from_file` declares what the file says; the faults of a bad one are all in the error."""
+    """`Fleet.from_file` declares the contents of the file; the error for an invalid one contains all faults."""
     path = tmp_path / "feeds.toml"
     path.write_text('[[connect]]\nuri = "ws://feed.test/"\nname = "feed"\n')
     assert list(Fleet.from_file(path).connections) == ["feed"]
@@ -64,7 +64,7 @@ async def test_run_async_is_serve(transport):
 
 
 async def test_the_next_message_of_a_subscription(transport):
-    """`next` returns what waits at once, waits for what will come, and gives up after its timeout without a loss."""
+    """`next` returns a waiting message at once, waits for the next one, and times out without losing a message."""
     fleet = Fleet(transport=transport)
     async with fleet, fleet.subscribe("t") as subscription:
         fleet.publish("t", 1)
@@ -88,19 +88,19 @@ async def test_the_next_message_of_a_subscription(transport):
 
 @pytest.mark.parametrize("error", [ConnectionLost(1006, "gone"), NotOpen("feed is closed")])
 def test_connection_errors_are_pythons_too(error):
-    """They are caught as ConnectionError, say the same, and survive pickling."""
+    """These errors can be caught as ConnectionError, and keep their text and attributes when pickled."""
     assert isinstance(error, ConnectionError) and isinstance(error, wsfleet.FleetError)
     copied = pickle.loads(pickle.dumps(error))
     assert (type(copied), str(copied), repr(copied)) == (type(error), str(error), repr(error))
 
 
 def test_errors_are_importable_from_the_package():
-    """Every error class of `wsfleet.errors` stands in `wsfleet` itself."""
+    """Every error class of `wsfleet.errors` is exported by `wsfleet`."""
     assert all(getattr(wsfleet, name) is getattr(wsfleet.errors, name) for name in wsfleet.errors.__all__)
 
 
 async def test_idle_waits_for_all_processors(transport):
-    """`fleet.idle()` returns when no message is pending, including those that processors publish in turn."""
+    """`fleet.idle()` returns when no message is pending, including those published by processors."""
     fleet = Fleet(transport=transport)
     done = []
 
@@ -124,7 +124,7 @@ async def test_idle_waits_for_all_processors(transport):
 
 
 async def test_idle_in_a_processor_is_refused(transport):
-    """A processor cannot wait until nothing is pending: its own message is."""
+    """A processor cannot wait for `idle()`, because its own message is pending."""
     fleet = Fleet(transport=transport)
     refused = []
 

@@ -1,4 +1,4 @@
-"""Starting, waiting and closing a fleet, in every place where a program may do it."""
+"""Starting, waiting for and closing a fleet, in each way in which a program may do it."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -15,7 +15,7 @@ URI = "ws://feed.test/"
 
 
 class Taken(list[str]):
-    """A processor that notes what it gets."""
+    """A processor that records its messages."""
 
     async def __call__(self, message: Message[str]) -> None:
         self.append(message.data)
@@ -26,7 +26,7 @@ class Taken(list[str]):
 
 
 async def test_serve_in_a_task_group_beside_another_task() -> None:
-    """serve() lives in a TaskGroup; close() from a neighbour ends it and the group goes on to its own end."""
+    """serve() works in a TaskGroup; close() from another task ends it, and the group continues to its own end."""
     taken = Taken()
     async with FeedServer() as server:
         fleet = Fleet()
@@ -42,7 +42,7 @@ async def test_serve_in_a_task_group_beside_another_task() -> None:
 
 
 async def test_the_neighbours_failure_ends_serve() -> None:
-    """Where a neighbour in the TaskGroup fails, the group cancels serve(), and only that failure comes out."""
+    """If another task in the TaskGroup fails, the group cancels serve(), and only that failure is raised."""
     async with FeedServer() as server:
         fleet = Fleet()
         connection = fleet.connect(server.uri)
@@ -74,7 +74,7 @@ async def test_serve_in_gather_with_another_coroutine() -> None:
 
 
 async def test_two_fleets_in_one_gather_do_not_know_of_each_other() -> None:
-    """Two fleets run beside each other; the end of one leaves the other as it was."""
+    """Two fleets run side by side; the end of one does not affect the other."""
     one, two = Fleet(name="one"), Fleet(name="two")
     first, second = Taken(), Taken()
     async with FeedServer() as server:
@@ -99,7 +99,7 @@ async def test_two_fleets_in_one_gather_do_not_know_of_each_other() -> None:
 
 @pytest_asyncio.fixture
 async def fixture_fleet() -> AsyncIterator[tuple[Fleet, FakeTransport]]:
-    """The context is entered in one task and left in another."""
+    """The context may be entered in one task and left in another."""
     transport = FakeTransport()
     async with Fleet(transport=transport) as fleet:
         yield fleet, transport
@@ -109,7 +109,7 @@ async def fixture_fleet() -> AsyncIterator[tuple[Fleet, FakeTransport]]:
 async def test_a_context_whose_setup_and_end_run_in_different_tasks(
     fixture_fleet: tuple[Fleet, FakeTransport],
 ) -> None:
-    """A fleet as a pytest fixture works in the test's task, and is drained in whichever task ends it."""
+    """A fleet as a pytest fixture works in the test's task, and is drained in the task that ends it."""
     fleet, transport = fixture_fleet
     taken = Taken()
     fleet.connect(URI, taken, name="feed")
@@ -122,7 +122,7 @@ async def test_a_context_whose_setup_and_end_run_in_different_tasks(
 
 
 async def test_a_context_entered_and_left_in_tasks_that_are_over() -> None:
-    """Neither the task that enters nor the one that leaves needs to live on, nor be the body's."""
+    """The tasks that enter and leave the context may end before, and need not be the task of the body."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     connection = fleet.connect(URI)
@@ -136,7 +136,7 @@ async def test_a_context_entered_and_left_in_tasks_that_are_over() -> None:
 @pytest.mark.parametrize("again", ["serve", "context", "run"])
 @pytest.mark.parametrize("when", ["running", "ended"])
 async def test_a_second_start_is_refused(when: str, again: str) -> None:
-    """A fleet runs once: while it runs and after its end every way to start it raises FleetError."""
+    """A fleet runs once: while it runs and after its end, each way to start it raises FleetError."""
     fleet = Fleet(transport=FakeTransport())
 
     async def start() -> None:
@@ -155,8 +155,8 @@ async def test_a_second_start_is_refused(when: str, again: str) -> None:
         await start()
 
 
-async def test_run_inside_a_running_loop_says_what_to_do() -> None:
-    """run() in a coroutine names run_async(), and leaves the fleet fit to start."""
+async def test_run_inside_a_running_loop_mentions_run_async() -> None:
+    """run() in a coroutine raises an error that mentions run_async(), and the fleet can still be started."""
     fleet = Fleet(transport=FakeTransport())
     with pytest.raises(FleetError, match="run_async"):
         fleet.run()
@@ -164,8 +164,8 @@ async def test_run_inside_a_running_loop_says_what_to_do() -> None:
         pass
 
 
-async def test_what_is_declared_before_and_while_running() -> None:
-    """Connections, processors and subscriptions begin at once, whether declared before the start or after it."""
+async def test_declarations_before_and_after_the_start_take_effect() -> None:
+    """Connections, processors and subscriptions start at once, whether they are declared before or after the start."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     early, late, own = Taken(), Taken(), Taken()
@@ -189,7 +189,7 @@ async def test_what_is_declared_before_and_while_running() -> None:
 
 
 async def test_nothing_is_declared_once_the_end_has_begun() -> None:
-    """After close() every declaration, and publish after the end, raises FleetError."""
+    """After close(), declarations, and after the end publish(), raise FleetError."""
     fleet = Fleet(transport=FakeTransport())
     raised = []
 
@@ -220,7 +220,9 @@ async def test_nothing_is_declared_once_the_end_has_begun() -> None:
 
 
 async def test_close_before_the_start() -> None:
-    """It ends the fleet: the connections are CLOSED, whoever waits is woken, loops end, and no start is possible."""
+    """close() before the start ends the fleet: connections are CLOSED, waits and loops end, and it
+    cannot be started.
+    """
     fleet = Fleet(transport=FakeTransport())
     connection = fleet.connect(URI)
     subscription = fleet.subscribe(">")
@@ -241,7 +243,7 @@ async def test_close_before_the_start() -> None:
 
 
 async def test_a_connection_closed_before_the_start_is_gone() -> None:
-    """close() of a connection before the start frees its name and wakes whoever waits for it to open."""
+    """close() of a connection before the start frees its name and ends waits for it to open."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     first = fleet.connect(URI, name="feed")
@@ -258,7 +260,7 @@ async def test_a_connection_closed_before_the_start_is_gone() -> None:
 
 
 async def test_close_and_wait_after_the_end_return() -> None:
-    """Whoever comes too late finds the fleet ended, and waits for nothing."""
+    """close() and wait() after the end of the fleet return at once; restart() and send() raise NotOpen."""
     fleet = Fleet(transport=FakeTransport())
     connection = fleet.connect(URI)
     async with fleet:
@@ -273,7 +275,7 @@ async def test_close_and_wait_after_the_end_return() -> None:
 
 
 def test_a_fleet_that_ran_can_be_looked_at_from_another_loop() -> None:
-    """After run() its stats, and a late close(), need neither its loop nor its thread."""
+    """After run(), stats() and close() work without the fleet's loop and thread."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     transport.refuse(HandshakeRejected(404))
@@ -292,7 +294,7 @@ def test_a_fleet_that_ran_can_be_looked_at_from_another_loop() -> None:
 
 @pytest.mark.looptime
 async def test_a_fleet_without_endpoints_waits_for_close() -> None:
-    """Nothing to do is no reason to end: only close() is."""
+    """A fleet without endpoints runs until close()."""
     fleet = Fleet(transport=FakeTransport())
     serving = asyncio.create_task(fleet.serve())
     await asyncio.sleep(600.0)
@@ -303,7 +305,7 @@ async def test_a_fleet_without_endpoints_waits_for_close() -> None:
 
 @pytest.mark.looptime
 async def test_wait_returns_when_every_endpoint_has_ended() -> None:
-    """wait() and serve() end when the last endpoint is CLOSED or FAILED; until then they wait."""
+    """wait() and serve() end when the last endpoint is CLOSED or FAILED, and not before."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     one, two = fleet.connect(URI, name="one"), fleet.connect(URI, name="two")
@@ -327,14 +329,14 @@ async def two_waits(transport: FakeTransport, fleet: Fleet, one: Connection) -> 
 
 
 async def test_wait_before_the_start_is_a_mistake() -> None:
-    """Waiting for a fleet that nobody has started would never end, and says so."""
+    """wait() for a fleet that was not started raises an error instead of waiting for ever."""
     with pytest.raises(FleetError, match="not started"):
         await Fleet(transport=FakeTransport()).wait()
 
 
 @pytest.mark.looptime
 async def test_cancelling_wait_or_close_leaves_the_fleet_alone() -> None:
-    """Whoever gives up waiting takes nothing down; a close() that was begun goes on."""
+    """Cancelling a wait cancels nothing else; a close() that has begun continues."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     busy = asyncio.Event()
@@ -361,7 +363,7 @@ async def test_cancelling_wait_or_close_leaves_the_fleet_alone() -> None:
 @pytest.mark.looptime
 @pytest.mark.parametrize("state", ["CONNECTING", "on_open", "OPEN", "BACKOFF", "FAILED", "CLOSED"])
 async def test_a_connection_is_closed_in_every_state(state: str) -> None:
-    """close() ends it wherever it stands: CLOSED, the name free, its row summed up under $retired, the balance kept."""
+    """close() works in each state: CLOSED, the name is free, the row is added to $retired, and the counts balance."""
     transport = FakeTransport()
 
     async def on_open(session: object) -> None:
@@ -402,7 +404,7 @@ async def test_a_connection_is_closed_in_every_state(state: str) -> None:
 
 @pytest.mark.looptime
 async def test_closing_lets_the_own_processor_finish() -> None:
-    """What is pending is processed, for at most drain_s; a call that hangs is then cancelled, and the rest dropped."""
+    """Pending messages are processed for up to drain_s; then a hanging call is cancelled, and the rest dropped."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport, drain_s=10.0)
     done: list[str] = []
@@ -436,9 +438,9 @@ async def test_closing_lets_the_own_processor_finish() -> None:
 @pytest.mark.parametrize("where", ["processor", "a processor's task", "on_open"])
 @pytest.mark.parametrize("what", ["connection", "fleet"])
 async def test_close_from_inside_only_asks(where: str, what: str) -> None:
-    """A processor or on_open that closes its connection, or the fleet, goes on to its end and is not waited for.
+    """A processor or on_open that closes its connection or the fleet continues to its end, and is not waited for.
 
-    A processor may do so in a task that it awaits, as `asyncio.wait_for` does up to Python 3.11.
+    This includes a task that the processor awaits, for example in `asyncio.wait_for` up to Python 3.11.
     """
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -473,7 +475,7 @@ async def test_close_from_inside_only_asks(where: str, what: str) -> None:
 
 @pytest.mark.looptime
 async def test_two_processors_that_close_each_others_connection() -> None:
-    """Closing one another from inside is asked for, and done, without anybody waiting for the other."""
+    """Two processors that close each other's connections both finish, without a deadlock."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     ended: list[str] = []
@@ -497,7 +499,7 @@ async def test_two_processors_that_close_each_others_connection() -> None:
 
 @pytest.mark.looptime
 async def test_a_loop_over_a_connection_ends_with_it() -> None:
-    """`async for` gets what is pending, then ends after CLOSED, and raises EndpointFailed after FAILED."""
+    """`async for` returns pending messages, then ends after CLOSED, and raises EndpointFailed after FAILED."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     one = fleet.connect(URI, name="one")
@@ -527,7 +529,7 @@ async def test_a_loop_over_a_connection_ends_with_it() -> None:
 
 
 async def test_stats_before_during_and_after() -> None:
-    """stats() works at every time; a snapshot does not change any more."""
+    """stats() works at any time; a snapshot does not change."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport, name="watched")
     connection = fleet.connect(URI, name="feed")
@@ -547,7 +549,7 @@ async def test_stats_before_during_and_after() -> None:
 
 
 async def test_subscriptions_end_with_the_fleet() -> None:
-    """Every loop over a subscription ends when the fleet does."""
+    """Every loop over a subscription ends with the fleet."""
     fleet = Fleet(transport=FakeTransport())
     looping: list[asyncio.Task[list[object]]] = []
 

@@ -1,4 +1,4 @@
-"""A fleet belongs to its loop's thread; `from_thread` is the way in from all others."""
+"""A fleet belongs to the thread of its loop; other threads use `from_thread`."""
 
 import asyncio
 import concurrent.futures
@@ -19,7 +19,7 @@ URI = "ws://feed.test/"
 
 
 class Running:
-    """A fleet that runs in a thread of its own, beside the test's."""
+    """A fleet that runs in another thread than the test."""
 
     def __init__(self) -> None:
         self.transport = FakeTransport()
@@ -57,7 +57,7 @@ def running() -> Iterator[Running]:
 
 
 def test_functions_and_coroutines_give_back_their_results() -> None:
-    """from_thread calls on the loop's thread, awaits what can be awaited, and returns the result."""
+    """from_thread calls the function in the thread of the loop, awaits an awaitable result, and returns it."""
     with running() as it:
         call = it.fleet.from_thread
         assert call(threading.get_ident) == it.thread.ident
@@ -79,7 +79,7 @@ def test_functions_and_coroutines_give_back_their_results() -> None:
 
 @pytest.mark.parametrize("error", [ValueError("mine"), TimeoutError("mine"), KeyError("mine")])
 def test_exceptions_come_back(error: Exception) -> None:
-    """What the function or the coroutine raises is raised in the calling thread, and the fleet goes on."""
+    """An exception of the function or coroutine is raised in the calling thread, and the fleet continues."""
 
     def plain() -> None:
         raise error
@@ -103,7 +103,7 @@ async def send_too_early(fleet: Fleet) -> None:
 
 
 def test_a_cancelled_error_of_the_functions_own_is_no_end() -> None:
-    """An awaitable that was cancelled raises CancelledError in the thread, not a FleetError."""
+    """A cancelled awaitable raises CancelledError in the calling thread, not FleetError."""
 
     async def cancelled() -> None:
         future = asyncio.get_running_loop().create_future()
@@ -115,7 +115,7 @@ def test_a_cancelled_error_of_the_functions_own_is_no_end() -> None:
 
 
 def test_before_the_start_and_after_the_end() -> None:
-    """There is no loop to call on: FleetError."""
+    """Without a running loop, from_thread raises FleetError."""
     with running() as it:
         pass
     for fleet in (it.fleet, Fleet(transport=FakeTransport())):
@@ -124,14 +124,14 @@ def test_before_the_start_and_after_the_end() -> None:
 
 
 async def test_from_the_fleets_own_thread() -> None:
-    """It would wait for itself: FleetError, at once."""
+    """In the thread of the loop, from_thread raises FleetError at once, because it would wait for itself."""
     async with Fleet(transport=FakeTransport()) as fleet:
         with pytest.raises(FleetError, match="own"):
             fleet.from_thread(lambda: None)
 
 
 def test_the_fleet_ends_while_it_waits() -> None:
-    """Whoever still waits when the fleet ends gets FleetError, and what was awaited is cancelled."""
+    """A call that waits when the fleet ends raises FleetError, and its coroutine is cancelled."""
     ended: list[str] = []
 
     async def forever() -> None:
@@ -152,14 +152,14 @@ def test_the_fleet_ends_while_it_waits() -> None:
 
 
 def test_many_threads_at_once() -> None:
-    """Calls from many threads all get their own answers."""
+    """Concurrent calls from many threads each get their own result."""
     with running() as it, concurrent.futures.ThreadPoolExecutor(8) as pool:
         assert list(pool.map(lambda n: it.fleet.from_thread(lambda: n), range(200))) == list(range(200))
         it.fleet.from_thread(it.subscription.close)
 
 
 def test_every_method_elsewhere_names_from_thread() -> None:
-    """Called in another thread, each method raises FleetError at the call, without an await, and names from_thread."""
+    """In another thread, each method raises FleetError at the call, without an await, and mentions from_thread."""
     with running() as it:
         fleet, connection, subscription = it.fleet, it.connection, it.subscription
         pool = fleet.from_thread(lambda: fleet.pool(URI, 1, name="pool"))
@@ -218,11 +218,13 @@ def test_every_method_elsewhere_names_from_thread() -> None:
 
 
 def test_a_loop_goes_on_in_its_thread_alone() -> None:
-    """Loops that have begun take nothing in another thread, not even in their millisecond; nor does a context end."""
+    """Loops that have begun take no message in another thread, not even without waiting; a context cannot be left
+    there.
+    """
     with running() as it:
 
         async def begun() -> list[Callable[[], Any]]:
-            it.connection.__aiter__()  # what comes from now on is its, too
+            it.connection.__aiter__()  # from now on, it gets all messages
             it.fleet.publish("feed", 1)
             it.fleet.publish("feed", 2)
             await anext(it.subscription)
@@ -244,7 +246,7 @@ def test_a_loop_goes_on_in_its_thread_alone() -> None:
 
 
 async def test_a_call_does_not_outlive_a_fleet_that_was_closed() -> None:
-    """When close() has ended the fleet, calls of other threads are over, although the context goes on."""
+    """When close() has ended the fleet, calls of other threads end, although the context is not left yet."""
     async with Fleet(transport=FakeTransport()) as fleet:
         call = asyncio.create_task(asyncio.to_thread(fleet.from_thread, asyncio.sleep, 10**6))
         while not fleet._lifecycle.thread_calls.tasks:
@@ -256,7 +258,7 @@ async def test_a_call_does_not_outlive_a_fleet_that_was_closed() -> None:
 
 
 def test_a_session_elsewhere_names_from_thread() -> None:
-    """The session that on_open got belongs to the loop's thread as well."""
+    """The session of on_open also belongs to the thread of the loop."""
     with running() as it:
 
         async def on_open(session: Session) -> None:
@@ -282,14 +284,14 @@ def test_after_the_end_anybody_may_look() -> None:
 
 
 def test_declared_in_one_thread_and_run_in_another() -> None:
-    """Before the start a fleet belongs to nobody; from then on to the thread that runs it."""
+    """Before the start a fleet belongs to no thread; from then on to the thread that runs it."""
     with running() as it:
         it.fleet.from_thread(it.subscription.close)
         assert "sub-1" not in it.fleet.from_thread(lambda: dict(it.fleet.subscriptions))
 
 
 async def test_a_coroutine_is_no_function() -> None:
-    """Whoever gives from_thread a coroutine is told what to give; the coroutine is closed."""
+    """from_thread(coroutine) raises an error with the correct call; the coroutine is closed."""
     fleet = Fleet()
     connection = fleet.connect("ws://feed.test/")
     coroutine = connection.send("x")

@@ -1,4 +1,4 @@
-"""What keeps the parts of a fleet from one another's faults, and a user's secrets from everybody."""
+"""Faults of one part of a fleet do not affect others, and secrets do not appear in any output."""
 
 import asyncio
 import contextlib
@@ -22,7 +22,7 @@ URI = "ws://feed.test/"
 
 
 class Stop(BaseException):
-    """What some test kits and shells raise to get out of everything."""
+    """Like an exception with which some test tools and shells leave all code."""
 
 
 def raises(error: BaseException) -> Any:
@@ -81,7 +81,7 @@ async def test_no_processor_disturbs_another() -> None:
 
 @pytest.mark.looptime
 async def test_no_endpoint_disturbs_another() -> None:
-    """Endpoints that fail, hang, flap or raise inside do not change what another one receives."""
+    """Endpoints that fail, hang, reconnect or raise do not change the messages of another one."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
 
@@ -124,8 +124,8 @@ async def test_no_endpoint_disturbs_another() -> None:
 
 
 @pytest.mark.looptime
-async def test_a_full_mailbox_pauses_those_who_fed_it_and_nobody_else() -> None:
-    """A hanging processor under PAUSE stops its own endpoint's reading; the others read on."""
+async def test_a_full_mailbox_pauses_only_the_endpoints_that_feed_it() -> None:
+    """A hanging processor under PAUSE pauses its own endpoint; the others are read."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport, drain_s=0.0)
     taken: list[str] = []
@@ -149,7 +149,9 @@ async def test_a_full_mailbox_pauses_those_who_fed_it_and_nobody_else() -> None:
 
 @pytest.mark.looptime
 async def test_a_storm_of_everything_keeps_the_balance() -> None:
-    """Endpoints and subscriptions come, go, fail and restart at random; the balance holds at every step and after."""
+    """Endpoints and subscriptions come, go, fail and restart at random; the counts balance at each step and
+    afterwards.
+    """
     dice = random.Random(7)
     transport = FakeTransport()
     fleet = Fleet(transport=transport, drain_s=2.0)
@@ -192,7 +194,7 @@ async def test_a_storm_of_everything_keeps_the_balance() -> None:
             elif act == 1 and len(connections) > 3:
                 closing.add(asyncio.create_task(dice.choice(connections).close()))
             elif act == 2 and connections:
-                with contextlib.suppress(NotOpen):  # it is closing already
+                with contextlib.suppress(NotOpen):  # it is already closing
                     dice.choice(connections).restart()
             elif act == 3 and sockets:
                 dice.choice(sockets).lose()
@@ -215,7 +217,7 @@ async def test_a_storm_of_everything_keeps_the_balance() -> None:
 
 @pytest.mark.looptime
 async def test_at_most_two_tasks_for_each_connection() -> None:
-    """A hundred connections with processors are two hundred tasks, and the fleet's own root and sweep."""
+    """A hundred connections with processors are two hundred tasks, and two of the fleet itself."""
     transport = FakeTransport()
     before = len(asyncio.all_tasks())
     fleet = Fleet(transport=transport)
@@ -245,7 +247,7 @@ SECRET_URI = "ws://user:{userinfo}@127.0.0.1:{port}/v2/{path}?listenKey={query}"
 
 
 async def test_secrets_are_shown_nowhere(caplog: pytest.LogCaptureFixture) -> None:
-    """No secret of URI or headers is in stats, logs, reprs, records or errors, whoever repeats it."""
+    """No secret of URI or headers is in stats, logs, reprs, records or errors, even if a server repeats it."""
     caplog.set_level(logging.DEBUG)
     shown: list[str] = []
 
@@ -306,7 +308,7 @@ async def test_secrets_are_shown_nowhere(caplog: pytest.LogCaptureFixture) -> No
     out = io.StringIO()
     handler = logging.StreamHandler(out)
     for record in caplog.records:
-        if record.name != "wsfleet.testing":  # the server's own log
+        if record.name != "wsfleet.testing":  # the log of the server itself
             handler.handle(record)
     shown.append(out.getvalue())
     everything = "\n".join(shown)
@@ -324,7 +326,7 @@ async def until_failed(connection: Connection) -> None:
 
 @pytest.mark.looptime
 async def test_a_fault_in_fatal_shows_no_secret_either(caplog: pytest.LogCaptureFixture) -> None:
-    """Also where the supervisor itself fails, over an error whose text holds a secret."""
+    """A failure of the supervisor itself does not show a secret that its error contains."""
     transport = FakeTransport()
     transport.refuse(ConnectFailed("tcp", "no"))
     uri = f"{URI}?token={SECRETS['query']}"
@@ -343,7 +345,7 @@ async def test_a_fault_in_fatal_shows_no_secret_either(caplog: pytest.LogCapture
 
 
 def test_python_dev_mode_is_clean(tmp_path: Path) -> None:
-    """A whole life with -X dev and warnings as errors writes nothing to the standard error."""
+    """A complete run with -X dev and warnings as errors writes nothing to the standard error."""
     program = tmp_path / "program.py"
     program.write_text(
         """

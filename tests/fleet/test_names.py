@@ -1,4 +1,4 @@
-"""Names, and what is refused at declaration: at once, in words, and without costing a name."""
+"""Names and invalid options: rejected at declaration, with a clear error, and without using a name."""
 
 from typing import Any
 
@@ -24,7 +24,7 @@ def names(fleet: Fleet) -> tuple[list[str], list[str]]:
 
 
 def test_default_names() -> None:
-    """An endpoint is called after its host, dots as dashes, a processor after its function, a subscription sub-1."""
+    """An endpoint is named after its host, dots as dashes, a processor after its function, a subscription sub-1."""
     fleet = Fleet()
     fleet.connect("wss://stream.feed.example:9443/ws")
     fleet.connect("ws://127.0.0.1:8080/")
@@ -41,7 +41,7 @@ def test_default_names() -> None:
 
 
 def test_default_names_are_made_unique_against_all_others() -> None:
-    """A default name that is in use, by an endpoint, a processor or a subscription, gets the next free number."""
+    """A default name that is used by an endpoint, a processor or a subscription gets the next free number."""
     fleet = Fleet()
     fleet.connect(URI, name="on_trade")
     fleet.process("a", name="feed-test")(on_trade)
@@ -60,7 +60,7 @@ def test_default_names_are_made_unique_against_all_others() -> None:
 
 
 class fleet_subscription:
-    """A subscription for the time of a block."""
+    """A subscription for the duration of a block."""
 
     def __init__(self, fleet: Fleet, **options: Any) -> None:
         self.subscription = fleet.subscribe("a", **options)
@@ -73,7 +73,7 @@ class fleet_subscription:
 
 
 def test_an_endpoint_shares_its_name_with_its_own_processor_alone() -> None:
-    """`connect(endpoint, processor)` gives one name to both, and nobody else may have it."""
+    """`connect(endpoint, processor)` gives one name to both, and it cannot be used again."""
     fleet = Fleet()
     fleet.connect(URI, on_trade, name="feed")
     assert names(fleet) == (["feed"], ["feed"])
@@ -111,7 +111,7 @@ async def test_a_closed_name_is_free_again() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "a.b", "*", "a*", ">", "a b", "a\tb", "$a", "a\n", "\x00", 7, b"a"])
-def test_what_is_no_name(name: Any) -> None:
+def test_an_invalid_name_is_rejected(name: Any) -> None:
     """A name is one token: no dot, wildcard, white space or leading `$`."""
     fleet = Fleet()
     with pytest.raises(ConfigError):
@@ -124,13 +124,13 @@ def test_what_is_no_name(name: Any) -> None:
 
 
 def test_a_config_error_is_a_value_error() -> None:
-    """Whoever catches ValueError or FleetError catches a ConfigError."""
+    """ConfigError is a ValueError and a FleetError."""
     assert issubclass(ConfigError, ValueError) and issubclass(ConfigError, FleetError)
 
 
 @pytest.mark.parametrize("pattern", ["", ".", "a.", "a..b", ">.a", "a.>.b", "a*", "a.b>", "a b", None, 7])
-def test_what_is_no_pattern(pattern: Any) -> None:
-    """A bad pattern is a ConfigError that costs no name."""
+def test_an_invalid_pattern_is_rejected(pattern: Any) -> None:
+    """An invalid pattern raises ConfigError and uses no name."""
     fleet = Fleet()
     with pytest.raises(ConfigError):
         fleet.process(pattern, name="mine")(on_trade)
@@ -159,7 +159,7 @@ REFUSED: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("options", REFUSED, ids=lambda options: next(iter(options)))
 def test_processor_options_that_cannot_work_are_refused(options: dict[str, Any]) -> None:
-    """An option that cannot be kept is a ConfigError at declaration that names it, and costs no name."""
+    """An invalid option raises ConfigError at declaration with its name, and uses no name."""
     fleet = Fleet()
     word = next(iter(options))
     for declare in (
@@ -178,8 +178,8 @@ def test_processor_options_that_cannot_work_are_refused(options: dict[str, Any])
     assert fleet.subscriptions["mine"].stats().overflow == "drop_oldest"
 
 
-def test_what_else_cannot_work_costs_no_name() -> None:
-    """Pools without members, other replays than the last messages, and fewer than none to keep are ConfigErrors."""
+def test_other_invalid_options_use_no_name() -> None:
+    """Pools without members, values of `replay` other than "last", and negative `keep_last` raise ConfigError."""
     fleet = Fleet()
     for declare, word in (
         (lambda: fleet.pool(URI, 0, name="mine"), "size"),
@@ -210,7 +210,7 @@ def test_what_else_cannot_work_costs_no_name() -> None:
     ],
 )
 def test_options_that_do_not_belong_are_type_errors(declare: Any) -> None:
-    """Fields beside an Endpoint, a processor's keywords without one, and unknown options are TypeErrors, for free."""
+    """Fields together with an Endpoint, a processor's keywords without one, and unknown options raise TypeError."""
     fleet = Fleet()
     with pytest.raises(TypeError):
         declare(fleet)
@@ -219,7 +219,7 @@ def test_options_that_do_not_belong_are_type_errors(declare: Any) -> None:
 
 
 def test_endpoint_and_processor_options_go_together() -> None:
-    """Beside an Endpoint a processor's keywords are fine; with a plain URI both kinds are."""
+    """A processor's keywords can be used with an Endpoint; with a URI, both kinds can."""
     fleet = Fleet()
     fleet.connect(Endpoint(URI, name="one"), on_trade, buffer=Buffer(7))
     fleet.connect(URI, on_trade, name="two", decode="json", buffer=Buffer(8))
@@ -235,7 +235,7 @@ def test_endpoint_and_processor_options_go_together() -> None:
 
 @pytest.mark.parametrize("bad", ["http://x/", "", "ws://", None, 7, b"ws://feed.test/"])
 def test_a_bad_endpoint_costs_no_name(bad: Any) -> None:
-    """An endpoint that cannot work is a ConfigError and leaves nothing behind."""
+    """An invalid endpoint raises ConfigError and leaves nothing behind."""
     fleet = Fleet()
     with pytest.raises(ConfigError):
         fleet.connect(bad, on_trade, name="mine")
@@ -244,7 +244,7 @@ def test_a_bad_endpoint_costs_no_name(bad: Any) -> None:
 
 
 async def test_nothing_is_declared_after_the_end() -> None:
-    """Once the fleet has ended every way to declare raises FleetError."""
+    """After the end of the fleet, each declaration raises FleetError."""
     fleet = Fleet(transport=FakeTransport())
     async with fleet:
         pass
@@ -263,13 +263,13 @@ async def test_nothing_is_declared_after_the_end() -> None:
     "options", [{"name": ""}, {"name": 7}, {"limits": 3}, {"drain_s": -1}, {"drain_s": "1"}, {"drain_s": 10**400}]
 )
 def test_a_fleets_own_options_are_checked(options: dict[str, Any]) -> None:
-    """A fleet refuses options that cannot work."""
+    """A fleet rejects invalid options."""
     with pytest.raises(ConfigError, match=next(iter(options))):
         Fleet(**options)
 
 
 def test_the_decorator_returns_the_function_unchanged() -> None:
-    """`process` gives back the very function, so that it can be tested, called, or declared a second time."""
+    """`process` returns the function itself, so that it can be tested, called, or declared a second time."""
     fleet = Fleet()
     assert fleet.process("a")(on_trade) is on_trade
     again = fleet.process("b", name="again")(fleet.process("a")(keeper([])))

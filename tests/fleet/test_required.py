@@ -1,4 +1,4 @@
-"""`required=True`: one endpoint whose failure is the fleet's."""
+"""`required=True`: if this endpoint fails, the fleet fails."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -51,7 +51,9 @@ async def test_serve_raises_one_endpoint_failed() -> None:
 
 @pytest.mark.looptime
 async def test_the_body_is_cancelled_and_the_context_raises() -> None:
-    """Whatever the body waits for, it is cancelled; the context raises EndpointFailed; the task is as it was."""
+    """Whatever the body awaits, it is cancelled; the context raises EndpointFailed; the task is not cancelled
+    afterwards.
+    """
     transport = FakeTransport()
     fleet, connection = fleet_with_one_required(transport)
     failing = asyncio.create_task(fail(transport))
@@ -74,7 +76,7 @@ async def test_the_body_is_cancelled_and_the_context_raises() -> None:
 
 @pytest.mark.looptime
 async def test_wait_in_the_body_raises_and_so_does_the_context() -> None:
-    """A body that stands in wait() gets EndpointFailed from there, and it leaves the context once."""
+    """A body that is in wait() gets EndpointFailed there, and the context raises it once."""
     transport = FakeTransport()
     fleet, connection = fleet_with_one_required(transport)
     failing = asyncio.create_task(fail(transport))
@@ -92,8 +94,8 @@ async def test_wait_in_the_body_raises_and_so_does_the_context() -> None:
 
 
 @pytest.mark.looptime
-async def test_a_body_that_swallows_what_wait_raises_does_not_hide_it() -> None:
-    """The context raises EndpointFailed also where the body has caught it, or its cancellation."""
+async def test_a_body_that_suppresses_the_error_of_wait_does_not_hide_it() -> None:
+    """The context raises EndpointFailed even if the body has caught it, or its cancellation."""
     for waiting in ("wait", "sleep"):
         transport = FakeTransport()
         fleet, connection = fleet_with_one_required(transport)
@@ -113,7 +115,7 @@ async def test_a_body_that_swallows_what_wait_raises_does_not_hide_it() -> None:
 
 @pytest.mark.looptime
 async def test_wait_in_other_tasks_raises_too() -> None:
-    """Everybody who waits is told: tasks in wait() raise it, and the context does."""
+    """Each waiter gets the error: tasks in wait() raise it, and the context does."""
     transport = FakeTransport()
     fleet, connection = fleet_with_one_required(transport)
     failing = asyncio.create_task(fail(transport))
@@ -132,7 +134,7 @@ async def test_wait_in_other_tasks_raises_too() -> None:
 
 @pytest.mark.looptime
 async def test_a_task_group_in_the_body_is_cancelled_with_it() -> None:
-    """A body of tasks in a group ends with all of its tasks, and one EndpointFailed comes out."""
+    """A body with a TaskGroup ends with all of its tasks, and one EndpointFailed is raised."""
     transport = FakeTransport()
     fleet, connection = fleet_with_one_required(transport)
     ended: list[int] = []
@@ -154,7 +156,7 @@ async def test_a_task_group_in_the_body_is_cancelled_with_it() -> None:
 
 @pytest.mark.looptime
 async def test_the_bodys_own_exception_wins() -> None:
-    """Where the cancelled body raises something of its own, that goes out, and nothing is added to it."""
+    """If the cancelled body raises another exception, it is raised unchanged."""
     transport = FakeTransport()
     fleet, _ = fleet_with_one_required(transport)
     failing = asyncio.create_task(fail(transport))
@@ -169,7 +171,7 @@ async def test_the_bodys_own_exception_wins() -> None:
 
 @pytest.mark.looptime
 async def test_a_cancellation_of_somebody_else_is_not_taken_for_ours() -> None:
-    """Where the body's task was cancelled from outside too, it stays cancelled."""
+    """If the task of the body was also cancelled from outside, it stays cancelled."""
     transport = FakeTransport()
     fleet, _ = fleet_with_one_required(transport)
 
@@ -178,7 +180,7 @@ async def test_a_cancellation_of_somebody_else_is_not_taken_for_ours() -> None:
             try:
                 await asyncio.sleep(10**6)
             except asyncio.CancelledError:
-                running.cancel()  # a second one, before the first has left the body
+                running.cancel()  # a second one, before the first has ended the body
                 raise
 
     running = asyncio.create_task(context())
@@ -189,7 +191,7 @@ async def test_a_cancellation_of_somebody_else_is_not_taken_for_ours() -> None:
 
 @pytest.mark.looptime
 async def test_a_failure_skips_the_drain() -> None:
-    """The fleet ends at once: calls in progress are cancelled."""
+    """The fleet ends at once: current calls are cancelled."""
     transport = FakeTransport()
     fleet, _ = fleet_with_one_required(transport)
     fleet.process("work", name="work")(hang)
@@ -211,7 +213,7 @@ async def hang(message: Message[object]) -> None:
 
 @pytest.mark.looptime
 async def test_two_required_endpoints_that_fail_together_are_one_failure() -> None:
-    """The first one is named; there is one exception."""
+    """If several required endpoints fail, one exception is raised, with the first one."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
 
@@ -229,8 +231,8 @@ async def test_two_required_endpoints_that_fail_together_are_one_failure() -> No
 
 
 @pytest.mark.looptime
-async def test_what_is_not_required_fails_alone() -> None:
-    """FAILED is a state, not an exception: nothing is raised anywhere, and the others go on."""
+async def test_the_failure_of_an_endpoint_that_is_not_required_affects_no_other() -> None:
+    """FAILED of an endpoint that is not required raises nothing, and the others continue."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     transport.refuse(HandshakeRejected(404))
@@ -246,7 +248,7 @@ async def test_what_is_not_required_fails_alone() -> None:
 
 @pytest.mark.looptime
 async def test_closing_a_required_endpoint_is_no_failure() -> None:
-    """A required endpoint that is closed, or restarted in time, ends nothing."""
+    """A required endpoint that is closed, or restarted in time, does not end the fleet."""
     transport = FakeTransport()
     fleet, connection = fleet_with_one_required(transport)
     async with fleet:
@@ -270,7 +272,9 @@ def test_run_raises_it() -> None:
 
 @pytest.mark.looptime
 async def test_a_context_entered_by_a_task_that_is_over() -> None:
-    """Where the entering task is no more, as with a fixture, nobody is cancelled; the one who leaves is told."""
+    """If the task that entered has ended, as with a fixture, none is cancelled; leaving the context
+    raises the error.
+    """
     transport = FakeTransport()
     fleet, connection = fleet_with_one_required(transport)
 

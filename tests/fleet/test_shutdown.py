@@ -1,4 +1,4 @@
-"""The five steps of an end: by return, exception, cancellation and signal; afterwards nothing is left."""
+"""The steps of a shutdown, by return, exception, cancellation and signal; afterwards nothing is left."""
 
 import asyncio
 import base64
@@ -34,7 +34,7 @@ def row(fleet: Fleet, name: str) -> SubscriptionStats:
 
 
 class Slow:
-    """A processor that needs so many seconds for a message."""
+    """A processor that needs this number of seconds for each message."""
 
     def __init__(self, seconds: float = 1.0) -> None:
         self.seconds = seconds
@@ -52,7 +52,7 @@ class Slow:
 
 @pytest.mark.looptime
 async def test_return_drains() -> None:
-    """Leaving the context lets processors finish what waits; then everything is CLOSED and balanced."""
+    """Leaving the context lets processors finish waiting messages; then everything is CLOSED and balanced."""
     transport, slow = FakeTransport(), Slow()
     fleet = Fleet(transport=transport)
     connection = fleet.connect(URI, slow, name="feed")
@@ -67,7 +67,7 @@ async def test_return_drains() -> None:
 
 @pytest.mark.looptime
 async def test_an_exception_ends_at_once_and_goes_out_as_it_is() -> None:
-    """The body's exception leaves `async with` unwrapped and unchained, without a drain."""
+    """An exception of the body is raised unwrapped and unchained, without a drain."""
     transport, slow = FakeTransport(), Slow()
     fleet = Fleet(transport=transport)
     fleet.connect(URI, slow, name="feed")
@@ -117,7 +117,7 @@ async def test_cancelling_skips_the_drain(how: str) -> None:
 @pytest.mark.parametrize("times", [1, 2, 5])
 @pytest.mark.parametrize("how", ["serve", "context"])
 async def test_cancelling_during_the_drain_hurries_it(how: str, times: int) -> None:
-    """A cancellation while the fleet drains cuts the drain short; more of them change nothing; all is released."""
+    """A cancellation during the drain ends the drain; further ones have no effect; everything is released."""
     transport, slow = FakeTransport(), Slow(8.0)
     fleet = Fleet(transport=transport)
     connection = fleet.connect(URI, slow, name="feed")
@@ -156,7 +156,7 @@ async def test_a_timeout_around_the_context_is_a_timeout() -> None:
 
 @pytest.mark.looptime
 async def test_a_processor_that_hangs_is_cancelled_after_drain_s() -> None:
-    """After drain_s the call in progress has failed, the rest is dropped; others have long been done."""
+    """After drain_s the current call is failed and the rest dropped; other processors have finished before."""
     transport, hangs, quick = FakeTransport(), Slow(10**6), Slow(0.1)
     fleet = Fleet(transport=transport, drain_s=7.0)
     fleet.connect(URI, hangs, name="hangs")
@@ -173,7 +173,7 @@ async def test_a_processor_that_hangs_is_cancelled_after_drain_s() -> None:
 
 @pytest.mark.looptime
 async def test_drain_s_of_zero_waits_for_nobody() -> None:
-    """With drain_s = 0 the end cancels at once."""
+    """With drain_s = 0 the shutdown cancels at once."""
     transport, slow = FakeTransport(), Slow()
     fleet = Fleet(transport=transport, drain_s=0.0)
     fleet.connect(URI, slow, name="feed")
@@ -189,7 +189,7 @@ async def test_drain_s_of_zero_waits_for_nobody() -> None:
 async def test_a_processor_that_swallows_its_cancellation_is_cancelled_again_and_named(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """One that goes on after being cancelled is cancelled until it ends, and the log says who holds up the end."""
+    """A call that continues after being cancelled is cancelled until it ends, and the log contains its processor."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport, drain_s=1.0)
     swallowed = 0
@@ -212,7 +212,7 @@ async def test_a_processor_that_swallows_its_cancellation_is_cancelled_again_and
 
 @pytest.mark.looptime
 async def test_during_the_drain_processors_still_send_and_publish() -> None:
-    """In the drain sending works, what is published reaches other processors, and those are drained too."""
+    """During the drain sending works, published messages reach other processors, and those are drained too."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     reached: list[str] = []
@@ -238,7 +238,9 @@ async def test_during_the_drain_processors_still_send_and_publish() -> None:
 
 @pytest.mark.looptime
 async def test_reading_stops_when_the_end_begins() -> None:
-    """What comes after the end has begun is neither handed over nor counted, even when a mailbox has room again."""
+    """Messages that arrive after the drain has begun are neither delivered nor counted, even if a mailbox has room
+    again.
+    """
     transport = FakeTransport()
     fleet = Fleet(transport=transport, drain_s=100.0)
     slow = Slow(1.0)
@@ -268,7 +270,7 @@ async def feed_after(socket: FakeSocket, seconds: float) -> None:
 
 @pytest.mark.looptime
 async def test_no_new_attempts_once_the_end_has_begun() -> None:
-    """Waits and attempts are given up at once; a connection lost in the drain does not come back."""
+    """Waits and attempts end at once; a connection lost during the drain is not reconnected."""
     transport, slow = FakeTransport(), Slow(5.0)
     fleet = Fleet(transport=transport)
     transport.refuse(ConnectFailed("tcp", "no"))
@@ -291,7 +293,7 @@ async def test_no_new_attempts_once_the_end_has_begun() -> None:
 
 @pytest.mark.looptime
 async def test_liveness_does_not_cut_a_long_drain() -> None:
-    """While the fleet has stopped reading, silence means nothing: sending works to the end of a long drain."""
+    """When the fleet has stopped reading, silence is no timeout: sending works to the end of a long drain."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport, drain_s=1000.0)
 
@@ -308,7 +310,7 @@ async def test_liveness_does_not_cut_a_long_drain() -> None:
 
 
 async def test_the_close_frame_says_going_away() -> None:
-    """At the fleet's end every server gets a close frame 1001; a connection closed alone says 1000."""
+    """At the shutdown each server gets a close frame 1001; closing one connection sends 1000."""
     codes: list[int | None] = []
 
     async def note(client: ServerConnection) -> None:
@@ -331,7 +333,7 @@ async def test_the_close_frame_says_going_away() -> None:
 
 @contextlib.asynccontextmanager
 async def mute_server(events: list[str]) -> AsyncIterator[str]:
-    """Accepts the handshake and answers nothing any more, no close frame either; notes frames and ends."""
+    """Accepts the handshake and answers nothing else, not even a close frame; records frames and closed sockets."""
 
     async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
@@ -352,7 +354,7 @@ async def mute_server(events: list[str]) -> AsyncIterator[str]:
 
 
 async def test_servers_that_never_answer_the_close_hold_up_the_end_together() -> None:
-    """All closing handshakes begin before the first is given up: close_s bounds them together, not each in turn."""
+    """All closing handshakes begin before the first one times out: close_s limits all of them together."""
     events: list[str] = []
     async with mute_server(events) as uri:
         connections = []
@@ -367,8 +369,8 @@ async def test_servers_that_never_answer_the_close_hold_up_the_end_together() ->
 
 
 @pytest.mark.looptime
-async def test_pull_subscriptions_end_and_drop_what_waits() -> None:
-    """At the end loops over subscriptions stop; what still waited for them is counted as dropped."""
+async def test_loops_over_subscriptions_end_and_waiting_messages_are_dropped() -> None:
+    """At the shutdown loops over subscriptions end; messages that still wait for them are counted as dropped."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     subscription = fleet.subscribe("feed", name="pulled")
@@ -384,7 +386,9 @@ async def test_pull_subscriptions_end_and_drop_what_waits() -> None:
 
 @pytest.mark.looptime
 async def test_the_end_retires_no_row_of_a_loop_that_it_ended() -> None:
-    """A subscription that its `async with` closes because the fleet ends keeps its row, however long the end takes."""
+    """A subscription that its `async with` closes because the fleet ends keeps its row, however long the shutdown
+    takes.
+    """
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
 
@@ -408,7 +412,7 @@ async def test_the_end_retires_no_row_of_a_loop_that_it_ended() -> None:
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
 @pytest.mark.parametrize("how", ["context", "run", "on_open"])
 def test_asking_to_exit_from_user_code_ends_the_fleet_in_order(error: BaseException, how: str) -> None:
-    """SystemExit or KeyboardInterrupt in a processor or on_open ends the fleet at once, tidily, and comes out."""
+    """SystemExit or KeyboardInterrupt in a processor or on_open ends the fleet at once, in order, and is raised."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
 
@@ -448,7 +452,7 @@ def test_asking_to_exit_from_user_code_ends_the_fleet_in_order(error: BaseExcept
 
 
 def test_a_loop_that_is_closed_over_a_running_fleet() -> None:
-    """A fleet that was entered and never left is cancelled by asyncio.run, and leaves nothing open either."""
+    """A fleet that was entered and never left is cancelled by asyncio.run, and leaves nothing open."""
     fleet = Fleet()
     ready = threading.Event()
 
@@ -469,7 +473,7 @@ def test_a_loop_that_is_closed_over_a_running_fleet() -> None:
 
 
 class Sinking:
-    """A sink that does at each step what the test says."""
+    """A sink that behaves at each step as the test specifies."""
 
     name, batch = "sink", 10
 
@@ -497,7 +501,7 @@ class Sinking:
 
 @pytest.mark.looptime
 async def test_a_sink_that_cannot_open_stops_the_start() -> None:
-    """Its exception comes out of the start; sinks that were open are closed, and nothing runs."""
+    """If opening a sink raises, the start raises this; sinks that were open are closed, and nothing runs."""
     good, bad = Sinking(), Sinking(open=OSError("no space"))
     fleet = Fleet(transport=FakeTransport())
     fleet.process("x", name="good")(good)
@@ -509,7 +513,7 @@ async def test_a_sink_that_cannot_open_stops_the_start() -> None:
 
 @pytest.mark.looptime
 async def test_a_sink_that_never_opens_can_be_given_up() -> None:
-    """Cancelling the start gets out of a sink whose open() hangs."""
+    """Cancelling the start works while a sink's open() hangs."""
     fleet = Fleet(transport=FakeTransport())
     fleet.process("x")(Sinking(open=1e6))
     with pytest.raises(TimeoutError):
@@ -519,7 +523,7 @@ async def test_a_sink_that_never_opens_can_be_given_up() -> None:
 
 @pytest.mark.looptime
 async def test_sinks_are_closed_after_the_drain() -> None:
-    """A sink gets all that waits, and is closed once, when the last of it is written."""
+    """A sink gets all waiting messages, and is closed once, after the last one is written."""
     sink = Sinking(write=1.0)
     fleet = Fleet(transport=FakeTransport())
     fleet.process("x")(sink)
@@ -532,7 +536,7 @@ async def test_sinks_are_closed_after_the_drain() -> None:
 
 @pytest.mark.looptime
 async def test_a_sink_whose_closing_is_cancelled_by_itself_harms_no_other() -> None:
-    """A CancelledError that a sink's own close() raises is its failure alone: the other sinks are closed, too."""
+    """A CancelledError of one sink's close() affects only this sink: the other sinks are closed, too."""
     bad, good = Sinking(close=asyncio.CancelledError()), Sinking()
     fleet = Fleet(transport=FakeTransport())
     fleet.process("x", name="bad")(bad)
@@ -544,7 +548,9 @@ async def test_a_sink_whose_closing_is_cancelled_by_itself_harms_no_other() -> N
 
 @pytest.mark.looptime
 async def test_a_sink_whose_opening_is_cancelled_by_itself_is_let_go(caplog: pytest.LogCaptureFixture) -> None:
-    """Declared while the fleet runs, it fails once: it is told, and its subscription removed."""
+    """If a sink that is declared while the fleet runs cannot be opened, this is logged, and its
+    subscription removed.
+    """
     fleet = Fleet(transport=FakeTransport())
     async with fleet:
         fleet.process("x", name="bad")(Sinking(open=asyncio.CancelledError()))
@@ -556,7 +562,7 @@ async def test_a_sink_whose_opening_is_cancelled_by_itself_is_let_go(caplog: pyt
 
 @pytest.mark.looptime
 async def test_a_required_failure_at_the_very_start() -> None:
-    """A required endpoint that fails while the context is being entered ends it with one EndpointFailed."""
+    """A required endpoint that fails while the context is entered ends it with one EndpointFailed."""
     transport = FakeTransport()
     transport.refuse(HandshakeRejected(401))
     fleet = Fleet(transport=transport)
@@ -630,7 +636,7 @@ def program(tmp_path: Path, mode: str) -> "contextlib.AbstractContextManager[sub
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_drains(tmp_path: Path, number: signal.Signals) -> None:
-    """SIGINT or SIGTERM lets run() process what waits and return; earlier handlers are back afterwards."""
+    """On SIGINT or SIGTERM, run() processes waiting messages and returns; earlier handlers are restored afterwards."""
     with program(tmp_path, "drains") as process:
         process.send_signal(number)
         out, err = process.communicate()
@@ -639,10 +645,10 @@ def test_a_signal_drains(tmp_path: Path, number: signal.Signals) -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_second_signal_stops_at_once(tmp_path: Path, number: signal.Signals) -> None:
-    """The second signal cancels what the first one waited for, and run() raises KeyboardInterrupt."""
+    """The second signal cancels the drain, and run() raises KeyboardInterrupt."""
     with program(tmp_path, "hangs") as process:
         process.send_signal(number)
-        # Two at the same moment would count as one: signals of a kind are not queued.
+        # Two signals at once would count as one, because signals of a kind are not queued.
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(0.5)
         process.send_signal(signal.SIGINT)
@@ -652,7 +658,7 @@ def test_a_second_signal_stops_at_once(tmp_path: Path, number: signal.Signals) -
 
 
 def test_a_second_signal_gets_out_of_a_blocked_loop(tmp_path: Path) -> None:
-    """Where a processor holds the loop, so that nobody hears the first signal, the second one breaks into it."""
+    """If a processor blocks the loop, so that the first signal is not handled, the second one interrupts it."""
     with program(tmp_path, "blocks") as process:
         process.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -664,7 +670,7 @@ def test_a_second_signal_gets_out_of_a_blocked_loop(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("times", range(4))
 async def test_a_connection_lost_while_it_closes(times: int) -> None:
-    """Whatever the peer does while the fleet closes, the end is the same."""
+    """For any behaviour of the peer during the close, the shutdown ends in the same state."""
     async with FeedServer() as server:
         fleet = Fleet()
         connections: list[Connection] = [fleet.connect(server.uri) for _ in range(8)]
@@ -681,8 +687,8 @@ async def test_a_connection_lost_while_it_closes(times: int) -> None:
         assert fleet.stats().balanced
 
 
-async def test_cancelled_at_every_step_of_its_life() -> None:
-    """Whenever serve() is cancelled, from before its first step to long after its last, all is released and counted."""
+async def test_cancelled_at_every_step() -> None:
+    """Whenever serve() is cancelled, from its first step on, everything is released and counted."""
 
     async def on_client(client: ServerConnection) -> None:
         await client.send("welcome")
@@ -705,8 +711,8 @@ async def test_cancelled_at_every_step_of_its_life() -> None:
         await server.wait_clients(0)
 
 
-async def test_left_at_every_step_of_its_life() -> None:
-    """The same for a context that is left by return after so many steps."""
+async def test_left_at_every_step() -> None:
+    """A context that is left by return after any number of steps releases and counts everything."""
     async with FeedServer() as server:
         for steps in [*range(40), 60, 80, 120]:
             fleet = Fleet()
@@ -722,7 +728,7 @@ async def test_left_at_every_step_of_its_life() -> None:
 
 @pytest.mark.looptime
 async def test_cancelling_every_task_closes_every_socket() -> None:
-    """When a program cancels all tasks, as `asyncio.run` does at its end, open sockets are dropped, none forgotten."""
+    """When a program cancels all tasks, as `asyncio.run` does at its end, all open sockets are closed."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     connection = fleet.connect(URI, Slow(), name="feed")
@@ -741,7 +747,9 @@ async def test_cancelling_every_task_closes_every_socket() -> None:
 
 @pytest.mark.looptime
 async def test_a_fleet_whose_root_is_cancelled_before_its_first_step_has_ended() -> None:
-    """Entering it does not wait for ever; its endpoints are CLOSED, and it says that it has ended."""
+    """If the root task is cancelled before its first step, entering the fleet ends; it has ended, its endpoints
+    CLOSED.
+    """
     fleet = Fleet(transport=FakeTransport())
     connection = fleet.connect(URI, name="feed")
     entering = asyncio.create_task(fleet.__aenter__())

@@ -1,4 +1,4 @@
-"""The foreign servers are met on both loops: asyncio's own, and uvloop where it is installed."""
+"""These tests run on both loops: asyncio's own, and uvloop if it is installed."""
 
 from tests.support.loops import pytest_asyncio_loop_factories, pytest_itemcollected
 

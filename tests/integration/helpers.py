@@ -1,4 +1,4 @@
-"""What the integration tests share."""
+"""Helpers of the integration tests."""
 
 import asyncio
 from collections import defaultdict
@@ -7,15 +7,15 @@ from typing import Any
 
 from wsfleet import Connection, Fleet, Message, Reconnect
 
-# Quick enough for tests; the bound still grows.
+# Short for tests; the bound still grows.
 QUICK = Reconnect(initial_s=0.05, max_s=0.5)
 
-# A bound on waiting for what must come, not on how soon.
+# Time limit for events that must happen, not a measure of speed.
 PATIENCE_S = 60.0
 
 
 async def until(holds: Callable[[], Any], what: str) -> None:
-    """Waits until `holds()`; fails with `what` when it never does."""
+    """Waits until `holds()`; fails with `what` after the time limit."""
     try:
         async with asyncio.timeout(PATIENCE_S):
             while not holds():
@@ -25,18 +25,18 @@ async def until(holds: Callable[[], Any], what: str) -> None:
 
 
 async def opened(connection: Connection) -> None:
-    """Waits until the connection is open; raises what `wait_open` does."""
+    """Waits until the connection is open; raises what `wait_open` raises."""
     async with asyncio.timeout(PATIENCE_S):
         await connection.wait_open()
 
 
 def endpoint(fleet: Fleet, name: str) -> Any:
-    """The row of one endpoint, out of a snapshot that must be balanced."""
+    """The row of one endpoint, from a snapshot that must be balanced."""
     return _row(fleet, "endpoints", name)
 
 
 def subscription(fleet: Fleet, name: str) -> Any:
-    """The row of one subscription, out of a snapshot that must be balanced."""
+    """The row of one subscription, from a snapshot that must be balanced."""
     return _row(fleet, "subscriptions", name)
 
 
@@ -48,7 +48,7 @@ def _row(fleet: Fleet, rows: str, name: str) -> Any:
 
 
 class Numbers:
-    """Over a numbered feed: `take` is a processor that remembers what came in each session of each endpoint."""
+    """For a numbered feed: `take` is a processor that records the numbers of each session of each endpoint."""
 
     def __init__(self) -> None:
         self.seen: dict[tuple[str, int], list[int]] = defaultdict(list)
@@ -60,6 +60,6 @@ class Numbers:
         return len(self.seen[name, session])
 
     def assert_no_holes(self) -> None:
-        """In each session the numbers go up by one, from whichever came first."""
+        """In each session the numbers are consecutive, from the first one on."""
         for key, numbers in self.seen.items():
             assert not numbers or numbers == list(range(numbers[0], numbers[0] + len(numbers))), key

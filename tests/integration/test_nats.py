@@ -1,4 +1,4 @@
-"""A fleet on nats-server's WebSocket port: a server-speaks-first login, and a protocol in binary frames."""
+"""A fleet on nats-server's WebSocket port: the server sends first, and the protocol uses binary frames."""
 
 import asyncio
 import json
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.integration
 
 
 class Login:
-    """A NATS client's login: INFO, CONNECT, SUB, and a PING whose PONG says that all of it was taken."""
+    """A NATS client's login: INFO, CONNECT, SUB, and a PING whose PONG confirms all of it."""
 
     def __init__(self, subject: str) -> None:
         self.subject = subject
@@ -28,13 +28,13 @@ class Login:
         await session.send(b'CONNECT {"verbose":false,"pedantic":false}\r\nPING\r\n')
         await session.recv(match=lambda message: message.data == b"PONG\r\n")
         await session.send(f"SUB {self.subject} 1\r\nPING\r\n".encode())
-        # From here on the server may put messages beside the PONG into one frame.
+        # From here on the server may put messages into the frame of the PONG.
         await session.recv(match=lambda message: b"PONG\r\n" in message.data)
         self.sessions.append(session.number)
 
 
 class Reader:
-    """`take` is a processor that parses the NATS protocol, whose lines need not end where frames do."""
+    """`take` is a processor that parses the NATS protocol, whose lines need not end with a frame."""
 
     def __init__(self) -> None:
         self.payloads: dict[int, list[bytes]] = defaultdict(list)
@@ -58,14 +58,14 @@ class Reader:
         self._rest[message.session] = rest
 
     async def answer(self) -> None:
-        """To the server's PING."""
+        """Answers the server's PING."""
 
     def numbers(self, session: int) -> list[int]:
         return [int(payload) for payload in self.payloads[session]]
 
 
 async def publish_for_ever(server: NatsServer, subject: str) -> None:
-    """Publishes 1, 2, 3, ...; what was on its way when the server died is not published again."""
+    """Publishes 1, 2, 3, ...; messages that were in transit when the server died are not published again."""
     number = 0
     while True:
         batch = [str(number := number + 1).encode() for _ in range(50)]
@@ -78,7 +78,7 @@ async def publish_for_ever(server: NatsServer, subject: str) -> None:
 
 @pytest.mark.parametrize("end", ["kill", "stop", "freeze"])
 async def test_killed_in_mid_flow_the_fleet_logs_in_again(tmp_path: Path, end: str) -> None:
-    """A NATS server that dies or freezes in mid-flow is logged in to again; another server's feed sees nothing."""
+    """After a NATS server dies or freezes, the fleet logs in again; another server's feed is not affected."""
     login, reader, numbers = Login("ticks"), Reader(), Numbers()
     lively = Liveness(ping_s=0.5, pong_s=0.5) if end == "freeze" else Liveness()
     async with NatsServer(tmp_path) as nats, NodeWs(tmp_path) as node:
@@ -121,7 +121,7 @@ async def test_killed_in_mid_flow_the_fleet_logs_in_again(tmp_path: Path, end: s
 
 
 async def test_an_application_ping_is_answered_by_the_processor(tmp_path: Path) -> None:
-    """NATS closes a client that leaves its PINGs unanswered; one whose processor answers them stays."""
+    """NATS closes a client that does not answer its PINGs; one whose processor answers them stays connected."""
     login, reader = Login("ticks"), Reader()
     async with NatsServer(tmp_path, ping_interval="500ms") as nats:
         fleet = Fleet()
@@ -132,7 +132,7 @@ async def test_an_application_ping_is_answered_by_the_processor(tmp_path: Path) 
 
         reader.answer = answer
         async with fleet:
-            # Two unanswered ones are its limit.
+            # Its limit is two unanswered ones.
             await until(lambda: reader.pings >= 5, "the server's pings")
             await nats.publish("ticks", [b"1"])
             await until(lambda: reader.numbers(1) == [1], "a message after them")
@@ -140,7 +140,7 @@ async def test_an_application_ping_is_answered_by_the_processor(tmp_path: Path) 
 
 
 async def test_an_unanswered_application_ping_is_the_servers_to_punish(tmp_path: Path) -> None:
-    """A processor that ignores NATS's PINGs is thrown out, and the fleet is back each time."""
+    """If a processor ignores NATS's PINGs, the connection is closed, and reconnected each time."""
     login, reader = Login("ticks"), Reader()
     async with NatsServer(tmp_path, ping_interval="300ms") as nats:
         fleet = Fleet()
@@ -153,7 +153,7 @@ async def test_an_unanswered_application_ping_is_the_servers_to_punish(tmp_path:
 
 
 async def test_a_server_that_lost_its_patience_with_a_paused_client_is_quoted(tmp_path: Path) -> None:
-    """Where NATS throws out a client that did not read, `last_error` says who had paused it, and for how long."""
+    """If NATS closes a client that did not read, `last_error` contains who had paused it, and for how long."""
     login = Login("ticks")
 
     async def stuck(message: Message[bytes]) -> None:
@@ -184,7 +184,7 @@ async def test_a_server_that_lost_its_patience_with_a_paused_client_is_quoted(tm
 
 
 async def test_a_processor_that_raises_loses_its_message_alone(tmp_path: Path) -> None:
-    """Messages whose processing raised are counted failed and become dead letters; the others are processed."""
+    """Messages whose processing raised are counted as failed and become dead letters; the others are processed."""
     login = Login("ticks")
     reader = Reader()
     dead: list[bytes] = []
@@ -206,7 +206,7 @@ async def test_a_processor_that_raises_loses_its_message_alone(tmp_path: Path) -
 
         async with fleet:
             await opened(ticks)
-            # One at a time, so that each has a frame of its own.
+            # One at a time, so that each is in its own frame.
             for number in range(1, 31):
                 await nats.publish("ticks", [b"bad" if number % 3 == 0 else b"%d" % number])
                 await until(lambda n=number: len(reader.payloads[1]) + len(dead) == n, "the message")

@@ -1,4 +1,4 @@
-"""A fleet on nginx, which ends TLS in front of the feed: whom we trust, and what a proxy does when things restart."""
+"""A fleet behind nginx, which terminates TLS: certificates, and restarts of the proxy and the feed."""
 
 import ssl
 from pathlib import Path
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.integration
 
 
 async def test_killed_in_mid_flow_the_fleet_shakes_hands_again(tmp_path: Path) -> None:
-    """A TLS proxy that dies in mid-flow is found again; a connection past it, to the same feed, notices nothing."""
+    """After a TLS proxy dies, the connection returns; a direct connection to the same feed is not affected."""
     numbers = Numbers()
     async with NodeWs(tmp_path) as node, NginxTls(tmp_path, node) as nginx:
         fleet = Fleet()
@@ -43,7 +43,7 @@ async def test_killed_in_mid_flow_the_fleet_shakes_hands_again(tmp_path: Path) -
 
 @pytest.mark.parametrize("fault", ["another CA", "the system's CAs", "another host name"])
 async def test_a_certificate_that_cannot_be_trusted_is_fatal_for_its_endpoint_alone(tmp_path: Path, fault: str) -> None:
-    """An endpoint whose server shows a bad certificate is FAILED after one attempt; its neighbours go on."""
+    """An endpoint whose server has an invalid certificate is FAILED after one attempt; others are not affected."""
     numbers = Numbers()
     async with (
         NodeWs(tmp_path) as node,
@@ -73,7 +73,7 @@ async def test_a_certificate_that_cannot_be_trusted_is_fatal_for_its_endpoint_al
 
 
 async def test_a_proxy_without_its_upstream_is_retried(tmp_path: Path) -> None:
-    """502 while the server behind the proxy is down is no verdict: the fleet is back when the server is."""
+    """502 while the server behind the proxy is down is not fatal: the fleet reconnects when the server returns."""
     numbers = Numbers()
     async with NodeWs(tmp_path) as node, NginxTls(tmp_path, node) as nginx:
         fleet = Fleet()
@@ -96,7 +96,7 @@ async def test_a_proxy_without_its_upstream_is_retried(tmp_path: Path) -> None:
 
 
 async def test_a_reload_of_the_proxy_leaves_open_connections_alone(tmp_path: Path) -> None:
-    """nginx's reload, with a renewed certificate, costs no open connection, and new ones are made through it."""
+    """A reload of nginx, with a renewed certificate, closes no open connection, and new ones are made through it."""
     numbers = Numbers()
     async with NodeWs(tmp_path) as node, NginxTls(tmp_path, node) as nginx:
         fleet = Fleet()

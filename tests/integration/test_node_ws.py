@@ -1,4 +1,4 @@
-"""A fleet on the npm package ws: compression, fragments, subprotocols, refusals, and a reader that is too slow."""
+"""A fleet on the npm package ws: compression, fragments, subprotocols, refusals, and a slow reader."""
 
 import asyncio
 import itertools
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.integration
 
 
 async def test_a_server_killed_in_mid_flow_takes_its_own_connections_alone(tmp_path: Path) -> None:
-    """Ten connections to the server that dies come back by themselves; five to another server notice nothing."""
+    """Ten connections to the server that dies return by themselves; five to another server are not affected."""
     numbers = Numbers()
     gaps: list[str] = []
     async with NodeWs(tmp_path) as doomed, NodeWs(tmp_path) as steady:
@@ -58,7 +58,9 @@ async def test_a_server_killed_in_mid_flow_takes_its_own_connections_alone(tmp_p
     "query", ["n=500&size=30", "n=40&size=200000", "n=200&size=5000&fragments=3", "n=500&size=150"]
 )
 async def test_compressed_and_fragmented_messages_arrive_whole(tmp_path: Path, query: str) -> None:
-    """Messages below and above the server's compression threshold, and such in fragments, come whole and in order."""
+    """Messages below and above the server's compression threshold, and fragmented ones, arrive complete
+    and in order.
+    """
     got: list[Any] = []
 
     async def collect(message: Message[Any]) -> None:
@@ -82,7 +84,7 @@ async def test_compressed_and_fragmented_messages_arrive_whole(tmp_path: Path, q
 
 
 async def test_no_compression_unless_asked_for(tmp_path: Path) -> None:
-    """An endpoint that does not ask for compression gets none from a server that would give it."""
+    """An endpoint that does not ask for compression gets none from a server that offers it."""
     numbers = Numbers()
     async with NodeWs(tmp_path, deflate=True) as server:
         fleet = Fleet()
@@ -93,7 +95,7 @@ async def test_no_compression_unless_asked_for(tmp_path: Path) -> None:
 
 
 async def test_a_subprotocol_and_headers_are_negotiated(tmp_path: Path) -> None:
-    """The server picks one of the offered subprotocols, `on_open` sees which, and the server sees our headers."""
+    """The server selects one of the offered subprotocols, which `on_open` can read, and gets the endpoint's headers."""
     picked: list[str | None] = []
 
     async def on_open(session: Session) -> None:
@@ -118,8 +120,8 @@ async def test_a_subprotocol_and_headers_are_negotiated(tmp_path: Path) -> None:
         assert seen["headers"]["x-desk"] == "7"
 
 
-async def test_what_was_sent_comes_back_as_it_was(tmp_path: Path) -> None:
-    """str goes as text, bytes as binary, anything else as JSON text; close code 1001 ends it."""
+async def test_an_echo_is_unchanged(tmp_path: Path) -> None:
+    """str is sent as text, bytes as binary, anything else as JSON text; close code 1001 ends the connection."""
     sent = ["text ✓", b"\x00\xff binary", {"op": "subscribe", "args": [1, None]}, "", b"", "x" * 300_000]
     got: list[Any] = []
 
@@ -143,7 +145,7 @@ async def test_what_was_sent_comes_back_as_it_was(tmp_path: Path) -> None:
 
 
 async def test_401_is_fatal_for_its_endpoint_alone(tmp_path: Path) -> None:
-    """An endpoint that is refused with 401 is FAILED after one attempt; its neighbour on the same server goes on."""
+    """An endpoint that is refused with 401 is FAILED after one attempt; others on the same server are not affected."""
     numbers = Numbers()
     async with NodeWs(tmp_path) as server:
         fleet = Fleet()
@@ -163,7 +165,7 @@ async def test_401_is_fatal_for_its_endpoint_alone(tmp_path: Path) -> None:
 
 
 async def test_429_is_retried_no_sooner_than_the_server_asks(tmp_path: Path) -> None:
-    """An endpoint that is refused with 429 and Retry-After tries again, not before that time, until it is let in."""
+    """An endpoint that is refused with 429 and Retry-After retries after that time, until it is accepted."""
     numbers = Numbers()
     refusals: list[Any] = []
     async with NodeWs(tmp_path) as server:
@@ -183,14 +185,16 @@ async def test_429_is_retried_no_sooner_than_the_server_asks(tmp_path: Path) -> 
         assert [(error.status, error.retry_after_s) for error in refusals] == [(429, 1.0), (429, 1.0)]
         attempts = [event["at"] for event in server.events("refuse") + server.events("open")]
         assert len(attempts) == 3
-        # The server's clock is in milliseconds, and not ours.
+        # The server's clock is a different one, in milliseconds.
         assert all(later - earlier > 950 for earlier, later in itertools.pairwise(attempts))
         row = endpoint(fleet, "busy")
         assert (row.connects, row.losses) == (1, 0)
 
 
-async def test_a_stuck_processor_holds_its_sender_back_and_nobody_else(tmp_path: Path) -> None:
-    """While a processor is stuck its feed is paused, not lost, far beyond the pong's deadline; then all of it comes."""
+async def test_a_stuck_processor_pauses_only_its_own_feed(tmp_path: Path) -> None:
+    """While a processor is stuck, its feed is paused, not lost, far beyond the pong timeout; then all
+    messages arrive.
+    """
     numbers, others = Numbers(), Numbers()
     release = asyncio.Event()
 
@@ -211,7 +215,7 @@ async def test_a_stuck_processor_holds_its_sender_back_and_nobody_else(tmp_path:
         )
         async with fleet:
             await until(lambda: endpoint(fleet, "slow").paused_by == ("slow",), "the pause")
-            # What one read brought is still handed over.
+            # Messages of one read are still delivered.
             before = others.count("quick")
             await until(lambda: others.count("quick") > before + 20, "the pause takes hold")
             received = endpoint(fleet, "slow").received
@@ -219,7 +223,7 @@ async def test_a_stuck_processor_holds_its_sender_back_and_nobody_else(tmp_path:
             await until(lambda: others.count("quick") > before + 200, "two seconds of the other feed")
             row = endpoint(fleet, "slow")
             assert row.received == received, "a paused feed is not read"
-            # Softly bounded: one read of 64 KiB beyond the 100 messages.
+            # The bound is exceeded by at most one read of 64 KiB beyond the 100 messages.
             assert received < 100 + 64
             release.set()
             await until(lambda: numbers.count("slow") == 20_000, "everything after the release")
@@ -231,8 +235,8 @@ async def test_a_stuck_processor_holds_its_sender_back_and_nobody_else(tmp_path:
         assert endpoint(fleet, "quick").losses == 0
 
 
-async def test_processors_that_raise_disturb_nobody(tmp_path: Path) -> None:
-    """What a processor raises on is counted failed, exactly; a second subscription gets all of it all the same."""
+async def test_processors_that_raise_affect_no_others(tmp_path: Path) -> None:
+    """Messages for which a processor raises are counted as failed; a second subscription gets all of them."""
     numbers = Numbers()
 
     async def picky(message: Message[Any]) -> None:

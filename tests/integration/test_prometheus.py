@@ -1,4 +1,4 @@
-"""A running fleet as Prometheus sees it: Debian's own server scrapes it, and is asked."""
+"""A running fleet in Debian's Prometheus: the server scrapes it, and is queried."""
 
 import asyncio
 import json
@@ -17,17 +17,17 @@ from wsfleet.testing import FeedServer
 
 pytestmark = pytest.mark.integration
 
-LOOPS = ("asyncio",)  # what is met is Prometheus, whose requests are the same on both
+LOOPS = ("asyncio",)  # the subject is Prometheus, whose requests are the same on both
 
 DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana.json"
 
 SECRET = "s3cr3tT0kenOfTwentyCharacters99"
 HOSTILE = 'a"b\\c{d="e"}#é'
-"""An endpoint's name: one token, and all that a line of the text format could stumble over."""
+"""An endpoint's name: one token, with all characters that the text format escapes."""
 
 
 async def answered(ask: Callable[[], Awaitable[Any]], what: str) -> Any:
-    """What `ask` gives as soon as that is true; fails with `what` when it never is."""
+    """Returns the result of `ask` as soon as it is true; fails with `what` after the time limit."""
     try:
         async with asyncio.timeout(PATIENCE_S):
             while not (answer := await ask()):
@@ -43,11 +43,11 @@ async def is_true(prometheus: Prometheus, expression: str) -> None:
 
 
 class Scraped:
-    """A fleet that receives, drops and fails, and the Prometheus that scrapes it."""
+    """A fleet that receives, drops and fails messages, and the Prometheus that scrapes it."""
 
     def __init__(self, fleet: Fleet, feeds: FeedServer, prometheus: Prometheus, idle: Subscription) -> None:
         self.fleet, self.feeds, self.prometheus = fleet, feeds, prometheus
-        self.idle = idle  # one that nobody holds any more ends
+        self.idle = idle  # an endpoint that is no longer needed ends
 
 
 @asynccontextmanager
@@ -72,14 +72,14 @@ async def scraped(folder: Path) -> AsyncIterator[Scraped]:
 
 
 async def test_prometheus_scrapes_a_running_fleet(tmp_path: Path) -> None:
-    """It knows how many endpoints are open, what came and was dropped since it looks, and when one is down."""
+    """Prometheus knows the number of open endpoints, of received and dropped messages, and when an endpoint is down."""
     async with scraped(tmp_path) as it:
         prometheus = it.prometheus
         await is_true(prometheus, 'wsfleet_endpoints{job="fleet", state="OPEN"} == 2')
         await is_true(prometheus, 'up{job="fleet"} == 1 and on (instance) wsfleet_balanced == 1')
         await it.feeds.send(*["good"] * 50, *["bad"] * 7)
         await is_true(prometheus, "sum(wsfleet_endpoint_received_messages_total) == 114")
-        # Prometheus extrapolates to the whole range; that there was an increase is what can be said exactly.
+        # Prometheus extrapolates to the whole range, so only the fact of an increase is exact.
         await is_true(prometheus, "sum(increase(wsfleet_endpoint_received_messages_total[1m])) > 100")
         await is_true(prometheus, "sum(rate(wsfleet_received_messages_total[1m])) > 0")
         await is_true(prometheus, "wsfleet_failed_messages_total == 14")
@@ -91,7 +91,7 @@ async def test_prometheus_scrapes_a_running_fleet(tmp_path: Path) -> None:
 
 
 async def test_labels_come_back_as_they_were_and_hold_no_secret(tmp_path: Path) -> None:
-    """Names with quotes, backslashes and newlines are read back; nothing that Prometheus keeps has a secret in it."""
+    """Names with quotes, backslashes and newlines are read back; no stored text contains a secret."""
     async with scraped(tmp_path) as it:
         await it.feeds.send("bad")
         await is_true(it.prometheus, "wsfleet_failed_messages_total == 2")
@@ -114,7 +114,7 @@ async def test_labels_come_back_as_they_were_and_hold_no_secret(tmp_path: Path) 
 
 
 async def test_its_rules_are_loaded_and_one_fires(tmp_path: Path) -> None:
-    """Prometheus takes all rules of deploy/alerts.yml, and has evaluated each of them on a real fleet's metrics."""
+    """Prometheus accepts all rules of deploy/alerts.yml, and has evaluated each of them with a real fleet's metrics."""
     async with scraped(tmp_path) as it:
 
         async def evaluated() -> list[dict[str, Any]]:
@@ -124,7 +124,7 @@ async def test_its_rules_are_loaded_and_one_fires(tmp_path: Path) -> None:
 
         rules = await answered(evaluated, "the rules")
         assert {rule["health"] for rule in rules} == {"ok"}, [rule.get("lastError") for rule in rules]
-        # `for` makes it wait five minutes; that it is pending is as far as this test goes.
+        # `for` waits five minutes; this test only waits until the alert is pending.
         it.feeds.refuse(503)
         it.feeds.drop()
         await is_true(it.prometheus, 'ALERTS{alertname="WsfleetEndpointDown", alertstate="pending"}')
@@ -136,14 +136,14 @@ def _expressions(dashboard: dict[str, Any]) -> list[str]:
 
 
 def _filled_in(expression: str) -> str:
-    """As Grafana sends it, with All chosen."""
+    """As Grafana sends it, with All selected."""
     filled = re.sub(r"\$(job|instance)\b", ".*", expression).replace("$__rate_interval", "1m")
     assert not re.search(r"\$\w", filled), f"a variable that nobody fills in: {expression}"
     return filled
 
 
-async def test_the_dashboard_shows_what_there_is(tmp_path: Path) -> None:
-    """Each metric that deploy/grafana.json names is exposed, and each expression has a result, or may have none."""
+async def test_the_dashboard_uses_existing_metrics(tmp_path: Path) -> None:
+    """Each metric in deploy/grafana.json is exposed, and each expression has a result, or may have none."""
     dashboard = json.loads(DASHBOARD.read_text("utf-8"))
     expressions = [_filled_in(each) for each in _expressions(dashboard)]
     assert len(expressions) > 20
@@ -159,7 +159,7 @@ async def test_the_dashboard_shows_what_there_is(tmp_path: Path) -> None:
             assert named <= exposed, f"{named - exposed} in {expression}"
 
             async def shown(expression: str = expression) -> bool:
-                # Nothing is down, and a comparison shows nothing then: that it is understood is enough.
+                # Nothing is down, so a comparison has no result; it is enough that it is valid.
                 return bool(await it.prometheus.query(expression)) or "== 0" in expression
 
             await answered(shown, expression)
@@ -171,7 +171,7 @@ async def test_the_dashboard_shows_what_there_is(tmp_path: Path) -> None:
 
 
 def test_the_dashboard_is_whole() -> None:
-    """Each panel has an id of its own, a title and words that explain it, and lies beside the others, not on them."""
+    """Each panel has its own id, a title and a description, and does not overlap others."""
     panels = json.loads(DASHBOARD.read_text("utf-8"))["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)
     assert all(panel["title"] and panel["description"] for panel in panels)

@@ -1,4 +1,4 @@
-"""Reading the file again, as nats-server sees it, which numbers its connections."""
+"""Reading the file again, checked with nats-server, which numbers its connections."""
 
 import asyncio
 from pathlib import Path
@@ -34,7 +34,7 @@ def write(folder: Path, uri: str, names: str, more: str = "") -> None:
 
 
 async def test_untouched_connections_keep_their_ids(tmp_path: Path) -> None:
-    """The server numbers connections as they come: those that the file says nothing new about keep their number."""
+    """Connections whose entries are unchanged in the file keep their number on the server."""
     (tmp_path / "nats_login.py").write_text(HANDLERS)
     async with NatsServer(tmp_path) as server:
         write(tmp_path, server.uri, "kept changed gone")

@@ -1,4 +1,4 @@
-"""PAUSE with real servers: the sender is held back by TCP, goes on afterwards, and nobody is taken for dead by us."""
+"""PAUSE with real servers: TCP slows the sender down, it continues afterwards, and no live connection is closed."""
 
 import asyncio
 import gc
@@ -15,7 +15,7 @@ AT_ONCE = Reconnect(initial_s=0.01, max_s=0.01)
 
 
 async def standing_still(flood: Flood) -> int:
-    """Wait until the server cannot send any more; return how many messages it could send."""
+    """Wait until the server cannot send any more, and return the number of messages that it sent."""
     sent, since = flood.sent, 0
     while since < 20 or not sent:
         await asyncio.sleep(0.02)
@@ -29,7 +29,7 @@ def numbers(messages: list[Message[str]]) -> list[int]:
 
 
 async def test_the_sender_sees_a_closed_window_while_the_processor_lags() -> None:
-    """What a server can send to a stuck processor comes to an end, and goes on, without a loss, when it is done."""
+    """A server cannot send more to a stuck processor than the buffers hold; when it is free, all messages arrive."""
     seen: list[Message[str]] = []
     gate = asyncio.Event()
 
@@ -40,7 +40,8 @@ async def test_the_sender_sees_a_closed_window_while_the_processor_lags() -> Non
     async with flooding() as flood, Fleet() as fleet:
         fleet.connect(flood.uri, stuck, name="feed", buffer=Buffer(messages=100))
         sent = await standing_still(flood)
-        # All that there is between the server's write and our processor: two sockets' buffers, a read, a mailbox.
+        # Between the server's write and the processor there are only the buffers of two sockets, one read, and one
+        # mailbox.
         assert row(fleet, "feed").pending <= 100 + 2**16 // flood.size + 1
         assert endpoint_row(fleet).received == row(fleet, "feed").pending
         assert endpoint_row(fleet).paused_by == ("feed",)
@@ -58,7 +59,9 @@ async def test_the_sender_sees_a_closed_window_while_the_processor_lags() -> Non
 
 @pytest.mark.parametrize("how", ["close", "context", "forgotten"])
 async def test_the_sender_goes_on_when_the_subscription_is_gone(how: str) -> None:
-    """Closing, leaving or forgetting the full subscription lets the sender go on, for those that are left."""
+    """When the full subscription is closed, left or garbage-collected, the sender continues for the other
+    subscriptions.
+    """
     async with flooding(pause_s=0.001) as flood, Fleet() as fleet:
         other = fleet.subscribe("feed", name="other")
         async with other:
@@ -94,7 +97,7 @@ async def drained(subscription: Subscription) -> None:
 
 
 async def test_a_new_socket_of_a_paused_endpoint_is_read_for_its_login_alone() -> None:
-    """After a loss while paused the new socket logs in, and its sender is held back again until there is room."""
+    """If the connection is lost while paused, the next one can log in, and is paused again until there is room."""
     logins: list[int] = []
 
     async def on_open(session: Any) -> None:
@@ -103,7 +106,8 @@ async def test_a_new_socket_of_a_paused_endpoint_is_read_for_its_login_alone() -
     async with flooding() as flood, Fleet() as fleet:
         slow = fleet.subscribe("feed", name="slow", buffer=Buffer(messages=2000))
         async with slow:
-            # The flood would bring more during the login than is held: it begins with one message at a time.
+            # More messages than `on_open` can hold would arrive during the login, so the flood begins with single
+            # messages.
             flood.pause_s = 0.001
             connection = fleet.connect(flood.uri, name="feed", on_open=on_open, reconnect=AT_ONCE)
             await until(lambda: endpoint_row(fleet).paused_by)
@@ -123,8 +127,8 @@ async def test_a_new_socket_of_a_paused_endpoint_is_read_for_its_login_alone() -
             balanced(fleet)
 
 
-async def test_a_paused_connection_outlives_all_our_deadlines() -> None:
-    """A server that doesn't ping keeps a client whose processor is stuck for several times the ping's deadline."""
+async def test_a_paused_connection_outlives_all_timeouts() -> None:
+    """A server that sends no pings keeps a client whose processor is stuck for several ping timeouts."""
     seen: list[Message[str]] = []
     gate = asyncio.Event()
 
@@ -138,7 +142,7 @@ async def test_a_paused_connection_outlives_all_our_deadlines() -> None:
             stuck,
             name="feed",
             buffer=Buffer(messages=10),
-            liveness=Liveness(ping_s=0.2, pong_s=0.7, stale_s=0.7),  # a busy machine answers within that
+            liveness=Liveness(ping_s=0.2, pong_s=0.7, stale_s=0.7),  # a busy machine answers within this time
         )
         await standing_still(flood)
         pings = flood.pings
@@ -151,9 +155,9 @@ async def test_a_paused_connection_outlives_all_our_deadlines() -> None:
 
 
 class Impatient:
-    """A websockets server that pings, and closes whoever does not answer in time.
+    """A websockets server that sends pings, and closes connections that do not answer in time.
 
-    It sends no more than the sockets' buffers hold: it does not ping while it waits for room.
+    It sends no more than the socket buffers hold, because it sends no pings while it waits for room.
     """
 
     def __init__(self) -> None:
@@ -169,9 +173,9 @@ class Impatient:
 
 @pytest.mark.parametrize("ping_s", [0.05, None])
 async def test_the_truth_about_a_peers_keepalive(ping_s: float | None) -> None:
-    """Where the server's keepalive closed a paused connection, `last_error` says so, whenever that is noticed.
+    """If the server's keepalive closed a paused connection, `last_error` contains this, whenever the loss is noticed.
 
-    With pings of ours it is noticed when one cannot be written; without, when what lay there is read.
+    With pings of the client, it is noticed when a ping cannot be written; without, when the unread data are read.
     """
     impatient = Impatient()
     gate = asyncio.Event()
@@ -206,7 +210,7 @@ async def test_the_truth_about_a_peers_keepalive(ping_s: float | None) -> None:
 
 
 async def test_many_endpoints_of_one_full_mailbox_stay_within_the_bound() -> None:
-    """A mailbox that many endpoints feed passes its bound by one read for each of them, at most; all get their turn."""
+    """A mailbox fed by many endpoints exceeds its bound by at most one read of each; all endpoints get their turn."""
     size, many, bound = 1000, 20, 100
     seen: set[str] = set()
     most = 0

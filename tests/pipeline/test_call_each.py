@@ -1,4 +1,4 @@
-"""What a worker's calls are made with: `MessageIterator._call_each`, compiled and not."""
+"""`MessageIterator._call_each`, with which a worker makes its calls, compiled and in Python."""
 
 import asyncio
 import math
@@ -14,7 +14,7 @@ from wsfleet.pipeline.queue import BoundedQueue, Fifo, MessageIterator
 
 
 class Calls(MessageIterator):
-    """As a processor's: what it takes stays in hand until the next one is asked for."""
+    """The iterator of a processor: a message that it takes stays in hand until the next one is requested."""
 
     def __init__(self, box: Mailbox) -> None:
         super().__init__(box, keeps=True)
@@ -38,7 +38,7 @@ def counts(box: Mailbox) -> tuple[int, int, int]:
 
 
 async def test_within_its_slice_it_takes_without_asking() -> None:
-    """As long as time is left and something waits, no message goes the long way, which gives others their turn."""
+    """While the time slice lasts and messages wait, none takes the slow path, which yields to the loop."""
     box = filled(1, 2, 3)
 
     class Hasty(Calls):
@@ -51,8 +51,10 @@ async def test_within_its_slice_it_takes_without_asking() -> None:
     assert [(await anext(calls)).data for _ in range(3)] == [1, 2, 3]
 
 
-async def test_what_a_subclass_has_to_say_is_asked_for() -> None:
-    """A mailbox that is to be told of what leaves, and a taker that has to wait, need a class that says how."""
+async def test_a_subclass_must_provide_its_methods() -> None:
+    """A mailbox that must be notified when messages leave, and a consumer that waits, require a class with these
+    methods.
+    """
     bare = BoundedQueue(Fifo(), 10, 10, plain=True)
     bare.append_all([Message(1, "news", size=1)], 1)
     bare.watched = True
@@ -63,7 +65,7 @@ async def test_what_a_subclass_has_to_say_is_asked_for() -> None:
 
 
 async def test_it_returns_when_no_more_will_come() -> None:
-    """Each message is called for in its order, in hand during its call alone; at the mailbox's end, that is all."""
+    """Calls are made in order, with the message in hand only during its call, and end with the mailbox."""
     box = filled(1, 2, 3)
     seen: list[Any] = []
 
@@ -79,8 +81,10 @@ async def test_it_returns_when_no_more_will_come() -> None:
     assert await task is None
 
 
-async def test_what_a_call_raises_leaves_its_message_in_hand() -> None:
-    """A call that raises, at once or later, ends it; the message is still in hand, and whoever asks is given it."""
+async def test_a_call_that_raises_leaves_its_message_in_hand() -> None:
+    """If a call raises, immediately or later, the loop ends with the message still in hand, and the caller gets the
+    error.
+    """
 
     async def at_once(message: Message[Any]) -> None:
         raise LookupError(message.data)
@@ -104,7 +108,7 @@ async def test_what_a_call_raises_leaves_its_message_in_hand() -> None:
 
 
 async def test_it_goes_on_after_a_failure() -> None:
-    """Called again, it goes on with the next message, and counts none twice."""
+    """When called again, it continues with the next message, and counts none twice."""
     box = filled(*range(4))
     box.finish()
     calls = Calls(box)
@@ -130,7 +134,7 @@ async def test_it_goes_on_after_a_failure() -> None:
 
 
 async def test_a_call_may_be_anything_that_can_be_awaited() -> None:
-    """A function may return a future, or an object of the user's own, instead of a coroutine; nothing else."""
+    """A function may return a future or another awaitable instead of a coroutine; any other value is an error."""
     box = filled(1)
     box.finish()
     future = asyncio.get_running_loop().create_future()
@@ -147,7 +151,7 @@ async def test_a_call_may_be_anything_that_can_be_awaited() -> None:
 
 @pytest.mark.parametrize("copes", [False, True])
 async def test_cancelled_in_a_call(copes: bool) -> None:
-    """A cancellation goes to the call in progress, which may keep it to itself: then the next one is made."""
+    """A cancellation is passed to the current call; if the call suppresses it, the next one is made."""
     box = filled(1, 2)
     seen: list[Any] = []
 
@@ -174,10 +178,10 @@ async def test_cancelled_in_a_call(copes: bool) -> None:
 
 
 async def test_cancelled_while_nothing_waits() -> None:
-    """Cancelled between calls, it has nothing in hand, and is forgotten by the mailbox."""
+    """When it is cancelled between calls, no message is in hand, and the mailbox keeps no reference to it."""
     box = filled()
     calls = Calls(box)
-    for _ in range(2):  # the first wait goes another way
+    for _ in range(2):  # the first wait takes another path
 
         async def see(message: Message[Any]) -> None:
             pass
@@ -193,7 +197,7 @@ async def test_cancelled_while_nothing_waits() -> None:
 
 
 async def test_closed_unfinished() -> None:
-    """Closed in the middle of a call, it closes the call; the message is in hand still."""
+    """When it is closed during a call, the call is closed too, and the message stays in hand."""
     box = filled(1)
     closed: list[bool] = []
 
@@ -206,14 +210,14 @@ async def test_closed_unfinished() -> None:
     calls = Calls(box)
 
     calling: Any = calls._call_each(call)
-    calling.send(None)  # the long way, as the first wait goes
+    calling.send(None)  # the slow path, which the first wait takes
     calling.send(None)
     calling.close()
     assert closed == [True] and counts(box) == (0, 1, 0)
 
 
 async def test_calls_that_wait_for_nothing_give_others_their_turn() -> None:
-    """However many messages wait, a function that awaits nothing holds the loop for some 2 ms, and not for all."""
+    """A function that awaits nothing occupies the loop for about 2 ms at a time, however many messages wait."""
     box = filled(*range(500))
     box.finish()
     seen = 0

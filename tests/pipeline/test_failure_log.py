@@ -1,4 +1,4 @@
-"""What the log says of a processor: which message failed, and whom the end is waiting for."""
+"""What is logged about processors: the message that failed, and the processors that delay the shutdown."""
 
 import asyncio
 
@@ -12,11 +12,11 @@ URI = "ws://feed.test/"
 
 
 @pytest.mark.parametrize(
-    ("batch", "told"),
+    ("batch", "logged"),
     [(None, "p: a message failed: 2 of feed on t.b"), (2, "p: a message failed: 1 of feed on t.a, and 1 more in its")],
 )
-async def test_a_failed_message_can_be_found(batch: int | None, told: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The log names the endpoint, its count and the topic of the message that failed."""
+async def test_a_failed_message_can_be_found(batch: int | None, logged: str, caplog: pytest.LogCaptureFixture) -> None:
+    """The log record contains the endpoint, its index and the topic of the message that failed."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
 
@@ -28,11 +28,11 @@ async def test_a_failed_message_can_be_found(batch: int | None, told: str, caplo
     fleet.connect(URI, name="feed", topic=lambda data: f"t.{data}")
     async with fleet:
         await (await transport.accept("feed")).feed("a", "b")
-    assert told in caplog.text
+    assert logged in caplog.text
 
 
 async def test_a_topic_of_a_peers_making_is_a_part_of_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    """Its beginning alone is logged, and no terminal obeys it."""
+    """Only the beginning of a long topic is logged, and its control characters are escaped."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
 
@@ -43,14 +43,14 @@ async def test_a_topic_of_a_peers_making_is_a_part_of_one_line(caplog: pytest.Lo
     fleet.connect(URI, name="feed", topic=lambda data: f"t.{data}")
     async with fleet:
         await (await transport.accept("feed")).feed("\u202e" + "b" * 100_000)
-    (told,) = [text for text in caplog.messages if "a message failed" in text]
-    assert told.startswith("p: a message failed: 1 of feed on t.\\u202ebbb")
-    assert told.endswith("b...")
-    assert len(told) < 400 and told.isprintable()
+    (logged,) = [text for text in caplog.messages if "a message failed" in text]
+    assert logged.startswith("p: a message failed: 1 of feed on t.\\u202ebbb")
+    assert logged.endswith("b...")
+    assert len(logged) < 400 and logged.isprintable()
 
 
 async def test_a_failed_message_without_an_endpoint(caplog: pytest.LogCaptureFixture) -> None:
-    """What the program published itself is named by its topic."""
+    """A message of `Fleet.publish` is identified by its topic."""
     async with Fleet(transport=FakeTransport()) as fleet:
 
         @fleet.process("own.*", name="p")
@@ -62,8 +62,8 @@ async def test_a_failed_message_without_an_endpoint(caplog: pytest.LogCaptureFix
 
 
 @pytest.mark.looptime
-async def test_each_kind_of_failure_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    """A second kind does not hide behind the first; of each, one in ten seconds is told, with a count of the rest."""
+async def test_each_kind_of_failure_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Each kind of error is logged once in ten seconds, with the number of the others, independently of other kinds."""
     kinds = [ValueError, KeyError]
     async with Fleet(transport=FakeTransport()) as fleet:
 
@@ -76,14 +76,14 @@ async def test_each_kind_of_failure_is_told(caplog: pytest.LogCaptureFixture) ->
             for number in range(6):
                 fleet.publish("own", number)
             await asyncio.sleep(0.1)
-    told = [(record.exc_info[0], record.getMessage()) for record in caplog.records if record.exc_info]
-    assert [kind for kind, _ in told] == kinds * 2
-    assert ["2 more since the last report" in text for _, text in told] == [False, False, True, True]
+    logged = [(record.exc_info[0], record.getMessage()) for record in caplog.records if record.exc_info]
+    assert [kind for kind, _ in logged] == kinds * 2
+    assert ["2 more since the last report" in text for _, text in logged] == [False, False, True, True]
 
 
 @pytest.mark.looptime
 async def test_a_class_for_each_failure_is_no_leak(caplog: pytest.LogCaptureFixture) -> None:
-    """Kinds are told apart up to a bound; all others are one kind together."""
+    """The number of kinds that are distinguished is bounded; all others count as one kind."""
     async with Fleet(transport=FakeTransport()) as fleet:
 
         @fleet.process("own", name="p")
@@ -96,8 +96,10 @@ async def test_a_class_for_each_failure_is_no_leak(caplog: pytest.LogCaptureFixt
 
 
 @pytest.mark.looptime
-async def test_a_drain_that_waits_says_for_whom(caplog: pytest.LogCaptureFixture) -> None:
-    """After a second, one line names the processors that hold up the end, and how long they may; not the idle ones."""
+async def test_a_drain_that_waits_logs_the_processors(caplog: pytest.LogCaptureFixture) -> None:
+    """After a second, one line names the processors that delay the shutdown and the time they have; idle ones are
+    omitted.
+    """
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
 

@@ -1,4 +1,4 @@
-"""The hub: every message goes once to every subscription that matches, in its order, and is counted where it goes."""
+"""The hub delivers each message once to each matching subscription, in order, and counts it."""
 
 import asyncio
 import gc
@@ -21,13 +21,13 @@ from wsfleet.testing import FakeTransport
 
 
 def subscription_stats(hub: Hub) -> tuple[SubscriptionStats, ...]:
-    """A row for each mailbox, and a last one for those that were removed, if there are any."""
+    """One row for each mailbox, and a last one for removed mailboxes, if there are any."""
     retired = hub.retired_stats()
     return (*(mailbox.stats() for mailbox in hub.mailboxes()), *(() if retired is None else (retired,)))
 
 
 def matches(pattern: str, topic: str) -> bool:
-    """What the contract says of patterns, in the plainest way."""
+    """The matching rules, in the simplest form."""
     wanted, tokens = pattern.split("."), topic.split(".")
     if tokens[0].startswith("$") and wanted[0] in ("*", ">"):
         return False
@@ -47,7 +47,7 @@ def topics(box: Mailbox) -> list[str]:
     return [message.topic for message in box.waiting]
 
 
-# To whom
+# Matching
 
 
 PATTERNS = [
@@ -76,7 +76,7 @@ PATTERNS = [
 
 
 async def test_patterns() -> None:
-    """`*` stands for one token, `>` for the rest, and neither for a first token that begins with `$`."""
+    """`*` matches one token, `>` the rest, and neither matches a first token that begins with `$`."""
     for pattern, topic, takes in PATTERNS:
         assert matches(pattern, topic) is takes, "the tests' own account"
         hub = Hub()
@@ -87,7 +87,9 @@ async def test_patterns() -> None:
 
 
 async def test_overlapping_patterns_deliver_once_to_each_subscription() -> None:
-    """A message that several patterns match goes once to each subscription, and only to those that match."""
+    """A message that matches several patterns is delivered once to each subscription with a matching pattern, and no
+    other.
+    """
     hub = Hub()
     boxes = {p: hub.add(p, p, Buffer()) for p in (">", "a.>", "a.*", "a.b", "*.b", "b", "a")}
     again = hub.add("again", ">", Buffer())
@@ -98,7 +100,7 @@ async def test_overlapping_patterns_deliver_once_to_each_subscription() -> None:
 
 
 async def test_an_endpoints_own_subscription_takes_from_it_alone() -> None:
-    """A mailbox of one endpoint takes whatever topic comes from there, and nothing from elsewhere or from `publish`."""
+    """A mailbox of one endpoint gets all of its messages, whatever the topic, and none of others or of `publish`."""
     hub = Hub()
     mine = hub.add("feed", ">", Buffer(), endpoints=("feed",))
     publish(hub, from_socket(1, topic="x.y"))
@@ -110,7 +112,7 @@ async def test_an_endpoints_own_subscription_takes_from_it_alone() -> None:
 
 
 async def test_nobody_there_is_counted() -> None:
-    """What nobody subscribed to is `unrouted`, and kept nowhere."""
+    """A message that matches no subscription is counted as unrouted, and not kept."""
     hub = Hub()
     publish(hub, from_socket(1), from_socket(2))
     assert hub.inject("news", 1) == 0
@@ -121,7 +123,7 @@ async def test_nobody_there_is_counted() -> None:
 
 
 async def test_mixed_topics_keep_their_order_in_each_subscription() -> None:
-    """Messages of one read reach each subscription in the order in which they came, whatever their topics."""
+    """Messages of one read reach each subscription in the order of arrival, regardless of their topics."""
     hub = Hub()
     boxes = {pattern: hub.add(pattern, pattern, Buffer()) for pattern in (">", "a", "b", "*.x")}
     run = [from_socket(n, topic=topic) for n, topic in enumerate(["a", "b", "a.x", "c", "b", "a", "a", "b.x"] * 20)]
@@ -133,7 +135,7 @@ async def test_mixed_topics_keep_their_order_in_each_subscription() -> None:
 
 
 async def test_routes_are_found_afresh_when_subscriptions_come_and_go() -> None:
-    """A topic that was routed before reaches who came later, and nobody who left."""
+    """A topic that was routed before reaches later subscriptions, and no removed ones."""
     hub = Hub()
     one = hub.add("one", "a", Buffer())
     publish(hub, from_socket(1, topic="a"))
@@ -151,7 +153,7 @@ async def test_routes_are_found_afresh_when_subscriptions_come_and_go() -> None:
 
 
 async def test_whether_a_topic_is_wanted_changes_with_the_subscriptions() -> None:
-    """`wants` does not go on saying what was true before somebody subscribed or left."""
+    """`wants` returns a new result after a subscription was added or removed."""
     hub = Hub()
     assert not hub.wants("$state.a") and not hub.wants("$state.a")
     box = hub.add("box", "$state.*", Buffer())
@@ -161,7 +163,7 @@ async def test_whether_a_topic_is_wanted_changes_with_the_subscriptions() -> Non
 
 
 async def test_that_nobody_wants_a_topic_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asking again whether a topic is wanted does not look through the subscriptions again."""
+    """A repeated `wants` for a topic does not search the subscriptions again."""
     hub = Hub()
     hub.add("box", "a.*", Buffer())
     assert not hub.wants("$malformed.feed")
@@ -170,10 +172,10 @@ async def test_that_nobody_wants_a_topic_is_remembered(monkeypatch: pytest.Monke
 
 
 async def test_many_topics_do_not_grow_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Routes of however many distinct topics, of one endpoint or of `publish`, are remembered within a bound."""
+    """The number of cached routes is bounded, for any number of distinct topics, of an endpoint or of `publish`."""
     monkeypatch.setattr(hub_module, "MAX_ROUTES", 100)
     hub = Hub()
-    # Four tokens that are "x" or not: 16 different sets of subscriptions.
+    # Four tokens, each "x" or not, give 16 different sets of subscriptions.
     for place in range(4):
         pattern = ".".join("x" if n == place else "*" for n in range(4))
         hub.add(str(place), pattern, Buffer(10, overflow=DROP_OLDEST))
@@ -187,7 +189,7 @@ async def test_many_topics_do_not_grow_the_hub(monkeypatch: pytest.MonkeyPatch) 
 
 
 async def test_long_topics_are_not_remembered() -> None:
-    """A peer's topics, each as long as a message may be, stay in no memory once their messages are gone."""
+    """Topics of a peer, each as long as a message may be, are released together with their messages."""
     hub = Hub()
     box = hub.add("box", "a.*", Buffer())
     longest = "a.".ljust(hub_module.MAX_TOPIC, "x")
@@ -201,7 +203,7 @@ async def test_long_topics_are_not_remembered() -> None:
 
 
 async def test_different_routes_do_not_grow_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A peer that finds ever new combinations of subscriptions does not make the hub remember all of them."""
+    """The cache stays bounded if a peer produces ever new combinations of subscriptions."""
     monkeypatch.setattr(hub_module, "MAX_ROUTES", 100)
     hub = Hub()
     for place in range(10):
@@ -212,7 +214,7 @@ async def test_different_routes_do_not_grow_the_hub(monkeypatch: pytest.MonkeyPa
 
 
 async def test_routes_are_remembered_within_the_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Up to the bounds every topic's route is there when it comes again, and equal routes are one object."""
+    """Up to the bound, the route of each topic stays cached, and equal routes are one object."""
     monkeypatch.setattr(hub_module, "MAX_ROUTES", 10)
     monkeypatch.setattr(hub_module, "MAX_ROUTES_IN_ALL", 15)
     hub = Hub()
@@ -228,7 +230,7 @@ async def test_routes_are_remembered_within_the_bounds(monkeypatch: pytest.Monke
 
 
 async def test_many_endpoints_with_many_topics_do_not_grow_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The routes of all endpoints together are bounded; each is found afresh after they were forgotten."""
+    """The total number of routes of all endpoints is bounded; a route that was evicted is computed again."""
     monkeypatch.setattr(hub_module, "MAX_ROUTES", 50)
     monkeypatch.setattr(hub_module, "MAX_ROUTES_IN_ALL", 200)
     hub = Hub()
@@ -248,7 +250,7 @@ async def test_many_endpoints_with_many_topics_do_not_grow_the_hub(monkeypatch: 
 
 
 async def test_a_hundred_thousand_topics() -> None:
-    """100,000 distinct topics through a fleet leave routes within their bound, and no message behind."""
+    """After 100,000 distinct topics, the routes of a fleet are within their bound, and no message is kept."""
 
     class Data:
         def __init__(self, text: str | bytes) -> None:
@@ -275,21 +277,21 @@ async def test_a_hundred_thousand_topics() -> None:
         assert all(len(routes.shared) <= 2 for routes in hub._routes.values())
         assert latest.stats().pending == 10 and latest.stats().offered == 100_000
         gc.collect()
-        # What waits is among what is kept.
+        # Waiting messages are also among those kept for replay.
         assert sorted(data.number for data in alive) == list(range(100_000 - 20, 100_000))
         balanced(fleet)
 
 
 async def test_an_endpoint_that_is_gone_leaves_no_routes() -> None:
-    """The routes of an endpoint are forgotten with it."""
+    """The routes of an endpoint are removed together with it."""
     hub = Hub()
     publish(hub, from_socket(1), endpoint="gone")
     hub.forget_endpoint("gone")
     assert "gone" not in hub._routes
 
 
-async def test_what_is_removed_leaves_nothing_in_the_hub() -> None:
-    """The hub holds no removed mailbox, and nothing for an endpoint without one."""
+async def test_a_removed_mailbox_leaves_nothing_in_the_hub() -> None:
+    """The hub keeps no reference to a removed mailbox, and no entry for an endpoint without one."""
     hub = Hub()
     gone = []
     for endpoints in ((), ("feed",), ("feed", "other")):
@@ -304,7 +306,7 @@ async def test_what_is_removed_leaves_nothing_in_the_hub() -> None:
 
 
 async def test_a_mailbox_removed_to_be_finished_ends() -> None:
-    """Whoever takes messages out of a mailbox that was removed undropped gets what waits, and then the end."""
+    """The consumer of a mailbox that was removed without dropping gets the waiting messages, and then the end."""
     hub = Hub()
     box = hub.add("box", ">", Buffer())
     hub.inject("news", 1)
@@ -314,7 +316,7 @@ async def test_a_mailbox_removed_to_be_finished_ends() -> None:
 
 
 async def test_neighbours_that_go_the_same_way_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A read's messages are put into a mailbox in runs, as long as the next one goes the same way."""
+    """Consecutive messages of a read that have the same route are put into a mailbox together."""
     hub = Hub()
     for pattern in ("a.>", "b.>", "*.x"):
         hub.add(pattern, pattern, Buffer())
@@ -333,7 +335,7 @@ async def test_neighbours_that_go_the_same_way_go_together(monkeypatch: pytest.M
 
 
 async def test_a_subscription_that_ends_in_the_middle_of_a_read_gets_no_more_of_it() -> None:
-    """Where a message ends a subscription by its overflow, the rest of that read goes by the routes without it."""
+    """If a message ends a subscription by its overflow, the rest of that read is routed without it."""
     hub = Hub()
     strict = hub.add("strict", ">", Buffer(2, overflow=Overflow.FAIL))
     strict.on_overflow = lambda box: hub.remove(box)
@@ -350,7 +352,9 @@ async def test_a_subscription_that_ends_in_the_middle_of_a_read_gets_no_more_of_
 
 @pytest.mark.parametrize("overflow", [Overflow.PAUSE, Overflow.LATEST])
 async def test_a_subscription_closed_in_the_middle_of_a_delivery_stays_in_the_account(overflow: Overflow) -> None:
-    """What is under way to a subscription, while a user's key function closes it, is offered there, and dropped."""
+    """If a user's key function closes a subscription during delivery, the current messages count as offered and
+    dropped.
+    """
     hub = Hub()
     victims: list[Mailbox] = []
     key = lambda message: [hub.remove(box) for box in victims]  # noqa: E731
@@ -365,7 +369,7 @@ async def test_a_subscription_closed_in_the_middle_of_a_delivery_stays_in_the_ac
 
 
 async def test_removed_mailboxes_are_summed_up_without_anybody_asking() -> None:
-    """Subscriptions that come and go by the thousand leave one row, not themselves, though nobody reads the stats."""
+    """Thousands of closed subscriptions leave one row and no objects, even if nobody reads the stats."""
     hub = Hub()
     for n in range(1000):
         box = hub.add(str(n), ">", Buffer())
@@ -378,7 +382,7 @@ async def test_removed_mailboxes_are_summed_up_without_anybody_asking() -> None:
 
 
 async def test_a_removed_mailbox_with_a_call_in_progress_stays_in_the_account() -> None:
-    """What is in hand of a removed subscription is pending in `$retired`, and then processed."""
+    """Messages in hand of a removed subscription are pending in `$retired`, and processed afterwards."""
     hub = Hub()
     box = hub.add("box", ">", Buffer())
     hub.inject("news", 1)
@@ -394,7 +398,7 @@ async def test_a_removed_mailbox_with_a_call_in_progress_stays_in_the_account() 
     assert (retired.offered, retired.processed, retired.dropped, retired.pending) == (2, 1, 1, 0)
 
 
-# Any order
+# Random order
 
 
 TOPIC = st.lists(st.sampled_from(["a", "b", "$a"]), min_size=1, max_size=3).map(".".join)
@@ -402,7 +406,7 @@ PATTERN = st.lists(st.sampled_from(["a", "b", "*", "$a"]), min_size=1, max_size=
 
 
 class Routing(RuleBasedStateMachine):
-    """Subscriptions coming and going between reads, beside the plainest account of who should get what."""
+    """Subscriptions that come and go between reads, compared with a simple model of the deliveries."""
 
     boxes = Bundle("boxes")
 
@@ -504,7 +508,7 @@ class Routing(RuleBasedStateMachine):
 
 
 class TestRouting(Routing.TestCase):  # type: ignore[misc, name-defined]
-    """Whatever comes and goes between messages, everyone gets what matches, once and in order."""
+    """In any order of events, each subscription gets each matching message once and in order."""
 
     settings = settings(stateful_step_count=20)
 
@@ -513,7 +517,7 @@ class TestRouting(Routing.TestCase):  # type: ignore[misc, name-defined]
 
 
 async def test_publish_returns_how_many_took_it() -> None:
-    """`Fleet.publish` tells how many subscriptions took the message, not how many were offered it."""
+    """`Fleet.publish` returns the number of subscriptions that took the message, not the number it was offered to."""
     fleet = Fleet()
     one = fleet.subscribe("news.*")
     two = fleet.subscribe("news.>", buffer=Buffer(messages=1, overflow=DROP_OLDEST))
@@ -527,8 +531,8 @@ async def test_publish_returns_how_many_took_it() -> None:
     one.close()
 
 
-async def test_publish_refuses_what_is_no_topic() -> None:
-    """`$`, wildcards, empty tokens and white space in a topic of `publish` are a ValueError, and count nothing."""
+async def test_publish_rejects_invalid_topics() -> None:
+    """`$`, wildcards, empty tokens and white space in a topic of `publish` raise ValueError, and count nothing."""
     fleet = Fleet()
     bad: list[Any] = [
         "",
@@ -555,7 +559,7 @@ async def test_publish_refuses_what_is_no_topic() -> None:
 
 
 async def test_publish_after_the_end_raises() -> None:
-    """Once the fleet has ended, `publish` raises FleetError, the topic being good or not."""
+    """After the end of the fleet, `publish` raises FleetError, whether the topic is valid or not."""
     fleet = Fleet(transport=FakeTransport())
     async with fleet:
         fleet.publish("news", 1)
@@ -566,7 +570,7 @@ async def test_publish_after_the_end_raises() -> None:
 
 @pytest.mark.parametrize(("thing", "size"), [("abc", 3), ("é€", 5), (b"\x00\x01", 2), ({"a": 1}, 0), (None, 0)])
 async def test_a_published_message_has_the_defaults_but_for_three_fields(thing: Any, size: int) -> None:
-    """A published message has a topic, a time, and the size of str and bytes; no endpoint, index or session."""
+    """A published message has a topic, a time and the size of str and bytes, but no endpoint, index or session."""
     fleet = Fleet()
     async with fleet.subscribe("news") as subscription:
         fleet.publish("news", thing)
@@ -576,7 +580,7 @@ async def test_a_published_message_has_the_defaults_but_for_three_fields(thing: 
 
 
 async def test_the_end_of_the_fleet_retires_nothing() -> None:
-    """The rows of subscriptions are what they were at the end, though they are closed afterwards."""
+    """The rows of subscriptions show the state at the end, although the subscriptions are closed afterwards."""
     fleet = Fleet(transport=FakeTransport())
     subscription = fleet.subscribe("news", name="late")
     async with fleet:
@@ -589,7 +593,7 @@ async def test_the_end_of_the_fleet_retires_nothing() -> None:
 
 
 async def test_a_processor_subscribes_and_unsubscribes_while_messages_flow() -> None:
-    """A subscription made or closed by a processor takes effect from the next message on, and upsets nothing."""
+    """A processor may add and close subscriptions; this takes effect from the next message on."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     seen: list[str] = []
@@ -611,14 +615,14 @@ async def test_a_processor_subscribes_and_unsubscribes_while_messages_flow() -> 
             await turns()
             balanced(fleet)
         assert seen == ["one", "add", "two", "remove", "three", "add", "four", "remove me"]
-        assert added == ["two", "four", "remove me", "five"]  # the first "remove" still waited when it was closed
+        assert added == ["two", "four", "remove me", "five"]  # the first "remove" was still waiting when it was closed
         stats = balanced(fleet)
     assert [row.name for row in stats.subscriptions] == ["added", "$retired"]
     assert balanced(fleet).hub.unrouted == 0
 
 
 async def test_a_processor_that_unsubscribes_finishes_its_call() -> None:
-    """`close` drops what waits, and the call in progress that asked for it is counted processed."""
+    """`close` drops waiting messages; the current call, which called `close`, is counted as processed."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
 
@@ -639,8 +643,8 @@ async def test_a_processor_that_unsubscribes_finishes_its_call() -> None:
 # `$` topics
 
 
-async def test_slow_is_told_once_for_each_episode() -> None:
-    """A mailbox that becomes full says so on `$slow.<name>`, once, and again only after it was at half."""
+async def test_slow_is_published_once_for_each_episode() -> None:
+    """A mailbox that becomes full publishes `$slow.<name>` once, and again only after it was half empty."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     watcher = fleet.subscribe("$slow.*")
@@ -664,7 +668,7 @@ async def test_slow_is_told_once_for_each_episode() -> None:
 
 
 async def test_published_messages_make_a_mailbox_slow_too() -> None:
-    """An episode is told however the mailbox became full."""
+    """`$slow` is published regardless of how the mailbox became full."""
     fleet = Fleet()
     async with fleet.subscribe("$slow.news-box") as watcher, fleet.subscribe("news", name="news-box", buffer=Buffer(2)):
         for n in range(5):
@@ -673,8 +677,8 @@ async def test_published_messages_make_a_mailbox_slow_too() -> None:
         assert (await anext(watcher)).data == Slow("news-box", 2, 0, "pause")
 
 
-async def test_what_a_dollar_message_does_makes_no_other() -> None:
-    """A `$` message that fills a mailbox, is dropped there, or whose handling fails, makes no further one."""
+async def test_a_dollar_message_causes_no_other() -> None:
+    """A `$` message that fills a mailbox, is dropped there, or fails causes no further `$` message."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
 
@@ -697,7 +701,7 @@ async def test_what_a_dollar_message_does_makes_no_other() -> None:
 
 
 async def test_a_dollar_message_is_made_only_where_somebody_wants_it() -> None:
-    """Without a subscription that matches, no `$` message is injected."""
+    """Without a matching subscription, no `$` message is created."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     async with fleet.subscribe(">") as everything, fleet.subscribe("$malformed.other") as other:
@@ -718,7 +722,7 @@ async def test_a_dollar_message_is_made_only_where_somebody_wants_it() -> None:
 @given(st.lists(TOPIC, min_size=1, max_size=30), st.integers(1, 6))
 @settings(max_examples=50)
 def test_a_small_memory_for_routes_changes_nothing(topics: list[str], most: int) -> None:
-    """Forgetting routes at any moment changes nothing about who gets what."""
+    """Clearing the cached routes at any time does not change any delivery."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hub_module, "MAX_ROUTES", most)
         hub = Hub()

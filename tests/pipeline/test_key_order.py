@@ -1,4 +1,4 @@
-"""Lanes: which message may be taken next, whatever is taken, freed and dropped in whatever order."""
+"""Lanes decide which message may be taken next, for any order of taking, freeing and dropping."""
 
 from typing import Any
 
@@ -19,13 +19,13 @@ def key_of(message: Message[Any]) -> str:
 
 
 async def test_a_batch_out_of_several_lanes_is_in_order_of_arrival() -> None:
-    """What several freed keys kept waiting is taken oldest first, whichever of them was free first."""
+    """When several keys become free, their messages are taken oldest first, whichever became free first."""
     box, _ = mailbox()
     key_order = KeyOrder(box, key_of)
     put(box, Tap(), *(from_socket(n, topic="ab"[n % 2]) for n in range(6)))
     a, b = key_order.take(1), key_order.take(1)
     assert [m.index for m in a.messages + b.messages] == [0, 1]
-    assert not key_order.take(1).messages  # the rest is set aside now
+    assert not key_order.take(1).messages  # the rest is now set aside
     key_order.free(b.keys)
     key_order.free(a.keys)
     taken = key_order.take(4)
@@ -34,7 +34,7 @@ async def test_a_batch_out_of_several_lanes_is_in_order_of_arrival() -> None:
 
 
 class Clock:
-    """In place of `time`: the slice of a millisecond is over after so many looks."""
+    """Replaces `time`: the time slice is over after a given number of calls."""
 
     def __init__(self, looks: int) -> None:
         self._now = 0.0
@@ -46,7 +46,7 @@ class Clock:
 
 
 async def test_looking_for_a_free_key_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`take` gives up when its slice of time is over, says so, and goes on from there."""
+    """`take` stops when its time slice is over, reports this, and continues there on the next call."""
     monkeypatch.setattr(lanes_module, "time", Clock(100))
     box, _ = mailbox(10_000)
     key_order = KeyOrder(box, key_of)
@@ -57,7 +57,7 @@ async def test_looking_for_a_free_key_has_an_end(monkeypatch: pytest.MonkeyPatch
 
 
 class Interleavings(RuleBasedStateMachine):
-    """A mailbox with lanes, and workers that take, finish, and lose what waits to the policy."""
+    """A mailbox with lanes, and workers that take and finish messages, while the policy drops waiting ones."""
 
     @initialize(overflow=st.sampled_from([DROP_OLDEST, Overflow.PAUSE, Overflow.LATEST]), look=st.integers(1, 5))
     def begin(self, overflow: Overflow, look: int) -> None:
@@ -88,7 +88,7 @@ class Interleavings(RuleBasedStateMachine):
                 assert message.index > self.last.get(message.topic[0], -1)
             self.last[message.topic[0]] = message.index
         if not taken.messages and not self.key_order.more:
-            # Nothing was left behind that could have been taken.
+            # No message that could have been taken was left.
             assert self.box.may_replace or not self.box.waiting
             assert {m.topic[0] for m in self.box.waiting} <= busy
         if taken.messages:
@@ -126,7 +126,7 @@ class Interleavings(RuleBasedStateMachine):
         if not hasattr(self, "box"):
             return
         lanes_module.time = self.time
-        # Whatever happened: all that was not dropped can be had.
+        # Each message that was not dropped can be taken.
         for _ in range(200):
             taken = self.key_order.take(3)
             self.key_order.free(taken.keys)

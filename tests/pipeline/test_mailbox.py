@@ -1,4 +1,4 @@
-"""Mailboxes: bounded in messages and in bytes, and nothing that is put in goes missing, whatever happens."""
+"""Mailboxes are bounded in messages and in bytes, and account for each message that is put in."""
 
 import asyncio
 from typing import Any
@@ -16,12 +16,12 @@ PAUSE = Overflow.PAUSE
 
 
 def take(box: Mailbox, count: int = 1) -> list[Any]:
-    """What a loop would be handed."""
+    """Take `count` messages as a loop does, and return their data."""
     return [box.hand_out().data for _ in range(count)]
 
 
 def begin(box: Mailbox) -> Message[Any]:
-    """Take a message in hand, as a processor does when its call begins."""
+    """Take a message in hand, as a processor does at the beginning of a call."""
     message = box.waiting.popleft()
     box.in_hand += 1
     return message
@@ -36,11 +36,11 @@ def counts(box: Mailbox) -> tuple[int, int, int, int, int]:
     return box.offered, box.processed, box.failed, box.dropped, box.pending
 
 
-# The bounds
+# Bounds
 
 
-async def test_the_bound_in_messages_counts_what_is_in_hand_too() -> None:
-    """A mailbox is full when the messages waiting and those in hand together reach `messages`."""
+async def test_the_bound_in_messages_includes_messages_in_hand() -> None:
+    """A mailbox is full when waiting messages and those in hand together reach `messages`."""
     box, reports = mailbox(3)
     tap = Tap()
     put(box, tap, from_socket(1), from_socket(2))
@@ -51,8 +51,10 @@ async def test_the_bound_in_messages_counts_what_is_in_hand_too() -> None:
     assert tap.paused_by == {box} and reports.pending == [3]
 
 
-async def test_the_bound_in_bytes_counts_what_is_in_hand_too() -> None:
-    """A mailbox is full when the bytes waiting and those in hand together reach `bytes`, however few the messages."""
+async def test_the_bound_in_bytes_includes_messages_in_hand() -> None:
+    """A mailbox is full when the bytes of waiting messages and those in hand reach `bytes`, however few messages there
+    are.
+    """
     box, reports = mailbox(1000, 100)
     tap = Tap()
     put(box, tap, from_socket(1, 60))
@@ -65,7 +67,7 @@ async def test_the_bound_in_bytes_counts_what_is_in_hand_too() -> None:
 
 
 async def test_a_mailbox_of_one_message_pauses_and_goes_on() -> None:
-    """The smallest bound works: one message fills it, and its half is empty."""
+    """With the smallest bound, one message fills the mailbox, and half of the bound is empty."""
     box, _ = mailbox(1, 1)
     tap = Tap()
     for n in range(3):
@@ -75,8 +77,8 @@ async def test_a_mailbox_of_one_message_pauses_and_goes_on() -> None:
         assert not tap.paused_by
 
 
-async def test_the_bound_of_pause_is_soft_by_what_has_been_read() -> None:
-    """What one read brought is taken whole, though it goes past the bound, since it cannot be unread."""
+async def test_the_bound_of_pause_may_be_exceeded_by_one_read() -> None:
+    """All messages of one read are taken, even if they exceed the bound, because a read cannot be undone."""
     box, _ = mailbox(10)
     tap = Tap()
     put(box, tap, *map(from_socket, range(256)))
@@ -90,7 +92,7 @@ async def test_the_bound_of_pause_is_soft_by_what_has_been_read() -> None:
 
 
 async def test_a_source_goes_on_when_the_mailbox_is_at_half() -> None:
-    """A paused source is released when pending is at half of both bounds, and not before."""
+    """A paused source is resumed when pending is at half of both bounds, and not before."""
     box, _ = mailbox(10, 1000)
     tap = Tap()
     put(box, tap, *(from_socket(n, 100) for n in range(10)))
@@ -102,7 +104,7 @@ async def test_a_source_goes_on_when_the_mailbox_is_at_half() -> None:
 
 
 async def test_half_means_half_of_the_bytes_too() -> None:
-    """A mailbox with few messages and many bytes is not at half."""
+    """A mailbox with few messages but many bytes is not half empty."""
     box, _ = mailbox(10, 1000)
     tap = Tap()
     put(box, tap, from_socket(1, 10), from_socket(2, 600), *(from_socket(n) for n in range(3, 12)))
@@ -114,8 +116,8 @@ async def test_half_means_half_of_the_bytes_too() -> None:
     assert not tap.paused_by
 
 
-async def test_what_is_in_hand_keeps_sources_paused() -> None:
-    """Messages whose calls go on count towards the half at which sources are released."""
+async def test_messages_in_hand_keep_sources_paused() -> None:
+    """Messages in hand count towards the half at which sources are resumed."""
     box, _ = mailbox(4)
     tap = Tap()
     put(box, tap, *map(from_socket, range(4)))
@@ -128,7 +130,7 @@ async def test_what_is_in_hand_keeps_sources_paused() -> None:
 
 
 async def test_only_sources_that_fed_a_full_mailbox_are_paused() -> None:
-    """A source that brings nothing into a full mailbox is left alone; one that does is paused, too."""
+    """A source is paused only if it puts a message into a full mailbox."""
     box, _ = mailbox(2)
     one, two, three = Tap(), Tap(), Tap()
     put(box, one, from_socket(1))
@@ -139,7 +141,7 @@ async def test_only_sources_that_fed_a_full_mailbox_are_paused() -> None:
 
 
 async def test_a_source_is_paused_by_the_set_of_full_mailboxes() -> None:
-    """A source that two full mailboxes hold goes on only when both have room."""
+    """A source that is paused by two full mailboxes is resumed only when both have room."""
     one, _ = mailbox(2)
     two, _ = mailbox(2)
     tap = Tap()
@@ -153,7 +155,7 @@ async def test_a_source_is_paused_by_the_set_of_full_mailboxes() -> None:
 
 
 async def test_a_mailbox_that_is_gone_releases_its_sources() -> None:
-    """Closing a full mailbox releases every source that it held, at once."""
+    """Closing a full mailbox resumes all sources that it paused, immediately."""
     box, _ = mailbox(1)
     taps = [Tap() for _ in range(5)]
     for tap in taps:
@@ -164,7 +166,7 @@ async def test_a_mailbox_that_is_gone_releases_its_sources() -> None:
 
 
 async def test_a_source_that_is_gone_is_held_no_longer() -> None:
-    """A mailbox forgets a source that went away, and never calls it again."""
+    """A mailbox keeps no reference to a removed source, and never calls it again."""
     box, _ = mailbox(2)
     gone, other = Tap(), Tap()
     put(box, gone, from_socket(1), from_socket(2))
@@ -173,12 +175,12 @@ async def test_a_source_that_is_gone_is_held_no_longer() -> None:
     assert not gone.paused_by and other.paused_by
     take(box, 3)
     assert not other.paused_by
-    box.forget(gone)  # a second time does nothing
+    box.forget(gone)  # a second call has no effect
 
 
 @pytest.mark.parametrize(("nbytes", "at_once"), [(4 * 2**16 + 100, 4), (4 * 2**16 - 1, 3), (2**16 + 100, 1), (1000, 1)])
 async def test_sources_are_released_in_turn_as_the_free_room_holds_reads(nbytes: int, at_once: int) -> None:
-    """Sources go on in the order in which they were paused: as many as 64 KiB fit into the free room, at least one."""
+    """Sources resume in the order in which they were paused: one for each 64 KiB of free room, but at least one."""
     box, _ = mailbox(10, nbytes)
     log: list[str] = []
     taps = [Tap(str(n), log) for n in range(10)]
@@ -190,7 +192,7 @@ async def test_sources_are_released_in_turn_as_the_free_room_holds_reads(nbytes:
     take(box)
     everyone = [str(n) for n in range(10)]
     assert log == everyone[:at_once]
-    take(box)  # no step of its own for each message that leaves
+    take(box)  # not one further source for each message that leaves
     assert log == everyone[:at_once]
     await asyncio.sleep(0)
     assert log == everyone[: 2 * at_once]
@@ -199,20 +201,20 @@ async def test_sources_are_released_in_turn_as_the_free_room_holds_reads(nbytes:
 
 
 async def test_released_sources_that_have_nothing_to_say_do_not_keep_others_waiting() -> None:
-    """Where the released sources bring nothing, the next ones get their turn although nothing leaves the mailbox."""
+    """If the resumed sources send nothing, the next ones are resumed although no message leaves the mailbox."""
     box, _ = mailbox(4, 1000)
     taps = [Tap() for _ in range(20)]
     put(box, taps[0], *map(from_socket, range(4)))
     for n, tap in enumerate(taps[1:]):
         put(box, tap, from_socket(n))
     take(box, box.pending - 2)
-    begin(box)  # one waits, one is in hand, and that is all for now
+    begin(box)  # one waits, one is in hand, and no more for now
     await turns(25)
     assert not any(tap.paused_by for tap in taps)
 
 
 async def test_sources_stay_paused_where_the_released_ones_filled_the_mailbox_again() -> None:
-    """Releasing stops as soon as what the released sources bring is more than half; who waited longest is next."""
+    """Resuming stops when the resumed sources bring more than half; the source that waited longest is next."""
     box, _ = mailbox(4, 1000)
     one, two, three = Tap(), Tap(), Tap()
     put(box, one, *map(from_socket, range(4)))
@@ -230,8 +232,8 @@ async def test_sources_stay_paused_where_the_released_ones_filled_the_mailbox_ag
 
 
 @pytest.mark.looptime(start=1000)
-async def test_the_time_of_pausing_is_told() -> None:
-    """`pausing_s` is the time during which the mailbox held any source, the current one included."""
+async def test_the_time_of_pausing_is_measured() -> None:
+    """`pausing_s` is the time during which the mailbox paused any source, including the current pause."""
     box, _ = mailbox(2)
     one, two = Tap(), Tap()
     put(box, one, *map(from_socket, range(2)))
@@ -244,11 +246,11 @@ async def test_the_time_of_pausing_is_told() -> None:
     assert box.stats().pausing_s == 7
 
 
-# What has no socket behind it
+# Messages that did not come over a socket
 
 
 async def test_publishing_into_a_full_mailbox_drops_the_oldest_of_that_kind() -> None:
-    """Where nobody can be paused, the oldest such message makes room, and none that came over a socket does."""
+    """If no source can be paused, the oldest message of this kind is dropped, and none that came over a socket."""
     box, _ = mailbox(3)
     tap = Tap()
     put(box, tap, from_socket(1))
@@ -260,7 +262,7 @@ async def test_publishing_into_a_full_mailbox_drops_the_oldest_of_that_kind() ->
 
 
 async def test_publishing_where_all_came_over_sockets_drops_the_arriving_one() -> None:
-    """A message behind which no socket stands is not taken where only messages from sockets could make room."""
+    """A message that did not come over a socket is dropped if only messages from sockets could make room."""
     box, reports = mailbox(2)
     put(box, Tap(), from_socket(1), from_socket(2))
     assert not box.inject(injected(-1))
@@ -269,8 +271,8 @@ async def test_publishing_where_all_came_over_sockets_drops_the_arriving_one() -
     assert reports.pending == [2]
 
 
-async def test_publishing_drops_what_was_replayed_and_never_what_came_live() -> None:
-    """No socket stands behind a replayed message, so it makes room for what is published; live ones do not."""
+async def test_publishing_drops_replayed_messages_and_never_live_ones() -> None:
+    """Replayed messages, which did not come over a socket, are dropped for published ones; live ones are not."""
     box, _ = mailbox(4)
     box.replay([from_socket(1), from_socket(2), from_socket(3)])
     put(box, Tap(), from_socket(4))
@@ -285,8 +287,8 @@ async def test_publishing_drops_what_was_replayed_and_never_what_came_live() -> 
     assert (box.offered, box.processed, box.dropped, box.pending) == (8, 1, 3, 4)
 
 
-async def test_what_was_refused_leaves_the_replayed_ones_in_front() -> None:
-    """A published message that finds no room changes nothing about which ones were replayed."""
+async def test_a_rejected_message_does_not_change_the_replayed_ones() -> None:
+    """Dropping a published message for lack of room does not change which messages count as replayed."""
     box, _ = mailbox(3, 10)
     box.replay([from_socket(1, 1), from_socket(2, 1)])
     put(box, Tap(), from_socket(3, 8))
@@ -299,7 +301,7 @@ async def test_what_was_refused_leaves_the_replayed_ones_in_front() -> None:
 
 
 async def test_publishing_past_a_soft_bound_leaves_the_mailbox_no_fuller() -> None:
-    """Where a read went past the bound, an arriving message takes the place of an older one of its kind."""
+    """If a read exceeded the bound, an arriving message replaces an older one of its kind."""
     box, _ = mailbox(2)
     box.inject(injected(-1))
     put(box, Tap(), *map(from_socket, range(20)))
@@ -309,7 +311,7 @@ async def test_publishing_past_a_soft_bound_leaves_the_mailbox_no_fuller() -> No
 
 
 async def test_nothing_is_given_up_in_vain() -> None:
-    """A message that would not fit even without the others of its kind is dropped alone."""
+    """A message that would not fit even without the others of its kind is dropped, and no other is."""
     box, _ = mailbox(1000, 100)
     box.inject(injected(-1, 30))
     put(box, Tap(), from_socket(1, 60))
@@ -322,7 +324,7 @@ async def test_nothing_is_given_up_in_vain() -> None:
 
 @pytest.mark.parametrize(("size", "taken"), [(29, True), (30, True), (31, False)])
 async def test_publishing_past_a_soft_bound_in_bytes_adds_nothing(size: int, taken: bool) -> None:
-    """Where a read went past the bound in bytes, an arriving message is as long as what it replaces, at most."""
+    """If a read exceeded the bound in bytes, a published message replaces an older one only if it is not larger."""
     box, _ = mailbox(1000, 100)
     box.inject(injected(-1, 30))
     put(box, Tap(), from_socket(1, 200))
@@ -331,7 +333,7 @@ async def test_publishing_past_a_soft_bound_in_bytes_adds_nothing(size: int, tak
 
 
 async def test_publishing_makes_as_much_room_as_it_needs() -> None:
-    """Several small messages of its kind make room for a larger one, the oldest first."""
+    """Several small messages of the same kind make room for a larger one, oldest first."""
     box, _ = mailbox(1000, 100)
     for n in range(1, 11):
         box.inject(injected(-n, 10))
@@ -341,14 +343,14 @@ async def test_publishing_makes_as_much_room_as_it_needs() -> None:
 
 
 async def test_publishing_more_than_the_bytes_is_taken_alone() -> None:
-    """A published message larger than `bytes` is taken when nothing else is pending."""
+    """A published message larger than `bytes` is taken if nothing else is pending."""
     box, _ = mailbox(10, 10)
     assert box.inject(injected(-1, 1000))
     assert box.pending_bytes == 1000
 
 
-async def test_what_is_published_is_never_compared() -> None:
-    """Making room never calls the `==` of a user's data, which may raise or mean something else."""
+async def test_published_data_are_never_compared() -> None:
+    """Making room never calls `==` of the user's data, which may raise or have another meaning."""
 
     class Touchy:
         __hash__ = None  # type: ignore[assignment]
@@ -369,7 +371,7 @@ async def test_what_is_published_is_never_compared() -> None:
 
 
 async def test_drop_oldest_keeps_the_newest() -> None:
-    """A full mailbox drops what waits longest, counts it, and pauses nobody."""
+    """A full mailbox drops the oldest waiting message, counts it, and pauses no source."""
     box, _ = mailbox(3, overflow=DROP_OLDEST)
     tap = Tap()
     put(box, tap, *map(from_socket, range(10)))
@@ -380,7 +382,7 @@ async def test_drop_oldest_keeps_the_newest() -> None:
 
 
 async def test_drop_oldest_keeps_within_the_bytes() -> None:
-    """As many of the oldest go as the arriving message needs."""
+    """As many of the oldest messages are dropped as the arriving one needs."""
     box, _ = mailbox(100, 100, DROP_OLDEST)
     put(box, Tap(), *(from_socket(n, 30) for n in range(3)), from_socket(3, 50))
     assert data(box) == [2, 3]
@@ -389,8 +391,8 @@ async def test_drop_oldest_keeps_within_the_bytes() -> None:
     assert data(box) == [2, 3, 4]
 
 
-async def test_drop_oldest_never_takes_from_what_is_in_hand() -> None:
-    """Where all that is pending is in hand, the arriving message is dropped."""
+async def test_drop_oldest_never_drops_messages_in_hand() -> None:
+    """If all pending messages are in hand, the arriving message is dropped."""
     box, reports = mailbox(2, overflow=DROP_OLDEST)
     tap = Tap()
     put(box, tap, from_socket(1), from_socket(2))
@@ -404,7 +406,7 @@ async def test_drop_oldest_never_takes_from_what_is_in_hand() -> None:
 
 
 async def test_an_oversized_message_is_taken_alone() -> None:
-    """A message larger than `bytes` is taken when nothing else is pending."""
+    """A message larger than `bytes` is taken if nothing else is pending."""
     box, _ = mailbox(10, 100, DROP_OLDEST)
     put(box, Tap(), from_socket(1, 500))
     assert data(box) == [1]
@@ -413,7 +415,7 @@ async def test_an_oversized_message_is_taken_alone() -> None:
 
 
 async def test_an_oversized_message_first_drops_all_that_waits() -> None:
-    """A message larger than `bytes` takes the place of everything that waits."""
+    """A message larger than `bytes` replaces all waiting messages."""
     box, _ = mailbox(10, 100, DROP_OLDEST)
     put(box, Tap(), *(from_socket(n, 10) for n in range(5)), from_socket(9, 101))
     assert data(box) == [9]
@@ -421,7 +423,7 @@ async def test_an_oversized_message_first_drops_all_that_waits() -> None:
 
 
 async def test_an_oversized_message_is_dropped_while_something_is_in_hand() -> None:
-    """A message larger than `bytes` is not taken beside what is in hand."""
+    """A message larger than `bytes` is dropped if messages are in hand."""
     box, _ = mailbox(10, 100, DROP_OLDEST)
     put(box, Tap(), from_socket(1, 10), from_socket(2, 10))
     begin(box)
@@ -431,7 +433,7 @@ async def test_an_oversized_message_is_dropped_while_something_is_in_hand() -> N
 
 
 async def test_pause_takes_an_oversized_message_whole() -> None:
-    """Under PAUSE a message larger than `bytes` that came over a socket is never lost."""
+    """Under PAUSE, a message larger than `bytes` that came over a socket is never lost."""
     box, _ = mailbox(10, 100)
     tap = Tap()
     put(box, tap, from_socket(1, 500))
@@ -445,7 +447,7 @@ async def test_pause_takes_an_oversized_message_whole() -> None:
 
 @pytest.mark.parametrize("overflow", [PAUSE, DROP_OLDEST])
 async def test_a_full_episode_is_reported_once(overflow: Overflow) -> None:
-    """Becoming full is told once, and again only after the mailbox was at half."""
+    """A mailbox reports once that it became full, and again only after it was half empty."""
     box, reports = mailbox(10, overflow=overflow)
     tap = Tap()
     put(box, tap, *map(from_socket, range(10)))
@@ -464,7 +466,7 @@ async def test_a_full_episode_is_reported_once(overflow: Overflow) -> None:
 
 
 async def test_a_mailbox_full_of_bytes_is_reported_once() -> None:
-    """An episode begins by bytes as it does by messages."""
+    """An episode may begin by bytes as well as by messages."""
     box, reports = mailbox(10, 100)
     put(box, Tap(), from_socket(1, 99))
     assert reports.pending == []
@@ -477,8 +479,8 @@ async def test_a_mailbox_full_of_bytes_is_reported_once() -> None:
 
 
 @pytest.mark.parametrize("overflow", [Overflow.LATEST, Overflow.DROP_OLDEST])
-async def test_what_takes_the_place_of_larger_ones_ends_an_episode(overflow: Overflow) -> None:
-    """A mailbox that falls to half as a small message takes a large one's place reports the next time it is full."""
+async def test_a_smaller_replacement_may_end_an_episode(overflow: Overflow) -> None:
+    """A mailbox that becomes half empty because a small message replaces a large one reports the next time it fills."""
     box, reports = mailbox(nbytes=10, overflow=overflow)
     put(box, Tap(), from_socket(1, 10))
     put(box, Tap(), from_socket(2, 1))
@@ -488,8 +490,8 @@ async def test_what_takes_the_place_of_larger_ones_ends_an_episode(overflow: Ove
     assert len(reports.pending) == 2
 
 
-async def test_whoever_waits_is_woken_by_a_message() -> None:
-    """`ready` ends when a message is there, and takes nothing; who has been woken need not be woken again."""
+async def test_a_waiter_is_woken_by_a_message() -> None:
+    """`ready` returns when a message is there, without taking it; a second wake-up of the same waiter does nothing."""
     box, _ = mailbox()
     waiter = asyncio.create_task(box.ready())
     await turns()
@@ -501,7 +503,7 @@ async def test_whoever_waits_is_woken_by_a_message() -> None:
 
 
 async def test_a_cancelled_wait_takes_nothing() -> None:
-    """Cancelling who waits, even when it has been woken already, leaves the message for the next."""
+    """If a waiter is cancelled, even after it was woken, the message stays for the next one."""
     box, _ = mailbox()
     waiter = asyncio.create_task(box.ready())
     await turns()
@@ -513,7 +515,7 @@ async def test_a_cancelled_wait_takes_nothing() -> None:
 
 
 async def test_a_cancelled_wait_is_forgotten() -> None:
-    """Who stopped waiting leaves nothing behind, however often."""
+    """Cancelled waiters leave nothing behind, however many there were."""
     box, _ = mailbox()
     for _ in range(10):
         waiter = asyncio.create_task(box.ready())
@@ -523,8 +525,8 @@ async def test_a_cancelled_wait_is_forgotten() -> None:
     assert not box.waiters
 
 
-async def test_a_finished_mailbox_gives_what_waits_and_then_ends() -> None:
-    """After `finish` what waits is still handed out, and then there is nothing to wait for; `reopen` undoes it."""
+async def test_a_finished_mailbox_returns_waiting_messages_and_then_ends() -> None:
+    """After `finish`, waiting messages are still returned, then waiting ends at once; `reopen` reverts this."""
     box, _ = mailbox()
     put(box, Tap(), from_socket(1))
     box.finish()
@@ -538,8 +540,8 @@ async def test_a_finished_mailbox_gives_what_waits_and_then_ends() -> None:
     assert not await waiter
 
 
-async def test_closing_drops_what_waits_and_leaves_what_is_in_hand() -> None:
-    """`close` counts what waits as dropped at once; calls in progress are counted when they end."""
+async def test_closing_drops_waiting_messages_and_leaves_those_in_hand() -> None:
+    """`close` counts waiting messages as dropped at once; calls in progress are counted when they end."""
     box, _ = mailbox(10)
     tap = Tap()
     put(box, tap, *(from_socket(n, 5) for n in range(10)))
@@ -552,8 +554,8 @@ async def test_closing_drops_what_waits_and_leaves_what_is_in_hand() -> None:
     assert counts(box) == (10, 1, 0, 9, 0) and box.pending_bytes == 0
 
 
-async def test_what_comes_after_close_is_dropped() -> None:
-    """A closed mailbox takes nothing, pauses nobody, and counts what it was offered."""
+async def test_messages_after_close_are_dropped() -> None:
+    """A closed mailbox takes nothing, pauses no source, and counts the messages that it was offered."""
     box, reports = mailbox(2)
     box.close()
     tap = Tap()
@@ -564,8 +566,8 @@ async def test_what_comes_after_close_is_dropped() -> None:
 
 
 @pytest.mark.parametrize("how", ["settled", "closed"])
-async def test_idle_waits_for_what_is_in_hand(how: str) -> None:
-    """`idle` ends when nothing waits and nothing is in hand any more."""
+async def test_idle_waits_for_messages_in_hand(how: str) -> None:
+    """`idle` returns when nothing waits and nothing is in hand."""
     box, _ = mailbox()
     await box.idle()
     put(box, Tap(), from_socket(1), from_socket(2))
@@ -584,8 +586,8 @@ async def test_idle_waits_for_what_is_in_hand(how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["taken", "closed"])
-async def test_idle_ends_when_what_waits_is_gone(how: str) -> None:
-    """`idle` ends when the last message was taken or dropped; whoever waited is then forgotten."""
+async def test_idle_ends_when_no_message_waits(how: str) -> None:
+    """`idle` returns when the last message was taken or dropped, and its waiters are then released."""
     box, _ = mailbox()
     put(box, Tap(), from_socket(1))
     waiter = asyncio.create_task(box.idle())
@@ -600,11 +602,11 @@ async def test_idle_ends_when_what_waits_is_gone(how: str) -> None:
     assert waiter.done()
 
 
-# Any order of all of it
+# All of this in any order
 
 
 class BoundedQueue(RuleBasedStateMachine):
-    """Puts, takes, calls, failures and closings in any order, beside the plainest account of them."""
+    """Puts, takes, calls, failures and closings in any order, compared with a simple model."""
 
     overflow = PAUSE
     sources = Bundle("sources")
@@ -639,7 +641,7 @@ class BoundedQueue(RuleBasedStateMachine):
 
     @rule(tap=sources, sizes=st.lists(st.integers(0, 50), min_size=1, max_size=5))
     def read(self, tap: Tap, sizes: list[int]) -> None:
-        """A source that is not paused brings a read."""
+        """A source that is not paused puts a read into the mailbox."""
         if tap.paused_by:
             return
         messages = []
@@ -723,7 +725,7 @@ class BoundedQueue(RuleBasedStateMachine):
 
     @invariant()
     def nobody_is_paused_for_nothing(self) -> None:
-        """A source is paused only by a mailbox that was full and has not been at half since."""
+        """A source is paused only by a mailbox that was full and has not been half empty since."""
         if hasattr(self, "box"):
             held = [tap for tap in self.taps if tap.paused_by]
             assert not (held and self.overflow is not PAUSE)
@@ -739,12 +741,12 @@ class Dropping(BoundedQueue):
 
 
 class TestBounded(BoundedQueue.TestCase):  # type: ignore[misc, name-defined]
-    """PAUSE keeps its account, its order, its bound and its promise to release, in any order of events."""
+    """PAUSE keeps its counts, order and bound, and resumes its sources, in any order of events."""
 
     settings = settings(stateful_step_count=30)
 
 
 class TestDropping(Dropping.TestCase):  # type: ignore[misc, name-defined]
-    """DROP_OLDEST keeps its account, its order and its bound, in any order of events."""
+    """DROP_OLDEST keeps its counts, order and bound, in any order of events."""
 
     settings = settings(stateful_step_count=30)

@@ -1,4 +1,4 @@
-"""What `anext` of a subscription gives: an awaitable that takes a message when it is awaited, and not before."""
+"""The awaitable that `anext` of a subscription returns: it takes a message when it is awaited, not before."""
 
 import asyncio
 import collections.abc
@@ -18,7 +18,7 @@ from wsfleet.testing import FakeTransport
 
 @asynccontextmanager
 async def subscribed() -> AsyncIterator[tuple[Fleet, Subscription]]:
-    """A subscription that has waited before, as the first wait goes another way."""
+    """A subscription that has waited before, because the first wait takes another path."""
     fleet = Fleet(transport=FakeTransport())
     async with fleet.subscribe("news") as subscription:
         first = asyncio.ensure_future(anext(subscription))
@@ -34,7 +34,7 @@ def asked(subscription: Subscription) -> Any:
 
 
 async def test_it_may_run_as_a_task() -> None:
-    """It is a coroutine to whoever asks, so that it may run as a task, whether something waits already or not."""
+    """It is recognized as a coroutine, so that it can run as a task, whether a message waits already or not."""
     async with subscribed() as (fleet, subscription):
         fleet.publish("news", 1)
         asking = asked(subscription)
@@ -47,7 +47,7 @@ async def test_it_may_run_as_a_task() -> None:
 
 
 async def test_one_that_is_cancelled_before_its_first_step_takes_nothing() -> None:
-    """A task that was cancelled before it began has lost no message, nor has one that was never awaited."""
+    """If its task was cancelled before it began, or it was never awaited, no message is lost."""
     async with subscribed() as (fleet, subscription):
         fleet.publish("news", 1)
         task = asyncio.create_task(asked(subscription))
@@ -59,7 +59,7 @@ async def test_one_that_is_cancelled_before_its_first_step_takes_nothing() -> No
 
 
 async def test_several_may_wait_at_a_time() -> None:
-    """Each message goes to one of those who wait; the others wait on."""
+    """Each message goes to one of the waiters; the others continue to wait."""
     async with subscribed() as (fleet, subscription):
         tasks = [asyncio.create_task(asked(subscription)) for _ in range(3)]
         await turns()
@@ -73,7 +73,7 @@ async def test_several_may_wait_at_a_time() -> None:
 
 
 async def test_one_that_finds_its_message_gone_waits() -> None:
-    """Asked for while a message waited, and awaited when somebody else has it, it waits for the next."""
+    """If the waiting message was taken by another consumer before it is awaited, it waits for the next one."""
     async with subscribed() as (fleet, subscription):
         fleet.publish("news", 1)
         late = asked(subscription)
@@ -87,7 +87,7 @@ async def test_one_that_finds_its_message_gone_waits() -> None:
 
 @pytest.mark.parametrize("waits", [False, True])
 async def test_a_cancelled_one_is_forgotten(waits: bool) -> None:
-    """Cancelled while it waits, it takes nothing, and nothing is left of it in the mailbox."""
+    """If it is cancelled while it waits, it takes nothing, and the mailbox keeps no reference to it."""
     async with subscribed() as (fleet, subscription):
         if waits:
             fleet.publish("news", 1)
@@ -98,14 +98,14 @@ async def test_a_cancelled_one_is_forgotten(waits: bool) -> None:
         task = asyncio.create_task(late)
         await turns()
         task.cancel()
-        fleet.publish("news", 2)  # woken and cancelled in the same turn
+        fleet.publish("news", 2)  # woken and cancelled in the same iteration of the loop
         await asyncio.wait([task])
         assert task.cancelled() and not subscription._mailbox.waiters
         assert (await anext(subscription)).data == 2
 
 
 async def test_it_gives_one_message() -> None:
-    """Awaited again, it raises and takes nothing."""
+    """Awaiting it a second time raises an error and takes nothing."""
     async with subscribed() as (fleet, subscription):
         fleet.publish("news", 1)
         fleet.publish("news", 2)
@@ -117,7 +117,7 @@ async def test_it_gives_one_message() -> None:
 
 
 async def test_it_ends_with_its_subscription() -> None:
-    """One that waits when its subscription is closed ends the loop that it belongs to; later ones end at once."""
+    """If its subscription is closed while it waits, the loop that it belongs to ends; later loops end at once."""
     async with subscribed() as (_, subscription):
         task = asyncio.create_task(asked(subscription))
         await turns()
@@ -128,7 +128,9 @@ async def test_it_ends_with_its_subscription() -> None:
 
 
 async def test_it_keeps_its_subscription_and_no_longer_than_it_lasts() -> None:
-    """While somebody holds it, its subscription lives; once it has given its message, it holds nothing."""
+    """It keeps its subscription alive while it is referenced; after it has returned its message, it references
+    nothing.
+    """
     fleet = Fleet(transport=FakeTransport())
     subscription = fleet.subscribe("news")
     fleet.publish("news", 1)
@@ -136,14 +138,14 @@ async def test_it_keeps_its_subscription_and_no_longer_than_it_lasts() -> None:
     del subscription
     lives = seen() is not None
     with pytest.warns(ResourceWarning, match="was not closed"):
-        message = await asking  # the warning comes here: `asking` is still held below
+        message = await asking  # the warning must come here, although `asking` still exists below
     assert lives and message.data == 1
     asking.close()
     balanced(fleet)
 
 
 def test_it_may_be_driven_by_hand() -> None:
-    """`send`, `throw` and `close` do what they do to a coroutine, waiting or not begun."""
+    """`send`, `throw` and `close` behave like those of a coroutine, whether it waits or has not begun."""
 
     async def main() -> None:
         async with subscribed() as (fleet, subscription):
@@ -151,7 +153,7 @@ def test_it_may_be_driven_by_hand() -> None:
             asking = asked(subscription)
             with pytest.raises(StopIteration) as stop:
                 asking.send(None)
-                asking.send(None)  # on a slow machine the slice is over, and the loop has its turn first
+                asking.send(None)  # on a slow machine the time slice is over, and the loop runs first
             assert stop.value.value.data == 1
             for begun in (False, True):
                 asking = asked(subscription)
@@ -169,7 +171,7 @@ def test_it_may_be_driven_by_hand() -> None:
 
 
 async def test_a_subclass_may_have_its_own() -> None:
-    """What a subclass gives is what `async for` gets, although what is inherited is found a shorter way."""
+    """`async for` uses an overridden `__anext__` of a subclass, although the inherited one has a faster path."""
 
     class Filled(MessageIterator):
         def __init__(self) -> None:
@@ -177,7 +179,7 @@ async def test_a_subclass_may_have_its_own() -> None:
             self._restart()
             self._bounded.waiting.extend([Message(1), Message(2)])
 
-        def _slow(self) -> Any:  # the slice of a busy machine is over between two steps
+        def _slow(self) -> Any:  # on a busy machine, the time slice ends between two steps
             self._restart()
             return super().__anext__()
 

@@ -1,4 +1,4 @@
-"""What happens past the bound: each policy to the letter, and beside the plainest account of it in any order."""
+"""The behaviour of each overflow policy at the bound, also compared with a simple model in any order of events."""
 
 import asyncio
 import logging
@@ -24,14 +24,14 @@ def counts(box: Mailbox) -> tuple[int, int, int, int, int]:
 
 
 def begin(box: Mailbox) -> Message[Any]:
-    """Take a message in hand, as a processor does when its call begins."""
+    """Take a message in hand, as a processor does at the beginning of a call."""
     message: Message[Any] = box.waiting.popleft()
     box.in_hand += 1
     return message
 
 
 class Shelf:
-    """Messages that a processor has set aside: a lane, or what was handed to a thread."""
+    """Messages that a processor has set aside: in a lane, or handed to a thread."""
 
     def __init__(self, box: Mailbox) -> None:
         self.box = box
@@ -64,7 +64,7 @@ class Shelf:
 
 
 async def test_drop_newest_keeps_the_oldest() -> None:
-    """A full mailbox drops what arrives, counts it, and pauses nobody."""
+    """A full mailbox drops the arriving message, counts it, and pauses no source."""
     box, reports = mailbox(3, overflow=DROP_NEWEST)
     tap = Tap()
     put(box, tap, *map(from_socket, range(10)))
@@ -75,7 +75,7 @@ async def test_drop_newest_keeps_the_oldest() -> None:
 
 
 async def test_drop_newest_takes_a_smaller_message_that_fits() -> None:
-    """Only what does not fit is dropped: a later message that fits into the bytes is taken."""
+    """Only messages that do not fit are dropped: a later, smaller message that fits is taken."""
     box, _ = mailbox(10, 100, DROP_NEWEST)
     put(box, Tap(), from_socket(1, 60), from_socket(2, 60), from_socket(3, 40), from_socket(4, 1))
     assert data(box) == [1, 3]
@@ -83,7 +83,7 @@ async def test_drop_newest_takes_a_smaller_message_that_fits() -> None:
 
 
 async def test_drop_newest_takes_an_oversized_message_alone() -> None:
-    """A message larger than `bytes` is taken where nothing else is pending, and dropped elsewhere."""
+    """A message larger than `bytes` is taken if nothing else is pending, and dropped otherwise."""
     box, _ = mailbox(10, 100, DROP_NEWEST)
     put(box, Tap(), from_socket(1, 500), from_socket(2, 500))
     assert data(box) == [1] and box.dropped == 1
@@ -93,7 +93,7 @@ async def test_drop_newest_takes_an_oversized_message_alone() -> None:
 
 
 async def test_latest_replaces_by_topic() -> None:
-    """A newer message takes the place of the waiting one of its topic, however empty the mailbox, which is dropped."""
+    """A newer message replaces the waiting one of its topic, which is dropped, however empty the mailbox is."""
     box, reports = mailbox(10, overflow=LATEST)
     put(box, Tap(), *(from_socket(n, topic=topic) for n, topic in enumerate("abcabba")))
     assert data(box) == [6, 5, 2]
@@ -102,14 +102,14 @@ async def test_latest_replaces_by_topic() -> None:
 
 
 async def test_latest_replaces_by_the_users_key() -> None:
-    """The key is what the user's function makes of the message."""
+    """The key is the result of the user's function."""
     box, _ = mailbox(10, overflow=LATEST, key=lambda message: message.data % 3)
     put(box, Tap(), *map(from_socket, range(8)))
     assert data(box) == [6, 7, 5]
 
 
 async def test_latest_full_of_other_keys_drops_the_oldest() -> None:
-    """Where no waiting message has its key, the arriving one takes the room of the oldest."""
+    """If no waiting message has its key, the arriving one replaces the oldest."""
     box, reports = mailbox(3, overflow=LATEST)
     tap = Tap()
     put(box, tap, *(from_socket(n, topic=str(n)) for n in range(5)))
@@ -118,8 +118,8 @@ async def test_latest_full_of_other_keys_drops_the_oldest() -> None:
     assert not tap.holds and reports.pending == [3]
 
 
-async def test_latest_leaves_alone_what_is_in_hand() -> None:
-    """A message whose call has begun is not replaced; the next of its key waits, and is replaced in turn."""
+async def test_latest_never_replaces_a_message_in_hand() -> None:
+    """A message whose call has begun is not replaced; the next one of its key waits, and can be replaced."""
     box, _ = mailbox(3, overflow=LATEST)
     put(box, Tap(), from_socket(1))
     message = begin(box)
@@ -131,7 +131,7 @@ async def test_latest_leaves_alone_what_is_in_hand() -> None:
 
 
 async def test_latest_drops_the_arriving_one_where_all_is_in_hand() -> None:
-    """Where all that is pending is in hand, the arriving message is dropped."""
+    """If all pending messages are in hand, the arriving message is dropped."""
     box, _ = mailbox(2, overflow=LATEST)
     put(box, Tap(), from_socket(1, topic="a"), from_socket(2, topic="b"))
     begin(box)
@@ -141,25 +141,27 @@ async def test_latest_drops_the_arriving_one_where_all_is_in_hand() -> None:
 
 
 async def test_latest_keeps_within_the_bytes() -> None:
-    """A replacement that is larger drops others, the oldest first, and then waits behind them."""
+    """A larger replacement drops other messages, oldest first, and then is the last in the queue."""
     box, reports = mailbox(10, 100, LATEST)
     put(box, Tap(), *(from_socket(n, 30, topic) for n, topic in enumerate("abc")))
     put(box, Tap(), from_socket(3, 60, "b"))
     assert data(box) == [2, 3] and box.pending_bytes == 90
-    assert reports.pending == [2], "told before the oldest was dropped for it, the replaced one being gone"
+    assert reports.pending == [2], "reported before the oldest was dropped for it, the replaced one being gone"
     put(box, Tap(), from_socket(4, 70, "b"))
     assert data(box) == [2, 4] and box.pending_bytes == 100
 
 
 async def test_a_replacement_that_just_fits_keeps_its_place() -> None:
-    """A replacement stays where the older one waited, up to the last byte."""
+    """A replacement keeps the position of the older message if it fits, up to the last byte."""
     box, _ = mailbox(10, 100, LATEST)
     put(box, Tap(), from_socket(1, 40, "a"), from_socket(2, 40, "b"), from_socket(3, 60, "a"))
     assert data(box) == [3, 2] and box.pending_bytes == 100
 
 
 async def test_latest_takes_an_oversized_message_alone() -> None:
-    """A message larger than `bytes` first drops all that waits; one of its own key that is alone it replaces."""
+    """A message larger than `bytes` replaces the message of its key if that one is alone; otherwise it drops all
+    others.
+    """
     box, _ = mailbox(10, 100, LATEST)
     put(box, Tap(), from_socket(1, 10, "a"), from_socket(2, 10, "b"), from_socket(3, 500, "c"))
     assert data(box) == [3]
@@ -167,8 +169,8 @@ async def test_latest_takes_an_oversized_message_alone() -> None:
     assert data(box) == [4] and counts(box) == (4, 0, 0, 3, 1) and box.pending_bytes == 600
 
 
-async def test_a_replacement_that_fills_the_bytes_is_told() -> None:
-    """An episode begins also where a message of the same key makes the mailbox full."""
+async def test_a_replacement_that_fills_the_bytes_is_reported() -> None:
+    """An episode also begins if a message of a known key makes the mailbox full."""
     box, reports = mailbox(10, 100, LATEST)
     put(box, Tap(), from_socket(1, 10))
     put(box, Tap(), from_socket(2, 100))
@@ -177,7 +179,7 @@ async def test_a_replacement_that_fills_the_bytes_is_told() -> None:
 
 
 class Awkward:
-    """A key that may be hashed, but not compared."""
+    """A key that can be hashed, but not compared."""
 
     def __hash__(self) -> int:
         return 1
@@ -196,7 +198,9 @@ def _cancelling(message: Message[Any]) -> Any:
 
 @pytest.mark.parametrize("key", [_raising, _cancelling, lambda m: [m.data], lambda m: Awkward()])
 async def test_a_key_function_that_fails_is_replaced_by_the_topic(key: Any, caplog: pytest.LogCaptureFixture) -> None:
-    """A function that raises, or whose keys cannot be hashed or compared, harms nobody; it is logged once."""
+    """If the key function raises, or its keys cannot be hashed or compared, no message is lost and one record is
+    logged.
+    """
     box, _ = mailbox(10, overflow=LATEST, key=key)
     with caplog.at_level(logging.ERROR, "wsfleet"):
         put(box, Tap(), *(from_socket(n, topic=topic) for n, topic in enumerate("abab")))
@@ -207,7 +211,7 @@ async def test_a_key_function_that_fails_is_replaced_by_the_topic(key: Any, capl
 
 
 async def test_the_key_function_is_asked_once_for_each_message() -> None:
-    """A function that answers differently each time it is asked loses no message and counts none twice."""
+    """A key function that returns a different key at each call loses no message, and no message is counted twice."""
     asked: list[int] = []
 
     def fickle(message: Message[Any]) -> int:
@@ -221,7 +225,7 @@ async def test_the_key_function_is_asked_once_for_each_message() -> None:
 
 
 async def test_a_key_function_may_close_the_mailbox() -> None:
-    """What is offered while the user's function closes the subscription is dropped, and counted."""
+    """Messages that are offered while the user's function closes the subscription are counted as dropped."""
     box, _ = mailbox(10, overflow=LATEST, key=lambda message: box.close() if message.data == 3 else message.data)
     put(box, Tap(), *map(from_socket, range(6)))
     assert counts(box) == (6, 0, 0, 6, 0) and box.pending_bytes == 0
@@ -231,10 +235,10 @@ async def test_a_key_function_may_close_the_mailbox() -> None:
 
 
 async def test_fail_ends_its_mailbox_alone() -> None:
-    """The first message that does not fit ends the mailbox: what waits and what comes is dropped, who waits is told."""
+    """The first message that does not fit ends the mailbox: all its messages are dropped, and waiters get the error."""
     box, reports = mailbox(3, overflow=FAIL)
-    told: list[tuple[int, int]] = []
-    box.on_overflow = lambda mailbox: told.append((mailbox.offered, mailbox.dropped))
+    reported: list[tuple[int, int]] = []
+    box.on_overflow = lambda mailbox: reported.append((mailbox.offered, mailbox.dropped))
     tap = Tap()
     put(box, tap, *map(from_socket, range(3)))
     assert box.error is None and not box.closed and reports.pending == [3]
@@ -244,7 +248,7 @@ async def test_fail_ends_its_mailbox_alone() -> None:
     assert box.closed and not await box.ready()
     put(box, tap, from_socket(6))
     assert not box.inject(injected(-1))
-    assert told == [(6, 5)], "once, and when all is counted"
+    assert reported == [(6, 5)], "once, and when all is counted"
     box.processed += 1
     box.settled(message)
     assert counts(box) == (8, 1, 0, 7, 0)
@@ -252,7 +256,7 @@ async def test_fail_ends_its_mailbox_alone() -> None:
 
 
 async def test_fail_by_bytes_says_how_full_it_was() -> None:
-    """A message that passes `bytes` ends the mailbox; the report was made while its messages were still there."""
+    """A message that exceeds `bytes` ends the mailbox; the report has the state before its messages were dropped."""
     box, reports = mailbox(10, 100, overflow=FAIL)
     assert box.inject(injected(-1, 60))
     assert not box.inject(injected(-2, 60))
@@ -261,7 +265,7 @@ async def test_fail_by_bytes_says_how_full_it_was() -> None:
 
 
 async def test_fail_takes_an_oversized_message_alone() -> None:
-    """A message larger than `bytes` is taken when nothing else is pending."""
+    """A message larger than `bytes` is taken if nothing else is pending."""
     box, _ = mailbox(10, 100, overflow=FAIL)
     put(box, Tap(), from_socket(1, 500))
     assert data(box) == [1] and box.error is None
@@ -269,11 +273,11 @@ async def test_fail_takes_an_oversized_message_alone() -> None:
     assert box.error is not None
 
 
-# What was set aside
+# Messages set aside
 
 
-async def test_what_was_set_aside_goes_first() -> None:
-    """Messages out of the queue whose call has not begun are dropped before those that wait, the oldest first."""
+async def test_messages_set_aside_are_dropped_first() -> None:
+    """Messages that were set aside and whose call has not begun are dropped before those in the queue, oldest first."""
     box, _ = mailbox(6, overflow=DROP_OLDEST)
     put(box, Tap(), *map(from_socket, range(6)))
     one, two = Shelf(box), Shelf(box)
@@ -289,8 +293,8 @@ async def test_what_was_set_aside_goes_first() -> None:
     assert counts(box) == (12, 0, 0, 6, 6) and box.set_aside == 0
 
 
-async def test_what_was_set_aside_and_has_begun_stays() -> None:
-    """What a thread has begun with is not dropped, even where it begins at the very moment."""
+async def test_a_message_set_aside_whose_call_has_begun_stays() -> None:
+    """A message whose call begins in a thread is not dropped, even if it begins at this very moment."""
     box, _ = mailbox(2, overflow=DROP_OLDEST)
     put(box, Tap(), from_socket(1), from_socket(2))
     sly, busy = Shelf(box), Shelf(box)
@@ -307,7 +311,7 @@ async def test_what_was_set_aside_and_has_begun_stays() -> None:
 
 
 async def test_a_published_message_takes_the_place_of_one_set_aside() -> None:
-    """Under PAUSE, messages of `publish` that were set aside make room as those that wait do, the oldest first."""
+    """Under PAUSE, published messages that were set aside make room like those that wait, oldest first."""
     box, _ = mailbox(5)
     tap = Tap()
     box.inject(injected(-1))
@@ -329,7 +333,7 @@ async def test_a_published_message_takes_the_place_of_one_set_aside() -> None:
 
 
 async def test_a_published_message_is_dropped_where_room_was_just_lost() -> None:
-    """Where the one that would make room begins at that very moment, the arriving message is dropped and counted."""
+    """If the message that would make room is begun at this very moment, the arriving message is dropped and counted."""
     box, _ = mailbox(2)
     box.inject(injected(-1))
     put(box, Tap(), from_socket(1))
@@ -340,8 +344,8 @@ async def test_a_published_message_is_dropped_where_room_was_just_lost() -> None
     assert counts(box) == (3, 0, 0, 1, 2) and box.set_aside == 1
 
 
-async def test_closing_drops_what_was_set_aside() -> None:
-    """`close` drops what was set aside and has not begun, and leaves what has."""
+async def test_closing_drops_messages_set_aside() -> None:
+    """`close` drops messages that were set aside and have not begun, and leaves the others."""
     box, _ = mailbox(10)
     put(box, Tap(), *map(from_socket, range(4)))
     begun, not_begun = Shelf(box), Shelf(box)
@@ -359,8 +363,8 @@ async def test_closing_drops_what_was_set_aside() -> None:
     assert counts(box) == (4, 1, 0, 3, 0) and box.pending_bytes == 0
 
 
-async def test_making_room_to_half_releases_whom_the_mailbox_holds() -> None:
-    """A source goes on when pending is at half, also where a published message gave way to a smaller one."""
+async def test_making_room_to_half_resumes_paused_sources() -> None:
+    """A source is resumed when pending is at half, even if a smaller message replaced a published one."""
     box, _ = mailbox(10, 100)
     tap = Tap()
     box.inject(injected(-1, 90))
@@ -371,8 +375,10 @@ async def test_making_room_to_half_releases_whom_the_mailbox_holds() -> None:
 
 
 @pytest.mark.parametrize(("messages", "nbytes", "size"), [(5, 10**6, 1), (10**6, 50, 10)])
-async def test_twice_the_bound_is_told_to_the_source(messages: int, nbytes: int, size: int) -> None:
-    """A source that goes on although it is held is told when the mailbox has taken as much again, by either bound."""
+async def test_the_source_is_notified_at_twice_the_bound(messages: int, nbytes: int, size: int) -> None:
+    """A source that sends although it is paused is notified each time the mailbox has taken another bound of messages
+    or bytes.
+    """
     box, _ = mailbox(messages, nbytes)
     tap = Tap()
     for n in range(9):
@@ -382,11 +388,11 @@ async def test_twice_the_bound_is_told_to_the_source(messages: int, nbytes: int,
     assert tap.overfull_by == [box] and box.overfull
 
 
-# Any order, beside a model
+# Any order, compared with a model
 
 
 class Model:
-    """The contract's sentences, one after the other; messages are looked through, and nothing is remembered."""
+    """The rules of the documentation, one by one, without any optimization."""
 
     def __init__(self, overflow: Overflow, most: int, most_bytes: int) -> None:
         self.overflow, self.most, self.most_bytes = overflow, most, most_bytes
@@ -452,7 +458,7 @@ class Model:
             self.waiting.append(message)
             self.look()
             if self.overflow in (DROP_OLDEST, LATEST):
-                self.left()  # what was dropped for it may have been larger
+                self.left()  # the messages that were dropped for it may have been larger
         else:
             self.drop(message)
 
@@ -490,7 +496,7 @@ class Model:
 
 
 class Policy(RuleBasedStateMachine):
-    """Puts, takes, calls, set asides, failures and closings in any order."""
+    """Puts, takes, calls, messages set aside, failures and closings in any order."""
 
     overflow = PAUSE
 
@@ -499,8 +505,8 @@ class Policy(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.loop.set_debug(False)  # thousands of short runs
         self.box, self.reports = mailbox(messages, nbytes, self.overflow)
-        self.box.on_overflow = lambda mailbox: self.told.append(mailbox.offered)
-        self.told: list[int] = []
+        self.box.on_overflow = lambda mailbox: self.reported.append(mailbox.offered)
+        self.reported: list[int] = []
         self.model = Model(self.overflow, messages, nbytes)
         self.tap = Tap()
         self.shelves: list[Shelf] = []
@@ -518,7 +524,7 @@ class Policy(RuleBasedStateMachine):
 
     @rule(sizes=st.lists(st.tuples(st.integers(0, 50), st.sampled_from("abcd")), min_size=1, max_size=5))
     def read(self, sizes: list[tuple[int, str]]) -> None:
-        """A read of a source, which may be one that reads on although it is held."""
+        """A read of a source, which may continue to read although it is paused."""
         messages = []
         for size, topic in sizes:
             self.number += 1
@@ -594,7 +600,7 @@ class Policy(RuleBasedStateMachine):
         assert box.offered == box.processed + box.failed + box.dropped + box.pending
         assert box.pending_bytes == sum(m.size for m in model.pending)
         assert len(self.reports.pending) == model.reports
-        assert (box.error is not None) == model.failed == (len(self.told) == 1)
+        assert (box.error is not None) == model.failed == (len(self.reported) == 1)
         assert box.closed == model.closed
 
     @invariant()
@@ -626,30 +632,30 @@ class Failing(Policy):
 
 
 class TestPausing(Pausing.TestCase):  # type: ignore[misc, name-defined]
-    """PAUSE does what the model does, in any order of events."""
+    """PAUSE behaves like the model, in any order of events."""
 
     settings = settings(stateful_step_count=30)
 
 
 class TestDroppingOldest(DroppingOldest.TestCase):  # type: ignore[misc, name-defined]
-    """DROP_OLDEST does what the model does, in any order of events."""
+    """DROP_OLDEST behaves like the model, in any order of events."""
 
     settings = settings(stateful_step_count=30)
 
 
 class TestDroppingNewest(DroppingNewest.TestCase):  # type: ignore[misc, name-defined]
-    """DROP_NEWEST does what the model does, in any order of events."""
+    """DROP_NEWEST behaves like the model, in any order of events."""
 
     settings = settings(stateful_step_count=30)
 
 
 class TestReplacing(Replacing.TestCase):  # type: ignore[misc, name-defined]
-    """LATEST does what the model does, in any order of events."""
+    """LATEST behaves like the model, in any order of events."""
 
     settings = settings(stateful_step_count=30)
 
 
 class TestFailing(Failing.TestCase):  # type: ignore[misc, name-defined]
-    """FAIL does what the model does, in any order of events."""
+    """FAIL behaves like the model, in any order of events."""
 
     settings = settings(stateful_step_count=30)

@@ -1,4 +1,4 @@
-"""Overflow in a running fleet: what fails fails alone, what waits anywhere can go, and slowness is told once."""
+"""Overflow in a running fleet: failures stay isolated, set-aside messages can be dropped, and `$slow` comes once."""
 
 import asyncio
 import logging
@@ -31,7 +31,9 @@ def buffer(messages: int, overflow: Overflow, **options: Any) -> Buffer:
 
 @pytest.mark.parametrize("batches", [False, True])
 async def test_a_loop_whose_buffer_overflows_raises_overflowed(batches: bool) -> None:
-    """FAIL raises Overflowed in the loop over that subscription; others, and the endpoint, go on as if nothing was."""
+    """FAIL raises Overflowed in the loop over that subscription; other subscriptions and the endpoint are not
+    affected.
+    """
     fleet, transport = fleet_of()
     strict = fleet.subscribe("feed", name="strict", buffer=buffer(3, Overflow.FAIL))
     other = fleet.subscribe("feed", name="other")
@@ -51,15 +53,15 @@ async def test_a_loop_whose_buffer_overflows_raises_overflowed(batches: bool) ->
         assert [row.name for row in stats.subscriptions] == ["other", "$retired"]
         retired = stats.subscriptions[-1]
         assert (retired.offered, retired.pending) == (6, 0) and retired.processed + retired.dropped == 6
-        async with fleet.subscribe("feed", name="strict") as again:  # its name is free
+        async with fleet.subscribe("feed", name="strict") as again:  # its name is free again
             await socket.feed("7")
             assert (await anext(again)).data == "7"
         assert other.stats().offered == 7
         balanced(fleet)
 
 
-async def test_a_loop_that_waits_for_nothing_is_told_of_the_overflow() -> None:
-    """Whoever waits in a loop while one read brings more than the buffer holds gets Overflowed, not silence."""
+async def test_a_waiting_loop_gets_the_overflow() -> None:
+    """A loop that waits while one read brings more than the buffer holds gets Overflowed."""
     fleet, transport = fleet_of()
     strict = fleet.subscribe("feed", buffer=buffer(3, Overflow.FAIL))
     fleet.connect(URI, name="feed")
@@ -73,7 +75,7 @@ async def test_a_loop_that_waits_for_nothing_is_told_of_the_overflow() -> None:
 
 
 async def test_a_processor_whose_buffer_overflows_is_logged_and_gone(caplog: pytest.LogCaptureFixture) -> None:
-    """FAIL ends a processor's subscription with a line in the log; its call in progress finishes; nothing else ends."""
+    """FAIL ends a processor's subscription and logs this; its current call finishes, and nothing else ends."""
     fleet, transport = fleet_of()
     gate, seen, done = asyncio.Event(), [], []
 
@@ -110,7 +112,7 @@ async def test_a_processor_whose_buffer_overflows_is_logged_and_gone(caplog: pyt
 
 
 async def test_an_endpoints_own_processor_that_overflows_leaves_the_endpoint() -> None:
-    """When the processor of a connection overflows, the connection stays, and what comes there is unrouted."""
+    """If the processor of a connection overflows, the connection stays open, and its messages are unrouted."""
     fleet, transport = fleet_of()
 
     async def stuck(message: Message[str]) -> None:
@@ -127,7 +129,9 @@ async def test_an_endpoints_own_processor_that_overflows_leaves_the_endpoint() -
 
 
 async def test_subscriptions_that_overflow_again_and_again_leave_one_row() -> None:
-    """Whoever overflows and subscribes again for ever leaves nothing behind but the sums, though nobody reads them."""
+    """A subscription that overflows and is made again many times leaves only its sums, even if nobody
+    reads the stats.
+    """
     fleet = Fleet()
     for _ in range(500):
         subscription = fleet.subscribe("news", name="strict", buffer=buffer(1, Overflow.FAIL))
@@ -144,7 +148,9 @@ async def test_subscriptions_that_overflow_again_and_again_leave_one_row() -> No
 
 
 async def test_each_policy_in_a_fleet() -> None:
-    """Side by side on one feed, every subscription keeps what its policy says, and the account is right."""
+    """Subscriptions with different policies on one feed each keep the messages of their policy, and the counts
+    balance.
+    """
     fleet, transport = fleet_of()
     oldest = fleet.subscribe("feed", buffer=buffer(3, DROP_OLDEST))
     newest = fleet.subscribe("feed", buffer=buffer(3, Overflow.DROP_NEWEST))
@@ -161,7 +167,7 @@ async def test_each_policy_in_a_fleet() -> None:
 
 
 async def test_a_key_function_that_closes_another_subscription_loses_no_count() -> None:
-    """What is under way to a subscription, while a key function closes it, is offered there and dropped."""
+    """If a key function closes a subscription during delivery, the current messages count as offered and dropped."""
     fleet = Fleet()
     victim_name = "victim"
 
@@ -185,7 +191,7 @@ async def test_a_key_function_that_closes_another_subscription_loses_no_count() 
 
 
 async def test_messages_waiting_for_their_busy_key_are_dropped_oldest_first() -> None:
-    """Under DROP_OLDEST, what was taken out of the queue to wait for its key goes first; what is in hand stays."""
+    """Under DROP_OLDEST, messages set aside to wait for their key are dropped first; those in hand stay."""
     fleet, transport = fleet_of()
     gate, seen = asyncio.Event(), []
 
@@ -212,7 +218,7 @@ async def test_messages_waiting_for_their_busy_key_are_dropped_oldest_first() ->
 
 
 async def test_messages_handed_to_a_busy_thread_are_dropped_oldest_first() -> None:
-    """Under DROP_OLDEST, what was handed over to a thread that has not begun with it goes first."""
+    """Under DROP_OLDEST, messages that were handed to a thread and have not begun are dropped first."""
     fleet, transport = fleet_of()
     gate, begun, seen = threading.Event(), threading.Event(), []
 
@@ -237,8 +243,8 @@ async def test_messages_handed_to_a_busy_thread_are_dropped_oldest_first() -> No
         balanced(fleet)
 
 
-async def test_publishing_replaces_what_a_busy_thread_has_not_begun_with() -> None:
-    """Under PAUSE, a published message takes the place of the oldest published one, also of one handed to a thread."""
+async def test_publishing_replaces_a_message_handed_to_a_busy_thread() -> None:
+    """Under PAUSE, a published message replaces the oldest published one, even if that was handed to a thread."""
     fleet = Fleet()
     gate, begun, seen = threading.Event(), threading.Event(), []
 
@@ -261,8 +267,8 @@ async def test_publishing_replaces_what_a_busy_thread_has_not_begun_with() -> No
         balanced(fleet)
 
 
-async def test_latest_replaces_what_waits_for_its_busy_key() -> None:
-    """Under LATEST, a message that waits because its key is in hand is replaced by a newer one all the same."""
+async def test_latest_replaces_a_message_whose_key_is_busy() -> None:
+    """Under LATEST, a message that waits because its key is in hand is replaced by a newer one."""
     fleet, transport = fleet_of()
     gate, seen = asyncio.Event(), []
 
@@ -283,11 +289,11 @@ async def test_latest_replaces_what_waits_for_its_busy_key() -> None:
         balanced(fleet)
 
 
-# Told once
+# `$slow` once for each episode
 
 
 async def test_slow_is_reported_for_each_policy() -> None:
-    """Whatever the policy, `$slow` has one record for an episode, with the row as it was, however much comes."""
+    """For any policy, `$slow` has one record for each episode, with the row at its beginning."""
     fleet, transport = fleet_of()
     kept = {
         overflow: fleet.subscribe("feed", name=overflow.value, buffer=buffer(4, overflow, **more))
@@ -303,8 +309,8 @@ async def test_slow_is_reported_for_each_policy() -> None:
     fleet.connect(URI, name="feed")
     async with watcher, feeding(fleet, transport) as socket:
         await socket.feed(*(str(n) for n in range(4)))
-        told = {(await anext(watcher)).data for _ in kept}
-        assert told == {Slow(overflow.value, 4, 4, overflow.value) for overflow in kept}
+        records = {(await anext(watcher)).data for _ in kept}
+        assert records == {Slow(overflow.value, 4, 4, overflow.value) for overflow in kept}
         kept.pop(Overflow.PAUSE).close()
         for n in range(100):
             await socket.feed(str(1000 + n))
@@ -316,8 +322,8 @@ async def test_slow_is_reported_for_each_policy() -> None:
 
 
 @pytest.mark.looptime
-async def test_stats_tell_who_pauses_whom_and_for_how_long() -> None:
-    """`paused_by` names every full mailbox that an endpoint feeds, `paused_s` and `pausing_s` the time."""
+async def test_stats_contain_who_pauses_which_endpoint_and_for_how_long() -> None:
+    """`paused_by` contains each full mailbox that an endpoint feeds; `paused_s` and `pausing_s` contain the time."""
     fleet, transport = fleet_of()
     one = fleet.subscribe("feed", name="one", buffer=Buffer(messages=1))
     two = fleet.subscribe("feed", name="two", buffer=Buffer(messages=1))
@@ -338,14 +344,14 @@ async def test_stats_tell_who_pauses_whom_and_for_how_long() -> None:
         balanced(fleet)
 
 
-# A paused connection is not dead
+# A paused connection is not closed
 
 
 @pytest.mark.looptime(start=1_000_000)
 async def test_ten_minutes_for_each_message_keep_the_connection() -> None:
-    """With the defaults, a processor that needs ten minutes per message keeps its one connection.
+    """With the defaults, a processor that needs ten minutes for each message keeps its connection.
 
-    Pings go out all the time; they are answered only when the answers are read.
+    Pings are sent all the time, but answers are only read when reading is resumed.
     """
     fleet, transport = fleet_of()
     seen: list[str] = []
@@ -370,7 +376,7 @@ async def test_ten_minutes_for_each_message_keep_the_connection() -> None:
 
 @pytest.mark.looptime(start=1_000_000)
 async def test_after_the_pause_the_deadlines_run_again() -> None:
-    """When reading goes on and nothing comes, pings count as unanswered, and silence as silence, from then on."""
+    """When reading is resumed and nothing arrives, unanswered pings and silence count from then on."""
     fleet, transport = fleet_of()
     slow = fleet.subscribe("feed", buffer=Buffer(messages=1))
     connection = fleet.connect(URI, name="feed", liveness=Liveness(ping_s=20, pong_s=20, stale_s=None))
@@ -391,8 +397,8 @@ async def test_after_the_pause_the_deadlines_run_again() -> None:
 
 @pytest.mark.looptime(start=1_000_000)
 @pytest.mark.parametrize("code", [1000, 1011, 4000])
-async def test_who_paused_it_when_the_peer_closed_is_told(code: int) -> None:
-    """`last_error` says for how long and by whom an endpoint was paused when the peer closed it."""
+async def test_last_error_contains_who_paused_the_endpoint(code: int) -> None:
+    """`last_error` contains how long and by which subscription an endpoint was paused when the peer closed it."""
     fleet, transport = fleet_of()
     async with fleet.subscribe("feed", name="slow", buffer=Buffer(messages=1)) as slow:
         fleet.connect(URI, name="feed", reconnect=AT_ONCE)
@@ -409,8 +415,8 @@ async def test_who_paused_it_when_the_peer_closed_is_told(code: int) -> None:
 
 
 @pytest.mark.looptime(start=1_000_000)
-async def test_a_close_that_is_found_after_the_pause_is_told_as_well() -> None:
-    """Where the peer's close lay unread until reading went on, the pauses before it are still the reason."""
+async def test_a_close_that_is_read_after_the_pause_mentions_the_pause() -> None:
+    """If the peer's close was only read after reading resumed, `last_error` contains the pauses before it."""
     fleet, transport = fleet_of()
     async with fleet.subscribe("feed", name="slow", buffer=Buffer(messages=1)) as slow:
         fleet.connect(URI, name="feed", reconnect=AT_ONCE)
@@ -418,7 +424,7 @@ async def test_a_close_that_is_found_after_the_pause_is_told_as_well() -> None:
             await socket.feed("1")
             await asyncio.sleep(30)
             await anext(slow)
-            await socket.feed("2")  # it lay there, too
+            await socket.feed("2")  # this was also unread
             await asyncio.sleep(11)
             await anext(slow)
             socket.close(1011, "keepalive ping timeout")
@@ -428,8 +434,8 @@ async def test_a_close_that_is_found_after_the_pause_is_told_as_well() -> None:
 
 @pytest.mark.looptime(start=1_000_000)
 @pytest.mark.parametrize("how", ["later", "politely", "by us", "at once"])
-async def test_a_pause_is_not_blamed_for_what_it_has_not_done(how: str) -> None:
-    """A loss long after the pause, a server's own goodbye right after it, or our own doing is not put down to it."""
+async def test_a_pause_is_not_mentioned_for_unrelated_losses(how: str) -> None:
+    """A pause is not mentioned after a later loss, a server's going-away right after it, or a close by the client."""
     fleet, transport = fleet_of()
     async with fleet.subscribe("feed", name="slow", buffer=Buffer(messages=1)) as slow:
         fleet.connect(URI, name="feed", reconnect=AT_ONCE, liveness=Liveness(stale_s=0.5))
@@ -461,7 +467,7 @@ async def test_a_pause_is_not_blamed_for_what_it_has_not_done(how: str) -> None:
 
 
 async def test_stats_can_be_read_after_the_loop_has_ended() -> None:
-    """The account of a fleet that ended while an endpoint was paused is there when no loop runs any more."""
+    """The stats of a fleet that ended while an endpoint was paused can be read when no loop runs any more."""
     fleet, transport = fleet_of()
 
     async def scene() -> None:

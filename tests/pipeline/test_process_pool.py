@@ -1,4 +1,4 @@
-"""Functions in processes of their own: what goes wrong there stays with its call, and no process is left behind."""
+"""Functions in processes: a failure there affects only its call, and no process is left behind."""
 
 import asyncio
 import functools
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True, scope="module")
 def _tracker() -> None:
-    """A helper of multiprocessing's that lives as long as the program; it is nobody's leak."""
+    """A helper process of multiprocessing that lives as long as the program, and is no leak."""
     resource_tracker.ensure_running()
 
 
@@ -76,7 +76,7 @@ def is_running(pid: int) -> bool:
 
 
 async def test_a_function_runs_in_one_process_that_is_kept(tmp_path: Path) -> None:
-    """Calls are made in another process, the same for all of them; what they raise comes back as it was."""
+    """All calls are made in the same other process; the exceptions that they raise are returned unchanged."""
     bench = Bench()
     note = str(tmp_path / "note")
     async with bench.fleet:
@@ -89,14 +89,14 @@ async def test_a_function_runs_in_one_process_that_is_kept(tmp_path: Path) -> No
     assert (stats.processed, stats.failed) == (2, 3)
     bad, awkward, leaving = (d.error for d in bench.dead)
     assert isinstance(bad, ValueError) and bad.args == ("bad",)
-    assert "in work" in "".join(bad.__notes__)  # where it was raised
+    assert "in work" in "".join(bad.__notes__)  # the place where it was raised
     assert isinstance(awkward, FleetError) and "Awkward" in str(awkward) and "odd and odd" in str(awkward)
     assert isinstance(leaving, SystemExit)
     await until(lambda: not is_running(int(pids[0])))
 
 
 async def test_async_functions_run_in_processes_too(tmp_path: Path) -> None:
-    """`offload="process"` takes an async function, a partial, and a method of what can be pickled."""
+    """`offload="process"` accepts an async function, a partial, and a method of an object that can be pickled."""
     bench = Bench(functools.partial(process_work.async_work))
     async with bench.fleet:
         bench.publish(("note", str(tmp_path / "note")), ("raise", "bad"))
@@ -106,7 +106,7 @@ async def test_async_functions_run_in_processes_too(tmp_path: Path) -> None:
 
 
 async def test_concurrency_is_so_many_processes(tmp_path: Path) -> None:
-    """`concurrency=2` calls in two processes at a time."""
+    """`concurrency=2` makes calls in two processes at a time."""
     bench = Bench(concurrency=2)
     note = str(tmp_path / "note")
     async with bench.fleet:
@@ -118,7 +118,7 @@ async def test_concurrency_is_so_many_processes(tmp_path: Path) -> None:
 
 
 async def test_a_batch_is_sent_as_one(tmp_path: Path) -> None:
-    """With `batch` a process gets a list of messages that came over a socket, with all that they say."""
+    """With `batch`, a process gets a list of messages from the socket, with all of their attributes."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     note = tmp_path / "note"
@@ -130,12 +130,14 @@ async def test_a_batch_is_sent_as_one(tmp_path: Path) -> None:
     assert note.read_text().splitlines() == ["[1, 2, 3]", "[4, 5]"]
 
 
-# What dies, hangs, or cannot be sent
+# Processes that die or hang, and messages that cannot be sent
 
 
 @pytest.mark.parametrize(("verb", "argument", "code"), [("exit", 3, "3"), ("kill", None, "-9")])
 async def test_a_process_that_dies_fails_its_call_alone(verb: str, argument: Any, code: str, tmp_path: Path) -> None:
-    """A process that exits or is killed during a call fails that call, says how, and is replaced for the next."""
+    """A process that exits or is killed during a call fails that call with the reason, and is replaced for the next
+    one.
+    """
     bench = Bench()
     note = str(tmp_path / "note")
     async with bench.fleet:
@@ -149,7 +151,7 @@ async def test_a_process_that_dies_fails_its_call_alone(verb: str, argument: Any
 
 
 async def test_an_idle_process_that_dies_fails_nothing(tmp_path: Path) -> None:
-    """A process that is killed between two calls is replaced, and nobody notices."""
+    """A process that is killed between two calls is replaced, and no call fails."""
     bench = Bench()
     note = str(tmp_path / "note")
     async with bench.fleet:
@@ -164,8 +166,10 @@ async def test_an_idle_process_that_dies_fails_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("function", [process_work.work, process_work.async_work])
 async def test_a_process_past_its_time_is_replaced(function: Callable[..., Any], tmp_path: Path) -> None:
-    """On `timeout_s` the process is killed; only its call has failed. Starting a process is not the call's time."""
-    bench = Bench(function, timeout_s=2)  # enough for what does not hang, on a busy machine too
+    """On `timeout_s` the process is killed and only its call fails; the start of a process does not
+    count towards it.
+    """
+    bench = Bench(function, timeout_s=2)  # enough for calls that do not hang, even on a busy machine
     note = str(tmp_path / "note")
     async with bench.fleet:
         bench.publish(("hang", note), ("note", note))
@@ -179,7 +183,7 @@ async def test_a_process_past_its_time_is_replaced(function: Callable[..., Any],
 
 
 async def test_a_call_whose_process_died_may_be_retried(tmp_path: Path) -> None:
-    """`retry` repeats a call that died or took too long in a new process: the old one is gone."""
+    """`retry` repeats a call that died or timed out in a new process."""
     bench = Bench(timeout_s=1, retry=Retry(2, 0, 0))
     note = str(tmp_path / "note")
     async with bench.fleet:
@@ -194,7 +198,7 @@ async def test_a_call_whose_process_died_may_be_retried(tmp_path: Path) -> None:
     ("data", "error"), [(lambda: None, Exception), (process_work.Unreadable(), ValueError)], ids=["pickle", "unpickle"]
 )
 async def test_data_that_cannot_be_sent_fails_its_call_alone(data: Any, error: Any, tmp_path: Path) -> None:
-    """A message that cannot be pickled or unpickled has failed; the process goes on with the next."""
+    """A message that cannot be pickled or unpickled is counted as failed; the process continues with the next one."""
     bench = Bench()
     note = str(tmp_path / "note")
     async with bench.fleet:
@@ -236,8 +240,10 @@ def local_functions() -> list[Callable[..., Any]]:
 
 @pytest.mark.parametrize("function", local_functions(), ids=["lambda", "local", "partial", "method"])
 @pytest.mark.parametrize("how", ["process", "connect", "pool"])
-def test_what_cannot_be_sent_is_refused_where_it_is_declared(how: str, function: Any) -> None:
-    """A lambda, a local function, or a method of what cannot be pickled is a ConfigError, and costs no name."""
+def test_a_function_that_cannot_be_pickled_is_rejected_at_declaration(how: str, function: Any) -> None:
+    """A lambda, a local function, or a method of an object that cannot be pickled raises ConfigError
+    and uses no name.
+    """
     fleet = Fleet()
     with pytest.raises(ConfigError, match="cannot be sent to another process") as raised:
         if how == "process":
@@ -252,15 +258,17 @@ def test_what_cannot_be_sent_is_refused_where_it_is_declared(how: str, function:
 
 
 @pytest.mark.parametrize("function", [process_work.work, functools.partial(process_work.work), Holder(1).method])
-def test_what_can_be_sent_is_taken(function: Any) -> None:
-    """A function of a module, a partial of one, and a method of what can be pickled are fine."""
+def test_a_function_that_can_be_pickled_is_accepted(function: Any) -> None:
+    """A function of a module, a partial of one, and a method of an object that can be pickled are accepted."""
     fleet = Fleet()
     fleet.process("t", name="p", offload="process")(function)
     assert "p" in fleet.subscriptions
 
 
 async def test_a_function_that_is_no_longer_found_is_refused_at_the_start() -> None:
-    """A function that another one has replaced under its name cannot be found: the fleet does not start."""
+    """If another function has replaced a function under its name, it cannot be imported, and the fleet
+    does not start.
+    """
     fleet = Fleet(transport=FakeTransport())
     fleet.process("t", offload="process")(first)
     with pytest.raises(ConfigError, match="cannot be sent"):
@@ -321,7 +329,7 @@ DECORATED = """
 
 
 def test_a_decorated_function_of_the_main_module_is_found(tmp_path: Path) -> None:
-    """The decorator's usual place, a program's main file, works: the function is found there when it is needed."""
+    """With the decorator in a program's main file, its usual place, the process can import the function."""
     with start(tmp_path, DECORATED.replace("VERB", '"note"')) as program:
         wait_for(lambda: lines(tmp_path / "note"))
         program.send_signal(signal.SIGINT)
@@ -329,7 +337,7 @@ def test_a_decorated_function_of_the_main_module_is_found(tmp_path: Path) -> Non
 
 
 def test_ctrl_c_lets_processes_finish_their_calls(tmp_path: Path) -> None:
-    """SIGINT to the whole group, as a terminal sends it, drains: the call in a process goes on to its end."""
+    """SIGINT to the whole process group, as a terminal sends it, drains: the call in a process finishes."""
     with start(tmp_path, DECORATED.replace("VERB", '"sleep"'), start_new_session=True) as program:
         wait_for(lambda: lines(tmp_path / "note"))
         os.killpg(program.pid, signal.SIGINT)
@@ -338,7 +346,7 @@ def test_ctrl_c_lets_processes_finish_their_calls(tmp_path: Path) -> None:
 
 
 def test_a_group_signalled_while_a_process_starts_goes_on(tmp_path: Path) -> None:
-    """A process that is just starting survives the signal, too, and makes the call that waits for it."""
+    """A process that is starting also survives the signal, and makes the call that waits for it."""
     with start(tmp_path, DECORATED.replace("VERB", '"note"'), start_new_session=True) as program:
         children = Path(f"/proc/{program.pid}/task")
         if not children.exists():
@@ -355,7 +363,7 @@ def test_a_group_signalled_while_a_process_starts_goes_on(tmp_path: Path) -> Non
 
 
 def test_processes_end_when_their_parent_is_killed(tmp_path: Path) -> None:
-    """A parent that is killed leaves no process behind: their pipe breaks, and they end after their call."""
+    """If the parent is killed, its processes see the broken pipe and end after their calls."""
     with start(tmp_path, DECORATED.replace("VERB", '"sleep"'), start_new_session=True) as program:
         wait_for(lambda: lines(tmp_path / "note"))
         child = int(lines(tmp_path / "note")[0])
@@ -366,7 +374,7 @@ def test_processes_end_when_their_parent_is_killed(tmp_path: Path) -> None:
 
 
 def test_no_process_holds_up_a_program_that_does_not_end_its_fleet(tmp_path: Path) -> None:
-    """A loop that is left in the middle of a call leaves no process, and the program ends."""
+    """A loop that is stopped during a call leaves no process, and the program ends."""
     program_text = """
         import asyncio, sys
         from pathlib import Path
@@ -390,9 +398,9 @@ def test_no_process_holds_up_a_program_that_does_not_end_its_fleet(tmp_path: Pat
     wait_for(lambda: not is_running(int(lines(tmp_path / "note")[0])))
 
 
-def test_a_program_without_a_guard_is_told_so(tmp_path: Path) -> None:
-    """A program that starts its fleet on import would start again in each process: it is told so, once, by the
-    program itself, which then spawns no other; nor does what runs beside the fleet start twice."""
+def test_a_program_without_a_guard_gets_an_error(tmp_path: Path) -> None:
+    """A program that starts its fleet on import would start again in each process: this is reported once, by the
+    program itself, which spawns no further process; other code of the program is not started twice either."""
     program_text = """
         import sys, threading
         from wsfleet import Fleet
@@ -423,7 +431,7 @@ def test_a_program_without_a_guard_is_told_so(tmp_path: Path) -> None:
 
 
 def test_a_typed_in_function_is_refused(tmp_path: Path) -> None:
-    """What was typed in cannot be imported by a process, and is refused where it is declared."""
+    """A function that was typed in interactively cannot be imported by a process, and is rejected at declaration."""
     code = """
 from wsfleet import Fleet
 from wsfleet.core import errors
@@ -442,7 +450,7 @@ except errors.ConfigError as exc:
 
 
 async def test_the_drain_waits_for_processes(tmp_path: Path) -> None:
-    """At the end calls in processes finish, and what waits for them, too."""
+    """At the shutdown, calls in processes and the messages that wait for them are finished."""
     bench = Bench(drain_s=60)
     note = str(tmp_path / "note")
     async with bench.fleet:
@@ -453,7 +461,7 @@ async def test_the_drain_waits_for_processes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("verb", ["hang", None])
 async def test_cancelling_the_fleet_kills_its_processes(verb: str | None, tmp_path: Path) -> None:
-    """Cancelling `serve()` in the middle of a call, or while a process starts, fails the call and leaves no process."""
+    """Cancelling `serve()` during a call, or while a process starts, fails the call and leaves no process."""
     bench = Bench()
     bench.fleet.connect("ws://feed.test/", name="feed")
     serving = asyncio.create_task(bench.fleet.serve())
@@ -473,7 +481,7 @@ async def test_cancelling_the_fleet_kills_its_processes(verb: str | None, tmp_pa
 
 
 async def test_closing_a_subscription_ends_its_processes(tmp_path: Path) -> None:
-    """When its last call is done, a closed processor's process is gone, while the fleet goes on."""
+    """The process of a closed processor ends after its last call, while the fleet continues."""
     bench = Bench()
     async with bench.fleet:
         bench.publish(("note", str(tmp_path / "note")))
@@ -485,7 +493,7 @@ async def test_closing_a_subscription_ends_its_processes(tmp_path: Path) -> None
 
 
 def test_no_call_is_made_after_stop() -> None:
-    """A call that is stopped makes no new process."""
+    """A call that is stopped starts no new process."""
     call = ProcessCall(process_work.work, None)
     call.stop()
     with pytest.raises(FleetError, match="ended"):

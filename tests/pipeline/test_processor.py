@@ -1,4 +1,6 @@
-"""Processors and sinks: one message at a time, in order; what one does wrong is counted, told, and stays with it."""
+"""Processors and sinks get one message at a time, in order; a failure is counted and logged and affects
+no other one.
+"""
 
 import asyncio
 import functools
@@ -38,7 +40,7 @@ def fleet_of(**options: Any) -> tuple[Fleet, FakeTransport]:
 
 
 class Recorder:
-    """A sink that keeps what it gets, and does what the test says."""
+    """A sink that keeps its messages, and behaves as the test specifies."""
 
     name = "recorder"
     batch = 3
@@ -62,7 +64,7 @@ class Recorder:
         self.calls.append("close")
 
 
-# What may be a processor
+# Accepted kinds of processors
 
 
 class Called:
@@ -91,7 +93,7 @@ everything: list[Any] = []
 
 
 class Wrapped:
-    """A decorator's object with a plain function in an attribute that `functools.partial` has, too."""
+    """The object of a decorator with a plain function in an attribute that `functools.partial` also has."""
 
     def __init__(self) -> None:
         self.func = print
@@ -102,7 +104,7 @@ class Wrapped:
 
 
 async def test_whatever_can_be_awaited_is_a_processor() -> None:
-    """Async functions, methods, callable objects, partials of any of them, and mocks are taken as processors."""
+    """Async functions, methods, callable objects, partials of any of them, and mocks are accepted as processors."""
     fleet, _ = fleet_of()
     everything.clear()
     objects = [Called() for _ in range(5)]
@@ -156,7 +158,7 @@ class HalfASink:
 
 @pytest.mark.parametrize("target", [plain, Plain(), functools.partial(plain), print, len])
 def test_plain_functions_are_processors(target: Any) -> None:
-    """Whatever can be called is one: in a thread, where it is no async function."""
+    """Any callable is accepted; if it is no async function, it runs in a thread."""
     fleet, _ = fleet_of()
     assert fleet.process("news", name="mine")(target) is target
     fleet.connect(URI, target, name="feed")
@@ -164,7 +166,7 @@ def test_plain_functions_are_processors(target: Any) -> None:
 
 
 async def test_a_plain_function_works_beside_the_loop() -> None:
-    """It is called in another thread, one message at a time, in order."""
+    """A plain function is called in another thread, with one message at a time, in order."""
     fleet, transport = fleet_of()
     seen: list[tuple[str, bool]] = []
     loops_thread = threading.get_ident()
@@ -180,8 +182,8 @@ async def test_a_plain_function_works_beside_the_loop() -> None:
 
 
 @pytest.mark.parametrize("target", [Called, Plain, HalfASink(), None, 7, "jsonl:x", {}])
-def test_what_cannot_be_a_processor_is_refused(target: Any) -> None:
-    """What is neither a function nor a sink is a ConfigError at declaration, and costs no name."""
+def test_an_invalid_processor_is_rejected(target: Any) -> None:
+    """An object that is neither a function nor a sink raises ConfigError at declaration, and uses no name."""
     fleet, _ = fleet_of()
     with pytest.raises(ConfigError):
         fleet.process("news", name="mine")(target)
@@ -196,7 +198,7 @@ def test_what_cannot_be_a_processor_is_refused(target: Any) -> None:
 
 
 async def test_one_message_at_a_time_in_order() -> None:
-    """The next call begins when the one before has ended, whatever it waited for."""
+    """The next call begins when the previous one has ended, whatever it awaited."""
     fleet, transport = fleet_of()
     running = 0
     seen = []
@@ -221,8 +223,8 @@ async def test_one_message_at_a_time_in_order() -> None:
         assert seen == numbers
 
 
-async def test_what_is_in_hand_is_pending() -> None:
-    """A message is pending from the beginning of its call until it has been counted processed."""
+async def test_a_message_in_hand_is_pending() -> None:
+    """A message is pending from the beginning of its call until it is counted as processed."""
     fleet, transport = fleet_of()
     go = asyncio.Event()
 
@@ -243,14 +245,14 @@ async def test_what_is_in_hand_is_pending() -> None:
 
 
 class Odd(BaseException):
-    """Not an Exception, and not one of those that end a program: a test framework's `fail()`, say."""
+    """A BaseException that does not end a program, like that of a test framework's `fail()`."""
 
 
 @pytest.mark.parametrize(
     "error", [ValueError("no"), StopAsyncIteration(), asyncio.CancelledError(), TimeoutError(), Odd()]
 )
 async def test_a_call_that_raises_is_a_failed_message(error: BaseException) -> None:
-    """Whatever a processor raises, a CancelledError of its own included, fails that message, and the next one comes."""
+    """Any exception of a processor, even its own CancelledError, fails that message, and the next one is processed."""
     fleet, transport = fleet_of()
     seen = []
 
@@ -276,7 +278,7 @@ async def test_a_call_that_raises_is_a_failed_message(error: BaseException) -> N
 
 
 async def test_a_function_that_fails_before_it_awaits_is_the_same() -> None:
-    """A processor that cannot even be called with a message, whatever it says of itself, fails that message."""
+    """A processor that cannot be called with a message, despite its signature, fails that message."""
     fleet, _ = fleet_of()
 
     async def wants_more(message: Message[Any], more: int) -> None:
@@ -291,7 +293,7 @@ async def test_a_function_that_fails_before_it_awaits_is_the_same() -> None:
 
 
 async def test_one_processor_does_not_disturb_another() -> None:
-    """A processor that raises and one that hangs leave their neighbour, on the same endpoint, alone."""
+    """A processor that raises and one that hangs do not affect another one on the same endpoint."""
     fleet, transport = fleet_of(drain_s=0)
     seen: list[str] = []
 
@@ -318,7 +320,7 @@ async def test_one_processor_does_not_disturb_another() -> None:
 
 @pytest.mark.looptime
 async def test_a_failing_processor_does_not_flood_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """A processor that fails for every message is logged once in ten seconds, with a count of the others."""
+    """A processor that fails for every message is logged once in ten seconds, with the number of the others."""
     fleet, transport = fleet_of()
 
     async def raises(message: Message[Any]) -> None:
@@ -340,7 +342,7 @@ async def test_a_failing_processor_does_not_flood_the_log(caplog: pytest.LogCapt
 
 
 async def test_a_processor_that_never_awaits_gives_others_their_turn() -> None:
-    """A backlog worked off by a function that waits for nothing yields whenever two milliseconds may have passed."""
+    """A backlog processed by a function that awaits nothing yields to the loop after about two milliseconds each."""
     fleet, _ = fleet_of()
     seen: list[int] = []
 
@@ -362,7 +364,7 @@ async def test_a_processor_that_never_awaits_gives_others_their_turn() -> None:
 
 
 async def test_a_worker_that_somebody_cancels_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
-    """Cancelling a processor's task from outside fails the call in progress, and the processor goes on."""
+    """Cancelling a processor's task from outside fails the current call, and the processor continues."""
     fleet, transport = fleet_of()
     seen = []
 
@@ -386,7 +388,7 @@ async def test_a_worker_that_somebody_cancels_is_replaced(caplog: pytest.LogCapt
 
 
 async def test_cancelling_everything_ends_everything() -> None:
-    """Where a program cancels all of its tasks, no worker is replaced and nothing hangs."""
+    """If a program cancels all of its tasks, no worker is replaced and nothing hangs."""
     fleet, transport = fleet_of()
 
     async def hangs(message: Message[str]) -> None:
@@ -411,7 +413,7 @@ async def test_cancelling_everything_ends_everything() -> None:
 
 
 async def test_a_processor_publishes_and_another_takes_it() -> None:
-    """A processor may publish into another's subscription; at the end both are drained."""
+    """A processor may publish messages for another one; at the shutdown both are drained."""
     fleet, transport = fleet_of()
     seen: list[Any] = []
 
@@ -431,7 +433,9 @@ async def test_a_processor_publishes_and_another_takes_it() -> None:
 
 
 async def test_a_sink_gets_batches_and_is_opened_and_closed_once() -> None:
-    """A sink is opened at the start, gets what waits in batches of its own size, and is closed after the drain."""
+    """A sink is opened at the start, gets waiting messages in batches of its own size, and is closed
+    after the drain.
+    """
     fleet, transport = fleet_of()
     sink = Recorder()
     fleet.connect(URI, sink, name="feed")
@@ -446,7 +450,7 @@ async def test_a_sink_gets_batches_and_is_opened_and_closed_once() -> None:
 
 
 async def test_a_batch_that_cannot_be_written_fails_whole() -> None:
-    """When `write` raises, all messages of that batch are failed, each with a dead letter, and the next batch comes."""
+    """If `write` raises, all messages of that batch fail, each with a dead letter, and the next batch is written."""
     fleet, transport = fleet_of()
     sink = Recorder(writing=[OSError("full"), asyncio.CancelledError()])
     fleet.process("feed", name="sink")(sink)
@@ -462,7 +466,7 @@ async def test_a_batch_that_cannot_be_written_fails_whole() -> None:
 
 
 async def test_a_sink_that_cannot_be_opened_at_the_start_stops_the_start() -> None:
-    """What opening a sink raises comes out of the start, and what was opened before is closed."""
+    """If a sink cannot be opened at the start, the start raises the error, and sinks opened before are closed."""
     fleet, _ = fleet_of()
     good, bad = Recorder(), Recorder(opening=PermissionError("no"))
     fleet.process("news", name="good")(good)
@@ -476,7 +480,7 @@ async def test_a_sink_that_cannot_be_opened_at_the_start_stops_the_start() -> No
 async def test_a_sink_that_cannot_be_opened_later_takes_its_subscription_with_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Declared while the fleet runs, a sink that cannot be opened is logged, and its name is free again."""
+    """If a sink that is declared while the fleet runs cannot be opened, this is logged, and its name is free again."""
     fleet, transport = fleet_of()
     async with fleet:
         fleet.process("news", name="mine")(Recorder(opening=PermissionError("no")))
@@ -495,7 +499,7 @@ async def test_a_sink_that_cannot_be_opened_later_takes_its_subscription_with_it
 
 
 async def test_a_sink_is_closed_with_its_subscription() -> None:
-    """Closing a sink's subscription, or the connection it belongs to, closes the sink then, and only then."""
+    """Closing a sink's subscription, or its connection, closes the sink; nothing else does."""
     fleet, transport = fleet_of()
     mine, own = Recorder(), Recorder()
     fleet.process("news", name="mine")(mine)
@@ -522,7 +526,7 @@ async def test_a_sink_is_closed_with_its_subscription() -> None:
 
 
 async def test_a_sink_serves_one_subscription() -> None:
-    """The same sink for a second subscription is a ConfigError, since it would be opened and closed twice."""
+    """The same sink for a second subscription raises ConfigError, because it would be opened and closed twice."""
     fleet, _ = fleet_of()
     sink = Recorder()
     fleet.process("a", name="a")(sink)
@@ -535,7 +539,7 @@ async def test_a_sink_serves_one_subscription() -> None:
 
 
 async def test_a_sink_whose_closing_fails_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """What closing a sink raises is logged, and disturbs nobody."""
+    """An exception from closing a sink is logged, and affects nothing else."""
     fleet, _ = fleet_of()
 
     class Clinging(Recorder):
@@ -549,7 +553,7 @@ async def test_a_sink_whose_closing_fails_is_logged(caplog: pytest.LogCaptureFix
 
 
 async def test_messages_go_to_a_file_of_lines(tmp_path: Path) -> None:
-    """`sinks.open("jsonl:PATH")` is taken wherever a processor is, and is called after its kind by default."""
+    """`sinks.open("jsonl:PATH")` is accepted in place of a processor, and its default name is its kind."""
     fleet, transport = fleet_of()
     fleet.process(">")(sinks.open(f"jsonl:{tmp_path / 'all.jsonl'}"))
     fleet.connect(URI, sinks.open(f"jsonl:{tmp_path / 'own.jsonl'}"), name="feed", decode="json")
@@ -577,7 +581,7 @@ async def test_a_declared_sink_is_the_same_while_the_fleet_runs(tmp_path: Path) 
 
 
 class Refused(Exception):
-    """An error of somebody's client library, with a text of its own making."""
+    """An error of a client library that composes its own text."""
 
     def __init__(self, status: int, url: str) -> None:
         super().__init__(status, url)
@@ -588,7 +592,7 @@ class Refused(Exception):
 
 
 class Stubborn(Exception):
-    """An error that says the same whatever its arguments."""
+    """An error with the same text for any arguments."""
 
     def __str__(self) -> str:
         return "wss://x.test/?token=topsecret99"
@@ -609,7 +613,9 @@ SECRET = "https://x.test/?token=topsecret99"
 async def test_a_users_error_shows_no_secret(
     error: Exception, kind: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """In dead letters, in records of malformed messages and in the log an error's text is redacted, its kind kept."""
+    """In dead letters, in records of malformed messages and in the log, the text of an error is redacted, its type
+    kept.
+    """
     fleet, transport = fleet_of()
 
     async def raises(message: Message[Any]) -> None:

@@ -1,4 +1,4 @@
-"""Processors: what is refused where it is declared, with the field at fault, and costs no name."""
+"""Invalid processors are rejected at declaration, with the field at fault, and use no name."""
 
 import functools
 from collections.abc import AsyncIterator, Iterator
@@ -53,8 +53,8 @@ class Yields:
     ],
     ids=lambda each: type(each).__name__,
 )
-def test_a_bad_option_is_told_and_costs_no_name(how: str, field: str, options: dict[str, Any]) -> None:
-    """Every option that cannot work is a ConfigError with the field in `faults`, and its name is still free."""
+def test_a_bad_option_is_reported_and_uses_no_name(how: str, field: str, options: dict[str, Any]) -> None:
+    """An invalid option raises ConfigError with the field in `faults`, and the name is still free."""
     fleet = Fleet()
     with pytest.raises(ConfigError) as raised:
         if how == "process":
@@ -69,8 +69,8 @@ def test_a_bad_option_is_told_and_costs_no_name(how: str, field: str, options: d
     fleet.pool("ws://feed.test/", 2, handle, name="p")
 
 
-def test_all_faults_are_told_at_once() -> None:
-    """Several bad options are one ConfigError that lists them all."""
+def test_all_faults_are_reported_at_once() -> None:
+    """Several invalid options raise one ConfigError that lists them all."""
     bad: Any = {"concurrency": 0, "batch": -1, "retry": "no", "timeout_s": 0}
     with pytest.raises(ConfigError) as raised:
         Fleet().process("t", **bad)
@@ -86,8 +86,8 @@ def test_all_faults_are_told_at_once() -> None:
         ("max_s", lambda: Retry(max_s=float("inf"))),
     ],
 )
-def test_a_bad_retry_is_told(field: str, make: Any) -> None:
-    """A Retry that cannot work is a ConfigError where it is made."""
+def test_a_bad_retry_is_reported(field: str, make: Any) -> None:
+    """An invalid Retry raises ConfigError when it is created."""
     with pytest.raises(ConfigError) as raised:
         make()
     assert [name for name, _ in raised.value.faults] == [field]
@@ -98,8 +98,10 @@ def test_a_bad_retry_is_told(field: str, make: Any) -> None:
     [None, 5, "handle", int, Yields, generator, async_generator, Yields(), functools.partial(generator)],
     ids=lambda each: type(each).__name__,
 )
-def test_what_is_no_processor_is_refused(function: Any) -> None:
-    """Classes, generators and what cannot be called are ConfigErrors: nothing would be done with the messages."""
+def test_a_function_that_cannot_process_is_rejected(function: Any) -> None:
+    """Classes, generators and objects that cannot be called raise ConfigError, because messages would not be
+    processed.
+    """
     fleet = Fleet()
     with pytest.raises(ConfigError) as raised:
         fleet.process("t", name="p")(function)
@@ -108,8 +110,8 @@ def test_what_is_no_processor_is_refused(function: Any) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["", "a..b", "a.>.b", "a b"])
-def test_a_bad_pattern_is_told(pattern: str) -> None:
-    """A pattern that can match nothing is a ConfigError, and costs no name."""
+def test_a_bad_pattern_is_reported(pattern: str) -> None:
+    """A pattern that can match nothing raises ConfigError, and uses no name."""
     fleet = Fleet()
     with pytest.raises(ConfigError) as raised:
         fleet.process(pattern, name="p")(handle)
@@ -122,8 +124,8 @@ def test_a_bad_pattern_is_told(pattern: str) -> None:
     [("concurrency", {"concurrency": 2}), ("key", {"key": len}), ("offload", {"offload": "process"})],
     ids=lambda each: type(each).__name__,
 )
-def test_what_a_sink_cannot_have_is_told(field: str, options: dict[str, Any]) -> None:
-    """A sink writes in order and here: `concurrency`, `key` and `offload` are ConfigErrors beside one."""
+def test_options_that_a_sink_cannot_have_are_reported(field: str, options: dict[str, Any]) -> None:
+    """A sink writes in order, in the loop: `concurrency`, `key` and `offload` raise ConfigError for it."""
     fleet = Fleet()
     with pytest.raises(ConfigError) as raised:
         fleet.process("t", name="p", **options)(sinks.open("stdout"))
@@ -132,7 +134,7 @@ def test_what_a_sink_cannot_have_is_told(field: str, options: dict[str, Any]) ->
 
 
 def test_one_sink_has_one_subscription() -> None:
-    """The same sink twice is a ConfigError: the first subscription to end would close it for the other."""
+    """The same sink twice raises ConfigError: the first subscription to end would close it for the other one."""
     fleet = Fleet()
     sink = sinks.open("stdout")
     fleet.process("t", name="p")(sink)
@@ -143,7 +145,7 @@ def test_one_sink_has_one_subscription() -> None:
 
 
 def test_a_processors_keywords_need_a_processor() -> None:
-    """`connect` without a processor takes none of its keywords: TypeError."""
+    """`connect` without a processor accepts none of its keywords: TypeError."""
     fleet = Fleet()
     with pytest.raises(TypeError, match="batch"):
         fleet.connect("ws://feed.test/", batch=5)
@@ -155,7 +157,7 @@ def test_a_processors_keywords_need_a_processor() -> None:
     [(handle, "handle"), (functools.partial(handle), "handle"), (lambda message: None, "<lambda>")],
 )
 def test_a_processor_is_named_after_its_function(function: Any, name: str) -> None:
-    """Without a name it has the function's, made unique; `process` gives the function back unchanged."""
+    """The default name is that of the function, made unique; `process` returns the function unchanged."""
     fleet = Fleet()
     assert fleet.process("t")(function) is function
     fleet.process("t")(function)

@@ -1,4 +1,4 @@
-"""Processors: what happens to a message whose call fails, takes too long or is cancelled."""
+"""Messages whose call fails, times out or is cancelled."""
 
 import asyncio
 import itertools
@@ -19,7 +19,7 @@ def fleet_of(**options: Any) -> tuple[Fleet, FakeTransport]:
 
 
 def burying(fleet: Fleet, name: str = "p") -> list[Any]:
-    """The dead letters of the processor `name`, as they come."""
+    """The dead letters of the processor `name`, in order."""
     dead: list[Any] = []
 
     async def bury(message: Message[Any]) -> None:
@@ -33,7 +33,7 @@ def burying(fleet: Fleet, name: str = "p") -> list[Any]:
 
 
 async def test_a_failure_is_one_dead_letter_with_one_attempt() -> None:
-    """Without `retry` a failed message makes a DeadLetter with attempts=1, and the next one is handled."""
+    """Without `retry`, a failed message makes a DeadLetter with attempts=1, and the next one is processed."""
     fleet, _ = fleet_of()
     dead = burying(fleet)
     seen = []
@@ -56,7 +56,7 @@ async def test_a_failure_is_one_dead_letter_with_one_attempt() -> None:
 
 
 async def test_a_failing_dollar_message_makes_no_other() -> None:
-    """A `$` message whose handling fails is counted failed, and no dead letter is made of it."""
+    """A `$` message whose call fails is counted as failed, without a dead letter."""
     fleet, _ = fleet_of()
     calls = 0
 
@@ -77,7 +77,7 @@ async def test_a_failing_dollar_message_makes_no_other() -> None:
 
 
 async def test_a_failure_is_logged_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
-    """A processor that fails for every message is one traceback in the log, not one for each message."""
+    """A processor that fails for every message logs one traceback, not one for each message."""
     fleet, _ = fleet_of()
 
     async def fail(message: Message[Any]) -> None:
@@ -93,7 +93,7 @@ async def test_a_failure_is_logged_once_in_a_while(caplog: pytest.LogCaptureFixt
 
 @pytest.mark.parametrize("options", [{}, {"timeout_s": 5.0}, {"concurrency": 3}])
 async def test_a_cancelled_error_of_the_users_own_is_a_failure(options: Any) -> None:
-    """A CancelledError that the user's code raised, or met in a task of its own, fails that message and no other."""
+    """A CancelledError that user code raised, or got from its own task, fails only that message."""
     fleet, _ = fleet_of()
     dead = burying(fleet)
 
@@ -116,7 +116,7 @@ async def test_a_cancelled_error_of_the_users_own_is_a_failure(options: Any) -> 
 
 @pytest.mark.parametrize("kind", [BaseException, BaseExceptionGroup, StopAsyncIteration])
 async def test_no_exception_of_user_code_ends_its_worker(kind: Any) -> None:
-    """Exceptions that are no `Exception` fail their message like others."""
+    """Exceptions that are not derived from `Exception` fail their message like others."""
     fleet, _ = fleet_of()
 
     async def handle(message: Message[int]) -> None:
@@ -133,7 +133,7 @@ async def test_no_exception_of_user_code_ends_its_worker(kind: Any) -> None:
 
 @pytest.mark.parametrize("concurrency", [1, 3])
 async def test_a_worker_cancelled_from_outside_is_replaced(concurrency: int) -> None:
-    """Whoever cancels a processor's tasks fails their calls; as many go on with what waits, and what comes."""
+    """Cancelling the tasks of a processor fails their calls; the same number of tasks continues with other messages."""
     fleet, _ = fleet_of()
     begun: list[int] = []
     hang = asyncio.Event()
@@ -163,7 +163,9 @@ async def test_a_worker_cancelled_from_outside_is_replaced(concurrency: int) -> 
 
 @pytest.mark.looptime
 async def test_retry_makes_so_many_attempts_in_all_with_growing_waits() -> None:
-    """`attempts` are calls in all; the waits between them grow to `max_s`, each between half of its bound and all."""
+    """`attempts` is the total number of calls; the waits grow to `max_s`, each between half of its bound and the
+    bound.
+    """
     fleet, _ = fleet_of()
     dead = burying(fleet)
     times: list[float] = []
@@ -207,7 +209,7 @@ async def test_retry_stops_at_the_first_success() -> None:
 
 
 async def test_one_attempt_is_no_retry() -> None:
-    """`Retry(attempts=1)` calls once."""
+    """`Retry(attempts=1)` makes one call."""
     fleet, _ = fleet_of()
     dead = burying(fleet)
 
@@ -223,7 +225,7 @@ async def test_one_attempt_is_no_retry() -> None:
 
 @pytest.mark.looptime
 async def test_a_message_waiting_for_its_next_attempt_fails_with_the_fleet() -> None:
-    """The drain's end in the wait between two attempts makes the message failed; what waits behind it is dropped."""
+    """If the drain ends during the wait between two attempts, the message is failed; messages behind it are dropped."""
     fleet, _ = fleet_of(drain_s=5)
 
     async def handle(message: Message[int]) -> None:
@@ -239,8 +241,8 @@ async def test_a_message_waiting_for_its_next_attempt_fails_with_the_fleet() -> 
     balanced(fleet)
 
 
-async def test_what_is_in_hand_is_not_dropped_between_attempts() -> None:
-    """A message whose first call has begun is no longer the policy's to drop, also while it waits for the next."""
+async def test_a_message_in_hand_is_not_dropped_between_attempts() -> None:
+    """A message whose first call has begun is never dropped by the policy, even while it waits for the next attempt."""
     fleet, _ = fleet_of(drain_s=0)
     calls = []
 
@@ -264,7 +266,7 @@ async def test_what_is_in_hand_is_not_dropped_between_attempts() -> None:
 
 @pytest.mark.looptime
 async def test_timeout_bounds_each_attempt() -> None:
-    """Each attempt has `timeout_s` of its own; the failure is a TimeoutError that says so."""
+    """Each attempt has its own `timeout_s`; the failure is a TimeoutError with this reason."""
     fleet, _ = fleet_of()
     dead = burying(fleet)
     begun: list[float] = []
@@ -284,7 +286,7 @@ async def test_timeout_bounds_each_attempt() -> None:
 
 @pytest.mark.looptime
 async def test_an_attempt_within_its_time_is_left_alone() -> None:
-    """Calls that take less than `timeout_s` succeed, however many of them there are."""
+    """Calls that take less than `timeout_s` succeed, however many there are."""
     fleet, _ = fleet_of()
 
     async def handle(message: Message[int]) -> None:
@@ -300,7 +302,7 @@ async def test_an_attempt_within_its_time_is_left_alone() -> None:
 
 @pytest.mark.looptime
 async def test_a_call_that_keeps_the_cancellation_to_itself_has_failed() -> None:
-    """Past `timeout_s` an attempt has failed, also where the function swallows the cancellation and returns."""
+    """After `timeout_s` an attempt is failed, even if the function suppresses the cancellation and returns."""
     fleet, _ = fleet_of()
     dead = burying(fleet)
 
@@ -321,8 +323,8 @@ async def test_a_call_that_keeps_the_cancellation_to_itself_has_failed() -> None
 
 
 @pytest.mark.looptime
-async def test_the_users_own_timeout_error_is_told_as_it_is() -> None:
-    """A TimeoutError that the function raises within its time is that very error."""
+async def test_the_users_own_timeout_error_is_reported_unchanged() -> None:
+    """A TimeoutError that the function raises within its time is reported unchanged."""
     fleet, _ = fleet_of()
     dead = burying(fleet)
 
@@ -337,7 +339,7 @@ async def test_the_users_own_timeout_error_is_told_as_it_is() -> None:
     assert isinstance(dead[0].error, TimeoutError) and "timeout_s" not in str(dead[0].error)
 
 
-# Closing from within
+# Closing from inside a call
 
 Closing = Callable[[Fleet], Awaitable[None] | None]
 
@@ -348,7 +350,7 @@ Closing = Callable[[Fleet], Awaitable[None] | None]
     [lambda fleet: fleet.subscriptions["feed"].close(), lambda fleet: fleet.connections["feed"].close()],
     ids=["subscription", "connection"],
 )
-async def test_a_processor_may_close_what_feeds_it(close: Closing, concurrency: int) -> None:
+async def test_a_processor_may_close_its_subscription_or_connection(close: Closing, concurrency: int) -> None:
     """A processor that closes its own subscription or connection finishes its call, and the counts stay in balance."""
     fleet, transport = fleet_of()
     ended = []
@@ -371,7 +373,9 @@ async def test_a_processor_may_close_what_feeds_it(close: Closing, concurrency: 
 
 
 async def test_a_processor_may_close_its_fleet() -> None:
-    """`fleet.close()` inside a processor only asks: the call goes on, what waits is still handled, and then it ends."""
+    """`fleet.close()` inside a processor returns at once: the call continues, waiting messages are processed, then it
+    ends.
+    """
     fleet, transport = fleet_of()
     ended: list[str] = []
 
@@ -390,7 +394,7 @@ async def test_a_processor_may_close_its_fleet() -> None:
 
 
 async def test_a_pools_rows_retire_with_its_processor() -> None:
-    """A closed connection or pool leaves neither rows nor names behind, with or without a processor of its own."""
+    """A closed connection or pool leaves neither rows nor names, with or without its own processor."""
     fleet, transport = fleet_of()
 
     async def handle(message: Message[Any]) -> None: ...
@@ -410,13 +414,13 @@ async def test_a_pools_rows_retire_with_its_processor() -> None:
     assert balanced(fleet).subscriptions[-1].processed == 4
 
 
-# Faults of ours
+# Internal errors
 
 
 async def test_a_worker_that_breaks_takes_nobody_along(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An unexpected error in a worker itself ends its subscription, which is logged; the fleet goes on."""
+    """An unexpected error in a worker ends its subscription and is logged; the fleet continues."""
     fleet, _ = fleet_of()
     seen = []
 

@@ -1,4 +1,4 @@
-"""Processors: how many calls at a time, in which order, and how much in each."""
+"""Processors: the number of concurrent calls, their order, and the size of batches."""
 
 import asyncio
 import random
@@ -19,7 +19,7 @@ def fleet_of(**options: Any) -> tuple[Fleet, FakeTransport]:
 
 
 class Gate:
-    """A processor whose calls end when the test says so."""
+    """A processor whose calls end when the test lets them."""
 
     def __init__(self) -> None:
         self.begun: list[Any] = []
@@ -51,7 +51,7 @@ class Gate:
 
 
 async def test_one_worker_takes_one_message_after_the_other() -> None:
-    """With `concurrency=1` the next call begins when the one before has ended, in the order of arrival."""
+    """With `concurrency=1` the next call begins when the previous one has ended, in the order of arrival."""
     fleet, transport = fleet_of()
     seen: list[Any] = []
     running = 0
@@ -74,7 +74,7 @@ async def test_one_worker_takes_one_message_after_the_other() -> None:
 
 @pytest.mark.parametrize("concurrency", [2, 5])
 async def test_there_are_never_more_calls_than_concurrency(concurrency: int) -> None:
-    """`concurrency=N` means N calls at a time where there is work for them, and never more."""
+    """`concurrency=N` makes N calls at a time if there are enough messages, and never more."""
     fleet, _ = fleet_of()
     gate = Gate()
     fleet.process("t", name="p", concurrency=concurrency)(gate)
@@ -92,7 +92,7 @@ async def test_there_are_never_more_calls_than_concurrency(concurrency: int) -> 
 
 
 async def test_a_busy_key_does_not_hold_up_others() -> None:
-    """Messages of other keys go past one whose key is busy, and it is handled as soon as its key is free."""
+    """Messages of other keys overtake one whose key is busy; it is processed as soon as its key is free."""
     fleet, _ = fleet_of()
     gate = Gate()
     fleet.process("t", name="p", concurrency=2, key=lambda m: m.data[0])(gate)
@@ -113,7 +113,7 @@ async def test_a_busy_key_does_not_hold_up_others() -> None:
 
 
 async def test_a_key_is_free_again_after_a_failure() -> None:
-    """A failed message makes way for the next of its key."""
+    """After a failed message, the next one of its key is processed."""
     fleet, _ = fleet_of()
     gate = Gate()
     fleet.process("t", name="p", concurrency=3, key=lambda m: m.data[0])(gate)
@@ -132,7 +132,7 @@ async def test_a_key_is_free_again_after_a_failure() -> None:
 @pytest.mark.parametrize("batch", [None, 1, 3])
 @pytest.mark.parametrize("seed", range(2))
 async def test_order_for_each_key_holds_under_any_schedule(overflow: Overflow, batch: int | None, seed: int) -> None:
-    """Whatever fails, is dropped or takes long: the calls of one key never overlap, and come in order of arrival."""
+    """Whatever fails, is dropped or takes long: calls of one key never overlap, and are in the order of arrival."""
     chance = random.Random(f"{overflow} {batch} {seed}")
     fleet, transport = fleet_of()
     busy: set[str] = set()
@@ -159,7 +159,7 @@ async def test_order_for_each_key_holds_under_any_schedule(overflow: Overflow, b
             calls -= 1
             busy.difference_update(keys)
 
-    # The buffer's key is another one than the processor's, as by default.
+    # The key of the buffer differs from that of the processor, as by default.
     fleet.connect(
         "ws://feed.test/",
         handle,
@@ -183,13 +183,13 @@ async def test_order_for_each_key_holds_under_any_schedule(overflow: Overflow, b
             await arriving
         await arriving
     balanced(fleet)
-    if overflow is not Overflow.LATEST:  # there a newer message takes the place of an older one, also in the order
+    if overflow is not Overflow.LATEST:  # with LATEST a newer message replaces an older one at its position
         assert all(indexes == sorted(indexes) for indexes in seen.values()), seen
     assert all(count == 1 for indexes in seen.values() for count in Counter(indexes).values())
 
 
-async def test_what_waits_for_its_key_is_dropped_like_all_that_waits() -> None:
-    """DROP_OLDEST gives up the oldest message whose call has not begun, set aside for a busy key or not."""
+async def test_messages_that_wait_for_their_key_are_dropped_like_others() -> None:
+    """DROP_OLDEST drops the oldest message whose call has not begun, whether it is set aside for a busy key or not."""
     fleet, _ = fleet_of()
     gate = Gate()
     fleet.process("t", name="p", concurrency=2, key=lambda m: m.data[0], buffer=Buffer(4, overflow=DROP_OLDEST))(gate)
@@ -200,18 +200,18 @@ async def test_what_waits_for_its_key_is_dropped_like_all_that_waits() -> None:
         fleet.publish("t", "b1")
         await turns()
         assert gate.begun == ["a1", "b1"]
-        fleet.publish("t", "a4")  # instead of a2
+        fleet.publish("t", "a4")  # replaces a2
         assert row(fleet, "p").dropped == 1
         await turns()
-        fleet.publish("t", "c1")  # instead of a3
+        fleet.publish("t", "c1")  # replaces a3
         assert (row(fleet, "p").dropped, row(fleet, "p").pending) == (2, 4)
         balanced(fleet)
         await gate.end_all()
     assert sorted(gate.begun) == ["a1", "a4", "b1", "c1"]
 
 
-async def test_latest_replaces_what_waits_for_its_key() -> None:
-    """Under LATEST a message whose processor key is busy still waits, and a newer one takes its place."""
+async def test_latest_replaces_a_message_that_waits_for_its_key() -> None:
+    """Under LATEST, a message whose processor key is busy still waits, and is replaced by a newer one."""
     fleet, _ = fleet_of()
     gate = Gate()
     fleet.process("*", name="p", concurrency=2, key=lambda m: m.topic, buffer=Buffer(10, overflow=Overflow.LATEST))(
@@ -231,8 +231,8 @@ async def test_latest_replaces_what_waits_for_its_key() -> None:
     balanced(fleet)
 
 
-async def test_close_drops_what_waits_for_its_key() -> None:
-    """Closing a subscription drops what was set aside for a busy key; the calls in progress finish."""
+async def test_close_drops_messages_that_wait_for_their_key() -> None:
+    """Closing a subscription drops messages that were set aside for a busy key; the current calls finish."""
     fleet, _ = fleet_of()
     gate = Gate()
     fleet.process("t", name="p", concurrency=2, key=lambda m: m.data[0])(gate)
@@ -254,8 +254,8 @@ class Unfriendly(Exception):
 
 
 @pytest.mark.parametrize("fault", ["raises", "cancels", "unhashable"])
-async def test_a_key_function_that_fails_is_told_once(fault: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Messages whose key cannot be had are handled one after the other, none is lost, and the log says so once."""
+async def test_a_key_function_that_fails_is_logged_once(fault: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Messages for which the key function fails are processed one by one, none is lost, and this is logged once."""
     fleet, _ = fleet_of()
     gate = Gate()
 
@@ -280,14 +280,14 @@ async def test_a_key_function_that_fails_is_told_once(fault: str, caplog: pytest
 
 
 async def test_many_messages_of_a_busy_key_do_not_hold_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Setting aside a flood of messages of one busy key gives the loop its turns, and finds what is behind them."""
+    """Setting aside many messages of one busy key yields to the loop, and messages behind them are found."""
     fleet, _ = fleet_of()
     gate = Gate()
     fleet.process("t", name="p", concurrency=2, key=lambda m: m.data[0], buffer=Buffer(10_000))(gate)
     async with fleet:
         fleet.publish("t", "a")
         await turns()
-        monkeypatch.setattr(key_order, "SLICE_S", 0.0)  # each look at the clock is one too late
+        monkeypatch.setattr(key_order, "SLICE_S", 0.0)  # the slice is over at each look at the clock
         for n in range(5000):
             fleet.publish("t", f"a{n}")
         fleet.publish("t", "b")
@@ -303,8 +303,8 @@ async def test_many_messages_of_a_busy_key_do_not_hold_the_loop(monkeypatch: pyt
 # Batches
 
 
-async def test_a_batch_has_what_waits_up_to_its_size() -> None:
-    """`batch=n` gives the function a list of what waits, in order, of n at most; counts are for each message."""
+async def test_a_batch_has_waiting_messages_up_to_its_size() -> None:
+    """`batch=n` passes a list of at most n waiting messages, in order; each message is counted."""
     fleet, _ = fleet_of()
     seen: list[list[int]] = []
 
@@ -320,7 +320,7 @@ async def test_a_batch_has_what_waits_up_to_its_size() -> None:
 
 
 async def test_a_batch_of_one_is_a_list() -> None:
-    """`batch=1` still gives a list."""
+    """`batch=1` also passes a list."""
     fleet, _ = fleet_of()
     seen: list[Any] = []
 
@@ -357,7 +357,7 @@ async def test_a_batch_may_hold_many_messages_of_one_key() -> None:
 
 
 async def test_a_failed_batch_is_as_many_failures_and_dead_letters() -> None:
-    """Retry and dead letters take a batch as one; the counts, and the dead letters, are one for each message."""
+    """Retry and dead letters treat a batch as one call; there is one count and one dead letter for each message."""
     fleet, _ = fleet_of()
     dead: list[Any] = []
     calls: list[list[int]] = []

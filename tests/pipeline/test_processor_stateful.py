@@ -1,4 +1,4 @@
-"""One processor under any interleaving of messages, ends, failures, cancellations and its own end."""
+"""One processor under any order of messages, ends of calls, failures, cancellations and its own end."""
 
 import asyncio
 from typing import Any
@@ -14,7 +14,7 @@ NAME = "p"
 
 
 class Calls(RuleBasedStateMachine):
-    """Calls end when the machine says so; what was offered is accounted for, in order for each key, at every look."""
+    """Calls end when the test lets them; offered messages are accounted for, in order for each key, at any time."""
 
     @initialize(
         concurrency=st.integers(1, 3),
@@ -149,7 +149,7 @@ class Calls(RuleBasedStateMachine):
     @precondition(lambda self: not self.closed and not self.keyed)
     @rule()
     def nobody_idles(self) -> None:
-        """With messages waiting, all workers are in a call."""
+        """If messages wait, all workers are in a call."""
         self._turn()
 
         async def look() -> Any:

@@ -1,4 +1,4 @@
-"""`keep_last` and `replay`: a subscription begins with the last message of each topic, and the account stays right."""
+"""`keep_last` and `replay`: a subscription begins with the last message of each topic, and the counts stay right."""
 
 import asyncio
 from collections.abc import Callable
@@ -32,7 +32,7 @@ def waiting(subscription: Subscription) -> list[Any]:
 
 
 async def test_the_last_of_each_topic_comes_first() -> None:
-    """With `replay="last"` a subscription begins with the last message of each topic, as it was, and then goes on."""
+    """With `replay="last"` a subscription begins with the last message of each topic, unchanged, and then continues."""
     fleet, transport = fleet_of(10)
     async with feeding(fleet, transport) as socket:
         await socket.feed("a1", "b1", "a2", "c1", "b2")
@@ -46,7 +46,7 @@ async def test_the_last_of_each_topic_comes_first() -> None:
 
 
 async def test_without_keep_last_nothing_is_kept() -> None:
-    """The default keeps nothing; `replay` is then an empty beginning."""
+    """By default no messages are kept, and `replay` has no effect."""
     fleet, transport = fleet_of(0)
     async with feeding(fleet, transport) as socket:
         await socket.feed("a1")
@@ -56,7 +56,7 @@ async def test_without_keep_last_nothing_is_kept() -> None:
 
 
 async def test_the_topics_longest_unheard_are_forgotten() -> None:
-    """Of more topics than `keep_last`, those stay that were heard of last."""
+    """If there are more topics than `keep_last`, the most recently received ones are kept."""
     fleet, transport = fleet_of(3)
     async with feeding(fleet, transport) as socket:
         await socket.feed("a1", "b1", "c1", "a2", "d1")
@@ -80,8 +80,8 @@ async def test_a_single_topic_is_kept_too() -> None:
             assert waiting(late) == ["4"]
 
 
-async def test_what_came_during_on_open_is_kept() -> None:
-    """Messages that were held while `on_open` ran are kept like those that came later; what it took is not."""
+async def test_messages_during_on_open_are_kept() -> None:
+    """Messages that were held while `on_open` ran are kept like later ones; those that it took are not."""
     gate = asyncio.Event()
 
     async def on_open(session: Any) -> None:
@@ -101,7 +101,7 @@ async def test_what_came_during_on_open_is_kept() -> None:
 
 
 async def test_several_endpoints_are_replayed_by_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What several endpoints keep comes in the order in which it was received, each with its own bound."""
+    """Messages kept by several endpoints are replayed in the order of receipt; each endpoint has its own bound."""
     clock = 1000.0
     monkeypatch.setattr("time.time", lambda: clock)
     fleet, transport = fleet_of(2, "one")
@@ -121,7 +121,7 @@ async def test_several_endpoints_are_replayed_by_time(monkeypatch: pytest.Monkey
     [("one.*", ["a", "b"]), ("*.a", ["a", "a"]), ("two.>", ["a", "b"]), ("*", []), ("$state.>", []), ("one.b", ["b"])],
 )
 async def test_only_topics_that_match_are_replayed(pattern: str, expected: list[str]) -> None:
-    """The pattern decides about kept messages as it does about new ones."""
+    """The pattern selects kept messages as it selects new ones."""
     fleet, transport = fleet_of(5, "one")
     connect(fleet, "two", 5)
     async with fleet:
@@ -132,7 +132,7 @@ async def test_only_topics_that_match_are_replayed(pattern: str, expected: list[
 
 
 async def test_a_replay_is_delivered_and_offered_but_not_published_again() -> None:
-    """The hub's account: each replayed message is one more delivery, offered there; published stays what it was."""
+    """Each replayed message counts as offered and delivered in the subscription; `published` does not change."""
     fleet, transport = fleet_of(5)
     async with feeding(fleet, transport) as socket:
         await socket.feed("a", "b", "c")
@@ -155,7 +155,9 @@ async def test_a_replay_is_delivered_and_offered_but_not_published_again() -> No
     ],
 )
 async def test_a_replay_goes_by_the_policy(overflow: Overflow, expected: list[str], dropped: int) -> None:
-    """Kept messages beyond the buffer are dropped as its policy says; PAUSE, with nobody to pause, drops the oldest."""
+    """Kept messages beyond the buffer are dropped by its policy; PAUSE, which can pause no source here, drops the
+    oldest.
+    """
     fleet, transport = fleet_of(10)
     async with feeding(fleet, transport) as socket:
         await socket.feed(*"abcdef")
@@ -169,7 +171,7 @@ async def test_a_replay_goes_by_the_policy(overflow: Overflow, expected: list[st
 
 
 async def test_a_replay_into_latest_replaces_by_key() -> None:
-    """Kept messages of the same key are counted as dropped, but for the last, and their bytes are gone."""
+    """Kept messages of the same key are counted as dropped, except the last, and their bytes are released."""
     fleet, transport = fleet_of(5, "one")
     connect(fleet, "two", 5)
     async with fleet:
@@ -183,7 +185,9 @@ async def test_a_replay_into_latest_replaces_by_key() -> None:
 
 
 async def test_a_replay_that_does_not_fit_fails_under_fail() -> None:
-    """FAIL means that nothing is missed in silence: a replay that is too much ends the subscription with Overflowed."""
+    """Under FAIL no message is dropped silently: a replay larger than the buffer ends the subscription with
+    Overflowed.
+    """
     fleet, transport = fleet_of(10)
     async with feeding(fleet, transport) as socket:
         await socket.feed(*"abcdef")
@@ -194,8 +198,8 @@ async def test_a_replay_that_does_not_fit_fails_under_fail() -> None:
         balanced(fleet)
 
 
-async def test_a_replay_that_fills_the_mailbox_holds_what_comes_next() -> None:
-    """A mailbox that a replay has filled pauses the endpoint that brings more, and lets it go at half."""
+async def test_a_replay_that_fills_the_mailbox_pauses_its_endpoint() -> None:
+    """A mailbox that was filled by a replay pauses an endpoint that sends more, and resumes it at half."""
     fleet, transport = fleet_of(10)
     async with feeding(fleet, transport) as socket:
         await socket.feed(*"abcd")
@@ -207,8 +211,8 @@ async def test_a_replay_that_fills_the_mailbox_holds_what_comes_next() -> None:
             assert not socket.paused
 
 
-async def test_a_replay_into_few_bytes_keeps_what_fits() -> None:
-    """The bound in bytes holds for a replay, too; a message larger than all of it is taken alone."""
+async def test_a_replay_into_few_bytes_keeps_fitting_messages() -> None:
+    """The bound in bytes also applies to a replay; a message larger than the bound is taken alone."""
     fleet, transport = fleet_of(10)
     async with feeding(fleet, transport) as socket:
         await socket.feed("a" * 30, "b" * 30, "c" * 30)
@@ -220,8 +224,8 @@ async def test_a_replay_into_few_bytes_keeps_what_fits() -> None:
             balanced(fleet)
 
 
-async def test_what_an_endpoint_kept_goes_with_it() -> None:
-    """A closed connection's messages are replayed to nobody."""
+async def test_kept_messages_are_removed_with_their_endpoint() -> None:
+    """Messages of a closed connection are not replayed."""
     fleet, transport = fleet_of(10)
     async with fleet:
         socket = await opened(fleet, transport)
@@ -231,8 +235,8 @@ async def test_what_an_endpoint_kept_goes_with_it() -> None:
             assert waiting(late) == []
 
 
-async def test_what_cannot_be_replayed_is_refused() -> None:
-    """A `replay` other than "last", or a `keep_last` that is no number from 0, is a ConfigError, and costs no name."""
+async def test_invalid_replay_options_are_rejected() -> None:
+    """A `replay` other than "last", or a `keep_last` that is no number from 0, raises ConfigError, and uses no name."""
     fleet = Fleet()
     wrong: Any
     for wrong in ("all", True, 3):
@@ -245,7 +249,7 @@ async def test_what_cannot_be_replayed_is_refused() -> None:
 
 
 async def test_a_processor_may_subscribe_with_a_replay() -> None:
-    """A subscription made in the middle of a flow gets the last of each topic, and misses none of what follows."""
+    """A subscription made during a flow of messages gets the last one of each topic, and misses none that follow."""
     fleet, transport = fleet_of(10)
     late: list[Subscription] = []
 

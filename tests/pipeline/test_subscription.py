@@ -1,4 +1,6 @@
-"""Subscriptions and loops: handed out is processed, nothing else is lost, and nothing is held for nobody."""
+"""Subscriptions and loops: a message that is returned counts as processed, none is lost, and none is
+kept needlessly.
+"""
 
 import asyncio
 import gc
@@ -42,7 +44,7 @@ async def collected(loop: AsyncIterator[Message[Any]]) -> list[Any]:
 
 
 async def test_a_loop_gets_messages_from_the_call_of_subscribe_on() -> None:
-    """A subscription takes what comes once `subscribe` was called, though no loop runs yet, and nothing earlier."""
+    """A subscription gets the messages from `subscribe` on, even if no loop runs yet, and no earlier ones."""
     fleet, _ = fleet_of()
     fleet.publish("news", 1)
     async with fleet.subscribe("news") as subscription:
@@ -54,7 +56,7 @@ async def test_a_loop_gets_messages_from_the_call_of_subscribe_on() -> None:
 
 
 async def test_a_loop_ends_when_its_subscription_is_closed() -> None:
-    """`close` in the middle of a loop drops what waits and ends the loop, in its own body or from elsewhere."""
+    """`close` during a loop drops waiting messages and ends the loop, whether it is called in its body or elsewhere."""
     fleet, _ = fleet_of()
     subscription = fleet.subscribe("news")
     for n in range(5):
@@ -78,7 +80,7 @@ async def test_a_loop_ends_when_its_subscription_is_closed() -> None:
 
 
 async def test_leaving_the_context_closes_the_subscription() -> None:
-    """`async with` takes the subscription out, however it is left, and its name is free again."""
+    """`async with` removes the subscription however the block is left, and its name is free again."""
     fleet, _ = fleet_of()
     with pytest.raises(KeyError):
         async with fleet.subscribe("news", name="mine") as subscription:
@@ -90,7 +92,7 @@ async def test_leaving_the_context_closes_the_subscription() -> None:
 
 
 async def test_the_end_of_the_fleet_ends_loops() -> None:
-    """A loop over a subscription ends when the fleet does; what waits in it is dropped."""
+    """A loop over a subscription ends with the fleet; waiting messages are dropped."""
     fleet, _ = fleet_of()
     subscription = fleet.subscribe("news")
     async with fleet:
@@ -106,7 +108,7 @@ async def test_the_end_of_the_fleet_ends_loops() -> None:
 
 
 async def test_cancelled_loops_lose_nothing() -> None:
-    """However often waiting for a message is cut short, every message is handed out once, in order."""
+    """However often waiting for a message is cancelled, every message is returned once, in order."""
     fleet, _ = fleet_of()
     seen = []
     async with fleet.subscribe("news") as subscription:
@@ -127,7 +129,7 @@ async def test_cancelled_loops_lose_nothing() -> None:
 
 
 async def test_two_loops_share_a_subscription() -> None:
-    """Two loops over the same subscription get each message once between them, each its own in order, and both end."""
+    """Two loops over the same subscription share its messages, each gets its own in order, and both end."""
     fleet, _ = fleet_of()
     subscription = fleet.subscribe("news")
     loops = [asyncio.create_task(collected(subscription)) for _ in range(2)]
@@ -143,8 +145,8 @@ async def test_two_loops_share_a_subscription() -> None:
     assert balanced(fleet).subscriptions[-1].processed == 100
 
 
-async def test_batches_give_what_waits() -> None:
-    """`batches()` hands out lists of what waits at the time, none empty, in order, all counted processed."""
+async def test_batches_return_waiting_messages() -> None:
+    """`batches()` returns non-empty lists of waiting messages, in order, all counted as processed."""
     fleet, _ = fleet_of()
     subscription = fleet.subscribe("news")
     for n in range(3):
@@ -169,7 +171,7 @@ async def test_batches_give_what_waits() -> None:
 
 
 async def test_a_batch_is_not_as_large_as_a_backlog() -> None:
-    """Taking a huge backlog out in batches does not hold the loop for all of it."""
+    """Reading a huge backlog in batches does not block the loop."""
     fleet, _ = fleet_of()
     async with fleet.subscribe("news", buffer=Buffer(messages=10**6)) as subscription:
         for n in range(2500):
@@ -184,7 +186,7 @@ async def test_a_batch_is_not_as_large_as_a_backlog() -> None:
 
 
 async def test_batches_keep_their_subscription_alive() -> None:
-    """A loop over `fleet.subscribe(...).batches()` holds its subscription."""
+    """A loop over `fleet.subscribe(...).batches()` keeps a reference to its subscription."""
     fleet, _ = fleet_of()
     batches = fleet.subscribe("news").batches()
     gc.collect()
@@ -194,7 +196,7 @@ async def test_batches_keep_their_subscription_alive() -> None:
 
 
 async def test_a_processors_subscription_is_not_for_loops() -> None:
-    """What a processor takes cannot be taken away by a loop: Busy."""
+    """A loop over the subscription of a processor raises Busy."""
     fleet, _ = fleet_of()
     seen: list[Any] = []
     fleet.process("news", name="mine")(keeper(seen))
@@ -209,7 +211,7 @@ async def test_a_processors_subscription_is_not_for_loops() -> None:
     handle.close()
 
 
-# Turns of the loop
+# Yielding to the event loop
 
 
 async def drained(fleet: Fleet, count: int, batches: bool, body_s: float) -> None:
@@ -225,20 +227,20 @@ async def drained(fleet: Fleet, count: int, batches: bool, body_s: float) -> Non
 
 @pytest.mark.parametrize("batches", [False, True])
 async def test_a_loop_over_a_backlog_gives_others_their_turn(batches: bool) -> None:
-    """A loop over a huge backlog, whose body waits for nothing, yields whenever two milliseconds may have passed."""
+    """A loop over a huge backlog, whose body awaits nothing, yields after about two milliseconds."""
     fleet, _ = fleet_of()
     if batches:
-        # Each batch takes longer than that by itself.
+        # Each batch takes longer than that.
         assert await turns_while(drained(fleet, 20_000, True, 0.0025)) >= 20
     else:
         assert await turns_while(drained(fleet, 2_000, False, 0.000_1)) >= 2_000 // 20
 
 
-# Left behind
+# Subscriptions that are no longer referenced
 
 
 async def test_a_subscription_that_nobody_holds_is_detached() -> None:
-    """Forgetting a subscription drops what was pending, releases whom it paused, frees its name, and warns."""
+    """When a subscription is no longer referenced, its messages are dropped, paused sources resumed, its name freed."""
     fleet, transport = fleet_of()
     fleet.connect(URI, name="feed")
     async with feeding(fleet, transport) as socket:
@@ -258,7 +260,9 @@ async def test_a_subscription_that_nobody_holds_is_detached() -> None:
 
 
 async def test_a_forgotten_subscription_is_detached_without_anybody_looking() -> None:
-    """A paused endpoint goes on in one of the loop's next turns after the one who paused it was forgotten."""
+    """An endpoint is resumed in one of the next iterations of the loop after the subscription that paused it is
+    collected.
+    """
     fleet, transport = fleet_of()
     fleet.connect(URI, name="feed")
     async with feeding(fleet, transport) as socket:
@@ -274,7 +278,7 @@ async def test_a_forgotten_subscription_is_detached_without_anybody_looking() ->
 
 
 async def test_a_warning_that_is_an_error_detaches_all_the_same() -> None:
-    """With warnings as errors, a forgotten subscription is taken out like any other."""
+    """With warnings as errors, an unreferenced subscription is removed like any other."""
     fleet, _ = fleet_of()
     async with fleet:
         subscription = fleet.subscribe("news")
@@ -288,7 +292,7 @@ async def test_a_warning_that_is_an_error_detaches_all_the_same() -> None:
 
 
 async def test_a_subscription_in_a_cycle_is_detached_by_the_collector() -> None:
-    """A subscription that only a cycle holds goes when the garbage collector finds it."""
+    """A subscription that is only referenced by a cycle is removed when the garbage collector finds it."""
     fleet, _ = fleet_of()
     async with fleet:
         holder: dict[str, Any] = {"subscription": fleet.subscribe("news")}
@@ -300,11 +304,13 @@ async def test_a_subscription_in_a_cycle_is_detached_by_the_collector() -> None:
 
 
 async def test_a_subscription_may_be_collected_in_another_thread() -> None:
-    """Where the last one to hold it is another thread, the subscription is taken out in the loop's own."""
+    """If the last reference to a subscription is released in another thread, it is removed in the
+    thread of the loop.
+    """
     fleet, transport = fleet_of()
     fleet.connect(URI, name="feed")
     async with feeding(fleet, transport) as socket:
-        # Never looped over: it has not seen a loop of its own.
+        # It was never looped over, so it knows no loop.
         holder = [fleet.subscribe("feed", name="mine", buffer=Buffer(messages=1))]
         await socket.feed("1")
         assert socket.paused
@@ -340,11 +346,11 @@ async def test_a_closed_or_ended_subscription_is_forgotten_in_silence() -> None:
         gc.collect()
 
 
-# The mapping
+# `fleet.subscriptions`
 
 
 async def test_the_subscriptions_are_a_mapping_to_be_read() -> None:
-    """`fleet.subscriptions` has processors and subscriptions by name, and cannot be written."""
+    """`fleet.subscriptions` contains processors and subscriptions by name, and is read-only."""
     fleet, _ = fleet_of()
     fleet.process("news", name="proc")(keeper([]))
     fleet.connect(URI, keeper([]), name="feed")
@@ -364,8 +370,8 @@ async def test_the_subscriptions_are_a_mapping_to_be_read() -> None:
 # Loops over a connection
 
 
-async def test_a_loop_over_a_connection_gets_what_comes_from_there() -> None:
-    """`async for message in connection` has a subscription of its own, named after the endpoint."""
+async def test_a_loop_over_a_connection_gets_its_messages() -> None:
+    """`async for message in connection` uses its own subscription, which has the endpoint's name."""
     fleet, transport = fleet_of()
     connection = fleet.connect(URI, name="feed", topic="some.topic")
     fleet.connect("ws://other.test/", name="other", topic="some.topic")
@@ -382,7 +388,7 @@ async def test_a_loop_over_a_connection_gets_what_comes_from_there() -> None:
 
 
 async def test_messages_are_kept_between_loops() -> None:
-    """What comes before the first loop over a connection, or between two loops, is there for the next."""
+    """Messages that arrive before the first loop over a connection, or between two loops, are kept for the next."""
     fleet, transport = fleet_of()
     connection = fleet.connect(URI, name="feed")
     async with feeding(fleet, transport) as socket:
@@ -403,7 +409,7 @@ async def test_messages_are_kept_between_loops() -> None:
 
 
 async def test_a_second_loop_at_the_same_time_is_busy() -> None:
-    """A second loop over a connection raises Busy while the first goes on, waiting or in its body."""
+    """A second loop over a connection raises Busy while the first one runs, whether it waits or is in its body."""
     fleet, transport = fleet_of()
     connection = fleet.connect(URI, name="feed")
     async with feeding(fleet, transport) as socket:
@@ -425,7 +431,7 @@ async def test_a_second_loop_at_the_same_time_is_busy() -> None:
 
 
 async def test_an_exception_that_is_kept_keeps_no_loop_out() -> None:
-    """A loop that ended, failed or was cancelled is over, although somebody keeps the exception with its traceback."""
+    """A loop that ended, failed or was cancelled is over, even if its exception is kept with its traceback."""
     fleet, transport = fleet_of()
     connection = fleet.connect(Endpoint(URI, name="feed", reconnect=Reconnect(max_restarts=0)))
     async with feeding(fleet, transport) as socket:
@@ -454,7 +460,9 @@ async def test_an_exception_that_is_kept_keeps_no_loop_out() -> None:
 
 
 async def test_a_loop_that_was_cancelled_may_go_on() -> None:
-    """Waiting for one message with a deadline, again and again over one iterator, loses nothing and is not Busy."""
+    """Repeatedly waiting for one message with a deadline, on the same iterator, loses nothing and does
+    not raise Busy.
+    """
     fleet, transport = fleet_of()
     connection = fleet.connect(URI, name="feed")
     async with feeding(fleet, transport) as socket:
@@ -468,8 +476,8 @@ async def test_a_loop_that_was_cancelled_may_go_on() -> None:
             aiter(connection)
 
 
-async def test_after_close_a_loop_gets_what_is_pending_and_ends() -> None:
-    """A loop over a connection that is closed hands out what waits, then ends, with no warning about it."""
+async def test_after_close_a_loop_gets_pending_messages_and_ends() -> None:
+    """A loop over a connection that is closed returns the waiting messages, then ends, without a warning."""
     fleet, transport = fleet_of()
     connection = fleet.connect(URI, name="feed")
     async with feeding(fleet, transport) as socket:
@@ -485,8 +493,8 @@ async def test_after_close_a_loop_gets_what_is_pending_and_ends() -> None:
         assert (retired.name, retired.processed, retired.dropped) == ("$retired", 3, 0)
 
 
-async def test_closing_in_the_loops_own_body_ends_it_after_what_is_pending() -> None:
-    """`await connection.close()` in the body of the loop over it is no deadlock, and no loss."""
+async def test_closing_in_the_loops_own_body_ends_it_after_pending_messages() -> None:
+    """`await connection.close()` in the body of the loop over it neither deadlocks nor loses a message."""
     fleet, transport = fleet_of()
     connection = fleet.connect(URI, name="feed")
     async with feeding(fleet, transport) as socket:
@@ -500,8 +508,8 @@ async def test_closing_in_the_loops_own_body_ends_it_after_what_is_pending() -> 
         assert seen == ["1", "2", "3"]
 
 
-async def test_after_failed_a_loop_gets_what_is_pending_and_raises() -> None:
-    """A loop over a connection that failed for good hands out what waits, and raises EndpointFailed each time."""
+async def test_after_failed_a_loop_gets_pending_messages_and_raises() -> None:
+    """A loop over a failed connection returns the waiting messages, and raises EndpointFailed each time."""
     fleet, transport = fleet_of()
     connection = fleet.connect(URI, name="feed", reconnect=Reconnect(max_restarts=0))
     async with feeding(fleet, transport) as socket:
@@ -519,7 +527,7 @@ async def test_after_failed_a_loop_gets_what_is_pending_and_raises() -> None:
         balanced(fleet)
 
 
-async def test_a_loop_that_waits_is_told_of_the_failure() -> None:
+async def test_a_waiting_loop_gets_the_failure() -> None:
     """A loop that is waiting when the endpoint fails raises EndpointFailed."""
     fleet, transport = fleet_of()
 
@@ -535,7 +543,7 @@ async def test_a_loop_that_waits_is_told_of_the_failure() -> None:
 
 
 async def test_a_closed_connection_that_nobody_holds_keeps_nothing() -> None:
-    """What waits for the next loop over a closed connection is dropped when nobody can ask for it any more."""
+    """Messages that wait for the next loop over a closed connection are dropped when it is no longer referenced."""
     fleet, transport = fleet_of()
     connection = fleet.connect(URI, name="feed")
     async with feeding(fleet, transport) as socket:
@@ -549,7 +557,7 @@ async def test_a_closed_connection_that_nobody_holds_keeps_nothing() -> None:
 
 
 async def test_the_old_loops_handle_does_nothing_to_a_new_endpoint() -> None:
-    """Closing a subscription twice, its name having been taken again in between, leaves the new one alone."""
+    """If a subscription is closed a second time after its name was reused, the new one is not affected."""
     fleet, transport = fleet_of()
     connection = fleet.connect(URI, name="feed")
     async with feeding(fleet, transport) as socket:
@@ -572,7 +580,7 @@ async def test_the_old_loops_handle_does_nothing_to_a_new_endpoint() -> None:
 
 
 async def test_a_closed_loop_is_opened_afresh() -> None:
-    """After its subscription was closed by name, the next loop over a connection has a new one."""
+    """If its subscription was closed by name, the next loop over a connection makes a new one."""
     fleet, transport = fleet_of()
     connection = fleet.connect(URI, name="feed")
     async with feeding(fleet, transport) as socket:
@@ -591,7 +599,7 @@ async def test_a_closed_loop_is_opened_afresh() -> None:
 
 
 async def test_a_new_socket_of_a_paused_endpoint_starts_paused() -> None:
-    """After a reconnect an endpoint whose subscriber is still full is read until `on_open` returns, and paused then."""
+    """After a reconnect, an endpoint whose subscription is still full is read until `on_open` returns, then paused."""
     fleet, transport = fleet_of()
     logins = []
 
@@ -621,8 +629,8 @@ async def test_a_new_socket_of_a_paused_endpoint_starts_paused() -> None:
 
 
 @pytest.mark.looptime
-async def test_who_pauses_whom_is_told() -> None:
-    """The stats name who pauses an endpoint and for how long, and a slow subscriber stops nobody else's endpoint."""
+async def test_stats_contain_who_pauses_which_endpoint() -> None:
+    """The stats contain who paused an endpoint and for how long; a slow subscription pauses no other endpoint."""
     fleet, transport = fleet_of()
     fleet.connect(URI, name="feed")
     fleet.connect("ws://other.test/", name="other")
@@ -648,7 +656,7 @@ async def test_who_pauses_whom_is_told() -> None:
 
 @pytest.mark.looptime
 async def test_an_endpoint_that_closes_while_paused_is_released() -> None:
-    """Closing a paused endpoint, or unsubscribing after it closed, leaves nobody holding anybody."""
+    """If a paused endpoint is closed, or a subscription is closed after it, neither keeps a reference to the other."""
     fleet, transport = fleet_of()
     connection = fleet.connect(URI, name="feed")
     async with feeding(fleet, transport) as socket, fleet.subscribe("feed", buffer=Buffer(messages=1)) as slow:
@@ -661,7 +669,7 @@ async def test_an_endpoint_that_closes_while_paused_is_released() -> None:
 
 
 async def test_drop_oldest_pauses_nobody() -> None:
-    """A subscription that drops never slows its endpoint."""
+    """A subscription that drops messages never pauses its endpoint."""
     fleet, transport = fleet_of()
     fleet.connect(URI, name="feed")
     dropping = fleet.subscribe("feed", buffer=Buffer(messages=2, overflow=DROP_OLDEST))
@@ -675,8 +683,8 @@ async def test_drop_oldest_pauses_nobody() -> None:
 # Threads
 
 
-async def test_other_threads_are_told_where_to_go() -> None:
-    """What belongs to the loop's thread raises elsewhere, and names `from_thread`."""
+async def test_other_threads_get_an_error_that_mentions_from_thread() -> None:
+    """Methods that belong to the loop's thread raise an error in other threads, which mentions `from_thread`."""
     fleet, transport = fleet_of()
     connection = fleet.connect(URI, name="feed")
     async with feeding(fleet, transport):
@@ -704,8 +712,8 @@ async def test_other_threads_are_told_where_to_go() -> None:
                 found.append(str(caught.value))
             return found
 
-        told = await asyncio.to_thread(elsewhere)
-        assert all("from_thread" in text for text in told) and len(told) == len(calls)
+        errors = await asyncio.to_thread(elsewhere)
+        assert all("from_thread" in text for text in errors) and len(errors) == len(calls)
         assert (await asyncio.to_thread(fleet.from_thread, subscription.stats)).name == "sub-1"
         await asyncio.to_thread(fleet.from_thread, subscription.close)
         assert "sub-1" not in fleet.subscriptions

@@ -1,4 +1,4 @@
-"""Plain functions: in threads of their own, so that the loop goes on, with the same account of every message."""
+"""Plain functions run in their own threads, so the loop is not blocked, with the same counts for each message."""
 
 import asyncio
 import random
@@ -20,7 +20,7 @@ def fleet_of(**options: Any) -> tuple[Fleet, FakeTransport]:
 
 
 class Gate:
-    """A plain processor whose calls end when the test says so."""
+    """A plain processor whose calls end when the test lets them."""
 
     def __init__(self) -> None:
         self.begun: list[Any] = []
@@ -51,7 +51,7 @@ class Gate:
 
 
 class Clock:
-    """Stands in for `time` where the pool looks whether a call's time is up."""
+    """Replaces `time` where the pool checks whether a call has timed out."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -68,7 +68,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 async def test_a_plain_function_does_not_hold_the_loop() -> None:
-    """A `def` processor runs in a daemon thread with the processor's name, while the loop goes on."""
+    """A `def` processor runs in a daemon thread with the processor's name, while the loop continues."""
     fleet, transport = fleet_of()
     gate = Gate()
     fleet.connect("ws://feed.test/", gate, name="feed")
@@ -88,7 +88,7 @@ async def test_a_plain_function_does_not_hold_the_loop() -> None:
 
 @pytest.mark.parametrize("concurrency", [1, 3])
 async def test_so_many_threads_as_concurrency(concurrency: int) -> None:
-    """There are `concurrency` threads, and so never more calls at a time; with one, calls are in order."""
+    """There are `concurrency` threads, so never more concurrent calls; with one thread, calls are in order."""
     fleet, _ = fleet_of()
     gate = Gate()
     fleet.process("t", name="p", concurrency=concurrency)(gate)
@@ -106,7 +106,7 @@ async def test_so_many_threads_as_concurrency(concurrency: int) -> None:
 
 
 async def test_the_order_for_each_key_holds_over_threads() -> None:
-    """With `key`, calls of one key never overlap and come in order, and other keys go on meanwhile."""
+    """With `key`, calls of one key never overlap and are in order; other keys are processed meanwhile."""
     fleet, _ = fleet_of()
     chance = random.Random(1)
     seen: dict[str, list[int]] = {}
@@ -142,7 +142,7 @@ async def test_the_order_for_each_key_holds_over_threads() -> None:
 
 
 async def test_a_busy_key_in_one_thread_lets_others_by() -> None:
-    """A thread that hangs in one key's call does not keep the other threads from other keys."""
+    """A thread that hangs in a call of one key does not block other keys in other threads."""
     fleet, _ = fleet_of()
     gate = Gate()
     fleet.process("t", name="p", concurrency=2, key=lambda m: m.data[0])(gate)
@@ -159,11 +159,11 @@ async def test_a_busy_key_in_one_thread_lets_others_by() -> None:
     assert row(fleet, "p").processed == 4
 
 
-# What waits, and what is in hand
+# Waiting messages and messages in hand
 
 
-async def test_what_was_handed_over_can_still_be_dropped() -> None:
-    """Until its call begins, a message that was handed to a thread is DROP_OLDEST's to drop, the oldest first."""
+async def test_a_message_handed_to_a_thread_can_still_be_dropped() -> None:
+    """Until its call begins, DROP_OLDEST may drop a message that was handed to a thread, the oldest first."""
     fleet, _ = fleet_of()
     gate = Gate()
     fleet.process("t", name="p", buffer=Buffer(4, overflow=DROP_OLDEST))(gate)
@@ -181,17 +181,19 @@ async def test_what_was_handed_over_can_still_be_dropped() -> None:
 
 
 async def test_the_oldest_goes_first_wherever_it_waits() -> None:
-    """Of messages set aside for a busy key, handed to threads, and in the queue, the oldest is dropped first."""
+    """The oldest message is dropped first, whether it is set aside for a busy key, handed to a thread
+    or in the queue.
+    """
     fleet, _ = fleet_of()
     gate = Gate()
     fleet.process("t", name="p", concurrency=1, key=lambda m: m.data[0], buffer=Buffer(6, overflow=DROP_OLDEST))(gate)
     async with fleet:
-        for data in ("a1", "a2", "b1", "a3", "c1", "b2"):  # a1 runs, b1 and c1 are handed over, the others aside
+        for data in ("a1", "a2", "b1", "a3", "c1", "b2"):  # a1 runs, b1 and c1 are handed over, the others set aside
             fleet.publish("t", data)
         await until(lambda: gate.begun == ["a1"])
         await turns()
         for n in range(3):
-            fleet.publish("t", f"d{n}")  # instead of a2, b1, a3
+            fleet.publish("t", f"d{n}")  # replaces a2, b1, a3
         assert row(fleet, "p").dropped == 3
         gate.open()
         await until(lambda: row(fleet, "p").pending == 0)
@@ -199,8 +201,8 @@ async def test_the_oldest_goes_first_wherever_it_waits() -> None:
     balanced(fleet)
 
 
-async def test_latest_replaces_what_no_thread_has_begun() -> None:
-    """Under LATEST a message is replaced as long as its call has not begun: a slow thread gets the newest."""
+async def test_latest_replaces_a_message_that_no_thread_has_begun() -> None:
+    """Under LATEST, a message can be replaced until its call begins: a slow thread gets the newest."""
     fleet, _ = fleet_of()
     gate = Gate()
     fleet.process("t", name="p", buffer=Buffer(10, overflow=Overflow.LATEST))(gate)
@@ -216,8 +218,10 @@ async def test_latest_replaces_what_no_thread_has_begun() -> None:
     assert gate.ended == [0, 49]
 
 
-async def test_close_drops_what_was_handed_over() -> None:
-    """Closing the subscription drops what no thread has begun; the calls in progress finish, and the threads go."""
+async def test_close_drops_messages_handed_to_threads() -> None:
+    """Closing the subscription drops messages that no thread has begun; the current calls finish, and
+    the threads end.
+    """
     fleet, _ = fleet_of()
     gate = Gate()
     fleet.process("t", name="p")(gate)
@@ -235,7 +239,7 @@ async def test_close_drops_what_was_handed_over() -> None:
 
 
 async def test_the_balance_holds_at_every_look() -> None:
-    """Whenever one looks while threads work, fail and are overrun, every message is accounted for once."""
+    """While threads work, fail and fall behind, every message is accounted for once at any time."""
     fleet, transport = fleet_of()
     calls: list[int] = []
 
@@ -265,7 +269,7 @@ async def test_the_balance_holds_at_every_look() -> None:
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit, KeyboardInterrupt, asyncio.CancelledError, GeneratorExit])
 async def test_whatever_a_thread_raises_fails_its_message(error: type[BaseException]) -> None:
-    """Whatever a call raises, the thread lives on, and the message is a failure and a dead letter."""
+    """Whatever a call raises, the thread continues, and the message is counted as failed and made a dead letter."""
     fleet, _ = fleet_of()
     dead: list[Any] = []
 
@@ -286,8 +290,8 @@ async def test_whatever_a_thread_raises_fails_its_message(error: type[BaseExcept
     assert isinstance(dead[0].error, error) and (dead[0].message.data, dead[0].attempts) == (1, 1)
 
 
-async def test_a_function_that_returns_a_coroutine_is_told_to_be_async() -> None:
-    """A plain function that returns something to await has done nothing: that is a failure, not a success."""
+async def test_a_plain_function_that_returns_a_coroutine_fails() -> None:
+    """A plain function that returns an awaitable has done nothing, so the message is counted as failed."""
     fleet, _ = fleet_of()
     dead: list[Any] = []
 
@@ -305,7 +309,7 @@ async def test_a_function_that_returns_a_coroutine_is_told_to_be_async() -> None
 
 
 async def test_retry_in_threads() -> None:
-    """`retry` makes so many attempts in the thread; the message stays pending while it waits."""
+    """`retry` makes up to `attempts` calls in the thread; the message stays pending while it waits."""
     fleet, _ = fleet_of()
     attempts: list[int] = []
     dead: list[Any] = []
@@ -331,7 +335,7 @@ async def test_retry_in_threads() -> None:
 
 
 async def test_a_thread_waiting_for_its_next_attempt_does_not_hold_up_the_end() -> None:
-    """A message that waits for its next attempt when the drain is over is failed, and its thread goes at once."""
+    """A message that waits for its next attempt at the end of the drain is failed, and its thread ends at once."""
     fleet, _ = fleet_of(drain_s=0.05)
     begun = threading.Event()
 
@@ -351,7 +355,7 @@ async def test_a_thread_waiting_for_its_next_attempt_does_not_hold_up_the_end() 
 
 
 async def test_a_thread_past_its_time_has_failed_at_once(clock: Clock) -> None:
-    """On `timeout_s` the message is failed at once and never retried; what the thread says later counts no more."""
+    """On `timeout_s` the message is failed at once and never retried; the later result of the thread is ignored."""
     fleet, _ = fleet_of()
     gate = Gate()
     dead: list[Any] = []
@@ -378,7 +382,9 @@ async def test_a_thread_past_its_time_has_failed_at_once(clock: Clock) -> None:
 
 
 async def test_the_slot_stays_taken_until_the_thread_returns(clock: Clock) -> None:
-    """A thread past its time takes no other message before it returns, and then what waits without a further push."""
+    """A thread that has timed out takes no other message before it returns; then it takes waiting
+    messages by itself.
+    """
     fleet, _ = fleet_of()
     gate = Gate()
     fleet.process("t", name="p", timeout_s=0.05, batch=1)(lambda messages: gate(messages[0]))
@@ -397,7 +403,7 @@ async def test_the_slot_stays_taken_until_the_thread_returns(clock: Clock) -> No
 
 
 async def test_a_key_stays_busy_until_its_thread_returns() -> None:
-    """Past its time or not: the next call of that key does not begin while the thread is in the one before."""
+    """Even after a timeout, the next call of that key does not begin until the thread has left the previous one."""
     fleet, _ = fleet_of()
     gate = Gate()
     fleet.process("t", name="p", timeout_s=0.05, concurrency=2, key=lambda m: m.data[0])(gate)
@@ -413,7 +419,7 @@ async def test_a_key_stays_busy_until_its_thread_returns() -> None:
 
 
 async def test_each_attempt_in_a_thread_has_its_own_time(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Attempts that take less than `timeout_s` each do not fail although together they take more."""
+    """Attempts that each take less than `timeout_s` do not fail although together they take longer."""
     fleet, _ = fleet_of()
     attempts = 0
 
@@ -437,11 +443,11 @@ async def test_each_attempt_in_a_thread_has_its_own_time(clock: Clock, monkeypat
     assert row(fleet, "p").processed == 1
 
 
-# The end
+# Shutdown
 
 
 async def test_the_drain_waits_for_threads() -> None:
-    """At the end threads finish what is pending; they are gone afterwards."""
+    """At the shutdown, threads finish the pending messages, and then end."""
     fleet, transport = fleet_of()
     ended = []
 
@@ -458,7 +464,7 @@ async def test_the_drain_waits_for_threads() -> None:
 
 
 async def test_a_thread_still_running_at_the_end_is_named_and_left_behind(caplog: pytest.LogCaptureFixture) -> None:
-    """When the drain is over a running call is failed, what waits is dropped, and the log names the thread."""
+    """At the end of the drain, a running call is failed, waiting messages are dropped, and the log names the thread."""
     fleet, _ = fleet_of(drain_s=0.05)
     gate = Gate()
     fleet.process("t", name="stuck")(gate)
@@ -477,7 +483,7 @@ async def test_a_thread_still_running_at_the_end_is_named_and_left_behind(caplog
 
 
 async def test_cancelling_the_fleet_does_not_wait_for_threads() -> None:
-    """Cancelling `serve()` skips the drain: the call in progress is failed, what waits is dropped."""
+    """Cancelling `serve()` skips the drain: the current call is failed, waiting messages are dropped."""
     fleet, _ = fleet_of(drain_s=1000)
     gate = Gate()
     fleet.connect("ws://feed.test/", name="feed")
@@ -496,7 +502,7 @@ async def test_cancelling_the_fleet_does_not_wait_for_threads() -> None:
 
 
 async def test_threads_go_on_where_their_task_was_cancelled_from_outside() -> None:
-    """Whoever cancels the task that feeds the threads loses no message and no call."""
+    """Cancelling the task that feeds the threads loses no message and no call."""
     fleet, _ = fleet_of()
     gate = Gate()
     fleet.process("t", name="p")(gate)
@@ -540,7 +546,7 @@ def test_no_thread_is_left_when_the_loop_cancels_everything() -> None:
 
 
 async def test_a_thread_may_publish_and_send_also_during_the_drain() -> None:
-    """`from_thread` lets a plain processor publish and send, and still does so while the fleet drains."""
+    """With `from_thread` a plain processor can publish and send, even while the fleet drains."""
     fleet, transport = fleet_of()
     replies: list[Any] = []
 
@@ -562,7 +568,9 @@ async def test_a_thread_may_publish_and_send_also_during_the_drain() -> None:
 
 @pytest.mark.parametrize("what", ["fleet", "connection", "pool"])
 async def test_closing_from_a_processors_thread_only_asks(what: str) -> None:
-    """`close()` called from a plain processor returns at once, as in an async one: the end waits for that very call."""
+    """`close()` called in a plain processor returns at once, as in an async one, because the shutdown waits for that
+    call.
+    """
     fleet, transport = fleet_of(drain_s=60)
     ended: list[str] = []
 
@@ -586,7 +594,7 @@ async def test_closing_from_a_processors_thread_only_asks(what: str) -> None:
 
 
 async def test_a_thread_left_behind_cannot_call_its_fleet() -> None:
-    """After the end `from_thread` raises FleetError in a thread that goes on."""
+    """After the shutdown, `from_thread` raises FleetError in a thread that still runs."""
     fleet, _ = fleet_of(drain_s=0)
     begun, release = threading.Event(), threading.Event()
     errors: list[BaseException] = []
@@ -608,7 +616,7 @@ async def test_a_thread_left_behind_cannot_call_its_fleet() -> None:
 
 
 async def test_no_thread_can_be_had(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Where the system gives no more threads that processor ends, and is named; the fleet goes on."""
+    """If the system refuses more threads, that processor ends with an error in the log; the fleet continues."""
     fleet, _ = fleet_of()
     fleet.process("t", name="p", concurrency=2)(lambda message: None)
     start = threading.Thread.start

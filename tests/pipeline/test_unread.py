@@ -1,4 +1,4 @@
-"""A connection that is open and not read: the log says so, once, and whose mailbox is full."""
+"""A connection that is open but paused for long is logged once, with the name of the full mailbox."""
 
 import asyncio
 import logging
@@ -18,13 +18,15 @@ async def hangs(message: Message[Any]) -> None:
     await asyncio.sleep(10**6)
 
 
-def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+def logged(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [r.getMessage() for r in caplog.records if getattr(r, "event", "") == "endpoint.paused"]
 
 
 @pytest.mark.looptime
-async def test_a_long_pause_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    """After ten seconds without reading one warning names who pauses; it says no more, over another socket either."""
+async def test_a_long_pause_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
+    """After ten seconds without reading, one warning names the pausing subscriptions; a reconnect does
+    not repeat it.
+    """
     transport = FakeTransport()
     fleet = Fleet(transport=transport, drain_s=0.0)
     fleet.process("feed", buffer=Buffer(messages=1))(hangs)
@@ -33,19 +35,19 @@ async def test_a_long_pause_is_told_once(caplog: pytest.LogCaptureFixture) -> No
         socket = await opened(fleet, transport)
         await socket.feed("a", "b")
         await asyncio.sleep(9.0)
-        assert not told(caplog)
+        assert not logged(caplog)
         await asyncio.sleep(60.0)
-        assert told(caplog) == ["feed: not read for 10 s: the mailbox of hangs is full"]
+        assert logged(caplog) == ["feed: not read for 10 s: the mailbox of hangs is full"]
         socket.lose()
         await opened(fleet, transport)
         await asyncio.sleep(60.0)
-        assert len(told(caplog)) == 1
+        assert len(logged(caplog)) == 1
     assert all(r.levelno == logging.WARNING for r in caplog.records if getattr(r, "event", "") == "endpoint.paused")
 
 
 @pytest.mark.looptime
-async def test_the_next_pause_is_told_again(caplog: pytest.LogCaptureFixture) -> None:
-    """What was read again and paused anew is told anew; a short pause is not."""
+async def test_the_next_pause_is_logged_again(caplog: pytest.LogCaptureFixture) -> None:
+    """A connection that was read again and paused anew is logged again; a short pause is not logged."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport, drain_s=0.0)
     slow = fleet.subscribe("feed", name="slow", buffer=Buffer(messages=1))
@@ -57,12 +59,13 @@ async def test_the_next_pause_is_told_again(caplog: pytest.LogCaptureFixture) ->
             await asyncio.sleep(pause_s)
             await anext(slow)
             await asyncio.sleep(1.0)
-    assert told(caplog) == ["feed: not read for 10 s: the mailbox of slow is full, and no loop takes its messages"] * 2
+    line = "feed: not read for 10 s: the mailbox of slow is full, and no loop takes its messages"
+    assert logged(caplog) == [line] * 2
 
 
 @pytest.mark.looptime
 async def test_a_thousand_pauses_of_one_mailbox_are_one_line(caplog: pytest.LogCaptureFixture) -> None:
-    """All that wait for the same mailbox since the same time are told in one line."""
+    """Endpoints that wait for the same mailbox since the same time are logged in one line."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport, drain_s=0.0)
     fleet.process("feed.*", buffer=Buffer(messages=1))(hangs)
@@ -72,12 +75,12 @@ async def test_a_thousand_pauses_of_one_mailbox_are_one_line(caplog: pytest.LogC
         for number in range(1000):
             await (await opened(fleet, transport, f"feed-{number}")).feed("a")
         await asyncio.sleep(60.0)
-    assert told(caplog) == ["feed-0 and 999 more: not read for 10 s: the mailbox of hangs is full"]
+    assert logged(caplog) == ["feed-0 and 999 more: not read for 10 s: the mailbox of hangs is full"]
 
 
 @pytest.mark.looptime
-async def test_no_pause_is_told_where_there_is_no_socket(caplog: pytest.LogCaptureFixture) -> None:
-    """While the endpoint is down nobody is kept waiting; a pause counts from the next opening."""
+async def test_no_pause_is_logged_without_a_socket(caplog: pytest.LogCaptureFixture) -> None:
+    """While the endpoint is down no pause is logged; it counts from the next opening."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport, drain_s=0.0)
     fleet.process("feed", buffer=Buffer(messages=1))(hangs)
@@ -89,18 +92,18 @@ async def test_no_pause_is_told_where_there_is_no_socket(caplog: pytest.LogCaptu
         await asyncio.sleep(60.0)
         socket = await transport.accept("feed")
         await connection.wait_open()
-        assert not told(caplog)
+        assert not logged(caplog)
         await asyncio.sleep(8.0)
         socket.close(1011, "keepalive ping timeout")
         while connection.state is State.OPEN:
             await asyncio.sleep(0.01)
-        assert not told(caplog)
+        assert not logged(caplog)
         assert "closed by the peer after 8 s paused by hangs" in str(connection.stats().last_error)
 
 
 @pytest.mark.looptime
 async def test_the_pause_of_another_socket_is_no_reason_for_a_loss() -> None:
-    """A pause that ended before this connection was open did not keep it waiting."""
+    """A pause that ended before this connection was open is not logged."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport, drain_s=0.0)
     slow = fleet.subscribe("feed", buffer=Buffer(messages=1))

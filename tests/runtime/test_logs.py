@@ -1,4 +1,4 @@
-"""The command's log: lines for people, JSON for machines, and none of it set up by the library."""
+"""The log of the command: lines for people, JSON for machines, and no logging set up by the library."""
 
 import asyncio
 import io
@@ -21,7 +21,7 @@ SECRET = "s3cr3tT0kenOfTwentyCharacters99"
 
 @pytest.fixture
 def written() -> Iterator[io.StringIO]:
-    """What the library's log writes through the JSON formatter."""
+    """The library's log records, formatted as JSON."""
     text = io.StringIO()
     handler = logging.StreamHandler(text)
     handler.setFormatter(JsonLines())
@@ -34,8 +34,8 @@ def written() -> Iterator[io.StringIO]:
     log.setLevel(level)
 
 
-async def test_a_record_says_what_it_is_about_in_fields(written: io.StringIO) -> None:
-    """Whoever reads the log by program needs to take no sentence apart."""
+async def test_details_of_a_record_are_in_fields(written: io.StringIO) -> None:
+    """Each detail of a record is a separate field, so that programs need not parse sentences."""
     async with FeedServer() as server, Fleet() as fleet:
 
         async def broken(message: object) -> None:
@@ -55,7 +55,7 @@ async def test_a_record_says_what_it_is_about_in_fields(written: io.StringIO) ->
 
 
 def test_an_object_is_a_line_without_secrets() -> None:
-    """Neither a newline nor a control character gets through, and what reads like a secret is left out."""
+    """Newlines and control characters are escaped, and texts that look like secrets are removed."""
     record = logging.LogRecord("wsfleet", logging.WARNING, "", 1, "a\nb\x1b[2J %s", (f"token={SECRET}",), None)
     record.error = ValueError(f"wss://h/?token={SECRET}")
     line = JsonLines().format(record)
@@ -66,7 +66,7 @@ def test_an_object_is_a_line_without_secrets() -> None:
 
 
 def test_the_library_sets_up_no_logging() -> None:
-    """Importing and running a fleet leaves the program's logging alone."""
+    """Importing the library and running a fleet do not change the program's logging."""
     program = (
         "import asyncio, logging, wsfleet\n"
         "from wsfleet.testing import FeedServer\n"
@@ -82,12 +82,12 @@ def test_the_library_sets_up_no_logging() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_the_command_logs_json_where_it_is_told_to(tmp_path: Path) -> None:
-    """With --log-json each line of a run is an object; the last has the summary's numbers, --quiet or not."""
+def test_the_command_logs_json_with_the_option(tmp_path: Path) -> None:
+    """With --log-json each line of a run is an object; the last has the numbers of the summary, with --quiet too."""
     file = tmp_path / "fleet.toml"
     file.write_text('[[connect]]\nname = "gone"\nuri = "ws://127.0.0.1:1/"\n')
     command = [sys.executable, "-m", "wsfleet", "run", str(file), "--log-json", "--quiet", "--duration"]
-    for duration in ("0.5", "5", "50"):  # enough for an attempt, however busy the machine is
+    for duration in ("0.5", "5", "50"):  # enough for an attempt, even on a busy machine
         done = subprocess.run([*command, duration], capture_output=True, text=True, check=False)
         entries = [json.loads(line) for line in done.stderr.splitlines()]
         down = next((entry for entry in entries if entry.get("event") == "endpoint.down"), None)
@@ -103,7 +103,7 @@ def test_the_command_logs_json_where_it_is_told_to(tmp_path: Path) -> None:
 
 
 def test_lines_have_a_date_but_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file of many weeks says which day each line is of; a terminal has no room for that."""
+    """A log file contains the date on each line; a terminal has no room for it."""
     handlers: list[logging.Handler] = []
     monkeypatch.setattr(logging, "basicConfig", lambda **options: handlers.extend(options["handlers"]))
     record = logging.LogRecord("wsfleet", logging.WARNING, "", 1, "late", (), None)

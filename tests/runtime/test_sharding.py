@@ -1,4 +1,4 @@
-"""Dividing endpoints: each is in exactly one share, stays there, and moves only where it has to."""
+"""Dividing endpoints: each is in exactly one share, and changes only if necessary."""
 
 from collections import Counter
 
@@ -19,19 +19,19 @@ def owners(name: str, count: int, level: str = "shard") -> list[int]:
 
 @given(names, st.integers(1, 50))
 def test_every_name_is_in_exactly_one_share(name: str, count: int) -> None:
-    """Whatever the name and the number of shares, one of them has it, and always the same."""
+    """For any name and number of shares, one share has it, always the same one."""
     assert len(owners(name, count)) == 1
     assert owners(name, count) == owners(name, count)
 
 
 @given(names, st.integers(1, 50))
 def test_one_share_more_takes_and_nothing_else_moves(name: str, count: int) -> None:
-    """From N to N + 1 a name stays where it is, or goes to the new share."""
+    """From N to N + 1 shares, a name stays in its share or moves to the new one."""
     assert owners(name, count + 1)[0] in (owners(name, count)[0], count)
 
 
 def test_shares_are_even_and_little_moves() -> None:
-    """Of 10,000 names each of 4 shares has about a quarter, and a fifth share takes about a fifth."""
+    """Of 10,000 names, each of 4 shares has about a quarter, and a fifth share takes about a fifth."""
     all_names = [f"feed-{number}" for number in range(10_000)]
     before = {name: owners(name, 4)[0] for name in all_names}
     assert all(2_300 < size < 2_700 for size in Counter(before.values()).values())
@@ -40,27 +40,27 @@ def test_shares_are_even_and_little_moves() -> None:
 
 
 def test_a_share_is_shared_out_again_evenly() -> None:
-    """What one host of three has is divided among its workers as evenly as everything: the two draws are apart."""
+    """The share of one host of three is divided evenly among its workers, because both draws are independent."""
     mine = [name for name in (f"feed-{number}" for number in range(9_000)) if Shard(1, 3).holds(name)]
     sizes = Counter(owners(name, 3, "worker")[0] for name in mine)
     assert len(sizes) == 3 and all(850 < size < 1_150 for size in sizes.values())
 
 
 def test_shares_do_not_change_with_a_new_version() -> None:
-    """Hosts of two versions agree about who has what: these never change."""
+    """The assignment never changes, so that hosts of different versions agree."""
     assert [owners(f"feed-{number}", 5)[0] for number in range(12)] == [3, 2, 2, 4, 2, 1, 0, 4, 4, 4, 4, 1]
 
 
 @pytest.mark.parametrize("text", ["", "1", "3/3", "0/0", "-1/3", "1/3/4", "a/3", " 1/3", "1/3\n", "9999999/99999999"])
-def test_what_is_no_share(text: str) -> None:
-    """It is refused, and shown."""
+def test_an_invalid_share_is_rejected(text: str) -> None:
+    """An invalid share is rejected, and quoted."""
     with pytest.raises(ValueError, match="shard") as caught:
         parse_shard(text)
     assert repr(text) in str(caught.value)
 
 
 def test_a_share_is_read() -> None:
-    """I counts from 0."""
+    """The first share is 0."""
     assert parse_shard("0/3") == Shard(0, 3)
     assert parse_shard("2/3") == Shard(2, 3)
     assert str(Shard(2, 3)) == "2/3"
@@ -81,7 +81,7 @@ def declared() -> Fleet:
 
 
 def test_fleets_are_divided() -> None:
-    """Each share has its own endpoints and their processors, pools stay whole, patterns stay everywhere."""
+    """Each share has its own endpoints and their processors; pools are not divided, and patterns are in each share."""
     whole, parts = declared(), [declared() for _ in range(3)]
     for index, part in enumerate(parts):
         divide(part, Shard(index, 3))
@@ -96,8 +96,8 @@ def test_fleets_are_divided() -> None:
         assert set(pools.values()) <= {3}
 
 
-def test_what_was_left_out_leaves_no_row() -> None:
-    """A report has the share alone, and no row of what is elsewhere."""
+def test_other_shares_have_no_rows() -> None:
+    """A report contains only its share, and no rows of the others."""
     fleet = declared()
     divide(fleet, Shard(0, 3), Shard(1, 2, "worker"))
     stats = fleet.stats()

@@ -1,4 +1,4 @@
-"""What a service manager is told, over a real datagram socket, as systemd makes it."""
+"""Notifications to a service manager, over a real datagram socket as systemd creates it."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="there are no da
 
 
 class Manager:
-    """The other end of the socket."""
+    """The manager's end of the socket."""
 
     def __init__(self, address: str) -> None:
         self.name = address.replace("\0", "@")
@@ -32,7 +32,7 @@ class Manager:
         self._socket.close()
 
     def heard(self) -> list[dict[str, str]]:
-        """All that came since the last time, a datagram each."""
+        """All datagrams that arrived since the last call."""
         found = []
         while True:
             try:
@@ -42,7 +42,7 @@ class Manager:
             found.append(dict(line.split("=", 1) for line in data.decode().split("\n")))
 
     async def until(self, key: str) -> list[dict[str, str]]:
-        """Wait until a datagram has `key`; return all up to there."""
+        """Wait until a datagram has `key`; return all up to this one."""
         found: list[dict[str, str]] = []
         while not any(key in each for each in found):
             await asyncio.sleep(0.01)
@@ -60,7 +60,7 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]
 
 
 def test_the_stages(manager: Manager) -> None:
-    """Ready, reloading with the time, ready again, stopping: a datagram each, with a line of status."""
+    """Ready, reloading with the time, ready again, stopping: one datagram each, with a status line."""
     notifier = Notifier({"NOTIFY_SOCKET": manager.name})
     before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
     notifier.ready("3 of 3 open")
@@ -76,8 +76,8 @@ def test_the_stages(manager: Manager) -> None:
 
 
 @pytest.mark.looptime
-async def test_signs_of_life_come_twice_within_the_limit(manager: Manager) -> None:
-    """A watchdog of 3 s is told every 1.5 s, with the status of that moment."""
+async def test_the_watchdog_is_notified_twice_within_its_limit(manager: Manager) -> None:
+    """A watchdog of 3 s is notified every 1.5 s, with the current status."""
     notifier = Notifier({"NOTIFY_SOCKET": manager.name, "WATCHDOG_USEC": "3000000", "WATCHDOG_PID": str(os.getpid())})
     loop = asyncio.get_running_loop()
     began = loop.time()
@@ -88,8 +88,8 @@ async def test_signs_of_life_come_twice_within_the_limit(manager: Manager) -> No
 
 
 @pytest.mark.looptime
-async def test_without_a_watchdog_only_the_status_is_told(manager: Manager) -> None:
-    """And where the watchdog is another process's, too."""
+async def test_without_a_watchdog_only_the_status_is_sent(manager: Manager) -> None:
+    """Without a watchdog, or with that of another process, only the status is sent."""
     for more in ({}, {"WATCHDOG_USEC": "1000", "WATCHDOG_PID": "1"}, {"WATCHDOG_USEC": "0"}, {"WATCHDOG_USEC": "x"}):
         notifier = Notifier({"NOTIFY_SOCKET": manager.name, **more})
         keeping = asyncio.create_task(notifier.keep(lambda: "well"))
@@ -99,8 +99,8 @@ async def test_without_a_watchdog_only_the_status_is_told(manager: Manager) -> N
 
 
 @pytest.mark.parametrize("name", ["", "relative", "vsock:2:1"])
-async def test_where_nobody_asked_nothing_is_done(name: str) -> None:
-    """Without a socket that we know how to reach, everything returns at once."""
+async def test_without_a_usable_socket_nothing_is_done(name: str) -> None:
+    """Without a usable socket, all functions return at once."""
     notifier = Notifier({"NOTIFY_SOCKET": name, "WATCHDOG_USEC": "1000"})
     assert notifier.watchdog_s is None
     notifier.ready("")
@@ -112,19 +112,19 @@ async def test_where_nobody_asked_nothing_is_done(name: str) -> None:
 def test_a_manager_that_is_gone_or_does_not_read_costs_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What cannot be told is logged, and neither waited for nor raised."""
+    """A notification that cannot be sent is logged; it neither waits nor raises."""
     Notifier({"NOTIFY_SOCKET": str(tmp_path / "nobody")}).ready("well")
     assert "cannot notify the service manager (READY=1)" in caplog.text
     deaf = Manager(str(tmp_path / "deaf"))
     notifier = Notifier({"NOTIFY_SOCKET": deaf.name})
     caplog.clear()
-    while "cannot notify" not in caplog.text:  # until the socket's buffer is full
+    while "cannot notify" not in caplog.text:  # until the buffer of the socket is full
         notifier.stopping()
     deaf.close()
 
 
 def test_other_processes_do_not_speak_for_the_service() -> None:
-    """What we start does not get the socket."""
+    """Child processes do not inherit the socket's address."""
     environ = {"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "1", "WATCHDOG_PID": "1", "HOME": "/"}
     assert without_notifier(environ) == {"HOME": "/"}
 
@@ -160,8 +160,8 @@ def write(folder: Path, uri: str, endpoints: int) -> None:
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-async def test_the_command_tells_its_manager(manager: Manager, tmp_path: Path, workers: int) -> None:
-    """Ready comes once the fleet runs, then signs of life with a line of status, then that it ends."""
+async def test_the_command_notifies_its_manager(manager: Manager, tmp_path: Path, workers: int) -> None:
+    """READY is sent when the fleet runs, then watchdog notifications with a status line, then STOPPING."""
     more = ("--workers", str(workers)) if workers else ()
     async with FeedServer() as server:
         write(tmp_path, server.uri, 6)
@@ -179,15 +179,17 @@ async def test_the_command_tells_its_manager(manager: Manager, tmp_path: Path, w
 
 
 async def test_a_file_that_is_wrong_is_never_ready(manager: Manager, tmp_path: Path) -> None:
-    """Whoever waits for READY learns from the exit that there is none."""
+    """If the start fails, READY is not sent, and the command exits with an error."""
     (tmp_path / "feeds.toml").write_text("x = 1\n")
     command = await started(tmp_path, manager)
     assert (await command.ended()).code == 2
     assert manager.heard() == []
 
 
-async def test_a_blocked_loop_gives_no_sign_of_life(manager: Manager, tmp_path: Path) -> None:
-    """While a processor holds the loop nothing is sent, so that the manager notices; afterwards it goes on."""
+async def test_a_blocked_loop_sends_no_notification(manager: Manager, tmp_path: Path) -> None:
+    """While a processor blocks the loop, no notification is sent, so that the manager can react; afterwards they
+    continue.
+    """
     async with FeedServer() as server:
         write(tmp_path, server.uri, 1)
         command = await started(tmp_path, manager, watchdog_s=0.1)
@@ -196,7 +198,7 @@ async def test_a_blocked_loop_gives_no_sign_of_life(manager: Manager, tmp_path: 
         await server.send("x")
         await command._until((tmp_path / "held").exists)
         manager.heard()
-        await asyncio.sleep(0.5)  # ten signs of life
+        await asyncio.sleep(0.5)  # ten notifications
         assert manager.heard() == []
         (tmp_path / "go").touch()
         await manager.until("WATCHDOG")
@@ -204,7 +206,7 @@ async def test_a_blocked_loop_gives_no_sign_of_life(manager: Manager, tmp_path: 
 
 
 async def test_a_worker_that_is_blocked_is_replaced(manager: Manager, tmp_path: Path) -> None:
-    """Where a watchdog is set, the parent does with a silent worker what the manager would do with us."""
+    """With a watchdog, the parent kills a blocked worker like the manager would kill the command."""
     async with FeedServer() as server:
         write(tmp_path, server.uri, 6)
         command = await started(tmp_path, manager, "--workers", "2", watchdog_s=5)

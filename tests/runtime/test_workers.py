@@ -1,4 +1,4 @@
-"""A fleet in several processes, run as a person runs it: one report, one end, and nothing left behind."""
+"""A fleet in several processes, run as a command: one report, one end, and no process left behind."""
 
 import asyncio
 import contextlib
@@ -80,11 +80,11 @@ async def start(tmp_path: Path) -> AsyncIterator[Start]:
 
     yield start
     for command in started:
-        await command.abandon()  # its output ends with the last process that holds it
+        await command.abandon()  # its output ends with the last process that has it open
 
 
 def write(folder: Path, uri: str, endpoints: int, handler: str = "who", more: str = "", each: str = "") -> None:
-    """A file with so many endpoints, and one handler for all."""
+    """A file with this number of endpoints, and one handler for all."""
     text = "".join(f'[[connect]]\nuri = "{uri}/{n}"\nname = "f{n}"\nclose_s = 0.1\n{each}' for n in range(endpoints))
     text += (
         f'[[process]]\nname = "all"\npattern = ">"\nhandler = "handlers:{handler}"\nbuffer = {{ messages = 5000 }}\n'
@@ -107,7 +107,7 @@ def begun(folder: Path) -> set[int]:
 
 
 def alive(pid: int) -> bool:
-    """Whether the process is there, and no zombie."""
+    """Return whether the process exists and is no zombie."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, 0)
         stat = Path(f"/proc/{pid}/stat")
@@ -161,7 +161,9 @@ async def test_a_hundred_endpoints_in_three_processes(start: Start, tmp_path: Pa
 
 
 async def test_a_killed_worker_is_started_again_and_the_others_go_on(start: Start, tmp_path: Path) -> None:
-    """After kill -9 the share of that worker is connected again, no other socket is lost, and the report says so."""
+    """After kill -9, the worker's share is connected again, no other socket is lost, and the report
+    contains the loss.
+    """
     async with FeedServer() as server:
         port = free_port()
         write(tmp_path, server.uri, 30, more=f'[http]\nlisten = "127.0.0.1:{port}"')
@@ -169,7 +171,7 @@ async def test_a_killed_worker_is_started_again_and_the_others_go_on(start: Star
         await server.wait_clients(30)
         await server.send("x")
         lines = await until_lines(command, tmp_path, 30)
-        # So that there is something to be lost, the parent must have the numbers.
+        # For a loss to be seen, the parent must have received the numbers.
         await until_stats(port, lambda report: report["subscriptions"][0]["processed"] == 30)
         victim = int(lines[0][0])
         share = {name for pid, name, _ in lines if int(pid) == victim}
@@ -189,7 +191,7 @@ async def test_a_killed_worker_is_started_again_and_the_others_go_on(start: Star
 
     report = read_report(tmp_path)
     assert report["balanced"] is True
-    # What the dead process had counted is told apart: its successor counts afresh.
+    # The counts of the dead process are separate: its successor starts at zero.
     workers = report["workers"]
     assert (workers["count"], workers["running"], workers["restarts"]) == (3, 0, 1)
     lost = workers["lost"]
@@ -198,7 +200,7 @@ async def test_a_killed_worker_is_started_again_and_the_others_go_on(start: Star
     assert min(lost[f"hub_{key}"] for key in ("published", "routed", "deliveries")) >= len(share)
     assert [lost[key] for key in ("losses", "held", "failed", "dropped", "pending")] == [0] * 5
     assert {"losses", "held", "failed", "dropped", "pending", "blocked_s"} < lost.keys()
-    # What a person is told has it in the sums.
+    # The summary contains them in its sums.
     assert "60 received, 60 processed, 0 failed, 0 dropped" in ended.err
     assert "workers    3, 1 restart, 0 messages lost in their queues" in ended.err
     assert "every message is accounted for, except messages lost in workers that died" in ended.err
@@ -207,7 +209,7 @@ async def test_a_killed_worker_is_started_again_and_the_others_go_on(start: Star
 
 
 async def test_workers_of_a_program(start: Start, tmp_path: Path) -> None:
-    """A Fleet of a program is divided as a file's is, with its pools whole."""
+    """A Fleet of a program is divided like that of a file, with undivided pools."""
     program = """
 from wsfleet import Fleet
 from handlers import who
@@ -233,7 +235,7 @@ def make():
 
 
 async def test_more_workers_than_endpoints(start: Start, tmp_path: Path) -> None:
-    """Those without an endpoint wait, and end with the others, when these have ended by themselves."""
+    """Workers without endpoints wait, and end when the others have ended by themselves."""
     async with FeedServer() as server:
         server.refuse(404)
         write(tmp_path, server.uri, 1)
@@ -244,7 +246,7 @@ async def test_more_workers_than_endpoints(start: Start, tmp_path: Path) -> None
 
 
 async def test_the_duration_ends_all(start: Start, tmp_path: Path) -> None:
-    """After `--duration` all workers have ended well."""
+    """After `--duration` all workers have ended with 0."""
     write(tmp_path, "ws://127.0.0.1:1", 4)
     ended = await (await start("run", "feeds.toml", "--workers", "2", "--duration", "2 s", "--quiet")).ended()
     assert ended.code == 0, ended.err
@@ -255,7 +257,7 @@ async def test_the_duration_ends_all(start: Start, tmp_path: Path) -> None:
 
 
 async def test_a_signal_drains_every_worker(start: Start, tmp_path: Path) -> None:
-    """What came in before SIGTERM is processed, in each of them."""
+    """Messages received before SIGTERM are processed, in each worker."""
     async with FeedServer() as server:
         write(tmp_path, server.uri, 12, "slow")
         command = await start("run", "feeds.toml", "--workers", "3", "--report", "report.json")
@@ -276,7 +278,7 @@ async def test_a_signal_drains_every_worker(start: Start, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("workers", [0, 3])
 async def test_processors_that_hang_are_left_after_drain_s(start: Start, tmp_path: Path, workers: int) -> None:
-    """Calls that wait for ever are cancelled when `drain_s` is over, and counted as failed: the end is a good one."""
+    """Calls that never end are cancelled after `drain_s`, and counted as failed; the exit code is 0."""
     async with FeedServer() as server:
         write(tmp_path, server.uri, 12, "hanging", "[fleet]\ndrain_s = 0.2")
         more = ("--workers", str(workers)) if workers else ()
@@ -294,8 +296,10 @@ async def test_processors_that_hang_are_left_after_drain_s(start: Start, tmp_pat
 
 @pytest.mark.parametrize("handler", ["blocking", "stubborn"])
 @pytest.mark.parametrize("workers", [0, 2])
-async def test_what_never_ends_is_left_behind(start: Start, tmp_path: Path, handler: str, workers: int) -> None:
-    """After one SIGTERM the command ends in time, with 1 and its report, even where a call holds the loop for ever."""
+async def test_calls_that_never_end_do_not_delay_the_end(
+    start: Start, tmp_path: Path, handler: str, workers: int
+) -> None:
+    """After one SIGTERM the command ends in time, with 1 and its report, even if a call blocks the loop for ever."""
     async with FeedServer() as server:
         write(tmp_path, server.uri, 8, handler, "[fleet]\ndrain_s = 0.2")
         more = ("--workers", str(workers)) if workers else ()
@@ -311,7 +315,7 @@ async def test_what_never_ends_is_left_behind(start: Start, tmp_path: Path, hand
 
 @pytest.mark.parametrize("handler", ["slow", "blocking"])
 async def test_a_second_signal_stops_all_at_once(start: Start, tmp_path: Path, handler: str) -> None:
-    """However they hold on, the second signal ends all workers, and the command with 130 and its report."""
+    """Whatever the calls do, the second signal ends all workers, and the command with 130 and its report."""
     async with FeedServer() as server:
         write(tmp_path, server.uri, 12, handler, "[fleet]\ndrain_s = 1000")
         command = await start("run", "feeds.toml", "--workers", "3", "--report", "report.json")
@@ -328,8 +332,8 @@ async def test_a_second_signal_stops_all_at_once(start: Start, tmp_path: Path, h
 
 
 @pytest.mark.parametrize("handler", ["who", "blocking"])
-async def test_nothing_outlives_a_parent_that_was_killed(start: Start, tmp_path: Path, handler: str) -> None:
-    """After SIGKILL of the parent its workers end by themselves, also one whose loop is blocked for ever."""
+async def test_no_worker_outlives_a_killed_parent(start: Start, tmp_path: Path, handler: str) -> None:
+    """After SIGKILL of the parent its workers end by themselves, even one whose loop is blocked for ever."""
     async with FeedServer() as server:
         write(tmp_path, server.uri, 12, handler, "[fleet]\ndrain_s = 0.2")
         command = await start("run", "feeds.toml", "--workers", "3")
@@ -342,8 +346,8 @@ async def test_nothing_outlives_a_parent_that_was_killed(start: Start, tmp_path:
         await until_gone(*pids)
 
 
-async def test_a_reader_who_has_seen_enough_ends_all(start: Start, tmp_path: Path) -> None:
-    """`wsfleet run --workers 2 feeds.toml | head -1` ends, and well."""
+async def test_a_closed_pipe_ends_all_workers(start: Start, tmp_path: Path) -> None:
+    """`wsfleet run --workers 2 feeds.toml | head -1` ends with 0."""
     async with FeedServer() as server:
         write(tmp_path, server.uri, 4, more='[[process]]\npattern = ">"\nsink = "stdout"')
         command = f"{sys.executable} -m wsfleet run feeds.toml --workers 2 2>err | head -1; echo ${{PIPESTATUS[0]}}"
@@ -359,12 +363,12 @@ async def test_a_reader_who_has_seen_enough_ends_all(start: Start, tmp_path: Pat
     assert (json.loads(first)["data"], code) == ("x", "0"), (tmp_path / "err").read_text()
 
 
-# ---- what goes wrong ----
+# ---- errors ----
 
 
 @pytest.mark.parametrize(("required", "code"), [(True, 1), (False, 0)])
 async def test_one_endpoint_that_fails(start: Start, tmp_path: Path, required: bool, code: int) -> None:
-    """A required one ends all workers with 1; another leaves them alone, and is not all that there are."""
+    """A failed required endpoint ends all workers with 1; another failed one does not end the others."""
     async with FeedServer() as good, FeedServer() as bad:
         bad.refuse(401)
         more = f'[[connect]]\nuri = "{bad.uri}"\nname = "bad"\nrequired = {str(required).lower()}\n'
@@ -381,7 +385,7 @@ async def test_one_endpoint_that_fails(start: Start, tmp_path: Path, required: b
 
 
 async def test_a_sink_that_cannot_be_opened_ends_all(start: Start, tmp_path: Path) -> None:
-    """Nothing is run without what was asked for."""
+    """If a sink cannot be opened, the command ends with 1, and nothing is run."""
     write(tmp_path, "ws://127.0.0.1:1", 4, more='[[process]]\npattern = ">"\nsink = "jsonl:out/x"')
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "x").symlink_to(tmp_path / "nowhere" / "x")
@@ -390,8 +394,8 @@ async def test_a_sink_that_cannot_be_opened_ends_all(start: Start, tmp_path: Pat
     assert "No such file or directory" in ended.err
 
 
-async def test_faults_of_the_file_are_told_once(start: Start, tmp_path: Path) -> None:
-    """A wrong file is exit code 2 and a line for each fault, however many workers were asked for."""
+async def test_faults_of_the_file_are_reported_once(start: Start, tmp_path: Path) -> None:
+    """An invalid file is exit code 2 and a line for each fault, for any number of workers."""
     (tmp_path / "feeds.toml").write_text('[[connect]]\nuri = "http://h"\nx = 1\n')
     ended = await (await start("run", "feeds.toml", "--workers", "3")).ended()
     assert ended.code == 2
@@ -408,7 +412,7 @@ async def test_faults_of_the_file_are_told_once(start: Start, tmp_path: Path) ->
     ],
 )
 async def test_a_wrong_command_line(start: Start, tmp_path: Path, arguments: list[str], text: str) -> None:
-    """It is exit code 2, and says what is wrong."""
+    """A wrong command line is exit code 2 with the reason."""
     ended = await (await start("run", "feeds.toml", *arguments)).ended()
     assert ended.code == 2
     assert text in ended.err
@@ -418,7 +422,7 @@ async def test_a_wrong_command_line(start: Start, tmp_path: Path, arguments: lis
 
 
 async def test_shards_are_the_whole(start: Start, tmp_path: Path) -> None:
-    """Three hosts with a share each have every endpoint once, one of them with workers of its own."""
+    """Three hosts with a share each have every endpoint once; one of them has workers."""
     async with FeedServer() as server:
         write(tmp_path, server.uri, 30)
         hosts = [
@@ -435,7 +439,7 @@ async def test_shards_are_the_whole(start: Start, tmp_path: Path) -> None:
     assert names == [{f"f{n}" for n in range(30) if Shard(index, 3).holds(f"f{n}")} for index in range(3)]
 
 
-# ---- looking ----
+# ---- the HTTP interface ----
 
 
 PROGRAM = """
@@ -451,7 +455,7 @@ watch = fleet.serve_http("127.0.0.1:{port}", token="x" * 32)
 
 
 async def ask(port: int, path: str) -> tuple[int, str]:
-    """What the server on `port` answers: status and body. Status 0 where nobody is there yet."""
+    """Status and body of the answer from `port`. Status 0 if nothing listens there yet."""
     try:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
     except OSError:
@@ -465,7 +469,7 @@ async def ask(port: int, path: str) -> tuple[int, str]:
 
 
 async def until_stats(port: int, seen: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-    """The report, once it is as wanted."""
+    """The report, once the condition holds."""
     while True:
         status, body = await ask(port, "/api/stats")
         if status == 200 and seen(report := json.loads(body)):
@@ -474,7 +478,9 @@ async def until_stats(port: int, seen: Callable[[dict[str, Any]], bool]) -> dict
 
 
 async def test_one_page_for_all(start: Start, tmp_path: Path) -> None:
-    """The parent alone serves HTTP: reports and metrics are those of one fleet; what a dead worker had is told."""
+    """Only the parent serves HTTP: reports and metrics are those of one fleet, including the counts of
+    a dead worker.
+    """
     port = free_port()
     async with FeedServer() as server:
         (tmp_path / "program.py").write_text(PROGRAM.format(uri=server.uri, port=port))
@@ -491,7 +497,7 @@ async def test_one_page_for_all(start: Start, tmp_path: Path) -> None:
         overview = json.loads((await ask(port, "/api/overview"))[1])
         assert (overview["workers"], overview["states"]["OPEN"], overview["totals"]["received"]) == (3, 12, 12)
 
-        # Its process dies in the handler, before it comes back there are some down, and afterwards none.
+        # Its process dies in the handler; until it is replaced some endpoints are down, and afterwards none.
         (tmp_path / "die").touch()
         await server.clients[0].send("y")
         report = await until_stats(port, lambda report: report["workers"]["running"] == 2)
@@ -507,7 +513,7 @@ async def test_one_page_for_all(start: Start, tmp_path: Path) -> None:
         assert report["balanced"] is True
         history = json.loads((await ask(port, "/api/history"))[1])["samples"]
         received = [sample["received"] for sample in history]
-        assert received == sorted(received)  # what was lost is in them
+        assert received == sorted(received)  # this includes lost messages
         assert (await command.drained()).code == 0
     assert (await ask(port, "/healthz"))[0] == 0
 
@@ -519,7 +525,7 @@ def totals(metrics: str) -> dict[str, float]:
 
 
 async def test_no_total_goes_back_when_a_worker_is_killed(start: Start, tmp_path: Path) -> None:
-    """Each time that /metrics is asked, before and after kill -9, no counter of the whole fleet is less than before."""
+    """In every answer of /metrics, before and after kill -9, no counter of the whole fleet decreases."""
     port = free_port()
     async with FeedServer() as server:
         write(tmp_path, server.uri, 12, more=f'[http]\nlisten = "127.0.0.1:{port}"')
@@ -549,7 +555,7 @@ async def test_no_total_goes_back_when_a_worker_is_killed(start: Start, tmp_path
 
 
 async def test_an_address_that_is_taken_ends_all(start: Start, tmp_path: Path) -> None:
-    """Without its page nothing is run, and it is said why."""
+    """If the HTTP server cannot start, nothing is run, and the reason is printed."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         (tmp_path / "program.py").write_text(PROGRAM.format(uri="ws://127.0.0.1:1", port=port))
@@ -559,9 +565,9 @@ async def test_an_address_that_is_taken_ends_all(start: Start, tmp_path: Path) -
 
 
 @pytest.mark.looptime
-async def test_a_worker_tells_more_often_at_first() -> None:
-    """Most endpoints open in its first moments, and whoever asks the parent then wants to know of it."""
-    told: list[float] = []
+async def test_a_worker_reports_more_often_at_first() -> None:
+    """A new worker sends its first report soon, because most endpoints open in its first moments."""
+    times: list[float] = []
     enough = asyncio.Event()
 
     class Parent:
@@ -571,8 +577,8 @@ async def test_a_worker_tells_more_often_at_first() -> None:
 
         def send(self, frame: dict[str, Any]) -> None:
             if frame["kind"] == "report":
-                told.append(asyncio.get_running_loop().time())
-                if len(told) == 10:
+                times.append(asyncio.get_running_loop().time())
+                if len(times) == 10:
                     enough.set()
 
     worker = _Worker(Parent(), {"observed": False})  # type: ignore[arg-type]
@@ -582,7 +588,7 @@ async def test_a_worker_tells_more_often_at_first() -> None:
     await enough.wait()
     reporting.cancel()
     await asyncio.wait({reporting})
-    pauses = [after - before for before, after in itertools.pairwise(told)]
+    pauses = [after - before for before, after in itertools.pairwise(times)]
     assert pauses[0] < REPORT_S / 10
     assert pauses == sorted(pauses)
     assert pauses[-1] == pytest.approx(REPORT_S)
@@ -592,7 +598,7 @@ async def test_a_worker_tells_more_often_at_first() -> None:
 
 
 async def test_workers_share_a_file_and_the_standard_output(start: Start, tmp_path: Path) -> None:
-    """Each message is one whole line of both, also where a batch is more than a pipe takes at once."""
+    """Each message is one whole line of both workers, even if a batch exceeds the pipe's capacity."""
     more = '[[process]]\npattern = ">"\nsink = "jsonl:out.jsonl"\n[[process]]\npattern = ">"\nsink = "stdout"'
     (tmp_path / "out.jsonl").write_text('{"torn')
     async with FeedServer() as server:
@@ -612,12 +618,14 @@ async def test_workers_share_a_file_and_the_standard_output(start: Start, tmp_pa
         assert Counter((row["endpoint"], row["index"]) for row in rows) == expected
 
 
-# ---- reading the file again ----
+# ---- reloading ----
 
 
 async def test_workers_read_their_file_again(start: Start, tmp_path: Path) -> None:
-    """SIGHUP reaches every worker: what is new opens, what is gone closes, and nothing else is touched; a file with
-    faults changes nothing. A worker that was left with nothing runs again when there is something for it."""
+    """On SIGHUP, added entries open and removed ones close in each worker; an invalid file changes nothing.
+
+    A worker without endpoints starts again when it gets some.
+    """
     async with FeedServer() as server:
         write(tmp_path, server.uri, 8)
         command = await start("run", "feeds.toml", "--workers", "3", "--report", "report.json")
@@ -656,7 +664,7 @@ async def test_workers_read_their_file_again(start: Start, tmp_path: Path) -> No
 
 
 async def test_a_program_is_not_read_again(start: Start, tmp_path: Path) -> None:
-    """Workers of a program go on after SIGHUP, and it is said why nothing has changed."""
+    """Workers of a program continue after SIGHUP, and the reason why nothing has changed is logged."""
     async with FeedServer() as server:
         (tmp_path / "program.py").write_text(PROGRAM.format(uri=server.uri, port=free_port()))
         command = await start("run", "program:fleet", "--workers", "2")

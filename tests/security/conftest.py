@@ -1,4 +1,4 @@
-"""The view of an attacker: a hostile server, network or file, and what must not be seen of secrets."""
+"""Attacks by a server, network or file, and the protection of secrets."""
 
 import pytest
 

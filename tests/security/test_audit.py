@@ -1,4 +1,4 @@
-"""`make audit` tells what is known of the pinned versions, and never takes silence for good news."""
+"""`make audit` reports known vulnerabilities of the pinned versions, and does not pass if it cannot check them."""
 
 import sys
 
@@ -13,19 +13,21 @@ SKIPPED = '{"dependencies": [{"name": "a", "skip_reason": "not found"}], "fixes"
 
 
 @pytest.mark.parametrize(
-    ("said", "code", "told"),
+    ("output", "code", "message"),
     [
-        (GOOD, NONE_KNOWN, "no weakness is known of 1 packages"),
+        (GOOD, NONE_KNOWN, "no known vulnerability in 1 packages"),
         (BAD, SOME_KNOWN, "a 1: X-1, mended in 2"),
-        (SKIPPED, NOT_REACHED, "nothing learnt of 1 of 1 packages, as pip-audit did not reach its data: not found"),
-        ("", NOT_REACHED, "did not reach its data: the network is away"),
-        ("[]", NOT_REACHED, "did not reach its data: the network is away"),
+        (SKIPPED, NOT_REACHED, "1 of 1 packages not checked, because pip-audit could not reach its data: not found"),
+        ("", NOT_REACHED, "could not reach its data: the network is away"),
+        ("[]", NOT_REACHED, "could not reach its data: the network is away"),
     ],
 )
-def test_what_pip_audit_says_is_told_apart(said: str, code: int, told: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """Nothing known, something known, and nothing learnt have exit codes of their own, and a line each."""
-    program = f"import sys; print({said!r}); print('the network is away', file=sys.stderr); sys.exit(1)"
+def test_results_of_pip_audit_are_distinguished(
+    output: str, code: int, message: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """No known vulnerability, a known one, and a failed check have different exit codes, and a line each."""
+    program = f"import sys; print({output!r}); print('the network is away', file=sys.stderr); sys.exit(1)"
     assert main([sys.executable, "-c", program]) == code
     out, err = capfd.readouterr()
-    assert told in out + err
+    assert message in out + err
     assert len((out + err).splitlines()) == 1

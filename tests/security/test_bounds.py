@@ -1,4 +1,4 @@
-"""What a hostile server may make a client hold, or wait for, has an end."""
+"""A hostile server can use only a bounded amount of a client's memory and time."""
 
 import asyncio
 import struct
@@ -23,7 +23,7 @@ from wsfleet.transport.protocol import WebSocketWire
 
 
 def opened() -> tuple[Pipe, WebSocketWire, Collector]:
-    """An open connection over no network."""
+    """An open connection without a network."""
     pipe = Pipe()
     wire = open_wire(pipe, open_protocol(2**20))
     collector = Collector()
@@ -32,7 +32,7 @@ def opened() -> tuple[Pipe, WebSocketWire, Collector]:
 
 
 async def test_a_flood_of_pings_costs_no_memory() -> None:
-    """While there is no room to write, pings wait as the one that came last, and it is answered when there is."""
+    """While there is no room to write, only the last ping is kept, and it is answered when there is room."""
     pipe, wire, collector = opened()
     wire.pause_writing()
     for number in range(1000):
@@ -52,7 +52,7 @@ async def test_a_flood_of_pings_costs_no_memory() -> None:
 
 @pytest.mark.parametrize("ours", [True, False], ids=["our close", "the peer's close"])
 async def test_no_pong_follows_a_close_frame(ours: bool) -> None:
-    """A close goes out at once, also where there is no room, and the pong that was owed does not come behind it."""
+    """A close is sent at once, even without room in the buffer, and no pong is sent after it."""
     pipe, wire, collector = opened()
     wire.pause_writing()
     pipe.incoming.append(frame(PING, b"owed"))
@@ -71,7 +71,7 @@ async def test_no_pong_follows_a_close_frame(ours: bool) -> None:
 @pytest.mark.parametrize("opcode", [TEXT, PING, CLOSE])
 @pytest.mark.parametrize("length", [2**63, 2**64 - 1, 2**63 - 1, 2**32, 2**20 + 1])
 async def test_a_length_beyond_reason_ends_the_connection_at_once(opcode: int, length: int) -> None:
-    """A frame that announces more than may come is refused by its head; nothing of it is waited for or kept."""
+    """A frame with too large a length is rejected by its header; its data are neither awaited nor stored."""
     pipe, _, collector = opened()
     pipe.incoming.append(bytes([0x80 | opcode, 127]) + struct.pack("!Q", length))
     await pipe.settle()
@@ -84,7 +84,7 @@ async def test_a_length_beyond_reason_ends_the_connection_at_once(opcode: int, l
 
 @pytest.mark.parametrize("head", [b"", b"HTTP/1.1 101 x\r\n", b"HTTP/1.1 401 x\r\n"], ids=["silence", "101", "401"])
 async def test_a_handshake_that_trickles_has_an_end(head: bytes) -> None:
-    """A server that goes on sending headers, a few bytes at a time, is left when `open_s` is over."""
+    """A server that keeps sending headers, a few bytes at a time, is abandoned after `open_s`."""
 
     async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await request(reader)

@@ -1,4 +1,4 @@
-"""A peer's data is data: it costs what it weighs, and says neither what is run nor where anything is written."""
+"""Data of a peer have bounded cost, and determine neither which code runs nor which files are written."""
 
 import asyncio
 import json
@@ -30,7 +30,7 @@ BOMBS = {
 @pytest.mark.parametrize("decode", ["json", Tree, Any], ids=str)
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
 async def test_a_bomb_of_json_is_malformed(bomb: str, decode: Any) -> None:
-    """What would cost more than its bytes is refused: counted as malformed, and the connection goes on."""
+    """Data that would cost more than their size are malformed, and the connection continues."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     messages = fleet.subscribe("feed")
@@ -45,7 +45,7 @@ async def test_a_bomb_of_json_is_malformed(bomb: str, decode: Any) -> None:
 
 
 async def test_of_a_key_given_twice_the_last_one_counts() -> None:
-    """For the topic as for the data: nobody downstream sees another value than the one that chose the way."""
+    """If a key is repeated, the topic uses the same value as the data, so that no consumer sees another value."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     messages = fleet.subscribe(">")
@@ -71,7 +71,7 @@ STEERING = [
 
 @pytest.mark.parametrize("symbol", STEERING)
 async def test_no_data_steers_a_sink(symbol: str, tmp_path: Path) -> None:
-    """Whatever a message says, the one file is written that was named, a line for each message, and nothing else."""
+    """For any message, only the declared file is written, with one line for each message."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     fleet.connect(

@@ -1,4 +1,4 @@
-"""A configuration file does what its author wrote, and nothing that the environment or a file beside it would like."""
+"""A configuration file runs only code that its author named, whatever the environment and referenced files contain."""
 
 import os
 from pathlib import Path
@@ -14,8 +14,8 @@ def faults(folder: Path, lines: str, **environ: str) -> list[str]:
 
 
 @pytest.mark.parametrize("key", ["uri", "topic", "decode"])
-def test_what_is_filled_in_is_never_run(key: str, tmp_path: Path) -> None:
-    """A value of the shape `module:function` from outside is text where text may stand."""
+def test_a_referenced_value_is_never_run(key: str, tmp_path: Path) -> None:
+    """A value of the form `module:function` from outside is text if text is allowed."""
     (tmp_path / "planted.py").write_text("raise SystemExit('imported')\n")
     file = tmp_path / "feeds.toml"
     uri = "" if key == "uri" else 'uri = "ws://a.example"\n'
@@ -26,8 +26,8 @@ def test_what_is_filled_in_is_never_run(key: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["handler", "on_open", "key", "match", "topic = { function", "reconnect = { fatal"])
-def test_what_is_filled_in_stands_for_no_function(key: str, tmp_path: Path) -> None:
-    """Where nothing but a function may stand it is a fault, and nothing is imported."""
+def test_a_referenced_value_is_no_function(key: str, tmp_path: Path) -> None:
+    """If only a function is allowed, it is a fault, and nothing is imported."""
     (tmp_path / "planted.py").write_text("raise SystemExit('imported')\n")
     section, end = ("pool", 'size = 2\ndecode = "json"') if key == "match" else ("connect", 'sink = "stdout"')
     (tmp_path / "feeds.toml").write_text(
@@ -40,7 +40,7 @@ def test_what_is_filled_in_stands_for_no_function(key: str, tmp_path: Path) -> N
 
 
 def test_a_file_that_is_too_long_is_a_fault(tmp_path: Path) -> None:
-    """What is filled in from a file is a secret, and short: no more than that is read."""
+    """A value from a file is a short secret: not more than the limit is read."""
     (tmp_path / "long").write_bytes(b"x")
     os.truncate(tmp_path / "long", 2**40)
     (fault,) = faults(tmp_path, 'headers = { X = "${file:long}" }')
@@ -50,7 +50,7 @@ def test_a_file_that_is_too_long_is_a_fault(tmp_path: Path) -> None:
 @pytest.mark.skipif(not os.path.exists("/dev/zero"), reason="a file without an end")
 @pytest.mark.parametrize("name", ["/dev/zero", "pipe"])
 def test_a_file_without_an_end_is_a_fault(name: str, tmp_path: Path) -> None:
-    """Nobody waits for what somebody may write into a pipe, nor reads a device."""
+    """Pipes and devices are not read, so that a check never waits for them."""
     os.mkfifo(tmp_path / "pipe")
     (fault,) = faults(tmp_path, f'headers = {{ X = "${{file:{name}}}" }}')
     assert f"{name} is not a regular file" in fault
@@ -58,13 +58,13 @@ def test_a_file_without_an_end_is_a_fault(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"a\r\nX-Forged: 1", b"a\nb", b"a\x00b", b"\xff\xfe"])
 def test_a_file_cannot_forge_a_header(content: bytes, tmp_path: Path) -> None:
-    """Line ends and control characters in a secret's file are a fault, which quotes nothing of it."""
+    """Line ends and control characters in a secret's file are a fault, which does not quote it."""
     (tmp_path / "secret").write_bytes(content)
     (fault,) = faults(tmp_path, 'headers = { X = "${file:secret}" }')
     assert "Forged" not in fault
 
 
 def test_a_folder_is_a_fault(tmp_path: Path) -> None:
-    """What cannot be read is told with its path."""
+    """A file that cannot be read is reported with its path."""
     (fault,) = faults(tmp_path, 'headers = { X = "${file:.}" }')
     assert "cannot be read" in fault

@@ -1,4 +1,4 @@
-"""Where an endpoint really goes: redirects, proxies, certificates."""
+"""The real destination of an endpoint: redirects, proxies, certificates."""
 
 import asyncio
 import logging
@@ -21,7 +21,7 @@ ONCE = Reconnect(initial_s=60.0, max_s=60.0, jitter=0.0)
 
 
 class Server:
-    """Keeps the heads of the requests; redirects from "/" to `location` where there is one."""
+    """Records the requests' headers; redirects from "/" to `location` if there is one."""
 
     def __init__(self, location: str = "") -> None:
         self.location = location
@@ -39,7 +39,7 @@ class Server:
 
 @asynccontextmanager
 async def running(uri: str, **options) -> AsyncIterator[tuple[Fleet, Subscription]]:  # type: ignore[no-untyped-def]
-    """A fleet of one endpoint, and the changes of its state."""
+    """A fleet of one endpoint, and its state changes."""
     fleet = Fleet()
     states = fleet.subscribe("$state.feed")
     fleet.connect(Endpoint(uri, name="feed", reconnect=ONCE, **options))
@@ -59,7 +59,7 @@ async def first_error(states: Subscription) -> Exception:
 
 @pytest.mark.parametrize("subprotocol", ["graphql-ws", f"api-key.{SECRET}"])
 async def test_subprotocols_do_not_go_to_another_origin(subprotocol: str, caplog: pytest.LogCaptureFixture) -> None:
-    """They are a header that the user set, and may hold a token: such a redirect fails, and says what to do."""
+    """A redirect to another origin with user-defined headers, which may contain a token, fails with advice."""
     there = Server()
     async with listening(there) as other:
         here = Server(f"ws://{HOST}:{other}/?token={SECRET}")
@@ -75,7 +75,7 @@ async def test_subprotocols_do_not_go_to_another_origin(subprotocol: str, caplog
 
 
 async def test_a_redirect_on_the_same_origin_keeps_subprotocols() -> None:
-    """Nothing is refused that stays where it was meant to go."""
+    """A redirect to the same origin is never rejected."""
     here = Server("/next")
     async with listening(here) as port, running(f"ws://{HOST}:{port}", subprotocols=["graphql-ws"]) as (fleet, _):
         await fleet.connections["feed"].wait_open()
@@ -83,8 +83,10 @@ async def test_a_redirect_on_the_same_origin_keeps_subprotocols() -> None:
     assert all("graphql-ws" in seen for seen in here.seen)
 
 
-async def test_a_redirect_to_another_origin_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    """A warning says it, as what on_open sends goes there as well; so does the line that it is open, both redacted."""
+async def test_a_redirect_to_another_origin_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """A warning reports the other origin, because data of on_open are sent there, and so does the OPEN line; both
+    redacted.
+    """
     caplog.set_level(logging.INFO)
     async with (
         listening(Server()) as other,
@@ -99,8 +101,8 @@ async def test_a_redirect_to_another_origin_is_told(caplog: pytest.LogCaptureFix
 
 
 @pytest.mark.parametrize("echo", [f"Upgrade: {SECRET}", f"Sec-WebSocket-Accept: x{SECRET}"])
-async def test_what_a_redirect_leads_to_is_not_shown(echo: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A token in a Location is a secret like one in the endpoint's own URI."""
+async def test_secrets_of_a_redirect_are_not_shown(echo: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A token in a Location header is redacted like one in the endpoint's own URI."""
     answer = f"HTTP/1.1 101 x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{echo}\r\n\r\n"
     async with (
         listening(answering(answer.encode())) as other,
@@ -112,8 +114,8 @@ async def test_what_a_redirect_leads_to_is_not_shown(echo: str, caplog: pytest.L
     assert SECRET not in str(error) + repr(error) + report + caplog.text
 
 
-async def test_an_answer_behind_a_redirect_names_who_gave_it(caplog: pytest.LogCaptureFixture) -> None:
-    """The error says which other origin it was, and that headers do not go there."""
+async def test_an_answer_behind_a_redirect_names_its_origin(caplog: pytest.LogCaptureFixture) -> None:
+    """The error contains the other origin, and that headers are not sent there."""
     async with (
         listening(answering(b"HTTP/1.1 401 x\r\n\r\n")) as other,
         listening(Server(f"ws://u:{SECRET}@{HOST}:{other}/?token={SECRET}")) as port,
@@ -128,7 +130,7 @@ async def test_an_answer_behind_a_redirect_names_who_gave_it(caplog: pytest.LogC
 
 
 async def test_a_refusal_through_a_proxy_names_it() -> None:
-    """Whoever asks why it was refused reads through which proxy it went."""
+    """The error of a rejected redirect contains the proxy that was used."""
     proxy = HttpProxy()
     async with (
         listening(answering(b"HTTP/1.1 503 x\r\n\r\n")) as port,
@@ -146,7 +148,7 @@ async def test_a_refusal_through_a_proxy_names_it() -> None:
 async def test_the_environments_proxy_is_used_and_shown(
     variable: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The line that an endpoint is open names the proxy that it goes through, without its password."""
+    """The OPEN line contains the proxy that is used, without its password."""
     caplog.set_level(logging.INFO)
     proxy = HttpProxy(user="someone", password=SECRET)
     async with listening(Server()) as port, listening(proxy) as proxy_port:
@@ -162,7 +164,7 @@ async def test_the_environments_proxy_is_used_and_shown(
 async def test_no_proxy_is_obeyed(
     proxied: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A host that no_proxy names is reached directly, and no proxy is shown."""
+    """A host in no_proxy is connected to directly, and no proxy is shown."""
     caplog.set_level(logging.INFO)
     async with listening(Server()) as port:
         monkeypatch.setenv(proxied, f"http://{HOST}:1")
@@ -182,7 +184,7 @@ async def test_no_proxy_is_obeyed(
     ],
 )
 async def test_a_proxy_that_answers_garbage_is_named(answer: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The error says through which proxy it was; what the proxy repeats of its password is hidden."""
+    """The error contains the proxy that was used; if the proxy repeats its password, this is redacted."""
     async with listening(answering(answer.encode())) as port:
         proxy = f"http://someone:{SECRET}@{HOST}:{port}"
         async with running("wss://feed.example/", proxy=proxy) as (fleet, states):
@@ -214,7 +216,7 @@ async def test_a_bad_proxy_of_the_environment_is_not_quoted(
     caplog: pytest.LogCaptureFixture,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """The error of an attempt, and `wsfleet check`, say what is wrong with it, and nothing of what stands in it."""
+    """An invalid proxy is reported in the error of an attempt and by `wsfleet check`, without quoting it."""
     monkeypatch.setenv("ws_proxy", proxy)
     async with running("ws://feed.example/") as (fleet, states):
         error = await first_error(states)
@@ -228,10 +230,10 @@ async def test_a_bad_proxy_of_the_environment_is_not_quoted(
     assert SECRET not in str(error) + repr(error) + report + caplog.text + said.out + said.err
 
 
-def test_check_tells_the_proxies(
+def test_check_lists_the_proxies(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`wsfleet check` says who would go through which proxy, one of the environment's too, without passwords."""
+    """`wsfleet check` lists the endpoints that use a proxy, also of the environment, without passwords."""
     file = tmp_path / "feeds.toml"
     own = f'proxy = "socks5h://someone:{SECRET}@own.example:1080"'
     names = "abcdefg"
@@ -262,10 +264,10 @@ def blind(check_hostname: bool, mode: ssl.VerifyMode) -> ssl.SSLContext:
         (ssl.CERT_REQUIRED, "does not verify the server's host name in its certificate;"),
     ],
 )
-async def test_a_context_that_does_not_check_is_told_once(
+async def test_a_context_without_verification_is_logged_once(
     mode: ssl.VerifyMode, told: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever gives an SSLContext without checks reads so in the log, with the endpoint's name, once."""
+    """An SSLContext without verification causes one warning with the endpoint's name."""
     ca = trustme.CA()
     tls, context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), blind(False, mode)
     ca.issue_cert("other.example").configure_cert(tls)
@@ -287,7 +289,7 @@ async def test_a_context_that_does_not_check_is_told_once(
 
 
 async def test_a_context_that_checks_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing is said where certificates are checked, by a context of the user's own as well."""
+    """Contexts that verify certificates, including the user's own, cause no warning."""
     ca = trustme.CA()
     tls, context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     ca.issue_cert("localhost").configure_cert(tls)
@@ -299,7 +301,7 @@ async def test_a_context_that_checks_is_no_news(caplog: pytest.LogCaptureFixture
 
 @pytest.mark.parametrize("value", [False, True, 0, "none", ssl.CERT_NONE])
 def test_no_value_of_ssl_turns_the_checks_off(value: object) -> None:
-    """Whoever means to do without must make an SSLContext that does: no word or flag is taken for it."""
+    """Verification can only be disabled by an SSLContext: other values are rejected."""
     with pytest.raises(ConfigError, match=r"must be an ssl\.SSLContext"):
         Endpoint("wss://feed.example", ssl=value)  # type: ignore[arg-type]
 
@@ -309,13 +311,13 @@ def test_no_value_of_ssl_turns_the_checks_off(value: object) -> None:
     ["ssl = true", 'ssl = "none"', "ssl = { verify = false }", "ssl = { check_hostname = false }", "verify = false"],
 )
 def test_no_line_of_a_file_turns_the_checks_off(line: str, tmp_path: Path) -> None:
-    """In a configuration file nothing does."""
+    """In a configuration file, verification cannot be disabled."""
     (tmp_path / "feeds.toml").write_text(f'[[connect]]\nuri = "wss://feed.example"\n{line}\n')
     assert check(tmp_path / "feeds.toml").faults
 
 
 def test_a_file_that_says_no_ssl_has_the_usual_checks(tmp_path: Path) -> None:
-    """`ssl = false` is the default, a context that checks, and not a way around it."""
+    """`ssl = false` is the default, a context that verifies, and does not disable verification."""
     (tmp_path / "feeds.toml").write_text('[[connect]]\nuri = "wss://feed.example"\nssl = false\n')
     ((_, endpoint),) = check(tmp_path / "feeds.toml").endpoints
     assert endpoint.ssl is None

@@ -1,4 +1,4 @@
-"""What a peer wrote gets into logs, errors and reports as text that is obeyed by nobody, and without our secrets."""
+"""Texts of a peer are escaped and redacted in logs, errors and reports."""
 
 import asyncio
 import json
@@ -24,7 +24,7 @@ ONCE = Reconnect(initial_s=60.0, max_s=60.0, jitter=0.0)
 
 
 async def first_error(states: Subscription) -> Exception:
-    """What the first change of state with an error has as one."""
+    """The error of the first state change that has one."""
     async for message in states:
         if message.data.error is not None:
             return message.data.error
@@ -35,13 +35,13 @@ async def first_error(states: Subscription) -> Exception:
     "error", [ConnectFailed("http", REASON), ConnectionLost(1000, REASON), EndpointFailed("a", REASON)], ids=repr
 )
 def test_the_text_of_an_error_is_one_line_that_no_terminal_obeys(error: Exception) -> None:
-    """Escape sequences, line feeds and marks of direction are shown, not written."""
+    """Escape sequences, line feeds and direction marks are escaped."""
     assert str(error).isprintable()
     assert one_line(REASON) in str(error)
 
 
 async def test_a_close_reason_cannot_forge_a_line_of_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """A program's log, the stats and the error's text have it escaped; the error's `reason` is as the peer wrote it."""
+    """A program's log, the stats and the error's text contain it escaped; the error's `reason` is unchanged."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     states = fleet.subscribe("$state.feed")
@@ -63,7 +63,7 @@ async def test_a_close_reason_cannot_forge_a_line_of_the_log(caplog: pytest.LogC
     "header", ["Sec-WebSocket-Accept: {}", "Upgrade: {}", "Sec-WebSocket-Extensions: {}", "Connection: {}"]
 )
 async def test_a_secret_that_the_server_repeats_is_not_shown(header: str, caplog: pytest.LogCaptureFixture) -> None:
-    """The log and the error, its repr included, are without what the attempt's own URI kept secret."""
+    """The log and the error, including its repr, do not contain the secrets of the attempt's URI."""
     caplog.set_level(logging.DEBUG)
     lines = ["HTTP/1.1 101 Switching Protocols", "Upgrade: websocket", "Connection: Upgrade", header.format(SECRET)]
     if header.startswith(("Upgrade", "Connection")):
@@ -81,7 +81,7 @@ async def test_a_secret_that_the_server_repeats_is_not_shown(header: str, caplog
 
 
 async def test_no_function_of_the_users_puts_a_secret_into_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    """The traceback of a key or heartbeat that failed has no credentials in it."""
+    """The traceback of a failed key function or heartbeat contains no credentials."""
 
     def fail(*_: object) -> str:
         raise ValueError(f"cannot sign: token={SECRET}")
@@ -129,7 +129,7 @@ def unreadable() -> Exception:
 
 
 class Odd(Exception):
-    """What it was made of is in its repr alone."""
+    """The value that it was made of is only in its repr."""
 
     def __str__(self) -> str:
         return "odd"
@@ -139,7 +139,7 @@ class Odd(Exception):
 async def test_no_error_of_a_processor_shows_a_secret(
     make: Callable[[], Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whether it stands in a group, a note, a line of source or the repr: neither the log nor the record has it."""
+    """A secret in a group, a note, a line of source or the repr appears neither in the log nor in the record."""
     fleet = Fleet(transport=FakeTransport())
     dead = fleet.subscribe("$dead.p")
 
@@ -160,7 +160,7 @@ async def test_no_error_of_a_processor_shows_a_secret(
 
 
 async def test_no_error_behind_an_attempts_shows_a_secret() -> None:
-    """What stands in the note of an error in a group, behind the one of a failed attempt, is not shown either."""
+    """A secret in the note of an error in a group, after that of a failed attempt, is not shown either."""
 
     async def run_on_open(session: Session) -> None:
         raise ExceptionGroup("unhandled", [noted()])
@@ -177,7 +177,7 @@ async def test_no_error_behind_an_attempts_shows_a_secret() -> None:
 
 
 def test_an_error_without_secrets_is_the_very_same() -> None:
-    """Nothing is taken from what may be shown, a group with notes included."""
+    """Texts without secrets are not changed, including those of a group with notes."""
     error = ExceptionGroup("unhandled", [ValueError("a")])
     error.add_note("of no importance")
     assert shown(error) is error
@@ -186,7 +186,7 @@ def test_an_error_without_secrets_is_the_very_same() -> None:
 
 
 def test_the_commands_log_shows_no_secret_of_a_traceback(capsys: pytest.CaptureFixture[str]) -> None:
-    """What `wsfleet run` logs is redacted as a whole, whoever logs it, and is obeyed by no terminal."""
+    """The log of `wsfleet run` is redacted and escaped as a whole, for any logger."""
     root = logging.getLogger()
     before, root.handlers = root.handlers, []
     try:
@@ -207,7 +207,7 @@ def test_the_commands_log_shows_no_secret_of_a_traceback(capsys: pytest.CaptureF
 def test_a_program_that_cannot_be_made_shows_no_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The error of a function that should have made a fleet is shown without credentials."""
+    """If a function that should return a fleet fails, its error is shown without credentials."""
     (tmp_path / "faulty.py").write_text(f"def make():\n    raise OSError('wss://u:{SECRET}@feed.example/')\n")
     monkeypatch.chdir(tmp_path)
     assert main(["run", "faulty:make"]) == 2

@@ -1,4 +1,4 @@
-"""A whole run with secrets planted wherever one can be, and none of them in anything that came out of it."""
+"""A complete run with secrets in all possible places, of which none appears in any output."""
 
 import asyncio
 import base64
@@ -15,7 +15,7 @@ from tests.support.peers import HOST, Handler, accept, answering, listening, req
 from tests.support.wirekit import CLOSE, TEXT, frame
 from wsfleet.cli.main import main
 
-MARK = "s3kr1tZ9"  # ends every planted secret; what stands before it says where it was planted
+MARK = "s3kr1tZ9"  # ends every planted secret; the text before it identifies its place
 
 PROGRAM = """
 import asyncio, json, logging, sys, traceback
@@ -199,7 +199,7 @@ async def test_no_output_of_a_run_has_a_secret(tmp_path: Path) -> None:
 def test_no_output_of_a_check_has_a_secret(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`wsfleet check` tells every fault of values that came from the environment or a file, and no such value."""
+    """`wsfleet check` reports each fault of a value from the environment or a file, without the value."""
     monkeypatch.setenv("PLANTED", f"q7env{MARK}")
     monkeypatch.setenv("HTTPS_PROXY", f"http://q7px:q7proxy{MARK}@proxy.example:3128")
     (tmp_path / "secret").write_text(f"q7file{MARK}\n")
@@ -225,7 +225,7 @@ def test_no_output_of_a_check_has_a_secret(
 
 @pytest.mark.parametrize("command", ["check", "run"])
 def test_a_uri_in_place_of_a_file_is_not_repeated(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Whoever writes a URI where a file or a program belongs does not find its password in a log."""
+    """If a URI is given in place of a file or program, its password does not appear in a log."""
     assert main([command, f"wss://u:q7pass{MARK}@feed.example/?token=q7query{MARK}"]) == 2
     shown = capsys.readouterr().err
     assert "feed.example" in shown and shown.count("\n") == 1

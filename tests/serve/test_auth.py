@@ -1,4 +1,4 @@
-"""Who may ask what: loopback without a token, a token elsewhere, and no page of another origin at all."""
+"""Access control: no token on loopback, a token elsewhere, and no requests from pages of other origins."""
 
 import socket
 from collections.abc import AsyncIterator
@@ -40,7 +40,7 @@ async def served(listen: str = "127.0.0.1:0", token: str | None = None) -> Async
     ],
 )
 def test_good_addresses(listen: str, found: tuple[str, int]) -> None:
-    """An IP address or localhost, and a port."""
+    """An IP address or localhost, and a port, are accepted."""
     assert split_listen(listen) == found
 
 
@@ -59,7 +59,7 @@ def test_good_addresses(listen: str, found: tuple[str, int]) -> None:
     ],
 )
 def test_bad_addresses(listen: Any, text: str) -> None:
-    """Anything else is refused when it is declared, with what is wrong."""
+    """Any other address is rejected at declaration, with the reason."""
     with pytest.raises(ConfigError, match=text) as caught:
         Fleet().serve_http(listen)
     assert [field for field, _ in caught.value.faults] == ["listen"]
@@ -67,7 +67,7 @@ def test_bad_addresses(listen: Any, text: str) -> None:
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:9464", "[::]:9464", "192.0.2.1:9464", "[::ffff:192.0.2.1]:80"])
 def test_others_can_reach_it_with_a_token_alone(listen: str) -> None:
-    """An address that isn't loopback needs a token."""
+    """An address other than loopback requires a token."""
     with pytest.raises(ConfigError, match="requires a token"):
         Fleet().serve_http(listen)
     assert str(Fleet().serve_http(listen, token=TOKEN)).endswith("all requests require the token")
@@ -75,14 +75,14 @@ def test_others_can_reach_it_with_a_token_alone(listen: str) -> None:
 
 @pytest.mark.parametrize("token", ["", "two words", "tüv", "a\n", 5])
 def test_bad_tokens(token: Any) -> None:
-    """A token that no header could carry is refused, and not quoted."""
+    """A token that is invalid in a header is rejected, and not quoted."""
     with pytest.raises(ConfigError, match=r"token must be printable ASCII without spaces$"):
         Fleet().serve_http(token=token)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "127.0.0.1:9464", "localhost:1", "LOCALHOST", "[::1]:9464", "127.1.2.3"])
 async def test_loopback_names_are_answered(host: str) -> None:
-    """Without a token, whoever names this machine is answered."""
+    """Without a token, requests with a name of this machine are answered."""
     async with served() as client:
         assert (await client.get("/healthz", headers={"Host": host})).status_code == 200
 
@@ -92,7 +92,7 @@ async def test_loopback_names_are_answered(host: str) -> None:
     ["attacker.example", "127.0.0.1.attacker.example", "localhost.attacker.example:80", "192.0.2.1", "[::2]:1", ""],
 )
 async def test_other_names_are_refused(host: str) -> None:
-    """A page under another name that leads here (DNS rebinding) gets nothing, and not the page either."""
+    """A request with another host name (DNS rebinding) is refused, also for the page itself."""
     async with served() as client:
         for path in ("/", "/healthz", "/api/stats", "/nothing"):
             answer = await client.get(path, headers={"Host": host})
@@ -101,7 +101,7 @@ async def test_other_names_are_refused(host: str) -> None:
 
 
 async def test_nothing_changes_where_no_token_was_set() -> None:
-    """Without a token a POST is refused with 403, whatever it brings."""
+    """Without a token a POST is refused with 403, whatever it contains."""
     async with served() as client:
         for headers in ({}, BEARER, {"Authorization": "Bearer"}, {"Authorization": "Bearer None"}):
             assert (await client.post("/api/reload", headers=headers)).status_code == 403
@@ -121,14 +121,14 @@ WRONG = [
 
 @pytest.mark.parametrize("headers", WRONG)
 async def test_on_loopback_a_token_is_for_changes(headers: dict[str, str]) -> None:
-    """With a token on loopback, looking is free; whoever wants to change something needs the right one."""
+    """With a token on loopback, reading needs no token; changes need the right one."""
     async with served(token=TOKEN) as client:
         raw = {name: value.encode("latin-1") for name, value in headers.items()}
         assert (await client.get("/healthz", headers=raw)).status_code == 200
         answer = await client.post("/api/reload", headers=raw)
         assert answer.status_code == 401 and answer.headers["www-authenticate"] == "Bearer"
         assert (await client.post("/api/reload", headers=BEARER)).status_code == 409
-        # Another name is only for those who have it: a proxy, not a page.
+        # Another host name is only allowed with the token: for a proxy, not for a page.
         raw["Host"] = b"fleet.example"
         assert (await client.get("/healthz", headers=raw)).status_code == 401
         assert (await client.get("/healthz", headers={**BEARER, "Host": "fleet.example"})).status_code == 200
@@ -136,7 +136,7 @@ async def test_on_loopback_a_token_is_for_changes(headers: dict[str, str]) -> No
 
 @pytest.mark.parametrize("headers", WRONG)
 async def test_elsewhere_everything_needs_the_token(headers: dict[str, str]) -> None:
-    """On another address nothing of the fleet is told without the token, neither by GET nor by HEAD."""
+    """On another address, nothing about the fleet is returned without the token, for GET and HEAD."""
     async with served("0.0.0.0:0", TOKEN) as client:
         raw = {name: value.encode("latin-1") for name, value in headers.items()}
         for path in ("/api/stats", "/api/events", "/metrics", "/healthz", "/readyz", "/nothing"):
@@ -148,13 +148,13 @@ async def test_elsewhere_everything_needs_the_token(headers: dict[str, str]) -> 
 
 
 async def test_no_token_is_taken_from_a_url() -> None:
-    """What stands in a URL is in histories and logs, so a token there does not count."""
+    """A token in the URL is ignored, because URLs appear in histories and logs."""
     async with served("0.0.0.0:0", TOKEN) as client:
         assert (await client.get(f"/api/stats?token={TOKEN}")).status_code == 401
 
 
-async def test_the_page_itself_is_for_everybody() -> None:
-    """The page's files need no token, as they have nothing of the fleet in them and ask for it."""
+async def test_the_page_itself_needs_no_token() -> None:
+    """The files of the page need no token, because they contain nothing about the fleet, and let the user enter it."""
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -168,7 +168,7 @@ async def test_the_page_itself_is_for_everybody() -> None:
 
 
 async def test_other_methods_change_nothing() -> None:
-    """What is neither asked for nor foreseen is refused."""
+    """Other methods are refused, with and without the token."""
     async with served(token=TOKEN) as client:
         for method in ("PUT", "DELETE", "OPTIONS", "PATCH"):
             assert (await client.request(method, "/api/reload")).status_code == 401
@@ -177,7 +177,7 @@ async def test_other_methods_change_nothing() -> None:
 
 
 async def test_other_machines_reach_it_where_it_listens_alone() -> None:
-    """By default nobody but this machine can connect."""
+    """By default only this machine can connect."""
     fleet = Fleet(transport=FakeTransport())
     server = fleet.serve_http("127.0.0.1:0")
     async with fleet:

@@ -1,4 +1,4 @@
-"""What happens is told to whoever watches; who is slow misses some and is told so; who goes is forgotten."""
+"""The stream of events: slow clients miss events and get their number; disconnected ones are removed."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from wsfleet.testing import FakeTransport
 
 @asynccontextmanager
 async def watching(server: Any) -> AsyncIterator[AsyncIterator[tuple[str, Any]]]:
-    """Watch the events of `server`, as pairs of their kind and what they say."""
+    """Read the events of `server`, as pairs of kind and data."""
 
     async def pairs(lines: AsyncIterator[str]) -> AsyncIterator[tuple[str, Any]]:
         kind = ""
@@ -43,15 +43,15 @@ async def watching(server: Any) -> AsyncIterator[AsyncIterator[tuple[str, Any]]]
 
 
 async def first(events: AsyncIterator[tuple[str, Any]], kind: str) -> Any:
-    """Return what the next event of `kind` says."""
-    async for each, said in events:
+    """Return the data of the next event of `kind`."""
+    async for each, data in events:
         if each == kind:
-            return said
+            return data
     raise AssertionError(f"there was no {kind}")
 
 
 async def test_every_kind() -> None:
-    """State changes, dead letters, full mailboxes, gaps and malformed messages are told, each with what it is about."""
+    """State changes, dead letters, full mailboxes, gaps and malformed messages are sent, each with its subject."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     full = asyncio.Event()
@@ -91,7 +91,7 @@ async def test_every_kind() -> None:
 
 
 async def test_a_quiet_fleet_sends_comments(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where nothing happens a comment goes now and then, and events still come after it."""
+    """While nothing happens, a comment is sent from time to time, and later events still arrive."""
     monkeypatch.setattr("wsfleet.serve.status.events.QUIET_S", 0.02)
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -103,8 +103,8 @@ async def test_a_quiet_fleet_sends_comments(monkeypatch: pytest.MonkeyPatch) -> 
         assert (await first(events, "state"))["state"] == "OPEN"
 
 
-async def test_a_slow_watcher_misses_some_and_is_told() -> None:
-    """Who does not keep up loses the oldest, is told how many, and holds nobody else up."""
+async def test_a_slow_client_gets_the_number_of_missed_events() -> None:
+    """A slow client loses the oldest events, gets their number, and delays no other client."""
     events = Events()
     slow, quick = events.watch(), events.watch()
     taken = 0
@@ -122,8 +122,8 @@ async def test_a_slow_watcher_misses_some_and_is_told() -> None:
         await anext(slow)
 
 
-async def test_a_watcher_that_does_not_read_is_told_what_it_missed() -> None:
-    """Over a real socket: whoever stops reading costs a bounded room, and finds `missed` when it reads again."""
+async def test_a_client_that_does_not_read_gets_the_number_of_missed_events() -> None:
+    """A client that stops reading a real socket uses bounded memory, and gets `missed` when it reads again."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     server = fleet.serve_http("127.0.0.1:0")
@@ -146,7 +146,7 @@ async def test_a_watcher_that_does_not_read_is_told_what_it_missed() -> None:
 
 
 async def test_who_goes_is_forgotten() -> None:
-    """A watcher that disconnects is gone, and its place is free; past a number of them there is none."""
+    """A client that disconnects is removed, and frees its slot; the number of clients is limited."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     server = fleet.serve_http("127.0.0.1:0")
@@ -170,7 +170,7 @@ async def test_who_goes_is_forgotten() -> None:
 
 
 async def test_the_stream_ends_with_the_fleet() -> None:
-    """Whoever watches at the end sees the drain begin, and then the stream's proper end."""
+    """At the shutdown, clients get the begin of the drain, and then a proper end of the stream."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     fleet.connect("ws://a.test", name="a")

@@ -1,4 +1,4 @@
-"""What is to be seen of a fleet over HTTP: every answer, at the right time, without secrets, and nothing left open."""
+"""The HTTP interface: each answer, its timing, no secrets, and nothing left open."""
 
 import asyncio
 import contextlib
@@ -23,7 +23,7 @@ from wsfleet.testing import FakeTransport, FeedServer
 SECRET = "zq8sK2vTq9Lw4XbN7rYd"
 ANY = "127.0.0.1:0"
 
-# What the page asks for, by name; other tests look at what is in it.
+# The keys that the page uses; their content is checked in other tests.
 TOTALS = {
     *("received", "received_bytes", "sent", "malformed", "dropped", "failed", "processed"),
     *("pending", "connects", "losses", "dead", "paused"),
@@ -46,14 +46,14 @@ async def asking(server: Any, **options: Any) -> AsyncIterator[httpx.AsyncClient
 
 
 async def until(client: httpx.AsyncClient, path: str, good: Any) -> Any:
-    """Ask until the answer is `good`."""
+    """Repeat the request until the answer is `good`."""
     while not good(answer := (await client.get(path)).json()):
         await asyncio.sleep(0.01)
     return answer
 
 
 async def test_stats_are_the_contracts_json() -> None:
-    """`/api/stats` is what `FleetStats.to_dict()` gives, key by key, and it holds the balance."""
+    """`/api/stats` returns `FleetStats.to_dict()`, key by key, and the counts balance."""
     async with FeedServer() as feed:
         fleet = Fleet(name="mine")
         fleet.connect(feed.uri, nothing, name="feed")
@@ -72,7 +72,7 @@ async def test_stats_are_the_contracts_json() -> None:
 
 
 async def test_overview() -> None:
-    """`/api/overview` has what a person wants to see at a glance, all of it and nothing else."""
+    """`/api/overview` contains the documented overview, and nothing else."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
 
@@ -98,7 +98,7 @@ async def test_overview() -> None:
 
 
 async def test_slowest_subscriptions() -> None:
-    """`slowest` names those with the most pending, then the most dropped, and none that keeps up."""
+    """`slowest` contains the subscriptions with the most pending, then the most dropped, and none that keeps up."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport, drain_s=0)
 
@@ -117,7 +117,7 @@ async def test_slowest_subscriptions() -> None:
 
 
 async def test_history(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`/api/history` has a sample for every second, oldest first, with totals that go on."""
+    """`/api/history` has a sample for every second, oldest first, with increasing totals."""
     monkeypatch.setattr("wsfleet.serve.status.fleet_source.SAMPLE_S", 0.02)
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -132,8 +132,10 @@ async def test_history(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (samples[-1]["open"], samples[-1]["connects"], samples[-1]["losses"]) == (1, 1, 0)
 
 
-async def test_readyz_tells_what_is_down_since_when_and_why() -> None:
-    """`/readyz` is 200 while every endpoint is open; else 503, with each that is not, since when, and why."""
+async def test_readyz_lists_endpoints_that_are_down_with_time_and_cause() -> None:
+    """`/readyz` is 200 while every endpoint is open; otherwise 503, with each other endpoint, its
+    duration and cause.
+    """
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     fleet.connect(Endpoint("ws://a.test", name="a", reconnect=Reconnect(initial_s=60, jitter=0)))
@@ -158,8 +160,10 @@ async def test_readyz_tells_what_is_down_since_when_and_why() -> None:
     assert line.startswith("a BACKOFF since 20") and line.endswith(": connection lost: 4000 maintenance")
 
 
-async def test_what_is_down_is_told_the_worst_first() -> None:
-    """The required ones come first, then what failed for good, then what is down for longest, whatever the order."""
+async def test_endpoints_that_are_down_are_listed_worst_first() -> None:
+    """Required endpoints come first, then FAILED ones, then those down for the longest time, in any order of
+    declaration.
+    """
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     for name in ("new", "old", "failed", "required", "open"):
@@ -180,7 +184,7 @@ async def test_what_is_down_is_told_the_worst_first() -> None:
 
 
 async def test_dead_letters_are_counted_however_fast_they_come() -> None:
-    """More dead letters at once than an observer keeps are counted all the same."""
+    """More dead letters at once than an observer keeps are still counted."""
     fleet = Fleet(transport=FakeTransport())
     server = fleet.serve_http(ANY)
     async with fleet, asking(server) as client:
@@ -190,7 +194,7 @@ async def test_dead_letters_are_counted_however_fast_they_come() -> None:
 
 
 async def test_down_is_counted_from_the_loss_on() -> None:
-    """However often it is tried again, an endpoint is down since it was last open."""
+    """During several attempts, an endpoint is down since it was last open."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     connection = fleet.connect(Endpoint("ws://a.test", name="a", reconnect=Reconnect(initial_s=0, max_s=0)))
@@ -208,7 +212,7 @@ async def test_down_is_counted_from_the_loss_on() -> None:
         assert connection.down_since is None and connection.session_count == 2
 
 
-async def test_healthz_tells_of_a_broken_balance() -> None:
+async def test_healthz_reports_a_broken_balance() -> None:
     """`/healthz` is 200 while every message is accounted for, and 503 when one is lost."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -218,7 +222,7 @@ async def test_healthz_tells_of_a_broken_balance() -> None:
         await (await transport.accept("a")).feed("one")
         assert (await client.get("/healthz")).json()["healthy"] is True
         feed = fleet._registry.supervisors["a"].ingest
-        feed.received += 1  # one that went nowhere
+        feed.received += 1  # a message that went nowhere
         sick = await until(client, "/healthz", lambda answer: not answer["healthy"])
         answer = await client.get("/healthz")
         feed.received -= 1
@@ -226,7 +230,7 @@ async def test_healthz_tells_of_a_broken_balance() -> None:
 
 
 async def test_metrics() -> None:
-    """`/metrics` is what Prometheus reads, in the format that it asks for."""
+    """`/metrics` returns the format that Prometheus requests."""
     fleet = Fleet(name="mine", transport=FakeTransport())
     fleet.connect("ws://a.test", name="a")
     server = fleet.serve_http(ANY)
@@ -252,8 +256,8 @@ async def test_the_page_is_served() -> None:
     assert missing.status_code == 404
 
 
-async def test_every_answer_says_what_a_browser_may_do_with_it() -> None:
-    """Every answer, refusals too, has the headers that keep other pages and guesses of types away."""
+async def test_every_answer_has_the_security_headers() -> None:
+    """Every answer, refusals included, has the headers against framing, sniffing and loading from other origins."""
     fleet = Fleet(transport=FakeTransport())
     server = fleet.serve_http(ANY)
     async with fleet, asking(server) as client:
@@ -268,7 +272,7 @@ async def test_every_answer_says_what_a_browser_may_do_with_it() -> None:
 
 
 async def test_no_secret_is_in_any_answer() -> None:
-    """What stands in a URI, in headers, or in what a peer says of them, is in no answer and no event."""
+    """No secret of a URI, of headers, or repeated by a peer, is in any answer or event."""
     async with FeedServer() as feed:
         fleet = Fleet()
 
@@ -308,8 +312,8 @@ async def test_no_secret_is_in_any_answer() -> None:
     assert "4001" in seen and SECRET not in seen
 
 
-async def test_reload_says_what_has_changed() -> None:
-    """POST /api/reload gives the lines of what has changed; all faults with 422; 409 without a file."""
+async def test_reload_returns_the_changes() -> None:
+    """POST /api/reload returns the changes; all faults with 422; 409 without a file."""
     fleet = Fleet(transport=FakeTransport())
     server = fleet.serve_http(ANY, token="t0ken")
     bearer = {"Authorization": "Bearer t0ken"}
@@ -330,7 +334,7 @@ async def test_reload_says_what_has_changed() -> None:
 
 
 async def test_a_port_in_use_is_one_clear_error() -> None:
-    """Where the address is taken, the fleet does not start, and the error names the address; nothing is left open."""
+    """If the address is in use, the fleet does not start, and the error contains the address; nothing is left open."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         fleet = Fleet(transport=FakeTransport())
@@ -357,7 +361,7 @@ async def test_declared_while_the_fleet_runs() -> None:
 
 
 async def test_the_end_can_be_seen() -> None:
-    """While the fleet drains it still answers; when it has ended nobody does."""
+    """During the drain the server answers; after the end of the fleet it does not."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     going_on = asyncio.Event()
@@ -382,7 +386,7 @@ async def test_the_end_can_be_seen() -> None:
 
 
 async def test_a_fleet_that_ends_at_once_closes_the_server() -> None:
-    """A required endpoint that fails, or an exception in the body, leaves nothing listening."""
+    """After a failed required endpoint, or an exception in the body, no socket is listening."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     fleet.connect(Endpoint("ws://a.test", name="a", required=True, reconnect=Reconnect(fatal=lambda error: True)))
@@ -409,7 +413,7 @@ async def test_two_servers_for_one_fleet() -> None:
 
 
 async def test_it_is_silent(caplog: pytest.LogCaptureFixture) -> None:
-    """Neither requests nor bad ones are logged, and the program's own uvicorn is left as it is."""
+    """Neither valid nor invalid requests are logged, and the program's own uvicorn logger is not changed."""
     caplog.set_level(logging.DEBUG)
     access = logging.getLogger("uvicorn.access")
     before = (list(access.handlers), access.propagate)
@@ -427,7 +431,7 @@ async def test_it_is_silent(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_a_request_that_never_comes_in_whole_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection that asks nothing, or byte by byte, is closed."""
+    """A connection that sends no request, or sends it byte by byte, is closed."""
     monkeypatch.setattr("wsfleet.serve.status.http.HEAD_S", 0.05)
     fleet = Fleet(transport=FakeTransport())
     server = fleet.serve_http(ANY)
@@ -437,12 +441,12 @@ async def test_a_request_that_never_comes_in_whole_is_cut_off(monkeypatch: pytes
         with pytest.raises(ConnectionError):
             while await reader.read():
                 pass
-            raise ConnectionResetError  # an end without a reset will do as well
+            raise ConnectionResetError  # an end without a reset is also accepted
         writer.close()
 
 
-async def test_who_asks_nothing_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Past a number of connections the oldest that has asked nothing goes; a newcomer does where all are answered."""
+async def test_idle_connections_do_not_block_new_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the limit, the oldest connection without a request is closed; if all have one, the new one is."""
     monkeypatch.setattr("wsfleet.serve.status.http.HEAD_S", 600)
     monkeypatch.setattr("wsfleet.serve.status.http.CONNECTIONS", 2)
     fleet = Fleet(transport=FakeTransport())
@@ -463,13 +467,13 @@ async def test_who_asks_nothing_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch
 
 
 async def gone(reader: asyncio.StreamReader) -> None:
-    """Wait until the other side has closed."""
+    """Wait until the peer has closed."""
     with contextlib.suppress(ConnectionError):
         assert await reader.read() == b""
 
 
-def test_a_bare_install_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without the extra, `serve_http` says in one line what to install."""
+def test_a_missing_extra_is_reported_with_the_command_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the extra, the error of `serve_http` contains the command to install it."""
     import sys
 
     for name in [name for name in sys.modules if name.startswith("wsfleet.serve")]:

@@ -1,4 +1,4 @@
-"""What OpenTelemetry's SDK gets of a fleet."""
+"""Metrics and spans of a fleet in OpenTelemetry's SDK."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def spans() -> Iterator[tuple[TracerProvider, InMemorySpanExporter]]:
 
 @pytest.fixture
 def meters() -> Iterator[tuple[MeterProvider, InMemoryMetricReader]]:
-    """A provider of meters, and what reads them."""
+    """A provider of meters, and its reader."""
     reader = InMemoryMetricReader()
     provider = MeterProvider([reader])
     yield provider, reader
@@ -62,7 +62,9 @@ async def nothing(message: Message[str]) -> None:
 async def test_metrics_are_those_of_the_stats(
     meters: tuple[MeterProvider, InMemoryMetricReader], spans: tuple[TracerProvider, InMemorySpanExporter]
 ) -> None:
-    """Asked from a thread while the loop runs, from the loop itself, and after the end, the counts are the fleet's."""
+    """Read from a thread while the loop runs, from the loop, and after the end, the metrics are the counts of the
+    fleet.
+    """
     async with FeedServer() as server:
         fleet = Fleet()
 
@@ -91,8 +93,10 @@ async def test_metrics_are_those_of_prometheus(
     spans: tuple[TracerProvider, InMemorySpanExporter],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Each metric of the one is a metric of the other with the same values; the subscription that traces attempts has
-    no part in what is said of the whole fleet."""
+    """Each metric of Prometheus is one of OpenTelemetry with the same values.
+
+    The subscription that traces attempts is not counted in the totals of the fleet.
+    """
     async with FeedServer() as server:
         fleet = Fleet()
         fleet.process("feed", name="seen")(nothing)
@@ -104,26 +108,26 @@ async def test_metrics_are_those_of_prometheus(
             while not (stats := fleet.stats()).hub.routed or stats.endpoints[0].latency_s is None:
                 await asyncio.sleep(0.01)
     monkeypatch.setattr(otel._Meters, "_stats", lambda self: stats)
-    told = points(meters[1])
+    exported = points(meters[1])
     shown = {
         (each.name.removesuffix("_total"), next(iter(each.labels.values()), None)): each.value
         for family in text_string_to_metric_families(exposition(stats.to_dict())[0].decode())
         for each in family.samples
         if family.name != "wsfleet_info"
     }
-    assert sorted(told.values()) == sorted(shown.values())
+    assert sorted(exported.values()) == sorted(shown.values())
     units = r"(_messages|_bytes|_seconds)$"
-    assert {(name.replace(".", "_").removesuffix("_size"), label) for name, label in told} == {
+    assert {(name.replace(".", "_").removesuffix("_size"), label) for name, label in exported} == {
         (re.sub(units, "", name), label) for name, label in shown
     }
-    assert ("wsfleet.endpoint.latency", "feed") in told
-    assert told["wsfleet.subscription.offered", "trace_attempts"] > 0
-    assert told["wsfleet.offered", None] == told["wsfleet.subscription.offered", "seen"] == 1
-    assert told["wsfleet.processed", None] == told["wsfleet.subscription.processed", "seen"]
+    assert ("wsfleet.endpoint.latency", "feed") in exported
+    assert exported["wsfleet.subscription.offered", "trace_attempts"] > 0
+    assert exported["wsfleet.offered", None] == exported["wsfleet.subscription.offered", "seen"] == 1
+    assert exported["wsfleet.processed", None] == exported["wsfleet.subscription.processed", "seen"]
 
 
 async def test_each_attempt_is_a_span(spans: tuple[TracerProvider, InMemorySpanExporter]) -> None:
-    """One that is refused is an error with its stage and status; the next one is open; no secret is in either."""
+    """A refused attempt is an error with its stage and status; the next one is open; neither contains a secret."""
     async with FeedServer() as server:
         server.refuse(503, times=1)
         fleet = Fleet()
@@ -146,7 +150,9 @@ async def test_each_attempt_is_a_span(spans: tuple[TracerProvider, InMemorySpanE
 
 
 async def test_each_call_of_a_traced_processor_is_a_span(spans: tuple[TracerProvider, InMemorySpanExporter]) -> None:
-    """Coroutines and plain functions, one message or a batch; what they make is a child; a failure is an error."""
+    """Coroutines and plain functions, with one message or a batch, have a span; their own spans are children; a
+    failure is an error.
+    """
     tracer = spans[0].get_tracer("test")
 
     async def one(message: Message[str]) -> None:
@@ -175,8 +181,8 @@ async def test_each_call_of_a_traced_processor_is_a_span(spans: tuple[TracerProv
     assert all(SECRET not in span.to_json() for span in calls)
 
 
-async def test_what_is_traced_is_judged_as_before() -> None:
-    """Without an SDK a traced function is what it was: its name, its kind, its result."""
+async def test_a_traced_function_is_classified_as_before() -> None:
+    """Without an SDK a traced function keeps its name, kind and result."""
 
     async def named(message: Message[str]) -> None:
         pass

@@ -1,4 +1,4 @@
-"""The status page in a browser that nobody here wrote: Debian's Chromium, as somebody would look at it."""
+"""The status page in Chromium."""
 
 import asyncio
 import re
@@ -19,9 +19,9 @@ from wsfleet.serve.status.fleet_source import FleetSource
 from wsfleet.serve.status.http import HttpServer
 from wsfleet.testing import FakeTransport
 
-LOOPS = ("asyncio",)  # what is met is the browser
+LOOPS = ("asyncio",)  # the subject is the browser
 
-# A bound on waiting for what must come, not on how soon.
+# Time limit for events that must happen, not a measure of speed.
 PATIENCE_MS = 120_000
 
 NEVER = Reconnect(initial_s=600, max_s=600)
@@ -34,12 +34,12 @@ COUNTING = """
   };
 """
 HOSTILE = "<img/src=x/onerror=run=1/"
-"""A name that is one token, and would run where a page took it for markup."""
+"""A name that is one token, and would run as a script if a page treated it as markup."""
 
 
 @asynccontextmanager
 async def looking(server: Any, **context: Any) -> AsyncIterator[Page]:
-    """The page of `server`, open. Afterwards it has asked nobody else, has run nothing foreign, and said no error."""
+    """The page of `server`. Afterwards it has contacted no other host, run no foreign code, and logged no error."""
     chromium = shutil.which("chromium")
     if chromium is None:
         missing("chromium")
@@ -62,12 +62,12 @@ async def looking(server: Any, **context: Any) -> AsyncIterator[Page]:
         finally:
             await browser.close()
     assert [url for url in asked if not url.startswith(root)] == []
-    # That a token is wanted, or nobody answers, the browser notes as an error, and the page tells.
+    # The browser logs a missing token or an unreachable server as an error, and the page shows it.
     assert [error for error in errors if "401" not in error and "net::ERR" not in error] == []
 
 
 async def read(page: Page, selector: str, text: str) -> None:
-    """Wait until `text` is read there."""
+    """Wait until `text` is visible."""
     await page.locator(selector).filter(has_text=text).first.wait_for()
 
 
@@ -107,13 +107,15 @@ async def serving(fleet: Fleet) -> AsyncIterator[HttpServer]:
 
 
 async def test_one_look_says_whether_it_is_well() -> None:
-    """All open is well; an endpoint that goes down is the first thing read, with its reason, without a reload."""
+    """If all endpoints are open, the page says so; an endpoint that goes down is shown first, with its cause, without
+    a reload.
+    """
     async with running("a", "b") as (_, transport, server):
         socket = await transport.accept("a")
         await transport.accept("b")
         async with looking(server) as page:
             await read(page, "#open", "2 of 2 open")
-            # A machine that is busy lets the loop be late, which the page tells, too.
+            # On a busy machine the loop may be late, which the page shows, too.
             await page.locator("#headline").filter(has_text=re.compile("^Well|event loop")).wait_for()
             await read(page, "#name", "prices")
             await read(page, "#slowest", "All subscribers keep up.")
@@ -134,17 +136,17 @@ async def top_of(page: Page, selector: str) -> float:
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "headline"),
     [
         ({"losses": 3}, "Frequent connection losses: 3 in the last minute"),
         ({"losses": 2}, "Well: all 2 endpoints are open, and every received message is accounted for"),
         ({"loop_lag_s": 0.677}, "The event loop was late by 677 ms"),
     ],
 )
-async def test_the_last_minute_counts(changes: dict[str, float], said: str) -> None:
-    """Connections that come back as fast as they are lost, and a loop that is on time again, are told for a minute."""
+async def test_the_last_minute_counts(changes: dict[str, float], headline: str) -> None:
+    """Connections that are lost and return quickly, and a loop that was late, are shown for a minute."""
 
-    # The machine's own delays must not be among the numbers, so both answers are fixed.
+    # The real delays of the machine must not be among the numbers, so both answers are fixed.
     async def overview(route: Route) -> None:
         answer = await (await route.fetch()).json()
         await route.fulfill(json=answer | {"loop_lag_s": 0, "blocked": None})
@@ -162,13 +164,13 @@ async def test_the_last_minute_counts(changes: dict[str, float], said: str) -> N
             await page.route("**/api/overview", overview)
             await page.route("**/api/history", history)
             await page.reload()
-            await read(page, "#headline", said)
+            await read(page, "#headline", headline)
             if "loop_lag_s" in changes:
                 await page.locator("#lag.alarming").filter(has_text="677 ms").wait_for()
 
 
-async def test_what_has_failed_for_good_is_told_with_its_reason() -> None:
-    """An endpoint that is not tried again needs somebody: the verdict is unwell, and says why."""
+async def test_a_failed_endpoint_is_shown_with_its_reason() -> None:
+    """For a FAILED endpoint the verdict is unwell, with the reason."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     for name in ("payments", "b", "c"):
@@ -186,7 +188,7 @@ async def test_what_has_failed_for_good_is_told_with_its_reason() -> None:
 
 
 async def test_an_endpoint_that_fails_and_fails_is_one_line() -> None:
-    """All attempts that fail in a row are one event with their number; once it was open, another one begins."""
+    """Consecutive failed attempts are one event with their number; after an OPEN, a new one begins."""
     again = Reconnect(initial_s=0.01, max_s=0.01)
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -206,8 +208,8 @@ async def test_an_endpoint_that_fails_and_fails_is_one_line() -> None:
             await read(page, "#log li", "CONNECTING → OPEN")
 
 
-async def test_what_a_peer_says_is_text() -> None:
-    """Names, reasons and errors with markup in them are read as they are, and nothing of them runs."""
+async def test_texts_of_a_peer_are_shown_as_text() -> None:
+    """Markup in names, reasons and errors is shown as text, and not executed."""
     async with running(HOSTILE, "b") as (fleet, transport, server):
         fleet.process(">", name="fails")(raising)
         socket = await transport.accept(HOSTILE)
@@ -230,8 +232,8 @@ async def raising(message: Message[Any]) -> None:
 
 
 async def test_ten_thousand_endpoints() -> None:
-    """The table has a page of rows of them; sorting, searching and paging find all."""
-    fleet = Fleet()  # as it is before it starts: what is tried is the page
+    """The table shows one page of rows; sorting, searching and paging find all of them."""
+    fleet = Fleet()  # not started, because only the page is tested
     for number in range(10_000):
         fleet.connect("ws://feeds.test", name=f"feed-{number}")
     async with serving(fleet) as server, looking(server) as page:
@@ -252,7 +254,7 @@ async def test_ten_thousand_endpoints() -> None:
 
 
 async def test_slow_and_lossy_subscriptions_are_shown() -> None:
-    """Who holds the others up is named, and how much was dropped."""
+    """The subscription that pauses others is named, with the number of dropped messages."""
     async with running("a") as (fleet, transport, server):
         socket = await transport.accept("a")
         fleet.process("a", name="chart", buffer=Buffer(messages=2, overflow=Overflow.DROP_OLDEST))(hanging)
@@ -270,7 +272,7 @@ async def hanging(message: Message[Any]) -> None:
 
 
 async def test_a_token_is_asked_for() -> None:
-    """Where everything needs the token the page asks for it, says when it is wrong, and then shows the fleet."""
+    """If a token is required, the page asks for it, reports a wrong one, and then shows the fleet."""
     fleet = Fleet(transport=FakeTransport(), name="prices")
     server = fleet.serve_http("0.0.0.0:0", token="let-me-look-at-this")
     async with fleet, looking(server) as page:
@@ -294,7 +296,7 @@ async def test_a_late_refusal_does_not_ask_for_the_token_again() -> None:
             held.append(route)
 
     async with fleet, looking(server) as page:
-        # The stream of events: a refusal of it asks for the token by itself.
+        # The stream of events also asks for the token when it is refused.
         await page.route("**/api/events", hold)
         await page.reload()
         field = page.get_by_label("Token")
@@ -309,8 +311,8 @@ async def test_a_late_refusal_does_not_ask_for_the_token_again() -> None:
         assert not await page.locator("#token").is_visible()
 
 
-async def test_what_needs_the_token_is_asked_with_it() -> None:
-    """With the token the report is opened, and the file read again once that was confirmed, with its answer."""
+async def test_requests_contain_the_token() -> None:
+    """With the token, the report can be opened, and the file reloaded after a confirmation, with the answer shown."""
     fleet = Fleet(transport=FakeTransport(), name="prices")
     server = fleet.serve_http("0.0.0.0:0", token="let-me-look-at-this")
     async with fleet, looking(server) as page:
@@ -327,20 +329,20 @@ async def test_what_needs_the_token_is_asked_with_it() -> None:
 
 
 async def test_numbers_do_not_round_past_their_unit() -> None:
-    """What rounds up to a thousand of a unit is said in the next one."""
+    """A value that rounds up to a thousand of a unit is shown in the next unit."""
     async with running() as (_, _, server), looking(server) as page:
-        said = await page.evaluate(
+        texts = await page.evaluate(
             """async () => {
                 const { compact, seconds } = await import("/words.js");
                 return [seconds(0.0009996), seconds(0.9996), seconds(59.96), seconds(0.0009994), compact(999.6)];
             }"""
         )
-        assert said == ["1 ms", "1 s", "1 min", "999 µs", "1K"]
+        assert texts == ["1 ms", "1 s", "1 min", "999 µs", "1K"]
 
 
 @pytest.mark.parametrize("width", [390, 768, 1280, 1920])
 async def test_it_fits(width: int) -> None:
-    """Nothing is scrolled sideways, cards leave no holes, and a long name takes two lines."""
+    """The page does not scroll sideways, cards leave no gaps, and a long name takes two lines."""
     name = "a" * 300
     async with running(name, "b") as (_, transport, server):
         (await transport.accept(name)).close(4000, "Maintenance" * 20)
@@ -372,7 +374,7 @@ RIGHT_EDGES = """(cards) => {
 
 @pytest.mark.parametrize("scheme", ["dark", "light"])
 async def test_it_can_be_read_on_a_phone(scheme: str) -> None:
-    """In either scheme text stands out from its ground as WCAG 2.1 AA asks, and nothing has to be scrolled sideways."""
+    """In both color schemes, text has the contrast of WCAG 2.1 AA, and the page does not scroll sideways."""
     async with running("a", HOSTILE * 5) as (_, transport, server):
         (await transport.accept("a")).close(4000, "Maintenance")
         phone = {"viewport": {"width": 375, "height": 800}, "color_scheme": scheme}
@@ -418,7 +420,7 @@ TOO_FAINT = """() => {
 
 
 async def test_every_control_has_a_name_and_a_key() -> None:
-    """Whatever can be used is reached with the Tab key, and has a name for a screen reader."""
+    """Every control can be reached with the Tab key, and has a name for screen readers."""
     async with running("a") as (_, transport, server):
         await transport.accept("a")
         async with looking(server) as page:
@@ -440,8 +442,8 @@ async def test_every_control_has_a_name_and_a_key() -> None:
             assert {"skip", "hold", "search", "state", "size", "kind", "log"} <= reached
 
 
-async def test_it_says_when_nobody_answers() -> None:
-    """Once the fleet has ended the page says so, and that what it shows is old."""
+async def test_it_shows_that_the_fleet_has_ended() -> None:
+    """After the end of the fleet, the page says so, and marks its data as old."""
     async with running("a") as (fleet, transport, server):
         await transport.accept("a")
         async with looking(server) as page:

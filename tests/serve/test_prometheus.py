@@ -57,8 +57,8 @@ def samples(text: bytes) -> dict[tuple[str, str | None], float]:
 
 
 @given(st.dictionaries(NAMES, COUNTS, max_size=5), st.dictionaries(NAMES, COUNTS, max_size=5))
-def test_what_is_exposed_is_what_the_report_says(received: dict[str, int], processed: dict[str, int]) -> None:
-    """Read back, each row has its own figure, whatever the names are."""
+def test_exposed_values_are_those_of_the_report(received: dict[str, int], processed: dict[str, int]) -> None:
+    """Parsed again, each row has its own value, for any names."""
     text, _ = exposition(
         report(
             [endpoint(name, received=count) for name, count in received.items()],
@@ -76,7 +76,7 @@ def test_what_is_exposed_is_what_the_report_says(received: dict[str, int], proce
 
 @pytest.mark.parametrize("size", [ROWS, ROWS + 1, ROWS + 500])
 def test_labels_are_bounded_and_sums_stay_true(size: int) -> None:
-    """However many endpoints there are, there is a bounded number of rows, whose sum is that of all."""
+    """For any number of endpoints the number of rows is limited, and their sum is that of all."""
     rows = [endpoint(f"e{number}", received=number, latency_s=number / 1000) for number in range(size)]
     found = samples(exposition(report(rows, [subscription(f"s{number}", offered=1) for number in range(size)]))[0])
     received = {
@@ -97,7 +97,7 @@ def test_labels_are_bounded_and_sums_stay_true(size: int) -> None:
     st.integers(0, 4),
 )
 def test_totals_never_go_down(steps: list[tuple[str, str, int]], rows: int) -> None:
-    """Whoever comes and goes, and whoever has a row of its own: over the whole fleet a counter only rises."""
+    """When endpoints come and go, with or without their own row, the counters of the whole fleet never decrease."""
     live: dict[str, EndpointStats] = {}
     retired: EndpointStats | None = None
     before = everything = 0.0
@@ -122,8 +122,10 @@ def whole_fleet(found: dict[tuple[str, str | None], float]) -> dict[str, float]:
     return {name: value for (name, label), value in found.items() if label is None and name.endswith("_total")}
 
 
-def test_what_a_worker_counted_that_died_stays_in_the_totals() -> None:
-    """Each counter of the whole fleet is what it was before; what waited there is no longer pending, but lost."""
+def test_counts_of_a_dead_worker_stay_in_the_totals() -> None:
+    """When a worker dies, each counter of the fleet keeps its value; its waiting messages are lost
+    instead of pending.
+    """
     row, taken = dict.fromkeys(COUNTED, 7), dict.fromkeys(TAKEN, 3)
     stats = report([endpoint("a", **row, published=5, held=2)], [subscription("s", **taken, pending=4)])
     dies = stats | {"blocked": {"by": "b", "where": "w", "seconds": 1.5, "times": 2, "total_s": 2.5}}
@@ -145,7 +147,7 @@ def test_what_a_worker_counted_that_died_stays_in_the_totals() -> None:
 
 
 def test_workers_blocks_are_added_up() -> None:
-    """Of several workers the worst block is told, and the sums are those of all."""
+    """Of several workers, the longest block is reported, and the sums are those of all."""
     one, other = report([], []), report([], [])
     one["blocked"] = {"by": "a", "where": "x", "seconds": 2.0, "times": 1, "total_s": 2.0}
     other["blocked"] = {"by": "b", "where": "y", "seconds": 0.5, "times": 4, "total_s": 3.0}
@@ -155,7 +157,7 @@ def test_workers_blocks_are_added_up() -> None:
 
 
 def test_an_observers_drops_are_not_the_fleets() -> None:
-    """A subscription to `$` topics has a row of its own, and no part in what is said of the whole fleet."""
+    """A subscription to `$` topics has its own row, and is not counted in the totals of the fleet."""
     feeds = subscription("feeds", offered=5, processed=4, dropped=1)
     observer = subscription("observer-dead", pattern="$dead.*", offered=90, processed=30, dropped=60, pending=7)
     found = samples(exposition(report([], [feeds, observer]))[0])
@@ -167,7 +169,7 @@ def test_an_observers_drops_are_not_the_fleets() -> None:
 
 @given(st.text(max_size=20))
 def test_a_fleet_may_have_any_name(name: str) -> None:
-    """What cannot be written as UTF-8 is replaced: it would make Prometheus refuse all else."""
+    """Characters that cannot be encoded as UTF-8 are replaced, because Prometheus would reject the whole answer."""
     text, _ = exposition(report([], [], name="".join(["\ud800", name])))
     (info,) = (family for family in text_string_to_metric_families(text.decode()) if family.name == "wsfleet_info")
     assert info.samples[0].labels["name"] == f"?{name}".encode(errors="replace").decode()
@@ -175,7 +177,7 @@ def test_a_fleet_may_have_any_name(name: str) -> None:
 
 @pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
 def test_names_are_escaped_the_quick_way_for_the_same_result(accept: str) -> None:
-    """The client library's own choice of escaping would write the same bytes."""
+    """The fast escaping writes the same bytes as that of the client library."""
     given = report([endpoint('a"\\b')], [subscription("ü\n")])
     registry = CollectorRegistry(auto_describe=False)
     registry.register(prometheus._Report(given, ""))
@@ -183,14 +185,14 @@ def test_names_are_escaped_the_quick_way_for_the_same_result(accept: str) -> Non
 
 
 def test_no_address_is_shown() -> None:
-    """Addresses may hold secrets and change, so they are no labels."""
+    """Addresses may contain secrets and change, so they are not used as labels."""
     text, _ = exposition(report([endpoint("a")], []))
     assert b"s3cret" not in text
     assert b"ws://" not in text
 
 
-def test_openmetrics_for_who_asks_for_it() -> None:
-    """The client library's own negotiation decides on the format."""
+def test_openmetrics_is_returned_on_request() -> None:
+    """The client library's own content negotiation selects the format."""
     text, content_type = exposition(report([endpoint("a")], []), accept="application/openmetrics-text; version=1.0.0")
     assert content_type.startswith("application/openmetrics-text")
     assert text.endswith(b"# EOF\n")

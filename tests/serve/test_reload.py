@@ -10,8 +10,10 @@ TOKEN = "let-me-change-things-please"
 
 
 async def test_who_has_the_token_can_reload(tmp_path: Path) -> None:
-    """A good file is taken over, which tells what takes a restart and whose session is the one of before; one with a
-    fault is refused with its faults, and without the token nobody can."""
+    """A valid file is applied, and the answer contains settings that need a restart, and unchanged entries.
+
+    An invalid one is rejected with its faults, and without the token nothing is reloaded.
+    """
     file = tmp_path / "fleet.toml"
     async with FeedServer() as server:
         table = f'[[connect]]\nuri = "{server.uri}"\nname = "NAME"\n'

@@ -1,4 +1,4 @@
-"""Long tables: searched, sorted and cut out here, so that only what is shown is sent."""
+"""Long tables are searched, sorted and paged by the server, so that only visible rows are sent."""
 
 import asyncio
 import time
@@ -15,7 +15,7 @@ from wsfleet.core.stats import EndpointStats
 from wsfleet.serve.status.tables import ENDPOINTS, Query, Table
 from wsfleet.testing import FakeSocket, FakeTransport
 
-LOOPS = ("asyncio",)  # what is tried is which rows are sent
+LOOPS = ("asyncio",)  # only the selection of rows is tested
 
 
 @asynccontextmanager
@@ -45,7 +45,7 @@ async def rows(client: httpx.AsyncClient, question: str = "", table: str = "endp
 
 
 async def test_a_part_of_it() -> None:
-    """`offset` and `limit` cut out, and the answer says of how many the rows are a part."""
+    """`offset` and `limit` select rows, and the answer contains the total number."""
     async with serving([f"e{n}" for n in range(7)]) as (client, _, _):
         answer = (await client.get("/api/endpoints?offset=5&limit=3")).json()
         assert [row["name"] for row in answer.pop("rows")] == ["e5", "e6"]
@@ -56,7 +56,7 @@ async def test_a_part_of_it() -> None:
 
 
 async def test_search_and_state() -> None:
-    """`search` finds in names, addresses and errors, whatever the case; `state` is exact."""
+    """`search` finds text in names, addresses and errors, case-insensitively; `state` is exact."""
     async with serving(["alpha", "BETA", "gamma"]) as (client, sockets, _):
         assert await rows(client, "search=beta") == ["BETA"]
         assert await rows(client, "search=ALPHA.test") == ["alpha"]
@@ -66,11 +66,11 @@ async def test_search_and_state() -> None:
             await asyncio.sleep(0.01)
         assert "gamma" not in await rows(client, "state=OPEN")
         assert await rows(client, "state=FAILED&search=alpha") == []
-        assert await rows(client, "search=a&state=&limit=1") == ["BETA"]  # capitals sort first
+        assert await rows(client, "search=a&state=&limit=1") == ["BETA"]  # capital letters sort first
 
 
 async def test_sorting() -> None:
-    """By any column, both ways; equal rows by name; what has no value comes last."""
+    """Rows can be sorted by any column, in both directions; equal rows by name; missing values come last."""
     async with serving(["b", "a", "c"]) as (client, sockets, fleet):
         await sockets["a"].feed("1", "2")
         await sockets["c"].feed("1")
@@ -88,8 +88,8 @@ async def test_sorting() -> None:
                 await asyncio.sleep(0.01)
 
 
-async def test_what_is_down_says_since_when() -> None:
-    """A row says since when it is down, and can be sorted by it: what is open comes last."""
+async def test_a_row_contains_since_when_it_is_down() -> None:
+    """A row contains since when its endpoint is down, and can be sorted by it: open endpoints come last."""
     async with serving(["a", "b", "c"]) as (client, sockets, _):
         for name in ("c", "b"):
             sockets[name].close(4000)
@@ -102,14 +102,14 @@ async def test_what_is_down_says_since_when() -> None:
 
 
 async def test_states_are_sorted_by_how_bad_they_are() -> None:
-    """By state comes first what has failed for good, and last what is open."""
+    """Sorted by state, FAILED endpoints come first, and open ones last."""
     table = Table([{"name": state.value, "state": state.value} for state in State], ENDPOINTS)
     found = [row["name"] for row in (await table.answer(Query(sort="state")))["rows"]]
     assert found == ["FAILED", "BACKOFF", "CONNECTING", "CLOSED", "OPEN"]
 
 
 async def test_subscriptions() -> None:
-    """Subscriptions are asked for in the same way, by their own columns."""
+    """Subscriptions can be selected in the same way, by their own columns."""
     async with serving(["b", "a"]) as (client, sockets, _):
         await sockets["b"].feed("1")
         while (await rows(client, "sort=processed&order=desc&search=%3E", "subscriptions"))[0] != "b":
@@ -118,7 +118,7 @@ async def test_subscriptions() -> None:
 
 
 async def test_removed_endpoints_are_no_row() -> None:
-    """The sum of what was removed is no endpoint, though it counts in the totals."""
+    """The sum of removed endpoints is not a row, but counts in the totals."""
     async with serving(["a", "b"]) as (client, sockets, fleet):
         await sockets["b"].feed("1")
         await fleet.connections["b"].close()
@@ -128,7 +128,7 @@ async def test_removed_endpoints_are_no_row() -> None:
 
 
 @pytest.mark.parametrize(
-    ("question", "said"),
+    ("question", "error"),
     [
         ("sort=colour", "sort must be one of name, uri, state"),
         ("order=up", "order must be one of asc, desc"),
@@ -144,23 +144,23 @@ async def test_removed_endpoints_are_no_row() -> None:
         ("page=1", "'page' is unknown; there are search, state, sort, order, offset, limit"),
     ],
 )
-async def test_bad_parameters(question: str, said: str) -> None:
-    """A bad parameter is told in one line that names it."""
+async def test_bad_parameters(question: str, error: str) -> None:
+    """The error for an invalid parameter is one line with its name."""
     async with serving(["a"]) as (client, _, _):
         answer = await client.get(f"/api/endpoints?{question}")
-        assert answer.status_code == 400 and answer.text.startswith(said) and answer.text.count("\n") == 1
+        assert answer.status_code == 400 and answer.text.startswith(error) and answer.text.count("\n") == 1
 
 
 async def test_subscriptions_have_no_state() -> None:
-    """What means nothing for a table is refused there."""
+    """Parameters that a table does not have are rejected."""
     async with serving(["a"]) as (client, _, _):
         for question in ("state=OPEN", "sort=uri"):
             assert (await client.get(f"/api/subscriptions?{question}")).status_code == 400
 
 
 async def test_ten_thousand_endpoints() -> None:
-    """Of ten thousand endpoints only the rows that are shown are sent, and the report is whole."""
-    asyncio.get_running_loop().set_debug(False)  # where each was started would be noted ten thousand times
+    """For ten thousand endpoints only the visible rows are sent, and the report is complete."""
+    asyncio.get_running_loop().set_debug(False)  # debug mode would record ten thousand stacks
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
     for number in range(10_000):

@@ -1,4 +1,4 @@
-"""What a simulated program declares: endpoints, pools, processors and subscriptions with options drawn by chance."""
+"""The declarations of a simulated program: endpoints, pools, processors and subscriptions with random options."""
 
 import asyncio
 import random
@@ -33,7 +33,7 @@ def is_welcome(message: Message[Any]) -> bool:
 
 
 def decode(payload: str | bytes) -> str:
-    """A decoder of the user's own; raises for what the servers send malformed."""
+    """A user's decoder; raises for payloads that the servers send malformed."""
     text = payload if isinstance(payload, str) else payload.decode()
     Numbered.of(text)
     return text
@@ -44,7 +44,7 @@ def topic_of(data: str) -> str:
 
 
 class Login:
-    """An `on_open` that logs in, and sometimes has troubles of its own."""
+    """An `on_open` that logs in, and sometimes fails."""
 
     def __init__(self, ledger: Ledger, chance: random.Random) -> None:
         self.__name__ = "login"
@@ -69,7 +69,7 @@ class Login:
 
 
 class Declaring:
-    """Declares the parts of one fleet, and remembers them."""
+    """Declares the parts of one fleet, and records them."""
 
     def __init__(self, ledger: Ledger, network: Network, chance: random.Random) -> None:
         self.ledger = ledger
@@ -79,7 +79,7 @@ class Declaring:
         self.connections: list[Connection] = []
         self.pools: list[Pool] = []
         self.logins: list[Login] = []
-        # An endpoint's own processors, whose endpoint never was closed: what they must have been given.
+        # The processors of endpoints that were never closed: they must have got all messages.
         self.own: dict[str, tuple[Reader, list[Maker]]] = {}
         self.deeds: list[Deed] = []
         self.watcher: Watcher | None = None
@@ -95,7 +95,7 @@ class Declaring:
         return f"{kind}-{self._count}"
 
     def first(self) -> None:
-        """What stands before the start."""
+        """Declarations before the start."""
         chance = self.chance
         if chance.random() < 0.7:
             self.watcher = Watcher("watcher", self.ledger)
@@ -132,7 +132,7 @@ class Declaring:
         for maker in makers:
             self.network.serve(maker.name, maker)
         endpoint = self._endpoint(name, makers[0])
-        # Ids of the user's own making, or wsfleet's.
+        # Ids made by the user, or by wsfleet.
         how: Any = {"identify": lambda data: (data["id"], data)} if chance.random() < 0.5 else {}
         if chance.random() < 0.4:
             handler, options = self._handler(name)
@@ -198,7 +198,7 @@ class Declaring:
         chance = self.chance
         overflow = chance.choice([*Overflow, Overflow.PAUSE])
         key = key_of if overflow is Overflow.LATEST and chance.random() < 0.7 else None
-        # A subscription that must not fail has room.
+        # A subscription that must not overflow has room.
         most = chance.choice([3, 8, 20]) if overflow is not Overflow.FAIL else chance.choice([8, 100])
         return Buffer(most, chance.choice([2**24, 200]), overflow, key)
 

@@ -1,4 +1,4 @@
-"""What a simulation saw with its own eyes, to be held against what the fleet says of itself."""
+"""Observations of a simulation, to be compared with the fleet's own counts."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ LEGAL = {
 
 
 class Numbered(NamedTuple):
-    """What every message of a simulation carries: who made it, its number there, and a key."""
+    """The data of each message in a simulation: its maker, its number there, and a key."""
 
     maker: str
     number: int
@@ -30,7 +30,7 @@ class Numbered(NamedTuple):
 
     @classmethod
     def of(cls, data: Any) -> "Numbered":
-        """Read it from a message's data, however that was decoded."""
+        """Read it from a message's decoded data, of any form."""
         if isinstance(data, dict):
             return cls(data["m"], data["n"], data["k"])
         maker, number, key, *_ = (data.decode() if isinstance(data, bytes) else data).split()
@@ -49,7 +49,7 @@ def key_of(message: Message[Any]) -> int:
 
 
 class Ledger:
-    """The log of everything that happened, and the faults found."""
+    """The log of all events, and the faults found."""
 
     def __init__(self) -> None:
         self.log: list[str] = []
@@ -74,9 +74,9 @@ class Ledger:
             self.fault(text)
 
     def state_changed(self, change: StateChange) -> None:
-        """A `$state` record: legal, and from where the last one led to."""
+        """A `$state` record: a valid transition, from the last state."""
         before = self.states.get(change.endpoint, change.previous)
-        if before is State.CLOSED:  # its name was free, and was taken again
+        if before is State.CLOSED:  # its name was free, and was used again
             before = change.previous
         self.note("state", change.endpoint, change.previous, change.state, type(change.error).__name__, change.attempt)
         self.expect(change.previous is before, f"{change.endpoint} was {before}, not {change.previous}")
@@ -90,7 +90,7 @@ class Ledger:
         self.states[change.endpoint] = change.state
 
     def check(self, stats: FleetStats) -> None:
-        """What must hold at every moment."""
+        """Invariants at any time."""
         if not stats.balanced:
             self.fault(f"not balanced: {stats.to_dict()}")
         in_calls = sum(len(numbers) for reader in self.readers for numbers in reader.calls.values())
@@ -106,7 +106,7 @@ class Ledger:
                 known.check_bound(row.pending, row.pending_bytes, self.fault)
 
     def check_end(self, stats: FleetStats) -> None:
-        """What must hold when the fleet has ended."""
+        """Invariants when the fleet has ended."""
         self.check(stats)
         rows = stats.subscriptions
         failed, seen = sum(row.failed for row in rows), sum(reader.failed for reader in self.readers)
@@ -122,7 +122,7 @@ class Ledger:
         self.expect(published <= fed, f"{published} were published, and only {fed} came")
 
     def check_complete(self, reader: "Reader", maker: str) -> None:
-        """PAUSE loses nothing: of each socket, what was seen is what came first, without a gap."""
+        """PAUSE loses nothing: of each socket, the first messages have been seen, without a gap."""
         for numbers in self.fed.get(maker, ()):
             there = [number in reader.numbers(maker) for number in numbers]
             if any(there):
@@ -133,7 +133,7 @@ class Ledger:
 
 @dataclass
 class Reader:
-    """What one subscription handed out: in order, never twice, and how each message ended."""
+    """The messages that one subscription returned: in order, never twice, and with the result of each."""
 
     name: str
     ledger: Ledger
@@ -143,7 +143,7 @@ class Reader:
     attempts: int = 1
     concurrency: int = 1
     keyed: bool = False
-    works: bool = False  # a processor, and no loop
+    works: bool = False  # a processor, not a loop
     done: int = 0
     closed: bool = False
     tries: dict[tuple[str, int], int] = field(default_factory=dict)
@@ -157,14 +157,14 @@ class Reader:
 
     @property
     def failed(self) -> int:
-        """Those whose calls began, and never ended well."""
+        """Messages whose calls began and have not succeeded."""
         return len(self.tries) - self.done
 
     def numbers(self, maker: str) -> set[int]:
         return {number for who, number in self.tries if who == maker}
 
     def take(self, message: Message[Any]) -> None:
-        """A loop was given a message: that is all it needs."""
+        """A loop has got a message, which counts as processed."""
         self._see(self._read(message))
         self.done += 1
 
@@ -190,7 +190,7 @@ class Reader:
 
     def check_bound(self, pending: int, pending_bytes: int, fault: Callable[[str], None]) -> None:
         if self.overflow is Overflow.PAUSE:
-            return  # soft by a read for each endpoint
+            return  # exceeded by at most one read for each endpoint
         if pending > self.most or (pending > 1 and pending_bytes > self.most_bytes):
             fault(
                 f"{self.name}: {pending} messages, {pending_bytes} bytes are more than {self.most}, {self.most_bytes}"
@@ -218,7 +218,7 @@ class Reader:
 
 
 class Watcher:
-    """A processor of `$` records: it only counts them, by topic, and tells the ledger of states."""
+    """A processor of `$` records, which counts them by topic, and passes state changes to the ledger."""
 
     def __init__(self, name: str, ledger: Ledger) -> None:
         self.reader = Reader(name, ledger, Overflow.DROP_OLDEST, most=10**6)
@@ -236,7 +236,7 @@ Deed = Callable[[], Awaitable[None]]
 
 
 class Handler:
-    """A processor's function: what it does at each call is up to chance."""
+    """A processor's function, whose behaviour at each call is random."""
 
     def __init__(self, reader: Reader, chance: random.Random, batch: bool, timed: bool, deeds: Iterable[Deed]) -> None:
         self.reader = reader
@@ -277,7 +277,7 @@ class Handler:
                 try:
                     await asyncio.sleep(2)
                 except asyncio.CancelledError:
-                    await asyncio.sleep(0.1)  # stubborn
+                    await asyncio.sleep(0.1)  # suppresses cancellation
             case 7 if self._deeds:
                 await chance.choice(self._deeds)()
             case _:

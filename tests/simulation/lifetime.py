@@ -1,4 +1,4 @@
-"""One fleet's life from a seed: declared, run, troubled, looked at, and ended in one of many ways."""
+"""One run of a fleet from a seed: declared, run with faults, checked, and ended in one of many ways."""
 
 import asyncio
 import random
@@ -13,26 +13,26 @@ from wsfleet import Overflow, State
 from wsfleet.core.errors import EndpointFailed
 
 HEALTHY_S = 10.0
-"""How long all is well before nobody says anything any more."""
+"""Duration without faults before the network becomes silent."""
 
 SETTLE_S = 1800.0
-"""By then everything that was under way is done: every call, every wait for another attempt, every reply."""
+"""Time after which everything in progress has ended: each call, each wait for another attempt, each reply."""
 
 LOOK_S = 2.3
 
 END_S = 10.0 + 2.0 + 5.0
-"""The longest `drain_s` and `close_s`, and what calls that do not let themselves be cancelled may take."""
+"""The longest `drain_s` and `close_s`, and the time of calls that suppress their cancellation."""
 
 ENDS = ("return", "raise", "cancel", "close", "serve")
 
 
 class Mine(Exception):
-    """What the body of the context raises."""
+    """Raised by the body of the context."""
 
 
 @dataclass
 class Outcome:
-    """What a seed came to."""
+    """The result of a seed."""
 
     seed: int
     log: list[str]
@@ -41,7 +41,7 @@ class Outcome:
 
 
 def simulate(seed: int) -> Outcome:
-    """Live the life of this seed."""
+    """Run the program of this seed."""
     world, ledger = World(seed), Ledger()
     life = Life(seed, ledger)
     try:
@@ -123,7 +123,7 @@ class Life:
             await self._settle()
 
     async def _settle(self) -> None:
-        """The network gets well, and then silent: everything must come to rest, and be where it should."""
+        """The network recovers, and then is silent: the fleet must become idle, in the expected state."""
         self._ledger.note("settles")
         self._network.healthy = True
         for login in self._declaring.logins:
@@ -135,21 +135,21 @@ class Life:
         while restless and clock() < until and not self._fleet._lifecycle.ending:
             await asyncio.sleep(LOOK_S)
             self._ledger.check(self._fleet.stats())
-            # What once was at rest need not stay there: an endpoint that hears no data reconnects.
+            # The fleet need not stay idle: an endpoint that gets no data reconnects.
             restless &= self._restless()
         if not self._fleet._lifecycle.ending:
             self._ledger.expect(not restless, f"nothing happens, and still: {sorted(restless)}")
             self._look_for_drops()
 
     def _look_for_drops(self) -> None:
-        """What came over a socket for a mailbox that pauses is never dropped, until the end."""
+        """Messages from a socket for a mailbox with PAUSE are never dropped before the end."""
         rows = {row.name: row for row in self._fleet.stats().subscriptions}
         for name, (reader, _) in self._declaring.own.items():
             if reader.overflow is Overflow.PAUSE and name in rows:
                 self._ledger.expect(not rows[name].dropped, f"{name} dropped {rows[name].dropped}, though it pauses")
 
     def _restless(self) -> set[str]:
-        """What is not where it should be when nothing happens any more."""
+        """Deviations from the expected state when nothing happens any more."""
         fleet, found = self._fleet, set()
         stats = fleet.stats()
         rows = {row.name: row for row in stats.subscriptions}
@@ -196,7 +196,7 @@ class Life:
             ledger.expect(error is None, f"ended with {error!r}")
 
     async def _leave_nothing(self, before: "set[asyncio.Task[object]]") -> None:
-        """What the user began ends by itself; of the fleet nothing is left."""
+        """The user's tasks end by themselves; nothing of the fleet is left."""
         ledger, user = self._ledger, self._user
         await asyncio.sleep(LONGEST_S + 1.0)
         for name in user.tasks.values():

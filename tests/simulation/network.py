@@ -1,4 +1,4 @@
-"""The other side: servers that feed, answer, refuse, fall silent and fall over, as chance has it."""
+"""Simulated servers that feed, answer, refuse, fall silent and fail at random."""
 
 import asyncio
 import json
@@ -18,7 +18,7 @@ KEYS = 4
 
 @dataclass
 class Maker:
-    """The server behind one declaration of an endpoint: it numbers its messages, over all of its sockets."""
+    """The server of one declared endpoint: it numbers its messages over all of its sockets."""
 
     name: str
     form: str
@@ -51,7 +51,7 @@ class Socket(FakeSocket):
 
     @property
     def unread(self) -> int:
-        """How many messages wait because the fleet has paused reading."""
+        """The number of messages that wait because the fleet has paused reading."""
         return len(self._waiting)
 
     def _lose(self, error: ConnectionLost) -> None:
@@ -60,7 +60,7 @@ class Socket(FakeSocket):
 
 
 class SlowWire(FakeWire):
-    """The fleet's end of such a socket."""
+    """The fleet's end of this socket."""
 
     def __init__(self, socket: Socket) -> None:
         super().__init__(socket)
@@ -75,7 +75,7 @@ class SlowWire(FakeWire):
 
 
 class Network(FakeTransport):
-    """Decides what becomes of each attempt, and lives the life of each socket."""
+    """Decides the result of each attempt, and controls each socket."""
 
     def __init__(self, ledger: Ledger, chance: random.Random) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Network(FakeTransport):
         self._trouble = chance.choice([0.05, 0.3])
 
     def serve(self, name: str, maker: Maker) -> None:
-        """From now on `maker` stands behind the endpoint `name`."""
+        """From now on `maker` is the server of the endpoint `name`."""
         self.makers[name] = maker
         self._ledger.fed[maker.name] = maker.sockets
 
@@ -143,7 +143,7 @@ class Network(FakeTransport):
             pass  # the fleet has closed it
 
     async def _feed(self, socket: Socket, maker: Maker, numbers: list[int], payloads: list[tuple[int, str]]) -> None:
-        # Noted before: what is handed over is noted by others before feed() returns.
+        # Recorded before, because delivered messages are recorded by others before feed() returns.
         numbers += [number for number, _ in payloads if number]
         self._ledger.note("feeds", maker.name, len(payloads))
         await socket.feed(*[payload for _, payload in payloads])
@@ -180,7 +180,7 @@ class Network(FakeTransport):
         await self._feed(socket, maker, numbers, [(each.number, each.text(maker.form, **filling)) for each in made])
 
     async def _answer(self, socket: Socket, maker: Maker, numbers: list[int], chance: random.Random) -> None:
-        """Answer what the fleet sends: logins and requests, mostly; sometimes twice, or late."""
+        """Answers what the fleet sends, mostly logins and requests; sometimes twice, or late."""
         try:
             while True:
                 sent: Any = await socket.next_sent()
@@ -200,5 +200,5 @@ class Network(FakeTransport):
         asked = json.loads(sent)
         self._ledger.replies.add(each)
         reply = (each.number, each.text("json", id=asked["id"], result=asked["params"]))
-        # A second one is late: nobody awaits it any more.
+        # A second reply is late: its request has ended.
         await self._feed(socket, maker, numbers, [reply] * chance.choice([1, 1, 1, 2]))

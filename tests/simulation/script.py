@@ -1,4 +1,4 @@
-"""One scripted lifetime, the same each time, with a part in it for everything that a user may await."""
+"""One scripted run, always the same, with a step for each method that a user may await."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -20,14 +20,14 @@ URI = "ws://feed.test/"
 LONG_S = 100.0
 
 NEVER = 10**9
-"""The turn of a rehearsal, which notes in which turns each task is there to be cancelled."""
+"""The turn of a trial run, which records in which turns each task can be cancelled."""
 
 WATCHED = 40
-"""In so many turns after the cancel the balance is looked at; at the end it is anyway."""
+"""Number of turns after the cancellation in which the balance is checked; at the end it is always checked."""
 
 
 class Network(FakeTransport):
-    """A feed that is lost, refused once and comes back; a pool that answers; another that only listens."""
+    """A feed that is lost, refused once and reconnected; a pool that answers; another one that does not answer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +73,7 @@ class Network(FakeTransport):
 
 
 class Script:
-    """Plays the script under a `victim`, which is cancelled in the loop's turn of the number `turn`."""
+    """Runs the script with a `victim` that is cancelled in the loop's turn of the number `turn`."""
 
     def __init__(self, victim: str, turn: int) -> None:
         self.victim = victim
@@ -85,7 +85,9 @@ class Script:
         self.parts: dict[str, asyncio.Task[None]] = {}
 
     def play(self, *, collects: bool = True) -> FleetStats:
-        """Play it, and collect what is wrong; with `collects`, also what earlier ones have left for the collector."""
+        """Run the script and collect faults; with `collects`, also those of earlier runs that the garbage collector
+        finds.
+        """
         world = World(0)
         world.loop.on_turn = self._on_turn
         world.run(self._play(), until=LONG_S, collects=collects)
@@ -118,7 +120,7 @@ class Script:
         holding = self._serve() if self.victim == "serve" else self._context()
         holder = self._task(self.victim if self.victim in HOLDERS else "holder", holding)
         await asyncio.wait({holder})
-        await self.fleet.close()  # where it never began
+        await self.fleet.close()  # if it never began
         if not holder.cancelled() and holder.exception() is not None:
             self.faults.append(f"the fleet ended with {holder.exception()!r}")
         await self._look_back(task, holder)
@@ -247,7 +249,7 @@ class Script:
     # Afterwards
 
     async def _look_back(self, me: "asyncio.Task[Any]", holder: "asyncio.Task[None]") -> None:
-        """Everything has ended, or does now; what was cancelled says so; nothing is open."""
+        """Everything has ended, or ends now; cancelled tasks are cancelled; nothing is open."""
         began = clock()
         if self.parts:
             _, going_on = await asyncio.wait(self.parts.values(), timeout=3.0)

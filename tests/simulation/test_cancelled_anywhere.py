@@ -1,4 +1,4 @@
-"""Whatever is cancelled, at whatever point it waits: it is cancelled, the fleet's balance holds, nothing stays open."""
+"""Cancelling any task at any await cancels it, keeps the counts balanced, and leaves nothing open."""
 
 import asyncio
 import itertools
@@ -10,12 +10,14 @@ from wsfleet import Fleet, Message, Reconnect, Retry, Session
 from wsfleet.testing import FeedServer
 
 COLLECTS = 10
-"""So many cancels share a look for garbage: a fault that it finds may be that of a turn before."""
+"""This many cancellations share a garbage collection: a fault that it finds may be that of an earlier turn."""
 
 
 @pytest.mark.parametrize("victim", [*HOLDERS, *PARTS, *WORKERS, EVERYTHING])
 def test_a_cancel_at_every_turn_of_the_loop(victim: str) -> None:
-    """At the n-th turn, for every n in which it is there: it ends cancelled, all else goes on or ends in order."""
+    """Cancelled in the n-th turn, for each n in which it exists, a task is cancelled, and all others continue or end
+    in order.
+    """
     rehearsal = Script("context" if victim != "serve" else victim, NEVER)
     rehearsal.play()
     assert not rehearsal.faults
@@ -25,13 +27,13 @@ def test_a_cancel_at_every_turn_of_the_loop(victim: str) -> None:
         script.play(collects=number % COLLECTS == 0 or number == len(turns))
         assert not script.faults, f"cancelled in turn {turn}: {script.faults}"
         hits += script.cancelled is not None
-    # The compiled parts go by the real clock, so that a turn may be missed.
+    # The compiled parts use the real clock, so that a turn may be missed.
     assert hits >= len(turns) * 0.9 - 1
 
 
 @pytest.mark.parametrize("how", ["context", "serve"])
 async def test_a_cancel_at_many_turns_on_real_sockets(how: str) -> None:
-    """The same with a server: whoever holds the fleet is cancelled after so many turns; no socket stays open."""
+    """With a real server, cancelling the task that runs the fleet after any number of turns leaves no socket open."""
     async with FeedServer() as server:
         finished = False
         for turns in itertools.chain(range(12), range(12, 400, 40)):

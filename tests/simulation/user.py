@@ -1,4 +1,4 @@
-"""The simulated program: what it asks of its fleet while the fleet runs, and how it ends it."""
+"""The simulated program: the methods that it calls while the fleet runs, and how it ends the fleet."""
 
 import asyncio
 import random
@@ -14,11 +14,11 @@ from wsfleet.core.errors import FleetError
 REQUEST_S = 2.0
 
 LONGEST_S = 5.0
-"""What the user does ends so long after the fleet, at the latest."""
+"""Maximum time between the end of the fleet and that of the user's tasks."""
 
 
 class User:
-    """Does one thing after the other; what takes time, in tasks of its own."""
+    """Performs actions one after the other; long ones in their own tasks."""
 
     def __init__(self, declaring: Declaring, ledger: Ledger, chance: random.Random) -> None:
         self.declaring = declaring
@@ -40,7 +40,7 @@ class User:
         self._start(self.fleet.close)
 
     async def act(self) -> None:
-        """Do one thing, and wait a while."""
+        """Perform one action, and wait a while."""
         deeds: list[tuple[int, Callable[[], Awaitable[None]]]] = [
             (6, self._look),
             (4, self._publish),
@@ -129,7 +129,7 @@ class User:
         if self.tasks:
             self._chance.choice(list(self.tasks)).cancel()
 
-    # What takes time
+    # Long actions
 
     def _start(self, do: Callable[..., Coroutine[Any, Any, None]], *arguments: object) -> None:
         task = asyncio.get_running_loop().create_task(self._do(do, *arguments))

@@ -1,4 +1,4 @@
-"""A world in which a seed decides everything: time, chance, and the order of what happens at the same moment."""
+"""A simulated environment determined by a seed: time, random numbers, and the order of simultaneous events."""
 
 import asyncio
 import gc
@@ -13,20 +13,20 @@ from unittest import mock
 import looptime
 
 EPOCH = 1_700_000_000.0
-"""The wall clock's time when a world begins."""
+"""The wall clock's time at the start."""
 
 HOUR = 3600.0
 
 STEPS = 200_000
-"""More turns of the loop than any lifetime needs: something turns for ever."""
+"""More iterations of the loop than any run needs: beyond it, something loops for ever."""
 
 
 class Hung(AssertionError):
-    """What should have ended has not."""
+    """A coroutine has not ended in time."""
 
 
 class NumberedTask(asyncio.Task[Any]):
-    """A task whose hash is its number, not its address: asyncio keeps tasks in sets, and goes through them."""
+    """A task whose hash is its number, not its address, because asyncio iterates over sets of tasks."""
 
     numbers = 0
 
@@ -43,11 +43,11 @@ class NumberedTask(asyncio.Task[Any]):
 
 
 class Loop(looptime.LoopTimeEventLoop, asyncio.SelectorEventLoop):  # type: ignore[misc]
-    """A loop whose time jumps to the next timer as soon as nothing else is to be done, and that counts its turns."""
+    """A loop that jumps to the next timer when there is nothing else to do, and counts its iterations."""
 
     def __init__(self) -> None:
         super().__init__(noop_cycles=0)
-        self.set_debug(False)  # thousands of lives
+        self.set_debug(False)  # thousands of runs
         self.turns = 0
         self.on_turn: Callable[[int], object] | None = None
 
@@ -60,12 +60,12 @@ class Loop(looptime.LoopTimeEventLoop, asyncio.SelectorEventLoop):  # type: igno
         super()._run_once()  # type: ignore[misc]
 
     def timers(self) -> list[asyncio.TimerHandle]:
-        """Return the timers that are still to ring."""
+        """Return the timers that are still pending."""
         return [handle for handle in self._scheduled if not handle.cancelled()]  # type: ignore[attr-defined]
 
 
 class Unexpected(logging.Handler):
-    """Keeps what says that the fault is wsfleet's own."""
+    """Collects reports of wsfleet's own faults."""
 
     OURS = ("the supervisor failed", "its worker failed", "the sink could not be opened")
 
@@ -79,7 +79,7 @@ class Unexpected(logging.Handler):
 
 
 class World:
-    """Runs one coroutine under a seed. `faults` collects what asyncio and the log complain about."""
+    """Runs one coroutine under a seed. `faults` collects the complaints of asyncio and the log."""
 
     def __init__(self, seed: int | str) -> None:
         self.seed = seed
@@ -89,9 +89,9 @@ class World:
         self._ticks = 0.0
 
     def run(self, main: Coroutine[Any, Any, None], until: float = 24 * HOUR, *, collects: bool = True) -> None:
-        """Run `main` to its end. Raises Hung where it has none, and what `main` raises.
+        """Run `main` to its end. Raises Hung if it does not end, and the exceptions of `main`.
 
-        What was never awaited or retrieved says so at its end, if it `collects`, and else at that of a later world.
+        Unawaited coroutines and unretrieved exceptions are reported at its end if it `collects`, otherwise later.
         """
         NumberedTask.numbers = 0
         self.loop.set_task_factory(lambda loop, coro, **kwargs: NumberedTask(coro, loop=loop, **kwargs))
@@ -113,15 +113,15 @@ class World:
                 self.loop.close()
 
     def _unraisable(self, unraisable: Any) -> None:
-        # What a destructor complains about: a coroutine that was never awaited, a task whose error nobody saw.
+        # Complaints of destructors: a coroutine that was never awaited, a task whose exception was never retrieved.
         self.faults.append(f"{unraisable.err_msg}: {unraisable.exc_value!r} in {unraisable.object!r}")
 
     def _too_late(self) -> None:
-        raise KeyboardInterrupt  # the one way to stop a loop from inside that no task can keep to itself
+        raise KeyboardInterrupt  # the only way to stop a loop from inside that no task can suppress
 
     @contextmanager
     def _clocks(self) -> Iterator[None]:
-        """Let the clocks that measure slices of work go by chance, and the wall clock with the loop's."""
+        """Make the clocks that limit time slices random, and the wall clock that of the loop."""
         state = random.getstate()
         random.seed(f"{self.seed}, wsfleet")
         with (
@@ -136,7 +136,7 @@ class World:
         return EPOCH + self.loop.time()
 
     def _tick(self) -> float:
-        # Mostly a few microseconds; now and then a slice of work is over.
+        # Mostly a few microseconds; sometimes a time slice is over.
         self._ticks += 2e-3 if self._clock.random() < 0.02 else 5e-6
         return self._ticks
 
@@ -160,7 +160,7 @@ def _quiet(handler: logging.Handler) -> Iterator[None]:
 
 @contextmanager
 def _own_garbage() -> Iterator[None]:
-    """Let the garbage collector do nothing at moments of its own."""
+    """Prevent the garbage collector from running at random times."""
     was = gc.isenabled()
     gc.disable()
     with warnings.catch_warnings():

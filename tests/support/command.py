@@ -1,4 +1,4 @@
-"""`wsfleet` as a process, as a person runs it."""
+"""`wsfleet` as a process."""
 
 import asyncio
 import contextlib
@@ -21,7 +21,7 @@ class Ended:
 
 
 class Command:
-    """`wsfleet` in a process of its own."""
+    """`wsfleet` in its own process."""
 
     def __init__(self, process: asyncio.subprocess.Process, folder: Path) -> None:
         self.process = process
@@ -43,11 +43,11 @@ class Command:
             self.process.send_signal(number)
 
     async def until_noted(self, *texts: str) -> None:
-        """Wait until handlers have noted all of them."""
+        """Wait until handlers have recorded all of these values."""
         await self._until(lambda: self.notes.exists() and set(texts) <= set(self.notes.read_text().split()))
 
     async def until_said(self, text: str) -> None:
-        """Wait until it stands on the standard error."""
+        """Wait until the text is on the standard error."""
         await self._until(lambda: text in self._said)
 
     async def _until(self, seen: Callable[[], bool]) -> None:

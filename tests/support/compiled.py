@@ -1,4 +1,4 @@
-"""The compiled parts, for tests that look at both twins."""
+"""The compiled parts, for tests that use both versions."""
 
 import importlib
 import os
@@ -10,7 +10,7 @@ from wsfleet.core.accel import wanted
 
 
 def compiled(part: str) -> ModuleType:
-    """Return the compiled module; skip where it was not built, fail where every part of the suite is to run."""
+    """Return the compiled module; skip if it was not built, fail if all parts of the suite are required."""
     if not wanted():
         pytest.skip("WSFLEET_NO_EXTENSIONS is set")
     try:

@@ -1,4 +1,4 @@
-"""A fleet that exists in name only: what its HTTP interface would say, always the same."""
+"""Reports of a fleet that does not exist, always the same, as its HTTP interface would return them."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ AT = 1_000_000_000.0  # 2001-09-09 01:46:40 UTC
 
 
 def endpoint(number: int) -> dict[str, Any]:
-    """One of many endpoints; some of them are in trouble."""
+    """One of many endpoints, of which some have problems."""
     state = "FAILED" if number % 1250 == 7 else "BACKOFF" if number % 97 == 3 else "OPEN"
     error = {
         "OPEN": None,
@@ -104,7 +104,7 @@ def subscription(name: str, pattern: str, pending: int, dropped: int = 0, overfl
 
 
 def history(last: dict[str, Any], lost: tuple[int, int] = (0, 0)) -> list[dict[str, Any]]:
-    """Ten minutes until `last`, in waves; `lost` at the second, and how many."""
+    """Ten minutes until `last`, in waves; `lost` is the second and the number of losses."""
     totals, samples = last["totals"], []
     received = totals["received"]
     for ago in range(600):
@@ -130,12 +130,12 @@ def history(last: dict[str, Any], lost: tuple[int, int] = (0, 0)) -> list[dict[s
 
 
 class FleetView:
-    """A `View` of such a fleet, which can be out of reach for a while; `asked` is what was asked of the table."""
+    """A `View` of this fleet, which can be unreachable for a while; `asked` has the requested parts of the table."""
 
     def __init__(
         self,
         endpoints: list[dict[str, Any]] | None = None,
-        told: list[dict[str, Any]] | None = None,
+        sent: list[dict[str, Any]] | None = None,
         lost: tuple[int, int] = (0, 0),
         **changes: Any,
     ) -> None:
@@ -145,15 +145,15 @@ class FleetView:
         self.asked: list[Query] = []
         self.looks = 0
         self.closed = False
-        self.said = overview(self.rows, **changes)
-        self.past = history(self.said, lost)
-        self.told = told or []
+        self.shown = overview(self.rows, **changes)
+        self.past = history(self.shown, lost)
+        self.sent = sent or []
         self.listened = asyncio.Event()
 
     async def overview(self) -> Overview:
         self._reach()
         self.looks += 1
-        return msgspec.convert(self.said, Overview)
+        return msgspec.convert(self.shown, Overview)
 
     async def history(self) -> list[Sample]:
         self._reach()
@@ -166,7 +166,7 @@ class FleetView:
 
     async def events(self) -> AsyncIterator[dict[str, Any]]:
         self._reach()
-        for event in self.told:
+        for event in self.sent:
             yield event
         self.listened.set()
         await asyncio.Event().wait()
@@ -180,7 +180,7 @@ class FleetView:
 
 
 def matching(rows: list[dict[str, Any]], query: Query) -> dict[str, Any]:
-    """What /api/endpoints answers."""
+    """The answer of /api/endpoints."""
     found = [
         row
         for row in rows

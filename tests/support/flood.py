@@ -1,4 +1,4 @@
-"""A server that sends as fast as it may, and counts what it could send: for backpressure and floods."""
+"""A server that sends at full speed and counts its messages: for backpressure and floods."""
 
 import asyncio
 import base64
@@ -12,7 +12,7 @@ HEAD = 16
 
 
 def frame(payload: bytes, opcode: int = 1) -> bytes:
-    """A whole frame from a server, so without a mask (RFC 6455, section 5.2)."""
+    """A complete frame from a server, so without a mask (RFC 6455, section 5.2)."""
     size = len(payload)
     length = bytes([size]) if size < 126 else b"\x7e" + size.to_bytes(2, "big")
     assert size < 2**16
@@ -20,9 +20,9 @@ def frame(payload: bytes, opcode: int = 1) -> bytes:
 
 
 class Flood:
-    """Its messages are numbered, `size` characters long; `sent` counts those that left for the socket.
+    """Its messages are numbered, `size` characters long; `sent` counts those that were written to the socket.
 
-    It answers pings and never sends any. A client's other frames are read and forgotten.
+    It answers pings and never sends any. Other frames of a client are ignored.
     """
 
     def __init__(self, size: int, pause_s: float = 0.0) -> None:
@@ -67,7 +67,7 @@ class Flood:
             writer.close()
 
     async def _send(self, writer: asyncio.StreamWriter) -> None:
-        # Small buffers on our side, so that what was sent is not much more than what the kernel and the client took.
+        # Small buffers at this end, so that `sent` is not much more than the kernel and the client have taken.
         writer.transport.set_write_buffer_limits(high=2**16)
         number = 0
         while True:
@@ -102,7 +102,7 @@ class Flood:
 
 @asynccontextmanager
 async def flooding(size: int = 1000, pause_s: float = 0.0) -> AsyncIterator[Flood]:
-    """The server, on a free port of the loopback."""
+    """The server, on a free loopback port."""
     flood = Flood(size, pause_s)
     server = await asyncio.start_server(flood.connected, "127.0.0.1", 0)
     flood.uri = f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"

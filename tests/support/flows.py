@@ -1,4 +1,4 @@
-"""What the tests of the messages' way share: messages, something that can be paused, turns of the loop."""
+"""Helpers for tests of the messages' path: messages, sources that can be paused, iterations of the loop."""
 
 import asyncio
 import time
@@ -19,12 +19,12 @@ def from_socket(index: int, size: int = 1, topic: str = "feed") -> Message[int]:
 
 
 def injected(number: int, size: int = 1, topic: str = "news") -> Message[int]:
-    """A message behind which no socket stands."""
+    """A message that did not come over a socket."""
     return Message(number, topic, size=size)
 
 
 class Tap:
-    """A source that mailboxes can pause, and that remembers how often they did."""
+    """A source that mailboxes can pause, and that counts the pauses."""
 
     def __init__(self, name: str = "tap", log: list[str] | None = None) -> None:
         self.name = name
@@ -48,7 +48,7 @@ class Tap:
 
 
 class Reports:
-    """Takes the place of the hub for a mailbox: remembers each time that it says it became full."""
+    """Replaces the hub of a mailbox: records each report that it became full."""
 
     def __init__(self) -> None:
         self.pending: list[int] = []
@@ -76,7 +76,7 @@ def data(box: Mailbox) -> list[Any]:
 
 
 async def turns(count: int = 3) -> None:
-    """Let everything that is ready happen, and what follows from it."""
+    """Run all callbacks that are ready, and those that they schedule."""
     for _ in range(count):
         await asyncio.sleep(0)
 
@@ -89,7 +89,7 @@ async def until(condition: Callable[[], Any]) -> None:
 
 @asynccontextmanager
 async def feeding(fleet: Fleet, transport: FakeTransport, name: str = "feed") -> AsyncIterator[FakeSocket]:
-    """The fleet running, with the socket of the endpoint `name` open."""
+    """The running fleet, with the open socket of the endpoint `name`."""
     async with fleet:
         yield await opened(fleet, transport, name)
 
@@ -110,14 +110,14 @@ def endpoint_row(fleet: Fleet, name: str = "feed") -> Any:
 
 
 def balanced(fleet: Fleet) -> FleetStats:
-    """The fleet's stats, which are in balance."""
+    """The fleet's stats, which must balance."""
     stats = fleet.stats()
     assert stats.balanced, stats.to_dict()
     return stats
 
 
 def keeper(seen: list[Any]) -> Callable[[Message[Any]], Awaitable[None]]:
-    """A processor that keeps the data of what it gets in `seen`."""
+    """A processor that records the data of its messages in `seen`."""
 
     async def keep(message: Message[Any]) -> None:
         seen.append(message.data)
@@ -126,7 +126,7 @@ def keeper(seen: list[Any]) -> Callable[[Message[Any]], Awaitable[None]]:
 
 
 class Clock:
-    """Stands in for `time`: each look at it finds that as much time has passed as the test says."""
+    """Replaces `time`: at each call, the specified time has passed."""
 
     def __init__(self, step_s: float) -> None:
         self.now = 0.0
@@ -138,14 +138,14 @@ class Clock:
 
 
 def burn(seconds: float) -> None:
-    """Keep the loop for so long, as work that waits for nothing does."""
+    """Block the loop for this time, like code that awaits nothing."""
     until = time.perf_counter() + seconds
     while time.perf_counter() < until:
         pass
 
 
 async def turns_while(work: Any) -> int:
-    """How many turns another task got while `work` went on without waiting for anything."""
+    """The number of times another task ran while `work` continued without waiting."""
     count = 0
 
     async def tick() -> None:

@@ -1,7 +1,7 @@
-"""What a fuzzer may do to the wire: bytes that a peer sends, and how they come, held against websockets.
+"""Fuzzing of the wire: bytes of a peer, and the way they arrive, compared with websockets.
 
-An input is four bytes that say how, and then what the peer sends: on an open connection, or from its answer to the
-handshake on. `make fuzz` mutates what is recorded in `tests/support/fuzz_corpus`; what it has found is kept there.
+An input is four bytes of parameters, followed by the peer's bytes: on an open connection, or from its answer to the
+handshake on. `make fuzz` mutates the recorded inputs in `tests/support/fuzz_corpus`; findings are saved there.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ from wsfleet.transport.websockets import WebSocketTransport, WebSocketWire
 __all__ = ["HOW", "KEY", "SUBPROTOCOL", "TARGETS", "URI", "fails_loudly", "how"]
 
 HOW = 4
-"""How many bytes of an input say how the others come."""
+"""Number of bytes of an input that determine how the others arrive."""
 
 LIMITS = [10, 125, 126, 1000, 2**14, 2**16, 2**16 + 1, 2**20]
 CHUNKS = [1, 2, 5, 256]
@@ -38,22 +38,22 @@ PAUSES = [0, 0, 1, 3]
 
 URI = "ws://feed.example/"
 KEY = "dGhlIHNhbXBsZSBub25jZQ=="
-"""The handshake's key, which is always the same here, so that an answer that was recorded is one to it."""
+"""The handshake's key, which is always the same here, so that a recorded answer is valid for it."""
 
 SUBPROTOCOL = "v1.feed"
 TURNS = 200
-"""The event loop's turns, without anything to read, after which an attempt hangs."""
+"""Number of iterations of the event loop without input after which an attempt counts as hanging."""
 
 
 def how(deflate: bool = False, limit: int = 2**20, cut: int = 0) -> bytes:
-    """The first bytes of an input: what is negotiated, the longest message, and the size of the reads."""
+    """The first bytes of an input: the negotiated options, the longest message, and the size of the reads."""
     return bytes([0b10 | deflate, cut, 3 << 2, LIMITS.index(limit)])
 
 
 def read(data: bytes) -> tuple[Conversation, Case]:
-    """What an input means; any bytes mean something."""
+    """The meaning of an input; any bytes are valid."""
     flags, cut, takes, bound = data[:HOW].ljust(HOW, b"\0")
-    said = Conversation(data[HOW:], LIMITS[bound & 7], bool(flags & 1))
+    conversation = Conversation(data[HOW:], LIMITS[bound & 7], bool(flags & 1))
     case = Case(
         cuts=[cut] if cut else [],
         as_text=bool(flags & 2),
@@ -64,7 +64,7 @@ def read(data: bytes) -> tuple[Conversation, Case]:
         chunk=CHUNKS[takes >> 2 & 3],
         close_after=bound >> 4 if bound & 8 else None,
     )
-    return said, case
+    return conversation, case
 
 
 async def wire(data: bytes) -> None:
@@ -74,7 +74,7 @@ async def wire(data: bytes) -> None:
 
 @dataclass
 class Dialing:
-    """Stands for the dialer: every connection leads to a peer that sends the same, whatever it is asked."""
+    """Replaces the dialer: every connection leads to a peer that sends the same bytes for any request."""
 
     reads: list[bytes]
     pipe: Pipe | None = None
@@ -89,26 +89,32 @@ class Dialing:
 
 
 async def handshake(data: bytes) -> None:
-    """A handshake and what follows it: it opens, is rejected or fails, as websockets would have it."""
-    said, case = read(data)
+    """A handshake and the bytes after it: it opens, is rejected or fails, as with websockets."""
+    conversation, case = read(data)
     target = DialRequest(
-        "a", URI, {}, (SUBPROTOCOL,), "deflate" if said.deflate else None, proxy=False, max_size=said.limit
+        "a",
+        URI,
+        {},
+        (SUBPROTOCOL,),
+        "deflate" if conversation.deflate else None,
+        proxy=False,
+        max_size=conversation.limit,
     )
     transport = WebSocketTransport()
-    dialing = Dialing(reads_of(said.stream, case.cuts))
+    dialing = Dialing(reads_of(conversation.stream, case.cuts))
     transport._dialer = dialing  # type: ignore[assignment]
     with patch("websockets.client.generate_key", return_value=KEY), bounds(case.sliced):
         outcome = await opened(transport, target, dialing)
-        expected = answer(said, target)
+        expected = answer(conversation, target)
     if isinstance(outcome, HandshakeRejected):
-        # Of a rejection the body is not read; for websockets one that it cannot read is a failure.
+        # The body of a rejection is not read; for websockets one that it cannot read is a failure.
         assert expected in ("failed", outcome.status), f"rejected with {outcome.status}, not {expected}"
     elif isinstance(outcome, ConnectFailed):
         redirected = expected in (301, 302, 303, 307, 308)
         assert expected == "failed" or redirected, f"failed with {outcome}, not {expected}"
     else:
         assert isinstance(expected, ClientProtocol), f"opened, not {expected}"
-        await same_rest(outcome, dialing.pipe, said, case, expected)
+        await same_rest(outcome, dialing.pipe, conversation, case, expected)
 
 
 async def opened(transport: WebSocketTransport, target: DialRequest, dialing: Dialing) -> WebSocketWire | Exception:
@@ -126,16 +132,20 @@ async def opened(transport: WebSocketTransport, target: DialRequest, dialing: Di
         return exc
 
 
-def answer(said: Conversation, target: DialRequest) -> ClientProtocol | int | str:
-    """What websockets makes of the peer's answer: an open connection, a rejection's status, or a failure."""
+def answer(conversation: Conversation, target: DialRequest) -> ClientProtocol | int | str:
+    """The result of websockets for the peer's answer: an open connection, a rejection's status, or a failure."""
     protocol = ClientProtocol(
         parse_uri(URI),
-        extensions=enable_client_permessage_deflate(None) if said.deflate else None,
+        extensions=enable_client_permessage_deflate(None) if conversation.deflate else None,
         subprotocols=[Subprotocol(name) for name in target.subprotocols],
     )
     protocol.send_request(protocol.connect())
-    end = said.stream.find(b"\r\n\r\n") + 4
-    protocol.receive_data(said.stream[:end] if said.stream.startswith(b"HTTP/1.1 101") and end > 3 else said.stream)
+    end = conversation.stream.find(b"\r\n\r\n") + 4
+    protocol.receive_data(
+        conversation.stream[:end]
+        if conversation.stream.startswith(b"HTTP/1.1 101") and end > 3
+        else conversation.stream
+    )
     protocol.receive_eof()
     events = protocol.events_received()
     if isinstance(protocol.handshake_exc, InvalidStatus):
@@ -144,21 +154,21 @@ def answer(said: Conversation, target: DialRequest) -> ClientProtocol | int | st
 
 
 async def same_rest(
-    wire: WebSocketWire, pipe: Pipe | None, said: Conversation, case: Case, expected: ClientProtocol
+    wire: WebSocketWire, pipe: Pipe | None, conversation: Conversation, case: Case, expected: ClientProtocol
 ) -> None:
-    """What comes behind the handshake is that of an open connection with what was negotiated."""
+    """The bytes after the handshake have the result of an open connection with the negotiated options."""
     assert pipe is not None
     assert wire.subprotocol == expected.subprotocol
     pipe.written.clear()
     collector = Collector(as_text=case.as_text, chunk=case.chunk)
     collector.start(wire)
     await pipe.settle()
-    assert held(wire) <= 2 * said.limit + 4 * READ_BYTES
-    assert collector.error is not None, "not told of the end"
-    judge = FragmentedProtocol(CLIENT, max_size=said.limit)
+    assert held(wire) <= 2 * conversation.limit + 4 * READ_BYTES
+    assert collector.error is not None, "the receiver did not get the end"
+    judge = FragmentedProtocol(CLIENT, max_size=conversation.limit)
     judge.extensions = expected.extensions
-    rest = said.stream[said.stream.index(b"\r\n\r\n") + 4 :]
-    check(collector, pipe, judged(rest, judge, most_fragments(said.limit)))
+    rest = conversation.stream[conversation.stream.index(b"\r\n\r\n") + 4 :]
+    check(collector, pipe, judged(rest, judge, most_fragments(conversation.limit)))
 
 
 TARGETS: dict[str, Callable[[bytes], Awaitable[None]]] = {"wire": wire, "handshake": handshake}
@@ -166,7 +176,7 @@ TARGETS: dict[str, Callable[[bytes], Awaitable[None]]] = {"wire": wire, "handsha
 
 @contextmanager
 def fails_loudly(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
-    """Raise what a callback of the loop raised, which the loop itself would only log."""
+    """Raise the exception of a callback, which the loop itself would only log."""
     raised: list[dict[str, Any]] = []
     loop.set_exception_handler(lambda _, context: raised.append(context))
     try:

@@ -1,6 +1,6 @@
-"""For a folder's conftest: its asynchronous tests run on asyncio's own loop, and on uvloop where it is installed.
+"""For a folder's conftest: its asynchronous tests run on asyncio's own loop, and on uvloop if it is installed.
 
-A module that names its `LOOPS` runs on those alone.
+A module that defines `LOOPS` runs only on those.
 """
 
 import asyncio
@@ -26,7 +26,7 @@ def pytest_asyncio_loop_factories(item: pytest.Item) -> dict[str, Callable[[], A
 
 
 def _without_debug(kind: type[asyncio.AbstractEventLoop]) -> Callable[[], Any]:
-    """Python 3.12.1 crashes at times where uvloop, in its debug mode, records the stack of a callback."""
+    """Python 3.12.1 sometimes crashes if uvloop, in its debug mode, records the stack of a callback."""
 
     class Loop(kind):  # type: ignore[misc, valid-type]
         def set_debug(self, enabled: bool) -> None:
@@ -41,7 +41,9 @@ def _without_debug(kind: type[asyncio.AbstractEventLoop]) -> Callable[[], Any]:
 
 
 def pytest_itemcollected(item: pytest.Item) -> None:
-    """A test that hangs on uvloop cannot be ended by a signal: uvloop only logs what the signal's handler raises."""
+    """A test that hangs on uvloop cannot be ended by a signal: uvloop only logs the exception of the
+    signal's handler.
+    """
     callspec = getattr(item, "callspec", None)
     if callspec is not None and "uvloop" in callspec.id:
         item.add_marker(pytest.mark.timeout(method="thread"))

@@ -1,4 +1,4 @@
-"""Servers and proxies on loopback, written down to the byte, for what a good server never does."""
+"""Servers and proxies on loopback that send exact bytes, for behaviour that a correct server does not have."""
 
 import asyncio
 import base64
@@ -16,7 +16,7 @@ HOST = "127.0.0.1"
 
 @contextlib.asynccontextmanager
 async def listening(handle: Handler, *, tls: ssl.SSLContext | None = None, host: str = HOST) -> AsyncIterator[int]:
-    """Serve every connection with `handle` on a free port, and drop all of them at the end."""
+    """Serve every connection with `handle` on a free port, and close all of them at the end."""
     running: set[asyncio.Task[None]] = set()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -25,7 +25,7 @@ async def listening(handle: Handler, *, tls: ssl.SSLContext | None = None, host:
         running.add(task)
         try:
             await handle(reader, writer)
-        # RuntimeError is uvloop's, for a write after the client has gone.
+        # uvloop raises RuntimeError for a write after the client has disconnected.
         except (OSError, RuntimeError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
@@ -45,7 +45,7 @@ async def listening(handle: Handler, *, tls: ssl.SSLContext | None = None, host:
 
 
 async def request(reader: asyncio.StreamReader) -> tuple[str, dict[str, str]]:
-    """One HTTP request's first line, and its headers under their names in lower case."""
+    """The first line of an HTTP request, and its headers by lower-case name."""
     head = (await reader.readuntil(b"\r\n\r\n")).decode("iso-8859-1")
     first, *lines = head.removesuffix("\r\n\r\n").split("\r\n")
     return first, {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
@@ -59,14 +59,14 @@ def switching(headers: dict[str, str], *more: str) -> bytes:
 
 
 async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *more: str) -> dict[str, str]:
-    """Answer the opening handshake; the request's headers."""
+    """Answer the opening handshake; return the request's headers."""
     _, headers = await request(reader)
     writer.write(switching(headers, *more))
     return headers
 
 
 async def until_gone(reader: asyncio.StreamReader) -> bytes:
-    """Read until the other side is gone; all that came."""
+    """Read until the peer disconnects; return all data."""
     received = b""
     with contextlib.suppress(ConnectionError):
         while data := await reader.read(2**16):
@@ -75,7 +75,7 @@ async def until_gone(reader: asyncio.StreamReader) -> bytes:
 
 
 def saying(*parts: bytes) -> Handler:
-    """A server that accepts, says these bytes, and closes the socket."""
+    """A server that accepts, sends these bytes, and closes the socket."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await accept(reader, writer)
@@ -89,7 +89,7 @@ def saying(*parts: bytes) -> Handler:
 
 
 def answering(answer: bytes, *, and_close: bool = True) -> Handler:
-    """A server that answers the handshake with these very bytes."""
+    """A server that answers the handshake with exactly these bytes."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await request(reader)
@@ -102,7 +102,7 @@ def answering(answer: bytes, *, and_close: bool = True) -> Handler:
 
 
 def reset(writer: asyncio.StreamWriter) -> None:
-    """Drop a connection with a RST: nothing that is on its way arrives."""
+    """Close a connection with a RST: data in transit do not arrive."""
     sock = writer.get_extra_info("socket")
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     writer.transport.abort()
@@ -128,7 +128,7 @@ async def _join(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, host
 
 
 class HttpProxy:
-    """A CONNECT proxy; `asked` keeps what it was asked for."""
+    """A CONNECT proxy; `asked` has the requests."""
 
     def __init__(self, *, user: str = "", password: str = "", leads_to: int | None = None) -> None:
         self.asked: list[str] = []
@@ -149,7 +149,7 @@ class HttpProxy:
 
 
 class SocksProxy:
-    """A SOCKS5 proxy (RFC 1928), with user and password (RFC 1929) where given; `asked` keeps what it was asked for."""
+    """A SOCKS5 proxy (RFC 1928), with user and password (RFC 1929) if given; `asked` has the requests."""
 
     def __init__(self, *, user: str = "", password: str = "", refuses: bool = False) -> None:
         self.asked: list[str] = []

@@ -1,4 +1,4 @@
-"""What the tests send to other processes: those must be able to import it."""
+"""Functions and data that tests send to other processes, which must be able to import them."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ class Awkward(Exception):
 
 
 class Unreadable:
-    """Data that pickles, and cannot be unpickled."""
+    """Data that can be pickled, but not unpickled."""
 
     def __reduce__(self) -> Any:
         return _refuse, ()
@@ -34,7 +34,7 @@ def note(path: str, line: object) -> None:
 
 
 def work(message: Message[Any]) -> None:
-    """Do what the message says: (verb, argument)."""
+    """Do the action of the message: (verb, argument)."""
     verb, argument = message.data
     if verb == "note":
         note(argument, os.getpid())

@@ -1,4 +1,4 @@
-"""The HTTP interface of a fleet, served on loopback out of a `FleetView`: what `wsfleet top` has to get along with."""
+"""The HTTP interface of a fleet, served on loopback from a `FleetView`, as the peer of `wsfleet top`."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ from wsfleet.serve.status.schema import Query
 
 
 class Served:
-    """A fake interface. `token` is wanted where there is one; `odd` is answered in place of everything."""
+    """A fake interface. `token` is required if given; `odd` is the answer to every request."""
 
     def __init__(self, view: FleetView) -> None:
         self.view = view
@@ -45,7 +45,7 @@ class Served:
         return None
 
     async def _overview(self, request: Request) -> Response:
-        return self._refused(request) or JSONResponse(self.view.said)
+        return self._refused(request) or JSONResponse(self.view.shown)
 
     async def _history(self, request: Request) -> Response:
         return self._refused(request) or JSONResponse({"samples": self.view.past})
@@ -56,14 +56,14 @@ class Served:
         return self._refused(request) or JSONResponse(matching(self.view.rows, query))
 
     async def _events(self, request: Request) -> Response:
-        async def told() -> AsyncIterator[str]:
+        async def events() -> AsyncIterator[str]:
             yield ": this is a comment\n\n"
-            for event in self.view.told:
+            for event in self.view.sent:
                 data = {name: value for name, value in event.items() if name != "kind"}
                 yield f"event: {event['kind']}\ndata: {json.dumps(data)}\n\n"
             await self.ending.wait()
 
-        return self._refused(request) or StreamingResponse(told(), media_type="text/event-stream")
+        return self._refused(request) or StreamingResponse(events(), media_type="text/event-stream")
 
     async def _nothing(self, request: Request) -> Response:
         return self._refused(request) or PlainTextResponse("not found", 404)
@@ -72,7 +72,7 @@ class Served:
 class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """The test's own process has its signals."""
+        """The test's own process handles the signals."""
         yield
 
 

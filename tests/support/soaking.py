@@ -1,4 +1,4 @@
-"""A flood into each kind of processor: what came of its messages, and of the memory."""
+"""A flood into each kind of processor: the results for its messages, and for the memory."""
 
 import asyncio
 import time
@@ -18,10 +18,10 @@ KEYS = 1000
 MIB = 2**20
 
 GROWTH = 16 * MIB
-"""What the memory may grow by, over the warm-up.
+"""Allowed growth of the memory over the warm-up.
 
-The buffer's bytes, about as much again for the envelopes, the reads and the sockets' buffers, and then what the
-allocator keeps. A flood brings more than that in a second.
+The buffer's bytes, about as much again for the envelopes, the reads and the sockets' buffers, and memory kept by
+the allocator. A flood brings more than that in a second.
 """
 
 
@@ -41,7 +41,7 @@ def _key(message: Message[str]) -> int:
 
 @dataclass
 class Kind:
-    """One kind of processor over one kind of buffer."""
+    """One kind of processor with one kind of buffer."""
 
     overflow: Overflow
     threads: bool = False
@@ -58,7 +58,7 @@ class Kind:
 
 @dataclass
 class Outcome:
-    """What a flood came to."""
+    """The result of a flood."""
 
     kind: Kind
     stats: FleetStats
@@ -69,14 +69,14 @@ class Outcome:
     rss_end: int
 
     def faults(self) -> list[str]:
-        """What should not be."""
+        """Deviations from the expected result."""
         stats, found = self.stats, []
         endpoint, row = stats.endpoints[0], stats.subscriptions[0]
         if not stats.balanced:
             found.append("the balance does not hold")
         if endpoint.received != endpoint.published or endpoint.published != row.offered + stats.hub.unrouted:
             found.append("not all that was received was offered, or unrouted")
-        # A call that the fleet's end cut short was seen, and failed.
+        # A call that was cancelled at the end of the fleet was seen, and failed.
         if not row.processed <= self.seen <= row.processed + row.failed or row.failed > 1:
             found.append(f"{self.seen} were seen, {row.processed} processed, {row.failed} failed")
         if self.out_of_order:
@@ -90,7 +90,7 @@ class Outcome:
 
 @dataclass
 class Seen:
-    """Counts what a processor is given, and whether it comes in order: for LATEST, of each key."""
+    """Counts the messages of a processor, and checks their order: for LATEST, of each key."""
 
     count: int = 0
     out_of_order: int = 0
@@ -108,7 +108,7 @@ class Seen:
 
 
 async def soak(kind: Kind, seconds: float) -> Outcome:
-    """Let a server send as fast as it can for so long, to a processor that takes a millisecond for each message."""
+    """Let a server send at full speed for this time, to a processor that needs a millisecond for each message."""
     seen = Seen(by_key=kind.overflow is Overflow.LATEST, all_of_them=kind.overflow is Overflow.PAUSE)
 
     def work(message: Message[str]) -> None:

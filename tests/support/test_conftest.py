@@ -1,4 +1,4 @@
-"""The check for what tests leave open finds what was left open."""
+"""The check for open resources finds those that a test leaves open."""
 
 import asyncio
 import socket
@@ -12,7 +12,7 @@ from tests.conftest import Opened
 
 @pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="this system does not list file descriptors")
 def test_descriptors_are_found(tmp_path: Path) -> None:
-    """A file and a socket are seen as long as they are open."""
+    """A file and a socket are found as long as they are open."""
     opened = Opened()
     with (tmp_path / "file").open("w"), socket.socket():
         assert sorted(opened.left()) == [f"file descriptor: {tmp_path / 'file'}", "file descriptor: socket"]
@@ -20,7 +20,7 @@ def test_descriptors_are_found(tmp_path: Path) -> None:
 
 
 async def test_tasks_and_threads_are_found() -> None:
-    """A task and a thread are seen as long as they run."""
+    """A task and a thread are found as long as they run."""
     opened = Opened()
     ending = threading.Event()
     thread = threading.Thread(target=ending.wait, name="lingering")

@@ -1,4 +1,4 @@
-"""The wire beside websockets' own parser: what a peer sends, how it comes, and what has to come of it."""
+"""The wire compared with websockets' own parser: the same bytes must have the same result, however they arrive."""
 
 import asyncio
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from wsfleet.transport.protocol import WebSocketWire
 
 @dataclass
 class Expected:
-    """What websockets makes of a stream: messages (with whether they are text), what it answers, how it ends."""
+    """The result of websockets for a stream: messages (with whether they are text), its answers, and its end."""
 
     messages: list[tuple[bytes, bool]] = field(default_factory=list)
     written: bytes = b""
@@ -30,12 +30,12 @@ MAX_FRAGMENTS = 4
 
 
 def oracle(stream: bytes, limit: int, deflate: bool, close_at: int | None = None) -> Expected:
-    """What has to come of `stream` on an open connection, where we begin to close after `close_at` bytes."""
+    """The expected result of `stream` on an open connection that the client begins to close after `close_at` bytes."""
     return judged(stream, open_protocol(limit, extensions(deflate)), MAX_FRAGMENTS, close_at)
 
 
 def judged(stream: bytes, protocol: FragmentedProtocol, most: int, close_at: int | None = None) -> Expected:
-    """Feed websockets' Sans-I/O client byte by byte, and put messages together as its Assembler does.
+    """Feed websockets' Sans-I/O client byte by byte, and assemble messages like its Assembler.
 
     A message may have `most` fragments.
     """
@@ -88,7 +88,7 @@ def extensions(deflate: bool) -> list[PerMessageDeflate]:
 
 @dataclass(frozen=True)
 class Conversation:
-    """What a peer sends, and what was negotiated with it."""
+    """The bytes of a peer, and the negotiated options."""
 
     stream: bytes
     limit: int
@@ -97,7 +97,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Case:
-    """How a stream comes and how it is taken: reads, the receiver's wishes, pauses, slices, whether we close."""
+    """How a stream arrives and is processed: reads, the receiver's batch sizes, pauses, slices, and a close."""
 
     cuts: list[int]
     as_text: bool = True
@@ -110,7 +110,7 @@ class Case:
 
 
 def reads_of(stream: bytes, cuts: list[int]) -> list[bytes]:
-    """Cut `stream` into reads of the given sizes, over and over; one read where there are none."""
+    """Cut `stream` into reads of the given sizes, repeatedly; one read if there are none."""
     reads, pos, number = [], 0, 0
     while pos < len(stream):
         size = cuts[number % len(cuts)] * (1 if number < 200 else 1000) if cuts else len(stream)
@@ -121,7 +121,7 @@ def reads_of(stream: bytes, cuts: list[int]) -> list[bytes]:
 
 @contextmanager
 def bounds(everything_put_off: bool) -> Iterator[None]:
-    """No time at all, so that the wire puts off each read, and again after each chunk, or any amount."""
+    """No time at all, so that the wire defers each read, and again after each chunk, or any amount."""
     before = protocol.SLICE_S, fairness.SLICE_S, fairness.GAP_S
     protocol.SLICE_S = fairness.SLICE_S = -1.0 if everything_put_off else 1e9
     fairness.GAP_S = 1e9 if everything_put_off else 0.0
@@ -132,22 +132,24 @@ def bounds(everything_put_off: bool) -> Iterator[None]:
 
 
 async def settle(collector: Collector, pipe: Pipe) -> None:
-    """Until everything that came has been handed over, pauses or not."""
+    """Run until all data have been delivered, with or without pauses."""
     await pipe.settle()
     while collector.paused:
         collector.resume()
         await pipe.settle()
 
 
-async def through_the_wire(said: Conversation, case: Case) -> tuple[Collector, Pipe, int | None]:
-    """What comes out of the wire, and after how many bytes we began to close."""
+async def through_the_wire(conversation: Conversation, case: Case) -> tuple[Collector, Pipe, int | None]:
+    """The output of the wire, and the number of bytes after which the client began to close."""
     pipe = Pipe()
     collector = Collector(as_text=case.as_text, chunk=case.chunk, pause_every=case.pause_every)
-    reads = reads_of(said.stream, case.cuts)
+    reads = reads_of(conversation.stream, case.cuts)
     early = reads.pop(0) if case.early and reads else b""
-    wire = open_wire(pipe, open_protocol(said.limit, extensions(said.deflate)), early, max_fragments=MAX_FRAGMENTS)
+    wire = open_wire(
+        pipe, open_protocol(conversation.limit, extensions(conversation.deflate)), early, max_fragments=MAX_FRAGMENTS
+    )
     collector.start(wire)
-    most = 2 * said.limit + 2 * READ_BYTES + len(early) + 64
+    most = 2 * conversation.limit + 2 * READ_BYTES + len(early) + 64
     fed, close_at = len(early), None
     for number, read in enumerate([*reads, b""]):
         if number == case.close_after:
@@ -171,12 +173,12 @@ async def through_the_wire(said: Conversation, case: Case) -> tuple[Collector, P
 
 
 def held(wire: WebSocketWire) -> int:
-    """How many of the peer's bytes the wire has in memory, and has not handed over."""
+    """The number of the peer's bytes that the wire has in memory, and has not delivered."""
     return len(wire._rest) + len(wire._tail) + len(wire._fragments._data) + len(wire._protocol.reader.buffer)
 
 
 def check(collector: Collector, pipe: Pipe, expected: Expected) -> None:
-    """What came out of the wire, what it answered and how it ended must be as expected."""
+    """The messages, answers and end of the wire must be as expected."""
     as_text = collector.as_text
     messages = [payload.decode() if text and as_text else payload for payload, text in expected.messages]
     assert collector.messages == messages
@@ -191,9 +193,9 @@ def check(collector: Collector, pipe: Pipe, expected: Expected) -> None:
     assert collector.while_paused == 0
 
 
-async def compare(said: Conversation, case: Case) -> None:
-    """What the wire makes of a conversation must be what websockets makes of it."""
+async def compare(conversation: Conversation, case: Case) -> None:
+    """For a conversation, the result of the wire must be that of websockets."""
     with bounds(case.sliced):
-        collector, pipe, close_at = await through_the_wire(said, case)
-        expected = oracle(said.stream, said.limit, said.deflate, close_at)
+        collector, pipe, close_at = await through_the_wire(conversation, case)
+        expected = oracle(conversation.stream, conversation.limit, conversation.deflate, close_at)
     check(collector, pipe, expected)

@@ -1,4 +1,4 @@
-"""What the wire's tests share: frames, a socket without a network, a receiver that keeps what it gets."""
+"""Helpers for tests of the wire: frames, a socket without a network, a receiver that records its messages."""
 
 import asyncio
 import struct
@@ -25,7 +25,7 @@ def frame(
 ) -> bytes:
     """One frame of any kind, the forbidden ones included (RFC 6455, section 5.2).
 
-    `form` is how the length is written: 0 the shortest way, else in so many bits (16 or 64) at least.
+    `form` is how the length is written: 0 the shortest form, otherwise at least this number of bits (16 or 64).
     """
     head = bytes([(0x80 if fin else 0) | reserved << 4 | opcode])
     masked = 0x80 if mask is not None else 0
@@ -43,7 +43,7 @@ def frame(
 
 
 def written_frames(data: bytes) -> list[tuple[int, bytes]]:
-    """What a client wrote, as `(opcode, payload)`; its masks, which are random, taken off."""
+    """The frames that a client wrote, as `(opcode, payload)`, without their random masks."""
     found = []
     pos = 0
     while pos < len(data):
@@ -63,7 +63,7 @@ def written_frames(data: bytes) -> list[tuple[int, bytes]]:
 
 
 class Collector:
-    """A receiver that keeps everything, and may pause its wire after every so many batches."""
+    """A receiver that records everything, and may pause its wire after every so many batches."""
 
     def __init__(self, *, as_text: bool = True, chunk: int = 256, pause_every: int = 0) -> None:
         self.as_text = as_text
@@ -105,7 +105,7 @@ class Collector:
 
 
 class Pipe(asyncio.Transport):
-    """A transport over no network: what is fed waits, as in a socket's buffer, until the protocol reads."""
+    """A transport without a network: fed data wait, as in a socket's buffer, until the protocol reads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -149,7 +149,7 @@ class Pipe(asyncio.Transport):
         self.protocol.connection_lost(exc)
 
     def read(self) -> bool:
-        """Let the protocol have one read; whether there was one."""
+        """Let the protocol make one read; return whether there was one."""
         if self.closing or not self.reading:
             return False
         if self.incoming:
@@ -172,7 +172,7 @@ class Pipe(asyncio.Transport):
         return False
 
     async def settle(self) -> None:
-        """Let the loop turn until the protocol has read all it wants to, and done what it put off."""
+        """Run the loop until the protocol has read all that it accepts, and finished its deferred work."""
         idle = 0
         while idle < 4:
             busy = self.read() or getattr(self.protocol, "_continuing", False)
@@ -182,7 +182,7 @@ class Pipe(asyncio.Transport):
 
 @dataclass
 class Opened:
-    """Stands for an `Opening` whose handshake is done."""
+    """Replaces an `Opening` whose handshake is complete."""
 
     transport: Pipe
     early: bytes = b""
@@ -196,7 +196,7 @@ class Opened:
 
 
 def open_protocol(max_size: int, extensions: Sequence[Extension] = ()) -> FragmentedProtocol:
-    """websockets' client, as the wire uses it, its handshake done."""
+    """websockets' client, as the wire uses it, with a complete handshake."""
     protocol = FragmentedProtocol(CLIENT, max_size=max_size)
     protocol.extensions = list(extensions)
     return protocol

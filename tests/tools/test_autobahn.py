@@ -1,4 +1,4 @@
-"""How results of Autobahn|Testsuite are read, compared and shown; and those that are kept."""
+"""Reading, comparing and showing results of Autobahn|Testsuite, and the recorded results."""
 
 import asyncio
 import json
@@ -31,11 +31,11 @@ FAILED = Result("FAILED", "OK")
     ],
 )
 def test_a_case_is_passed_where_its_close_is_good_too(behavior, close, kind):
-    """What the server calls neither good nor informational is failed, of what was done or of how it ended."""
+    """A result that is neither good nor informational, of the behaviour or of the close, is a failure."""
     assert Result(behavior, close).kind == kind
 
 
-def test_every_other_result_is_told():
+def test_every_different_result_is_reported():
     """A better, worse, missing or new result is a difference, in the order of the cases; an equal one is none."""
     found = {"10.1.1": FAILED, "2.1": OK, "1.1": OK, "9.9": OK}
     expected = {"10.1.1": OK, "2.1": FAILED, "1.1": OK, "3.1": OK}
@@ -49,7 +49,7 @@ def test_every_other_result_is_told():
 
 
 def test_a_race_may_end_in_either_way():
-    """Where it is left open how a case ends, the ways named are as expected, and no other is."""
+    """If several ways to end a case are allowed, these are expected, and no others."""
     open_end = {"4.1.5": Result("OK|NON-STRICT", "OK")}
     assert list(differences({"4.1.5": OK}, open_end)) == []
     assert list(differences({"4.1.5": Result("NON-STRICT", "OK")}, open_end)) == []
@@ -58,12 +58,12 @@ def test_a_race_may_end_in_either_way():
 
 
 def test_a_part_of_the_cases_can_be_chosen():
-    """Patterns are the suite's own: a `*` stands for anything."""
+    """Patterns are those of the suite: a `*` matches anything."""
     assert chosen({"1.1": OK, "7.1.5": OK, "7.10.1": OK}, ["7.1.*", "1.1"]) == {"1.1": OK, "7.1.5": OK}
 
 
 def test_the_table_counts_each_section_once_for_each_client():
-    """A line for each section that ran, in their order, and one for all."""
+    """The table has a line for each section that ran, in order, and one for all."""
     one = {"10.1.1": OK, "2.1": OK, "2.2": Result("NON-STRICT", "OK")}
     lines = results.table({"a": one, "b": {**one, "2.1": FAILED}}).splitlines()
     assert lines[0].startswith("| section | cases | a: passed |")
@@ -74,8 +74,8 @@ def test_the_table_counts_each_section_once_for_each_client():
     ]
 
 
-def test_what_is_not_passed_is_named():
-    """Cases that aren't simply passed are named, once for all clients where they agree."""
+def test_cases_that_did_not_pass_are_listed():
+    """Cases that did not simply pass are listed, once for all clients if they agree."""
     one = {"10.1.1": Result("NON-STRICT", "OK"), "2.1": Result("NON-STRICT", "OK"), "1.1": OK}
     assert results.others({"a": one, "b": {**one, "1.1": FAILED}}).splitlines() == [
         "- non-strict: 2.1, 10.1.1",
@@ -85,8 +85,8 @@ def test_what_is_not_passed_is_named():
     ]
 
 
-def test_what_is_written_can_be_read_again(tmp_path: Path):
-    """Expected results survive being written, and the server's own summary is understood."""
+def test_expected_results_can_be_read_again(tmp_path: Path):
+    """Expected results can be written and read again, and the server's own summary is parsed."""
     found = {"10.1.1": FAILED, "2.1": OK}
     results.write_expected(tmp_path / "expected.json", found)
     assert results.read_expected(tmp_path / "expected.json") == found
@@ -96,14 +96,14 @@ def test_what_is_written_can_be_read_again(tmp_path: Path):
 
 
 def test_every_case_is_in_one_group():
-    """A run goes through the cases group by group, each once."""
+    """A run contains each case once, group by group."""
     expected = results.read_expected(EXPECTED)
     parts = [case for patterns in GROUPS.values() for case in chosen(expected, patterns)]
     assert sorted(parts) == sorted(expected)
 
 
 def test_the_reports_of_all_groups_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """What each group's server found counts; a group that was stopped has no report, and is run when it goes on."""
+    """The findings of each group's server count; a group that was stopped has no report, and is run when continued."""
     monkeypatch.setattr(autobahn, "REPORTS", tmp_path)
     for group, case in [("1-7", "1.1"), ("12.1", "12.1.1")]:
         (tmp_path / "us" / group).mkdir(parents=True)
@@ -128,7 +128,7 @@ def test_the_reports_of_all_groups_are_read(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_no_failure_is_expected():
-    """All 517 cases have an expected result, none of them a failed one; the page has a place for their table."""
+    """All 517 cases have an expected result, none of them failed; the page has a place for their table."""
     expected = results.read_expected(EXPECTED)
     assert len(expected) == 517
     ways = [Result(way, each.close) for each in expected.values() for way in each.behavior.split("|")]

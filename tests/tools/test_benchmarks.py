@@ -1,4 +1,4 @@
-"""`make bench` runs every part and says what all of them found. What that is, is the machine's."""
+"""`make bench` runs every part and reports the figures of all."""
 
 import json
 import os
@@ -18,7 +18,7 @@ CHARTS = {"default", "scale", "storm", "fairness", "latency", "growth"}
 
 @pytest.fixture
 def children(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
-    """The commands of the parts, which find one figure each at once; `storm` fails."""
+    """The commands of the parts, which report one figure each at once; `storm` fails."""
     commands: list[list[str]] = []
 
     def run(command: list[str], cwd: Path) -> SimpleNamespace:
@@ -28,13 +28,13 @@ def children(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         write(Path(command[-1]), [Figure(f"found {len(commands)}", "nothing", 1.0)], {})
         return SimpleNamespace(returncode=0)
 
-    # Not the function itself, which matplotlib calls too when it first looks for fonts.
+    # Not the function itself, because matplotlib also calls it when it first looks for fonts.
     monkeypatch.setattr(benchmarks, "subprocess", SimpleNamespace(run=run))
     return commands
 
 
 def test_a_quick_run_has_every_part_in_the_table_the_file_and_the_charts(tmp_path: Path) -> None:
-    """Every part runs, announced in one line; the table, the JSON and the charts hold what they found."""
+    """Every part runs, announced in one line; the table, the JSON and the charts contain the figures."""
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks", "--quick", "--json", tmp_path / "all.json", "--write", tmp_path],
         cwd=ROOT, env={**os.environ, "PYTHONASYNCIODEBUG": ""}, capture_output=True, text=True, check=False,
@@ -58,7 +58,7 @@ def test_a_quick_run_has_every_part_in_the_table_the_file_and_the_charts(tmp_pat
 def test_a_part_that_fails_leaves_the_others(
     children: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """What the others found is printed and kept, the failed one is named, and the exit code is 1."""
+    """The figures of the other parts are printed and saved, the failed one is named, and the exit code is 1."""
     file = tmp_path / "all.json"
     with pytest.raises(SystemExit) as raised:
         benchmarks.main(["--json", str(file)])
@@ -70,7 +70,7 @@ def test_a_part_that_fails_leaves_the_others(
 
 
 def test_some_parts_are_written_beside_the_others(children: list[list[str]], tmp_path: Path) -> None:
-    """A part that was not run keeps what was written of it before; one that was run is replaced."""
+    """The saved figures of a part that was not run are kept; those of one that was run are replaced."""
     for parts in ("buffers", "throughput,buffers"):
         benchmarks.main(["--part", parts, "--json", str(tmp_path / "bench.json")])
     before = json.loads((tmp_path / "bench.json").read_text())
@@ -92,7 +92,7 @@ def test_some_parts_are_written_beside_the_others(children: list[list[str]], tmp
 def test_options_reach_the_parts_that_they_concern(
     children: list[list[str]], arguments: str, expected: dict[str, str]
 ) -> None:
-    """A part gets the options that it has; those of throughput alone choose that part."""
+    """Each part gets only the options that it has; an option of throughput selects that part."""
     benchmarks.main(arguments.split())
     given = {command[0].removeprefix("benchmarks."): " ".join(command[1:-2]) for command in children}
     assert given == expected
@@ -101,14 +101,14 @@ def test_options_reach_the_parts_that_they_concern(
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
-        ("--part scale,strom", "--part: there is no strom; choose from throughput, "),
-        ("--part scale --only fleet", "--scenario and --only are throughput's"),
-        ("--scenario tls --write", "--write: only whole parts are kept there"),
-        ("--quick --write", "--write: only whole parts are kept there"),
+        ("--part scale,strom", "--part: unknown: strom; choose from throughput, "),
+        ("--part scale --only fleet", "--scenario and --only belong to throughput"),
+        ("--scenario tls --write", "--write: only complete parts are saved there"),
+        ("--quick --write", "--write: only complete parts are saved there"),
     ],
 )
-def test_refuses_what_makes_no_sense(arguments: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A run that would be in vain does not begin, and the kept figures are never those of a part of a part."""
+def test_rejects_invalid_combinations_of_options(arguments: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Invalid combinations of options are rejected before the run, with the reason."""
     with pytest.raises(SystemExit) as raised:
         benchmarks.main(arguments.split())
     assert raised.value.code == 2
@@ -127,8 +127,8 @@ def test_refuses_what_makes_no_sense(arguments: str, text: str, capsys: pytest.C
         (Figure("a", "b", 2.0), "", ""),
     ],
 )
-def test_the_table_tells_whether_a_goal_is_reached(figure: Figure, goal: str, reached: str, tmp_path: Path) -> None:
-    """Only a ratio that was taken beyond doubt has reached its goal, or missed it."""
+def test_the_table_shows_whether_a_goal_is_reached(figure: Figure, goal: str, reached: str, tmp_path: Path) -> None:
+    """A goal is reached or missed only if the ratio is beyond the measurement error."""
     write(tmp_path / "part.json", [figure], {})
     head, row = table({"part": json.loads((tmp_path / "part.json").read_text())}).splitlines()
     assert head.split() == ["measured", "beside", "ratio", "goal", "reached"]

@@ -1,4 +1,4 @@
-"""The build: what is compiled is a gift, never a condition."""
+"""The build: compiled parts are optional."""
 
 import os
 import shutil
@@ -22,14 +22,14 @@ pytest.importorskip("setuptools")
 
 @pytest.fixture
 def build(tmp_path):
-    """Build a wheel and a source archive from a copy; returns the names in each, and what the build complained of."""
+    """Build a wheel and a source archive from a copy; return the names in each, and the warnings of the build."""
     for name in ("setup.py", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, tmp_path)
     left_out = shutil.ignore_patterns("*.so", "*.c", "*.egg-info", "__pycache__")
     shutil.copytree(ROOT / "src", tmp_path / "src", ignore=left_out)
 
     def run(**variables: str) -> tuple[list[str], list[str], str]:
-        # Nobody runs what is made here, so the compiler need not do its best.
+        # The result is not run, so the compiler need not optimize.
         environment = {**os.environ, "WSFLEET_NO_EXTENSIONS": "", "CFLAGS": "-O0", **variables}
         command = [sys.executable, "setup.py", "-q", "sdist", "bdist_wheel"]
         made = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)
@@ -45,12 +45,12 @@ def compiled_in(names: list[str]) -> list[str]:
 
 
 def test_every_compiled_part_is_known():
-    """Each .pyx file is a part whose use is looked after, and the other way round."""
+    """Each .pyx file is a part whose use is monitored, and each monitored part has a .pyx file."""
     assert sorted(str(path.relative_to(ROOT / "src")) for path in (ROOT / "src").rglob("*.pyx")) == sorted(SOURCES)
 
 
-def test_a_wheel_brings_what_was_compiled_and_an_archive_its_sources(build):
-    """Who installs the wheel needs neither Cython nor a compiler; who has the archive can compile."""
+def test_a_wheel_contains_compiled_parts_and_an_archive_their_sources(build):
+    """The wheel can be installed without Cython and a compiler; the archive can be compiled."""
     for part in PARTS:
         compiled(part)
     wheel, archive, complaints = build()
@@ -62,7 +62,7 @@ def test_a_wheel_brings_what_was_compiled_and_an_archive_its_sources(build):
 
 
 def test_without_a_compiler_there_is_a_wheel_all_the_same(build):
-    """The wheel has everything else, and the build says once for each part that it isn't compiled."""
+    """Without a compiler the wheel has everything else, and the build warns once for each part that is not compiled."""
     wheel, archive, complaints = build(CC=str(ROOT / "no-such-compiler"))
     assert not compiled_in(wheel)
     assert "wsfleet/transport/scanner.py" in wheel
@@ -71,7 +71,7 @@ def test_without_a_compiler_there_is_a_wheel_all_the_same(build):
 
 
 def test_without_cython_there_is_a_wheel_all_the_same(build, tmp_path):
-    """A Cython that is missing or broken costs speed, nothing else; the archive still has the sources."""
+    """If Cython is missing or broken, nothing is compiled; the archive still has the sources."""
     broken = tmp_path / "broken" / "Cython"
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text("raise ImportError('broken')")
@@ -82,7 +82,7 @@ def test_without_cython_there_is_a_wheel_all_the_same(build, tmp_path):
 
 
 def test_nothing_is_compiled_where_that_is_not_wanted(build):
-    """With WSFLEET_NO_EXTENSIONS the wheel is one for every machine, and nobody complains."""
+    """With WSFLEET_NO_EXTENSIONS the wheel is platform-independent, without a warning."""
     wheel, archive, complaints = build(WSFLEET_NO_EXTENSIONS="1")
     assert not compiled_in(wheel)
     assert {f"src/{source}" for source in SOURCES} <= set(archive)
@@ -91,7 +91,7 @@ def test_nothing_is_compiled_where_that_is_not_wanted(build):
 
 @pytest.fixture
 def make(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs make in a folder with the Makefile alone."""
+    """Runs make in a folder that contains only the Makefile."""
     for name in ("Makefile", "pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / name, tmp_path)
     (tmp_path / "src").mkdir()
@@ -105,17 +105,17 @@ def make(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
 def test_a_venv_made_by_hand_stays(tmp_path: Path, make: Callable[..., subprocess.CompletedProcess[str]]) -> None:
-    """What make has not made it neither replaces nor cleans away, and says what to do; its own it does."""
+    """An environment that make did not create is neither replaced nor removed, with an explanation; its own one is."""
     for name in (".venv", ".venv-old"):
         (tmp_path / name).mkdir()
     done = make("demo")
     assert done.returncode == 2
-    assert ".venv was not made by make: remove it, or name another place" in done.stderr
+    assert ".venv was not created by make: remove it, or choose another directory" in done.stderr
     make("clean")
     assert (tmp_path / ".venv").is_dir()
-    assert make("demo", "VENV=.venv-make").returncode == 2  # PYTHON is no Python
+    assert make("demo", "VENV=.venv-make").returncode == 2  # PYTHON is not a Python
     assert (tmp_path / ".venv-make" / ".made").exists()
     assert "not made by make" not in make("demo", "VENV=.venv-make").stderr
-    (tmp_path / ".venv-old" / ".library").touch()  # by a Makefile of before
+    (tmp_path / ".venv-old" / ".library").touch()  # created by an earlier Makefile
     make("clean")
     assert {each.name for each in tmp_path.iterdir() if each.name.startswith(".venv")} == {".venv"}

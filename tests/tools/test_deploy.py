@@ -1,4 +1,4 @@
-"""What deploy/ has for running it: checked by the tools that would read it, as far as they are here."""
+"""The files in deploy/, checked with the tools that read them, if they are installed."""
 
 import json
 import os
@@ -24,7 +24,7 @@ DEPLOY = ROOT / "deploy"
 
 
 def parsed(arguments: list[str]) -> Any:
-    """What the command makes of them; a wrong command line ends with SystemExit."""
+    """The parsed command line; an invalid one raises SystemExit."""
     return build_parser(arguments).parse_args(arguments)
 
 
@@ -41,7 +41,7 @@ def unit_value(key: str) -> str:
 
 
 def test_the_unit_runs_a_command_line_that_parses() -> None:
-    """What ExecStart names is a `run` of wsfleet's."""
+    """ExecStart is a valid `wsfleet run`."""
     program, *arguments = unit_value("ExecStart").split()
     assert program == "/opt/wsfleet/bin/wsfleet"
     args = parsed(arguments)
@@ -49,7 +49,7 @@ def test_the_unit_runs_a_command_line_that_parses() -> None:
 
 
 def test_the_unit_lets_a_fleet_drain() -> None:
-    """It waits longer than wsfleet does by itself, and signals the main process alone."""
+    """The stop timeout is longer than that of wsfleet, and only the main process gets the signal."""
     from wsfleet import Fleet
     from wsfleet.runtime.run import ending_limit_s
 
@@ -62,7 +62,7 @@ def test_the_unit_lets_a_fleet_drain() -> None:
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_systemd_finds_no_fault_with_the_unit(tmp_path: Path) -> None:
-    """`systemd-analyze verify` is silent about it; the program it names is one that is here."""
+    """`systemd-analyze verify` reports nothing; the program is replaced by one that exists here."""
     unit = tmp_path / "wsfleet.service"
     text = (DEPLOY / "wsfleet.service").read_text().replace("/opt/wsfleet/bin/wsfleet", sys.executable)
     unit.write_text(text)
@@ -78,7 +78,7 @@ def test_systemd_finds_no_fault_with_the_unit(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 def test_systemd_finds_little_to_attack() -> None:
-    """`systemd-analyze security` gives it less than 2 of 10."""
+    """`systemd-analyze security` rates it below 2 of 10."""
     found = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", "--threshold=20", str(DEPLOY / "wsfleet.service")],
         capture_output=True,
@@ -94,7 +94,7 @@ def test_systemd_finds_little_to_attack() -> None:
 
 
 def instructions() -> list[tuple[str, str]]:
-    """The Containerfile's, by keyword."""
+    """The instructions of the Containerfile, by keyword."""
     text = re.sub(r"\\\n", " ", (DEPLOY / "Containerfile").read_text())
     lines = [line for line in text.splitlines() if line and not line.startswith("#")]
     return [(keyword, rest.strip()) for keyword, _, rest in (line.partition(" ") for line in lines)]
@@ -104,18 +104,18 @@ def instruction(keyword: str) -> str:
     return [rest for each, rest in instructions() if each == keyword][-1]
 
 
-def test_what_the_image_copies_is_there() -> None:
-    """Every COPY from the repository finds its source, and what the build needs is among them."""
+def test_files_that_the_image_copies_exist() -> None:
+    """The sources of each COPY exist, and include what the build needs."""
     copies = [rest.split() for keyword, rest in instructions() if keyword == "COPY" and "--from" not in rest]
     sources = [source for *found, _ in copies for source in found]
     assert sources
     assert all((ROOT / source).exists() for source in sources), sources
     assert {"pyproject.toml", "setup.py", "src", "constraints.txt"} <= set(sources)
-    assert {"README.md", "LICENSE"} <= set(sources)  # pyproject.toml names them
+    assert {"README.md", "LICENSE"} <= set(sources)  # pyproject.toml mentions them
 
 
 def test_the_image_installs_extras_that_there_are() -> None:
-    """The line that installs names known extras."""
+    """The installed extras exist."""
     import tomllib
 
     (extras,) = re.findall(r'"\.\[([a-z,]+)\]"', (DEPLOY / "Containerfile").read_text())
@@ -123,8 +123,8 @@ def test_the_image_installs_extras_that_there_are() -> None:
     assert set(extras.split(",")) <= known.keys()
 
 
-def test_the_image_gets_signals_and_is_nobody() -> None:
-    """Its command is a list, so that no shell stands before it; it parses; the user is a number that is not 0."""
+def test_the_image_gets_signals_and_does_not_run_as_root() -> None:
+    """The command is a list, so that it is not run by a shell; it parses; the user is a number other than 0."""
     entry, command = json.loads(instruction("ENTRYPOINT")), json.loads(instruction("CMD"))
     assert entry == ["wsfleet"]
     assert parsed(command).target == "/etc/wsfleet/feeds.toml"
@@ -135,7 +135,7 @@ def test_the_image_gets_signals_and_is_nobody() -> None:
 
 @contextmanager
 def answering(status: int) -> Iterator[tuple[int, list[tuple[str, str | None]]]]:
-    """A server that gives one answer, and what it was asked."""
+    """A server that gives one answer, and records the requests."""
     asked: list[tuple[str, str | None]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -156,7 +156,7 @@ def answering(status: int) -> Iterator[tuple[int, list[tuple[str, str | None]]]]
 
 
 def health(port: int, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """Run what HEALTHCHECK runs, with this interpreter and the script from the repository."""
+    """Run the HEALTHCHECK command, with this interpreter and the script from the repository."""
     command = json.loads(instruction("HEALTHCHECK").partition("CMD")[2])
     assert command == ["python", "/opt/wsfleet/healthcheck.py"]
     return subprocess.run(
@@ -169,7 +169,7 @@ def health(port: int, *arguments: str, **environ: str) -> subprocess.CompletedPr
 
 
 def test_the_health_check(tmp_path: Path) -> None:
-    """0 where the fleet says that it is well, 1 where it does not, or nobody answers; it shows a token."""
+    """The exit code is 0 if the fleet is healthy, 1 if it is not or the request fails; a token is sent."""
     (tmp_path / "token").write_text("secret\n")
     with answering(200) as (port, asked):
         assert health(port).returncode == 0
@@ -191,7 +191,7 @@ def documents() -> dict[str, Any]:
 
 
 def test_the_stateful_set_gives_each_pod_its_share(documents: dict[str, Any]) -> None:
-    """The command line parses for each ordinal, there are as many shares as pods."""
+    """The command line parses for each ordinal, and there are as many shares as pods."""
     spec = documents["StatefulSet"]["spec"]
     (container,) = spec["template"]["spec"]["containers"]
     environ = {each["name"]: each for each in container["env"]}
@@ -206,7 +206,7 @@ def test_the_stateful_set_gives_each_pod_its_share(documents: dict[str, Any]) ->
 
 
 def test_the_stateful_set_fits_the_image(documents: dict[str, Any]) -> None:
-    """Its user, its probes and its time to end are those of the image and of wsfleet."""
+    """Its user, its probes and its grace period agree with the image and with wsfleet."""
     pod = documents["StatefulSet"]["spec"]["template"]["spec"]
     (container,) = pod["containers"]
     context = pod["securityContext"]
@@ -219,7 +219,7 @@ def test_the_stateful_set_fits_the_image(documents: dict[str, Any]) -> None:
 
 
 def test_the_file_in_the_config_map_is_a_good_one(documents: dict[str, Any], tmp_path: Path) -> None:
-    """wsfleet has nothing to say against it."""
+    """`wsfleet check` accepts the configuration."""
     (tmp_path / "token").write_text("t" * 32)
     text = documents["ConfigMap"]["data"]["feeds.toml"].replace("/run/secrets/wsfleet/token", str(tmp_path / "token"))
     (tmp_path / "feeds.toml").write_text(text)

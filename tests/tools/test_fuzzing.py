@@ -1,4 +1,4 @@
-"""What `make fuzz` begins with and what it has found, each tried once; and that a fault would show."""
+"""The recorded inputs of `make fuzz` pass, and a planted fault is found."""
 
 import asyncio
 from collections.abc import Iterator
@@ -28,8 +28,10 @@ def scan(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("path", INPUTS, ids=lambda path: f"{path.parent.name}-{path.name}")
-async def test_a_kept_input_does_what_websockets_does(scan: None, path: Path) -> None:
-    """What real servers sent, and what the fuzzer found, is taken as websockets takes it, however it is cut."""
+async def test_a_recorded_input_has_the_result_of_websockets(scan: None, path: Path) -> None:
+    """Recorded traffic of servers and findings of the fuzzer give the same result as in websockets, however they are
+    split.
+    """
     data = path.read_bytes()
     with fails_loudly(asyncio.get_running_loop()):
         await TARGETS[path.parent.name](data)
@@ -39,7 +41,7 @@ async def test_a_kept_input_does_what_websockets_does(scan: None, path: Path) ->
 
 
 def test_both_kinds_are_recorded() -> None:
-    """The inputs hold plain and compressed frames, and answers that open, redirect and refuse."""
+    """The inputs contain plain and compressed frames, and answers that open, redirect and refuse."""
     said = [read(path.read_bytes())[0] for path in INPUTS]
     assert {each.deflate for each in said} == {True, False}
     answers = {each.stream[9:12] for each in said if each.stream.startswith(b"HTTP/1.1 ")}
@@ -50,7 +52,7 @@ def test_both_kinds_are_recorded() -> None:
 @pytest.mark.parametrize("data", [b"", b"\xff", b"\xff" * HOW, bytes(HOW), how() + b"\x81"])
 @pytest.mark.parametrize("target", TARGETS)
 async def test_any_bytes_are_an_input(target: str, data: bytes) -> None:
-    """The fuzzer begins with nothing and may make anything: no input is wrong."""
+    """The fuzzer may create any input: none is invalid."""
     await TARGETS[target](data)
 
 
@@ -77,13 +79,13 @@ def broken(*_: Any, **__: Any) -> Any:
     ],
 )
 async def test_a_fault_would_be_found(place: Any, name: str, fault: Any, target: str, data: bytes) -> None:
-    """What loses, adds or changes messages, raises where nothing may, or never comes to an end fails an input."""
+    """An input fails if messages are lost, added or changed, an error is raised, or the run does not end."""
     with patch.object(place, name, fault), pytest.raises((AssertionError, ZeroDivisionError)):  # noqa: SIM117
         with fails_loudly(asyncio.get_running_loop()):
             await TARGETS[target](data)
 
 
 async def test_memory_without_a_bound_would_be_found() -> None:
-    """A wire that keeps what it has handed over is one that fails."""
+    """A wire that keeps delivered messages in memory fails."""
     with patch("tests.support.wirecheck.held", return_value=10**9), pytest.raises(AssertionError):
         await TARGETS["wire"](how() + MESSAGES)

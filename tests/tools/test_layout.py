@@ -44,7 +44,7 @@ def test_no_module_imports_from_the_public_package(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", PACKAGES)
-def test_a_package_says_what_goes_in_and_out(name: str) -> None:
+def test_package_docstrings_name_input_and_output(name: str) -> None:
     """The docstring of each package names its input, its output and the packages it imports."""
     text = ast.get_docstring(ast.parse((PACKAGE / name / "__init__.py").read_text("utf-8"))) or ""
     assert "Input: " in text and "Output: " in text and ("Imports " in text or "imports " in text.lower())

@@ -1,9 +1,9 @@
-"""Autobahn|Testsuite against our client: `make autobahn`, or `python -m tools.autobahn --help`.
+"""Runs Autobahn|Testsuite against wsfleet: `make autobahn`, or `python -m tools.autobahn --help`.
 
-Its fuzzing server sends good and forbidden things, and judges what the client does. The client runs twice, at once and
-each against a server of its own: with the compiled parts, and with WSFLEET_NO_EXTENSIONS. What the servers found must
-be what is in `expected.json`. Their reports, a page for each case, are in `build/autobahn`. A server writes them at its
-end, so each group of cases has one of its own: a run that was stopped can go on with the group it was at.
+Its fuzzing server sends valid and invalid data, and rates the client's behaviour. The client runs twice, at once and
+each with its own server: with the compiled parts, and with WSFLEET_NO_EXTENSIONS. The servers' findings must
+equal `expected.json`. Their reports, a page for each case, are in `build/autobahn`. A server writes them when it
+ends, so each group of cases has its own server: a run that was stopped can continue with the current group.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ REPORTS = ROOT / "build" / "autobahn"
 SUMMARY = "index.json"
 
 CLIENTS = {"compiled": "", "python": "1"}
-"""The clients, and what WSFLEET_NO_EXTENSIONS is for each."""
+"""The clients, and the value of WSFLEET_NO_EXTENSIONS for each."""
 
 LONG = [f"{section}.{part}" for section, parts in ((12, 5), (13, 7)) for part in range(1, parts + 1)]
-"""Compression, which is most of the work: a thousand messages in each case."""
+"""Compression, which takes most of the time: a thousand messages in each case."""
 
 GROUPS = {"1-7": [f"{section}.*" for section in range(1, 8)], "9-10": ["9.*", "10.*"]} | {p: [f"{p}.*"] for p in LONG}
 
 RUN_S = 7200.0
-"""How long a group may take: minutes, where the machine has nothing else to do."""
+"""Time limit of a group: minutes, if the machine is idle."""
 
 START, STOP = "<!-- results: written by make autobahn -->", "<!-- end of results -->"
 
 
 @asynccontextmanager
 async def fuzzing_server(python2: str, folder: Path, cases: Sequence[str]) -> AsyncIterator[str]:
-    """Run a fuzzing server that reports into `folder`; its log is there, too. Gives its URL."""
+    """Run a fuzzing server that reports into `folder`, with its log; yield its URL."""
     process = await asyncio.create_subprocess_exec(
         python2, str(HERE / "server.py"), str(folder), *cases, stdout=asyncio.subprocess.PIPE
     )
@@ -114,7 +114,7 @@ async def run(name: str, python2: str, groups: Mapping[str, Sequence[str]]) -> N
 
 
 def read_reports(name: str) -> Results:
-    """Read what all the servers of one client found."""
+    """Read the findings of all servers of one client."""
     found: dict[str, Result] = {}
     for path in (REPORTS / name).glob(f"*/{SUMMARY}"):
         found |= read_report(path, name)
@@ -122,7 +122,7 @@ def read_reports(name: str) -> Results:
 
 
 async def run_all(python2: str, groups: Mapping[str, Sequence[str]]) -> None:
-    """Run both clients at once: in each run two programs wait for one another most of the time."""
+    """Run both clients at once, because in each run two programs mostly wait for one another."""
     try:
         async with asyncio.TaskGroup() as tasks:
             for name in CLIENTS:
@@ -132,7 +132,7 @@ async def run_all(python2: str, groups: Mapping[str, Sequence[str]]) -> None:
 
 
 def write_page(clients: Mapping[str, Results]) -> None:
-    """Put the results into the page that tells of them."""
+    """Write the results into the page of the documentation."""
     head, _, rest = PAGE.read_text().partition(START)
     tail = rest.partition(STOP)[2]
     names = ("Python", platform.python_version()), ("websockets", version("websockets"))
@@ -151,18 +151,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="make autobahn", description=__doc__, allow_abbrev=False)
     parser.add_argument("--server-python", metavar="PATH", help="a Python 2.7 with Autobahn|Testsuite")
     parser.add_argument(
-        "--cases", nargs="+", default=["*"], metavar="CASE", help="such as 7.1.5 or '9.*'; default: all"
+        "--cases", nargs="+", default=["*"], metavar="CASE", help="for example 7.1.5 or '9.*' (default: all)"
     )
-    parser.add_argument("--last", action="store_true", help="run nothing: look at the reports of the last run again")
-    parser.add_argument("--go-on", action="store_true", help="run what the last run, of all cases, has not come to")
+    parser.add_argument("--last", action="store_true", help="run nothing: evaluate the reports of the last run again")
+    parser.add_argument("--go-on", action="store_true", help="continue the last run of all cases")
     parser.add_argument("--write", action="store_true", help=f"write the table into {PAGE.relative_to(ROOT)}")
-    parser.add_argument("--accept", action="store_true", help="make what the compiled client did the expected results")
+    parser.add_argument(
+        "--accept", action="store_true", help="save the results of the compiled client as the expected ones"
+    )
     options = parser.parse_args()
     every = options.cases == ["*"]
     if not every and (options.write or options.accept or options.go_on):
-        parser.error("what is written, or goes on, is about all cases")
+        parser.error("--go-on, --write and --accept require all cases")
     if not options.last:
-        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that no server is left behind
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the servers are ended
         if not options.go_on:
             shutil.rmtree(REPORTS, ignore_errors=True)
         asyncio.run(run_all(options.server_python, GROUPS if every else {"chosen": options.cases}))

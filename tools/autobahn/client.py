@@ -1,6 +1,6 @@
-"""The client that Autobahn|Testsuite looks at: a `Fleet` that sends back what it gets.
+"""The client that Autobahn|Testsuite tests: a `Fleet` that echoes its messages.
 
-`python -m tools.autobahn.client URL compiled|python` runs every case that the fuzzing server at URL has, one after
+`python -m tools.autobahn.client URL compiled|python` runs all cases of the fuzzing server at URL, one after
 another, and makes it write its reports.
 """
 
@@ -16,17 +16,17 @@ from wsfleet import Endpoint, Fleet, Message, Reconnect, accelerated
 from wsfleet.core.errors import ConnectionLost, NotOpen
 
 CASE_S = 600.0
-"""How long one case may take: longer than the server, which has a limit of its own for each that may not end."""
+"""Time limit of one case: longer than that of the server for each case."""
 
 ONCE = Reconnect(fatal=lambda error: True)
-"""A case is one connection: whatever ends it is its end."""
+"""A case is one connection: when it ends, the case has ended."""
 
 MAX_SIZE = 2**24
 """The largest message of all cases has 16 MiB."""
 
 
 def endpoint(url: str, path: str, **query: object) -> Endpoint:
-    """The endpoint of one request to the fuzzing server: connected once, with messages left as they came."""
+    """The endpoint of one request to the fuzzing server: connected once, with undecoded messages."""
     return Endpoint(
         f"{url}/{path}?{urlencode(query)}",
         name=path,
@@ -39,13 +39,13 @@ def endpoint(url: str, path: str, **query: object) -> Endpoint:
 
 
 async def run_case(url: str, case: int, agent: str) -> None:
-    """Send back whatever comes, until the server has closed the connection."""
+    """Echo all messages, until the server has closed the connection."""
 
     async def echo(message: Message[str | bytes]) -> None:
         try:
             await connection.send(message.data)
         except (NotOpen, ConnectionLost):
-            pass  # many cases close, or break the rules, before they have read all
+            pass  # many cases close, or violate the protocol, before they have read all
 
     async with asyncio.timeout(CASE_S), Fleet() as fleet:
         connection = fleet.connect(endpoint(url, "runCase", case=case, agent=agent), echo)
@@ -53,7 +53,7 @@ async def run_case(url: str, case: int, agent: str) -> None:
 
 
 async def ask(url: str, path: str, **query: object) -> list[str]:
-    """Return the messages with which the server answers a request that is no case."""
+    """Return the server's answer to a request that is no case."""
     answers: list[str] = []
     async with asyncio.timeout(CASE_S), Fleet() as fleet:
 
@@ -72,7 +72,7 @@ async def run_all(url: str, agent: str) -> None:
         try:
             await run_case(url, case, agent)
         except TimeoutError:
-            print(f"{agent}: case number {case} has not ended after {CASE_S:g} s", flush=True)
+            print(f"{agent}: case number {case} did not end within {CASE_S:g} s", flush=True)
         if case % 50 == 0 or case == count:
             print(f"{agent}: {case} of {count} cases", flush=True)
     await ask(url, "updateReports", agent=agent)
@@ -82,7 +82,7 @@ def main() -> None:
     url, agent = sys.argv[1:]
     if accelerated != (agent == "compiled"):
         raise SystemExit(f"{agent}: wsfleet runs {'with' if accelerated else 'without'} its compiled parts")
-    logging.disable()  # what goes wrong is meant
+    logging.disable()  # errors are intended
     asyncio.run(run_all(url, agent))
 
 

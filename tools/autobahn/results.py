@@ -1,4 +1,4 @@
-"""What the fuzzing server found: read, compared with what is expected, and shown as a table."""
+"""The findings of the fuzzing server: read, compared with the expected ones, and shown as a table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _KINDS = {"OK": "passed", "NON-STRICT": "non-strict", "INFORMATIONAL": "informat
 
 
 class Result(NamedTuple):
-    """How a client behaved in one case, and how its connection was closed, in the server's words."""
+    """The behaviour of a client in one case, and the close of its connection, in the server's words."""
 
     behavior: str
     close: str
@@ -39,7 +39,7 @@ class Result(NamedTuple):
         return _KINDS.get(self.behavior, "failed") if self.close in _KINDS else "failed"
 
     def fits(self, expected: Result | None) -> bool:
-        """Whether this is what is expected, which may leave open how a race ends: "OK|NON-STRICT"."""
+        """Return whether this is expected; if a race may end in several ways, they are all listed: "OK|NON-STRICT"."""
         return expected is not None and self.behavior in expected.behavior.split("|") and self.close == expected.close
 
 
@@ -62,7 +62,7 @@ def write_expected(path: Path, results: Results) -> None:
 
 
 def place(case: str) -> list[int]:
-    """Where a case stands: 9.2.1 before 10.1.1."""
+    """The sort key of a case: 9.2.1 before 10.1.1."""
     return [int(part) for part in case.split(".")]
 
 
@@ -72,7 +72,7 @@ def chosen(results: Results, patterns: Sequence[str]) -> Results:
 
 
 def differences(found: Results, expected: Results) -> Iterator[str]:
-    """Say of each case that isn't as expected what it is; one that did not run is none, and so is an unknown one."""
+    """Describe each case whose result is not expected, including missing and unknown cases."""
     for case in sorted(found.keys() | expected.keys(), key=place):
         got, wanted = found.get(case), expected.get(case)
         if got is None or not got.fits(wanted):
@@ -84,7 +84,7 @@ def _shown(result: Result | None) -> str:
 
 
 def table(clients: Mapping[str, Results]) -> str:
-    """Return the results as a table in Markdown: a line for each section, a column for each client's each kind."""
+    """Return the results as a table in Markdown: a row for each section, a column for each client and kind."""
     columns = ["section", "cases", *(f"{name}: {kind}" for name in clients for kind in KINDS)]
     lines = [_line(columns), _line(["---", *["---:"] * (len(columns) - 1)])]
     counts = {
@@ -105,7 +105,7 @@ def _line(cells: list[object] | list[str]) -> str:
 
 
 def others(clients: Mapping[str, Results]) -> str:
-    """Name the cases that are not simply passed, of each kind, and of which client where they differ."""
+    """List the cases that did not simply pass, by kind, and by client if they differ."""
     lines = []
     for kind in KINDS[1:]:
         named = {

@@ -1,7 +1,7 @@
 """Autobahn|Testsuite's fuzzing server on a free port of loopback, for Python 2.7: `server.py FOLDER CASE...`.
 
-Its own command listens on every interface, and on a port that must be known before. Writes the port in a line of its
-own; the reports go to FOLDER. A CASE may be a pattern: `*`, or `7.*`.
+Its own command listens on all interfaces, and on a port that must be known before. Writes the port as one line;
+the reports are written to FOLDER. A CASE may be a pattern: `*`, or `7.*`.
 """
 
 import sys
@@ -19,7 +19,7 @@ def url(port):
 def main():
     factory = FuzzingServerFactory({"url": url(1), "outdir": sys.argv[1], "cases": sys.argv[2:]})
     port = reactor.listenTCP(0, factory, interface=HOST).getHost().port
-    # A request must name the right port.
+    # A request must contain the right port.
     factory.setSessionParameters(url=url(port), server=factory.server)
     sys.stdout.write("listening on " + str(port) + "\n")
     sys.stdout.flush()

@@ -1,1 +1,1 @@
-"""What `make fuzz` runs."""
+"""The parts of `make fuzz`."""

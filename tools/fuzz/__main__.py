@@ -1,9 +1,9 @@
-"""Bytes that nobody meant, for a bounded time: `make fuzz`, or `python -m tools.fuzz --help`.
+"""Fuzzing for a limited time: `make fuzz`, or `python -m tools.fuzz --help`.
 
 - `frames`: random frames for the compiled scanner, under gcc's address sanitizer.
 - `wire` and `handshake`: recorded and mutated bytes for the wire, guided by atheris.
 
-A finding is written into `build/fuzz`. Once fixed, it is kept in `tests/support/fuzz_corpus`, and `make test` runs it.
+A finding is written to `build/fuzz`. Once fixed, it is saved in `tests/support/fuzz_corpus`, and `make test` runs it.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ PARTS = ("frames", "wire", "handshake")
 
 INPUT_BYTES = 4096
 INPUT_S = 30
-"""How long one input may take before it counts as hanging; it takes milliseconds."""
+"""Time limit for one input, which normally takes milliseconds."""
 
 MEMORY_MB = 1024
 TAIL = 60
-"""Lines of libFuzzer's log that are shown with a finding; all of it is in `build/fuzz`."""
+"""Number of lines of libFuzzer's log that are shown with a finding; the complete log is in `build/fuzz`."""
 
 
 def guided(target: str, seed: int, seconds: float) -> int:
-    """Run one target under atheris; what it learns stays in the build folder, for the next run to begin with."""
+    """Run one target under atheris; its corpus stays in the build folder, for the next run."""
     learnt, found = BUILD / target, BUILD / "found"
     learnt.mkdir(parents=True, exist_ok=True)
     found.mkdir(exist_ok=True)
@@ -63,7 +63,7 @@ def guided(target: str, seed: int, seconds: float) -> int:
 
 
 def missing(part: str) -> str | None:
-    """Say what is missing for a part, if anything is."""
+    """Report the missing requirements of a part, if any."""
     if part == "frames":
         return frames.missing()
     return None if importlib.util.find_spec("atheris") else "atheris, which is there for Linux and Python up to 3.13"
@@ -73,9 +73,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="make fuzz", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=60.0, help="how long each part runs; default: 60")
+    parser.add_argument("--seconds", type=float, default=60.0, help="duration of each part (default: 60)")
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1, 2**32))
-    parser.add_argument("--only", choices=PARTS, help="one part alone")
+    parser.add_argument("--only", choices=PARTS, help="run only this part")
     args = parser.parse_args()
     outcomes: dict[str, str] = {}
     for part in [args.only] if args.only else PARTS:

@@ -1,9 +1,9 @@
 """Random bytes for the compiled scanner and inflater, under the address sanitizer.
 
-Builds the compiled parts with gcc's sanitizers into a folder that is thrown away. What the scanner makes of streams of
-frames, mutated and cut anywhere, must be what its twin in Python makes of them, and what websockets' own parser does;
-what inflates compressed ones is held against its twin, errors included.
-The byte behind each buffer and those before it are poisoned: reading one ends the program, with a report.
+Builds the compiled parts with gcc's sanitizers into a temporary folder. For streams of frames, mutated and cut
+anywhere, the compiled scanner must return the same as its Python version and as websockets' own parser; the
+decompressor is compared with its Python version, including errors.
+The bytes before and after each buffer are poisoned: reading one ends the program, with a report.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ COUNTS = [*[1000] * 10, 0, 1, 2, 3, 2**64, -1]
 CHARACTERS = ["a", "z", "\x7f", "\x80", "é", "\u07ff", "\u0800", "價", "\ud7ff", "\uffff", "\U00010000", "\U0010ffff"]
 NOT_UTF8 = [b"\x80", b"\xc0\xaf", b"\xc3", b"\xe0\x9f\xbf", b"\xed\xa0\x80", b"\xf0\x8f\xbf\xbf", b"\xf4\x90\x80\x80"]
 HEADER = 32
-"""Bytes of a bytes object before its first byte; the last 8 of them are its hash, which nobody asks for here."""
+"""Bytes of a bytes object before its first byte; the last 8 of them are its hash, which is not used here."""
 
 
-# What is fed
+# Input
 
 
 def payload(chance: random.Random) -> bytes:
@@ -63,7 +63,7 @@ def payload(chance: random.Random) -> bytes:
 
 
 def piece(chance: random.Random) -> bytes:
-    """A frame, mostly a plain one; or a header that tells any length; or bytes whatever."""
+    """A frame, mostly a plain one; or a header with any length; or random bytes."""
     kind = chance.randrange(10)
     if kind == 0:
         return chance.randbytes(chance.randrange(12))
@@ -76,7 +76,7 @@ def piece(chance: random.Random) -> bytes:
 
 
 def compressed(chance: random.Random, wbits: int, shared: bool) -> Callable[[], bytes]:
-    """Returns what makes frames: mostly compressed, sometimes a bomb, sometimes anything that `piece` makes."""
+    """Return a generator of frames: mostly compressed, sometimes a bomb, sometimes a result of `piece`."""
     kept = zlib.compressobj(wbits=wbits)
 
     def make() -> bytes:
@@ -98,11 +98,11 @@ def stream(chance: random.Random, make: Callable[[], bytes]) -> bytes:
     return bytes(made[: chance.choice([len(made), chance.randint(0, len(made))])])
 
 
-# What is expected
+# Expected results
 
 
 def parsed(data: bytes, pos: int, limit: int) -> Iterator[tuple[int, bytes, bool]]:
-    """The plain frames from `pos` on as websockets parses them: where each ends, its payload, whether it is text."""
+    """The plain frames from `pos` on as websockets parses them: the end of each, its payload, whether it is text."""
     reader = StreamReader()
     reader.feed_data(data[pos:])
     reader.feed_eof()
@@ -127,7 +127,7 @@ def parsed(data: bytes, pos: int, limit: int) -> Iterator[tuple[int, bytes, bool
 
 
 def oracle(data: bytes, pos: int, limit: int, most: int, as_text: bool, out: list[str | bytes]) -> int:
-    """The scanner once more, made of websockets' parser."""
+    """The scanner, implemented with websockets' parser."""
     frames = parsed(data, pos, limit)
     for _ in range(most):
         found = next(frames, None)
@@ -138,14 +138,14 @@ def oracle(data: bytes, pos: int, limit: int, most: int, as_text: bool, out: lis
     return pos
 
 
-# The comparison
+# Comparison
 
 
 class Poison:
-    """Forbids to read beside a buffer, whose allocation is larger than its bytes."""
+    """Forbids reading beside a buffer, whose allocation is larger than its bytes."""
 
     def __init__(self) -> None:
-        library = ctypes.CDLL(None)  # the process itself, the sanitizer included
+        library = ctypes.CDLL(None)  # the process itself, with the sanitizer
         names = ("poison_memory_region", "unpoison_memory_region", "address_is_poisoned")
         self._poison, self._unpoison, self._is_poisoned = (getattr(library, f"__asan_{name}") for name in names)
         self._poison.argtypes = self._unpoison.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
@@ -167,7 +167,7 @@ class Poison:
 
 
 def compare(scan: Scan, poison: Poison, chance: random.Random) -> int:
-    """One buffer, by all three; returns how many frames were taken. Raises AssertionError where they differ."""
+    """Parse one buffer with all three; return the number of frames. Raises AssertionError if the results differ."""
     # Two bytes at least: Python shares the shorter ones. Some buffers end in a header, some with a frame.
     data = stream(chance, lambda: piece(chance)) + chance.choice([b"\x82\x7e", b"\x82\x00", b"\x82\x00\x81"])
     pos = chance.choice([*[0] * 9, chance.randint(0, len(data) + 2)])
@@ -184,7 +184,7 @@ def compare(scan: Scan, poison: Poison, chance: random.Random) -> int:
 
 
 def compare_inflated(inflate: Inflate, poison: Poison, chance: random.Random) -> int:
-    """The same for compressed messages, by two, in one buffer and then another that goes on with the same state."""
+    """Decompress messages with both versions, in one buffer and another one that continues with the same state."""
     wbits, shared = -chance.randint(9, 15), chance.random() < 0.7
     make = compressed(chance, wbits, shared)
     ours, theirs = ((zlib.decompressobj(wbits) if shared else None) for _ in range(2))
@@ -194,16 +194,16 @@ def compare_inflated(inflate: Inflate, poison: Poison, chance: random.Random) ->
         arguments = (0, chance.choice([limit for limit in LIMITS if 0 <= limit < 2**31]), chance.choice(COUNTS[:-2]))
         arguments = (*arguments, chance.random() < 0.5)
         with poison.around(data):
-            here = told(inflate, ours, wbits, data, *arguments)
-        there = told(inflate.inflate, theirs, wbits, data, *arguments)
+            here = outcome(inflate, ours, wbits, data, *arguments)
+        there = outcome(inflate.inflate, theirs, wbits, data, *arguments)
         if here != there:
             raise AssertionError(f"inflate({wbits}, {data!r}, {arguments}): {here}; Python: {there}")
         count += len(here[0])
     return count
 
 
-def told(inflate: Inflate, decoder: Any, *arguments: Any) -> tuple[list[str | bytes], int | str]:
-    """What comes of it: the messages, and where it ended or what it raised."""
+def outcome(inflate: Inflate, decoder: Any, *arguments: Any) -> tuple[list[str | bytes], int | str]:
+    """The result: the messages, and where it ended or the exception."""
     out: list[str | bytes] = []
     try:
         return out, inflate(decoder, *arguments, out)
@@ -231,7 +231,7 @@ def fuzz(folder: Path, seed: int, seconds: float) -> None:
 
 
 def build(folder: Path) -> None:
-    """Compile with the sanitizers; ends the program where that cannot be done."""
+    """Compile with the sanitizers; ends the program if this is impossible."""
     environment = {**os.environ, "CC": "gcc", "CFLAGS": SANITIZE, "LDFLAGS": SANITIZE, "WSFLEET_NO_EXTENSIONS": ""}
     command = [sys.executable, "setup.py", "-q", "build_ext", "--build-lib", folder, "--build-temp", folder / "temp"]
     subprocess.run(command, cwd=ROOT, env=environment, check=True)
@@ -240,12 +240,12 @@ def build(folder: Path) -> None:
 
 
 def missing() -> str | None:
-    """Say what is missing for it, if anything is."""
+    """Report the missing requirements, if any."""
     return None if sys.platform == "linux" and shutil.which("gcc") else "gcc with its address sanitizer, on Linux"
 
 
 def run(seed: int, seconds: float) -> int:
-    """Build, and run the inner program; returns its exit code."""
+    """Build, and run the inner program; return its exit code."""
     with tempfile.TemporaryDirectory(prefix="wsfleet-fuzz-") as name:
         build(Path(name))
         library = subprocess.run(["gcc", "-print-file-name=libasan.so"], capture_output=True, text=True, check=True)

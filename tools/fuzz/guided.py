@@ -1,7 +1,7 @@
-"""Recorded and mutated bytes for the wire, guided by what they make it do: atheris, over libFuzzer.
+"""Recorded and mutated bytes for the wire, guided by coverage: atheris, based on libFuzzer.
 
-`python -m tools.fuzz.guided wire|handshake [libFuzzer's options] FOLDER...`; `tools.fuzz` runs it. What it does with an
-input is told in `tests/support/fuzzing.py`. One that fails is written down, and ends the program.
+`python -m tools.fuzz.guided wire|handshake [libFuzzer's options] FOLDER...`; `tools.fuzz` runs it. Inputs are
+described in `tests/support/fuzzing.py`. A failing one is saved, and ends the program.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ try:
     from wsfleet.transport import _scanner
 
     SCANNERS.append(_scanner.scan)
-except ImportError:  # not compiled: in Python alone
+except ImportError:  # not compiled: only Python
     pass
 
 
 def main() -> None:
     target = TARGETS[sys.argv.pop(1)]
-    logging.disable()  # what goes wrong is meant
+    logging.disable()  # errors are intended
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
 

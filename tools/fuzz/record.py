@@ -1,7 +1,7 @@
-"""Records what real servers send, as inputs for the fuzzer: `python -m tools.fuzz.record`.
+"""Records the data of real servers, as inputs for the fuzzer: `python -m tools.fuzz.record`.
 
-They go into `tests/support/fuzz_corpus`. websockets' own server, nats-server and the npm package ws, with compression
-and without, are each asked to open a WebSocket with the one key that the inputs have. Every conversation ends with a
+They are saved in `tests/support/fuzz_corpus`. websockets' own server, nats-server and the npm package ws, with and
+without compression, are each asked to open a WebSocket with the one key of all inputs. Every conversation ends with a
 close, or with the server's refusal.
 """
 
@@ -30,7 +30,7 @@ from tests.support.servers.node_ws import NodeWs
 
 CORPUS = Path(__file__).parents[2] / "tests" / "support" / "fuzz_corpus"
 MOST = 4096
-"""Bytes of a recorded conversation at most: the fuzzer learns no more from longer ones, and is slower."""
+"""Maximum size of a recorded conversation: longer ones only make the fuzzer slower."""
 
 QUIET_S = 0.5
 CLOSE = Frame(Opcode.CLOSE, b"\x03\xe8")
@@ -39,7 +39,7 @@ SUBSCRIBE = b'CONNECT {"verbose":true}\r\nSUB a 1\r\nPUB a 5\r\nhello\r\nPING\r\
 
 
 async def record(uri: str, deflate: bool, sent: list[Frame]) -> bytes:
-    """Return all that the server at `uri` sends, from its answer to the handshake on, to one who sends `sent`."""
+    """Return all data of the server at `uri`, from its answer to the handshake on, for a client that sends `sent`."""
     where = parse_uri(uri)
     client = ClientProtocol(
         where,
@@ -51,32 +51,32 @@ async def record(uri: str, deflate: bool, sent: list[Frame]) -> bytes:
     try:
         client.send_request(client.connect())
         writer.writelines(client.data_to_send())
-        said = await reader.readuntil(b"\r\n\r\n")
-        for frames in (sent, [CLOSE] * said.startswith(b"HTTP/1.1 101")):
+        received = await reader.readuntil(b"\r\n\r\n")
+        for frames in (sent, [CLOSE] * received.startswith(b"HTTP/1.1 101")):
             for frame in frames:
-                writer.write(frame.serialize(mask=True))  # uncompressed, as a client may at any time
-            said += await until_quiet(reader)
-        return said
+                writer.write(frame.serialize(mask=True))  # uncompressed, which is always allowed
+            received += await until_quiet(reader)
+        return received
     finally:
         writer.close()
 
 
 async def until_quiet(reader: asyncio.StreamReader) -> bytes:
-    """Return what comes until nothing comes any more."""
-    said = b""
+    """Return the data that arrive until the server is silent."""
+    received = b""
     while True:
         try:
             async with asyncio.timeout(QUIET_S):
                 data = await reader.read(2**16)
         except (TimeoutError, ConnectionError):
-            return said
+            return received
         if not data:
-            return said
-        said += data
+            return received
+        received += data
 
 
 async def feed(connection: ServerConnection) -> None:
-    """A bit of everything that a good server sends: texts, bytes, fragments, a ping, and a close with a reason."""
+    """All kinds of data of a correct server: texts, bytes, fragments, a ping, and a close with a reason."""
     for text in TEXTS:
         await connection.send(text)
     await connection.send(bytes(range(200)))
@@ -98,7 +98,7 @@ def refuse(connection: ServerConnection, request: Request) -> Response | None:
 
 @asynccontextmanager
 async def sources(folder: Path, deflate: bool) -> AsyncIterator[list[tuple[str, str, list[Frame]]]]:
-    """Servers, as they are called, where they are, and what they are told so that they send something."""
+    """Servers: name, address, and the messages that make them send data."""
     kind = "deflate" if deflate else None
     echoed = [Frame(Opcode.TEXT, text.encode()) for text in TEXTS] + [Frame(Opcode.PING, b"?")]
     async with (
@@ -125,20 +125,20 @@ async def record_all() -> None:
         for deflate in (False, True):
             async with sources(Path(folder), deflate) as found:
                 for name, uri, sent in found:
-                    said = await record(uri, deflate, sent)
-                    keep(name + "-deflate" * deflate, said[:MOST], deflate)
+                    received = await record(uri, deflate, sent)
+                    keep(name + "-deflate" * deflate, received[:MOST], deflate)
 
 
-def keep(name: str, said: bytes, deflate: bool) -> None:
-    """Keep a conversation as one from the handshake on, and, where it opened, also as one on an open connection."""
-    head, _, rest = said.partition(b"\r\n\r\n")
+def keep(name: str, received: bytes, deflate: bool) -> None:
+    """Save a conversation from the handshake on, and, if it opened, also as one on an open connection."""
+    head, _, rest = received.partition(b"\r\n\r\n")
     opened = head.startswith(b"HTTP/1.1 101")
     if deflate and not opened:
-        return  # the same again
-    (CORPUS / "handshake" / name).write_bytes(how(deflate, cut=100) + said)
+        return  # a duplicate
+    (CORPUS / "handshake" / name).write_bytes(how(deflate, cut=100) + received)
     if opened:
         (CORPUS / "wire" / name).write_bytes(how(deflate) + rest)
-    print(f"{name}: {len(said)} bytes{', opened' if opened else ''}")
+    print(f"{name}: {len(received)} bytes{', opened' if opened else ''}")
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""Ten minutes of 2,000 connections and a server that misbehaves at random: `make soak`."""
+"""Ten minutes of 2,000 connections and a server with random faults: `make soak`."""

@@ -1,8 +1,8 @@
-"""Ten minutes of 2,000 connections, with faults at random: `make soak`, or `python -m tools.soak`.
+"""Ten minutes of 2,000 connections, with random faults: `make soak`, or `python -m tools.soak`.
 
-A server in a process of its own drops, resets, closes, falls silent, refuses and sends garbage, as the seed has it;
-the fleet has processors of every kind over every overflow policy, loops, and a pool with requests. At the end the
-balance must be exact, the memory flat, and no object left. The report is a page with plots; where something fails, the
+A server in its own process drops, resets, closes, falls silent, refuses and sends invalid data, as the seed determines;
+the fleet has processors of every kind with every overflow policy, loops, and a pool with requests. At the end the
+balance must be exact, the memory constant, and no object left. The report is a page with plots; if something fails, the
 exit code is 1.
 """
 
@@ -21,10 +21,14 @@ from wsfleet.transport.open_files import ADVICE, SPARE, raise_limit
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tools.soak", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--connections", type=int, default=2000, metavar="N", help="how many (default: 2,000)")
-    parser.add_argument("--seconds", type=float, default=600.0, metavar="S", help="how long (default: 600)")
-    parser.add_argument("--seed", type=int, metavar="N", help="what decides about the faults (default: by chance)")
-    parser.add_argument("--report", type=Path, default=Path("build/soak.html"), metavar="FILE", help="the page")
+    parser.add_argument(
+        "--connections", type=int, default=2000, metavar="N", help="number of connections (default: 2,000)"
+    )
+    parser.add_argument("--seconds", type=float, default=600.0, metavar="S", help="duration (default: 600)")
+    parser.add_argument("--seed", type=int, metavar="N", help="seed of the faults (default: random)")
+    parser.add_argument(
+        "--report", type=Path, default=Path("build/soak.html"), metavar="FILE", help="file of the report"
+    )
     return parser.parse_args()
 
 

@@ -1,4 +1,4 @@
-"""What the soak's fleet does with its connections: every overflow policy, every kind of processor, pools and loops."""
+"""The load of the soak: every overflow policy, every kind of processor, pools and loops."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ MEMBERS = 8
 """Connections of the pool, and at most a tenth of all."""
 
 REQUESTS = 10
-"""Requests that are under way at a time."""
+"""Number of concurrent requests."""
 
 OWN = 4
-"""Each OWNth connection has a processor of its own."""
+"""Each OWNth connection has its own processor."""
 
 
 def key_of(message: Message[Any]) -> int:
@@ -30,11 +30,11 @@ def key_of(message: Message[Any]) -> int:
 
 
 class Load:
-    """Declares the fleet, and uses it until it is told to stop."""
+    """Declares the fleet, and uses it until it is stopped."""
 
     def __init__(self, fleet: Fleet, uri: str, connections: int, seed: int) -> None:
         self.fleet = fleet
-        self.processed = 0  # on the loop
+        self.processed = 0  # in the loop
         self._in_threads: list[list[int]] = []
         self.asked: Counter[str] = Counter()
         self._chance = random.Random(seed)
@@ -50,7 +50,7 @@ class Load:
 
     @property
     def handled(self) -> int:
-        """How many messages processors and loops had, and did not fail."""
+        """Number of messages that processors and loops got, and did not fail."""
         return self.processed + sum(count for (count,) in self._in_threads)
 
     def _connect(self) -> None:
@@ -112,17 +112,17 @@ class Load:
             self._in_threads.append(counts)
         return {"def": work_in_thread, "batch": work_on_batch, "retry": fail_at_times}.get(kind, work)
 
-    # What the user does
+    # Actions of the user
 
     def start(self) -> None:
-        """Begin to use the fleet, which runs."""
+        """Begin to use the running fleet."""
         doings: list[Coroutine[Any, Any, None]] = [self._look_again(), self._come_and_go(), self._trouble()]
         doings += [self._ask() for _ in range(REQUESTS)]
         doings += [self._loop(pattern) for pattern in ("pause.*", ">", "latest.*")]
         self._tasks = {asyncio.get_running_loop().create_task(doing) for doing in doings}
 
     async def stop(self) -> None:
-        """Stop all that. Raises what one of them ended with."""
+        """Stop all of this. Raises the exceptions of the tasks."""
         for task in self._tasks:
             task.cancel()
         for result in await asyncio.gather(*self._tasks, return_exceptions=True):
@@ -130,7 +130,7 @@ class Load:
                 raise result
 
     async def _look_again(self) -> None:
-        """FAIL ends a subscription when it overflows: open it again."""
+        """FAIL ends a subscription when it overflows: subscribe again."""
         while True:
             await asyncio.sleep(1.0)
             for kind in KINDS:
@@ -139,7 +139,7 @@ class Load:
                     self.asked["processors opened again"] += 1
 
     async def _come_and_go(self) -> None:
-        """Close a connection, and declare another."""
+        """Close a connection, and declare another one."""
         while True:
             await asyncio.sleep(0.5)
             await self._any().close()
@@ -169,7 +169,7 @@ class Load:
                 self.asked[type(exc).__name__] += 1
 
     async def _loop(self, pattern: str) -> None:
-        """Subscribe, take what comes for some seconds, and begin anew."""
+        """Subscribe, read messages for some seconds, and repeat."""
         while True:
             until = time.monotonic() + self._chance.uniform(2.0, 6.0)
             buffer = Buffer(200, overflow=Overflow.DROP_OLDEST)

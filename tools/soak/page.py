@@ -1,4 +1,4 @@
-"""The soak's report: one page of HTML that needs nothing else."""
+"""The soak's report: one self-contained page of HTML."""
 
 from __future__ import annotations
 

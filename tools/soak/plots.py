@@ -1,4 +1,4 @@
-"""Draws a soak's series over time. The extra "bench" brings what that needs."""
+"""Draws a soak's series over time. Requires the extra "bench"."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def draw(samples: Samples) -> Iterator[tuple[str, str]]:
 
 
 def _rates(at: Sequence[float], counts: Sequence[float]) -> list[float]:
-    # What was removed is summed up without its policy, so that a sum over rows may go down.
+    # Removed subscriptions are summed up without their policy, so a sum over rows may decrease.
     return [max(0.0, counts[n] - counts[n - 1]) / (at[n] - at[n - 1]) for n in range(1, len(at))]
 
 

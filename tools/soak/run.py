@@ -1,4 +1,4 @@
-"""Runs one soak: the server in its process, the fleet in this one, and somebody who measures."""
+"""Runs one soak: the server in its process, the fleet and the measurements in this one."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ __all__ = ["Report", "soak"]
 
 LOOKS, WEIGHINGS = 600, 60
 LOOK_S, WEIGH_S = 1.0, 4.0
-"""How many samples there are of the fleet, and of the memory; but never more often than that, as they cost time."""
+"""Number of samples of the fleet, and of the memory; the interval has a minimum, because sampling takes time."""
 
 REHEARSAL_S, REHEARSED = 3.0, 40
-"""A small soak before the objects are counted: what is imported, cached or begun once is there already."""
+"""A short soak before objects are counted, after which modules are imported and caches filled."""
 
 
 @dataclass
 class Report:
-    """What a soak came to."""
+    """The result of a soak."""
 
     connections: int
     seconds: float
@@ -52,18 +52,18 @@ def soak(
     seconds: float,
     seed: int,
     run: Callable[[Coroutine[Any, Any, End]], End],
-    tell: Callable[[str], None],
+    report_progress: Callable[[str], None],
 ) -> Report:
-    """Run it all with `run`, which is asyncio.run or like it; `tell` is told now and then how far it is."""
+    """Run the soak with `run`, which is asyncio.run or similar; `report_progress` is called with the progress."""
     tracemalloc.start()
-    log = OwnFaults()  # everything fails all the time: what matters of what is logged, it finds
+    log = OwnFaults()  # everything fails all the time: this finds the important records in the log
     try:
         with child_process("tools.soak.server", connections, seed) as server, log.listening():
             uri = f"ws://127.0.0.1:{int(cast(IO[bytes], server.stdout).readline())}"
             run(_live(Samples(), uri, min(REHEARSED, connections), REHEARSAL_S, seed, lambda text: None))
             before = _counted()
             samples = Samples()
-            end = run(_live(samples, uri, connections, seconds, seed, tell))
+            end = run(_live(samples, uri, connections, seconds, seed, report_progress))
             after = _counted()
             faults = _ask(server)
     finally:
@@ -73,7 +73,7 @@ def soak(
 
 
 def _counted() -> Counter[str]:
-    for _ in range(3):  # what a destructor lets go of is found by the next
+    for _ in range(3):  # objects released by a destructor are found by the next
         gc.collect()
     return count_objects()
 
@@ -88,21 +88,21 @@ def _ask(server: subprocess.Popen[bytes]) -> dict[str, int]:
 
 
 async def _live(
-    samples: Samples, uri: str, connections: int, seconds: float, seed: int, tell: Callable[[str], None]
+    samples: Samples, uri: str, connections: int, seconds: float, seed: int, report_progress: Callable[[str], None]
 ) -> End:
-    """Let a fleet live for so long; nothing is left of it afterwards but numbers."""
+    """Run a fleet for this time; only numbers are left of it."""
     fleet = Fleet(limits=Limits(handshakes=32), drain_s=20.0)
     load = Load(fleet, uri, connections, seed)
     async with fleet:
         load.start()
-        await _measure(samples, fleet, seconds, tell)
+        await _measure(samples, fleet, seconds, report_progress)
         await load.stop()
-    # Transports that were closed last give back their sockets in the loop's next turns.
+    # Transports that were closed last release their sockets in the next iterations of the loop.
     await asyncio.sleep(0.5)
     return End.of(fleet.stats(), load.handled, dict(load.asked))
 
 
-async def _measure(samples: Samples, fleet: Fleet, seconds: float, tell: Callable[[str], None]) -> None:
+async def _measure(samples: Samples, fleet: Fleet, seconds: float, report_progress: Callable[[str], None]) -> None:
     began = time.monotonic()
     look_s, weigh_s = max(LOOK_S, seconds / LOOKS), max(WEIGH_S, seconds / WEIGHINGS)
     weigh_at = began + weigh_s
@@ -112,7 +112,7 @@ async def _measure(samples: Samples, fleet: Fleet, seconds: float, tell: Callabl
         if time.monotonic() >= weigh_at:
             weigh_at += weigh_s
             samples.weigh()
-            tell(f"{now - began:5.0f} s: {_line(samples)}")
+            report_progress(f"{now - began:5.0f} s: {_line(samples)}")
 
 
 def _line(samples: Samples) -> str:

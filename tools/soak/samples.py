@@ -1,4 +1,4 @@
-"""What is measured while the soak goes on: memory, objects, and what the fleet says of itself."""
+"""The measurements during the soak: memory, objects, and the fleet's own stats."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def resident_bytes() -> int:
 
 
 def count_objects() -> Counter[str]:
-    """Count what the garbage collector knows of, by type, after it has collected."""
+    """Collect garbage, and count the objects that the garbage collector tracks, by type."""
     gc.collect()
     return Counter({_name(kind): count for kind, count in Counter(map(type, gc.get_objects())).items()})
 
@@ -39,7 +39,7 @@ def _name(kind: type) -> str:
 
 
 class OwnFaults(logging.Handler):
-    """Keeps what says in the log that a fault is wsfleet's own, or was nobody's to handle."""
+    """Collects log records about wsfleet's own faults, or unhandled exceptions."""
 
     TEXTS = ("the supervisor failed", "its worker failed")
 
@@ -49,7 +49,7 @@ class OwnFaults(logging.Handler):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Listen alone: others may keep what they are told, and all that hangs on it."""
+        """Be the only handler: others may keep the records, and all that they reference."""
         loggers = [logging.getLogger(name) for name in ("wsfleet", "asyncio")]
         for logger in loggers:
             logger.addHandler(self)
@@ -69,7 +69,7 @@ class OwnFaults(logging.Handler):
 
 @dataclass
 class Samples:
-    """Series over time. `at` and what is named like it belong together; so do `weighed_at` and the memory's."""
+    """Series over time. `at` and the attributes of that kind belong together; so do `weighed_at` and the memory's."""
 
     at: list[float] = field(default_factory=list)
     states: dict[str, list[int]] = field(default_factory=lambda: {state.value: [] for state in State})
@@ -87,7 +87,7 @@ class Samples:
     _began: float = field(default_factory=time.monotonic)
 
     def look(self, fleet: Fleet) -> None:
-        """Note what the fleet says."""
+        """Record the fleet's stats."""
         stats = fleet.stats()
         self.at.append(time.monotonic() - self._began)
         self.unbalanced += not stats.balanced
@@ -103,7 +103,7 @@ class Samples:
             dropped.append(sum(row.dropped for row in stats.subscriptions if row.overflow == policy))
 
     def weigh(self) -> None:
-        """Note the memory, after what is garbage was collected: else the saw's teeth are all there is to see."""
+        """Record the memory after a garbage collection; without it, the garbage would dominate."""
         counts = count_objects()
         self.weighed_at.append(time.monotonic() - self._began)
         self.rss.append(resident_bytes())
@@ -116,4 +116,4 @@ class Samples:
 
 
 TYPES = 12
-"""Types of objects whose counts are kept: those with the most."""
+"""The types of objects whose counts are kept: those with the most."""

@@ -1,7 +1,7 @@
-"""A server that misbehaves at random, in a process of its own: `python -m tools.soak.server CONNECTIONS SEED`.
+"""A server with random faults, in its own process: `python -m tools.soak.server CONNECTIONS SEED`.
 
-It sends numbered messages to every client that comes to `/feed/...`, answers requests at `/pool`, and all the time
-does something wrong to somebody. It prints its port as the first line, for each line of stdin what it did so far as
+It sends numbered messages to every client of `/feed/...`, answers requests at `/pool`, and continuously
+causes faults for some clients. It prints its port as the first line, for each line of stdin its counts so far as
 JSON, and ends when stdin does.
 """
 
@@ -27,13 +27,13 @@ from wsfleet.runtime.loop import run_loop
 from wsfleet.transport.open_files import raise_limit
 
 SLICE_S = 0.02
-"""Connections take turns in slices of this length."""
+"""Connections are served in turn, in slices of this length."""
 
 EVERY_S = 1.0
-"""How often a client is sent a message."""
+"""Interval between messages to a client."""
 
 FAULT_EVERY_S = 90.0
-"""How often something is done wrong to each client, on average; often enough that a leak at each loss shows."""
+"""Average interval between faults of a client; short enough that a leak at each loss becomes visible."""
 
 SILENT_S = 12.0
 BURST = 250
@@ -41,7 +41,7 @@ MAX_UNSENT = 2**18
 CODES = (1000, 1001, 1008, 1011, 1012, 1013, 3000, 4999)
 
 SPELL_EVERY_S, SPELL_S = 20.0, 3.0
-"""Bad spells, in which handshakes are refused, and at whose beginning many clients are lost at once."""
+"""Periods in which handshakes are refused, and at whose beginning many clients are lost at once."""
 
 GARBAGE = {
     "reserved bits": b"\xf1\x02ab",
@@ -54,7 +54,7 @@ GARBAGE = {
 
 
 class Server:
-    """Feeds its clients, and takes it out on them."""
+    """Sends to its clients, and causes their faults."""
 
     def __init__(self, connections: int, seed: int) -> None:
         self.done: Counter[str] = Counter()
@@ -68,7 +68,7 @@ class Server:
     # Clients
 
     async def handle(self, client: ServerConnection) -> None:
-        """Serve one client until it is gone."""
+        """Serve one client until it has disconnected."""
         path = client.request.path if client.request else ""
         try:
             if path == "/pool":
@@ -104,7 +104,7 @@ class Server:
         return None
 
     async def feed(self) -> None:
-        """Send everybody a message in turn, for ever."""
+        """Send a message to each client in turn, for ever."""
         loop = asyncio.get_running_loop()
         due = loop.time()
         while True:
@@ -122,10 +122,10 @@ class Server:
             number += count
         return number
 
-    # What is done to them
+    # Faults
 
     async def misbehave(self) -> None:
-        """Do something wrong to somebody, for ever."""
+        """Cause faults for random clients, for ever."""
         faults = [self._drop, self._reset, self._close, self._silence, self._garble, self._malform, self._burst]
         while True:
             await asyncio.sleep(self._chance.expovariate(1.0 / self._pause_s))
@@ -136,7 +136,7 @@ class Server:
                     self._chance.choice(faults)(client)
 
     async def spells(self) -> None:
-        """Now and then lose a tenth of all at once, and let few of them come back for a while."""
+        """Sometimes lose a tenth of all clients at once, and accept few of them for a while."""
         while True:
             await asyncio.sleep(self._chance.uniform(0.5, 1.5) * SPELL_EVERY_S)
             self._bad_spell = True
@@ -196,7 +196,7 @@ async def serve_soak(connections: int, seed: int) -> None:
     loop = asyncio.get_running_loop()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     logger = logging.getLogger("tools.soak.server")
-    logger.disabled = True  # its clients are badly treated, and the log would tell of each
+    logger.disabled = True  # its faults are intended, and would all be logged
     listening = await serve(
         server.handle,
         "127.0.0.1",

@@ -1,4 +1,4 @@
-"""Whether a soak went well: each criterion, what was found, and why its bound is where it is."""
+"""The criteria of a soak, their results, and the reasons for their bounds."""
 
 from __future__ import annotations
 
@@ -13,32 +13,34 @@ from wsfleet import FleetStats
 __all__ = ["Criterion", "End", "growth", "judge", "slope"]
 
 WARM_UP = 0.25
-"""The share of the time in which buffers, caches and the allocator's arenas fill; it is not judged."""
+"""Fraction of the time in which buffers, caches and the allocator's arenas fill; it is not included."""
 
 FEWEST = 20
-"""Samples of the memory after the warm-up, below which a slope says nothing."""
+"""Minimum number of memory samples after the warm-up for a meaningful slope."""
 
 TRACED = 0.02
 RSS = 0.05
-"""How much of its level the memory may grow by, over all the time that is judged.
+"""Allowed relative growth of the memory, over the time after the warm-up.
 
-What is traced is Python's own, weighed after garbage was collected. It goes up and down with what waits in mailboxes,
-and with how many connections are down at the moment; a robust slope sees little of that. In ten minutes of 2,000
-connections a hundred bytes left behind by each lost connection, or two by each message, are about as much as the bound:
-leaks of that kind are meant. What is resident also has the allocator's holes, and the buffers of C and the kernel, so
-it may do more.
+Traced memory is Python's own, measured after a garbage collection. It varies with the messages waiting in mailboxes,
+and with the number of connections that are down; a robust slope is hardly affected. In ten minutes of 2,000
+connections a hundred bytes leaked by each lost connection, or two by each message, are about as much as the bound,
+which is meant for leaks of that kind. Resident memory also includes fragmentation, and the buffers of C and the kernel,
+so its bound is larger.
 """
 
 OBJECTS = 0.1
-"""How many objects of a type of Python's own may be left, for each connection: one at each would be ten times that."""
+"""Allowed number of remaining objects of a built-in type, for each connection; a leak of one each would be ten times
+that.
+"""
 
 OURS = ("wsfleet.", "websockets.", "tools.soak.load.", "_asyncio.", "asyncio.", "uvloop.")
-"""Of these types no object may be left: who holds one holds a connection's worth of memory."""
+"""Types of which no object may be left, because each references a connection's worth of memory."""
 
 
 @dataclass(frozen=True)
 class Criterion:
-    """One thing that must hold. `holds` is None where the soak was too short to tell."""
+    """One criterion. `holds` is None if the soak was too short to decide."""
 
     name: str
     holds: bool | None
@@ -48,7 +50,7 @@ class Criterion:
 
 @dataclass(frozen=True)
 class End:
-    """What the fleet said when it had ended, and what processors and loops had seen: numbers, which hold nothing."""
+    """The fleet's stats at its end, and the counts of processors and loops: only numbers, without references."""
 
     balanced: bool
     processed: int
@@ -81,7 +83,7 @@ def slope(at: Sequence[float], values: Sequence[float]) -> float:
 
 
 def growth(at: Sequence[float], values: Sequence[float]) -> float | None:
-    """Return by what share of its median level a series grew after the warm-up; None where it is too short."""
+    """Return the relative growth of a series after the warm-up; None if it is too short."""
     start = at[0] + WARM_UP * (at[-1] - at[0]) if at else 0.0
     judged = [(when, value) for when, value in zip(at, values, strict=True) if when >= start]
     if len(judged) < FEWEST:
@@ -99,15 +101,17 @@ def judge(
     seen = end.processed <= end.handled <= end.processed + end.failed
     return [
         Criterion("The balance is exact at the end", end.balanced, str(end.balanced).lower(), "true"),
-        Criterion("The balance is exact at every look", not wrong, f"{wrong} of {looks:,} looks found none", "0"),
+        Criterion(
+            "The balance is exact in every sample", not wrong, f"{wrong} of {looks:,} samples were unbalanced", "0"
+        ),
         Criterion("Nothing is pending at the end", not end.pending, f"{end.pending:,}", "0"),
-        Criterion("Processors and loops saw what is counted", seen, f"{end.handled:,} seen", seen_wanted),
-        Criterion("The log tells of no fault of wsfleet's own", not log, "; ".join(log[:3]) or "none", "none"),
-        _flat("tracemalloc is flat", samples, samples.traced, TRACED),
-        _flat("RSS is flat", samples, samples.rss, RSS),
-        _objects("No object of wsfleet's, websockets' or asyncio's is left", _left(before, after, ours=True), 0),
+        Criterion("Processors and loops got the counted messages", seen, f"{end.handled:,} seen", seen_wanted),
+        Criterion("The log contains no fault of wsfleet itself", not log, "; ".join(log[:3]) or "none", "none"),
+        _flat("traced memory does not grow", samples, samples.traced, TRACED),
+        _flat("resident memory does not grow", samples, samples.rss, RSS),
+        _objects("No object of wsfleet, websockets or asyncio is left", _left(before, after, ours=True), 0),
         _objects(
-            "Objects of other types are as many as before",
+            "The number of other objects is the same as before",
             _left(before, after, ours=False),
             max(50, round(OBJECTS * connections)),
         ),
@@ -118,7 +122,7 @@ def _flat(name: str, samples: Samples, values: Sequence[float], most: float) -> 
     found = growth(samples.weighed_at, values)
     wanted = f"at most +{most:.0%} over the time after the warm-up (Theil-Sen)"
     if found is None:
-        return Criterion(name, None, f"too short to tell: needs {FEWEST} samples after the warm-up", wanted)
+        return Criterion(name, None, f"too short: requires {FEWEST} samples after the warm-up", wanted)
     return Criterion(name, found <= most, f"{found:+.2%}", wanted)
 
 

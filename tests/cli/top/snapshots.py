@@ -1,6 +1,6 @@
-"""Screens kept as SVG, and compared.
+"""Screens recorded as SVG, and their comparison.
 
-`WSFLEET_RENEW_SNAPSHOTS=1` before pytest writes them anew: look at each that changed before it is committed.
+`WSFLEET_RENEW_SNAPSHOTS=1` before pytest records them anew: check each changed one before it is committed.
 """
 
 import os
@@ -13,13 +13,13 @@ from textual.pilot import Pilot
 
 FOLDER = Path(__file__).parent / "snapshots"
 SHOWN = Path(__file__).parents[3] / "docs" / "top.svg"
-"""The one that the documents show."""
+"""The screen that the documentation shows."""
 TRIES = 200
-"""A bound on waiting for a screen to become what it should be; used up by one that looks otherwise alone."""
+"""Time limit for a screen to become the expected one; only a wrong screen uses it up."""
 
 
 def picture(app: App[int]) -> str:
-    """Return the screen as an SVG that asks nobody for its font."""
+    """Return the screen as an SVG that loads no font."""
     svg = re.sub(r"\s*@font-face \{.*?\}", "", app.export_screenshot(), flags=re.DOTALL)
     return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
 
@@ -30,7 +30,7 @@ def text(app: App[int]) -> str:
 
 
 async def compare(pilot: Pilot[int], name: str, tmp_path: Path) -> None:
-    """Compare the screen, once it has become it, with the one that is kept under `name`."""
+    """Wait until the screen equals the one that is recorded under `name`."""
     file = SHOWN if name == "top" else FOLDER / f"{name}.svg"
     if os.environ.get("WSFLEET_RENEW_SNAPSHOTS"):
         await pilot.pause(1.0)

@@ -20,8 +20,8 @@ async def trouble(client: Client) -> StatusError:
 
 
 async def test_reads_all_that_a_fleet_tells() -> None:
-    """Overview, history, a part of the table and the events come as they were told."""
-    view = FleetView(told=[{"kind": "gap", "topic": "$gap.feed-1", "at": 1.5}, {"kind": "missed", "count": 3}])
+    """Overview, history, a part of the table and the events are returned as they were sent."""
+    view = FleetView(sent=[{"kind": "gap", "topic": "$gap.feed-1", "at": 1.5}, {"kind": "missed", "count": 3}])
     async with serving(Served(view)) as served:
         client = Client(served.url)
         overview = await client.overview()
@@ -30,14 +30,14 @@ async def test_reads_all_that_a_fleet_tells() -> None:
         part = await client.endpoints(Query(search="feed-1", sort="received", order="desc", offset=1, limit=2))
         assert (part.total, part.matched, part.offset) == (12, 4, 1)
         assert [row.name for row in part.rows] == ["feed-11", "feed-10"]
-        told = client.events()
-        assert [await anext(told), await anext(told)] == view.told
-        await told.aclose()
+        stream = client.events()
+        assert [await anext(stream), await anext(stream)] == view.sent
+        await stream.aclose()
         await client.close()
 
 
 async def test_a_token_goes_into_the_header_and_nowhere_else() -> None:
-    """The token is in Authorization, in no URL; a wrong one, and none, are told apart."""
+    """The token is sent in Authorization, never in a URL; a wrong token and a missing one give different errors."""
     async with serving(Served(FleetView())) as served:
         served.token = "let-me-in"
         given: list[str | None] = [None]
@@ -53,7 +53,7 @@ async def test_a_token_goes_into_the_header_and_nowhere_else() -> None:
 
 
 async def test_a_renewed_token_file_is_taken_up(tmp_path: Path) -> None:
-    """A token that changes in its file opens the fleet again; a file that is gone is told."""
+    """A new token in the token file is used; a missing file is reported."""
     file = tmp_path / "token"
     file.write_text("old\n")
     async with serving(Served(FleetView())) as served:
@@ -78,8 +78,8 @@ async def test_a_renewed_token_file_is_taken_up(tmp_path: Path) -> None:
         (RedirectResponse("http://127.0.0.1:1/elsewhere"), "307"),
     ],
 )
-async def test_what_is_no_fleet_is_said_to_be_none(answer: Response, text: str) -> None:
-    """Any other server's answer is trouble with a name, and no redirect is followed with our token."""
+async def test_answers_of_another_server_are_recognized(answer: Response, text: str) -> None:
+    """An answer of another server is a specific error, and no redirect is followed with the token."""
     async with serving(Served(FleetView())) as served:
         served.odd = answer
         client = Client(served.url, lambda: "secret")
@@ -88,8 +88,8 @@ async def test_what_is_no_fleet_is_said_to_be_none(answer: Response, text: str) 
         await client.close()
 
 
-async def test_nobody_there_is_told_in_plain_words() -> None:
-    """A port where nobody listens, and a fleet that ends while it tells, are UNREACHABLE."""
+async def test_an_unreachable_fleet_is_reported_in_plain_words() -> None:
+    """If nothing listens on the port, or the fleet ends during the events, the error is UNREACHABLE."""
     async with serving(Served(FleetView())) as served:
         client = Client(served.url)
         await client.overview()
@@ -101,17 +101,17 @@ async def test_nobody_there_is_told_in_plain_words() -> None:
     await secure.close()
 
 
-async def test_plain_http_behind_an_https_url_is_told() -> None:
-    """Who writes https:// for a server without TLS is told so."""
+async def test_plain_http_behind_an_https_url_is_reported() -> None:
+    """https:// for a server without TLS is reported with this reason."""
     async with serving(Served(FleetView())) as served:
         client = Client(served.url.replace("http:", "https:"))
         assert "not use TLS" in (await trouble(client)).text
         await client.close()
-    assert issubclass(ssl.SSLError, OSError)  # which is why it is looked for first
+    assert issubclass(ssl.SSLError, OSError)  # therefore it is checked first
 
 
 async def test_only_the_rows_that_are_asked_for_are_sent() -> None:
-    """Of ten thousand endpoints twenty are sent where twenty are asked for."""
+    """Of ten thousand endpoints, only the twenty that are requested are sent."""
     async with serving(Served(FleetView([endpoint(number) for number in range(10_000)]))) as served:
         client = Client(served.url)
         part = await client.endpoints(Query(offset=9_000, limit=20))
@@ -128,7 +128,7 @@ async def test_only_the_rows_that_are_asked_for_are_sent() -> None:
     ],
 )
 def test_a_url_is_taken_as_a_person_writes_it(given: str, used: str) -> None:
-    """The scheme may be left out, a path may lie before the interface, and a slash may end it."""
+    """The scheme may be omitted, a path may precede the interface, and a final slash is accepted."""
     assert check_url(given) == used
 
 
@@ -145,7 +145,7 @@ def test_a_url_is_taken_as_a_person_writes_it(given: str, used: str) -> None:
     ],
 )
 def test_a_url_that_will_not_do_is_refused_without_quoting_it(given: str) -> None:
-    """A secret in a URL is refused, and is not shown by the refusal."""
+    """A URL that contains a secret is rejected, and the error does not show it."""
     with pytest.raises(ValueError) as caught:
         check_url(given)
     assert "hunter2" not in str(caught.value)

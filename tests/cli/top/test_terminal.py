@@ -1,4 +1,4 @@
-"""The screen of `wsfleet top`: what it shows of a fleet, and how it answers to keys."""
+"""The screen of `wsfleet top`: its contents, and its keys."""
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -16,10 +16,10 @@ from wsfleet.cli.top.rows import EndpointTable
 from wsfleet.cli.top.terminal import Top
 from wsfleet.serve.status.schema import StatusError
 
-# Textual has its own look at the loop, and no use for another.
+# Textual checks the loop itself, and does not support others.
 LOOPS = ("asyncio",)
 
-LOOK_S = 0.3  # pilot.press waits until nothing moves
+LOOK_S = 0.3  # pilot.press waits until nothing changes
 WIDE, NARROW = (120, 40), (80, 24)
 
 TOLD: list[dict[str, Any]] = [
@@ -37,7 +37,7 @@ HOSTILE = "[bold red]x[/] \x1b[2J\x1b]0;own\x07 \u202egnp.exe\u202c\n[@click=app
 
 @pytest.fixture(autouse=True)
 def utc(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Clocks show the same everywhere."""
+    """Set the same time zone everywhere."""
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
     yield
@@ -50,7 +50,7 @@ def many(number: int) -> list[dict[str, Any]]:
 
 
 def troubled(number: int = 1000) -> FleetView:
-    """A fleet with a bit of everything."""
+    """A fleet with endpoints in all states."""
     return FleetView(
         many(number),
         TOLD,
@@ -70,7 +70,7 @@ async def until(pilot: Pilot[int], seen: Callable[[], object]) -> None:
 async def shown(
     view: FleetView, size: tuple[int, int] = WIDE, theme: str = "textual-dark"
 ) -> AsyncIterator[Pilot[int]]:
-    """The screen over `view`, drawn, which looks often."""
+    """The screen over `view`, drawn, with short refresh intervals."""
     app = Top(view, look_s=LOOK_S, now=lambda: AT)
     app.theme = theme
     async with app.run_test(size=size) as pilot:
@@ -103,13 +103,13 @@ def lines(pilot: Pilot[int], part: str) -> list[str]:
     ],
 )
 async def test_looks_as_it_is_kept(name: str, size: tuple[int, int], theme: str, tmp_path: Path) -> None:
-    """A fleet with a bit of everything looks as its picture, in each size and theme."""
+    """A fleet with endpoints in all states is shown like the recorded picture, in each size and theme."""
     async with shown(troubled(), size, theme) as pilot:
         await compare(pilot, name, tmp_path)
 
 
 async def test_a_fleet_that_is_well_says_so(tmp_path: Path) -> None:
-    """Where nothing is wrong, the verdict is WELL, and nothing is coloured as a warning."""
+    """If nothing is wrong, the verdict is WELL, and nothing has the color of a warning."""
     async with shown(FleetView([{**endpoint(number), "state": "OPEN"} for number in (1, 2, 4)], slowest=[])) as pilot:
         assert lines(pilot, "all subscriptions keep up")
         assert lines(pilot, "WELL  all 3 endpoints are open; every received message accounted for")
@@ -117,7 +117,7 @@ async def test_a_fleet_that_is_well_says_so(tmp_path: Path) -> None:
 
 
 async def test_ten_thousand_endpoints_are_one_table_of_which_only_a_screenful_is_asked(tmp_path: Path) -> None:
-    """From the first to the last of 10,000, no more rows are asked for than are in sight."""
+    """While scrolling through 10,000 rows, only the visible rows are requested."""
     view = troubled(10_000)
     async with shown(view) as pilot:
         await pilot.press("end")
@@ -135,8 +135,8 @@ async def test_ten_thousand_endpoints_are_one_table_of_which_only_a_screenful_is
         assert view.asked[-1].offset == 0
 
 
-async def test_what_is_down_is_in_sight() -> None:
-    """Of 10,000 endpoints those that need somebody come first in the table, without a key."""
+async def test_endpoints_that_are_down_are_visible() -> None:
+    """Of 10,000 endpoints, those with problems are shown first in the table."""
     async with shown(troubled(10_000)) as pilot:
         await until(pilot, lambda: len(table(pilot)._got.rows) > 9)
         states = [row.state for row in table(pilot)._got.rows]
@@ -146,28 +146,30 @@ async def test_what_is_down_is_in_sight() -> None:
         )
 
 
-@pytest.mark.parametrize(("lost", "told"), [(7, True), (6, False)])
-async def test_the_last_minute_counts(lost: int, told: bool) -> None:
-    """More than one loss for two endpoints in a minute, and a loop that was late, are told though all is open again."""
+@pytest.mark.parametrize(("lost", "shown_too"), [(7, True), (6, False)])
+async def test_the_last_minute_counts(lost: int, shown_too: bool) -> None:
+    """More than one loss for two endpoints in a minute, and a loop that was late, are shown even after the recovery."""
     rows = [{**endpoint(number), "state": "OPEN"} for number in range(12)]
     async with shown(FleetView(rows, lost=(30, lost))) as pilot:
-        said = f"frequent connection losses: {lost} in the last minute"
-        assert bool(lines(pilot, said)) == told
+        text = f"frequent connection losses: {lost} in the last minute"
+        assert bool(lines(pilot, text)) == shown_too
         assert lines(pilot, "the loop was 20")
 
 
 async def test_an_endpoint_that_fails_and_fails_is_one_line() -> None:
-    """All attempts that fail in a row are one event with their number; once it was open, another one begins."""
+    """Consecutive failed attempts are one event with their number; after an OPEN, a new one begins."""
     tries = [("BACKOFF", "cut"), *[("CONNECTING", None), ("BACKOFF", "refused")] * 9]
     states = [("OPEN", None), *tries, ("OPEN", None), ("BACKOFF", "gone")]
-    told = [{"kind": "state", "at": AT, "topic": "$state.a", "state": state, "error": error} for state, error in states]
-    async with shown(FleetView(told=told)) as pilot:
+    records = [
+        {"kind": "state", "at": AT, "topic": "$state.a", "state": state, "error": error} for state, error in states
+    ]
+    async with shown(FleetView(sent=records)) as pilot:
         assert lines(pilot, "a BACKOFF: refused (10 times)") and lines(pilot, "a BACKOFF: gone")
         assert len(lines(pilot, " a BACKOFF")) == 2 and not lines(pilot, "a CONNECTING")
 
 
 async def test_search_filters_while_it_is_written() -> None:
-    """`/` searches, Enter goes back to the table and keeps the search, Escape shows all again."""
+    """`/` searches, Enter returns to the table and keeps the search, Escape shows all rows again."""
     view = troubled(10_000)
     async with shown(view) as pilot:
         await pilot.press("slash", *"feed-77")
@@ -182,7 +184,7 @@ async def test_search_filters_while_it_is_written() -> None:
 
 
 async def test_one_state_alone() -> None:
-    """`f` goes through the states, and back to all."""
+    """`f` selects each state in turn, then all again."""
     async with shown(troubled()) as pilot:
         for state, number in [("OPEN", 988), ("CONNECTING", 0), ("BACKOFF", 11), ("FAILED", 1), ("CLOSED", 0)]:
             await pilot.press("f")
@@ -193,7 +195,7 @@ async def test_one_state_alone() -> None:
 
 
 async def test_sorted_by_key_and_by_click() -> None:
-    """`s` goes through the columns, `r` turns the order round, a click on a heading does both."""
+    """`s` selects each column in turn, `r` reverses the order, a click on a heading does both."""
     view = troubled()
     async with shown(view) as pilot:
         most = max(row["received"] for row in view.rows)
@@ -212,7 +214,7 @@ async def test_sorted_by_key_and_by_click() -> None:
 
 
 async def test_subscriptions_and_events_in_a_small_window(tmp_path: Path) -> None:
-    """`e` shows subscriptions and events where there was no room for them, and the table again."""
+    """`e` shows subscriptions and events on a small terminal, and then the table again."""
     async with shown(troubled(), NARROW) as pilot:
         assert not lines(pilot, "slow-chart")
         await pilot.press("e")
@@ -223,7 +225,7 @@ async def test_subscriptions_and_events_in_a_small_window(tmp_path: Path) -> Non
 
 
 async def test_help_and_theme(tmp_path: Path) -> None:
-    """`?` tells the keys, any of its ends goes back; `t` changes between dark and light."""
+    """`?` shows the keys, each of the keys to close it works; `t` switches between dark and light."""
     async with shown(troubled()) as pilot:
         await pilot.press("question_mark")
         await until(pilot, lambda: lines(pilot, "quit; the fleet keeps running"))
@@ -238,7 +240,7 @@ async def test_help_and_theme(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["q", "ctrl+c"])
 async def test_ends(key: str) -> None:
-    """q ends it well, and so does Ctrl-C, whatever has the focus."""
+    """q and Ctrl-C end it with 0, regardless of the focus."""
     async with shown(FleetView()) as pilot:
         if key != "q":
             await pilot.press("slash")
@@ -247,7 +249,7 @@ async def test_ends(key: str) -> None:
 
 
 async def test_a_fleet_out_of_reach_comes_back_by_itself(tmp_path: Path) -> None:
-    """What was known stays, marked as old, while the fleet is out of reach; then it goes on without a key."""
+    """While the fleet cannot be reached, the last data stay, marked as old; then it continues by itself."""
     view = troubled()
     async with shown(view) as pilot:
         view.trouble = StatusError("UNREACHABLE", "connection refused")
@@ -259,8 +261,8 @@ async def test_a_fleet_out_of_reach_comes_back_by_itself(tmp_path: Path) -> None
         assert lines(pilot, "11,000/s"), "the history is asked for again"
 
 
-async def test_a_refused_token_is_told(tmp_path: Path) -> None:
-    """A fleet that was never seen shows why, and nothing that could be taken for its numbers."""
+async def test_a_refused_token_is_reported(tmp_path: Path) -> None:
+    """If the fleet was never reached, the reason is shown, and no numbers."""
     view = FleetView()
     view.trouble = StatusError("REFUSED", "the fleet requires a token: --token-file, or WSFLEET_TOKEN")
     async with shown(view, NARROW) as pilot:
@@ -270,8 +272,8 @@ async def test_a_refused_token_is_told(tmp_path: Path) -> None:
         await until(pilot, lambda: lines(pilot, "market") and table(pilot).matched)
 
 
-async def test_what_a_peer_wrote_is_text_and_nothing_else(tmp_path: Path) -> None:
-    """Markup, escape sequences, right-to-left marks and line feeds are shown, neither obeyed nor let through."""
+async def test_texts_of_a_peer_are_escaped(tmp_path: Path) -> None:
+    """Markup, escape sequences, right-to-left marks and line feeds are escaped."""
     row = {**endpoint(1), "name": HOSTILE, "uri": HOSTILE, "last_error": HOSTILE, "paused_by": [HOSTILE]}
     view = FleetView(
         [row, endpoint(2)],
@@ -293,14 +295,14 @@ async def test_what_a_peer_wrote_is_text_and_nothing_else(tmp_path: Path) -> Non
 
 
 async def test_search_text_is_text_too() -> None:
-    """What is searched for may look like markup."""
+    """A search text may contain markup."""
     async with shown(FleetView()) as pilot:
         pilot.app.query_one(Input).value = "[red]"
         await until(pilot, lambda: lines(pilot, 'endpoints 0 of 12 · "[red]"'))
 
 
-async def test_a_resized_window_asks_for_what_it_shows() -> None:
-    """More rows are asked for when there is room for more."""
+async def test_a_resized_window_requests_its_rows() -> None:
+    """More rows are requested when the terminal becomes larger."""
     view = troubled()
     async with shown(view, NARROW) as pilot:
         before = view.asked[-1].limit

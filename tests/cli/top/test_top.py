@@ -1,4 +1,4 @@
-"""`wsfleet top`, run as a person runs it: in a terminal, and where there is none."""
+"""`wsfleet top`, run as a command, in a terminal and without one."""
 
 import asyncio
 import fcntl
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a pseudo-termin
 
 
 class Terminal:
-    """A terminal that a person sits at: what was written to it, and what the person types."""
+    """A terminal: its output, and its keyboard."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -32,7 +32,7 @@ class Terminal:
     def _read(self) -> None:
         try:
             self.written += os.read(self._fd, 65536)
-        except OSError:  # nobody has the other end any more
+        except OSError:  # the other end is closed
             asyncio.get_running_loop().remove_reader(self._fd)
 
     def type(self, text: bytes) -> None:
@@ -45,7 +45,7 @@ class Terminal:
 
 @contextmanager
 def terminal(columns: int = 120, lines: int = 40) -> Iterator[tuple[Terminal, int]]:
-    """A terminal, and the end of it that a command gets."""
+    """A terminal, and the end of it for a command."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", lines, columns, 0, 0))
     try:
@@ -90,7 +90,7 @@ async def test_shows_a_fleet_and_ends_with_q() -> None:
 
 
 async def test_waits_for_a_fleet_that_is_not_there_yet() -> None:
-    """A fleet that starts later than its watcher is shown when it is there."""
+    """A fleet that starts later than the command is shown when it runs."""
     async with serving(Served(FleetView())) as served:
         port = int(served.url.rpartition(":")[2])
     with terminal() as (person, theirs):
@@ -104,7 +104,7 @@ async def test_waits_for_a_fleet_that_is_not_there_yet() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 async def test_a_signal_gives_the_terminal_back(number: signal.Signals) -> None:
-    """Ended by a signal, it leaves the terminal as it was, and the code says by which."""
+    """After a signal the terminal is restored, and the exit code shows the signal."""
     with terminal() as (person, theirs):
         async with serving(Served(FleetView())) as served:
             process = await started(theirs, served.url)
@@ -115,7 +115,7 @@ async def test_a_signal_gives_the_terminal_back(number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["http://user:hunter2@host"], "the URL must not contain a user or password"),
         (["ftp://host"], "the URL must begin with http:// or https://"),
@@ -124,22 +124,22 @@ async def test_a_signal_gives_the_terminal_back(number: signal.Signals) -> None:
         ([], "requires a terminal; programs can use http://127.0.0.1:9464/api/stats"),
     ],
 )
-def test_what_is_wrong_is_one_line(
+def test_an_invalid_command_line_is_one_line(
     arguments: list[str],
-    said: str,
+    message: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """A wrong call is told in one line, without what might be secret in it, and ends with 2."""
+    """An invalid command line is reported in one line, without possible secrets, and ends with 2."""
     monkeypatch.chdir(tmp_path)
     Path("two-lines").write_text("hunter2\nhunter2\n")
     assert main(["top", *arguments]) == 2
     err = capsys.readouterr().err
-    assert err.count("\n") == 1 and said in err and "hunter2" not in err
+    assert err.count("\n") == 1 and message in err and "hunter2" not in err
 
 
 def test_no_token_is_taken_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    """There is no --token, which everybody on the machine could read; not even as a shortened --token-file."""
+    """There is no --token, which other users of the machine could read; --token-file cannot be shortened to it."""
     assert main(["top", "--help"]) == 0
     assert "--token " not in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""A foreign server in a process of its own, on a free loopback port, that tests may kill and start again."""
+"""A foreign server in its own process, on a free loopback port, that tests may kill and restart."""
 
 import asyncio
 import atexit
@@ -20,11 +20,11 @@ READY_S = 30.0
 STOP_S = 15.0
 PORT_TRIES = 10
 
-# Debian keeps servers in sbin, which is not on everybody's PATH.
+# Debian installs servers in sbin, which may not be in PATH.
 _SEARCH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/local/sbin", "/usr/sbin", "/sbin"])
 
 
-# Process groups not yet known to be gone: should the tests themselves be broken off, these still end.
+# Process groups that may still run: if the tests are aborted, these are ended as well.
 _groups: set[int] = set()
 
 
@@ -38,16 +38,16 @@ def _kill_groups() -> None:
 
 
 class StartFailed(Exception):
-    """The server ended before it took a connection."""
+    """The server ended before it accepted a connection."""
 
 
 def missing(what: str) -> None:
-    """Ends the test: skipped, or failed where all servers are required."""
+    """Ends the test: skipped, or failed if all servers are required."""
     lacking(f"{what} is not installed")
 
 
 def lacking(why: str) -> None:
-    """The same for whatever else can be put right."""
+    """Ends the test for another missing requirement that can be installed."""
     if os.environ.get("WSFLEET_REQUIRE_SERVERS"):
         pytest.fail(why, pytrace=False)
     pytest.skip(why)
@@ -65,8 +65,8 @@ def require(program: str) -> str:
 def free_port() -> int:
     """A port that nothing listens on, from below the ephemeral range.
 
-    A port of that range could be given, while the server is down, to somebody's outgoing connection: to one that dials
-    this very port, even, which then talks to itself.
+    A port of that range could be assigned, while the server is down, to an outgoing connection of another process, or
+    to one to this very port, which then is connected to itself.
     """
     for _ in range(1000):
         port = random.randrange(20000, 32768)
@@ -81,16 +81,16 @@ def free_port() -> int:
 
 
 class Server:
-    """One server. A subclass says which command runs it, and what the command's files hold.
+    """One server. A subclass defines the command that runs it, and the contents of the command's files.
 
-    `start`, `stop` and `restart` return when the server takes connections, or when its processes are gone.
+    `start`, `stop` and `restart` return when the server accepts connections, or when its processes have ended.
     """
 
     program = ""
     scheme = "ws"
 
     def __init__(self, folder: Path) -> None:
-        # Not named after id(self): a server may get the id of one that is gone.
+        # Not named after id(self): a server may get the id of one that was deleted.
         self.folder = Path(tempfile.mkdtemp(prefix=f"{type(self).__name__}-", dir=folder))
         self.log = self.folder / "log"
         self.port = 0
@@ -101,11 +101,13 @@ class Server:
         return f"{self.scheme}://{HOST}:{self.port}"
 
     def command(self) -> list[str]:
-        """Writes the server's files for the present `port` and returns the command, which stays in the foreground."""
+        """Writes the server's files for the current `port` and returns the command, which stays in the foreground."""
         raise NotImplementedError
 
     async def start(self) -> None:
-        """On the port it had before; the first time on a free one, or on another where somebody was quicker."""
+        """On the port that it had before; the first time on a free one, or on another one if that was
+        taken meanwhile.
+        """
         fresh = not self.port
         for last in range(PORT_TRIES - 1, -1, -1):
             if fresh:
@@ -122,7 +124,7 @@ class Server:
         assert self._process is None, "already started"
         command = self.command()
         with self.log.open("ab") as log:
-            # A group of its own, so that no worker process outlives a kill, and Ctrl-C reaches the tests alone.
+            # Its own group, so that no worker process outlives a kill, and Ctrl-C only reaches the tests.
             self._process = subprocess.Popen(
                 command, cwd=self.folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
@@ -136,7 +138,7 @@ class Server:
         except BaseException:
             await self.kill()
             raise
-        # Somebody else's server may have answered on the port.
+        # Another server may have answered on the port.
         if self._process.poll() is not None:
             await self.kill()
             raise StartFailed(f"{command} ended at once:\n{self.log_text()}")
@@ -154,7 +156,7 @@ class Server:
         return True
 
     async def stop(self) -> None:
-        """Politely: the server may end its connections as it sees fit. Past `STOP_S` it is killed."""
+        """Terminate: the server may close its connections. After `STOP_S` it is killed."""
         if self._process is None:
             return
         self._process.terminate()
@@ -165,7 +167,7 @@ class Server:
         await self.kill()
 
     async def kill(self) -> None:
-        """With SIGKILL, its worker processes too: no goodbye on any connection."""
+        """Kill with SIGKILL, with its worker processes: no close frame on any connection."""
         if self._process is None:
             return
         try:
@@ -177,17 +179,17 @@ class Server:
         self._process = None
 
     def freeze(self) -> None:
-        """With SIGSTOP: it does nothing any more, while its system goes on taking connections and bytes for it."""
+        """Stop with SIGSTOP: it does nothing, while its system still accepts connections and data for it."""
         assert self._process is not None
         os.killpg(self._process.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """With SIGCONT: it goes on where it was."""
+        """Continue with SIGCONT."""
         assert self._process is not None
         os.killpg(self._process.pid, signal.SIGCONT)
 
     async def restart(self) -> None:
-        """Killed, then started again on the same port."""
+        """Kill it, then start it again on the same port."""
         await self.kill()
         await self.start()
 

@@ -1,4 +1,4 @@
-"""nats-server, which speaks the NATS protocol in binary WebSocket frames."""
+"""nats-server, which uses the NATS protocol in binary WebSocket frames."""
 
 import asyncio
 from collections.abc import Iterable
@@ -47,13 +47,13 @@ class NatsServer(Server):
         return [self._program, "-c", str(config)]
 
     async def connections(self) -> dict[str, int]:
-        """The connections there are, as the server's own monitoring tells: the name of each, and its id."""
+        """The current connections according to the server's own monitoring: the name of each, and its id."""
         async with httpx.AsyncClient(trust_env=False, verify=False, timeout=60) as client:
-            told = (await client.get(f"http://{HOST}:{self.http_port}/connz")).json()
-        return {each.get("name", ""): each["cid"] for each in told["connections"]}
+            answer = (await client.get(f"http://{HOST}:{self.http_port}/connz")).json()
+        return {each.get("name", ""): each["cid"] for each in answer["connections"]}
 
     async def publish(self, subject: str, payloads: Iterable[bytes]) -> None:
-        """Publishes over a connection of its own, and returns when the server has taken all of it."""
+        """Publishes over a separate connection, and returns when the server has received all messages."""
         reader, writer = await asyncio.open_connection(HOST, self.tcp_port)
         try:
             await reader.readuntil(b"\r\n")  # INFO
@@ -61,7 +61,7 @@ class NatsServer(Server):
             for payload in payloads:
                 writer.write(b"PUB %b %d\r\n%b\r\n" % (subject.encode(), len(payload), payload))
                 await writer.drain()
-            # The answer to a PING comes after everything before it was dealt with.
+            # The answer to a PING comes after everything before it was processed.
             writer.write(b"PING\r\n")
             while await reader.readuntil(b"\r\n") != b"PONG\r\n":
                 pass

@@ -1,4 +1,4 @@
-"""nginx as it stands in front of many feeds: TLS ends there, the WebSocket goes on in the clear."""
+"""nginx in front of feeds: it terminates TLS, and forwards the WebSocket without it."""
 
 import os
 import signal
@@ -42,7 +42,7 @@ http {{
 
 
 class NginxTls(Server):
-    """A TLS front for `upstream`, with a certificate by a CA of its own for `names`."""
+    """A TLS proxy for `upstream`, with a certificate for `names` by its own CA."""
 
     scheme = "wss"
 
@@ -61,21 +61,21 @@ class NginxTls(Server):
         (self.folder / "chain.pem").write_bytes(chain)
 
     def client_context(self) -> ssl.SSLContext:
-        """A client's context that trusts the test's CA, and nobody else."""
+        """A client's context that trusts only the test's CA."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self.authority.configure_trust(context)
         return context
 
     def command(self) -> list[str]:
         config = self.folder / "nginx.conf"
-        # Started as root, nginx gives its workers to a user who may not enter pytest's folders.
+        # Started as root, nginx runs its workers as a user without access to pytest's folders.
         user = "user root root;" if os.geteuid() == 0 else ""
         upstream = f"{HOST}:{self._upstream.port}"
         config.write_text(CONFIG.format(folder=self.folder, host=HOST, port=self.port, upstream=upstream, user=user))
         return [self._program, "-p", str(self.folder), "-e", "stderr", "-c", str(config)]
 
     def reload(self) -> None:
-        """New workers take new connections, with a new certificate; old ones keep theirs until they end."""
+        """New workers accept new connections, with a new certificate; old ones keep theirs until they end."""
         assert self._process is not None
         self._write_certificate()
         self._process.send_signal(signal.SIGHUP)

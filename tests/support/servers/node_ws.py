@@ -23,6 +23,6 @@ class NodeWs(Server):
         return [self._program, str(NODE / "server.js"), json.dumps({**self._options, "port": self.port})]
 
     def events(self, kind: str, path: str | None = None) -> list[dict[str, Any]]:
-        """What the server has told so far, over all its starts: of one kind, and of one path where that is given."""
+        """The records of the server over all its starts: of one kind, and of one path if given."""
         lines = [json.loads(line) for line in self.log_text().splitlines() if line.startswith("{")]
         return [event for event in lines if event["event"] == kind and path in (None, event.get("path"))]

@@ -1,4 +1,4 @@
-"""Prometheus, which scrapes what it is told to, and answers questions about it."""
+"""Prometheus, which scrapes a target, and answers queries."""
 
 from pathlib import Path
 from typing import Any
@@ -40,17 +40,17 @@ class Prometheus(Server):
         ]
 
     async def ask(self, what: str, **parameters: str) -> Any:
-        """The data of an answer of its HTTP API; raises AssertionError with its words where it refuses."""
-        # Not the environment's proxies, nor the settings of whoever runs the tests.
+        """The data of an answer of its HTTP API; raises AssertionError with its error if it refuses."""
+        # Without the environment's proxies, and without the settings of the user.
         async with httpx.AsyncClient(base_url=self.uri, trust_env=False, verify=False, timeout=60) as client:
             answer = await client.get(f"/api/v1/{what}", params=parameters)
-        if answer.status_code == 503:  # it reads its storage still
+        if answer.status_code == 503:  # it still reads its storage
             return {"result": []}
         body = answer.json()
         assert body["status"] == "success", f"{parameters}: {body.get('error')}"
         return body["data"]
 
     async def query(self, expression: str) -> dict[frozenset[tuple[str, str]], float]:
-        """The present values of an expression, by their labels."""
+        """The current values of an expression, by their labels."""
         found = (await self.ask("query", query=expression))["result"]
         return {frozenset(each["metric"].items()): float(each["value"][1]) for each in found}

@@ -1,4 +1,4 @@
-"""The foreign servers themselves, seen by a bare client: a fault of theirs must not look like one of wsfleet."""
+"""The foreign servers, tested with a plain client, so that their faults are not taken for wsfleet's."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.integration
 
 
 async def test_nats_server_speaks_its_protocol_in_binary_frames(tmp_path: Path) -> None:
-    """A subscription made over the WebSocket port gets what was published over the TCP port."""
+    """A subscription over the WebSocket port gets the messages that were published over the TCP port."""
     async with NatsServer(tmp_path) as server, websockets.connect(server.uri) as socket:
         assert (await socket.recv()).startswith(b"INFO {")
         await socket.send(b'CONNECT {"verbose":false}\r\nSUB ticks 1\r\nPING\r\n')
@@ -27,7 +27,7 @@ async def test_nats_server_speaks_its_protocol_in_binary_frames(tmp_path: Path) 
 
 
 async def test_node_ws_feeds_numbered_messages(tmp_path: Path) -> None:
-    """/feed sends as many messages as were asked for, numbered from 1, whole also when sent in fragments."""
+    """/feed sends as many messages as requested, numbered from 1, complete even if sent in fragments."""
     async with NodeWs(tmp_path) as server:
         for query in ("n=300", "n=3&rate=100", "n=5&size=3000&fragments=4"):
             async with websockets.connect(f"{server.uri}/feed?{query}") as socket:
@@ -36,7 +36,7 @@ async def test_node_ws_feeds_numbered_messages(tmp_path: Path) -> None:
 
 
 async def test_node_ws_echoes(tmp_path: Path) -> None:
-    """/echo sends text back as text and binary as binary, over the subprotocol and compression that were negotiated."""
+    """/echo sends text back as text and binary as binary, over the negotiated subprotocol and compression."""
     async with (
         NodeWs(tmp_path, deflate=True, subprotocol="v2.feed") as server,
         websockets.connect(f"{server.uri}/echo", subprotocols=["v1.feed", "v2.feed"]) as socket,
@@ -49,7 +49,7 @@ async def test_node_ws_echoes(tmp_path: Path) -> None:
 
 
 async def test_node_ws_refuses(tmp_path: Path) -> None:
-    """/refuse answers with its status as often as asked for, and takes the next handshake."""
+    """/refuse answers with its status as often as requested, and accepts the next handshake."""
     async with NodeWs(tmp_path) as server:
         with pytest.raises(websockets.InvalidStatus) as refused:
             await websockets.connect(f"{server.uri}/refuse/401")
@@ -64,7 +64,7 @@ async def test_node_ws_refuses(tmp_path: Path) -> None:
 
 
 async def test_nginx_ends_tls_in_front_of_node(tmp_path: Path) -> None:
-    """nginx shows a certificate that the test's CA vouches for and no other CA does, after a reload too."""
+    """nginx has a certificate that is trusted with the test's CA and with no other, even after a reload."""
     async with NodeWs(tmp_path) as node, NginxTls(tmp_path, node) as nginx, NginxTls(tmp_path, node) as other:
         for _ in range(2):
             async with websockets.connect(f"{nginx.uri}/feed?n=1", ssl=nginx.client_context()) as socket:
@@ -98,7 +98,7 @@ async def test_a_killed_server_comes_back_on_its_port(tmp_path: Path, kind: str)
 
 
 async def test_a_missing_server_skips_or_fails(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A server that is not installed is a skip that names it, and a failure where all are required."""
+    """A test whose server is not installed is skipped with its name, and fails if all servers are required."""
     monkeypatch.setattr("tests.support.servers.base._SEARCH", str(tmp_path))
     monkeypatch.delenv("WSFLEET_REQUIRE_SERVERS", raising=False)
     with pytest.raises(pytest.skip.Exception, match="nats-server is not installed"):
