@@ -442,7 +442,7 @@ async def test_a_request_that_never_comes_in_whole_is_cut_off(monkeypatch: pytes
 
 
 async def test_who_asks_nothing_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Past a number of connections the oldest that has asked nothing goes; a newcomer does where all are answered."""
+    """Past a number of connections the oldest that has asked nothing goes."""
     monkeypatch.setattr("wsfleet.serve.status.http.HEAD_S", 600)
     monkeypatch.setattr("wsfleet.serve.status.http.CONNECTIONS", 2)
     fleet = Fleet(transport=FakeTransport())
@@ -451,15 +451,95 @@ async def test_who_asks_nothing_keeps_nobody_out(monkeypatch: pytest.MonkeyPatch
         address = server.address.split(":")
         idle, busy = [await asyncio.open_connection(*address) for _ in range(2)], []
         for oldest, _ in idle:
-            reader, writer = await asyncio.open_connection(*address)
-            busy.append((reader, writer))
-            writer.write(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+            busy.append(await watching(address))
             await gone(oldest)
         late = await asyncio.open_connection(*address)
-        await gone(late[0])
+        await gone(late[0])  # it asks nothing in time
         for _, each in (*idle, *busy, late):
             each.close()
+
+
+async def watching(address: list[str]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection that is being answered for as long as it is open."""
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+    return reader, writer
+
+
+@pytest.mark.parametrize("limit", ["CONNECTIONS", "PEER_CONNECTIONS"])
+async def test_health_checks_have_connections_of_their_own(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all connections are in use, a new one still gets a health check, and 503 for anything else."""
+    monkeypatch.setattr(f"wsfleet.serve.status.http.{limit}", 2)
+    monkeypatch.setattr("wsfleet.serve.status.http.HEALTH_CONNECTIONS", 1)
+    monkeypatch.setattr("wsfleet.serve.status.http.HEALTH_HEAD_S", 600)
+    fleet = Fleet(transport=FakeTransport())
+    server = fleet.serve_http(ANY, token="t0ken")
+    async with fleet:
+        address = server.address.split(":")
+        busy = [await watching(address) for _ in range(2)]
+        asks_nothing = await asyncio.open_connection(*address)
+        async with asking(server) as client:
+            for path, status in (("/healthz", 200), ("/readyz", 200), ("/api/overview", 503)):
+                answer = await client.get(path, headers={"Authorization": "Bearer t0ken"})
+                assert (answer.status_code, answer.headers["connection"]) == (status, "close")
+                assert answer.headers["x-content-type-options"] == "nosniff"
+        await gone(asks_nothing[0])
+        for _, each in (*busy, asks_nothing):
+            each.close()
+
+
+async def reads_nothing(server: HttpServer) -> socket.socket:
+    """A connection with so many requests that their answers do not fit in the buffers of the system."""
+    host, port = server.address.split(":")
+    asked = socket.socket()
+    asked.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    asked.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(asked, (host, int(port)))
+    page = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    await asyncio.get_running_loop().sock_sendall(asked, page * 1000)
+    return asked
+
+
+async def stalled(server: HttpServer, count: int) -> None:
+    """Wait until this number of connections has bytes that the client does not take."""
+    while sum(each.transport.get_write_buffer_size() > 0 for each in server._state.connections) < count:
+        await asyncio.sleep(0.01)
+
+
+async def test_who_reads_nothing_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past a number of connections, one whose client reads nothing goes, before those that ask nothing."""
+    monkeypatch.setattr("wsfleet.serve.status.http.HEAD_S", 600)
+    monkeypatch.setattr("wsfleet.serve.status.http.CONNECTIONS", 3)
+    monkeypatch.setattr("wsfleet.serve.status.http.HEALTH_CONNECTIONS", 0)
+    fleet = Fleet(transport=FakeTransport())
+    server = fleet.serve_http(ANY)
+    async with fleet:
+        idle = await asyncio.open_connection(*server.address.split(":"))
+        greedy = [await reads_nothing(server) for _ in range(2)]
+        await stalled(server, 2)
+        async with asking(server) as one, asking(server) as two:
+            assert (await one.get("/api/overview")).status_code == 200
+            assert (await two.get("/api/overview")).status_code == 200
+        idle[1].write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert await idle[0].readline() == b"HTTP/1.1 200 OK\r\n"
+        idle[1].close()
+        for each in greedy:
+            each.close()
+
+
+async def test_an_answer_that_nobody_reads_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection whose client does not take what was written is closed, however many requests wait in it."""
+    monkeypatch.setattr("wsfleet.serve.status.http.WRITE_S", 0.05)
+    fleet = Fleet(transport=FakeTransport())
+    server = fleet.serve_http(ANY)
+    async with fleet:
+        asked = await reads_nothing(server)
+        while not server._state.connections:
+            await asyncio.sleep(0.01)
+        while server._state.connections:
+            await asyncio.sleep(0.01)
+        asked.close()
 
 
 async def gone(reader: asyncio.StreamReader) -> None:
