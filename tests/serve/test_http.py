@@ -18,6 +18,7 @@ from tests.support.http import client as http_client
 from wsfleet import Endpoint, Fleet, Message, Reconnect, State
 from wsfleet.core.errors import ConfigError, ConnectionLost, EndpointFailed, FleetError
 from wsfleet.serve.status.http import HttpServer
+from wsfleet.serve.status.recent import Recent
 from wsfleet.testing import FakeTransport, FeedServer
 
 SECRET = "zq8sK2vTq9Lw4XbN7rYd"
@@ -87,7 +88,7 @@ async def test_overview() -> None:
         shown = await until(client, "/api/overview", lambda overview: overview["totals"]["dead"] == 2)
     assert list(shown) == [
         *("name", "uptime_s", "balanced", "accelerated", "loop_lag_s", "blocked", "at", "states", "totals"),
-        *("latency", "slowest", "down", "down_count", "workers"),
+        *("latency", "slowest", "down", "down_count", "flapping", "flapping_count", "workers"),
     ]
     assert shown["states"] == {"OPEN": 1, "CONNECTING": 1, "BACKOFF": 0, "CLOSED": 0, "FAILED": 0}
     assert set(shown["totals"]) == TOTALS
@@ -177,6 +178,60 @@ async def test_what_is_down_is_told_the_worst_first() -> None:
     for down in (ready["down"], overview["down"]):
         assert [each["name"] for each in down] == ["required", "failed", "old", "new"]
     assert [each["required"] for each in overview["down"]] == [True, False, False, False]
+
+
+async def test_an_endpoint_that_is_lost_again_and_again_is_named() -> None:
+    """Among many endpoints, one that is lost three times in a minute is named while it is OPEN, and is first."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    for number in range(61):
+        fleet.connect(Endpoint(f"ws://{number}.test", name=f"e{number}", reconnect=Reconnect(initial_s=0, max_s=0)))
+    server = fleet.serve_http(ANY)
+    async with fleet, asking(server) as client:
+        sockets = {name: await transport.accept(name) for name in fleet.connections}
+        await until(client, "/readyz", lambda answer: answer["ready"])
+        for name, losses in (("e7", 3), ("e8", 2)):
+            for _ in range(losses):
+                sockets[name].close(4000, "again")
+                sockets[name] = await transport.accept(name)
+                await fleet.connections[name].wait_open()
+        shown = await until(client, "/api/overview", lambda overview: overview["totals"]["losses"] == 5)
+        shown = await until(client, "/api/overview", lambda overview: overview["flapping"])
+        table = (await client.get("/api/endpoints?sort=state&limit=1")).json()["rows"]
+    (flapping,) = shown["flapping"]
+    assert (flapping["name"], flapping["losses"], flapping["state"], shown["flapping_count"]) == ("e7", 3, "OPEN", 1)
+    assert [(row["name"], row["recent_losses"]) for row in table] == [("e7", 3)]
+
+
+async def test_when_it_is_tried_again() -> None:
+    """An endpoint in BACKOFF has the time of its next attempt, in the overview and in the table."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    fleet.connect(Endpoint("ws://a.test", name="a", reconnect=Reconnect(initial_s=60, jitter=0)))
+    server = fleet.serve_http(ANY)
+    async with fleet, asking(server) as client:
+        (await transport.accept("a")).close(4000)
+        shown = await until(
+            client, "/api/overview", lambda overview: overview["down"] and overview["down"][0]["next_at"]
+        )
+        (row,) = (await client.get("/api/endpoints")).json()["rows"]
+    (down,) = shown["down"]
+    assert down["next_at"] - down["since"] == pytest.approx(60, abs=1) and row["next_at"] == down["next_at"]
+
+
+def test_losses_are_forgotten_after_a_minute() -> None:
+    """Losses count for a minute, attempts that fail do not count, and nothing is kept of those that recovered."""
+    recent = Recent()
+    for at, previous in ((100.0, "OPEN"), (130.0, "OPEN"), (131.0, "CONNECTING")):
+        recent.note(
+            {"endpoint": "a", "at": at, "previous": previous, "state": "BACKOFF", "error": "lost", "delay_s": 5.0}
+        )
+    assert recent.next_attempt("a") == 136.0
+    assert [recent.losses(now) for now in (131.0, 161.0, 191.0)] == [{"a": 2}, {"a": 1}, {}]
+    recent.note(
+        {"endpoint": "a", "at": 200.0, "previous": "CONNECTING", "state": "OPEN", "error": None, "delay_s": 0.0}
+    )
+    assert recent.next_attempt("a") is None
 
 
 async def test_dead_letters_are_counted_however_fast_they_come() -> None:
