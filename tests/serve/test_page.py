@@ -13,7 +13,7 @@ from playwright.async_api import Page, Route, async_playwright
 
 from tests.support.flows import until
 from tests.support.servers.base import missing
-from wsfleet import Buffer, Endpoint, Fleet, Message, Overflow, Reconnect
+from wsfleet import Buffer, Endpoint, Fleet, Message, Overflow, Reconnect, State
 from wsfleet.core.errors import ConnectFailed
 from wsfleet.serve.status.fleet_source import FleetSource
 from wsfleet.serve.status.http import HttpServer
@@ -174,6 +174,9 @@ async def test_an_endpoint_that_is_lost_again_and_again_is_named() -> None:
         socket = await transport.accept("b")
         for _ in range(3):
             socket.close(4000, "again")
+            while fleet.connections["b"].state is not State.BACKOFF:
+                await asyncio.sleep(0.01)
+            fleet.connections["b"].restart()
             socket = await transport.accept("b")
             await fleet.connections["b"].wait_open()
         async with looking(server) as page:
@@ -192,7 +195,8 @@ async def test_the_charts_begin_with_the_data() -> None:
               const { CHARTS, Chart, withReconnects } = await import("./charts.js");
               const chart = new Chart(CHARTS[2]);
               const counts = [[0, 0], [100, 0], [100, 10], [110, 10], [112, 11], [5, 0], [6, 0]];
-              const samples = withReconnects(counts.map(([connects, losses], i) => ({ at: 1000 + 10 * i, connects, losses })));
+              const at = (i) => 1000 + 10 * i;
+              const samples = withReconnects(counts.map(([connects, losses], i) => ({ at: at(i), connects, losses })));
               chart.show(samples);
               return [chart.start, samples.map((sample) => sample.reconnects)];
             }""")

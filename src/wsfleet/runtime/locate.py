@@ -8,6 +8,7 @@ from pathlib import Path
 
 from wsfleet.config import Report, check
 from wsfleet.config.faults import BadValue
+from wsfleet.config.reading import Given
 from wsfleet.config.references import References, is_reference
 from wsfleet.core.error_text import describe
 from wsfleet.core.errors import ConfigError
@@ -18,8 +19,11 @@ from wsfleet.fleet.fleet import Fleet
 __all__ = ["find_fleet", "is_uri", "print_error", "print_faults"]
 
 
-def find_fleet(target: str, *, warn: bool = True) -> Fleet | None:
-    """Return the fleet of a TOML file or a program. Return None, with the faults printed, if there are any."""
+def find_fleet(target: str, *, warn: bool = True, given: Given | None = None) -> Fleet | None:
+    """Return the fleet of a TOML file or a program. Return None, with the faults printed, if there are any.
+
+    `given` is the file as another process has read it.
+    """
     if is_uri(target):
         return None
     if is_reference(target) and not target.endswith(".toml"):
@@ -37,10 +41,10 @@ def find_fleet(target: str, *, warn: bool = True) -> Fleet | None:
     if target.endswith(".py"):
         print_error(f"{target} is a Python file; write {_module(Path(target))}:fleet, where fleet is its Fleet")
         return None
-    if not target.endswith(".toml") and not Path(target).is_file():
+    if given is None and not target.endswith(".toml") and not Path(target).is_file():
         print_error(f"{target!r} is neither a TOML file nor module:fleet")
         return None
-    return print_faults(check(Path(target)), warn=warn)
+    return print_faults(check(Path(target), given=given), warn=warn)
 
 
 def is_uri(target: str) -> bool:
