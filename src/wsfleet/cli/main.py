@@ -134,7 +134,7 @@ def _check(args: argparse.Namespace) -> int:
     endpoints = plural(len(fleet.connections), "endpoint")
     print(f"{args.file}: good; {endpoints}, {plural(len(fleet.subscriptions), 'processor')}")
     for observer in fleet.observers:
-        print(f"serving {observer}")
+        print(f"would serve {observer}")
     code = ENDED_WELL
     for proxy, fault, users in _proxies(report):
         if fault is None:

@@ -40,7 +40,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -91,21 +91,24 @@ def check(
         document = parse(path, text)
     except Unreadable as exc:
         return Report((exc.fault,))
-    substitutor = Substitutor(path.parent, environ, {} if given is None else given.values)
-    report = replace(_check(path, text, document, substitutor), given=Given(text, substitutor.values))
+    report = _check(path, text, document, environ, given)
     if report.fleet is not None:
         control_of(report.fleet).reloader = Reloader(path, report, partial(check, environ=environ))
     return report
 
 
-def _check(path: Path, source: str, document: dict[str, Any], substitutor: Substitutor) -> Report:
+def _check(
+    path: Path, source: str, document: dict[str, Any], environ: Mapping[str, str], given: Given | None = None
+) -> Report:
+    substitutor = Substitutor(path.parent, environ, None if given is None else given.values)
     reader = Reader(path.parent, substitutor)
     builder = FleetBuilder(reader)
     substituted = substitutor.substitute_all(document, (), reader.faults)
     fleet = builder.build(substituted)
     entries, settings = tuple(builder.entries), {key: substituted.get(key) for key in ("fleet", "http")}
+    used = Given(source, substitutor.values)
     if not reader.faults and not builder.warnings:
-        return Report(fleet=fleet, endpoints=tuple(builder.endpoints), entries=entries, settings=settings)
+        return Report(fleet=fleet, endpoints=tuple(builder.endpoints), entries=entries, settings=settings, given=used)
 
     lines = find_lines(source)
 
@@ -122,7 +125,7 @@ def _check(path: Path, source: str, document: dict[str, Any], substitutor: Subst
 
     faults = located(reader.faults)
     warnings = located(hidden(builder.warnings))
-    return Report(faults, warnings, None if faults else fleet, tuple(builder.endpoints), entries, settings)
+    return Report(faults, warnings, None if faults else fleet, tuple(builder.endpoints), entries, settings, used)
 
 
 def load(path: str | os.PathLike[str], *, environ: Mapping[str, str] = os.environ) -> Fleet:

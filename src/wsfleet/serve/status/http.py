@@ -228,6 +228,9 @@ class HttpServer:
         self._server = await loop.create_server(
             lambda: _Connection(config=config, server_state=self._state, app_state={}), sock=listening
         )
+        # Not by `log`, which passes errors only.
+        fields = {"event": "http.listening", "address": self.address}
+        logging.getLogger("wsfleet").info("serving %s", self, extra=fields)
 
     async def stop(self) -> None:
         """Wait up to CLOSE_S for responses in progress, then close everything. Idempotent."""
