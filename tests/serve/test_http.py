@@ -17,6 +17,7 @@ import pytest
 from tests.support.http import client as http_client
 from wsfleet import Endpoint, Fleet, Message, Reconnect, State
 from wsfleet.core.errors import ConfigError, ConnectionLost, EndpointFailed, FleetError
+from wsfleet.fleet.reloading import Change, Reloaded
 from wsfleet.serve.status.http import HttpServer
 from wsfleet.serve.status.recent import Recent
 from wsfleet.testing import FakeTransport, FeedServer
@@ -382,6 +383,33 @@ async def test_reload_says_what_has_changed() -> None:
         422,
         {"faults": ["feeds.toml:3: must be text", "feeds.toml:4: token=*** is wrong"]},
     )
+
+
+async def test_a_reload_over_http_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """POST /api/reload logs its changes, or its faults, as SIGHUP does."""
+    caplog.set_level(logging.INFO)
+    fleet = Fleet(transport=FakeTransport())
+    server = fleet.serve_http(ANY, token="t0ken")
+    done = Reloaded([Change("connect", "a", "added")], [], {})
+    async with fleet, asking(server) as client:
+        with patch.object(Fleet, "reload", AsyncMock(side_effect=[done, ConfigError("feeds.toml:3: must be text")])):
+            fleet._control.reloader = Mock()
+            for _ in range(2):
+                await client.post("/api/reload", headers={"Authorization": "Bearer t0ken"})
+    said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("reload: ")]
+    assert said[0] == "reload: [[connect]] a: added"
+    assert said[-2:] == ["reload: feeds.toml:3: must be text", "reload: failed; nothing was changed"]
+
+
+async def test_the_address_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The start of the server is logged, with the port that a port of 0 has become."""
+    caplog.set_level(logging.INFO)
+    fleet = Fleet(transport=FakeTransport())
+    server = fleet.serve_http(ANY)
+    async with fleet:
+        (record,) = [each for each in caplog.records if getattr(each, "event", "") == "http.listening"]
+    assert record.getMessage() == f"serving http://{server.address}, read-only without a token"
+    assert not server.address.endswith(":0")
 
 
 async def test_a_port_in_use_is_one_clear_error() -> None:
