@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -479,3 +480,26 @@ def test_a_command_says_which_extra_it_needs(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(command) == 2
     assert capsys.readouterr().err == f"{text}\n"
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGHUP", 7), ("SIGINT", 130)])
+def test_a_signal_while_the_command_is_imported(number: str, code: int) -> None:
+    """While `wsfleet run` is imported, SIGHUP does not end it, and SIGINT ends it without a traceback."""
+    program = f"""
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "wsfleet.cli.main":
+            os.kill(os.getpid(), signal.{number})
+            return importlib.machinery.ModuleSpec(name, Loader())
+class Loader:
+    def create_module(self, spec): return None
+    def exec_module(self, module): module.main = lambda: 7
+import importlib.machinery
+import wsfleet.__main__
+sys.argv = ["wsfleet", "run", "feeds.toml"]
+sys.meta_path.insert(0, Finder())
+sys.exit(wsfleet.__main__.main())
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (code, "")
