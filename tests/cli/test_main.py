@@ -15,6 +15,7 @@ import pytest
 from tests.support.command import Command, Start
 from wsfleet import accelerated
 from wsfleet.cli.main import main
+from wsfleet.runtime.locate import find_fleet
 from wsfleet.runtime.loop import SELDOM, run_loop
 from wsfleet.testing import FeedServer
 
@@ -353,6 +354,7 @@ async def test_what_cannot_be_run_is_one_line(start: Start, tmp_path: Path, targ
 THRESHOLDS = """
 import gc
 from wsfleet import Fleet
+from wsfleet.runtime.locate import find_fleet
 {own}
 fleet = Fleet()
 
@@ -480,6 +482,24 @@ def test_a_command_says_which_extra_it_needs(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(command) == 2
     assert capsys.readouterr().err == f"{text}\n"
+
+
+def test_a_pattern_of_no_endpoint_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a program, a pattern that no topic of its endpoints can match is a warning, as it is in a file."""
+    (tmp_path / "unmatched.py").write_text(
+        "from wsfleet import Fleet\n"
+        "fleet = Fleet()\n"
+        "fleet.connect('ws://a.test', name='a', topic='trades.{symbol}', decode='json')\n"
+        "fleet.pool('ws://b.test', 2, name='b')\n"
+        "for pattern in ('trades.*', 'trade.*', 'a', 'b', 'c', '>'):\n"
+        "    fleet.process(pattern, name=f'p{len(fleet.subscriptions)}')(print)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert find_fleet("unmatched:fleet") is not None
+    warned = [line.partition("; there are ")[0].rpartition(": ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert warned == [f"no topic of an endpoint can match {pattern!r}" for pattern in ("trade.*", "c")]
 
 
 @pytest.mark.parametrize(("number", "code"), [("SIGHUP", 7), ("SIGINT", 130)])

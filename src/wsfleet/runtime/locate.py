@@ -13,8 +13,8 @@ from wsfleet.config.references import References, is_reference
 from wsfleet.core.error_text import describe
 from wsfleet.core.errors import ConfigError
 from wsfleet.core.redact import redact_uri
-from wsfleet.core.topics import unknown_kind
-from wsfleet.fleet.fleet import Fleet
+from wsfleet.core.topics import can_match, unknown_kind
+from wsfleet.fleet.fleet import Fleet, control_of
 
 __all__ = ["find_fleet", "is_uri", "print_error", "print_faults"]
 
@@ -32,9 +32,13 @@ def find_fleet(target: str, *, warn: bool = True, given: Given | None = None) ->
         except (ConfigError, BadValue) as exc:
             print_error(f"{target}: {exc}")
             return None
-        # A program may add endpoints and publish later, so an unmatched pattern is no fault here.
+        topics = control_of(fleet).endpoint_topics()
         for row in fleet.stats().subscriptions if warn else ():
             fault = unknown_kind(row.pattern)
+            # Without endpoints yet, the program declares them later.
+            if topics and not row.pattern.startswith("$") and not any(can_match(row.pattern, each) for each in topics):
+                known = ", ".join(sorted(set(topics))[:3])
+                fault = f"no topic of an endpoint can match {row.pattern!r}; there are {known}"
             if fault is not None:
                 print(f"{target}: warning: {row.name}: {fault}", file=sys.stderr)
         return fleet
