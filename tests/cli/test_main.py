@@ -180,7 +180,7 @@ async def test_a_handler_that_never_ends_does_not_outlast_the_duration(start: St
                 ended = await command.ended()
                 if command.notes.exists():
                     break
-    assert ended.code == 1 and "shutdown timed out" in ended.err
+    assert ended.code == 1 and "shutdown timed out" in ended.err and "fleet ran for" in ended.err
     assert json.loads((tmp_path / "report.json").read_text())["subscriptions"][0]["pending"] == 1
 
 
