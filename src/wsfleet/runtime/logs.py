@@ -12,7 +12,6 @@ wsfleet's records have these attributes (logging's `extra`) for filters and form
 | `delay_s` | seconds until the next attempt |
 | `down_s` | seconds since the connection was last open |
 | `by`, `where`, `seconds` | the function that blocks the event loop, its source line, and the duration |
-| `address` | `http.listening`: the address of the HTTP server |
 | `worker` | index of the worker process, from 0 |
 | `section`, `entry`, `change`, `kept` | reload: an entry's section, name and change; number of kept endpoints |
 | `fleet`, `uptime_s`, `endpoints`, `reconnects`, `endpoints_failed`, `balanced` | `fleet.ended`: totals of the run |

@@ -229,7 +229,7 @@ class HttpServer:
             lambda: _Connection(config=config, server_state=self._state, app_state={}), sock=listening
         )
         # Not by `log`, which passes errors only.
-        fields = {"event": "http.listening", "address": self.address}
+        fields = {"event": "http.listening"}
         logging.getLogger("wsfleet").info("serving %s", self, extra=fields)
 
     async def stop(self) -> None:
