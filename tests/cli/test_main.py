@@ -4,6 +4,7 @@ import asyncio
 import json
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,6 +15,7 @@ import pytest
 from tests.support.command import Command, Start
 from wsfleet import accelerated
 from wsfleet.cli.main import main
+from wsfleet.runtime.locate import find_fleet
 from wsfleet.runtime.loop import SELDOM, run_loop
 from wsfleet.testing import FeedServer
 
@@ -180,7 +182,7 @@ async def test_a_handler_that_never_ends_does_not_outlast_the_duration(start: St
                 ended = await command.ended()
                 if command.notes.exists():
                     break
-    assert ended.code == 1 and "shutdown timed out" in ended.err
+    assert ended.code == 1 and "shutdown timed out" in ended.err and "fleet ran for" in ended.err
     assert json.loads((tmp_path / "report.json").read_text())["subscriptions"][0]["pending"] == 1
 
 
@@ -356,6 +358,7 @@ async def test_a_wrong_target_is_one_line(start: Start, tmp_path: Path, target: 
 THRESHOLDS = """
 import gc
 from wsfleet import Fleet
+from wsfleet.runtime.locate import find_fleet
 {own}
 fleet = Fleet()
 
@@ -485,3 +488,44 @@ def test_a_command_says_which_extra_it_needs(
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     assert main(command) == 2
     assert capsys.readouterr().err == f"{text}\n"
+
+
+def test_a_pattern_of_no_endpoint_is_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a program, a pattern that no topic of its endpoints can match is a warning, as it is in a file."""
+    (tmp_path / "unmatched.py").write_text(
+        "from wsfleet import Fleet\n"
+        "fleet = Fleet()\n"
+        "fleet.connect('ws://a.test', name='a', topic='trades.{symbol}', decode='json')\n"
+        "fleet.pool('ws://b.test', 2, name='b')\n"
+        "for pattern in ('trades.*', 'trade.*', 'a', 'b', 'c', '>'):\n"
+        "    fleet.process(pattern, name=f'p{len(fleet.subscriptions)}')(print)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert find_fleet("unmatched:fleet") is not None
+    warned = [line.partition("; there are ")[0].rpartition(": ")[2] for line in capsys.readouterr().err.splitlines()]
+    assert warned == [f"no topic of an endpoint can match {pattern!r}" for pattern in ("trade.*", "c")]
+
+
+@pytest.mark.parametrize(("number", "code"), [("SIGHUP", 7), ("SIGINT", 130)])
+def test_a_signal_while_the_command_is_imported(number: str, code: int) -> None:
+    """While `wsfleet run` is imported, SIGHUP does not end it, and SIGINT ends it without a traceback."""
+    program = f"""
+import os, signal, sys
+class Finder:
+    def find_spec(self, name, path, target=None):
+        if name == "wsfleet.cli.main":
+            os.kill(os.getpid(), signal.{number})
+            return importlib.machinery.ModuleSpec(name, Loader())
+class Loader:
+    def create_module(self, spec): return None
+    def exec_module(self, module): module.main = lambda: 7
+import importlib.machinery
+import wsfleet.__main__
+sys.argv = ["wsfleet", "run", "feeds.toml"]
+sys.meta_path.insert(0, Finder())
+sys.exit(wsfleet.__main__.main())
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (ended.returncode, ended.stderr) == (code, "")

@@ -318,6 +318,10 @@ def test_load_gives_the_fleet_or_raises_every_fault(tmp_path: Path) -> None:
         ("[htp.a]\nx = 1", "feeds.toml:4: [htp]: unknown section; did you mean 'http'?"),
         ("[http]\nport = 1", "[http] port: unknown key; there are listen, token"),
         ("[[connect]]\nurl = 'ws://h'", "[[connect]] 2 url: unknown key; did you mean 'uri'?"),
+        (
+            "[[connect]]\nuri = 'ws://h'\nstale_s = 5",
+            "[[connect]] 2 stale_s: unknown key; did you mean liveness = { stale_s = ... }?",
+        ),
         ("name = 1", "name: unknown section"),
         ("[fleet]\ndrain = 1", "[fleet] drain: unknown key; did you mean 'drain_s'?"),
         ("[process]\npattern = '>'", "[process]: must be an array of tables; write [[process]]"),

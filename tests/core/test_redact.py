@@ -234,3 +234,11 @@ def test_a_long_text_is_no_long_work(piece):
     # Behind a name that makes it doubtful, and with an end that makes it no word after all.
     redact_text(f"token: {piece * 100_000}!")
     redact_uri(f"wss://feed.example/{piece * 100_000}9a9")
+
+
+def test_a_short_number_is_no_secret_of_other_texts() -> None:
+    """A short number in a query is hidden in the URI; it does not hide a close code, a status or a port elsewhere."""
+    uri = "wss://feed.example/?code=1011&pin=4000"
+    assert redact_uri(uri) == "wss://feed.example/?code=***&pin=***"
+    assert redact_text("connection lost: 1011 and 4000", secrets_of(uri, {})) == "connection lost: 1011 and 4000"
+    assert "12345678" not in redact_text("got 12345678", secrets_of("wss://feed.example/?code=12345678", {}))

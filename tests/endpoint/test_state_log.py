@@ -1,10 +1,11 @@
 """Log records while an endpoint is down: each cause, occasional reminders, and the recovery."""
 
+import asyncio
 import logging
 
 import pytest
 
-from wsfleet import Fleet, Reconnect
+from wsfleet import Fleet, Reconnect, State
 from wsfleet.core.errors import ConnectFailed, ConnectionLost, HandshakeRejected
 from wsfleet.endpoint.state_log import CHANGES, StateLog
 from wsfleet.testing import FakeTransport
@@ -59,17 +60,49 @@ def test_its_end_is_a_warning_as_its_beginning_was(caplog: pytest.LogCaptureFixt
 
 
 def test_going_up_and_down_all_night_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
-    """An endpoint that is lost right after each OPEN, or whose errors alternate, does not log a line
-    for each attempt.
-    """
+    """An endpoint that is lost at once whenever it opens is a few lines, one that says so, and one every 5 minutes."""
     story = StateLog("feed")
     for now in range(0, 3600, 2):
-        story.waiting(ConnectionLost(1006) if now % 4 else TCP, 1.0, float(now))
+        story.waiting(ConnectionLost(1006), 1.0, float(now))
         story.opened("ws://feed.test/", now + 1.0)
     lines = warnings(caplog)
-    assert len(lines) <= 12 * 2 * CHANGES
-    assert sum("lost again and again for" in text for text in lines) == 3
-    assert lines[-1].startswith("feed: open again")
+    assert [line.split(" (")[0] for line in lines[: 2 * CHANGES]] == [
+        "feed: connection lost: 1006; next attempt in 1.0 s",
+        "feed: open again after 1.0 s",
+    ] * CHANGES
+    times = ("6.0 s", *(f"{minutes} min" for minutes in range(5, 60, 5)))
+    assert [line.split(", ")[0] for line in lines[2 * CHANGES :]] == [
+        f"feed: lost again and again for {time}" for time in times
+    ]
+    assert all(line.endswith("; from now on reported every 5 min") for line in lines[2 * CHANGES :])
+
+
+def test_errors_that_take_turns_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    """Errors that take turns write no line per attempt; that it is open again is logged."""
+    story = StateLog("feed")
+    for now in range(0, 240, 2):
+        story.waiting(TCP if now % 4 else DNS, 1.0, float(now))
+    story.opened("ws://feed.test/", 240.0)
+    lines = warnings(caplog)
+    assert len(lines) == CHANGES + 2
+    assert lines[-2].startswith("feed: still down for 6.0 s, 4 attempts; last: ")
+    assert lines[-1] == "feed: open again after 4 min (ws://feed.test/)"
+
+
+@pytest.mark.looptime
+async def test_the_end_of_a_flapping_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """An endpoint whose changes were not logged any more is reported once it has been open for five minutes."""
+    story, uri = StateLog("feed"), "ws://feed.test/"
+    for _ in range(2 * CHANGES):
+        story.log_state(State.BACKOFF, ConnectionLost(1006), 1.0, uri)
+        story.log_state(State.OPEN, None, 0.0, uri)
+        await asyncio.sleep(1.0)
+    await asyncio.sleep(299.5)
+    assert warnings(caplog)[-1] == "feed: open for 5 min without a loss, after 6 attempts"
+    before = len(warnings(caplog))
+    story.log_state(State.BACKOFF, ConnectionLost(1006), 1.0, uri)
+    assert len(warnings(caplog)) == before + 1
+    story.log_state(State.CLOSED, None, 0.0, uri)
 
 
 def test_the_end_of_an_unlogged_outage_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -8,7 +8,7 @@ import pytest_asyncio
 
 from wsfleet import Connection, Fleet, Message, Reconnect, State, Subscription
 from wsfleet.core import errors
-from wsfleet.core.errors import ConnectFailed, FleetError, HandshakeRejected
+from wsfleet.core.errors import ConfigError, ConnectFailed, FleetError, HandshakeRejected
 from wsfleet.testing import FakeTransport, FeedServer
 
 URI = "ws://feed.test/"
@@ -562,3 +562,10 @@ async def test_subscriptions_end_with_the_fleet() -> None:
         fleet.publish("x", 1)
         await asyncio.sleep(0.01)
     assert [await task for task in looping] == [[1], [1]]
+
+
+def test_process_names_all_faults() -> None:
+    """process() raises one ConfigError with the faults of the pattern, the name and all options."""
+    with pytest.raises(ConfigError) as caught:
+        Fleet().process("a..b", name="a b", concurrency=0, timeout_s=-1)
+    assert [field for field, _ in caught.value.faults] == ["pattern", "name", "concurrency", "timeout_s"]

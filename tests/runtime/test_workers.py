@@ -663,6 +663,40 @@ async def test_workers_read_their_file_again(start: Start, tmp_path: Path) -> No
     assert report["balanced"] is True
 
 
+async def test_a_restarted_worker_starts_from_what_was_accepted(start: Start, tmp_path: Path) -> None:
+    """A worker that dies starts again with the file and the values that the parent has accepted last, not with a file
+    that was edited since, that a reload has refused, or whose secrets are gone."""
+    async with FeedServer() as server:
+        secret = tmp_path / "secret"
+        secret.write_text("s3cret")
+        each = 'headers = { X-Key = "${file:secret}" }\n'
+        write(tmp_path, server.uri, 3, each=each)
+        command = await start("run", "feeds.toml", "--workers", "2")
+        await server.wait_clients(3)
+        write(tmp_path, server.uri, 4, each=each)
+        command.kill(signal.SIGHUP)
+        await command.until_said("reload: [[connect]] f3: added")
+        await server.wait_clients(4)
+
+        secret.unlink()
+        (tmp_path / "feeds.toml").write_text("[[connect]]\n")
+        command.kill(signal.SIGHUP)
+        await command.until_said("nothing was changed")
+        await server.send("before")
+        pids = {int(words[0]) for words in await until_lines(command, tmp_path, 4)}
+        assert len(pids) == 2
+        before = set(server.clients)
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+        while len(set(server.clients) - before) < 4:
+            await asyncio.sleep(0.01)
+        assert {client.request.headers["X-Key"] for client in server.clients} == {"s3cret"}
+        await server.send("after")
+        lines = await until_lines(command, tmp_path, 8)
+        assert {words[1] for words in lines[4:]} == {f"f{number}" for number in range(4)}
+        assert (await command.drained()).code == 0
+
+
 async def test_a_program_is_not_read_again(start: Start, tmp_path: Path) -> None:
     """Workers of a program continue after SIGHUP, and the reason why nothing has changed is logged."""
     async with FeedServer() as server:

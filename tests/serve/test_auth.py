@@ -183,3 +183,15 @@ async def test_other_machines_reach_it_where_it_listens_alone() -> None:
     async with fleet:
         listening = server._socket
         assert isinstance(listening, socket.socket) and listening.getsockname()[0] == "127.0.0.1"
+
+
+@pytest.mark.parametrize(
+    "host", ["[::1]evil.example", "localhost:80@evil.example", "localhost:evil.example", "::1", "[::1", "127.0.0.1:"]
+)
+@pytest.mark.parametrize("token", [None, TOKEN])
+async def test_the_whole_host_header_is_checked(host: str, token: str | None) -> None:
+    """A Host header that only begins like a loopback name is refused."""
+    good = host == "127.0.0.1:"  # RFC 9110, section 4.2.3: an empty port is the default port
+    async with served(token=token) as client:
+        status = (await client.get("/api/overview", headers={"Host": host})).status_code
+    assert status == (200 if good else 401 if token else 403)

@@ -17,7 +17,9 @@ import pytest
 from tests.support.http import client as http_client
 from wsfleet import Endpoint, Fleet, Message, Reconnect, State
 from wsfleet.core.errors import ConfigError, ConnectionLost, EndpointFailed, FleetError
+from wsfleet.fleet.reloading import Change, Reloaded
 from wsfleet.serve.status.http import HttpServer
+from wsfleet.serve.status.recent import Recent
 from wsfleet.testing import FakeTransport, FeedServer
 
 SECRET = "zq8sK2vTq9Lw4XbN7rYd"
@@ -87,7 +89,7 @@ async def test_overview() -> None:
         shown = await until(client, "/api/overview", lambda overview: overview["totals"]["dead"] == 2)
     assert list(shown) == [
         *("name", "uptime_s", "balanced", "accelerated", "loop_lag_s", "blocked", "at", "states", "totals"),
-        *("latency", "slowest", "down", "down_count", "workers"),
+        *("latency", "slowest", "down", "down_count", "flapping", "flapping_count", "workers"),
     ]
     assert shown["states"] == {"OPEN": 1, "CONNECTING": 1, "BACKOFF": 0, "CLOSED": 0, "FAILED": 0}
     assert set(shown["totals"]) == TOTALS
@@ -181,6 +183,60 @@ async def test_endpoints_that_are_down_are_listed_worst_first() -> None:
     for down in (ready["down"], overview["down"]):
         assert [each["name"] for each in down] == ["required", "failed", "old", "new"]
     assert [each["required"] for each in overview["down"]] == [True, False, False, False]
+
+
+async def test_an_endpoint_that_is_lost_again_and_again_is_named() -> None:
+    """Among many endpoints, one that is lost three times in a minute is named while it is OPEN, and is first."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    for number in range(61):
+        fleet.connect(Endpoint(f"ws://{number}.test", name=f"e{number}", reconnect=Reconnect(initial_s=0, max_s=0)))
+    server = fleet.serve_http(ANY)
+    async with fleet, asking(server) as client:
+        sockets = {name: await transport.accept(name) for name in fleet.connections}
+        await until(client, "/readyz", lambda answer: answer["ready"])
+        for name, losses in (("e7", 3), ("e8", 2)):
+            for _ in range(losses):
+                sockets[name].close(4000, "again")
+                sockets[name] = await transport.accept(name)
+                await fleet.connections[name].wait_open()
+        shown = await until(client, "/api/overview", lambda overview: overview["totals"]["losses"] == 5)
+        shown = await until(client, "/api/overview", lambda overview: overview["flapping"])
+        table = (await client.get("/api/endpoints?sort=state&limit=1")).json()["rows"]
+    (flapping,) = shown["flapping"]
+    assert (flapping["name"], flapping["losses"], flapping["state"], shown["flapping_count"]) == ("e7", 3, "OPEN", 1)
+    assert [(row["name"], row["recent_losses"]) for row in table] == [("e7", 3)]
+
+
+async def test_when_it_is_tried_again() -> None:
+    """An endpoint in BACKOFF has the time of its next attempt, in the overview and in the table."""
+    transport = FakeTransport()
+    fleet = Fleet(transport=transport)
+    fleet.connect(Endpoint("ws://a.test", name="a", reconnect=Reconnect(initial_s=60, jitter=0)))
+    server = fleet.serve_http(ANY)
+    async with fleet, asking(server) as client:
+        (await transport.accept("a")).close(4000)
+        shown = await until(
+            client, "/api/overview", lambda overview: overview["down"] and overview["down"][0]["next_at"]
+        )
+        (row,) = (await client.get("/api/endpoints")).json()["rows"]
+    (down,) = shown["down"]
+    assert down["next_at"] - down["since"] == pytest.approx(60, abs=1) and row["next_at"] == down["next_at"]
+
+
+def test_losses_are_forgotten_after_a_minute() -> None:
+    """Losses count for a minute, attempts that fail do not count, and nothing is kept of those that recovered."""
+    recent = Recent()
+    for at, previous in ((100.0, "OPEN"), (130.0, "OPEN"), (131.0, "CONNECTING")):
+        recent.note(
+            {"endpoint": "a", "at": at, "previous": previous, "state": "BACKOFF", "error": "lost", "delay_s": 5.0}
+        )
+    assert recent.next_attempt("a") == 136.0
+    assert [recent.losses(now) for now in (131.0, 161.0, 191.0)] == [{"a": 2}, {"a": 1}, {}]
+    recent.note(
+        {"endpoint": "a", "at": 200.0, "previous": "CONNECTING", "state": "OPEN", "error": None, "delay_s": 0.0}
+    )
+    assert recent.next_attempt("a") is None
 
 
 async def test_dead_letters_are_counted_however_fast_they_come() -> None:
@@ -333,6 +389,33 @@ async def test_reload_returns_the_changes() -> None:
     )
 
 
+async def test_a_reload_over_http_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """POST /api/reload logs its changes, or its faults, as SIGHUP does."""
+    caplog.set_level(logging.INFO)
+    fleet = Fleet(transport=FakeTransport())
+    server = fleet.serve_http(ANY, token="t0ken")
+    done = Reloaded([Change("connect", "a", "added")], [], {})
+    async with fleet, asking(server) as client:
+        with patch.object(Fleet, "reload", AsyncMock(side_effect=[done, ConfigError("feeds.toml:3: must be text")])):
+            fleet._control.reloader = Mock()
+            for _ in range(2):
+                await client.post("/api/reload", headers={"Authorization": "Bearer t0ken"})
+    said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("reload: ")]
+    assert said[0] == "reload: [[connect]] a: added"
+    assert said[-2:] == ["reload: feeds.toml:3: must be text", "reload: failed; nothing was changed"]
+
+
+async def test_the_address_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The start of the server is logged, with the port that a port of 0 has become."""
+    caplog.set_level(logging.INFO)
+    fleet = Fleet(transport=FakeTransport())
+    server = fleet.serve_http(ANY)
+    async with fleet:
+        (record,) = [each for each in caplog.records if getattr(each, "event", "") == "http.listening"]
+    assert record.getMessage() == f"serving http://{server.address}, read-only without a token"
+    assert not server.address.endswith(":0")
+
+
 async def test_a_port_in_use_is_one_clear_error() -> None:
     """If the address is in use, the fleet does not start, and the error contains the address; nothing is left open."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
@@ -455,15 +538,95 @@ async def test_idle_connections_do_not_block_new_ones(monkeypatch: pytest.Monkey
         address = server.address.split(":")
         idle, busy = [await asyncio.open_connection(*address) for _ in range(2)], []
         for oldest, _ in idle:
-            reader, writer = await asyncio.open_connection(*address)
-            busy.append((reader, writer))
-            writer.write(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
-            assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+            busy.append(await watching(address))
             await gone(oldest)
         late = await asyncio.open_connection(*address)
-        await gone(late[0])
+        await gone(late[0])  # it asks nothing in time
         for _, each in (*idle, *busy, late):
             each.close()
+
+
+async def watching(address: list[str]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection that is being answered for as long as it is open."""
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+    return reader, writer
+
+
+@pytest.mark.parametrize("limit", ["CONNECTIONS", "PEER_CONNECTIONS"])
+async def test_health_checks_have_connections_of_their_own(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where all connections are in use, a new one still gets a health check, and 503 for anything else."""
+    monkeypatch.setattr(f"wsfleet.serve.status.http.{limit}", 2)
+    monkeypatch.setattr("wsfleet.serve.status.http.HEALTH_CONNECTIONS", 1)
+    monkeypatch.setattr("wsfleet.serve.status.http.HEALTH_HEAD_S", 600)
+    fleet = Fleet(transport=FakeTransport())
+    server = fleet.serve_http(ANY, token="t0ken")
+    async with fleet:
+        address = server.address.split(":")
+        busy = [await watching(address) for _ in range(2)]
+        asks_nothing = await asyncio.open_connection(*address)
+        async with asking(server) as client:
+            for path, status in (("/healthz", 200), ("/readyz", 200), ("/api/overview", 503)):
+                answer = await client.get(path, headers={"Authorization": "Bearer t0ken"})
+                assert (answer.status_code, answer.headers["connection"]) == (status, "close")
+                assert answer.headers["x-content-type-options"] == "nosniff"
+        await gone(asks_nothing[0])
+        for _, each in (*busy, asks_nothing):
+            each.close()
+
+
+async def reads_nothing(server: HttpServer) -> socket.socket:
+    """A connection with so many requests that their answers do not fit in the buffers of the system."""
+    host, port = server.address.split(":")
+    asked = socket.socket()
+    asked.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    asked.setblocking(False)
+    await asyncio.get_running_loop().sock_connect(asked, (host, int(port)))
+    page = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    await asyncio.get_running_loop().sock_sendall(asked, page * 1000)
+    return asked
+
+
+async def stalled(server: HttpServer, count: int) -> None:
+    """Wait until this number of connections has bytes that the client does not take."""
+    while sum(each.transport.get_write_buffer_size() > 0 for each in server._state.connections) < count:
+        await asyncio.sleep(0.01)
+
+
+async def test_who_reads_nothing_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Past a number of connections, one whose client reads nothing goes, before those that ask nothing."""
+    monkeypatch.setattr("wsfleet.serve.status.http.HEAD_S", 600)
+    monkeypatch.setattr("wsfleet.serve.status.http.CONNECTIONS", 3)
+    monkeypatch.setattr("wsfleet.serve.status.http.HEALTH_CONNECTIONS", 0)
+    fleet = Fleet(transport=FakeTransport())
+    server = fleet.serve_http(ANY)
+    async with fleet:
+        idle = await asyncio.open_connection(*server.address.split(":"))
+        greedy = [await reads_nothing(server) for _ in range(2)]
+        await stalled(server, 2)
+        async with asking(server) as one, asking(server) as two:
+            assert (await one.get("/api/overview")).status_code == 200
+            assert (await two.get("/api/overview")).status_code == 200
+        idle[1].write(b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert await idle[0].readline() == b"HTTP/1.1 200 OK\r\n"
+        idle[1].close()
+        for each in greedy:
+            each.close()
+
+
+async def test_an_answer_that_nobody_reads_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection whose client does not take what was written is closed, however many requests wait in it."""
+    monkeypatch.setattr("wsfleet.serve.status.http.WRITE_S", 0.05)
+    fleet = Fleet(transport=FakeTransport())
+    server = fleet.serve_http(ANY)
+    async with fleet:
+        asked = await reads_nothing(server)
+        while not server._state.connections:
+            await asyncio.sleep(0.01)
+        while server._state.connections:
+            await asyncio.sleep(0.01)
+        asked.close()
 
 
 async def gone(reader: asyncio.StreamReader) -> None:

@@ -13,7 +13,7 @@ from playwright.async_api import Page, Route, async_playwright
 
 from tests.support.flows import until
 from tests.support.servers.base import missing
-from wsfleet import Buffer, Endpoint, Fleet, Message, Overflow, Reconnect
+from wsfleet import Buffer, Endpoint, Fleet, Message, Overflow, Reconnect, State
 from wsfleet.core.errors import ConnectFailed
 from wsfleet.serve.status.fleet_source import FleetSource
 from wsfleet.serve.status.http import HttpServer
@@ -118,7 +118,7 @@ async def test_one_look_says_whether_it_is_well() -> None:
             # On a busy machine the loop may be late, which the page shows, too.
             await page.locator("#headline").filter(has_text=re.compile("^Well|event loop")).wait_for()
             await read(page, "#name", "prices")
-            await read(page, "#slowest", "All subscribers keep up.")
+            assert not await page.locator("#slow").is_visible()
             await read(page, "#events-state", "live")
             assert not await page.locator("#not-open").is_visible()
             socket.close(4000, "Maintenance tonight")
@@ -167,6 +167,43 @@ async def test_the_last_minute_counts(changes: dict[str, float], headline: str) 
             await read(page, "#headline", headline)
             if "loop_lag_s" in changes:
                 await page.locator("#lag.alarming").filter(has_text="677 ms").wait_for()
+
+
+async def test_an_endpoint_that_is_lost_again_and_again_is_named() -> None:
+    """An endpoint that is lost three times in a minute is named in the verdict while all are open, and is first."""
+    async with running("a", "b") as (fleet, transport, server):
+        await transport.accept("a")
+        socket = await transport.accept("b")
+        for _ in range(3):
+            socket.close(4000, "again")
+            while fleet.connections["b"].state is not State.BACKOFF:
+                await asyncio.sleep(0.01)
+            fleet.connections["b"].restart()
+            socket = await transport.accept("b")
+            await fleet.connections["b"].wait_open()
+        async with looking(server) as page:
+            await page.locator('#verdict[data-level="attention"]').wait_for()
+            await page.locator("#verdict").filter(has_text="Lost in the last minute: b 3 times").wait_for()
+            await page.locator("#endpoints").scroll_into_view_if_needed()
+            await page.locator("#endpoints tbody tr:first-child").filter(has_text="b").wait_for()
+
+
+async def test_the_charts_begin_with_the_data() -> None:
+    """A chart begins at the first sample, and first connects are no reconnects."""
+    async with running("a") as (_, transport, server):
+        await transport.accept("a")
+        async with looking(server) as page:
+            start, reconnects = await page.evaluate("""async () => {
+              const { CHARTS, Chart, withReconnects } = await import("./charts.js");
+              const chart = new Chart(CHARTS[2]);
+              const counts = [[0, 0], [100, 0], [100, 10], [110, 10], [112, 11], [5, 0], [6, 0]];
+              const at = (i) => 1000 + 10 * i;
+              const samples = withReconnects(counts.map(([connects, losses], i) => ({ at: at(i), connects, losses })));
+              chart.show(samples);
+              return [chart.start, samples.map((sample) => sample.reconnects)];
+            }""")
+    assert start == 1000
+    assert reconnects == [0, 0, 0, 10, 11, 11, 11]
 
 
 async def test_a_failed_endpoint_is_shown_with_its_reason() -> None:

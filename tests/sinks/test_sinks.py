@@ -18,11 +18,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wsfleet import sinks
+from wsfleet import Fleet, sinks
 from wsfleet.core.errors import ConfigError, ConnectionLost
 from wsfleet.core.message import DeadLetter, Malformed, Message, State, StateChange
 from wsfleet.sinks import base
 from wsfleet.sinks.base import line
+from wsfleet.sinks.jsonl import JsonLines
+from wsfleet.testing import FakeTransport
 
 
 def shown(data: Any) -> Any:
@@ -202,6 +204,48 @@ async def test_a_failed_write_raises_and_the_next_one_begins_a_line(tmp_path: Pa
     await sink.close()
     torn, kept = path.read_text().splitlines()
     assert (len(torn), json.loads(kept)["data"]) == (10, "kept")
+
+
+async def test_lines_that_are_written_whole_are_not_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a write that the disk cut off, the whole lines count as processed, and only the others as failed."""
+    path = tmp_path / "out.jsonl"
+    transport = FakeTransport()
+    real = JsonLines._open_file
+    room = [10**6]
+
+    def open_file(sink: Any) -> tuple[Any, bool]:
+        file, torn = real(sink)
+
+        class Full:
+            def __getattr__(self, name: str) -> Any:
+                return getattr(file, name)
+
+            def fileno(self) -> int:
+                return file.fileno()
+
+            def write(self, data: memoryview) -> int:
+                if not room[0]:
+                    raise OSError(errno.ENOSPC, "full")
+                written = file.write(data[: room[0]]) or 0
+                room[0] -= written
+                return written
+
+        return Full(), torn
+
+    monkeypatch.setattr(JsonLines, "_open_file", open_file)
+    async with Fleet(transport=transport) as fleet:
+        fleet.connect("ws://a.test", name="a")
+        subscription = fleet.sink("a", f"jsonl:{path}")
+        socket = await transport.accept("a")
+        await socket.feed("x")
+        await fleet.idle()
+        size = path.stat().st_size
+        room[0] = 2 * size + 5
+        await socket.feed("y", "y", "y", "y")
+        await fleet.idle()
+        stats = subscription.stats()
+    assert (stats.processed, stats.failed) == (3, 2)
+    assert len(path.read_text().splitlines()) == 4
 
 
 async def test_a_file_that_cannot_be_opened_raises_and_leaves_nothing(tmp_path: Path) -> None:

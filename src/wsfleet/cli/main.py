@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from wsfleet.cli.arguments import seconds
 from wsfleet.config import Report, check
@@ -18,6 +18,7 @@ from wsfleet.core import __version__
 from wsfleet.core.accel import accelerated
 from wsfleet.core.checks import check_proxy
 from wsfleet.core.redact import redact_uri
+from wsfleet.core.stats import FleetStats
 from wsfleet.core.text import plural
 from wsfleet.runtime.locate import find_fleet, is_uri, print_error, print_faults
 from wsfleet.runtime.logs import log_to_stderr
@@ -134,7 +135,7 @@ def _check(args: argparse.Namespace) -> int:
     endpoints = plural(len(fleet.connections), "endpoint")
     print(f"{args.file}: good; {endpoints}, {plural(len(fleet.subscriptions), 'processor')}")
     for observer in fleet.observers:
-        print(f"serving {observer}")
+        print(f"would serve {observer}")
     code = ENDED_WELL
     for proxy, fault, users in _proxies(report):
         if fault is None:
@@ -177,7 +178,7 @@ def _run(args: argparse.Namespace) -> int:
     shards = () if args.shard is None else (args.shard,)
     divide(fleet, *shards)
     if args.workers is None:
-        run, coordinator = partial(run_fleet, fleet), None
+        run, coordinator = partial(run_fleet, fleet, summarize=partial(_summarize, args.log_json)), None
     else:
         # Imported only if used, to keep the start of a single process fast.
         workers = importlib.import_module("wsfleet.runtime.workers.coordinator")
@@ -189,9 +190,13 @@ def _run(args: argparse.Namespace) -> int:
         print_error(f"--report: {exc}")
         code = FAILED
     ended = (fleet.stats(), None) if coordinator is None else coordinator.ended()
-    if args.log_json:
-        log_summary(*ended)
-    else:
-        for line in summary(*ended):
-            print(line, file=sys.stderr)
+    _summarize(args.log_json, *ended)
     return code
+
+
+def _summarize(as_json: bool, stats: FleetStats, workers: dict[str, Any] | None = None) -> None:
+    if as_json:
+        log_summary(stats, workers)
+    else:
+        for line in summary(stats, workers):
+            print(line, file=sys.stderr, flush=True)

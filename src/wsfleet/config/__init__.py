@@ -48,7 +48,7 @@ from typing import Any
 from wsfleet.config.build import FleetBuilder
 from wsfleet.config.faults import Fault, Place, format_place
 from wsfleet.config.lines import find_lines, line_of
-from wsfleet.config.reading import Unreadable, read
+from wsfleet.config.reading import Given, Unreadable, parse, read
 from wsfleet.config.reload import Entry, Reloader
 from wsfleet.config.substitution import Substitutor
 from wsfleet.config.values import Reader
@@ -64,7 +64,8 @@ class Report:
     """The result of checking a file.
 
     `fleet` is the declared fleet, not started, or None if there are faults. `endpoints` are the names and options of
-    its connections and pools. `entries` and `settings` are used by `Reloader`.
+    its connections and pools. `entries` and `settings` are used by `Reloader`. `given` lets another process build the
+    same fleet, even if the files have changed since.
     """
 
     faults: tuple[Fault, ...] = ()
@@ -73,33 +74,41 @@ class Report:
     endpoints: tuple[tuple[str, Endpoint], ...] = ()
     entries: tuple[Entry, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    given: Given | None = None
 
 
-def check(path: str | os.PathLike[str], *, environ: Mapping[str, str] = os.environ) -> Report:
+def check(
+    path: str | os.PathLike[str], *, environ: Mapping[str, str] = os.environ, given: Given | None = None
+) -> Report:
     """Check the file at `path`, and return all of its faults and warnings in one report.
 
-    Imports the modules of its handlers. Writes no file and opens no connection.
+    Imports the modules of its handlers. Writes no file and opens no connection. With `given`, uses its text and values,
+    and reads neither the file nor the environment nor the files of `${file:PATH}`.
     """
     path = Path(path)
     try:
-        text, document = read(path)
+        text = read(path) if given is None else given.text
+        document = parse(path, text)
     except Unreadable as exc:
         return Report((exc.fault,))
-    report = _check(path, text, document, environ)
+    report = _check(path, text, document, environ, given)
     if report.fleet is not None:
         control_of(report.fleet).reloader = Reloader(path, report, partial(check, environ=environ))
     return report
 
 
-def _check(path: Path, source: str, document: dict[str, Any], environ: Mapping[str, str]) -> Report:
-    substitutor = Substitutor(path.parent, environ)
+def _check(
+    path: Path, source: str, document: dict[str, Any], environ: Mapping[str, str], given: Given | None = None
+) -> Report:
+    substitutor = Substitutor(path.parent, environ, None if given is None else given.values)
     reader = Reader(path.parent, substitutor)
     builder = FleetBuilder(reader)
     substituted = substitutor.substitute_all(document, (), reader.faults)
     fleet = builder.build(substituted)
     entries, settings = tuple(builder.entries), {key: substituted.get(key) for key in ("fleet", "http")}
+    used = Given(source, substitutor.values)
     if not reader.faults and not builder.warnings:
-        return Report(fleet=fleet, endpoints=tuple(builder.endpoints), entries=entries, settings=settings)
+        return Report(fleet=fleet, endpoints=tuple(builder.endpoints), entries=entries, settings=settings, given=used)
 
     lines = find_lines(source)
 
@@ -116,7 +125,7 @@ def _check(path: Path, source: str, document: dict[str, Any], environ: Mapping[s
 
     faults = located(reader.faults)
     warnings = located(hidden(builder.warnings))
-    return Report(faults, warnings, None if faults else fleet, tuple(builder.endpoints), entries, settings)
+    return Report(faults, warnings, None if faults else fleet, tuple(builder.endpoints), entries, settings, used)
 
 
 def load(path: str | os.PathLike[str], *, environ: Mapping[str, str] = os.environ) -> Fleet:

@@ -94,13 +94,11 @@ class FleetBuilder:
         return fleet
 
     def _http(self, fleet: Fleet, table: Any) -> None:
-        known = len(self._reader.faults)
         values, faulty = self._reader.table(table, _HTTP, ("http",))
-        if len(self._reader.faults) == known or values:
-            try:
-                self._reader.build(fleet.serve_http, values, faulty, ("http",))
-            except Skip:
-                pass
+        try:
+            self._reader.build(fleet.serve_http, values, faulty, ("http",))
+        except Skip:
+            pass
 
     def _connect(self, fleet: Fleet, table: Any, place: Place) -> None:
         def connect(fleet: Fleet, target: Any = None, **values: Any) -> Any:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from typing import Any
 
+from wsfleet.core.options import Buffer, Liveness, Reconnect, Retry
 from wsfleet.core.text import printable
 
 __all__ = ["DEEPEST", "BadValue", "Fault", "Place", "closest", "did_you_mean", "format_place"]
@@ -17,6 +18,12 @@ Place = tuple[str | int, ...]
 
 DEEPEST = 50
 """Maximum nesting depth of tables and lists. No option needs ten."""
+
+_TABLES = {
+    each.__name__.lower(): frozenset(field.name for field in fields(each))
+    for each in (Liveness, Reconnect, Buffer, Retry)
+}
+"""Options that are keys of another option, by its name: `liveness = { stale_s = ... }`."""
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
@@ -55,6 +62,9 @@ def closest(word: str, known: Iterable[str]) -> str | None:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return a hint that names the closest of `known` to `word`, or all of them."""
     known = list(known)
+    table = next((name for name, keys in _TABLES.items() if word in keys and name in known), None)
+    if table is not None:
+        return f"did you mean {table} = {{ {word} = ... }}?"
     close = closest(word, known)
     return f"did you mean {close!r}?" if close else f"there are {', '.join(known)}"
 

@@ -5,14 +5,24 @@ from __future__ import annotations
 import re
 import tomllib
 from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from wsfleet.config.faults import Fault
 
-__all__ = ["Unreadable", "read"]
+__all__ = ["Given", "Unreadable", "parse", "read"]
 
 _TOML_PLACE = re.compile(r"(.*) \(at (?:line (\d+), column (\d+)|end of document)\)", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """A file as another process has read it: its text, and the value of each `${...}` in it."""
+
+    text: str = field(repr=False)
+    values: Mapping[str, str] = field(repr=False)
 
 
 class Unreadable(Exception):
@@ -23,17 +33,22 @@ class Unreadable(Exception):
         self.fault = Fault.of(where, text)
 
 
-def read(path: Path) -> tuple[str, dict[str, Any]]:
-    """Return the text of the file at `path`, and the parsed document. Raises Unreadable."""
+def read(path: Path) -> str:
+    """Return the text of the file at `path`. Raises Unreadable."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        return text, tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
-        raise _not_toml(path, text, exc) from None
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as exc:
         raise Unreadable(str(path), f"is not UTF-8 (byte {exc.start}); TOML is written in UTF-8") from None
     except OSError as exc:
         raise Unreadable(str(path), f"cannot be read: {exc.strerror}; name a TOML file") from None
+
+
+def parse(path: Path, text: str) -> dict[str, Any]:
+    """Return the document in `text`, which was read from `path`. Raises Unreadable."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as exc:
+        raise _not_toml(path, text, exc) from None
     except RecursionError:
         raise Unreadable(_breaking_line(path, text), "is nested too deeply to be read") from None
     except ValueError:  # from int(): sys.get_int_max_str_digits()

@@ -11,9 +11,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from wsfleet.config.reading import Given
 from wsfleet.core.errors import ConfigError, FleetError
 from wsfleet.fleet.fleet import Fleet, control_of
 from wsfleet.fleet.reloading import Change, Reloaded
@@ -63,16 +65,21 @@ class Reloader:
     """Applies changes of a file to its running fleet.
 
     `report` is the one from which the fleet was declared; `read` reads the file into a new one. `keeps(section, name)`
-    is whether an entry belongs to this fleet: a divided fleet has only some of them.
+    is whether an entry belongs to this fleet: a divided fleet has only some of them. `given` is what was applied last.
     """
 
-    def __init__(self, path: Path, report: Report, read: Callable[[Path], Report]) -> None:
+    def __init__(self, path: Path, report: Report, read: Callable[..., Report]) -> None:
         self._path = path
         self._read = read
         self._settings = report.settings
         self._entries = {entry.key: entry for entry in report.entries}
         self._busy = False
+        self.given = report.given
         self.keeps: Callable[[str, str], bool] = lambda section, name: True
+
+    def use(self, given: Given) -> None:
+        """From now on, use `given` instead of reading the file: another process has read it."""
+        self._read = partial(self._read, given=given)
 
     async def reload(self, fleet: Fleet) -> Reloaded:
         """Read the file, apply the differences, and return a line for each change.
@@ -104,6 +111,7 @@ class Reloader:
         """Record `report` as applied by the workers, which found `faults`, and return the changes."""
         changes = self._changes(report)
         self._entries = changes.wanted
+        self.given = report.given
         return changes.done(sessions, faults)
 
     def _changes(self, report: Report) -> _Changes:
@@ -130,6 +138,7 @@ class Reloader:
             )
             for entry in changes.added:
                 self._declare(fleet, entry)
+        self.given = report.given
         return changes.done(control_of(fleet).session_counts())
 
     async def _replace(self, fleet: Fleet, entry: Entry) -> None:

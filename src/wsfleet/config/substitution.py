@@ -38,9 +38,10 @@ UNRESOLVED = _Unresolved()
 
 
 class Substitutor:
-    """Substitutes values, and remembers them."""
+    """Substitutes values, and remembers them in `values` by reference. The `known` ones are not looked up."""
 
-    def __init__(self, folder: Path, environ: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, environ: Mapping[str, str], known: Mapping[str, str] | None = None) -> None:
+        self.values = dict(known or {})
         self._folder = folder
         self._environ = environ
         self._secrets: set[str] = set()
@@ -66,7 +67,10 @@ class Substitutor:
         if not part[2]:
             raise BadValue("'${' without a '}'; write ${NAME}, or $${ for a literal ${")
         reference: str = part[1]
-        value = self._file(reference[5:]) if reference.startswith("file:") else self._variable(reference)
+        value = self.values.get(reference)
+        if value is None:
+            value = self._file(reference[5:]) if reference.startswith("file:") else self._variable(reference)
+            self.values[reference] = value
         self._secrets.add(value)
         values.append(value)
         return value

@@ -76,11 +76,11 @@ class Context:
         if self.thread is not None and threading.get_ident() != self.thread:
             raise FleetError("a fleet can only be used in the thread of its loop; use Fleet.from_thread")
 
-    async def check_started(self) -> None:
-        """Raise FleetError if the fleet has not been started."""
+    async def check_started(self, is_closed: Callable[[], bool]) -> None:
+        """Raise FleetError if the fleet has not been started, unless the caller's part of it is closed."""
         if self.loop is None:
             await asyncio.sleep(0)  # under gather, the task that starts it may come next
-        if self.loop is None:
+        if self.loop is None and not is_closed():
             raise FleetError("the fleet has not been started, so nothing would open")
 
     def call_soon(self, function: Callable[[], None]) -> None:

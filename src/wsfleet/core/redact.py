@@ -98,7 +98,14 @@ def secrets_of(uri: str, headers: Mapping[str, str]) -> list[str]:
         else:
             _hide_keys(value, take)
     plain = {unquote(secret) for secret in found} | {unquote_plus(secret) for secret in found}
-    return [secret for secret in {*found, *plain} if len(secret) >= 4 and secret.lower() not in ("bearer", "basic")]
+    return [secret for secret in {*found, *plain} if _is_distinct(secret)]
+
+
+def _is_distinct(secret: str) -> bool:
+    """Whether to search for `secret` in other texts. A short number is also a port, a status or a close code there."""
+    if secret.lower() in ("bearer", "basic"):
+        return False
+    return len(secret) >= (8 if secret.isdecimal() else 4)
 
 
 Hide = Callable[[str], str]

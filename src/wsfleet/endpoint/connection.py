@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from wsfleet.core.context import loop_thread_only
@@ -22,7 +23,7 @@ class Owner(Protocol):
     """What a connection asks of its fleet."""
 
     def check_thread(self) -> None: ...
-    async def check_started(self) -> None: ...
+    async def check_started(self, is_closed: Callable[[], bool]) -> None: ...
     def open_loop(self, supervisor: Supervisor, buffer: Buffer) -> Mailbox: ...
     def abandon(self, mailbox: Mailbox) -> None: ...
     def restart_endpoint(self, supervisor: Supervisor) -> None: ...
@@ -94,8 +95,7 @@ class Connection:
         Raises EndpointFailed when it is FAILED, NotOpen when CLOSED, and FleetError if the fleet has not been started.
         For a limit, use `asyncio.timeout`.
         """
-        if self.state is not State.CLOSED:
-            await self._owner.check_started()
+        await self._owner.check_started(lambda: self.state is State.CLOSED)
         await self._supervisor.wait_open()
 
     def restart(self) -> None:

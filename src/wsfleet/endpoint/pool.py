@@ -33,7 +33,7 @@ class PoolOwner(Protocol):
     """What a pool asks of its fleet."""
 
     def check_thread(self) -> None: ...
-    async def check_started(self) -> None: ...
+    async def check_started(self, is_closed: Callable[[], bool]) -> None: ...
     async def close_pool(self, pool: Pool) -> None: ...
 
 
@@ -98,7 +98,7 @@ class Pool:
         Raises EndpointFailed or NotOpen if no member can open any more, and FleetError if the fleet has not been
         started.
         """
-        await self._owner.check_started()
+        await self._owner.check_started(lambda: all(s.state is State.CLOSED for s in self._supervisors))
         while not any(s.can_send for s in self._supervisors):
             await self._some_member_changes()
 

@@ -16,10 +16,16 @@ __all__ = ["StateLog"]
 log = logging.getLogger("wsfleet")
 
 REPORT_S = 300.0
-"""Seconds until an endpoint that stays down is reported again. The interval doubles with each report."""
+"""Seconds until an endpoint that stays down is reported again. The interval doubles with each report.
+
+An endpoint that is lost again and again is reported at this interval, which does not double: each loss is news.
+"""
 
 CHANGES = 3
 """Maximum number of changes logged between two such reports: the error may change with each attempt."""
+
+QUIET = CHANGES + 1
+"""The number of changes from which on only reports are logged. The last line before says so."""
 
 
 class StateLog:
@@ -30,16 +36,23 @@ class StateLog:
         self._trouble_since: float | None = None
         self._down_since: float | None = None
         self._attempts = 0
-        self._opened = False  # since the first failure
+        self._opened = False  # since the first failure or the last report
         self._logged: tuple[object, ...] | None = None  # the kind of error logged last; None: open
         self._period = float("-inf")
         self._report_s = REPORT_S
         self._changes = 0
+        self._settling: asyncio.TimerHandle | None = None
 
     def log_state(self, state: State, error: Exception | None, delay_s: float, uri: str) -> None:
         """Log the change to `state`, if it has to be logged."""
+        if self._settling is not None:
+            self._settling.cancel()
+            self._settling = None
         if state is State.OPEN:
-            self.opened(uri, asyncio.get_running_loop().time())
+            loop = asyncio.get_running_loop()
+            self.opened(uri, loop.time())
+            if self._changes >= QUIET:
+                self._settling = loop.call_later(REPORT_S, self.settled)
         elif state is State.FAILED:
             self.failed(error, asyncio.get_running_loop().time())
         elif state is State.BACKOFF and error is not None:
@@ -59,6 +72,15 @@ class StateLog:
         self._opened = self._trouble_since is not None
         self._down_since = self._logged = None
 
+    def settled(self) -> None:
+        """Log that the endpoint, whose changes are not logged any more, has been OPEN for REPORT_S."""
+        self._settling = None
+        self._changes = 0
+        text = "%s: open for %s without a loss, after %d attempts"
+        fields = {"state": State.OPEN, "attempts": self._attempts}
+        past = _span(REPORT_S)
+        self._log(logging.WARNING, "endpoint.settled", text, self._name, past, self._attempts, **fields)
+
     def stable(self) -> None:
         """Treat the next loss as the first failure: the connection was open for `stable_s`."""
         self._trouble_since = None
@@ -72,20 +94,13 @@ class StateLog:
         if self._down_since is None:
             self._down_since = now
         self._attempts += 1
-        report = now - self._period >= self._report_s
-        if report:
+        is_due = now - self._period >= (REPORT_S if self._opened else self._report_s)
+        if is_due:
             self._period, self._changes = now, 0
         kind = _kind(error)
         fields = {"state": State.BACKOFF, "error": error, "attempts": self._attempts, "delay_s": delay_s}
-        if report and again:
-            self._changes, self._logged = 1, kind
-            self._report_s *= 2
-            state = "lost again and again" if self._opened else "still down"
-            past = _span(now - self._trouble_since)
-            text = "%s: %s for %s, %d attempts; last: %s"
-            self._log(
-                logging.WARNING, "endpoint.still_down", text, self._name, state, past, self._attempts, error, **fields
-            )
+        if (is_due and again) or (kind != self._logged and self._changes == CHANGES):
+            self._report(error, kind, now - self._trouble_since, is_due, fields)
             return
         level = logging.DEBUG
         if kind != self._logged and self._changes < CHANGES:
@@ -93,6 +108,25 @@ class StateLog:
             level = logging.WARNING
         text = "%s: %s; next attempt in %.1f s"
         self._log(level, "endpoint.down", text, self._name, error, delay_s, **fields)
+
+    def _report(
+        self, error: Exception, kind: tuple[object, ...], past_s: float, is_due: bool, fields: dict[str, object]
+    ) -> None:
+        """Log how long this has lasted, and whether changes are not logged from now on."""
+        state, ending = "still down", ""
+        if is_due and not self._opened:
+            self._changes, self._logged = 1, kind
+            self._report_s *= 2
+        else:
+            self._changes, self._logged = QUIET, (None if self._opened else kind)
+            ending = f"; from now on reported every {_span(REPORT_S)}"
+        if self._opened:
+            state = "lost again and again"
+            self._report_s = REPORT_S
+        self._opened = False
+        text = "%s: %s for %s, %d attempts; last: %s%s"
+        arguments = (self._name, state, _span(past_s), self._attempts, error, ending)
+        self._log(logging.WARNING, "endpoint.still_down", text, *arguments, **fields)
 
     def failed(self, error: Exception | None, now: float) -> None:
         """Log that the endpoint is FAILED."""

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
-from wsfleet.core.checks import check_seconds, refuse
+from wsfleet.core.checks import check_name, check_seconds, refuse
 from wsfleet.core.errors import ConfigError
 from wsfleet.core.options import Buffer, Endpoint, EndpointOptions, Limits, ProcessorOptions
 from wsfleet.core.text import suggestion
 from wsfleet.core.topics import check_pattern
-from wsfleet.pipeline.handler import Function, Sink, is_sink
+from wsfleet.pipeline.handler import Function, Plan, Sink, check_plan, is_sink
 
 __all__ = [
     "check_buffer",
     "check_fleet",
+    "check_process",
     "check_process_pattern",
     "check_replay",
     "check_subscribe_pattern",
@@ -43,6 +45,24 @@ def check_process_pattern(pattern: object) -> None:
         fault = 'write @fleet.process("pattern")'
         raise ConfigError(f"process() takes the pattern first: {fault}", (("pattern", fault),))
     check_subscribe_pattern(pattern)
+
+
+def check_process(pattern: object, name: str | None, plan: Plan, buffer: Buffer) -> None:
+    """Check the arguments of `Fleet.process`, and raise one ConfigError with all faults."""
+    found: list[ConfigError] = []
+    named = [("name", None if name is None else check_name(name))]
+    checks = (
+        partial(check_process_pattern, pattern),
+        partial(refuse, "processor", named),
+        partial(check_plan, plan, buffer),
+    )
+    for check in checks:
+        try:
+            check()
+        except ConfigError as exc:
+            found.append(exc)
+    if found:
+        raise ConfigError("; ".join(map(str, found)), tuple(fault for each in found for fault in each.faults))
 
 
 def check_buffer(buffer: Buffer) -> None:

@@ -45,6 +45,14 @@ class Control:
             name: {connection.name for connection in pool.connections} for name, pool in self._registry.pools.items()
         }
 
+    def endpoint_topics(self) -> list[str] | None:
+        """Return the topics of its endpoints, as declared; None if functions make some of them."""
+        topics = [each.endpoint.topic for each in self._registry.supervisors.values()]
+        if any(callable(topic) for topic in topics):
+            return None
+        own = [name for _, name in self.deciding_names()]
+        return [topic or name for topic, name in zip(topics, own, strict=True) if isinstance(topic, str | None)] + own
+
     def closing_limit_s(self) -> float:
         """Return the largest `close_s` of its endpoints, in seconds."""
         return max((each.endpoint.close_s for each in self._registry.supervisors.values()), default=0.0)

@@ -20,7 +20,7 @@ from wsfleet.core.topics import check_topic
 from wsfleet.endpoint.connection import Connection
 from wsfleet.endpoint.pool import Pool
 from wsfleet.endpoint.services import Services
-from wsfleet.fleet.checks import check_fleet, check_process_pattern
+from wsfleet.fleet.checks import check_fleet, check_process, check_process_pattern
 from wsfleet.fleet.control import Control
 from wsfleet.fleet.declare import Declarer
 from wsfleet.fleet.lifecycle import Lifecycle
@@ -28,7 +28,7 @@ from wsfleet.fleet.owner import Owner
 from wsfleet.fleet.registry import Registry
 from wsfleet.fleet.run import run_blocking
 from wsfleet.fleet.snapshot import build_stats, snapshot, totals
-from wsfleet.pipeline.handler import Function, Plan, Sink, check_plan
+from wsfleet.pipeline.handler import Function, Plan, Sink
 from wsfleet.pipeline.subscription import Subscription
 from wsfleet.transport.base import Transport, WithEndpoints
 
@@ -153,7 +153,6 @@ class Fleet:
         and published as a DeadLetter on `$dead.<name>`. Raises ConfigError as `connect` does.
         """
         self._lifecycle.check_declaring()
-        check_process_pattern(pattern)
         options: dict[str, Any] = {
             "buffer": buffer,
             "concurrency": concurrency,
@@ -163,7 +162,8 @@ class Fleet:
             "timeout_s": timeout_s,
             "offload": offload,
         }
-        check_plan(Plan(**{key: value for key, value in options.items() if key != "buffer"}), buffer)
+        plan = Plan(**{key: value for key, value in options.items() if key != "buffer"})
+        check_process(pattern, name, plan, buffer)
 
         def decorate(function: F) -> F:
             self._lifecycle.check_declaring()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from wsfleet.core.errors import NotOpen
 from wsfleet.core.message import State
@@ -30,9 +31,9 @@ class Owner:
         """See `Context.check_thread`."""
         self._registry.check_thread()
 
-    async def check_started(self) -> None:
+    async def check_started(self, is_closed: Callable[[], bool]) -> None:
         """See `Context.check_started`."""
-        await self._registry.context.check_started()
+        await self._registry.context.check_started(is_closed)
 
     def open_loop(self, supervisor: Supervisor, buffer: Buffer) -> Mailbox:
         """See `Registry.open_loop`."""

@@ -9,11 +9,13 @@ import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from wsfleet.core.errors import ConfigError, FleetError
 
-__all__ = ["Change", "Reloaded", "Reloader", "hangup", "reload_and_log"]
+__all__ = ["Change", "Reloaded", "Reloader", "hangup", "reload_and_log", "reload_logged"]
+
+R = TypeVar("R", bound=list[str])
 
 logger = logging.getLogger("wsfleet.run")
 
@@ -83,13 +85,26 @@ def hangup(reload: Callable[[], object]) -> Iterator[None]:
 async def reload_and_log(reload: Callable[[], Awaitable[Reloaded]]) -> None:
     """Call `reload`, and log the changes, or the reason why there are none."""
     try:
-        _log(await reload())
+        await reload_logged(reload)
+    except FleetError:
+        pass
+
+
+async def reload_logged(reload: Callable[[], Awaitable[R]]) -> R:
+    """Return the result of `reload`, logged. Raises ConfigError and FleetError as it does, logged too."""
+    try:
+        done = await reload()
     except ConfigError as exc:
         for fault in str(exc).splitlines():
             logger.error("reload: %s", fault, extra={"event": "fleet.reload_refused"})
         logger.error("reload: failed; nothing was changed", extra={"event": "fleet.reload_refused"})
+        raise
     except FleetError as exc:
         logger.warning("reload: %s", exc, extra={"event": "fleet.reload_refused"})
+        raise
+    if isinstance(done, Reloaded):
+        _log(done)
+    return done
 
 
 def _log(done: Reloaded) -> None:

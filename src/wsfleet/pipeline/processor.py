@@ -197,6 +197,7 @@ class Processor:
                     # A new list at each attempt: the function may modify it.
                     await self._call(messages.copy() if plan.batch is not None else messages[0])
                 except BaseException as exc:
+                    messages = self._unwritten(messages, exc)
                     if is_ours(exc) or delays is None or attempt >= plan.attempts:
                         raise
                     await asyncio.sleep(delays.next())
@@ -296,6 +297,14 @@ class Processor:
         self.mailbox.wake()
 
     # Failures
+
+    def _unwritten(self, messages: list[Message[Any]], error: BaseException) -> list[Message[Any]]:
+        """Count the messages that a sink wrote before it failed as processed, and return the others."""
+        written = getattr(error, "written", 0) if self.sink is not None and isinstance(error, OSError) else 0
+        self.mailbox.processed += written
+        for message in messages[:written]:
+            self.mailbox.settled(message)
+        return messages[written:]
 
     def _failed(self, messages: list[Message[Any]], error: BaseException, attempts: int) -> None:
         mailbox = self.mailbox

@@ -8,18 +8,22 @@ from pathlib import Path
 
 from wsfleet.config import Report, check
 from wsfleet.config.faults import BadValue
+from wsfleet.config.reading import Given
 from wsfleet.config.references import References, is_reference
 from wsfleet.core.error_text import describe
 from wsfleet.core.errors import ConfigError
 from wsfleet.core.redact import redact_uri
-from wsfleet.core.topics import unknown_kind
-from wsfleet.fleet.fleet import Fleet
+from wsfleet.core.topics import can_match, unknown_kind
+from wsfleet.fleet.fleet import Fleet, control_of
 
 __all__ = ["find_fleet", "is_uri", "print_error", "print_faults"]
 
 
-def find_fleet(target: str, *, warn: bool = True) -> Fleet | None:
-    """Return the fleet of a TOML file or a program. Return None, with the faults printed, if there are any."""
+def find_fleet(target: str, *, warn: bool = True, given: Given | None = None) -> Fleet | None:
+    """Return the fleet of a TOML file or a program. Return None, with the faults printed, if there are any.
+
+    `given` is the file as another process has read it.
+    """
     if is_uri(target):
         return None
     if is_reference(target) and not target.endswith(".toml"):
@@ -28,19 +32,23 @@ def find_fleet(target: str, *, warn: bool = True) -> Fleet | None:
         except (ConfigError, BadValue) as exc:
             print_error(f"{target}: {exc}")
             return None
-        # A program may add endpoints and publish later, so an unmatched pattern is no fault here.
+        topics = control_of(fleet).endpoint_topics()
         for row in fleet.stats().subscriptions if warn else ():
             fault = unknown_kind(row.pattern)
+            # Without endpoints yet, the program declares them later.
+            if topics and not row.pattern.startswith("$") and not any(can_match(row.pattern, each) for each in topics):
+                known = ", ".join(sorted(set(topics))[:3])
+                fault = f"no topic of an endpoint can match {row.pattern!r}; there are {known}"
             if fault is not None:
                 print(f"{target}: warning: {row.name}: {fault}", file=sys.stderr)
         return fleet
     if target.endswith(".py"):
         print_error(f"{target} is a Python file; write {_module(Path(target))}:fleet, where fleet is its Fleet")
         return None
-    if not target.endswith(".toml") and not Path(target).is_file():
+    if given is None and not target.endswith(".toml") and not Path(target).is_file():
         print_error(f"{target!r} is neither a TOML file nor module:fleet")
         return None
-    return print_faults(check(Path(target)), warn=warn)
+    return print_faults(check(Path(target), given=given), warn=warn)
 
 
 def is_uri(target: str) -> bool:

@@ -40,15 +40,17 @@ def run_fleet(
     duration: float | None = None,
     report: str | Path | None = None,
     watch: Callable[[Fleet], Awaitable[None]] | None = None,
+    summarize: Callable[[FleetStats], object] = bool,
 ) -> int:
     """Run `fleet` until its endpoints end, `duration` seconds pass, or a signal arrives; return the exit code.
 
     The first SIGINT or SIGTERM drains, the second stops at once. `watch(fleet)` runs concurrently: it is cancelled when
     the fleet ends, and the fleet drains when it returns. `report` is the file for the last snapshot as JSON, written
-    also after an error. Raises OSError if it cannot be written.
+    also after an error. If a handler does not end in time, the process exits after `summarize` was called with the last
+    counts. Raises OSError if the report cannot be written.
     """
     path = None if report is None else Path(report)
-    late = daemon_timer(ending_limit_s(fleet), _leave, lambda: _give_up(fleet, path))
+    late = daemon_timer(ending_limit_s(fleet), _leave, lambda: _give_up(fleet, path, summarize))
     ending = partial(_start_once, late)
     run = Run(fleet, duration, watch, partial(stop_signals, ending=ending), ending=ending)
     try:
@@ -61,11 +63,13 @@ def run_fleet(
     return run.code()
 
 
-def _give_up(fleet: Fleet, report: Path | None) -> None:
+def _give_up(fleet: Fleet, report: Path | None, summarize: Callable[[FleetStats], object]) -> None:
     """Write the report and let the process exit. Runs in a thread, since a handler may block the event loop."""
     logger.error("shutdown timed out: a handler is still running; exiting", extra={"event": "run.shutdown_timeout"})
+    stats = control_of(fleet).unchecked_stats()
+    summarize(stats)
     if report is not None:
-        write_report(report, control_of(fleet).unchecked_stats().to_dict())
+        write_report(report, stats.to_dict())
 
 
 def _start_once(timer: threading.Timer) -> None:

@@ -155,7 +155,10 @@ class LineSink:
             raise
 
     async def write(self, messages: list[Message[Any]]) -> None:
-        """Append a line for each message, and flush. Raises OSError. If cancelled, a write in progress continues."""
+        """Append a line for each message, and flush. If cancelled, a write in progress continues.
+
+        Raises OSError, with the number of messages that were written whole as its attribute `written`.
+        """
         if self._thread is None:
             raise ValueError(f"{self.name}: not open")
         await asyncio.wrap_future(self._thread.call(lambda: self._append(b"".join(map(line, messages)))))
@@ -197,6 +200,10 @@ class LineSink:
                     select.select([], [self._file], [])
                 else:
                     done += written
+        except OSError as exc:
+            # A line that is in the file whole is written, so that it is neither counted as failed nor repeated.
+            exc.written = bytes(view[:done]).count(b"\n") - (self._torn and done > 0)  # type: ignore[attr-defined]
+            raise
         finally:
             if done:
                 self._torn = view[done - 1] != 0x0A

@@ -27,6 +27,7 @@ from websockets.uri import WebSocketURI
 from wsfleet.core.checks import check_proxy
 from wsfleet.core.redact import redact_uri, secrets_of
 from wsfleet.transport.base import DialRequest, Progress
+from wsfleet.transport.no_proxy import is_exempt
 from wsfleet.transport.resolver import AddrInfo, Resolver, in_thread
 
 __all__ = ["Dialer", "Opening", "parse_head", "usual_proxy"]
@@ -152,6 +153,9 @@ async def _connected(address: AddrInfo) -> socket.socket:
 
 def usual_proxy(where: WebSocketURI) -> str | None:
     """Return the proxy for `where` from the environment or the system settings."""
+    no_proxy = urllib.request.getproxies_environment().get("no")
+    if no_proxy is not None and is_exempt(where.host, where.port, no_proxy):
+        return None
     proxy = get_proxy(where)
     if proxy is None and not urllib.request.proxy_bypass(f"{where.host}:{where.port}"):
         proxy = urllib.request.getproxies().get("all")  # all_proxy, which websockets ignores

@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
 __all__ = ["add_arguments", "main"]
 
@@ -67,12 +68,19 @@ def tokens(file: Path | None) -> Callable[[], str | None]:
 async def _show(url: str, token: Callable[[], str | None]) -> int | None:
     from wsfleet.cli.top.client import Client
     from wsfleet.cli.top.terminal import Top
+    from wsfleet.runtime.loop import EXIT_TIMEOUT_S, daemon_timer
 
     top = Top(Client(url, token))
     loop = asyncio.get_running_loop()
-    # Exit through Textual, which restores the terminal's mode.
+
+    def leave(number: int, frame: FrameType | None) -> None:
+        # Exit through Textual, which restores the terminal's mode. If the terminal is gone, or Textual has not started
+        # or is ending already, that may take no effect.
+        daemon_timer(EXIT_TIMEOUT_S, os._exit, 128 + number).start()
+        loop.call_soon_threadsafe(top.exit, 128 + number)
+
     for number in (signal.SIGTERM, signal.SIGHUP):
-        loop.add_signal_handler(number, top.exit, 128 + number)
+        signal.signal(number, leave)
     return await top.run_async()
 
 

@@ -147,8 +147,9 @@ class Picture:
         lost, lag = self.lately("losses"), self.lag()
         reasons = [
             (sum(down.values()), f"{sum(down.values()):,} of {total:,} not open ({parts})"),
+            (overview.flapping, _flapping(overview)),
             (
-                lost >= LOSSES and lost > LOSSES_EACH * total,
+                not overview.flapping and lost >= LOSSES and lost > LOSSES_EACH * total,
                 f"frequent connection losses: {lost:,} in the last minute",
             ),
             (self.lately("dropped"), f"{self.lately('dropped'):,} dropped in the last minute"),
@@ -179,6 +180,13 @@ def _failed(number: int, known: Sequence[Down]) -> str:
     if number == 1:
         return f"{known[0].name} has failed for good{why}"
     return f"{number:,} have failed for good, {known[0].name} among them{why}"
+
+
+def _flapping(overview: Overview) -> str:
+    """Return a text on the endpoints that are lost again and again, the first three by name."""
+    named = ", ".join(f"{row.name} {row.losses:,} times" for row in overview.flapping[:3])
+    more = overview.flapping_count - 3
+    return f"lost in the last minute: {named}{f', and {more:,} more endpoints' if more > 0 else ''}"
 
 
 def _all(total: int) -> str:

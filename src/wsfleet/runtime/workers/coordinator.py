@@ -87,6 +87,7 @@ class Coordinator(BaseRun):
             own_fields = tuple((shard.index, shard.count, shard.level) for shard in own)
             order = Order(target, index, count, own_fields, level, log_json, self._turns.fileno(), bool(pages))
             self.worker_processes.append(WorkerProcess(order, absent(blank, held(fleet, *own)), self._on_frame))
+            self.worker_processes[-1].given = None if self._reloader is None else self._reloader.given
         self._observers = [page.over(WorkersSource(self)) for page in pages]
 
     # State
@@ -138,6 +139,8 @@ class Coordinator(BaseRun):
             report = await self._reloader.read()
             fleet = report.fleet or Fleet()  # for mypy: read() raises if there is none
             self.required = {name for name, each in fleet.connections.items() if each.required}
+            for worker_process in self.worker_processes:
+                worker_process.given = report.given
             self._expect(fleet)
             faults = await asyncio.gather(*(worker_process.reload() for worker_process in self.worker_processes))
             self._expect(fleet)  # again: a worker may have ended during the reload

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from wsfleet.config.reading import Given
 from wsfleet.core.options import Reconnect
 from wsfleet.core.retry import Backoff
 from wsfleet.runtime.loop import EXIT_TIMEOUT_S, MISUSED
@@ -71,6 +72,8 @@ class WorkerProcess:
         self.shards = tuple(Shard(*shard) for shard in order.shards)
         self.name = f"worker {order.index}"
         self.report = blank
+        self.given: Given | None = None
+        """The configuration file as the parent has last accepted it. Each process starts from it, not from the disk."""
         self.pid: int | None = None
         self.started = False
         self.done = False
@@ -111,10 +114,10 @@ class WorkerProcess:
         if do != "reload":
             self._shutdown.set()
         if self._writer is not None:
-            self._writer.write(pack({"do": do}))
+            self._writer.write(pack({"do": do, "given": self.given if do == "reload" else None}))
 
     async def reload(self) -> list[str]:
-        """Let the process reload its file, wait for the result, and return the faults it found.
+        """Let the process apply `given`, wait for the result, and return the faults it found.
 
         Returns an empty list if there is no process or if it ends meanwhile. Cancelling does not stop the reload.
         """
@@ -177,7 +180,7 @@ class WorkerProcess:
                 *command, stdin=theirs.fileno(), pass_fds=[order.turns], **options
             )
         reader, writer = await asyncio.open_connection(sock=ours)
-        writer.write(pack(order.frame()))
+        writer.write(pack(order.frame() | {"given": self.given}))
         return process, reader, writer
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
@@ -196,7 +199,7 @@ class WorkerProcess:
             case "reloaded":
                 self._reloaded(frame["faults"])
             case "ended" if frame["code"] != MISUSED or not self.restarts:
-                # A restarted worker that finds a faulty file is restarted again, until the file is corrected.
+                # A restarted worker that finds a fault, as in a changed module, is restarted again until it is gone.
                 self.code, self.failed, self.done = frame["code"], frame.get("failed", False), True
         self._news(self, frame)
 

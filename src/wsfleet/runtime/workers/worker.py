@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from wsfleet.config import Reloader
+from wsfleet.config.reading import Given
 from wsfleet.core.errors import ConfigError, FleetError
 from wsfleet.fleet.fleet import Fleet, control_of
 from wsfleet.runtime.locate import find_fleet
@@ -53,6 +55,12 @@ def _leave_to_parent(number: int, frame: FrameType | None) -> None:
     pass
 
 
+def _given(frame: Frame) -> Given | None:
+    """Return the configuration file as the parent has read it; None for a program."""
+    given = frame.get("given")
+    return None if given is None else Given(**given)
+
+
 def _set(name: str, value: str | None) -> None:
     if value is None:
         os.environ.pop(name, None)
@@ -70,6 +78,7 @@ class _Worker:
         self._queued: list[str] = []
         self._steps: dict[str, Callable[[], object]] = {}
         self._limit_s = 0.0
+        self._given: Given | None = None
         self._run: Run
         self._fleet: Fleet
         self._reloads: set[asyncio.Task[None]] = set()
@@ -79,7 +88,7 @@ class _Worker:
         order = self._order
         take_turns(order["turns"])
         log_to_stderr(order["level"], as_json=order["log_json"], worker=order["index"])
-        fleet = find_fleet(order["target"], warn=False)  # the parent has printed the warnings
+        fleet = find_fleet(order["target"], warn=False, given=_given(order))  # the parent has printed the warnings
         if fleet is None:
             self._channel.finish({"kind": "ended", "code": MISUSED})
             return MISUSED
@@ -137,12 +146,15 @@ class _Worker:
         task.add_done_callback(self._reloads.discard)
 
     async def _reload(self) -> None:
-        """Reload the file, which the parent has checked, and send the result."""
+        """Apply the file as the parent has read it, and send the result."""
         await self._run.running.wait()
         faults: list[str] = []
+        reloader = control_of(self._fleet).reloader
+        if self._given is not None and isinstance(reloader, Reloader):
+            reloader.use(self._given)
         try:
             await self._fleet.reload()
-        except ConfigError as exc:  # the file has changed since the parent's check
+        except ConfigError as exc:  # a module or a certificate has changed since the parent's check
             faults = str(exc).splitlines()
         except FleetError:
             return  # the fleet is draining; the parent will receive "ended"
@@ -157,6 +169,9 @@ class _Worker:
         with self._lock:
             if step == "gone" and not self._steps:
                 os._exit(1)  # the run has not started
+            given = None if frame is None else _given(frame)
+            if given is not None:
+                self._given = given
             self._queued.append(step)
         self._run_queued()
 

@@ -24,7 +24,7 @@ from wsfleet.core import __version__
 from wsfleet.core.errors import ConfigError, FleetError
 from wsfleet.core.redact import redact_text
 from wsfleet.core.time_slice import in_slices
-from wsfleet.fleet.reloading import Reloaded
+from wsfleet.fleet.reloading import Reloaded, reload_logged
 from wsfleet.serve.prometheus import exposition
 from wsfleet.serve.status.cache import Snapshot, SnapshotCache
 from wsfleet.serve.status.events import MAX_WATCHERS, event_stream
@@ -148,7 +148,7 @@ class _Handlers:
     async def reload(self, request: Request) -> Response:
         async with self._reloading:
             try:
-                done = await self._source.reload()
+                done = await reload_logged(self._source.reload)
             except NoFile as exc:
                 return PlainTextResponse(f"{exc}\n", 409)
             except ConfigError as exc:

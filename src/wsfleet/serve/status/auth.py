@@ -19,11 +19,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from wsfleet.core.checks import refuse
 
-__all__ = ["Guard", "check_listen", "is_loopback", "split_listen"]
+__all__ = ["SPARE", "Guard", "check_listen", "is_loopback", "split_listen"]
 
 _LISTEN = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[^\[\]:\s]+)):(?P<port>\d{1,5})")
+# Only the whole header is checked: browsers connect to "b.example" for "localhost:80@b.example".
+_HOST = re.compile(r"(?:\[(?P<v6>[0-9A-Fa-f:.]+)\]|(?P<host>[A-Za-z0-9._-]+))(?::\d{0,5})?")
 _TOKEN = re.compile(r"[\x21-\x7e]+")
 _READS = ("GET", "HEAD")
+
+SPARE = "wsfleet.spare"
+"""Key in the `state` of a scope: the connection is beyond the limits and answers one health check."""
+
+_HEALTH_PATHS = ("/healthz", "/readyz")
 
 _HEADERS = (
     (b"cache-control", b"no-store"),
@@ -79,10 +86,9 @@ def is_loopback(host: str) -> bool:
 
 
 def _named_host(header: str) -> str:
-    """Return the host of a Host header, without its port and brackets."""
-    if header.startswith("["):
-        return header[1:].partition("]")[0]
-    return header.partition(":")[0]
+    """Return the host of a Host header without port and brackets; "" if the header is not valid."""
+    found = _HOST.fullmatch(header)
+    return (found["v6"] or found["host"]) if found else ""
 
 
 class Guard:
@@ -95,21 +101,29 @@ class Guard:
         self._open_paths = frozenset(open_paths)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        is_spare = SPARE in scope.get("state", ())
+
         async def guarded(message: Message) -> None:
             if message["type"] == "http.response.start":
                 date = (b"date", formatdate(usegmt=True).encode())
                 message["headers"] = [*message.get("headers", ()), date, *_HEADERS]
+                if is_spare:
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
-        app = self._refusal(scope) or self._app
+        is_full = is_spare and scope["path"] not in _HEALTH_PATHS
+        app = (_full() if is_full else self._refusal(scope)) or self._app
         await app(scope, receive, guarded)
 
     def _refusal(self, scope: Scope) -> PlainTextResponse | None:
         headers, reads = Headers(scope=scope), scope["method"] in _READS
-        host = _named_host(headers.get("host", ""))
+        header = headers.get("host", "")
+        host = _named_host(header)
         if self._token is None:
             if not is_loopback(host):
-                return _refuse(403, f"the Host header must be a loopback name such as 127.0.0.1, not {host!r}")
+                return _refuse(
+                    403, f"the Host header must be a loopback name such as 127.0.0.1, not {host or header!r}"
+                )
             return None if reads else _refuse(403, "read-only: changes require a server with a token")
         if self._has_token(headers.get("authorization", "")):
             return None
@@ -123,6 +137,10 @@ class Guard:
         # In constant time, against timing attacks.
         is_equal = hmac.compare_digest(given.encode("latin-1", "replace"), self._token or b"")
         return is_equal and scheme.lower() == "bearer"
+
+
+def _full() -> PlainTextResponse:
+    return PlainTextResponse("too many connections\n", 503, {"retry-after": "5"})
 
 
 def _refuse(status: int, text: str, *, bearer: bool = False) -> PlainTextResponse:

@@ -13,6 +13,7 @@ from wsfleet.core.message import State
 from wsfleet.core.stats import RETIRED, about_feeds
 from wsfleet.core.time_slice import in_slices
 from wsfleet.fleet.snapshot import percentile
+from wsfleet.serve.status.recent import FLAPPING
 from wsfleet.serve.status.source import Down, Report, Source
 from wsfleet.serve.status.tables import ENDPOINTS, SUBSCRIPTIONS, Table
 
@@ -38,12 +39,13 @@ _HEAD = ("name", "uptime_s", "balanced", "accelerated", "loop_lag_s", "blocked")
 class Snapshot:
     """A report and the data derived from it."""
 
-    def __init__(self, report: Report, down: Mapping[str, Down]) -> None:
+    def __init__(self, report: Report, down: Mapping[str, Down], losses: Mapping[str, int]) -> None:
         self.report = report
         self.at = time.time()
         self.worst: list[Mapping[str, Any]] = []
         """Endpoints that are down, most important first. Set by `overview`."""
-        self.endpoints = Table(report["endpoints"], ENDPOINTS, down)
+        self.endpoints = Table(report["endpoints"], ENDPOINTS, down, losses)
+        self._losses = losses
         self._down = down
         self.subscriptions = Table(report["subscriptions"], SUBSCRIPTIONS)
         self._overview: dict[str, Any] | None = None
@@ -60,6 +62,7 @@ class Snapshot:
         totals = {key: lost.get(key, 0) for key in (*_OF_ENDPOINTS, *_OF_SUBSCRIPTIONS)} | {"pending": 0}
         states: Counter[str] = Counter()
         latencies: list[float] = []
+        flapping: list[Mapping[str, Any]] = []
         worst: list[Mapping[str, Any]] = []
         paused = 0
         async for rows in in_slices(self.report["endpoints"]):
@@ -68,6 +71,7 @@ class Snapshot:
             states.update([row["state"] for row in there])
             paused += sum([bool(row["paused_by"]) for row in there])
             worst = _worst([*worst, *self._down_among(there)])
+            flapping += self._flapping_among(there)
             latencies += [row["latency_s"] for row in there if row["latency_s"] is not None]
         slowest: list[Mapping[str, Any]] = []
         async for rows in in_slices(self.report["subscriptions"]):
@@ -84,20 +88,29 @@ class Snapshot:
             "slowest": slowest,
             "down": worst[:DOWN],
             "down_count": sum(states.values()) - states[State.OPEN.value],
+            "flapping": heapq.nsmallest(DOWN, flapping, key=lambda each: (-each["losses"], each["name"])),
+            "flapping_count": len(flapping),
             "workers": source.workers,
         }
 
     def _down_among(self, rows: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
         for row in rows:
             if row["state"] != State.OPEN:
-                since, required = self._down.get(row["name"], (self.at, False))
+                since, required, next_at = self._down.get(row["name"], Down(self.at, False))
                 yield {
                     "name": row["name"],
                     "state": row["state"],
                     "since": since,
                     "error": row["last_error"],
                     "required": required,
+                    "next_at": next_at,
                 }
+
+    def _flapping_among(self, rows: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
+        for row in rows:
+            losses = self._losses.get(row["name"], 0)
+            if losses >= FLAPPING:
+                yield {"name": row["name"], "losses": losses, "state": row["state"], "error": row["last_error"]}
 
 
 def _worst(down: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -140,7 +153,9 @@ class SnapshotCache:
     async def _make(self) -> Snapshot:
         begun = time.perf_counter()
         try:
-            snapshot = Snapshot(await self._source.snapshot(), await self._source.down())
+            snapshot = Snapshot(
+                await self._source.snapshot(), await self._source.down(), self._source.recent.losses(time.time())
+            )
         finally:
             self._making = None
         self._snapshot = snapshot

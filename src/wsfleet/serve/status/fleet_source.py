@@ -9,13 +9,14 @@ from collections.abc import AsyncIterator
 from dataclasses import asdict, replace
 from typing import Any
 
-from wsfleet.core.message import Message
+from wsfleet.core.message import Message, StateChange
 from wsfleet.core.options import Buffer, Overflow
 from wsfleet.core.stats import plain_rows
 from wsfleet.core.time_slice import in_slices
 from wsfleet.fleet.fleet import Fleet, control_of
 from wsfleet.pipeline.subscription import Subscription
-from wsfleet.serve.status.events import KINDS, Event, Events
+from wsfleet.serve.status.events import KINDS, Event, Events, plain
+from wsfleet.serve.status.recent import Recent
 from wsfleet.serve.status.source import Down, NoFile, Report, Sample, Source
 
 __all__ = ["FleetSource"]
@@ -29,6 +30,7 @@ class FleetSource(Source):
 
     def __init__(self, fleet: Fleet) -> None:
         self.workers = None
+        self.recent = Recent()
         self._fleet = fleet
         self._dead: Subscription | None = None
         self._events = Events()
@@ -74,6 +76,8 @@ class FleetSource(Source):
 
     async def _publish(self, messages: list[Message[Any]]) -> None:
         for message in messages:
+            if isinstance(message.data, StateChange):
+                self.recent.note(plain(message))
             self._events.publish(message)
 
     async def _sample(self) -> None:
@@ -108,7 +112,7 @@ class FleetSource(Source):
         async for connections in in_slices(list(self._fleet.connections.values())):
             for each in connections:
                 if each.down_since is not None:
-                    found[each.name] = Down(began + each.down_since, each.required)
+                    found[each.name] = Down(began + each.down_since, each.required, self.recent.next_attempt(each.name))
         return found
 
     def history(self) -> list[Sample]:

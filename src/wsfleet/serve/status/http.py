@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import os
 import socket
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 import uvicorn
@@ -15,7 +15,7 @@ from uvicorn.server import ServerState
 
 from wsfleet.core.errors import FleetError
 from wsfleet.serve.status.app import make_app, page_files
-from wsfleet.serve.status.auth import Guard, check_listen, is_loopback, split_listen
+from wsfleet.serve.status.auth import SPARE, Guard, check_listen, is_loopback, split_listen
 from wsfleet.serve.status.cache import SnapshotCache
 from wsfleet.serve.status.fleet_source import FleetSource
 from wsfleet.serve.status.source import Source
@@ -32,14 +32,23 @@ log.addFilter(lambda record: record.levelno >= logging.ERROR)
 CONNECTIONS = 128
 """Maximum number of open connections. More would use file descriptors that the fleet needs."""
 
+PEER_CONNECTIONS = 64
+"""Maximum number of open connections of one address, which leaves the others room."""
+
+HEALTH_CONNECTIONS = 16
+"""Connections beyond these limits, each for one health check: a fleet that is well must not be restarted."""
+
 HEAD_S = 5.0
 """Time limit for receiving a request, in seconds."""
 
+HEALTH_HEAD_S = 1.0
+"""Time limit for receiving the request on a connection for a health check, in seconds."""
+
+WRITE_S = 20.0
+"""Time limit for the client to read what was written, in seconds."""
+
 CLOSE_S = 1.0
 """Time limit for responses in progress at shutdown, in seconds."""
-
-
-_made = itertools.count()
 
 
 def serve(fleet: Fleet, listen: str, token: str | None) -> HttpServer:
@@ -48,35 +57,84 @@ def serve(fleet: Fleet, listen: str, token: str | None) -> HttpServer:
 
 
 class _Connection(H11Protocol):
-    """uvicorn's protocol without access log, with limits on the number of connections and the time for a request."""
+    """uvicorn's protocol without access log, with limits on connections and on the times to send and to read.
+
+    Over a limit, a connection that reads nothing or asks nothing is closed. If there is none, the new connection is a
+    spare one, which answers one health check.
+    """
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self.logger = log
         self.access_log = False
         self._head: asyncio.TimerHandle | None = None
-        self._made = next(_made)
+        self._unread: asyncio.TimerHandle | None = None
+        self._quiet_since = 0.0
+        self._is_spare = False
+        self._is_cut = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # The transport reports all that the client has not read, not only more than 64 KiB.
+        transport.set_write_buffer_limits(high=0)
+        self._quiet_since = self.loop.time()
+        self._admit()
         self._expect()
-        if len(self.connections) > CONNECTIONS:
-            self._close_oldest_idle()
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
         self._expect()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._quiet_since = self.loop.time()
+        self._unread = self.loop.call_later(WRITE_S, self.cut)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._unset_unread()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         # uvicorn cancels this timer only after a clean end of the connection.
         self._unset_keepalive_if_required()
         self._unset_head()
+        self._unset_unread()
 
-    def _close_oldest_idle(self) -> None:
-        # Clients with idle connections must not lock out other clients.
-        idle = [each for each in self.connections if isinstance(each, _Connection) and each._is_idle]
-        min(idle, key=lambda each: each._made).transport.abort()
+    def cut(self) -> None:
+        """Close without waiting for the client."""
+        self._is_cut = True
+        self.transport.abort()
+
+    def _admit(self) -> None:
+        if self._has_room([each for each in self._others() if each._peer == self._peer], PEER_CONNECTIONS) and (
+            self._has_room(self._others(), CONNECTIONS)
+        ):
+            return
+        self._is_spare = True
+        self.app_state = {SPARE: True}
+        if not self._has_room(self._others(), HEALTH_CONNECTIONS):
+            self.cut()
+
+    def _others(self) -> list[_Connection]:
+        """The other connections of this kind."""
+        found = [each for each in self.connections if isinstance(each, _Connection) and each is not self]
+        return [each for each in found if each._is_spare == self._is_spare and not each._is_cut]
+
+    @staticmethod
+    def _has_room(others: Collection[_Connection], most: int) -> bool:
+        """Whether one more connection is within the limit, if need be after closing one of the others."""
+        if len(others) < most:
+            return True
+        quiet = [each for each in others if each._unread is not None] or [each for each in others if each._is_idle]
+        if not quiet:
+            return False
+        min(quiet, key=lambda each: each._quiet_since).cut()
+        return True
+
+    @property
+    def _peer(self) -> str | None:
+        return self.client and self.client[0]
 
     @property
     def _is_answering(self) -> bool:
@@ -90,12 +148,17 @@ class _Connection(H11Protocol):
         if self._is_answering:
             self._unset_head()
         elif self._head is None:
-            self._head = self.loop.call_later(HEAD_S, self.transport.abort)
+            self._head = self.loop.call_later(HEALTH_HEAD_S if self._is_spare else HEAD_S, self.cut)
 
     def _unset_head(self) -> None:
         if self._head is not None:
             self._head.cancel()
             self._head = None
+
+    def _unset_unread(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
 
 
 class HttpServer:
@@ -165,6 +228,9 @@ class HttpServer:
         self._server = await loop.create_server(
             lambda: _Connection(config=config, server_state=self._state, app_state={}), sock=listening
         )
+        # Not by `log`, which passes errors only.
+        fields = {"event": "http.listening"}
+        logging.getLogger("wsfleet").info("serving %s", self, extra=fields)
 
     async def stop(self) -> None:
         """Wait up to CLOSE_S for responses in progress, then close everything. Idempotent."""

@@ -75,6 +75,13 @@ class Down(msgspec.Struct, frozen=True):
     required: bool = False
 
 
+class Flapping(msgspec.Struct, frozen=True):
+    """An endpoint that is lost again and again. `losses` are those of the last minute."""
+
+    name: str = ""
+    losses: int = 0
+
+
 class Overview(msgspec.Struct, frozen=True):
     """A summary of the fleet. `at` is the wall clock time of its machine."""
 
@@ -89,6 +96,8 @@ class Overview(msgspec.Struct, frozen=True):
     latency: Latency = Latency()
     slowest: tuple[Subscription, ...] = ()
     down: tuple[Down, ...] = ()
+    flapping: tuple[Flapping, ...] = ()
+    flapping_count: int = 0
     workers: int | None = None
 
 
@@ -123,6 +132,8 @@ class Endpoint(msgspec.Struct, frozen=True):
     last_error: str | None = None
     latency_s: float | None = None
     down_since: float | None = None
+    recent_losses: int = 0
+    next_at: float | None = None
 
 
 class Endpoints(msgspec.Struct, frozen=True):

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from wsfleet.core.errors import ConfigError
 from wsfleet.core.stats import Totals
+from wsfleet.serve.status.recent import Recent
 
 __all__ = ["Down", "NoFile", "Report", "Sample", "Source"]
 
@@ -20,10 +21,14 @@ class NoFile(ConfigError):
 
 
 class Down(NamedTuple):
-    """Additional data of an endpoint that is not OPEN. `since` is a wall clock time in seconds."""
+    """Additional data of an endpoint that is not OPEN. Times are wall clock times in seconds.
+
+    `next_at` is the time of the next attempt, of an endpoint in BACKOFF.
+    """
 
     since: float
     required: bool
+    next_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +46,9 @@ class Source(Protocol):
 
     dead: int = 0
     """Number of dead letters since `start`."""
+
+    recent: Recent
+    """The endpoints' losses of the last minute."""
 
     async def start(self) -> None:
         """Start observing. Must be called in the loop before other methods."""

@@ -10,6 +10,7 @@ from typing import Any
 from wsfleet.core.message import State
 from wsfleet.core.stats import RETIRED, EndpointStats, SubscriptionStats
 from wsfleet.core.time_slice import in_slices
+from wsfleet.serve.status.recent import FLAPPING
 from wsfleet.serve.status.source import Down
 
 __all__ = ["ENDPOINTS", "SUBSCRIPTIONS", "BadParameter", "Query", "Table"]
@@ -36,8 +37,14 @@ class TableSchema:
 WORST_FIRST: dict[str, int] = {State.FAILED: 0, State.BACKOFF: 1, State.CONNECTING: 2, State.CLOSED: 3, State.OPEN: 4}
 """Sort order of states, by urgency."""
 
+_FLAPPING_RANK = 0.5
+"""Endpoints that are lost again and again come after those that are not retried, whatever their state."""
+
+_ADDED = ("down_since", "recent_losses", "next_at")
+"""Columns that are not part of the report."""
+
 ENDPOINTS = TableSchema(
-    (*(each.name for each in fields(EndpointStats)), "down_since"),
+    (*(each.name for each in fields(EndpointStats)), *_ADDED),
     ("name", "uri", "last_error"),
     tuple(each.value for each in State),
 )
@@ -79,10 +86,6 @@ def _choose(given: Mapping[str, str], name: str, known: tuple[str, ...]) -> None
         raise BadParameter(f"{name} must be one of {values}" if values else f"{name} is not supported here")
 
 
-def _by_severity(found: tuple[str, Row]) -> int:
-    return WORST_FIRST[found[0]]
-
-
 def _count(given: dict[str, Any], name: str, least: int, most: int | None) -> None:
     text = given.get(name, str(least))
     good = text.isascii() and text.isdigit() and len(text) < 10
@@ -95,10 +98,17 @@ def _count(given: dict[str, Any], name: str, least: int, most: int | None) -> No
 class Table:
     """All rows of one kind, sorted once per requested column."""
 
-    def __init__(self, rows: Iterable[Row], schema: TableSchema, down: Mapping[str, Down] | None = None) -> None:
+    def __init__(
+        self,
+        rows: Iterable[Row],
+        schema: TableSchema,
+        down: Mapping[str, Down] | None = None,
+        losses: Mapping[str, int] | None = None,
+    ) -> None:
         self._rows = [row for row in rows if row["name"] != RETIRED]
         self._schema = schema
         self._down = down
+        self._losses = losses or {}
         self._sorted: dict[tuple[str, str], list[Row]] = {}
 
     async def answer(self, query: Query) -> dict[str, Any]:
@@ -114,14 +124,20 @@ class Table:
         }
 
     def _whole(self, row: Row) -> Row:
-        return row if self._down is None else {**row, "down_since": self._value(row, "down_since")}
+        return row if self._down is None else {**row} | {key: self._value(row, key) for key in _ADDED}
 
     def _value(self, row: Row, column: str) -> Any:
-        """Return the value of a column. `down_since` is not part of the report's rows."""
-        if column == "down_since":
+        """Return the value of a column. Those of _ADDED are not part of the report's rows."""
+        if column == "recent_losses":
+            return self._losses.get(row["name"], 0)
+        if column in _ADDED:
             down = self._down.get(row["name"]) if self._down and row["state"] != State.OPEN else None
-            return down and down.since
+            return down and (down.since if column == "down_since" else down.next_at)
         return row[column]
+
+    def _severity(self, row: Row) -> tuple[float, int]:
+        rank, losses = WORST_FIRST[row["state"]], self._losses.get(row["name"], 0)
+        return (_FLAPPING_RANK, -losses) if rank and losses >= FLAPPING else (rank, 0)
 
     def _in_order(self, column: str, order: str) -> list[Row]:
         """Return all rows sorted by a column, then by name. Rows without a value are last in both orders."""
@@ -129,8 +145,9 @@ class Table:
             rows = (
                 sorted(self._rows, key=lambda row: row["name"]) if column == "name" else self._in_order("name", "asc")
             )
-            valued = [(value, row) for row in rows if (value := self._value(row, column)) is not None]
-            valued.sort(key=_by_severity if column == "state" else itemgetter(0), reverse=order == "desc")
+            value = self._severity if column == "state" else lambda row: self._value(row, column)
+            valued = [(key, row) for row in rows if (key := value(row)) is not None]
+            valued.sort(key=itemgetter(0), reverse=order == "desc")
             without = [row for row in rows if self._value(row, column) is None]
             self._sorted[column, order] = [row for _, row in valued] + without
         return self._sorted[column, order]

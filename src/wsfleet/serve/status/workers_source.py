@@ -12,6 +12,7 @@ from wsfleet.core.message import State
 from wsfleet.core.stats import RETIRED, about_feeds
 from wsfleet.fleet.snapshot import percentile
 from wsfleet.serve.status.events import Event, Events
+from wsfleet.serve.status.recent import Recent
 from wsfleet.serve.status.source import Down, Report, Sample, Source
 
 __all__ = ["Workers", "WorkersSource"]
@@ -37,6 +38,7 @@ class WorkersSource(Source):
 
     def __init__(self, workers: Workers) -> None:
         self.workers = workers.count
+        self.recent = Recent()
         self._workers = workers
         self._dead: dict[int, int] = {}
         self._dead_before = 0
@@ -71,7 +73,10 @@ class WorkersSource(Source):
     def _on_frame(self, worker: int, frame: Event) -> None:
         match frame["kind"]:
             case "event":
-                self._events.publish_plain(frame["event"])
+                event = frame["event"]
+                if event["topic"].startswith("$state."):
+                    self.recent.note(event)
+                self._events.publish_plain(event)
             case "report":
                 self._dead[worker] = frame.get("dead", 0)
             case "died":
@@ -109,7 +114,10 @@ class WorkersSource(Source):
         """Return a `Down` for each endpoint that is not OPEN, as seen in the reports."""
         self._update_down()
         required = self._workers.required
-        return {name: Down(since, name in required) for name, (_, since) in self._down.items()}
+        return {
+            name: Down(since, name in required, self.recent.next_attempt(name))
+            for name, (_, since) in self._down.items()
+        }
 
     def history(self) -> list[Sample]:
         """Return the samples so far, oldest first."""

@@ -3,6 +3,8 @@
 import { NONE, clock, compact, element, seconds, write } from "./words.js";
 
 const SPAN_S = 600;
+/** The shortest time axis. It begins where the data begins. */
+const LEAST_S = 10;
 const HEIGHT = 132;
 const EDGE = { left: 52, right: 10, top: 8, bottom: 20 };
 const SVG = "http://www.w3.org/2000/svg";
@@ -13,7 +15,7 @@ const perSecond = (n) => `${compact(n)}/s`;
 export const CHARTS = [
   { title: "Messages", unit: perSecond, series: [rate("received"), rate("processed")] },
   { title: "Lost in processing", unit: perSecond, series: [rate("dropped"), rate("failed")] },
-  { title: "Reconnects", unit: perSecond, series: [rate("losses", "lost"), rate("connects", "connected")] },
+  { title: "Reconnects", unit: perSecond, series: [rate("losses", "lost"), rate("reconnects", "connected again")] },
   { title: "Waiting messages", unit: compact, series: [value("pending", "waiting")] },
   { title: "Latency", unit: seconds, series: [value("latency_p50", "p50"), value("latency_p99", "p99")] },
   { title: "Loop lag", unit: seconds, series: [value("loop_lag_s", "lag")] },
@@ -31,6 +33,19 @@ export function rate(field, name = field) {
     return passed > 0 && gained >= 0 ? gained / passed : null;
   };
   return { name, of };
+}
+
+/** Add the counter `reconnects`: connects without the first ones, which would flatten the chart at the start. */
+export function withReconnects(samples) {
+  let [most, reconnects, before] = [0, 0, null];
+  return samples.map((sample) => {
+    const here = sample.connects - sample.losses;
+    if (before === null || sample.connects < before.connects) most = here;
+    else reconnects += Math.max(0, sample.connects - before.connects - Math.max(0, here - most));
+    most = Math.max(most, here);
+    before = sample;
+    return { ...sample, reconnects };
+  });
 }
 
 function draw(tag, attributes, text) {
@@ -105,14 +120,14 @@ export class Chart {
   measure() {
     this.width = Math.max(160, this.root.clientWidth - 24);
     this.end = this.points.at(-1)?.at ?? Date.now() / 1000;
-    this.start = this.end - SPAN_S;
+    this.start = Math.min(this.end - LEAST_S, Math.max(this.end - SPAN_S, this.points[0]?.at ?? 0));
     const largest = Math.max(0, ...this.points.flatMap(({ values }) => values.filter((v) => v !== null)));
     const least = this.unit === seconds ? 1e-3 : 1;
     this.top = roundUp(Math.max(largest, least));
   }
 
   x(at) {
-    return EDGE.left + ((at - this.start) / SPAN_S) * (this.width - EDGE.left - EDGE.right);
+    return EDGE.left + ((at - this.start) / (this.end - this.start)) * (this.width - EDGE.left - EDGE.right);
   }
 
   y(value) {
@@ -120,7 +135,7 @@ export class Chart {
   }
 
   timeAt(x) {
-    return this.start + ((x - EDGE.left) / (this.width - EDGE.left - EDGE.right)) * SPAN_S;
+    return this.start + ((x - EDGE.left) / (this.width - EDGE.left - EDGE.right)) * (this.end - this.start);
   }
 
   render() {
@@ -139,12 +154,13 @@ export class Chart {
       made.push(draw("line", { class: "grid", x1: EDGE.left, x2: this.width - EDGE.right, y1: y, y2: y }));
       made.push(draw("text", { x: EDGE.left - 6, y: y + 4, "text-anchor": "end" }, this.unit(this.top * part)));
     }
-    const step = this.width > 380 ? 120 : 240;
+    const most = this.width > 380 ? 5 : 3;
+    const step = [5, 10, 30, 60, 120, 240].find((each) => (this.end - this.start) / each <= most);
     for (let at = Math.ceil(this.start / step) * step; at <= this.end; at += step) {
       const x = this.x(at);
       made.push(draw("line", { class: "grid", x1: x, x2: x, y1: HEIGHT - EDGE.bottom, y2: HEIGHT - EDGE.bottom + 4 }));
       if (x < EDGE.left + 14 || x > this.width - 18) continue;
-      made.push(draw("text", { x, y: HEIGHT - 3, "text-anchor": "middle" }, clock(at, { withSeconds: false })));
+      made.push(draw("text", { x, y: HEIGHT - 3, "text-anchor": "middle" }, clock(at, { withSeconds: step < 60 })));
     }
     return made;
   }

@@ -1,12 +1,12 @@
 // The status page: polls the server for the state of the fleet and shows it.
 
 import { Refused, Unauthorized, get, raw, token } from "./api.js";
-import { CHARTS, Chart, rate } from "./charts.js";
+import { CHARTS, Chart, rate, withReconnects } from "./charts.js";
 import { Log } from "./log.js";
 import { offerReload } from "./reload.js";
 import { ENDPOINT_COLUMNS, SUBSCRIPTION_COLUMNS, Table } from "./tables.js";
 import { LAG_S, MARKS, RECENT_S, recent, verdict, worstLag } from "./verdict.js";
-import { NONE, bytes, clock, compact, count, duration, element, plural, seconds, write } from "./words.js";
+import { NONE, bytes, clock, compact, count, duration, element, nextAttempt, plural, seconds, write } from "./words.js";
 
 const OVERVIEW_MS = 2000;
 const HISTORY_MS = 5000;
@@ -27,7 +27,7 @@ const charts = CHARTS.map((chart) => new Chart(chart));
 at("charts").append(...charts.map((chart) => chart.root));
 
 const options = { open: showDetail, failed: askForToken };
-const endpoints = new Table(at("endpoints"), "api/endpoints", ENDPOINT_COLUMNS, { ...options, words: ["endpoint", "endpoints"], states: STATES });
+const endpoints = new Table(at("endpoints"), "api/endpoints", ENDPOINT_COLUMNS, { ...options, words: ["endpoint", "endpoints"], states: STATES, sort: "state" });
 const subscriptions = new Table(at("subscriptions"), "api/subscriptions", SUBSCRIPTION_COLUMNS, { ...options, words: ["subscription", "subscriptions"] });
 const log = new Log(at("log"), at("kind"), at("events-state"), { held, refused: askForToken });
 
@@ -46,7 +46,7 @@ async function round() {
     if (Date.now() - historyAsked >= HISTORY_MS) {
       historyAsked = Date.now();
       const [seen, history] = await Promise.all([get("api/overview"), get("api/history"), endpoints.refresh(), subscriptions.refresh()]);
-      samples = history.samples;
+      samples = withReconnects(history.samples);
       overview = seen;
       charts.forEach((chart) => chart.show(samples));
     } else {
@@ -215,7 +215,11 @@ function showDown() {
   const lines = down.map((each) => ({
     state: each.state,
     name: each.name,
-    facts: `since ${clock(each.since)}, ${duration(overview.at - each.since)}${each.required ? ", required" : ""}`,
+    facts: [
+      `since ${clock(each.since)}, ${duration(overview.at - each.since)}`,
+      each.required && "required",
+      each.next_at && `next attempt ${nextAttempt(each.next_at, overview.at)}`,
+    ].filter(Boolean).join(", "),
     text: each.error ?? "",
   }));
   if (many > down.length) lines.push({ name: "", facts: `and ${count(many - down.length)} more`, text: "" });
@@ -230,7 +234,7 @@ function showSlowest() {
     facts: `${count(each.pending)} waiting, ${bytes(each.pending_bytes)}; ${count(each.dropped)} dropped`,
     text: each.pausing_s > 0 ? `${each.overflow}: paused endpoints for ${seconds(each.pausing_s)}` : each.overflow,
   }));
-  if (!lines.length) lines.push({ name: "", facts: "All subscribers keep up.", text: "" });
+  at("slow").hidden = !lines.length;
   rows(at("slowest"), lines);
 }
 
@@ -249,7 +253,7 @@ function showDetail(row) {
   write(at("detail-at"), `as of ${clock(overview?.at ?? Date.now() / 1000)}`);
   const facts = Object.entries(row).filter(([field]) => field !== "name").flatMap(([field, value]) => {
     const plain = Array.isArray(value) ? value.join(", ") : value === null ? "" : typeof value === "number" ? count(value) : String(value);
-    const shown = field === "down_since" ? value && clock(value) : field.endsWith("_s") ? seconds(value) : field.endsWith("bytes") ? bytes(value) : plain;
+    const shown = field === "down_since" || field === "next_at" ? value && clock(value) : field.endsWith("_s") ? seconds(value) : field.endsWith("bytes") ? bytes(value) : plain;
     return [element("dt", {}, field), element("dd", { class: "peer" }, shown || NONE)];
   });
   at("detail-fields").replaceChildren(...facts);

@@ -20,6 +20,7 @@ export const ENDPOINT_COLUMNS = [
   number("sent", "Sent", "minor"),
   number("connects", "Connects", "middle"),
   number("losses", "Losses", "middle"),
+  number("recent_losses", "Last minute", "minor"),
   number("malformed", "Malformed", "minor"),
   { ...number("paused_s", "Paused", "minor", (s) => (s >= 1 ? duration(s) : seconds(s))) },
   text("last_error", "Last error", "long middle"),
@@ -40,9 +41,9 @@ export const SUBSCRIPTION_COLUMNS = [
 
 export class Table {
   /** `words` are the singular and plural of a row's name; `open` is called with a row to show its details. */
-  constructor(root, path, columns, { words, states = [], open, failed }) {
+  constructor(root, path, columns, { words, states = [], sort = "name", open, failed }) {
     Object.assign(this, { root, path, columns, words, open, failed });
-    this.query = { search: "", state: "", sort: "name", order: "asc", offset: 0, limit: 50 };
+    this.query = { search: "", state: "", sort, order: "asc", offset: 0, limit: 50 };
     this.rows = [];
     this.matched = 0;
     this.asked = null;

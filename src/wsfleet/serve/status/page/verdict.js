@@ -8,7 +8,9 @@ export const RECENT_S = 60;
 export const LAG_S = 0.25;
 /** During this time after the start, endpoints that connect for the first time are starting, not down. */
 const YOUNG_S = 60;
-/** More losses per minute, in total and per endpoint, are a warning. */
+/** Number of endpoints in one finding. */
+const NAMED = 3;
+/** More losses of all endpoints per minute, in total and per endpoint, are a warning. */
 const LOSSES = 3;
 const LOSSES_EACH = 0.5;
 
@@ -57,7 +59,13 @@ function failed({ states, down }) {
   return [["unwell", `${subject} for good${known ? `: ${among}${known.error ?? "no error"}` : ""}`]];
 }
 
-function losses({ states }, samples) {
+/** Endpoints that are lost again and again, by name. They may be open at this moment. */
+function losses({ states, flapping, flapping_count: many }, samples) {
+  if (flapping.length) {
+    const more = many - NAMED > 0 ? `, and ${plural(many - NAMED, "more endpoint")}` : "";
+    const named = flapping.slice(0, NAMED).map((each) => `${each.name} ${count(each.losses)} times`).join(", ");
+    return [["attention", `Lost in the last minute: ${named}${more}`]];
+  }
   const all = Object.values(states).reduce((sum, n) => sum + n, 0);
   const lost = recent(samples, "losses");
   if (lost < LOSSES || lost <= all * LOSSES_EACH) return [];

@@ -57,6 +57,9 @@ export function duration(s) {
   return parts.slice(first, first + 2).filter(([n]) => n > 0).map(([n, unit]) => `${n} ${unit}`).join(" ");
 }
 
+/** "in 12 s": when an endpoint is connected again. */
+export const nextAttempt = (next, now) => (next - now < 1 ? "now" : `in ${duration(next - now)}`);
+
 const two = (n) => String(n).padStart(2, "0");
 
 /** Format wall clock seconds as local time, with the date if it is more than twelve hours away. */
