@@ -284,6 +284,8 @@ async def test_ten_thousand_endpoints() -> None:
         await read(page, "#endpoints .where", "1–11 of 11 found, 10,000 endpoints in total")
         head = page.locator("#endpoints th").filter(has_text="Name")
         await read(page, "#endpoints tbody tr:first-child", "feed-777")
+        await head.get_by_role("button").press("Enter")  # by name instead of state
+        await page.locator('#endpoints th[aria-sort="ascending"]').filter(has_text="Name").wait_for()
         await head.get_by_role("button").press("Enter")
         await read(page, "#endpoints tbody tr:first-child", "feed-7779")
         assert await head.get_attribute("aria-sort") == "descending"
