@@ -36,6 +36,7 @@ from wsfleet.core.message import DeadLetter, Gap, Malformed, Message, Slow, Stat
 from wsfleet.core.options import Buffer, Endpoint, Limits, Liveness, Overflow, Reconnect, Retry
 from wsfleet.core.stats import FleetStats
 from wsfleet.endpoint.connection import Connection
+from wsfleet.endpoint.credentials import Credentials
 from wsfleet.endpoint.pool import Pool
 from wsfleet.endpoint.session import Session
 from wsfleet.fleet.fleet import Fleet
@@ -55,6 +56,7 @@ __all__ = [
     "ConnectFailed",
     "Connection",
     "ConnectionLost",
+    "Credentials",
     "DeadLetter",
     "Endpoint",
     "EndpointFailed",
