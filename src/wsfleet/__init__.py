@@ -34,6 +34,7 @@ from wsfleet.core.errors import (
 )
 from wsfleet.core.message import DeadLetter, Gap, Malformed, Message, Slow, State, StateChange
 from wsfleet.core.options import Buffer, Endpoint, Limits, Liveness, Overflow, Reconnect, Retry
+from wsfleet.core.retry import is_fatal
 from wsfleet.core.stats import FleetStats
 from wsfleet.endpoint.connection import Connection
 from wsfleet.endpoint.credentials import Credentials
@@ -86,4 +87,5 @@ __all__ = [
     "__version__",
     "accelerated",
     "errors",
+    "is_fatal",
 ]

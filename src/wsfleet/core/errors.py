@@ -44,11 +44,17 @@ class ConfigError(FleetError, ValueError):
 
 
 class ConnectFailed(FleetError):
-    """An attempt to connect failed. `stage` is one of uri, dns, tcp, proxy, tls, http, on_open."""
+    """An attempt to connect failed. `stage` is one of uri, dns, tcp, proxy, tls, http, on_open.
 
-    def __init__(self, stage: str, message: str = "") -> None:
+    `status` is the HTTP status with which the server or the proxy refused the connection or redirected it, or None.
+    """
+
+    status: int | None = None
+
+    def __init__(self, stage: str, message: str = "", *, status: int | None = None) -> None:
         self.stage = stage
         self.message = message
+        self.status = status
 
     def __str__(self) -> str:
         return one_line(f"{self.stage}: {self.message}") if self.message else f"connect failed at stage {self.stage}"
@@ -61,12 +67,13 @@ class HandshakeRejected(ConnectFailed):
     (RFC 9110, section 10.2.3), or None.
     """
 
+    status: int
+
     def __init__(
         self, status: int, headers: Mapping[str, str] | None = None, retry_after_s: float | None = None
     ) -> None:
         later = "" if retry_after_s is None else f", retry after {retry_after_s:g} s"
-        super().__init__("http", f"the server answered {status}{later}")
-        self.status = status
+        super().__init__("http", f"the server answered {status}{later}", status=status)
         self.headers: Mapping[str, str] = dict(headers or {})
         self.retry_after_s = retry_after_s
 

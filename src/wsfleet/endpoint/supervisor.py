@@ -110,6 +110,7 @@ class Supervisor:
         verdict = retry.classify(
             error,
             plan.fatal,
+            fatal_codes=plan.fatal_codes,
             fresh_credentials=callable(endpoint.uri) or callable(endpoint.headers),
             rejections=self._rejections,
         )

@@ -13,7 +13,7 @@ import time
 from urllib.parse import urldefrag, urljoin, urlsplit
 
 from websockets.client import ClientProtocol
-from websockets.exceptions import InvalidProxy, InvalidURI, WebSocketException
+from websockets.exceptions import InvalidProxy, InvalidProxyStatus, InvalidURI, WebSocketException
 from websockets.extensions.permessage_deflate import enable_client_permessage_deflate
 from websockets.http11 import USER_AGENT, Response
 from websockets.protocol import CLIENT
@@ -64,20 +64,20 @@ class WebSocketTransport:
             try:
                 return await self._attempt(parse_uri(uri), headers, request, progress)
             except HandshakeRejected as rejected:
-                location = rejected.headers.get("location")
-                if rejected.status not in (301, 302, 303, 307, 308) or not location:
+                status, location = rejected.status, rejected.headers.get("location")
+                if status not in (301, 302, 303, 307, 308) or not location:
                     raise
             except (OSError, EOFError, ValueError, WebSocketException) as exc:
                 raise _translate(exc, progress.stage) from (None if isinstance(exc, InvalidProxy) else exc)
-            new = _redirect(uri, location)
+            new = _redirect(uri, location, status)
             progress.secrets += secrets_of(new, {})
             if _origin(new) != _origin(uri):
                 there = redact_uri(_origin(new))
                 if request.subprotocols:
-                    raise ConnectFailed("http", f"redirected to {there}, {NO_SUBPROTOCOLS}")
+                    raise ConnectFailed("http", f"redirected to {there}, {NO_SUBPROTOCOLS}", status=status)
                 progress.redirected, headers = there, {}
             uri = new
-        raise ConnectFailed("http", f"more than {MAX_REDIRECTS} redirects")
+        raise ConnectFailed("http", f"more than {MAX_REDIRECTS} redirects", status=status)
 
     async def _attempt(
         self, where: WebSocketURI, headers: dict[str, str], request: DialRequest, progress: Progress
@@ -160,7 +160,7 @@ def _origin(uri: str) -> str:
     return f"{'wss' if where.secure else 'ws'}://{host}:{where.port}"
 
 
-def _redirect(uri: str, location: str) -> str:
+def _redirect(uri: str, location: str, status: int) -> str:
     """Return the target of a redirect. Raises ConnectFailed for a redirect from wss to ws.
 
     The userinfo is kept only for the same origin. Headers are not sent to another origin, because any of them may be
@@ -174,10 +174,10 @@ def _redirect(uri: str, location: str) -> str:
     except ValueError:
         fault = "it is not a URI"
     if fault:
-        raise ConnectFailed("http", f"redirected to an invalid URI: {fault}")
+        raise ConnectFailed("http", f"redirected to an invalid URI: {fault}", status=status)
     old_place, new_place = parse_uri(uri), parse_uri(new)
     if old_place.secure and not new_place.secure:
-        raise ConnectFailed("http", "redirected from wss:// to ws://, which is not encrypted")
+        raise ConnectFailed("http", "redirected from wss:// to ws://, which is not encrypted", status=status)
     if old_place.user_info and not new_place.user_info and _origin(uri) == _origin(new):
         parts = urlsplit(new)
         userinfo = urlsplit(uri).netloc.rpartition("@")[0]
@@ -190,6 +190,8 @@ def _translate(exc: Exception, stage: str) -> ConnectFailed:
     if isinstance(exc, InvalidProxy):
         # Its text contains the proxy's URL with the password, so it is not used, and not set as the cause.
         return ConnectFailed(stage, f"the proxy's URL is not valid: {exc.msg}")
+    if isinstance(exc, InvalidProxyStatus):
+        return ConnectFailed(stage, redact_text(str(exc)), status=exc.response.status_code)
     if isinstance(exc, OSError) and exc.errno in (errno.EMFILE, errno.ENFILE):
         return ConnectFailed(stage, f"{exc.strerror}: {open_files.ADVICE}")
     if isinstance(exc, ssl.SSLCertVerificationError):
