@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from wsfleet.core.headers import Headers
 from wsfleet.core.text import one_line
 
 __all__ = [
@@ -63,8 +64,9 @@ class ConnectFailed(FleetError):
 class HandshakeRejected(ConnectFailed):
     """The server answered the opening handshake with a status other than 101 (RFC 6455, section 4.1).
 
-    `headers` are the response headers, with names in lower case. `retry_after_s` is the value of Retry-After in seconds
-    (RFC 9110, section 10.2.3), or None.
+    `headers` are the response headers, with names in lower case. Lookups are case-insensitive, and
+    `headers.get_all(name)` returns all values of a field. `retry_after_s` is the value of Retry-After in seconds (RFC
+    9110, section 10.2.3), or None.
     """
 
     status: int
@@ -74,7 +76,7 @@ class HandshakeRejected(ConnectFailed):
     ) -> None:
         later = "" if retry_after_s is None else f", retry after {retry_after_s:g} s"
         super().__init__("http", f"the server answered {status}{later}", status=status)
-        self.headers: Mapping[str, str] = dict(headers or {})
+        self.headers = Headers(headers or {})
         self.retry_after_s = retry_after_s
 
     def __repr__(self) -> str:

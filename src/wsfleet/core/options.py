@@ -230,6 +230,8 @@ class Endpoint(Checked):
     name: str | None = None  #: one token; None: the host name, made unique; required if uri is a function
     #: additional headers of the handshake, or an async function that returns them, called for each attempt
     headers: Mapping[str, str] | Callable[[], Awaitable[Mapping[str, str]]] | None = field(default=None, repr=False)
+    #: store the cookies that the server sets, and send them back with later attempts
+    cookies: bool = field(default=False, kw_only=True)
     subprotocols: Sequence[str] = field(default=(), repr=False)  #: offered to the server, in order of preference
     compression: Literal["deflate"] | None = None  #: "deflate": offer permessage-deflate; None: no compression
     ssl: ssl_module.SSLContext | None = None  #: TLS context; None: verify with the authorities of the system
@@ -278,7 +280,7 @@ class Endpoint(Checked):
         yield "on_open", self._on_open_fault()
         yield from self._data_faults()
         yield "sends_per_s", check_rate(self.sends_per_s)
-        for name, kind in (("reconnect", Reconnect), ("liveness", Liveness), ("required", bool)):
+        for name, kind in (("reconnect", Reconnect), ("liveness", Liveness), ("required", bool), ("cookies", bool)):
             if not isinstance(getattr(self, name), kind):
                 yield name, f"must be {kind.__name__}, not {type(getattr(self, name)).__name__}"
 
@@ -351,6 +353,7 @@ class EndpointOptions(TypedDict, total=False):
 
     name: str | None
     headers: Mapping[str, str] | Callable[[], Awaitable[Mapping[str, str]]] | None
+    cookies: bool
     subprotocols: Sequence[str]
     compression: Literal["deflate"] | None
     ssl: ssl_module.SSLContext | None

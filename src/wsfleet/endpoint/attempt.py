@@ -12,6 +12,7 @@ from wsfleet.core.errors import ConfigError, ConnectFailed
 from wsfleet.core.options import Endpoint
 from wsfleet.core.redact import redact_text, secrets_of
 from wsfleet.transport.base import DialRequest
+from wsfleet.transport.cookies import Cookies
 
 __all__ = ["resolve_request", "resolve_uri", "secrets_in"]
 
@@ -29,7 +30,7 @@ async def resolve_uri(endpoint: Endpoint) -> str:
         raise _fatal(exc) from exc
 
 
-async def resolve_request(endpoint: Endpoint, name: str, uri: str) -> DialRequest:
+async def resolve_request(endpoint: Endpoint, name: str, uri: str, cookies: Cookies | None) -> DialRequest:
     """Return the request of an attempt. Raises the error of the function, and ConnectFailed for an invalid result."""
     headers = endpoint.headers
     try:
@@ -48,6 +49,7 @@ async def resolve_request(endpoint: Endpoint, name: str, uri: str) -> DialReques
         max_size=endpoint.max_size,
         max_fragments=endpoint.max_fragments,
         close_s=endpoint.close_s,
+        cookies=cookies,
     )
 
 

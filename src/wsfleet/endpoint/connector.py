@@ -14,6 +14,7 @@ from wsfleet.endpoint.connect_limiter import host_of
 from wsfleet.endpoint.credentials import Uses
 from wsfleet.endpoint.services import Services
 from wsfleet.transport.base import Progress, Wire
+from wsfleet.transport.cookies import Cookies
 
 __all__ = ["Connector"]
 
@@ -38,6 +39,7 @@ class Connector:
         self._name = name
         self._services = services
         self._uses = Uses()
+        self._cookies = Cookies() if endpoint.cookies else None
 
     async def open(self, scope: asyncio.Timeout, *, again: bool) -> Wire:
         """Wait for a turn at the host, and connect. The deadline `scope` does not include that wait.
@@ -49,7 +51,7 @@ class Connector:
         uri, leave = await self._turn(scope, again)
         try:
             # Called as late as possible: a token must not expire while it waits for the turn.
-            request = await resolve_request(self._endpoint, self._name, uri)
+            request = await resolve_request(self._endpoint, self._name, uri, self._cookies)
             self.secrets = progress.secrets
             self.secrets += secrets_in(request)
             self.shown_uri = redact_uri(uri)

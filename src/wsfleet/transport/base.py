@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from wsfleet.core.errors import ConnectionLost
+from wsfleet.core.headers import Headers
+from wsfleet.transport.cookies import Cookies
 
 __all__ = ["DialRequest", "Payload", "Progress", "Receiver", "Transport", "Wire"]
 
@@ -34,6 +36,7 @@ class DialRequest:
     max_size: int = 2**20
     max_fragments: int | None = None
     close_s: float = 2.0
+    cookies: Cookies | None = field(default=None, repr=False)
 
 
 class Receiver(Protocol):
@@ -61,9 +64,9 @@ class Wire(Protocol):
     """
 
     @property
-    def request_headers(self) -> Mapping[str, str]: ...
+    def request_headers(self) -> Headers: ...
     @property
-    def response_headers(self) -> Mapping[str, str]: ...
+    def response_headers(self) -> Headers: ...
     @property
     def subprotocol(self) -> str | None: ...
     @property

@@ -12,6 +12,7 @@ import ssl
 import time
 from urllib.parse import urldefrag, urljoin, urlsplit
 
+import websockets.datastructures
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidProxy, InvalidProxyStatus, InvalidURI, WebSocketException
 from websockets.extensions.permessage_deflate import enable_client_permessage_deflate
@@ -21,6 +22,7 @@ from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI, parse_uri
 
 from wsfleet.core.errors import ConfigError, ConnectFailed, HandshakeRejected
+from wsfleet.core.headers import Headers
 from wsfleet.core.options import check_headers, check_uri
 from wsfleet.core.redact import redact_text, redact_uri, secrets_of
 from wsfleet.core.retry import retry_after_s
@@ -64,7 +66,7 @@ class WebSocketTransport:
             try:
                 return await self._attempt(parse_uri(uri), headers, request, progress)
             except HandshakeRejected as rejected:
-                status, location = rejected.status, rejected.headers.get("location")
+                status, location = rejected.status, next(iter(rejected.headers.get_all("Location")), None)
                 if status not in (301, 302, 303, 307, 308) or not location:
                     raise
             except (OSError, EOFError, ValueError, WebSocketException) as exc:
@@ -85,13 +87,18 @@ class WebSocketTransport:
         opening = await self._dialer.dial(where, request, progress)
         try:
             progress.stage = "http"
-            return await self._shake_hands(opening, where, headers, request)
+            return await self._shake_hands(opening, where, headers, request, progress)
         except BaseException:
             opening.source.abort()
             raise
 
     async def _shake_hands(
-        self, opening: Opening, where: WebSocketURI, headers: dict[str, str], request: DialRequest
+        self,
+        opening: Opening,
+        where: WebSocketURI,
+        headers: dict[str, str],
+        request: DialRequest,
+        progress: Progress,
     ) -> WebSocketWire:
         protocol = ClientProtocol(
             where,
@@ -108,9 +115,13 @@ class WebSocketTransport:
                 del upgrade.headers[name]
             upgrade.headers[name] = value
         upgrade.headers.setdefault("User-Agent", USER_AGENT)
+        if request.cookies is not None:
+            _add_cookies(upgrade.headers, request.cookies.header(where), progress)
         protocol.send_request(upgrade)
         head = await opening.ask(b"".join(protocol.data_to_send()))
         response = parse_head(head)
+        if request.cookies is not None:
+            request.cookies.store(where, Headers(response.headers))
         if response.status_code != 101:
             # The body is not read: it may be endless.
             raise _rejection(response)
@@ -143,9 +154,20 @@ def _uri_fault(uri: str) -> str | None:
     return f"the uri {fault}" if fault else None
 
 
+def _add_cookies(headers: websockets.datastructures.Headers, stored: str, progress: Progress) -> None:
+    """Add the stored cookies to those that the user has set in the headers."""
+    if stored:
+        value = "; ".join([*headers.get_all("Cookie"), stored])
+        headers.pop("Cookie", None)
+        headers["Cookie"] = value
+        progress.secrets += secrets_of("", {"Cookie": stored})
+
+
 def _rejection(response: Response) -> HandshakeRejected:
-    headers = {name.lower(): value for name, value in response.headers.raw_items()}
-    return HandshakeRejected(response.status_code, headers, retry_after_s(headers.get("retry-after"), time.time()))
+    headers = Headers((name.lower(), value) for name, value in response.headers.raw_items())
+    # Of several values the first counts: joined, they would be no valid time, and no valid URI.
+    wait = next(iter(headers.get_all("Retry-After")), None)
+    return HandshakeRejected(response.status_code, headers, retry_after_s(wait, time.time()))
 
 
 def _rescheme(uri: str, old: str, new: str) -> str:
