@@ -69,9 +69,10 @@ class Reconnect(Checked):
     The delay before each attempt is random, up to a bound that grows by `factor` from `initial_s` to `max_s`. With
     `jitter=1.0` it is drawn from the whole range (full jitter); with 0 it equals the bound. The bound is reset only
     after the connection was open for `stable_s` and the peer sent a frame, so the delays also grow for a server that
-    accepts connections and closes them at once. More than `max_restarts` restarts within `window_s` seconds, a close
-    code in `fatal_codes`, or an error for which `fatal(error)` returns true make the endpoint FAILED. For an error that
-    the function does not decide, it returns None, and the default rule `wsfleet.is_fatal` applies.
+    accepts connections and closes them at once. A delay ends early when the host had failed and works again. More than
+    `max_restarts` restarts within `window_s` seconds, a close code in `fatal_codes`, or an error for which
+    `fatal(error)` returns true make the endpoint FAILED. For an error that the function does not decide, it returns
+    None, and the default rule `wsfleet.is_fatal` applies.
     """
 
     initial_s: float = 0.5  #: upper bound of the first delay

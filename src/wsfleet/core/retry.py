@@ -23,6 +23,7 @@ __all__ = [
     "classify",
     "close_code",
     "is_fatal",
+    "is_host_failure",
     "may_be_timeout",
     "retry_after_s",
 ]
@@ -113,6 +114,19 @@ def close_code(error: Exception) -> int | None:
     """Return the close code of a lost connection, or of one that was lost while `on_open` ran; otherwise None."""
     lost = error if isinstance(error, ConnectionLost) else error.__cause__
     return lost.code if isinstance(lost, ConnectionLost) else None
+
+
+def is_host_failure(error: Exception) -> bool:
+    """Return whether a failed attempt would probably have failed for every endpoint of the host.
+
+    True for the stages dns, tcp, proxy and tls, for a handshake without an answer or with a status from 500 on, and if
+    the connection was lost while `on_open` ran.
+    """
+    if not isinstance(error, ConnectFailed):
+        return False
+    if error.stage == "on_open":
+        return isinstance(error.__cause__, ConnectionLost)
+    return error.stage in ("dns", "tcp", "proxy", "tls", "http") and (error.status is None or error.status >= 500)
 
 
 def may_be_timeout(code: int) -> bool:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from wsfleet.core import error_text
+from wsfleet.core import error_text, retry
 from wsfleet.core.errors import ConnectionLost
 from wsfleet.core.options import Endpoint
 from wsfleet.core.redact import redact_uri
 from wsfleet.endpoint.attempt import resolve_request, resolve_uri, secrets_in
 from wsfleet.endpoint.connect_limiter import host_of
 from wsfleet.endpoint.credentials import Uses
+from wsfleet.endpoint.outages import PROOF_S
 from wsfleet.endpoint.services import Services
 from wsfleet.transport.base import Progress, Wire
 from wsfleet.transport.cookies import Cookies
@@ -38,6 +39,8 @@ class Connector:
         self._endpoint = endpoint
         self._name = name
         self._services = services
+        self._began_at = 0.0
+        self._opened_at = 0.0
         self._uses = Uses()
         self._cookies = Cookies() if endpoint.cookies else None
 
@@ -49,6 +52,7 @@ class Connector:
         self.progress = progress = Progress()
         self._uses.begin()
         uri, leave = await self._turn(scope, again)
+        self._began_at = asyncio.get_running_loop().time()
         try:
             # Called as late as possible: a token must not expire while it waits for the turn.
             request = await resolve_request(self._endpoint, self._name, uri, self._cookies)
@@ -87,7 +91,13 @@ class Connector:
         progress = self.progress
         self.route = f", {progress.route}" if progress.route else ""
         self._note_host()
+        self._opened_at = asyncio.get_running_loop().time()
+        self._services.outages.opened(self.host, self._name)
         return progress.redirected
+
+    def closed(self) -> None:
+        """Note that there is no connection."""
+        self._services.outages.lost(self.host, self._name)
 
     def failed(self, exc: BaseException, lost: ConnectionLost | None, open_s: float | None) -> Exception:
         """Return the error of an attempt that ended with `exc`. See `error_text.attempt_failed`."""
@@ -98,6 +108,14 @@ class Connector:
     def _note_host(self) -> None:
         if self.progress.redirected:
             self.host = host_of(self.progress.redirected)
+
+    def recovery(self, error: Exception) -> asyncio.Future[None]:
+        """Return a future that is done when the host works again, if `error` is a failure of the host."""
+        loop = asyncio.get_running_loop()
+        closed_at_once = isinstance(error, ConnectionLost) and loop.time() - self._opened_at < PROOF_S
+        if closed_at_once or retry.is_host_failure(error):
+            return self._services.outages.failed(self.host, self._began_at)
+        return loop.create_future()
 
     def refused(self) -> None:
         """Discard the shared credentials of the last attempt: the server has refused them."""

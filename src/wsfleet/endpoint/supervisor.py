@@ -78,7 +78,7 @@ class Supervisor:
                     self._fail(error)
                     return
                 self._set_state(State.BACKOFF, error, delay_s)
-                await self._wait(delay_s)
+                await self._wait(delay_s, error)
             self._end(State.CLOSED, None)
         except (KeyboardInterrupt, SystemExit) as exc:
             self._drop_session()
@@ -124,7 +124,8 @@ class Supervisor:
             return spent, None
         if verdict.hold_s:
             self._services.limiter.hold(self._connector.host, verdict.hold_s)
-        return error, max(self._backoff.next(), verdict.hold_s)
+        # Above the pause that the host has asked for, so that its endpoints do not all come at its end.
+        return error, verdict.hold_s + self._backoff.next()
 
     async def _live_once(self) -> Exception:
         """Connect, and wait until the connection is lost. Return the error of the attempt or of the connection."""
@@ -222,6 +223,7 @@ class Supervisor:
         session, self.session = self.session, None
         self.holding = None
         self._pulse.end()
+        self._connector.closed()
         if session is not None:
             session.discard()
             # Not `ended`: that future is cancelled together with the task that awaits it.
@@ -253,10 +255,11 @@ class Supervisor:
 
     # Waiting
 
-    async def _wait(self, delay_s: float) -> None:
+    async def _wait(self, delay_s: float, error: Exception) -> None:
+        """Wait for `delay_s`, or until the host works again if it was the host that failed."""
         try:
             async with asyncio.timeout(delay_s) as self._scope:
-                await asyncio.get_running_loop().create_future()
+                await self._connector.recovery(error)
         except TimeoutError:
             pass
         finally:
