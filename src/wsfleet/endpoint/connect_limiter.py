@@ -153,8 +153,8 @@ class _Gate:
     @property
     def is_idle(self) -> bool:
         """Whether no attempt is in flight or waits, and the next one is admitted at once, as by a new gate."""
-        now = asyncio.get_running_loop().time()
-        return not self._in_flight and not any(self._queues) and self._admits_at(now) <= now
+        free_at = max(self._next_at, self._closed_until)
+        return not self._in_flight and not any(self._queues) and free_at <= asyncio.get_running_loop().time()
 
     def _time_passed(self) -> None:
         self._timer = None
