@@ -234,6 +234,8 @@ class Endpoint(Checked):
     #: store the cookies that the server sets, and send them back with later attempts
     cookies: bool = field(default=False, kw_only=True)
     subprotocols: Sequence[str] = field(default=(), repr=False)  #: offered to the server, in order of preference
+    #: refuse a server that chooses none of the subprotocols
+    subprotocol_required: bool = field(default=True, kw_only=True)
     compression: Literal["deflate"] | None = None  #: "deflate": offer permessage-deflate; None: no compression
     ssl: ssl_module.SSLContext | None = None  #: TLS context; None: verify with the authorities of the system
     #: URL of a proxy; None: as set in the environment; False: no proxy
@@ -281,7 +283,8 @@ class Endpoint(Checked):
         yield "on_open", self._on_open_fault()
         yield from self._data_faults()
         yield "sends_per_s", check_rate(self.sends_per_s)
-        for name, kind in (("reconnect", Reconnect), ("liveness", Liveness), ("required", bool), ("cookies", bool)):
+        kinds = {"reconnect": Reconnect, "liveness": Liveness, "required": bool, "cookies": bool}
+        for name, kind in {**kinds, "subprotocol_required": bool}.items():
             if not isinstance(getattr(self, name), kind):
                 yield name, f"must be {kind.__name__}, not {type(getattr(self, name)).__name__}"
 
@@ -356,6 +359,7 @@ class EndpointOptions(TypedDict, total=False):
     headers: Mapping[str, str] | Callable[[], Awaitable[Mapping[str, str]]] | None
     cookies: bool
     subprotocols: Sequence[str]
+    subprotocol_required: bool
     compression: Literal["deflate"] | None
     ssl: ssl_module.SSLContext | None
     proxy: str | Literal[False] | None

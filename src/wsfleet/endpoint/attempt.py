@@ -43,6 +43,7 @@ async def resolve_request(endpoint: Endpoint, name: str, uri: str, cookies: Cook
         uri=uri,
         headers=headers,
         subprotocols=endpoint.subprotocols,
+        subprotocol_required=endpoint.subprotocol_required,
         compression=endpoint.compression,
         ssl=endpoint.ssl,
         proxy=endpoint.proxy,

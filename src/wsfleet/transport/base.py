@@ -30,6 +30,7 @@ class DialRequest:
     uri: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     subprotocols: Sequence[str] = field(default=(), repr=False)
+    subprotocol_required: bool = False
     compression: Literal["deflate"] | None = None
     ssl: ssl.SSLContext | None = None
     proxy: str | Literal[False] | None = field(default=None, repr=False)

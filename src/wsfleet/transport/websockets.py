@@ -40,6 +40,9 @@ MAX_REDIRECTS = 5
 
 NO_SUBPROTOCOLS = "another origin, to which subprotocols are not sent because they may be credentials; use that URI"
 
+NO_SUBPROTOCOL = "the server chose none of the subprotocols; subprotocol_required=False allows that"
+"""Browsers refuse such a server too: https://websockets.spec.whatwg.org/#concept-websocket-establish."""
+
 _logger = logging.getLogger("wsfleet.wire")
 
 
@@ -128,6 +131,8 @@ class WebSocketTransport:
         protocol.receive_data(head)
         if protocol.handshake_exc is not None:
             raise protocol.handshake_exc
+        if request.subprotocols and request.subprotocol_required and protocol.subprotocol is None:
+            raise ConnectFailed("http", NO_SUBPROTOCOL)
         # A new object, because the protocol object of the handshake keeps the whole response.
         opened = FragmentedProtocol(CLIENT, max_size=request.max_size, logger=_logger)
         opened.debug = False

@@ -131,6 +131,16 @@ async def test_subprotocols(connect):
     async with serve(echo, HOST, 0) as server:
         wire, _ = await connect(f"ws://{HOST}:{server.sockets[0].getsockname()[1]}", subprotocols=["v1.feed"])
         assert wire.subprotocol is None
+        error = await failure(
+            connect,
+            f"ws://{HOST}:{server.sockets[0].getsockname()[1]}",
+            subprotocols=["v1.feed"],
+            subprotocol_required=True,
+        )
+        assert error.stage == "http"
+        assert "subprotocol_required=False" in str(error)
+        assert "v1.feed" not in str(error)  # it may be a token
+        assert not is_fatal(error)
 
     async def forward(reader, writer):
         await accept(reader, writer, "Sec-WebSocket-Protocol: other")
