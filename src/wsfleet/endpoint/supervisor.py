@@ -124,8 +124,9 @@ class Supervisor:
             return spent, None
         if verdict.hold_s:
             self._services.limiter.hold(self._connector.host, verdict.hold_s)
-        # Above the pause that the host has asked for, so that its endpoints do not all come at its end.
-        return error, verdict.hold_s + self._backoff.next()
+        # Jitter above the pause that the host has asked for, so that its endpoints do not all come at its end.
+        jitter_s = plan.jitter * plan.initial_s * random.random() if verdict.hold_s else 0.0
+        return error, max(self._backoff.next(), verdict.hold_s + jitter_s)
 
     async def _live_once(self) -> Exception:
         """Connect, and wait until the connection is lost. Return the error of the attempt or of the connection."""
