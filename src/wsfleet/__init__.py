@@ -34,8 +34,10 @@ from wsfleet.core.errors import (
 )
 from wsfleet.core.message import DeadLetter, Gap, Malformed, Message, Slow, State, StateChange
 from wsfleet.core.options import Buffer, Endpoint, Limits, Liveness, Overflow, Reconnect, Retry
+from wsfleet.core.retry import is_fatal
 from wsfleet.core.stats import FleetStats
 from wsfleet.endpoint.connection import Connection
+from wsfleet.endpoint.credentials import Credentials
 from wsfleet.endpoint.pool import Pool
 from wsfleet.endpoint.session import Session
 from wsfleet.fleet.fleet import Fleet
@@ -55,6 +57,7 @@ __all__ = [
     "ConnectFailed",
     "Connection",
     "ConnectionLost",
+    "Credentials",
     "DeadLetter",
     "Endpoint",
     "EndpointFailed",
@@ -84,4 +87,5 @@ __all__ = [
     "__version__",
     "accelerated",
     "errors",
+    "is_fatal",
 ]

@@ -365,3 +365,27 @@ async def test_a_fake_socket_accepts_the_same_types_as_a_real_one() -> None:
         with pytest.raises(TypeError, match="str or bytes, not int"):
             FakeWire(socket).write(7)  # type: ignore[arg-type]
         assert not socket.sent
+
+
+async def test_a_server_that_chooses_no_subprotocol_is_refused() -> None:
+    """By default the connection fails with a clear error; `subprotocol_required=False` accepts the server."""
+    async with FeedServer() as server, Fleet() as fleet:
+        strict = fleet.connect(server.uri, name="strict", subprotocols=["v1"], proxy=False)
+        lax = fleet.connect(server.uri, name="lax", subprotocols=["v1"], subprotocol_required=False, proxy=False)
+        await lax.wait_open()
+        assert lax.subprotocol is None
+        while strict.stats().last_error is None:
+            await asyncio.sleep(0.01)
+        assert str(strict.stats().last_error).startswith("http: the server chose none of the subprotocols")
+
+
+async def test_a_connection_shows_its_handshake() -> None:
+    """The subprotocol and the headers are those of the current connection, and empty without one."""
+    async with FeedServer(subprotocols=["v2"]) as server, Fleet() as fleet:
+        feed = fleet.connect(server.uri, name="feed", subprotocols=["v2"], headers={"X-Mine": "7"}, proxy=False)
+        assert (feed.subprotocol, dict(feed.request_headers), dict(feed.response_headers)) == (None, {}, {})
+        await feed.wait_open()
+        assert feed.subprotocol == "v2"
+        assert feed.request_headers["x-mine"] == "7"
+        assert feed.response_headers["UPGRADE"] == "websocket"
+    assert feed.subprotocol is None

@@ -12,36 +12,45 @@ from wsfleet.core.errors import ConfigError, ConnectFailed
 from wsfleet.core.options import Endpoint
 from wsfleet.core.redact import redact_text, secrets_of
 from wsfleet.transport.base import DialRequest
+from wsfleet.transport.cookies import Cookies
 
-__all__ = ["resolve_attempt", "secrets_in"]
+__all__ = ["resolve_request", "resolve_uri", "secrets_in"]
 
 SUBPROTOCOLS = "Sec-WebSocket-Protocol"
 """The header of the subprotocols. It may hold a token: browsers can set no other header for one."""
 
 
-async def resolve_attempt(endpoint: Endpoint, name: str) -> DialRequest:
-    """Return the request of a new attempt. Raises the errors of the functions, and ConnectFailed for an invalid result.
-
-    The cause is a ConfigError if another attempt would fail in the same way.
-    """
+async def resolve_uri(endpoint: Endpoint) -> str:
+    """Return the URI of an attempt. Raises the error of the function, and ConnectFailed for an invalid result."""
+    if isinstance(endpoint.uri, str):
+        return endpoint.uri
     try:
-        uri = endpoint.uri if isinstance(endpoint.uri, str) else await _made_uri(endpoint.uri, endpoint.ssl)
-        headers = endpoint.headers
+        return await _made_uri(endpoint.uri, endpoint.ssl)
+    except ConfigError as exc:
+        raise _fatal(exc) from exc
+
+
+async def resolve_request(endpoint: Endpoint, name: str, uri: str, cookies: Cookies | None) -> DialRequest:
+    """Return the request of an attempt. Raises the error of the function, and ConnectFailed for an invalid result."""
+    headers = endpoint.headers
+    try:
         if not isinstance(headers, Mapping):
             headers = {} if headers is None else await _made_headers(headers)
     except ConfigError as exc:
-        raise ConnectFailed("uri", redact_text(str(exc))) from exc
+        raise _fatal(exc) from exc
     return DialRequest(
         name=name,
         uri=uri,
         headers=headers,
         subprotocols=endpoint.subprotocols,
+        subprotocol_required=endpoint.subprotocol_required,
         compression=endpoint.compression,
         ssl=endpoint.ssl,
         proxy=endpoint.proxy,
         max_size=endpoint.max_size,
         max_fragments=endpoint.max_fragments,
         close_s=endpoint.close_s,
+        cookies=cookies,
     )
 
 
@@ -68,6 +77,11 @@ async def _made_headers(function: Callable[[], Awaitable[Mapping[str, str]]]) ->
     if faults:
         raise _bad_headers(f": {'; '.join(faults)}")
     return headers
+
+
+def _fatal(fault: ConfigError) -> ConnectFailed:
+    # With a ConfigError as its cause: another attempt would fail in the same way.
+    return ConnectFailed("uri", redact_text(str(fault)))
 
 
 def _bad_headers(fault: str) -> ConnectFailed:

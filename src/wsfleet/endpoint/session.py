@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from wsfleet.core.context import loop_thread_only
 from wsfleet.core.encode import encode_payload
 from wsfleet.core.error_text import is_exit_request
 from wsfleet.core.errors import ConnectionLost, FleetError, NotOpen
+from wsfleet.core.headers import Headers
 from wsfleet.core.message import Message
 from wsfleet.core.options import Buffer, Endpoint
 from wsfleet.core.text import plural
@@ -62,13 +63,13 @@ class Session:
         return self._core.number
 
     @property
-    def request_headers(self) -> Mapping[str, str]:
+    def request_headers(self) -> Headers:
         """The headers of the handshake request."""
         return self._core.wire.request_headers
 
     @property
-    def response_headers(self) -> Mapping[str, str]:
-        """The headers of the handshake response."""
+    def response_headers(self) -> Headers:
+        """The headers of the handshake response. Names are case-insensitive; `get_all(name)` returns all values."""
         return self._core.wire.response_headers
 
     @property

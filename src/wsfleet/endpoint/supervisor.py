@@ -14,10 +14,9 @@ from wsfleet.core import error_text, retry
 from wsfleet.core.errors import ConnectionLost, EndpointFailed, FleetError, NotOpen
 from wsfleet.core.message import Gap, State, StateChange
 from wsfleet.core.options import Endpoint
-from wsfleet.core.redact import redact_text, redact_uri
+from wsfleet.core.redact import redact_text
 from wsfleet.core.stats import Counted, EndpointStats
-from wsfleet.endpoint.attempt import resolve_attempt, secrets_in
-from wsfleet.endpoint.connect_limiter import host_of
+from wsfleet.endpoint.connector import Connector
 from wsfleet.endpoint.decode import MessageFactory
 from wsfleet.endpoint.ingest import LONG_S, Ingest
 from wsfleet.endpoint.liveness import LivenessCheck
@@ -26,7 +25,6 @@ from wsfleet.endpoint.open_waiters import OpenWaiters
 from wsfleet.endpoint.services import Services
 from wsfleet.endpoint.session import SessionCore
 from wsfleet.endpoint.state_log import StateLog
-from wsfleet.transport.base import Progress
 
 __all__ = ["Supervisor"]
 
@@ -50,11 +48,8 @@ class Supervisor:
         self._error_text: tuple[Exception | None, str] = (None, "")
         self._services = services
         self._on_end: Callable[[Supervisor], None] | None = None
-        self._shown_uri = redact_uri(endpoint.uri) if isinstance(endpoint.uri, str) else ""
-        self._route = ""
+        self._connector = Connector(endpoint, self.name, services)
         self._redirected = ""
-        self._host = ""
-        self._secrets: list[str] = []
         self._backoff = retry.Backoff(endpoint.reconnect, random.random)
         self._budget = retry.RestartBudget(endpoint.reconnect.max_restarts, endpoint.reconnect.window_s)
         self._state_log = StateLog(self.name)
@@ -83,7 +78,7 @@ class Supervisor:
                     self._fail(error)
                     return
                 self._set_state(State.BACKOFF, error, delay_s)
-                await self._wait(delay_s)
+                await self._wait(delay_s, error)
             self._end(State.CLOSED, None)
         except (KeyboardInterrupt, SystemExit) as exc:
             self._drop_session()
@@ -97,8 +92,8 @@ class Supervisor:
                 self._end(State.CLOSED, None)
                 raise
             # A bug in wsfleet or in the user's `fatal` function ends this endpoint, but not the fleet.
-            fault = error_text.unexpected(exc, self._secrets)
-            error_text.hide_secrets(fault, self._secrets)
+            fault = error_text.unexpected(exc, self._connector.secrets)
+            error_text.hide_secrets(fault, self._connector.secrets)
             self._state_log.crashed(fault)
             self._drop_session()
             self._fail(fault)
@@ -107,16 +102,20 @@ class Supervisor:
         """Return the error, and the seconds until the next attempt, or None if there will be none."""
         now = asyncio.get_running_loop().time()
         plan, endpoint = self.endpoint.reconnect, self.endpoint
-        rejected = getattr(error, "status", None) in (401, 403)
-        self._rejections = self._rejections + 1 if rejected else 0
+        if getattr(error, "status", None) in (401, 403):
+            self._rejections += 1
+            self._connector.refused()
+        else:
+            self._rejections = 0
         verdict = retry.classify(
             error,
             plan.fatal,
+            fatal_codes=plan.fatal_codes,
             fresh_credentials=callable(endpoint.uri) or callable(endpoint.headers),
             rejections=self._rejections,
         )
         # After classify, which may look at the cause of the error.
-        error_text.hide_secrets(error, self._secrets)
+        error_text.hide_secrets(error, self._connector.secrets)
         if verdict.fatal:
             return error, None
         if not self._budget.spend(now):
@@ -124,8 +123,10 @@ class Supervisor:
             spent.__cause__ = error
             return spent, None
         if verdict.hold_s:
-            self._services.limiter.hold(self._host, verdict.hold_s)
-        return error, max(self._backoff.next(), verdict.hold_s)
+            self._services.limiter.hold(self._connector.host, verdict.hold_s)
+        # Jitter above the pause that the host has asked for, so that its endpoints do not all come at its end.
+        jitter_s = plan.jitter * plan.initial_s * random.random() if verdict.hold_s else 0.0
+        return error, max(self._backoff.next(), verdict.hold_s + jitter_s)
 
     async def _live_once(self) -> Exception:
         """Connect, and wait until the connection is lost. Return the error of the attempt or of the connection."""
@@ -133,22 +134,21 @@ class Supervisor:
         self._attempt += 1
         self._restarting = False
         self._set_state(State.CONNECTING, None, 0.0)
-        progress = Progress()
         received = self.ingest.received
         try:
             async with asyncio.timeout(self.endpoint.open_s) as self._scope:
-                session = await self._open(progress, self._scope)
+                session = await self._open(self._scope)
             if self._scope.expired() or self.stopping or self._restarting:
                 # on_open suppressed the cancellation, or the endpoint was stopped meanwhile.
                 raise TimeoutError
         except BaseException as exc:
             if error_text.is_ours(exc):
                 raise
-            return self._attempt_failed(exc, progress)
+            return self._attempt_failed(exc)
         finally:
             self._scope = None
         opened_at = loop.time()
-        self._note_route(progress)
+        self._note_route()
         self._opened(session, opened_at)
         await session.release()
         self.holding = None
@@ -168,27 +168,14 @@ class Supervisor:
             self.last_error = error
         return error
 
-    async def _open(self, progress: Progress, scope: asyncio.Timeout) -> SessionCore:
-        """Open a session and run `on_open`. The deadline does not include the wait for the connect limiter."""
-        loop = asyncio.get_running_loop()
-        request = await resolve_attempt(self.endpoint, self.name)
-        self._secrets = progress.secrets
-        self._secrets += secrets_in(request)
-        self._shown_uri = redact_uri(request.uri)
-        self._host = host_of(request.uri)
-        left = (scope.when() or 0.0) - loop.time()
-        scope.reschedule(None)
-        leave = await self._services.limiter.enter(self._host, again=self.session_count > 0)
-        try:
-            scope.reschedule(loop.time() + (0.0 if self._restarting else left))
-            wire = await self._services.transport.open(request, progress)
-        finally:
-            leave()
+    async def _open(self, scope: asyncio.Timeout) -> SessionCore:
+        """Open a session and run `on_open`."""
+        wire = await self._connector.open(scope, again=self.session_count > 0)
         self.session_count += 1
         session = self.session = self.holding = SessionCore(self.endpoint, self.ingest, wire, self.session_count)
         wire.start(session)
         if self.endpoint.on_open is not None:
-            progress.stage = "on_open"
+            self._connector.progress.stage = "on_open"
             await run_on_open(
                 session, self.endpoint.on_open, self.ingest, lambda: _expire(scope), self.endpoint.close_s
             )
@@ -205,20 +192,18 @@ class Supervisor:
             self._services.hub.inject(topic, Gap(self.name, previous, session.number, last_index, now - lost_at))
         self.open_waiters.wake()
 
-    def _note_route(self, progress: Progress) -> None:
-        self._route = f", {progress.route}" if progress.route else ""
-        if progress.redirected not in ("", self._redirected):
-            self._redirected = progress.redirected
-            self._state_log.redirected(progress.redirected)
+    def _note_route(self) -> None:
+        redirected = self._connector.opened()
+        if redirected not in ("", self._redirected):
+            self._redirected = redirected
+            self._state_log.redirected(redirected)
 
-    def _attempt_failed(self, exc: BaseException, progress: Progress) -> Exception:
+    def _attempt_failed(self, exc: BaseException) -> Exception:
         session = self.session
         lost, traffic = (session.lost_error, session.traffic) if session is not None else (None, "")
         self._drop_session()
         open_s = self.endpoint.open_s if self._scope is not None and self._scope.expired() else None
-        error = error_text.attempt_failed(exc, lost, progress.stage, open_s, self._secrets, progress.route, traffic)
-        if progress.redirected:
-            self._host = host_of(progress.redirected)  # the host that answered, perhaps with Retry-After
+        error = self._connector.failed(exc, lost, open_s, traffic)
         if not self._restarting and not self.stopping:
             self.last_error = error
         return error
@@ -233,13 +218,14 @@ class Supervisor:
         block = self._services.watchdog.recent() if impatient else None
         if ours:
             pause = block = None
-        return error_text.loss(lost, pause, None if block is None else str(block), self._secrets)
+        return error_text.loss(lost, pause, None if block is None else str(block), self._connector.secrets)
 
     def _drop_session(self) -> None:
         """Release the session, in whatever state it is."""
         session, self.session = self.session, None
         self.holding = None
         self._pulse.end()
+        self._connector.closed()
         if session is not None:
             session.discard()
             # Not `ended`: that future is cancelled together with the task that awaits it.
@@ -263,7 +249,7 @@ class Supervisor:
             return
         if State.OPEN in (previous, state):
             self.down_since = None if state is State.OPEN else asyncio.get_running_loop().time()
-        self._state_log.log_state(state, error, delay_s, self._shown_uri + self._route)
+        self._state_log.log_state(state, error, delay_s, self._connector.shown_uri + self._connector.route)
         topic = f"$state.{self.name}"
         if self._services.hub.wants(topic):
             record = StateChange(self.name, previous, state, error, self._attempt, delay_s)
@@ -271,10 +257,11 @@ class Supervisor:
 
     # Waiting
 
-    async def _wait(self, delay_s: float) -> None:
+    async def _wait(self, delay_s: float, error: Exception) -> None:
+        """Wait for `delay_s`, or until the host works again if it was the host that failed."""
         try:
             async with asyncio.timeout(delay_s) as self._scope:
-                await asyncio.get_running_loop().create_future()
+                await self._connector.recovery(error)
         except TimeoutError:
             pass
         finally:
@@ -355,7 +342,7 @@ class Supervisor:
         if error is None:
             return None
         if self._error_text[0] is not error:
-            self._error_text = (error, redact_text(str(error), self._secrets))
+            self._error_text = (error, redact_text(str(error), self._connector.secrets))
         return self._error_text[1]
 
     def counted(self) -> Counted:
@@ -372,7 +359,7 @@ class Supervisor:
         received, received_bytes, malformed, answered, published, discarded, held = counted or self.counted()
         return EndpointStats(
             name=self.name,
-            uri=self._shown_uri,
+            uri=self._connector.shown_uri,
             state=self.state.value,
             connects=self.session_count,
             losses=self.losses,

@@ -19,6 +19,7 @@ from typing import Any
 
 from wsfleet.core.encode import encode_payload
 from wsfleet.core.errors import ConnectionLost, NotOpen
+from wsfleet.core.headers import Headers
 from wsfleet.core.time_slice import READ_BYTES
 from wsfleet.endpoint.session import SessionCore
 from wsfleet.transport.base import DialRequest, Payload, Progress, Receiver, Wire
@@ -158,8 +159,8 @@ class FakeWire:
     """The fleet's end of a `FakeSocket`: see `wsfleet.transport.base.Wire`."""
 
     def __init__(self, socket: FakeSocket) -> None:
-        self.request_headers = socket.headers
-        self.response_headers: Mapping[str, str] = {}
+        self.request_headers = Headers(socket.headers)
+        self.response_headers = Headers()
         subprotocols = socket._target.subprotocols
         self.subprotocol = subprotocols[0] if subprotocols else None
         self.connected_at = socket._last_frame

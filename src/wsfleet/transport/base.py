@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 from wsfleet.core.errors import ConnectionLost
+from wsfleet.core.headers import Headers
+from wsfleet.transport.cookies import Cookies
 
 __all__ = ["DialRequest", "Payload", "Progress", "Receiver", "Transport", "Wire", "WithEndpoints"]
 
@@ -28,12 +30,14 @@ class DialRequest:
     uri: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     subprotocols: Sequence[str] = field(default=(), repr=False)
+    subprotocol_required: bool = False
     compression: Literal["deflate"] | None = None
     ssl: ssl.SSLContext | None = None
     proxy: str | Literal[False] | None = field(default=None, repr=False)
     max_size: int = 2**20
     max_fragments: int | None = None
     close_s: float = 2.0
+    cookies: Cookies | None = field(default=None, repr=False)
 
 
 class Receiver(Protocol):
@@ -61,9 +65,9 @@ class Wire(Protocol):
     """
 
     @property
-    def request_headers(self) -> Mapping[str, str]: ...
+    def request_headers(self) -> Headers: ...
     @property
-    def response_headers(self) -> Mapping[str, str]: ...
+    def response_headers(self) -> Headers: ...
     @property
     def subprotocol(self) -> str | None: ...
     @property

@@ -18,6 +18,7 @@ from websockets.http11 import Request, Response
 from websockets.protocol import Protocol
 
 from wsfleet.core.accel import fastest
+from wsfleet.core.headers import Headers
 from wsfleet.core.time_slice import READ_BYTES, SLICE_S
 from wsfleet.transport import scanner
 from wsfleet.transport.base import Payload, Receiver
@@ -64,6 +65,8 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
         "_pos",
         "_reading",
         "_receiver",
+        "_request_headers",
+        "_response_headers",
         "_rest",
         "_scheduler",
         "_tail",
@@ -71,8 +74,6 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
         "_view",
         "connected_at",
         "last_frame",
-        "request_headers",
-        "response_headers",
         "subprotocol",
     )
 
@@ -109,8 +110,9 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
         if self._rest:
             self.last_frame = math.nextafter(self.connected_at, math.inf)  # data arrived together with the handshake
         self.subprotocol: str | None = protocol.subprotocol
-        self.request_headers = dict(request.headers.raw_items())
-        self.response_headers = dict(response.headers.raw_items())
+        # As tuples, which take less memory than the mappings made from them on demand.
+        self._request_headers = tuple(request.headers.raw_items())
+        self._response_headers = tuple(response.headers.raw_items())
 
         opening.successor = self
         if opening.lost is not None:
@@ -120,6 +122,14 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
             self._transport.set_write_buffer_limits(WRITE_BYTES)  # the default of a TLS transport is 512 KiB
 
     # Methods for the session
+
+    @property
+    def request_headers(self) -> Headers:
+        return Headers(self._request_headers)
+
+    @property
+    def response_headers(self) -> Headers:
+        return Headers(self._response_headers)
 
     def start(self, receiver: Receiver) -> None:
         self._receiver = receiver
