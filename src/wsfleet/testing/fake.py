@@ -169,6 +169,10 @@ class FakeWire:
     def latency_s(self) -> float | None:
         return self._socket._latency_s
 
+    @property
+    def unread(self) -> bool:
+        return bool(self._socket._waiting)
+
     async def wait_writable(self) -> None:
         return
 

@@ -74,6 +74,9 @@ class Wire(Protocol):
     def ping_sent(self) -> float | None: ...
     @property
     def latency_s(self) -> float | None: ...
+    @property
+    def unread(self) -> bool:
+        """Whether data, or the end of the stream, has arrived and is not delivered yet."""
 
     def start(self, receiver: Receiver) -> None:
         """Start to deliver messages, beginning with those that arrived since the handshake."""

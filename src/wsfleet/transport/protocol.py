@@ -26,6 +26,7 @@ from wsfleet.transport.dial import Opening
 from wsfleet.transport.fairness import LOSS_S, ReadScheduler
 from wsfleet.transport.fragments import Fragments, TooManyFragments
 from wsfleet.transport.inflate import Inflater
+from wsfleet.transport.readable import readable
 from wsfleet.transport.scanner import frame_end
 from wsfleet.transport.writer import WRITE_BYTES
 
@@ -135,6 +136,10 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
         if self._paused:
             self._paused = False
             self._continue_soon()
+
+    @property
+    def unread(self) -> bool:
+        return bool(self._rest) or self._continuing or readable(self._source)
 
     # asyncio protocol methods
 

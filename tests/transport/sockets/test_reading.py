@@ -100,6 +100,36 @@ async def test_a_paused_wire_is_read_to_its_end_afterwards(connect, sides):
     assert (error.code, error.reason) == (1011, "bye")
 
 
+@TLS
+async def test_unread_says_whether_data_waits(connect, sides):
+    """`unread` is true while data or the end of the stream waits to be read, and false before and after."""
+    scheme, server_side, options = sides
+    say, end = asyncio.Event(), asyncio.Event()
+
+    async def talk(reader, writer):
+        await accept(reader, writer)
+        await say.wait()
+        writer.write(frame(TEXT, b"data"))
+        await end.wait()
+
+    async with listening(talk, tls=server_side) as port:
+        wire, collector = await connect(f"{scheme}://localhost:{port}", **options)
+        await until(lambda: not wire.unread)
+        wire.pause()
+        say.set()
+        await until(lambda: wire.unread)
+        assert collector.messages == []
+        wire.resume()
+        await until(lambda: collector.messages == ["data"])
+        assert not wire.unread
+        wire.pause()
+        end.set()
+        await until(lambda: wire.unread)
+        wire.resume()
+        await collector.ended
+        assert not wire.unread
+
+
 async def test_writing_and_pings_go_on_while_paused(connect):
     """A paused wire can still send messages and pings."""
     received = b""
