@@ -91,11 +91,14 @@ class Slow:
 class Gap:
     """Published on `$gap.<endpoint>` after a reconnect, before all messages of the new session.
 
-    Messages that the server sent in between may be missing.
+    Messages that the server sent after `last_message_at` may be missing. `down_s` is only the part of the gap in which
+    wsfleet knew about the loss: a connection may have been silent for `ping_s` + `pong_s`, or longer, before.
     """
 
     endpoint: str  #: the endpoint's name
     previous_session: int  #: number of the lost connection
     session: int  #: number of the new connection
     last_index: int  #: number of the last message before the gap
-    down_s: float  #: seconds without a connection
+    down_s: float  #: seconds between the detection of the loss and the new connection
+    last_message_at: float | None = None  #: `received_at` of the last message before the gap; None: there was none
+    last_frame_at: float | None = None  #: wall clock time of the last frame of the lost connection, pongs included

@@ -125,6 +125,7 @@ class SessionCore:
         self.closed_by_us = False
         self.ended: asyncio.Future[ConnectionLost] = self._loop.create_future()
         self.last_data = wire.connected_at
+        self.last_message_at: float | None = None
         # Read by the wire. While on_open runs, text and binary frames must be distinguished.
         self.as_text = True
         self.chunk = CHUNK
@@ -331,6 +332,7 @@ class SessionCore:
         if not self._reading:
             return
         self.last_data = self._loop.time()
+        self.last_message_at = at
         try:
             if self._holding:
                 self._hold(payloads, at)

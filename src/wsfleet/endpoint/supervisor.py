@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from wsfleet.core import error_text, retry
 from wsfleet.core.errors import ConnectionLost, EndpointFailed, FleetError, NotOpen
-from wsfleet.core.message import Gap, State, StateChange
+from wsfleet.core.message import State, StateChange
 from wsfleet.core.options import Endpoint
 from wsfleet.core.redact import redact_text, redact_uri
 from wsfleet.core.stats import Counted, EndpointStats
@@ -23,6 +23,7 @@ from wsfleet.endpoint.ingest import LONG_S, Ingest
 from wsfleet.endpoint.liveness import LivenessCheck
 from wsfleet.endpoint.on_open import run_on_open
 from wsfleet.endpoint.open_waiters import OpenWaiters
+from wsfleet.endpoint.position import Position
 from wsfleet.endpoint.services import Services
 from wsfleet.endpoint.session import SessionCore
 from wsfleet.endpoint.state_log import StateLog
@@ -63,7 +64,7 @@ class Supervisor:
         self._rejections = 0
         self._restarting = False
         self._scope: asyncio.Timeout | None = None
-        self._last: tuple[int, int, float] | None = None  # last open session: number, last index, time of the loss
+        self._position: Position | None = None  # at the end of the last session that was open
         self.open_waiters = OpenWaiters()
 
     # The loop
@@ -149,13 +150,13 @@ class Supervisor:
             self._scope = None
         opened_at = loop.time()
         self._note_route(progress)
-        self._opened(session, opened_at)
+        self._opened(session, opened_at - (opened_at if self.down_since is None else self.down_since))
         await session.release()
         self.holding = None
         self._services.sweep.watch(session, self._pulse)
         error = self._explain(await session.ended)
         lost_at = loop.time()
-        self._last = (session.number, self.ingest.received, lost_at)
+        self._position = Position.of(session, self.ingest.received, self._position)
         # With a coarse clock, the first message may have the time of the handshake.
         heard = session.wire.last_frame > session.wire.connected_at or self.ingest.received > received
         if heard and lost_at - opened_at >= self.endpoint.reconnect.stable_s:
@@ -196,13 +197,12 @@ class Supervisor:
 
     # The result of an attempt or a session
 
-    def _opened(self, session: SessionCore, now: float) -> None:
+    def _opened(self, session: SessionCore, down_s: float) -> None:
         self._rejections = 0
         self._set_state(State.OPEN, None, 0.0)
         topic = f"$gap.{self.name}"
-        if self._last is not None and self._services.hub.wants(topic):
-            previous, last_index, lost_at = self._last
-            self._services.hub.inject(topic, Gap(self.name, previous, session.number, last_index, now - lost_at))
+        if self._position is not None and self._services.hub.wants(topic):
+            self._services.hub.inject(topic, self._position.gap(self.name, session.number, down_s))
         self.open_waiters.wake()
 
     def _note_route(self, progress: Progress) -> None:

@@ -46,7 +46,7 @@ class FakeSocket:
         self._lost: ConnectionLost | None = None
         self._gone = False
         self._pinged_at: float | None = None
-        self._last_frame = self._loop.time()
+        self._last_frame, self._last_frame_at = self._loop.time(), time.time()
         self._latency_s: float | None = None
 
     def __repr__(self) -> str:
@@ -91,7 +91,7 @@ class FakeSocket:
 
     def _pong(self) -> None:
         if self._pinged_at is not None and not self._gone:
-            self._last_frame = self._loop.time()
+            self._last_frame, self._last_frame_at = self._loop.time(), time.time()
             self._latency_s = self._last_frame - self._pinged_at
             self._pinged_at = None
 
@@ -108,7 +108,7 @@ class FakeSocket:
 
     def _read(self, receiver: Receiver) -> None:
         """Deliver one read of at most 64 KiB, as the real wire does."""
-        self._last_frame, at = self._loop.time(), time.time()
+        self._last_frame, self._last_frame_at = self._loop.time(), time.time()
         room = READ_BYTES
         while self._waiting and room > 0 and not (self._gone or self._closing):
             batch: list[Payload] = []
@@ -116,7 +116,7 @@ class FakeSocket:
                 payload = self._waiting.popleft()
                 room -= len(payload)
                 batch.append(payload.encode() if isinstance(payload, str) and not receiver.as_text else payload)
-            receiver.received(batch, at)
+            receiver.received(batch, self._last_frame_at)
 
     def _lose(self, error: ConnectionLost) -> None:
         if self._gone:
@@ -160,6 +160,10 @@ class FakeWire:
     @property
     def last_frame(self) -> float:
         return self._socket._last_frame
+
+    @property
+    def last_frame_at(self) -> float:
+        return self._socket._last_frame_at
 
     @property
     def ping_sent(self) -> float | None:

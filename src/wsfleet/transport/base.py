@@ -56,8 +56,8 @@ class Wire(Protocol):
     """One open socket.
 
     `connected_at` is the `loop.time()` of the end of the handshake, `last_frame` that of the last read with data from
-    the peer, and `ping_sent` that of the oldest ping without a pong, or None. `latency_s` is the round trip time of the
-    last ping, or None.
+    the peer, and `ping_sent` that of the oldest ping without a pong, or None. `last_frame_at` is the wall clock time of
+    that last read, or of the handshake. `latency_s` is the round trip time of the last ping, or None.
     """
 
     @property
@@ -70,6 +70,8 @@ class Wire(Protocol):
     def connected_at(self) -> float: ...
     @property
     def last_frame(self) -> float: ...
+    @property
+    def last_frame_at(self) -> float: ...
     @property
     def ping_sent(self) -> float | None: ...
     @property

@@ -56,7 +56,6 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
     # A BufferedProtocol reads into a buffer that all connections share. Slots, because CPython does not share the keys
     # of dictionaries with so many attributes, and a dictionary per connection takes more than a KiB.
     __slots__ = (
-        "_at",
         "_continuing",
         "_fragments",
         "_inflater",
@@ -72,6 +71,7 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
         "_view",
         "connected_at",
         "last_frame",
+        "last_frame_at",
         "request_headers",
         "response_headers",
         "subprotocol",
@@ -102,7 +102,7 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
         self._need = 0  # size at which the frame, or the next part of its header, is complete
         self._fragments = Fragments(max_fragments)
         self._text = False
-        self._at = time.time()
+        self.last_frame_at = time.time()
 
         self._reading = False
 
@@ -148,7 +148,7 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self.last_frame = self._loop.time()
-        self._at = time.time()
+        self.last_frame_at = time.time()
         read = self._view[:nbytes]
         if self._rest or self._scheduler.expired():
             self._rest += read
@@ -315,7 +315,7 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
         if not batch or self._receiver is None:
             return
         try:
-            self._receiver.received(batch, self._at)
+            self._receiver.received(batch, self.last_frame_at)
         except Exception as exc:
             log.exception("the receiver raised in received()", extra={"event": "receiver.failed"})
             # Without a reason: details of a bug are not sent to the peer.
