@@ -177,7 +177,10 @@ class SessionCore:
             while not self._wire.writable and self._error is None:
                 await self._wire.wait_writable()
                 if not self._wire.writable:
-                    # The socket is closed; the loss is reported after the data received before it.
+                    # The socket is closed; the loss is reported after the data received before it. A paused one waits
+                    # for its processors, which may be waiting here.
+                    if not self._ingest.reading:
+                        raise ConnectionLost(1006, "the connection was lost while its reading was paused")
                     await asyncio.sleep(0)
             if self._error is not None:
                 raise ConnectionLost(self._error.code, self._error.reason) from self._error

@@ -86,7 +86,7 @@ class Wire(Protocol):
     def pause(self) -> None:
         """Stop reading the socket, so that the sender's TCP window closes, and stop delivery after this batch.
 
-        Data that has been read is kept, and delivered on `resume` or on the loss of the socket.
+        Data that has arrived is kept, and delivered on `resume`. A loss of the socket is reported after it.
         """
 
     def resume(self) -> None:

@@ -26,8 +26,8 @@ from wsfleet.transport.dial import Opening
 from wsfleet.transport.fairness import LOSS_S, ReadScheduler
 from wsfleet.transport.fragments import Fragments, TooManyFragments
 from wsfleet.transport.inflate import Inflater
-from wsfleet.transport.readable import readable
 from wsfleet.transport.scanner import frame_end
+from wsfleet.transport.unread import TLSProtocolReader, read_rest, readable
 from wsfleet.transport.writer import WRITE_BYTES
 
 __all__ = ["TLS_READ_BYTES", "WebSocketWire"]
@@ -50,7 +50,8 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
     """One open socket. See `wsfleet.transport.base.Wire`.
 
     `_rest` is data that was read but not delivered, because there is no receiver yet, reading is paused, or the time
-    slice was used up. While there is any, the socket is not read.
+    slice was used up. While there is any, the socket is not read. After a loss it also has what the socket held, and
+    the loss is reported after its delivery, which waits for the end of a pause.
     """
 
     # A BufferedProtocol reads into a buffer that all connections share. Slots, because CPython does not share the keys
@@ -118,6 +119,8 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
             self.connection_lost(opening.lost[0])
         else:
             self._transport.set_protocol(self)
+            if opening.encrypted:
+                TLSProtocolReader(opening.source)
             self._transport.set_write_buffer_limits(WRITE_BYTES)  # the default of a TLS transport is 512 KiB
 
     # Methods for the session
@@ -127,8 +130,8 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
         self._continue_soon()
 
     def pause(self) -> None:
-        # After the loss or the start of the close, the rest is delivered or discarded regardless of a pause.
-        if not self._closing and self._lost is None:
+        # After the start of the close, the rest is discarded regardless of a pause.
+        if not self._closing:
             self._paused = True
             self._set_reading()
 
@@ -150,7 +153,7 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
         self.last_frame = self._loop.time()
         self.last_frame_at = time.time()
         read = self._view[:nbytes]
-        if self._rest or self._scheduler.expired():
+        if self._rest or self._paused or self._scheduler.expired():
             self._rest += read
             self._continue_soon()
             if len(self._rest) >= READ_BYTES:
@@ -206,7 +209,9 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
         if self._lost is not None:
             return
         self._lost = (exc,)
-        self._paused = False
+        if self._source is self._transport and (rest := read_rest(self._source, exc)):
+            self._rest += rest
+            self.last_frame, self.last_frame_at = self._loop.time(), time.time()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
