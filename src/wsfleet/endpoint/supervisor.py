@@ -16,7 +16,7 @@ from wsfleet.core.message import State, StateChange
 from wsfleet.core.options import Endpoint
 from wsfleet.core.redact import redact_text, redact_uri
 from wsfleet.core.stats import Counted, EndpointStats
-from wsfleet.endpoint.attempt import resolve_attempt, secrets_in
+from wsfleet.endpoint.attempt import bind_attempt, resolve_attempt, secrets_in
 from wsfleet.endpoint.connect_limiter import host_of
 from wsfleet.endpoint.decode import MessageFactory
 from wsfleet.endpoint.ingest import LONG_S, Ingest
@@ -36,7 +36,7 @@ class Supervisor:
     """One endpoint, from its declaration to its end."""
 
     def __init__(self, endpoint: Endpoint, factory: MessageFactory, services: Services) -> None:
-        self.endpoint = endpoint
+        self.endpoint = bind_attempt(endpoint, lambda: self._position.attempt(self.name, self.session_count + 1))
         self.name = factory.name
         self.ingest = Ingest(factory, services.hub, endpoint.keep_last)
         self.state = State.CONNECTING
@@ -64,7 +64,7 @@ class Supervisor:
         self._rejections = 0
         self._restarting = False
         self._scope: asyncio.Timeout | None = None
-        self._position: Position | None = None  # at the end of the last session that was open
+        self._position = Position()  # at the end of the last session that was open
         self.open_waiters = OpenWaiters()
 
     # The loop
@@ -156,7 +156,7 @@ class Supervisor:
         self._services.sweep.watch(session, self._pulse)
         error = self._explain(await session.ended)
         lost_at = loop.time()
-        self._position = Position.of(session, self.ingest.received, self._position)
+        self._position = self._position.after(session, self.ingest.received)
         # With a coarse clock, the first message may have the time of the handshake.
         heard = session.wire.last_frame > session.wire.connected_at or self.ingest.received > received
         if heard and lost_at - opened_at >= self.endpoint.reconnect.stable_s:
@@ -201,7 +201,7 @@ class Supervisor:
         self._rejections = 0
         self._set_state(State.OPEN, None, 0.0)
         topic = f"$gap.{self.name}"
-        if self._position is not None and self._services.hub.wants(topic):
+        if self._position.session and self._services.hub.wants(topic):
             self._services.hub.inject(topic, self._position.gap(self.name, session.number, down_s))
         self.open_waiters.wake()
 
