@@ -242,7 +242,16 @@ RECORDS = [
     (Slow, ["subscription", "pending", "pending_bytes", "overflow"]),
     (
         Gap,
-        ["endpoint", "previous_session", "session", "last_index", "down_s", "last_message_at", "last_frame_at"],
+        [
+            "endpoint",
+            "previous_session",
+            "session",
+            "last_index",
+            "down_s",
+            "last_message_at",
+            "last_frame_at",
+            "exact",
+        ],
     ),
 ]
 

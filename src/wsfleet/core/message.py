@@ -105,3 +105,5 @@ class Gap:
     down_s: float  #: seconds between the detection of the loss and the new connection
     last_message_at: float | None = None  #: `received_at` of the last message before the gap; None: there was none
     last_frame_at: float | None = None  #: wall clock time of the last frame of the lost connection, pongs included
+    #: False after the death of a worker process: it may have received more than these fields, its last report, say
+    exact: bool = True

@@ -271,7 +271,7 @@ class SessionCore:
 
     def _hold(self, payloads: list[str | bytes], at: float) -> None:
         ingest = self._ingest
-        for index, payload in enumerate(payloads, ingest.received + 1):
+        for index, payload in enumerate(payloads, ingest.first_index + ingest.received):
             held = _Held(payload, index, at)
             ingest.received_bytes += held.size
             self._held.append(held)

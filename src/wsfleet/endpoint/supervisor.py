@@ -18,12 +18,12 @@ from wsfleet.core.redact import redact_text, redact_uri
 from wsfleet.core.stats import Counted, EndpointStats
 from wsfleet.endpoint.attempt import bind_attempt, resolve_attempt, secrets_in
 from wsfleet.endpoint.connect_limiter import host_of
+from wsfleet.endpoint.continuity import Continuity
 from wsfleet.endpoint.decode import MessageFactory
 from wsfleet.endpoint.ingest import LONG_S, Ingest
 from wsfleet.endpoint.liveness import LivenessCheck
 from wsfleet.endpoint.on_open import run_on_open
 from wsfleet.endpoint.open_waiters import OpenWaiters
-from wsfleet.endpoint.position import Position
 from wsfleet.endpoint.services import Services
 from wsfleet.endpoint.session import SessionCore
 from wsfleet.endpoint.state_log import StateLog
@@ -36,9 +36,10 @@ class Supervisor:
     """One endpoint, from its declaration to its end."""
 
     def __init__(self, endpoint: Endpoint, factory: MessageFactory, services: Services) -> None:
-        self.endpoint = bind_attempt(endpoint, lambda: self._position.attempt(self.name, self.session_count + 1))
         self.name = factory.name
         self.ingest = Ingest(factory, services.hub, endpoint.keep_last)
+        self.continuity = Continuity(self.ingest)
+        self.endpoint = bind_attempt(endpoint, self.continuity.attempt)
         self.state = State.CONNECTING
         self.session: SessionCore | None = None
         self.holding: SessionCore | None = None  # until the messages held for on_open are published
@@ -47,7 +48,6 @@ class Supervisor:
         self.last_error: Exception | None = None
         self.stopping = False
         self.task: asyncio.Task[None] | None = None
-        self.down_since: float | None = None
         self._error_text: tuple[Exception | None, str] = (None, "")
         self._services = services
         self._on_end: Callable[[Supervisor], None] | None = None
@@ -64,7 +64,6 @@ class Supervisor:
         self._rejections = 0
         self._restarting = False
         self._scope: asyncio.Timeout | None = None
-        self._position = Position()  # at the end of the last session that was open
         self.open_waiters = OpenWaiters()
 
     # The loop
@@ -150,13 +149,13 @@ class Supervisor:
             self._scope = None
         opened_at = loop.time()
         self._note_route(progress)
-        self._opened(session, opened_at - (opened_at if self.down_since is None else self.down_since))
+        self._opened(session)
         await session.release()
         self.holding = None
         self._services.sweep.watch(session, self._pulse)
         error = self._explain(await session.ended)
         lost_at = loop.time()
-        self._position = self._position.after(session, self.ingest.received)
+        self.continuity.ended(session)
         # With a coarse clock, the first message may have the time of the handshake.
         heard = session.wire.last_frame > session.wire.connected_at or self.ingest.received > received
         if heard and lost_at - opened_at >= self.endpoint.reconnect.stable_s:
@@ -186,7 +185,8 @@ class Supervisor:
         finally:
             leave()
         self.session_count += 1
-        session = self.session = self.holding = SessionCore(self.endpoint, self.ingest, wire, self.session_count)
+        number = self.continuity.next_session()
+        session = self.session = self.holding = SessionCore(self.endpoint, self.ingest, wire, number)
         wire.start(session)
         if self.endpoint.on_open is not None:
             progress.stage = "on_open"
@@ -197,12 +197,13 @@ class Supervisor:
 
     # The result of an attempt or a session
 
-    def _opened(self, session: SessionCore, down_s: float) -> None:
+    def _opened(self, session: SessionCore) -> None:
         self._rejections = 0
+        gap = self.continuity.gap(session.number)
         self._set_state(State.OPEN, None, 0.0)
         topic = f"$gap.{self.name}"
-        if self._position.session and self._services.hub.wants(topic):
-            self._services.hub.inject(topic, self._position.gap(self.name, session.number, down_s))
+        if gap is not None and self._services.hub.wants(topic):
+            self._services.hub.inject(topic, gap)
         self.open_waiters.wake()
 
     def _note_route(self, progress: Progress) -> None:
@@ -261,7 +262,7 @@ class Supervisor:
         if state is previous:
             return
         if State.OPEN in (previous, state):
-            self.down_since = None if state is State.OPEN else asyncio.get_running_loop().time()
+            self.continuity.opened() if state is State.OPEN else self.continuity.down()
         self._state_log.log_state(state, error, delay_s, self._shown_uri + self._route)
         topic = f"$state.{self.name}"
         if self._services.hub.wants(topic):
@@ -324,8 +325,7 @@ class Supervisor:
         """Begin, as a task of `tasks`; call `on_end` at the end, when the state is CLOSED or FAILED."""
         self.stopping = False
         self._on_end = on_end
-        if self.down_since is None:
-            self.down_since = asyncio.get_running_loop().time()
+        self.continuity.down()
         self.task = tasks.create_task(self.run(), name=f"wsfleet-{self.name}")
         self.task.add_done_callback(self._never_began)
 

@@ -77,6 +77,7 @@ def _record(record: Any) -> Event:
                 "down_s": record.down_s,
                 "last_message_at": record.last_message_at,
                 "last_frame_at": record.last_frame_at,
+                "exact": record.exact,
             }
     return {}
 
