@@ -15,7 +15,8 @@ class Attempt:
     """An attempt to connect, as the optional argument of a `uri` or `headers` function: what was received before it.
 
     Messages that were received may still wait in mailboxes: they will be processed, so a server that is asked to resume
-    must not send them again. Messages that `on_open` discarded by raising do not count as received.
+    must not send them again. Messages that `on_open` discarded by raising do not count as received, nor those of a
+    worker process that died, because those in its mailboxes were lost.
     """
 
     endpoint: str  #: the name of the endpoint, or of the member of a pool

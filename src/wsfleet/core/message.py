@@ -17,10 +17,10 @@ class Message(msgspec.Struct, Generic[T], frozen=True, gc=False):
     """One message. All subscriptions share the same object: do not change its `data`.
 
     `endpoint` is the name of the endpoint that received it, and `session` the number of its connection, from 1. `index`
-    is the number of the message at this endpoint, from 1; it continues over reconnects. `received_at` is the wall clock
-    time in seconds, the same for all messages of one socket read. `size` is the size of the payload in bytes, after
-    decompression. Messages of `Fleet.publish` and of the `$` topics have only `data`, `topic`, `received_at` and
-    `size`; the other fields have their defaults.
+    is the number of the message at this endpoint, from 1; it continues over reconnects and reloads. `received_at` is
+    the wall clock time in seconds, the same for all messages of one socket read. `size` is the size of the payload in
+    bytes, after decompression. Messages of `Fleet.publish` and of the `$` topics have only `data`, `topic`,
+    `received_at` and `size`; the other fields have their defaults.
 
     The garbage collector does not track messages, because they are numerous and short-lived. Do not store a message
     in its own `data`: such a cycle is never freed.
