@@ -18,6 +18,7 @@ alive), `transport` (sockets and frames), `pipeline` (hub, mailboxes, processors
 import sys
 
 from wsfleet.core import __version__, accel, errors, message
+from wsfleet.core.attempt import Attempt
 from wsfleet.core.errors import (
     Busy,
     ConfigError,
@@ -51,6 +52,7 @@ accelerated = accel.accelerated()
 """Whether all compiled modules are in use."""
 
 __all__ = [
+    "Attempt",
     "Buffer",
     "Busy",
     "ConfigError",

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from wsfleet import Fleet, Message, Session, State
+from wsfleet import Buffer, Fleet, Message, Reconnect, Session, State
 from wsfleet.core import errors
 from wsfleet.core.errors import ConnectFailed, ConnectionLost, FleetError, HandshakeRejected, NotOpen
 from wsfleet.testing import FakeTransport, FeedServer
@@ -389,3 +389,46 @@ async def test_a_connection_shows_its_handshake() -> None:
         assert feed.request_headers["x-mine"] == "7"
         assert feed.response_headers["UPGRADE"] == "websocket"
     assert feed.subprotocol is None
+
+
+async def test_a_send_that_waits_ends_with_a_loss_during_a_pause() -> None:
+    """A send that waits for room raises ConnectionLost although the pause, which it may cause itself, goes on.
+
+    The messages that arrived before the loss are processed afterwards.
+    """
+    go_on = asyncio.Event()
+    done: list[str] = []
+
+    async def slow(message: Message[str]) -> None:
+        await go_on.wait()
+        done.append(message.data)
+
+    async with FeedServer() as server, Fleet() as fleet:
+        plan = Reconnect(initial_s=3600.0, jitter=0.0)
+        connection = fleet.connect(server.uri, slow, name="feed", buffer=Buffer(messages=2), reconnect=plan)
+        await server.wait_clients(1)
+        await server.send("a", "b")
+        while not connection.stats().paused_by:
+            await asyncio.sleep(0.01)
+        await server.send("c", "d")
+        server.clients[0].transport.pause_reading()
+
+        async def fill() -> None:
+            while True:
+                await connection.send(bytes(100_000))
+
+        filling = asyncio.create_task(fill())
+        sent = -1
+        while sent != connection.stats().sent:
+            sent = connection.stats().sent
+            await asyncio.sleep(0.1)
+        server.drop()
+        with pytest.raises(ConnectionLost):
+            await filling
+        assert done == []
+        go_on.set()
+        while connection.state is State.OPEN:
+            await asyncio.sleep(0.01)
+        while len(done) < 4:
+            await asyncio.sleep(0.01)
+        assert done == ["a", "b", "c", "d"]

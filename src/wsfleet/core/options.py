@@ -14,6 +14,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal, TypedDict
 
 from wsfleet.core import retry
+from wsfleet.core.attempt import HeadersFunction, UriFunction, check_attempt_function
 from wsfleet.core.checks import (
     HEADER_NAME,
     Checked,
@@ -212,7 +213,8 @@ def _unsafe_topic(topic: str) -> str | None:
 class Endpoint(Checked):
     """A server, and how the fleet stays connected to it.
 
-    `uri` and `headers` may be async functions, which are called for each attempt, for example to get a new token.
+    `uri` and `headers` may be async functions, which are called for each attempt, for example to get a new token. Such
+    a function takes no argument, or the `Attempt`, which has what was received before, to let the server resume.
     `open_s` is the deadline for a whole attempt, including `on_open`; `close_s` for the closing handshake. `max_size`
     limits the size of a message after decompression, and `max_fragments` its number of frames (None: 4,096, plus one
     for each 64 bytes of `max_size`). `on_open(session)` is called on each connect, before the endpoint is OPEN, to log
@@ -227,10 +229,10 @@ class Endpoint(Checked):
     """
 
     #: ws:// or wss:// URI, or an async function that returns it, called for each attempt
-    uri: str | Callable[[], Awaitable[str]] = field(repr=False)
+    uri: str | UriFunction = field(repr=False)
     name: str | None = None  #: one token; None: the host name, made unique; required if uri is a function
     #: additional headers of the handshake, or an async function that returns them, called for each attempt
-    headers: Mapping[str, str] | Callable[[], Awaitable[Mapping[str, str]]] | None = field(default=None, repr=False)
+    headers: Mapping[str, str] | HeadersFunction | None = field(default=None, repr=False)
     #: store the cookies that the server sets, and send them back with later attempts
     cookies: bool = field(default=False, kw_only=True)
     subprotocols: Sequence[str] = field(default=(), repr=False)  #: offered to the server, in order of preference
@@ -306,7 +308,7 @@ class Endpoint(Checked):
             return check_uri(self.uri)
         if not callable(self.uri):
             return "must be a str or an async function"
-        return None if self.name is not None else "is a function, which requires a name"
+        return check_attempt_function(self.uri) if self.name is not None else "is a function, which requires a name"
 
     def _handshake_faults(self) -> Iterator[tuple[str, str | None]]:
         if isinstance(self.headers, Mapping):
@@ -314,6 +316,8 @@ class Endpoint(Checked):
                 yield "headers", text
         elif self.headers is not None and not callable(self.headers):
             yield "headers", "must be a mapping or an async function"
+        elif self.headers is not None:
+            yield "headers", check_attempt_function(self.headers)
         names = self.subprotocols
         tokens = isinstance(names, Sequence) and not isinstance(names, str)
         tokens = tokens and all(isinstance(name, str) and HEADER_NAME.fullmatch(name) for name in names)
@@ -356,7 +360,7 @@ class EndpointOptions(TypedDict, total=False):
     """The fields of `Endpoint`, as keyword arguments of `Fleet.connect` and `Fleet.pool`."""
 
     name: str | None
-    headers: Mapping[str, str] | Callable[[], Awaitable[Mapping[str, str]]] | None
+    headers: Mapping[str, str] | HeadersFunction | None
     cookies: bool
     subprotocols: Sequence[str]
     subprotocol_required: bool

@@ -43,7 +43,8 @@ class Connection:
 
     def __repr__(self) -> str:
         s = self._supervisor
-        return f"<Connection {s.name!r} {s.state.value}, session {s.session_count}, {s.ingest.received} received>"
+        number = s.continuity.sessions
+        return f"<Connection {s.name!r} {s.state.value}, session {number}, {s.ingest.received} received>"
 
     @property
     def name(self) -> str:
@@ -58,7 +59,7 @@ class Connection:
     @property
     def down_since(self) -> float | None:
         """The loop's time at which it stopped being OPEN, or was started; None while OPEN and before the start."""
-        return self._supervisor.down_since
+        return self._supervisor.continuity.down_since
 
     @property
     def required(self) -> bool:

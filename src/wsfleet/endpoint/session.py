@@ -127,6 +127,7 @@ class SessionCore:
         self.closed_by_us = False
         self.ended: asyncio.Future[ConnectionLost] = self._loop.create_future()
         self.last_data = wire.connected_at
+        self.last_message_at: float | None = None
         # Read by the wire. While on_open runs, text and binary frames must be distinguished.
         self.as_text = True
         self.chunk = CHUNK
@@ -183,7 +184,10 @@ class SessionCore:
             while not self._wire.writable and self._error is None:
                 await self._wire.wait_writable()
                 if not self._wire.writable:
-                    # The socket is closed; the loss is reported after the data received before it.
+                    # The socket is closed; the loss is reported after the data received before it. A paused one waits
+                    # for its processors, which may be waiting here.
+                    if not self._ingest.reading:
+                        raise ConnectionLost(1006, "the connection was lost while its reading was paused")
                     await asyncio.sleep(0)
             if self._error is not None:
                 raise ConnectionLost(self._error.code, self._error.reason) from self._error
@@ -274,7 +278,7 @@ class SessionCore:
 
     def _hold(self, payloads: list[str | bytes], at: float) -> None:
         ingest = self._ingest
-        for index, payload in enumerate(payloads, ingest.received + 1):
+        for index, payload in enumerate(payloads, ingest.first_index + ingest.received):
             held = _Held(payload, index, at)
             ingest.received_bytes += held.size
             self._held.append(held)
@@ -338,6 +342,7 @@ class SessionCore:
         if not self._reading:
             return
         self.last_data = self._loop.time()
+        self.last_message_at = at
         try:
             if self._holding:
                 self._hold(payloads, at)

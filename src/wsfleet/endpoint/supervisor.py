@@ -12,11 +12,13 @@ from collections.abc import Callable
 
 from wsfleet.core import error_text, retry
 from wsfleet.core.errors import ConnectionLost, EndpointFailed, FleetError, NotOpen
-from wsfleet.core.message import Gap, State, StateChange
+from wsfleet.core.message import State, StateChange
 from wsfleet.core.options import Endpoint
 from wsfleet.core.redact import redact_text
 from wsfleet.core.stats import Counted, EndpointStats
+from wsfleet.endpoint.attempt import bind_attempt
 from wsfleet.endpoint.connector import Connector
+from wsfleet.endpoint.continuity import Continuity
 from wsfleet.endpoint.decode import MessageFactory
 from wsfleet.endpoint.ingest import LONG_S, Ingest
 from wsfleet.endpoint.liveness import LivenessCheck
@@ -33,9 +35,10 @@ class Supervisor:
     """One endpoint, from its declaration to its end."""
 
     def __init__(self, endpoint: Endpoint, factory: MessageFactory, services: Services) -> None:
-        self.endpoint = endpoint
         self.name = factory.name
         self.ingest = Ingest(factory, services.hub, endpoint.keep_last)
+        self.continuity = Continuity(self.ingest)
+        self.endpoint = bind_attempt(endpoint, self.continuity.attempt)
         self.state = State.CONNECTING
         self.session: SessionCore | None = None
         self.holding: SessionCore | None = None  # until the messages held for on_open are published
@@ -44,11 +47,10 @@ class Supervisor:
         self.last_error: Exception | None = None
         self.stopping = False
         self.task: asyncio.Task[None] | None = None
-        self.down_since: float | None = None
         self._error_text: tuple[Exception | None, str] = (None, "")
         self._services = services
         self._on_end: Callable[[Supervisor], None] | None = None
-        self._connector = Connector(endpoint, self.name, services)
+        self._connector = Connector(self.endpoint, self.name, services)
         self._redirected = ""
         self._backoff = retry.Backoff(endpoint.reconnect, random.random)
         self._budget = retry.RestartBudget(endpoint.reconnect.max_restarts, endpoint.reconnect.window_s)
@@ -58,7 +60,6 @@ class Supervisor:
         self._rejections = 0
         self._restarting = False
         self._scope: asyncio.Timeout | None = None
-        self._last: tuple[int, int, float] | None = None  # last open session: number, last index, time of the loss
         self.open_waiters = OpenWaiters()
 
     # The loop
@@ -149,13 +150,13 @@ class Supervisor:
             self._scope = None
         opened_at = loop.time()
         self._note_route()
-        self._opened(session, opened_at)
+        self._opened(session)
         await session.release()
         self.holding = None
         self._services.sweep.watch(session, self._pulse)
         error = self._explain(await session.ended)
         lost_at = loop.time()
-        self._last = (session.number, self.ingest.received, lost_at)
+        self.continuity.ended(session)
         # With a coarse clock, the first message may have the time of the handshake.
         heard = session.wire.last_frame > session.wire.connected_at or self.ingest.received > received
         if heard and lost_at - opened_at >= self.endpoint.reconnect.stable_s:
@@ -172,7 +173,8 @@ class Supervisor:
         """Open a session and run `on_open`."""
         wire = await self._connector.open(scope, again=self.session_count > 0)
         self.session_count += 1
-        session = self.session = self.holding = SessionCore(self.endpoint, self.ingest, wire, self.session_count)
+        number = self.continuity.next_session()
+        session = self.session = self.holding = SessionCore(self.endpoint, self.ingest, wire, number)
         wire.start(session)
         if self.endpoint.on_open is not None:
             self._connector.progress.stage = "on_open"
@@ -183,13 +185,13 @@ class Supervisor:
 
     # The result of an attempt or a session
 
-    def _opened(self, session: SessionCore, now: float) -> None:
+    def _opened(self, session: SessionCore) -> None:
         self._rejections = 0
+        gap = self.continuity.gap(session.number)
         self._set_state(State.OPEN, None, 0.0)
         topic = f"$gap.{self.name}"
-        if self._last is not None and self._services.hub.wants(topic):
-            previous, last_index, lost_at = self._last
-            self._services.hub.inject(topic, Gap(self.name, previous, session.number, last_index, now - lost_at))
+        if gap is not None and self._services.hub.wants(topic):
+            self._services.hub.inject(topic, gap)
         self.open_waiters.wake()
 
     def _note_route(self) -> None:
@@ -248,7 +250,7 @@ class Supervisor:
         if state is previous:
             return
         if State.OPEN in (previous, state):
-            self.down_since = None if state is State.OPEN else asyncio.get_running_loop().time()
+            self.continuity.opened() if state is State.OPEN else self.continuity.down()
         self._state_log.log_state(state, error, delay_s, self._connector.shown_uri + self._connector.route)
         topic = f"$state.{self.name}"
         if self._services.hub.wants(topic):
@@ -312,8 +314,7 @@ class Supervisor:
         """Begin, as a task of `tasks`; call `on_end` at the end, when the state is CLOSED or FAILED."""
         self.stopping = False
         self._on_end = on_end
-        if self.down_since is None:
-            self.down_since = asyncio.get_running_loop().time()
+        self.continuity.down()
         self.task = tasks.create_task(self.run(), name=f"wsfleet-{self.name}")
         self.task.add_done_callback(self._never_began)
 

@@ -54,7 +54,7 @@ class FakeSocket:
         self._lost: ConnectionLost | None = None
         self._gone = False
         self._pinged_at: float | None = None
-        self._last_frame = self._loop.time()
+        self._last_frame, self._last_frame_at = self._loop.time(), time.time()
         self._latency_s: float | None = None
 
     def __repr__(self) -> str:
@@ -105,7 +105,7 @@ class FakeSocket:
 
     def _pong(self) -> None:
         if self._pinged_at is not None and not self._gone:
-            self._last_frame = self._loop.time()
+            self._last_frame, self._last_frame_at = self._loop.time(), time.time()
             self._latency_s = self._last_frame - self._pinged_at
             self._pinged_at = None
 
@@ -122,7 +122,7 @@ class FakeSocket:
 
     def _read(self, receiver: Receiver) -> None:
         """Deliver one read of at most 64 KiB, as the real wire does."""
-        self._last_frame, at = self._loop.time(), time.time()
+        self._last_frame, self._last_frame_at = self._loop.time(), time.time()
         room = READ_BYTES
         while self._waiting and room > 0 and not (self._gone or self._closing):
             batch: list[Payload] = []
@@ -130,7 +130,7 @@ class FakeSocket:
                 payload = self._waiting.popleft()
                 room -= len(payload)
                 batch.append(payload.encode() if isinstance(payload, str) and not receiver.as_text else payload)
-            receiver.received(batch, at)
+            receiver.received(batch, self._last_frame_at)
 
     def _lose(self, error: ConnectionLost) -> None:
         if self._gone:
@@ -176,12 +176,20 @@ class FakeWire:
         return self._socket._last_frame
 
     @property
+    def last_frame_at(self) -> float:
+        return self._socket._last_frame_at
+
+    @property
     def ping_sent(self) -> float | None:
         return self._socket._pinged_at
 
     @property
     def latency_s(self) -> float | None:
         return self._socket._latency_s
+
+    @property
+    def unread(self) -> bool:
+        return bool(self._socket._waiting)
 
     async def wait_writable(self) -> None:
         return

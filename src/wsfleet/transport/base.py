@@ -60,8 +60,8 @@ class Wire(Protocol):
     """One open socket.
 
     `connected_at` is the `loop.time()` of the end of the handshake, `last_frame` that of the last read with data from
-    the peer, and `ping_sent` that of the oldest ping without a pong, or None. `latency_s` is the round trip time of the
-    last ping, or None.
+    the peer, and `ping_sent` that of the oldest ping without a pong, or None. `last_frame_at` is the wall clock time of
+    that last read, or of the handshake. `latency_s` is the round trip time of the last ping, or None.
     """
 
     @property
@@ -75,9 +75,14 @@ class Wire(Protocol):
     @property
     def last_frame(self) -> float: ...
     @property
+    def last_frame_at(self) -> float: ...
+    @property
     def ping_sent(self) -> float | None: ...
     @property
     def latency_s(self) -> float | None: ...
+    @property
+    def unread(self) -> bool:
+        """Whether data, or the end of the stream, has arrived and is not delivered yet."""
 
     def start(self, receiver: Receiver) -> None:
         """Start to deliver messages, beginning with those that arrived since the handshake."""
@@ -85,7 +90,7 @@ class Wire(Protocol):
     def pause(self) -> None:
         """Stop reading the socket, so that the sender's TCP window closes, and stop delivery after this batch.
 
-        Data that has been read is kept, and delivered on `resume` or on the loss of the socket.
+        Data that has arrived is kept, and delivered on `resume`. A loss of the socket is reported after it.
         """
 
     def resume(self) -> None:

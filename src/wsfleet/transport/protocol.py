@@ -28,6 +28,7 @@ from wsfleet.transport.fairness import LOSS_S, ReadScheduler
 from wsfleet.transport.fragments import Fragments, TooManyFragments
 from wsfleet.transport.inflate import Inflater
 from wsfleet.transport.scanner import frame_end
+from wsfleet.transport.unread import TLSProtocolReader, read_rest, readable
 from wsfleet.transport.writer import WRITE_BYTES
 
 __all__ = ["TLS_READ_BYTES", "WebSocketWire"]
@@ -50,13 +51,13 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
     """One open socket. See `wsfleet.transport.base.Wire`.
 
     `_rest` is data that was read but not delivered, because there is no receiver yet, reading is paused, or the time
-    slice was used up. While there is any, the socket is not read.
+    slice was used up. While there is any, the socket is not read. After a loss it also has what the socket held, and
+    the loss is reported after its delivery, which waits for the end of a pause.
     """
 
     # A BufferedProtocol reads into a buffer that all connections share. Slots, because CPython does not share the keys
     # of dictionaries with so many attributes, and a dictionary per connection takes more than a KiB.
     __slots__ = (
-        "_at",
         "_continuing",
         "_fragments",
         "_inflater",
@@ -74,6 +75,7 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
         "_view",
         "connected_at",
         "last_frame",
+        "last_frame_at",
         "subprotocol",
     )
 
@@ -102,7 +104,7 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
         self._need = 0  # size at which the frame, or the next part of its header, is complete
         self._fragments = Fragments(max_fragments)
         self._text = False
-        self._at = time.time()
+        self.last_frame_at = time.time()
 
         self._reading = False
 
@@ -119,6 +121,8 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
             self.connection_lost(opening.lost[0])
         else:
             self._transport.set_protocol(self)
+            if opening.encrypted:
+                TLSProtocolReader(opening.source)
             self._transport.set_write_buffer_limits(WRITE_BYTES)  # the default of a TLS transport is 512 KiB
 
     # Methods for the session
@@ -136,8 +140,8 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
         self._continue_soon()
 
     def pause(self) -> None:
-        # After the loss or the start of the close, the rest is delivered or discarded regardless of a pause.
-        if not self._closing and self._lost is None:
+        # After the start of the close, the rest is discarded regardless of a pause.
+        if not self._closing:
             self._paused = True
             self._set_reading()
 
@@ -146,6 +150,10 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
             self._paused = False
             self._continue_soon()
 
+    @property
+    def unread(self) -> bool:
+        return bool(self._rest) or self._continuing or readable(self._source)
+
     # asyncio protocol methods
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -153,9 +161,9 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self.last_frame = self._loop.time()
-        self._at = time.time()
+        self.last_frame_at = time.time()
         read = self._view[:nbytes]
-        if self._rest or self._scheduler.expired():
+        if self._rest or self._paused or self._scheduler.expired():
             self._rest += read
             self._continue_soon()
             if len(self._rest) >= READ_BYTES:
@@ -211,7 +219,9 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
         if self._lost is not None:
             return
         self._lost = (exc,)
-        self._paused = False
+        if self._source is self._transport and (rest := read_rest(self._source, exc)):
+            self._rest += rest
+            self.last_frame, self.last_frame_at = self._loop.time(), time.time()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -320,7 +330,7 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
         if not batch or self._receiver is None:
             return
         try:
-            self._receiver.received(batch, self._at)
+            self._receiver.received(batch, self.last_frame_at)
         except Exception as exc:
             log.exception("the receiver raised in received()", extra={"event": "receiver.failed"})
             # Without a reason: details of a bug are not sent to the peer.
