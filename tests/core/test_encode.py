@@ -31,6 +31,7 @@ class Sides:
         ({"x": Decimal("0.10")}, '{"x":"0.10"}'),
         (2**70, "1180591620717411303424"),
         (Order(1.0), '{"price":1.0}'),
+        ({"id": 1, "result": msgspec.Raw(b'{"a": null}')}, '{"id":1,"result":{"a": null}}'),
         (None, "null"),
     ],
 )

@@ -139,11 +139,15 @@ async def test_wait_open_under_gather() -> None:
     fleet = Fleet(transport=(transport := FakeTransport()))
     connection = fleet.connect(URI, name="feed")
 
+    opened: list[State] = []
+
     async def use() -> None:
         await connection.wait_open()
+        opened.append(connection.state)
         await fleet.close()
 
     await asyncio.gather(use(), fleet.run_async(), transport.accept("feed"))
+    assert opened == [State.OPEN]
 
 
 @pytest.mark.looptime

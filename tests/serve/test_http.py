@@ -239,6 +239,16 @@ def test_losses_are_forgotten_after_a_minute() -> None:
     assert recent.next_attempt("a") is None
 
 
+def test_losses_that_nobody_reads_are_forgotten() -> None:
+    """The losses of endpoints that come and go are not kept, although no report is made."""
+    recent = Recent()
+    for number in range(1000):
+        recent.note(
+            {"endpoint": f"e{number}", "at": 10.0 * number, "previous": "OPEN", "state": "CLOSED", "error": "lost"}
+        )
+    assert len(recent._losses) <= 12
+
+
 async def test_dead_letters_are_counted_however_fast_they_come() -> None:
     """More dead letters at once than an observer keeps are still counted."""
     fleet = Fleet(transport=FakeTransport())

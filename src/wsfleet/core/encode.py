@@ -21,9 +21,13 @@ def encode_payload(data: Any) -> str | bytes:
         return bytes(data)
     text = msgspec.json.encode(data).decode()
     # msgspec encodes NaN and infinity as null. The search is fast, the walk over the data is not.
-    if "null" in text and (place := _not_finite(msgspec.to_builtins(data), "$")):
+    if "null" in text and (place := _not_finite(msgspec.to_builtins(data, enc_hook=_raw), "$")):
         raise ValueError(f"cannot send as JSON: {place} (RFC 8259, section 6)")
     return text
+
+
+def _raw(data: Any) -> None:
+    """Skip a `msgspec.Raw`, the only type that is encoded above and not converted: it is JSON text already."""
 
 
 def _not_finite(data: Any, path: str) -> str | None:

@@ -94,12 +94,12 @@ class Ingest:
         return min(self.factory.chunk, self.routes.chunk)
 
     @property
-    def pausers(self) -> str:
-        """The names of the mailboxes that pause reading, and the likely reason."""
+    def pause_reason(self) -> str:
+        """The mailboxes that pause reading, and why they are full."""
         names = ", ".join(mailbox.name for mailbox in self.paused_by)
         if any(mailbox.in_hand for mailbox in self.paused_by):
             return f"{names} is full"
-        # No processor works on a message, so loops read these mailboxes.
+        # No processor has a message of these mailboxes, so loops read them.
         return f"{names} is full, and no loop takes its messages"
 
     @property

@@ -119,9 +119,10 @@ class StateLog:
             self._report_s *= 2
         else:
             self._changes, self._logged = QUIET, (None if self._opened else kind)
-            ending = f"; from now on reported every {_span(REPORT_S)}"
+            ending = "; changes of the error are not logged until the next report"
         if self._opened:
             state = "lost again and again"
+            ending = ending and f"; from now on reported every {_span(REPORT_S)}"
             self._report_s = REPORT_S
         self._opened = False
         text = "%s: %s for %s, %d attempts; last: %s%s"

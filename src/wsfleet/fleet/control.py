@@ -47,11 +47,13 @@ class Control:
 
     def endpoint_topics(self) -> list[str] | None:
         """Return the topics of its endpoints, as declared; None if functions make some of them."""
-        topics = [each.endpoint.topic for each in self._registry.supervisors.values()]
-        if any(callable(topic) for topic in topics):
-            return None
-        own = [name for _, name in self.deciding_names()]
-        return [topic or name for topic, name in zip(topics, own, strict=True) if isinstance(topic, str | None)] + own
+        found: list[str] = []
+        for name, default in self.deciding_names():
+            topic = self._registry.supervisors[name].endpoint.topic
+            if callable(topic):
+                return None
+            found += [topic or default, default]  # messages without a field of the topic have the default
+        return found
 
     def closing_limit_s(self) -> float:
         """Return the largest `close_s` of its endpoints, in seconds."""

@@ -88,7 +88,7 @@ class Paused(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def pausers(self) -> str: ...
+    def pause_reason(self) -> str: ...
 
 
 class UnreadSources:
@@ -114,7 +114,7 @@ class UnreadSources:
         while self._since and now - next(iter(self._since.values())) >= LONG_PAUSE_S:
             source, since = self._since.popitem(last=False)
             source.pause_logged = True
-            text = f"not read for {now - since:.0f} s: the mailbox of {source.pausers}"
+            text = f"not read for {now - since:.0f} s: the mailbox of {source.pause_reason}"
             found.setdefault(text, []).append(source.name)
             if time_slice.expired():
                 await time_slice.yield_to_loop()

@@ -40,7 +40,7 @@ def run_fleet(
     duration: float | None = None,
     report: str | Path | None = None,
     watch: Callable[[Fleet], Awaitable[None]] | None = None,
-    summarize: Callable[[FleetStats], object] = bool,
+    summarize: Callable[[FleetStats], object] | None = None,
 ) -> int:
     """Run `fleet` until its endpoints end, `duration` seconds pass, or a signal arrives; return the exit code.
 
@@ -63,11 +63,12 @@ def run_fleet(
     return run.code()
 
 
-def _give_up(fleet: Fleet, report: Path | None, summarize: Callable[[FleetStats], object]) -> None:
+def _give_up(fleet: Fleet, report: Path | None, summarize: Callable[[FleetStats], object] | None) -> None:
     """Write the report and let the process exit. Runs in a thread, since a handler may block the event loop."""
     logger.error("shutdown timed out: a handler is still running; exiting", extra={"event": "run.shutdown_timeout"})
     stats = control_of(fleet).unchecked_stats()
-    summarize(stats)
+    if summarize is not None:
+        summarize(stats)
     if report is not None:
         write_report(report, stats.to_dict())
 

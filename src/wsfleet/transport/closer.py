@@ -8,6 +8,7 @@ from websockets.frames import CloseCode
 from websockets.protocol import Protocol
 
 from wsfleet.core.errors import ConnectionLost
+from wsfleet.transport.fragments import TOO_MANY
 from wsfleet.transport.writer import Writing
 
 __all__ = ["Closing"]
@@ -82,7 +83,7 @@ class Closing(Writing):
         if self._failed is not None:
             code, reason = self._failed
             if code == CloseCode.MESSAGE_TOO_BIG:
-                option = "max_fragments" if "fragments" in reason else "max_size"
+                option = "max_fragments" if reason == TOO_MANY else "max_size"
                 reason = f"{reason}; limited by the option {option}"
             error = ConnectionLost(code, reason)
         elif protocol.close_rcvd is not None:

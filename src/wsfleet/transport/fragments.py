@@ -16,6 +16,10 @@ def most_fragments(max_size: int) -> int:
     return 4096 + max_size // 64
 
 
+TOO_MANY = "too many fragments"
+"""The reason in the close frame."""
+
+
 class TooManyFragments(Exception):
     """The message has more than `max_fragments` fragments."""
 

@@ -24,7 +24,7 @@ from wsfleet.transport.base import Payload, Receiver
 from wsfleet.transport.closer import Closing
 from wsfleet.transport.dial import Opening
 from wsfleet.transport.fairness import LOSS_S, ReadScheduler
-from wsfleet.transport.fragments import Fragments, TooManyFragments
+from wsfleet.transport.fragments import TOO_MANY, Fragments, TooManyFragments
 from wsfleet.transport.inflate import Inflater
 from wsfleet.transport.scanner import frame_end
 from wsfleet.transport.writer import WRITE_BYTES
@@ -342,7 +342,7 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
         try:
             data = self._fragments.add(frame)
         except TooManyFragments:
-            self._fail(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
+            self._fail(CloseCode.MESSAGE_TOO_BIG, TOO_MANY)
             return
         if data is None:
             return

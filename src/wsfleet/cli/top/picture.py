@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple
 
+from wsfleet.core.text import plural
 from wsfleet.serve.status.schema import Down, Overview, Sample, StatusError
 
 __all__ = ["Picture", "Verdict", "count", "duration"]
@@ -185,8 +186,8 @@ def _failed(number: int, known: Sequence[Down]) -> str:
 def _flapping(overview: Overview) -> str:
     """Return a text on the endpoints that are lost again and again, the first three by name."""
     named = ", ".join(f"{row.name} {row.losses:,} times" for row in overview.flapping[:3])
-    more = overview.flapping_count - 3
-    return f"lost in the last minute: {named}{f', and {more:,} more endpoints' if more > 0 else ''}"
+    more, noun = overview.flapping_count - 3, "more endpoint"
+    return f"lost in the last minute: {named}{f', and {plural(more, noun)}' if more > 0 else ''}"
 
 
 def _all(total: int) -> str:

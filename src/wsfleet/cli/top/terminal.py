@@ -19,6 +19,7 @@ from textual.widgets import Footer, Input, Static
 from wsfleet.cli.top import panels
 from wsfleet.cli.top.picture import Picture, duration
 from wsfleet.cli.top.rows import COLUMNS, EndpointTable
+from wsfleet.core.text import plural
 from wsfleet.serve.status.schema import StatusError, View
 
 __all__ = ["Top"]
@@ -304,7 +305,7 @@ def _details(table: EndpointTable, picture: Picture) -> Content:
     if row.next_at is not None and picture.overview is not None:
         parts.insert(1, f"next attempt in {duration(max(0.0, row.next_at - picture.overview.at))}")
     if row.recent_losses:
-        parts.append(f"lost {row.recent_losses:,} times in the last minute")
+        parts.append(f"lost {plural(row.recent_losses, 'time')} in the last minute")
     if row.paused_by:
         parts.append(f"paused by {panels.clean(', '.join(row.paused_by[:3]))}")
     if row.last_error:

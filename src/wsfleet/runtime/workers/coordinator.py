@@ -82,12 +82,13 @@ class Coordinator(BaseRun):
         self.required = {name for name, each in fleet.connections.items() if each.required}
         pages = [each for each in fleet.observers if hasattr(each, "over")]
         blank = fleet.stats().to_dict()
+        given = None if self._reloader is None else self._reloader.given
         for index in range(count):
             own = (*shards, Shard(index, count, "worker"))
             own_fields = tuple((shard.index, shard.count, shard.level) for shard in own)
             order = Order(target, index, count, own_fields, level, log_json, self._turns.fileno(), bool(pages))
-            self.worker_processes.append(WorkerProcess(order, absent(blank, held(fleet, *own)), self._on_frame))
-            self.worker_processes[-1].given = None if self._reloader is None else self._reloader.given
+            report = absent(blank, held(fleet, *own))
+            self.worker_processes.append(WorkerProcess(order, given, report, self._on_frame))
         self._observers = [page.over(WorkersSource(self)) for page in pages]
 
     # State

@@ -67,12 +67,14 @@ class WorkerProcess:
     last reports of the processes that have ended. Messages received after a process's last report are not counted.
     """
 
-    def __init__(self, order: Order, blank: dict[str, Any], news: Callable[[WorkerProcess, Frame], None]) -> None:
+    def __init__(
+        self, order: Order, given: Given | None, blank: dict[str, Any], news: Callable[[WorkerProcess, Frame], None]
+    ) -> None:
         self.index = order.index
         self.shards = tuple(Shard(*shard) for shard in order.shards)
         self.name = f"worker {order.index}"
         self.report = blank
-        self.given: Given | None = None
+        self.given = given
         """The configuration file as the parent has last accepted it. Each process starts from it, not from the disk."""
         self.pid: int | None = None
         self.started = False

@@ -107,9 +107,8 @@ class _Connection(H11Protocol):
         self.transport.abort()
 
     def _admit(self) -> None:
-        if self._has_room([each for each in self._others() if each._peer == self._peer], PEER_CONNECTIONS) and (
-            self._has_room(self._others(), CONNECTIONS)
-        ):
+        same_peer = [each for each in self._others() if each._peer == self._peer]
+        if self._has_room(same_peer, PEER_CONNECTIONS) and self._has_room(self._others(), CONNECTIONS):
             return
         self._is_spare = True
         self.app_state = {SPARE: True}

@@ -19,6 +19,7 @@ class Recent:
     def __init__(self) -> None:
         self._losses: dict[str, dict[int, int]] = {}
         self._next: dict[str, float] = {}
+        self._cleared_at = 0.0
 
     def note(self, event: dict[str, Any]) -> None:
         """Note an event of a `$state` topic, as plain data."""
@@ -28,9 +29,11 @@ class Recent:
         else:
             self._next.pop(name, None)
         if event["previous"] == State.OPEN and event["error"] is not None:
+            if not 0.0 <= at - self._cleared_at < RECENT_S:  # names may come and go although nobody reads the losses
+                self._cleared_at = at
+                self.losses(at)
             losses = self._losses.setdefault(name, {})
             losses[int(at)] = losses.get(int(at), 0) + 1
-            _forget(losses, at)
 
     def next_attempt(self, name: str) -> float | None:
         """Return when an endpoint in BACKOFF will be connected again; None if it is not in BACKOFF."""
