@@ -17,6 +17,7 @@ import pytest
 from tests.support.fleetview import FleetView
 from tests.support.served import Served, serving
 from wsfleet.cli.main import main
+from wsfleet.cli.top import command
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="a pseudo-terminal is one of Unix")
 
@@ -143,3 +144,31 @@ def test_no_token_is_taken_from_the_command_line(capsys: pytest.CaptureFixture[s
     """There is no --token, which other users of the machine could read; --token-file cannot be shortened to it."""
     assert main(["top", "--help"]) == 0
     assert "--token " not in capsys.readouterr().out
+
+
+async def test_a_signal_ends_it_although_its_exit_has_no_effect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After SIGTERM or SIGHUP the process exits with 128 + N, also if Textual does not react: its terminal is gone."""
+    codes: list[int] = []
+
+    class Stuck:
+        def __init__(self, client: object) -> None: ...
+
+        def exit(self, code: int) -> None: ...
+
+        async def run_async(self) -> None:
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                os.kill(os.getpid(), number)
+                while 128 + number not in codes:
+                    await asyncio.sleep(0.01)
+
+    monkeypatch.setattr("wsfleet.cli.top.terminal.Top", Stuck)
+    monkeypatch.setattr("wsfleet.runtime.loop.EXIT_TIMEOUT_S", 0.0)
+    monkeypatch.setattr(os, "_exit", codes.append)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        async with asyncio.timeout(60.0):
+            await command._show("http://127.0.0.1:1", lambda: None)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert codes == [143, 129]
