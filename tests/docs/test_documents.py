@@ -57,7 +57,7 @@ def block(language: str, code: str, **markers: str) -> Block:
         ("wsfleets --version", "no command"),
         ("curl --request POST http://127.0.0.1:9464/api/relaod", "nothing is served at /api/relaod"),
         ("curl http://127.0.0.1:9464/readyzz", "nothing is served at /readyzz"),
-        ("curl http://127.0.0.1:9464/api/reload", "/api/reload is not asked by GET"),
+        ("curl http://127.0.0.1:9464/api/reload", "/api/reload does not support GET"),
         ("wsfleet 'run", "No closing quotation"),
     ],
 )
@@ -121,10 +121,10 @@ def test_a_block_without_a_check_needs_a_reason(tmp_path: Path) -> None:
     """An unchecked language, an unknown marker and a marker without a reason are faults."""
     page = Page(DOCS / "page.md", tmp_path, "")
     (fault,) = page._check(block("yaml", "a: 1\n"))
-    assert "nothing checks yaml" in fault
+    assert "yaml is not checked" in fault
     assert list(page._check(block("yaml", "a: 1\n", not_run="a part of deploy/"))) == []
     assert "unknown" in next(wrong_markers(block("python", "", rnu="")))
-    assert "says nothing" in next(wrong_markers(block("python", "", not_run="")))
+    assert "has no text" in next(wrong_markers(block("python", "", not_run="")))
     assert list(json_faults(block("json", "{")))
 
 
