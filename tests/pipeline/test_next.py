@@ -136,10 +136,10 @@ async def test_it_references_its_subscription_until_it_returns() -> None:
     fleet.publish("news", 1)
     asking, seen = asked(subscription), weakref.ref(subscription)
     del subscription
-    lives = seen() is not None
+    alive = seen() is not None
     with pytest.warns(ResourceWarning, match="was not closed"):
         message = await asking  # the warning must come here, although `asking` still exists below
-    assert lives and message.data == 1
+    assert alive and message.data == 1
     asking.close()
     balanced(fleet)
 
