@@ -130,9 +130,9 @@ class Collector:
 
     def __init__(self) -> None:
         self.total_s = self.longest_s = self._began = 0.0
-        gc.callbacks.append(self._told)
+        gc.callbacks.append(self._on_phase)
 
-    def _told(self, phase: str, info: dict[str, int]) -> None:
+    def _on_phase(self, phase: str, info: dict[str, int]) -> None:
         if phase == "start":
             self._began = time.monotonic()
         else:

@@ -17,7 +17,7 @@ NAME = 26
 BELOW = "*"
 DOUBTFUL = "?"
 LEGEND = f"""\
-{BELOW} below its goal   {DOUBTFUL} the server cost so much that it may be what was measured
+{BELOW} below its goal   {DOUBTFUL} the server cost so much that it may have been the bottleneck
 Of the ceiling, the part that wsfleet reaches. picows_core is compared with fleet_text."""
 
 

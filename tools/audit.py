@@ -25,7 +25,7 @@ def main(command: list[str]) -> int:
         return NOT_REACHED
     skipped = [each for each in found if "skip_reason" in each]  # pip-audit itself ignores these
     faults = [
-        f"{each['name']} {each['version']}: {fault['id']}, mended in {', '.join(fault['fix_versions']) or 'no version'}"
+        f"{each['name']} {each['version']}: {fault['id']}, fixed in {', '.join(fault['fix_versions']) or 'no version'}"
         for each in found
         for fault in each.get("vulns", ())
     ]

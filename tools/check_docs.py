@@ -124,7 +124,7 @@ class Page:
                 if "output" in block.markers and block.code != self._printed:
                     yield f"the block before it prints\n{self._printed}"
             case language:
-                yield f"nothing checks {language}; say why above it: <!-- not run: ... -->"
+                yield f"{language} is not checked; write the reason above it: <!-- not run: ... -->"
 
     def _python(self, block: Block) -> Iterator[str]:
         fault = None

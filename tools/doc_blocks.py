@@ -82,10 +82,10 @@ def blocks(document: Path) -> list[Block]:
 
 
 def outside(document: Path) -> Iterator[str]:
-    """Report lines that look like a block but are none."""
+    """Report lines that look like a block but are not parsed as one."""
     rest = FENCE.sub("", document.read_text("utf-8"))
     if re.search(r"^\s*(```|~~~)", rest, re.MULTILINE):
-        yield "a block is indented or not closed, so that nobody checks it"
+        yield "a block is indented or not closed, so it is not checked"
 
 
 def wrong_markers(block: Block) -> Iterator[str]:
@@ -93,7 +93,7 @@ def wrong_markers(block: Block) -> Iterator[str]:
         if name not in MARKERS:
             yield f"<!-- {name} --> is unknown; there are {', '.join(sorted(MARKERS))}"
         if name in ("not run", "file", "prints", "block") and not argument:
-            yield f"<!-- {name}: --> says nothing"
+            yield f"<!-- {name}: --> has no text"
 
 
 def shell_faults(block: Block, files: set[str]) -> Iterator[str]:

@@ -161,7 +161,7 @@ async def watch(fleet: Fleet, wanted: str, output: io.StringIO) -> None:
                 while not done():  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
         except TimeoutError:
-            raise AssertionError(f"it did not come to work: {fleet.stats()}") from None
+            raise AssertionError(f"an endpoint did not open, or a processor got no message: {fleet.stats()}") from None
     stats = fleet.stats()
     assert stats.balanced
     assert not [row for row in stats.subscriptions if row.failed], "a function raised"

@@ -49,7 +49,7 @@ def curl_fault(words: list[str]) -> str | None:
             if not methods:
                 return f"nothing is served at {url.path}"
             if not any(method in each for each in methods):
-                return f"{url.path} is not asked by {method}"
+                return f"{url.path} does not support {method}"
     return None
 
 

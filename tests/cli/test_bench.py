@@ -102,7 +102,7 @@ def test_ends_with_0_when_its_output_is_closed(tmp_path: Path) -> None:
     assert report.exists()
 
 
-def test_shows_how_far_it_is_on_a_terminal() -> None:
+def test_shows_a_progress_bar_on_a_terminal() -> None:
     """On a terminal a progress bar of at most 80 columns is replaced by the table; the cursor is restored."""
     main, side = pty.openpty()
     fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
@@ -138,7 +138,7 @@ def test_the_ratios_are_taken_within_each_round() -> None:
 
 
 @pytest.mark.parametrize("size", [64, 65, 128, 8192, 2**20])
-def test_messages_have_the_size_that_was_asked_for(size: int) -> None:
+def test_messages_have_the_requested_size(size: int) -> None:
     """Every message is JSON of exactly that size."""
     made = payloads(size)
     assert {len(payload) for payload in made} == {size}

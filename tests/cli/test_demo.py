@@ -155,7 +155,7 @@ def test_a_closed_pipe_ends_it() -> None:
         assert process.wait() == 0
 
 
-def test_says_when_the_system_allows_too_few_files() -> None:
+def test_too_low_a_limit_of_open_files_is_reported() -> None:
     """If the hard limit of open files is too low, one line contains the required number, the limit and the remedy."""
 
     def few() -> None:
@@ -267,7 +267,7 @@ async def test_recovery_is_from_leaving_open_to_open_again() -> None:
     assert (recoveries.missing, recoveries.times_s) == (0, [3.5])
 
 
-def test_the_summary_says_when_something_is_missing() -> None:
+def test_the_summary_shows_missing_messages() -> None:
     """Unbalanced counts, drops and failures are shown in the summary."""
     endpoint = EndpointStats("feed-1", "", "FAILED", 3, 2, 1000, 9000, 0, 0, 0, 1000, 0, 0, (), 0.0, None, None)
     rows = (

@@ -173,7 +173,7 @@ async def test_a_second_signal_stops_at_once(start: Start, tmp_path: Path, handl
 
 
 async def test_a_handler_that_never_ends_does_not_outlast_the_duration(start: Start, tmp_path: Path) -> None:
-    """If a handler does not end, a run with `--duration` ends with 1, and logs what delays it."""
+    """If a handler does not end, a run with `--duration` ends with 1, and logs the handler that delays it."""
     async with FeedServer() as server:
         write(tmp_path, server.uri, "[fleet]\ndrain_s = 0.1", handler="handlers:stubborn")
         async with feeding(server, "a"):
@@ -372,7 +372,7 @@ fleet.connect("{uri}", name="a")
 
 @pytest.mark.skipif(sys.version_info >= (3, 14), reason="its collector never goes through everything at once")
 @pytest.mark.parametrize(("own", "expected"), [("", SELDOM), ("gc.set_threshold(9, 8, 7)", (9, 8, 7))])
-async def test_run_has_everything_collected_seldom(
+async def test_run_defers_full_garbage_collections(
     start: Start, tmp_path: Path, own: str, expected: tuple[int, int, int]
 ) -> None:
     """The command defers full garbage collections, which block the loop, unless the program has configured them."""

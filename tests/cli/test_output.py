@@ -38,7 +38,7 @@ def test_a_pipe_gets_text_as_it_came_and_binary_as_base64() -> None:
         ("", ""),
     ],
 )
-def test_a_pipe_gets_json_whatever_comes(message: str | bytes, means: object) -> None:
+def test_a_pipe_gets_json_for_every_message(message: str | bytes, means: object) -> None:
     """With --json every message is written as JSON, even if it was none."""
     assert json.loads(lines_for(PIPE, pretty=True)(message)) == means
 
@@ -51,7 +51,7 @@ def test_pretty_json_keeps_numbers_and_order() -> None:
 
 @pytest.mark.parametrize("pretty", [False, True])
 @pytest.mark.parametrize("message", ["x\x1b]0;title\x07", '{"x": "\x9b2J"}', b"\x1b[2J", b'{"x": "\xc2\x9b2J"}'])
-def test_a_terminal_gets_no_controls_of_the_peer(message: str | bytes, pretty: bool) -> None:
+def test_control_characters_of_the_peer_are_escaped_on_a_terminal(message: str | bytes, pretty: bool) -> None:
     """On a terminal the control characters of a peer are escaped."""
     shown = lines_for(TERMINAL, pretty)(message)
     for own in ("\x1b[0m", "\x1b[1m", "\x1b[32m", "\x1b[1;34m"):  # the colours of --json

@@ -88,7 +88,7 @@ async def test_prints_messages_and_nothing_else_on_the_standard_output() -> None
     assert "connected" in err
 
 
-async def test_comes_back_and_says_why_it_was_gone() -> None:
+async def test_reconnects_and_reports_the_loss() -> None:
     """A lost connection is reported with its reason and the wait, and messages continue after it."""
     async with FeedServer() as server, tap(server.uri) as tapped:
         await server.wait_clients(1)
@@ -168,7 +168,7 @@ async def test_a_slow_reader_does_not_cost_the_connection() -> None:
         await server.wait_clients(1)
         sending = asyncio.create_task(server.send(*["x" * 10_000] * 5_000))
         done, _ = await asyncio.wait([sending], timeout=1.0)
-        assert not done, "the pipe holds the tap, the tap holds the server"
+        assert not done, "the pipe blocks the tap, which pauses the server"
         assert len(server.clients) == 1
         tapped.process.send_signal(signal.SIGINT)
         assert await tapped.process.wait() == 0
@@ -176,7 +176,7 @@ async def test_a_slow_reader_does_not_cost_the_connection() -> None:
     os.close(reading)
 
 
-async def test_the_time_may_be_bounded() -> None:
+async def test_the_duration_ends_a_tap() -> None:
     """--duration ends a tap without messages, with 0."""
     async with FeedServer() as server, tap(server.uri, "--duration", "0.5") as tapped:
         code, out, err = await tapped.end()
@@ -185,7 +185,7 @@ async def test_the_time_may_be_bounded() -> None:
 
 
 @pytest.mark.parametrize(("status", "advice"), [(401, "--header"), (403, "--header"), (404, "path"), (410, "path")])
-async def test_a_refusal_for_good_ends_with_advice(status: int, advice: str) -> None:
+async def test_a_fatal_error_ends_with_advice(status: int, advice: str) -> None:
     """Errors that a retry cannot change are one clear line and exit code 1."""
     async with FeedServer() as server:
         server.refuse(status)
@@ -236,7 +236,7 @@ async def test_secrets_are_not_shown() -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["--json"]])
-async def test_a_terminal_is_safe_from_the_peer(arguments: list[str]) -> None:
+async def test_escape_sequences_of_the_peer_are_escaped(arguments: list[str]) -> None:
     """On a terminal the escape sequences of the peer are escaped, in all of its texts."""
     main, side = pty.openpty()
     fcntl.ioctl(side, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 80, 0, 0))
@@ -258,7 +258,7 @@ async def test_a_terminal_is_safe_from_the_peer(arguments: list[str]) -> None:
     assert r"\u001b]0;owned\u0007" in shown
     assert r"\u009b2J" in shown
     assert "<4 bytes> 1b 5b 32 4a" in shown
-    assert "\x1b[2m" in screen.decode(), "what is not data is dim"
+    assert "\x1b[2m" in screen.decode(), "text that is not data is dim"
 
 
 @pytest.mark.parametrize(

@@ -84,7 +84,7 @@ def endpoint(report: Report, name: str = "a") -> Endpoint:
 # ---- the fleet of a valid file ----
 
 
-def test_the_contracts_example(check: Check) -> None:
+def test_the_documented_example(check: Check) -> None:
     """The example in the documentation is valid, and declares the expected fleet."""
     report = check(
         """
@@ -295,7 +295,7 @@ def test_numbers_can_come_from_the_environment(check: Check) -> None:
     assert (made.required, made.open_s, made.max_size, made.reconnect.max_restarts) == (True, 2.0, 1024, 3)
 
 
-def test_load_gives_the_fleet_or_raises_every_fault(tmp_path: Path) -> None:
+def test_load_returns_the_fleet_or_raises_every_fault(tmp_path: Path) -> None:
     """A valid file returns a fleet; an invalid one raises one ConfigError with a line for each fault."""
     path = tmp_path / "feeds.toml"
     path.write_text(CONNECT)
@@ -426,13 +426,13 @@ def test_each_fault_has_its_line(check: Check, lines: str, fault: str) -> None:
     assert "\n" not in printed(report)[0]
 
 
-def test_a_handler_that_is_not_there_hides_no_sink_beside_it(check: Check) -> None:
+def test_a_handler_and_a_sink_are_a_fault_even_if_the_handler_is_missing(check: Check) -> None:
     """The fault that an entry has both keys is reported although one of them is invalid."""
     report = check(CONNECT + "[[process]]\npattern = '>'\nhandler = 'handlers:nope'\nsink = 'stdout'")
     assert [fault for fault in printed(report) if "has a handler and a sink" in fault] and len(printed(report)) == 2
 
 
-def test_all_faults_in_one_go(check: Check) -> None:
+def test_all_faults_are_reported_at_once(check: Check) -> None:
     """An invalid value hides no other faults, and causes no further ones."""
     report = check(
         """

@@ -105,7 +105,7 @@ async def test_a_fault_changes_nothing(file: Path) -> None:
             assert sessions(fleet) == before
 
 
-async def test_a_function_that_came_later_takes_a_restart(file: Path) -> None:
+async def test_a_function_added_later_needs_a_restart(file: Path) -> None:
     """Modules are not imported again: a function that was added to its file, or does not exist, is reported as a
     fault.
     """
@@ -192,7 +192,7 @@ async def test_a_reload_is_logged_in_fields(file: Path, caplog: pytest.LogCaptur
     ]
 
 
-async def test_pools_are_closed_and_opened_whole(file: Path) -> None:
+async def test_a_changed_pool_is_replaced(file: Path) -> None:
     """A pool of another size is replaced; one that is unchanged keeps its members' sockets."""
     async with FeedServer() as server:
         pools = '[[pool]]\nuri = "{0}"\nname = "p"\nsize = {1}\n[[pool]]\nuri = "{0}"\nname = "q"\nsize = 2\n'
@@ -207,7 +207,7 @@ async def test_pools_are_closed_and_opened_whole(file: Path) -> None:
     assert [after[name] is before[name] for name in ("q-1", "q-2", "p-1")] == [True, True, False]
 
 
-async def test_settings_of_the_fleet_take_a_restart(file: Path) -> None:
+async def test_settings_of_the_fleet_need_a_restart(file: Path) -> None:
     """Changes that need a restart are reported, each time."""
     async with FeedServer() as server:
         write(file, connect(server, "a"))
@@ -217,7 +217,7 @@ async def test_settings_of_the_fleet_take_a_restart(file: Path) -> None:
                 assert await fleet.reload() == ["[fleet] has changed: takes effect after a restart"]
 
 
-async def test_who_cannot_be_reloaded_says_so(file: Path) -> None:
+async def test_a_fleet_that_cannot_be_reloaded_raises(file: Path) -> None:
     """A fleet without a file, or that does not run, or that is being reloaded, raises an error."""
     with pytest.raises(ConfigError, match="was not read from a file"):
         await Fleet().reload()

@@ -348,7 +348,7 @@ CONNECT = '[[connect]]\nuri = "ws://h"\nname = "a"\n'
 @example(b'[[connect]]\nuri = "x"\nname = "a\\nb\\u001b[2J"')
 @example(f'{CONNECT}handler = "${{FUNCTION}}"'.encode())
 @example(f'{CONNECT}topic = "${{S}}"\n[[process]]\nsink = "stdout"\npattern = "x.${{S}}"'.encode())
-def test_any_file_is_judged(folder: Path, content: bytes) -> None:
+def test_any_file_gets_a_verdict(folder: Path, content: bytes) -> None:
     """`wsfleet check` always ends with a verdict: a line with its place for each fault, no secret, no control
     character.
     """

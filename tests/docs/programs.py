@@ -31,7 +31,7 @@ class Program:
     async def says(self, text: str) -> str:
         """Read lines up to one that contains `text`."""
         if not await self._read(text):
-            raise AssertionError(f"{text!r} was not said\n{self}")
+            raise AssertionError(f"{text!r} was not printed\n{self}")
         return self.lines[-1]
 
     async def ends(self, number: signal.Signals | None = None) -> int:

@@ -44,9 +44,9 @@ def test_every_accepted_key_is_a_row() -> None:
 def test_every_section_is_described(tmp_path: Path) -> None:
     """Each section that the checker lists as known has a table."""
     (tmp_path / "wrong.toml").write_text("[quite_another]\n")
-    said = next(str(fault) for fault in check(tmp_path / "wrong.toml").faults if "unknown section" in str(fault))
-    known = re.split(r", | and ", said.partition("there are ")[2])
-    assert set(known) == set(config_reference.sections()), said
+    fault = next(str(fault) for fault in check(tmp_path / "wrong.toml").faults if "unknown section" in str(fault))
+    known = re.split(r", | and ", fault.partition("there are ")[2])
+    assert set(known) == set(config_reference.sections()), fault
 
 
 def test_a_key_without_a_meaning_is_an_error() -> None:
@@ -63,7 +63,7 @@ def written(title: str) -> str:
     return "".join(f"{key} = {value}\n" for key, value in rows)
 
 
-def test_the_defaults_that_are_shown_are_good(tmp_path: Path) -> None:
+def test_the_defaults_that_are_shown_are_valid(tmp_path: Path) -> None:
     """A file that contains every default that is shown as a number or text is accepted."""
     text = f'[[connect]]\nuri = "wss://feed.example"\n{written("[[connect]]")}'
     text += "".join(f"[connect.{title}]\n{written(title)}" for title in ("reconnect", "liveness"))

@@ -39,11 +39,11 @@ def test_every_block_of_every_document() -> None:
 
 
 def block(language: str, code: str, **markers: str) -> Block:
-    return Block(DOCS / "page.md", 1, language, {name.replace("_", " "): said for name, said in markers.items()}, code)
+    return Block(DOCS / "page.md", 1, language, {name.replace("_", " "): text for name, text in markers.items()}, code)
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "expected"),
     [
         ("wsfleet run feeds.toml --reprot report.json", "unrecognized arguments: --reprot"),
         ("wsfleet rnu feeds.toml", "invalid choice: 'rnu'"),
@@ -57,17 +57,17 @@ def block(language: str, code: str, **markers: str) -> Block:
         ("wsfleets --version", "no command"),
         ("curl --request POST http://127.0.0.1:9464/api/relaod", "nothing is served at /api/relaod"),
         ("curl http://127.0.0.1:9464/readyzz", "nothing is served at /readyzz"),
-        ("curl http://127.0.0.1:9464/api/reload", "/api/reload is not asked by GET"),
+        ("curl http://127.0.0.1:9464/api/reload", "/api/reload does not support GET"),
         ("wsfleet 'run", "No closing quotation"),
     ],
 )
-def test_a_wrong_command_is_found(line: str, said: str) -> None:
+def test_a_wrong_command_is_found(line: str, expected: str) -> None:
     """Commands, options, targets, files, modules and extras that do not exist are faults."""
     (fault,) = shell_faults(block("bash", line + "\n"), set())
-    assert said in fault
+    assert expected in fault
 
 
-def test_good_commands_are_good() -> None:
+def test_existing_commands_are_no_faults() -> None:
     """Existing commands are no faults; in a console block only lines with a prompt are commands."""
     good = "A=1 wsfleet run feeds.toml --duration 5 | head -3 > out.txt  # so\nmake demo\npython handlers.py\n"
     good += "curl http://127.0.0.1:9464/readyz\ncurl https://elsewhere.example/anything\n"
@@ -76,27 +76,27 @@ def test_good_commands_are_good() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "expected"),
     [
         ('[[connect]]\nuri = "wss://feed.example"\ndecode = "jsn"\n', "'jsn'"),
         ('[[process]]\npatern = "*"\nhandler = "mine:on_price"\n', "did you mean 'pattern'"),
         ('[fleet]\nname = "x\n', ""),
     ],
 )
-def test_a_wrong_file_is_found(tmp_path: Path, code: str, said: str) -> None:
+def test_a_wrong_file_is_found(tmp_path: Path, code: str, expected: str) -> None:
     """Faults that `wsfleet check` finds in a file, or in a part of one, are faults of the document."""
     faults = list(toml_faults(block("toml", code), tmp_path))
-    assert any(said in fault for fault in faults) and faults
+    assert any(expected in fault for fault in faults) and faults
 
 
-def test_a_part_of_a_file_is_good(tmp_path: Path) -> None:
+def test_a_valid_part_of_a_file_is_no_fault(tmp_path: Path) -> None:
     """A part of a file may lack the endpoint, the modules and the environment variables."""
     code = '[[process]]\npattern = "feed"\nhandler = "mine:on_price"\n[fleet]\nname = "${NAME}"\n'
     assert list(toml_faults(block("toml", code), tmp_path)) == []
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "expected"),
     [
         ("import wsfleet\nwsfleet.Fleets()\n", "has no attribute 'Fleets'"),
         ("async def main():\n    raise ValueError('so')\nimport asyncio\nasyncio.run(main())\n", "ValueError: so"),
@@ -109,37 +109,37 @@ def test_a_part_of_a_file_is_good(tmp_path: Path) -> None:
         ("print('that')\n", "'this' was not printed, but 'that"),
     ],
 )
-def test_a_wrong_program_is_found(monkeypatch: pytest.MonkeyPatch, code: str, said: str) -> None:
+def test_a_wrong_program_is_found(monkeypatch: pytest.MonkeyPatch, code: str, expected: str) -> None:
     """A program that raises, has a failing function, or prints something else is a fault."""
     monkeypatch.setattr(doc_live, "LIMIT_S", 1.0)
     with doc_live.servers() as server:
         prints = {"prints": "this"} if "print" in code else {}
-        assert said in str(doc_live.failure(block("python", code, **prints), server))
+        assert expected in str(doc_live.failure(block("python", code, **prints), server))
 
 
 def test_a_block_without_a_check_needs_a_reason(tmp_path: Path) -> None:
     """An unchecked language, an unknown marker and a marker without a reason are faults."""
     page = Page(DOCS / "page.md", tmp_path, "")
     (fault,) = page._check(block("yaml", "a: 1\n"))
-    assert "nothing checks yaml" in fault
+    assert "yaml is not checked" in fault
     assert list(page._check(block("yaml", "a: 1\n", not_run="a part of deploy/"))) == []
     assert "unknown" in next(wrong_markers(block("python", "", rnu="")))
-    assert "says nothing" in next(wrong_markers(block("python", "", not_run="")))
+    assert "has no text" in next(wrong_markers(block("python", "", not_run="")))
     assert list(json_faults(block("json", "{")))
 
 
 @pytest.mark.parametrize(
-    ("line", "said"),
+    ("line", "expected"),
     [
         ({"event": "endpoint.dwon"}, 'the log has no event "endpoint.dwon"'),
         ({"event": "endpoint.down", "atempts": 1}, "the log has no field atempts"),
     ],
 )
-def test_a_wrong_line_of_the_log_is_found(line: dict[str, object], said: str) -> None:
+def test_a_wrong_line_of_the_log_is_found(line: dict[str, object], expected: str) -> None:
     """A line has only fields that wsfleet.runtime.logs describes and events that exist in the code."""
     good = {"time": "", "level": "", "logger": "wsfleet", "message": "", "event": "endpoint.down", "endpoint": "feed"}
     assert list(json_faults(block("json", json.dumps(good)))) == []
-    assert list(json_faults(block("json", json.dumps(good | line)))) == [said]
+    assert list(json_faults(block("json", json.dumps(good | line)))) == [expected]
 
 
 def test_a_wrong_metric_is_found() -> None:
@@ -164,7 +164,7 @@ def test_the_fields_of_the_log_are_described() -> None:
     assert set(re.findall(r"`(\w+)`", " ".join(rows))) == log_fields()
 
 
-def test_a_block_that_would_be_overlooked_is_found(tmp_path: Path) -> None:
+def test_a_block_that_would_not_be_checked_is_found(tmp_path: Path) -> None:
     """A block that is indented or not closed is a fault."""
     page = tmp_path / "page.md"
     page.write_text("- so:\n\n  ```python\n  wrong(\n  ```\n")

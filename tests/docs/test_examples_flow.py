@@ -170,7 +170,7 @@ async def test_blocking_work(tmp_path: Path) -> None:
         assert journal.read().split("\n") == ["1 AMBER 100.0", "2 IVORY 200.0", ""]
 
 
-async def test_careless_work_is_named(tmp_path: Path) -> None:
+async def test_blocking_work_is_named(tmp_path: Path) -> None:
     """S12: an async def that computes for long is named while it runs, and at the end."""
     async with (
         FeedServer() as server,

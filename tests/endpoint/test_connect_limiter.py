@@ -90,7 +90,7 @@ async def test_a_longer_hold_delays_waiting_attempts() -> None:
     steps=st.lists(st.tuples(st.booleans(), st.integers(0, 3), st.booleans()), max_size=30),
     most=st.integers(1, 4),
 )
-def test_a_cancelled_turn_is_nobodys_loss(steps: list[tuple[bool, int, bool]], most: int) -> None:
+def test_a_cancelled_attempt_affects_no_other(steps: list[tuple[bool, int, bool]], most: int) -> None:
     """If an attempt is cancelled while it waits, when it is admitted or later, the limit holds and all others are
     admitted.
     """
@@ -179,7 +179,7 @@ async def test_a_storm_is_spread_and_bounded(monkeypatch: pytest.MonkeyPatch) ->
     assert max(histogram.values()) <= len(transport.times) * 0.05
 
 
-async def test_attempts_begin_a_few_in_each_turn_of_the_loop() -> None:
+async def test_few_attempts_begin_in_each_iteration_of_the_loop() -> None:
     """Over all hosts only a few attempts begin in each iteration of the loop, and no host waits for another one."""
     limiter = ConnectLimiter(Limits())
     entered: list[str] = []
@@ -204,7 +204,7 @@ async def test_attempts_begin_a_few_in_each_turn_of_the_loop() -> None:
     assert max(share.values()) - min(share.values()) <= 1
 
 
-async def test_one_cancelled_in_the_moment_of_its_turn_takes_nobodys() -> None:
+async def test_a_waiter_cancelled_before_its_turn_takes_no_slot() -> None:
     """If a slot becomes free after a waiter was cancelled, and before the waiter noticed it, the next
     waiter gets it.
     """
@@ -221,7 +221,7 @@ async def test_one_cancelled_in_the_moment_of_its_turn_takes_nobodys() -> None:
     (await limiter.enter(HOST))()
 
 
-async def test_one_cancelled_with_its_turn_in_hand_gives_it_back() -> None:
+async def test_a_waiter_cancelled_with_a_slot_returns_it() -> None:
     """If a slot was given to a waiter that was cancelled, the slot is free again."""
     limiter = ConnectLimiter(Limits(handshakes=1))
     leave = await limiter.enter(HOST)
@@ -236,7 +236,7 @@ async def test_one_cancelled_with_its_turn_in_hand_gives_it_back() -> None:
 
 
 @pytest.mark.looptime
-async def test_hosts_that_nobody_goes_to_are_forgotten() -> None:
+async def test_unused_gates_are_removed() -> None:
     """For any number of hosts, the number of gates is bounded; a gate that still limits attempts is kept until it does
     not.
     """

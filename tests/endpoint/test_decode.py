@@ -61,7 +61,7 @@ async def through(payloads: list[str | bytes], **options: Any) -> tuple[list[Mes
         assert places == list(range(1, len(payloads) + 1))
         assert [m.size for m in messages] == [sizes[m.index - 1] for m in messages]
         assert all((m.endpoint, m.session) == ("feed", 1) for m in messages)
-        assert len({m.received_at for m in messages}) <= 1, "one clock reading for one read"
+        assert len({m.received_at for m in messages}) <= 1, "the clock is read once for each read"
         return messages, records
 
 
@@ -171,7 +171,7 @@ async def test_a_cancellation_raised_by_a_decode_function_is_its_own() -> None:
     assert [m.data for m in messages] == ["a", "b"] and len(records) == 1
 
 
-async def test_a_decode_function_may_look_at_the_stats() -> None:
+async def test_a_decode_function_may_read_the_stats() -> None:
     """The counts balance even if they are read during a read, in a decode or topic function, with held messages or
     not.
     """
@@ -416,7 +416,7 @@ async def test_held_messages_come_first_and_are_decoded_as_declared() -> None:
         balanced(fleet)
 
 
-async def test_a_second_endpoint_counts_for_itself() -> None:
+async def test_each_endpoint_numbers_its_own_messages() -> None:
     """Each endpoint numbers its own messages."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)

@@ -40,7 +40,7 @@ async def test_the_first_loop_begins_with_earlier_messages(transport):
 
 
 @pytest.mark.parametrize("topic", [None, "t.{n}"])
-async def test_the_newest_are_kept_and_the_log_says_that_others_are_not(transport, caplog, topic):
+async def test_the_newest_are_kept_and_the_loss_of_others_is_logged(transport, caplog, topic):
     """If more messages come than `buffer` holds, the loop gets the newest; the others are unrouted, and this is logged
     once.
     """
@@ -74,7 +74,7 @@ async def test_kept_messages_are_bounded_in_bytes(transport):
         assert (await anext(aiter(connection))).data == "c" * 30
 
 
-async def test_a_subscription_that_takes_a_message_ends_the_keeping(transport):
+async def test_kept_messages_are_dropped_when_a_subscription_takes_one(transport):
     """Kept messages are not delivered to a subscription that is made later; they count as unrouted, and no more are
     kept.
     """
@@ -88,7 +88,7 @@ async def test_a_subscription_that_takes_a_message_ends_the_keeping(transport):
             await socket.feed("late")
             assert (await taken.next()).data == "late"
         assert (row(fleet).held, fleet.stats().hub.unrouted) == (0, 1)
-        await socket.feed("nobody's")
+        await socket.feed("unrouted")
         assert row(fleet).held == 0 and fleet.stats().hub.unrouted == 2 and fleet.stats().balanced
 
 
@@ -119,7 +119,7 @@ async def test_a_closed_connection_leaves_nothing_kept(transport):
         assert fleet.stats().hub.unrouted == 2 and row(fleet, "$retired").held == 0 and fleet.stats().balanced
 
 
-def test_a_buffer_that_is_none_is_refused(transport):
+def test_a_buffer_of_the_wrong_type_is_rejected(transport):
     """A `buffer` of the wrong type raises ConfigError, as for a processor."""
     with pytest.raises(ConfigError, match="buffer must be a Buffer"):
         Fleet(transport=transport).connect("ws://feed.test/", buffer=5)

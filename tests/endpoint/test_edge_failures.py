@@ -56,7 +56,7 @@ PLACES = ["decode", "topic", "match", "latest", "key"]
 
 
 @pytest.mark.parametrize("place", PLACES)
-async def test_no_exception_at_the_edge_costs_the_balance_or_the_connection(place: str) -> None:
+async def test_an_exception_of_user_code_affects_only_its_message(place: str) -> None:
     """A BaseException of user code for a message affects only that message: the next one arrives."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -74,7 +74,7 @@ async def test_no_exception_at_the_edge_costs_the_balance_or_the_connection(plac
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
 @pytest.mark.parametrize("place", [*PLACES, "heartbeat"])
-def test_a_wish_to_end_at_the_edge_ends_the_fleet_in_order(place: str, error: BaseException) -> None:
+def test_exit_exceptions_of_user_code_end_the_fleet_in_order(place: str, error: BaseException) -> None:
     """SystemExit or KeyboardInterrupt in user code ends the fleet in order, and is raised to the caller."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -97,7 +97,7 @@ def test_a_wish_to_end_at_the_edge_ends_the_fleet_in_order(place: str, error: Ba
     assert fleet.stats().balanced
 
 
-async def test_a_builtin_decoder_may_panic() -> None:
+async def test_a_panic_of_a_builtin_decoder_affects_only_its_message() -> None:
     """If a decoder in C or Rust, which gets a whole read, raises a BaseException, the rest of the read is published."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -207,7 +207,7 @@ async def test_a_fatal_that_raises_anything_fails_its_endpoint(
 
 
 @pytest.mark.looptime
-async def test_a_heartbeat_that_raises_anything_is_one_beat(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_heartbeat_that_raises_anything_is_omitted(caplog: pytest.LogCaptureFixture) -> None:
     """A BaseException of the heartbeat function is logged, and only this heartbeat is omitted."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)

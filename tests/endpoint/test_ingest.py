@@ -60,7 +60,7 @@ class FullClock(Clock):
 
 
 @pytest.mark.parametrize("decode", ["text", "json", int])
-async def test_a_read_of_tiny_frames_gives_others_their_turn(monkeypatch: pytest.MonkeyPatch, decode: Any) -> None:
+async def test_a_read_of_tiny_frames_yields_to_the_loop(monkeypatch: pytest.MonkeyPatch, decode: Any) -> None:
     """A read of thousands of tiny frames is delivered in time slices, complete and in order."""
     turns, data, feed = await turns_for_a_read(monkeypatch, 0.000_5, decode=decode)
     assert turns >= len(data) // (256 * 8)
@@ -68,7 +68,7 @@ async def test_a_read_of_tiny_frames_gives_others_their_turn(monkeypatch: pytest
     assert (feed.received, feed.published) == (len(data), len(data))
 
 
-async def test_slow_user_code_gives_others_their_turn_after_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_user_code_yields_to_the_loop_after_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """If decoding calls a user function, the clock is checked after each message, not after hundreds."""
     turns, data, _ = await turns_for_a_read(monkeypatch, 0.000_5, decode=lambda payload: payload)
     assert turns >= len(data) // 8
@@ -86,7 +86,7 @@ PIECE = JSON.map(json.dumps) | JSON.map(lambda v: json.dumps(v).encode()) | st.s
 
 
 @given(st.lists(PIECE, min_size=1, max_size=30), st.sampled_from([None, "t.{0}", "always"]))
-def test_many_at_once_are_the_same_as_one_by_one(payloads: list[str | bytes], topic: str | None) -> None:
+def test_many_payloads_in_one_read_give_the_same_as_single_ones(payloads: list[str | bytes], topic: str | None) -> None:
     """Many payloads in one read give the same messages, counts and malformed records as single ones."""
 
     def outcome(batches: list[list[str | bytes]]) -> Any:

@@ -84,7 +84,7 @@ async def test_any_frame_proves_that_the_peer_is_there() -> None:
 
 
 @pytest.mark.looptime
-async def test_without_pong_s_pings_are_not_waited_for() -> None:
+async def test_without_pong_s_no_answer_is_required() -> None:
     """pong_s=None sends pings without requiring an answer."""
     transport = FakeTransport()
     async with Fleet(transport=transport) as fleet:
@@ -124,7 +124,7 @@ async def test_staleness_counts_from_open() -> None:
 
 
 @pytest.mark.looptime
-async def test_a_quiet_feed_without_stale_s_stays() -> None:
+async def test_a_quiet_feed_without_stale_s_stays_open() -> None:
     """By default a feed may be silent for any time."""
     transport = FakeTransport()
     async with Fleet(transport=transport) as fleet:
@@ -147,7 +147,7 @@ async def test_heartbeats() -> None:
 
 @pytest.mark.looptime
 @pytest.mark.parametrize("error", [ZeroDivisionError("beat"), asyncio.CancelledError()])
-async def test_a_heartbeat_function_that_raises_costs_its_beat_alone(
+async def test_a_heartbeat_function_that_raises_omits_one_heartbeat(
     error: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An exception of the heartbeat function is logged with the endpoint's name; pings, timeouts and
@@ -242,7 +242,7 @@ async def test_deadlines_stand_still_while_paused_and_go_on_afterwards(pauses: i
 
 
 @pytest.mark.looptime
-async def test_the_peers_own_keepalive_closes_us_while_paused() -> None:
+async def test_a_keepalive_close_while_paused_names_the_pause() -> None:
     """The error contains how long reading was paused, and by which subscription."""
     transport = FakeTransport()
 
@@ -337,7 +337,7 @@ async def test_liveness_begins_afresh_with_every_session() -> None:
             assert (socket.pings, socket.sent, connection.session_count) == (1, ["beat"], number)
 
 
-async def test_a_lost_session_is_let_go_at_once() -> None:
+async def test_a_lost_session_is_released_at_once() -> None:
     """A session that has ended is released at once, not at the time of its next ping."""
     async with FeedServer() as server, Fleet() as fleet:
         connection = fleet.connect(server.uri, name="feed", liveness=Liveness(ping_s=3000.0), reconnect=NOT_AGAIN)
@@ -352,7 +352,7 @@ async def test_a_lost_session_is_let_go_at_once() -> None:
         assert kept() is None
 
 
-async def test_a_closed_endpoint_is_let_go_at_once() -> None:
+async def test_a_closed_endpoint_is_released_at_once() -> None:
     """An endpoint that was closed is released at once, with all messages that it kept for replay."""
     transport = FakeTransport()
     async with Fleet(transport=transport) as fleet:

@@ -288,7 +288,7 @@ async def test_fatal_makes_the_endpoint_failed() -> None:
 
 
 @pytest.mark.looptime
-async def test_hanging_is_cut_by_open_s() -> None:
+async def test_open_s_limits_a_hanging_on_open() -> None:
     """open_s limits the attempt including on_open; the error contains on_open and the deadline."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -330,7 +330,7 @@ async def test_a_timeout_of_the_users_own_is_not_open_s() -> None:
 
 @pytest.mark.looptime
 @pytest.mark.parametrize("then", ["return", "raise"])
-async def test_swallowing_the_deadline_does_not_open(then: str) -> None:
+async def test_suppressing_the_deadline_does_not_open(then: str) -> None:
     """If on_open suppresses its cancellation, open_s has been exceeded nevertheless."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -437,7 +437,7 @@ async def test_a_loss_while_held_messages_are_published_loses_none(monkeypatch: 
 
 
 @pytest.mark.looptime
-async def test_two_recvs_at_the_same_time() -> None:
+async def test_concurrent_recvs_each_get_their_answer() -> None:
     """Two concurrent recv() with different `match` each get their own answer, in either order."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -480,7 +480,7 @@ async def test_a_match_that_raises_fails_the_attempt() -> None:
 
 
 @pytest.mark.looptime
-async def test_recv_after_on_open_is_a_mistake() -> None:
+async def test_recv_after_on_open_raises() -> None:
     """A session that is used after on_open takes no messages from the subscriptions; sending still works."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)

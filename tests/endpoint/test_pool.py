@@ -330,7 +330,7 @@ async def test_past_twice_the_bound_requests_are_lost_and_the_member_is_paused()
         await again
 
 
-async def test_asking_again_at_once_lets_the_handler_make_room() -> None:
+async def test_a_retry_at_once_yields_to_the_handler() -> None:
     """Retrying a request on a paused member yields to the loop, so that the handler can make room."""
 
     async def handle(message: Message[Any]) -> None:
@@ -355,7 +355,7 @@ async def test_asking_again_at_once_lets_the_handler_make_room() -> None:
         assert lost
 
 
-async def test_an_overfull_member_is_passed_over() -> None:
+async def test_an_overfull_member_gets_no_requests() -> None:
     """Requests are sent over a member that is read, as long as there is one."""
     stuck = asyncio.Event()
 
@@ -426,7 +426,7 @@ async def test_a_lost_connection_loses_its_requests(how: str) -> None:
         assert not bench.outstanding
 
 
-async def test_a_reply_over_the_next_socket_is_not_ours() -> None:
+async def test_a_reply_over_the_next_socket_is_published() -> None:
     """An id of an earlier socket is unknown on the next one, so its reply is published."""
     async with bench_of(1) as bench:
         asking = bench.ask()
@@ -490,7 +490,7 @@ async def test_a_timeout_that_is_no_number_is_refused(timeout_s: Any) -> None:
             await bench.pool.request({"method": "m"}, timeout_s=timeout_s)
 
 
-async def test_without_wait_there_is_no_waiting() -> None:
+async def test_without_wait_not_open_is_raised_at_once() -> None:
     """`wait=False` raises NotOpen if no member is open: before the start, between connections and after the end."""
     bench = Bench(1)
     with pytest.raises(NotOpen):
@@ -502,7 +502,7 @@ async def test_without_wait_there_is_no_waiting() -> None:
             await bench.pool.send("x")
 
 
-async def test_without_wait_another_open_member_is_asked() -> None:
+async def test_without_wait_another_open_member_is_used() -> None:
     """A member that is closing is skipped by requests and by `send` if another one is open."""
     async with bench_of(2) as bench:
         for connection in bench.pool.connections:
@@ -524,7 +524,7 @@ class Never(Exception):
     pass
 
 
-async def test_a_pool_whose_members_failed_says_so() -> None:
+async def test_a_pool_whose_members_failed_raises() -> None:
     """If all members are FAILED, waiting for one raises EndpointFailed with the cause; if one can still open, it
     waits.
     """
@@ -550,7 +550,7 @@ async def test_a_pool_whose_members_failed_says_so() -> None:
         await waiting
 
 
-async def test_who_waits_hears_of_a_restarted_member() -> None:
+async def test_a_restarted_member_ends_all_waits() -> None:
     """If a FAILED member is restarted and opens, all waits for a member end, including earlier ones."""
     bench = Bench(2, reconnect=Reconnect(fatal=lambda error: True))
     async with bench.fleet:
@@ -578,7 +578,7 @@ async def test_a_required_member_that_fails_ends_the_fleet() -> None:
 # Members
 
 
-async def test_the_least_busy_member_is_asked() -> None:
+async def test_the_least_busy_member_is_used() -> None:
     """A request is sent over the open member with the fewest outstanding ones; equal members take turns."""
     async with bench_of(3) as bench:
         asking = [bench.ask() for _ in range(6)]
@@ -608,7 +608,7 @@ async def test_send_goes_to_one_open_member(size: int) -> None:
         assert [len(socket.sent) for socket in bench.sockets] == [2, *[4] * (size - 1)]
 
 
-async def test_members_stand_in_the_fleet_under_their_names() -> None:
+async def test_members_are_connections_of_the_fleet() -> None:
     """The members of a pool are connections of the fleet, named `name-1` and so on; `on_open` can tell its member."""
     opened: list[str] = []
 
@@ -642,7 +642,7 @@ async def test_one_processor_for_all_members() -> None:
         assert row(bench.fleet, "rpc").pattern == ">" and row(bench.fleet, "rpc").processed == 2
 
 
-async def test_a_processor_may_ask_its_own_pool() -> None:
+async def test_a_processor_may_send_requests_over_its_own_pool() -> None:
     """A processor of a pool's messages may make requests over that pool, even while its mailbox is full."""
     results: list[Any] = []
 
@@ -696,7 +696,7 @@ async def test_a_pool_closed_before_the_start_leaves_nothing() -> None:
         bench.fleet.pool(URI, 2, name="rpc")
 
 
-async def test_a_member_closed_by_itself_is_no_longer_asked() -> None:
+async def test_a_closed_member_gets_no_requests() -> None:
     """If one member is closed, the others still serve requests, and the pool can be closed afterwards."""
     async with bench_of(2) as bench:
         await bench.pool.connections[0].close()

@@ -108,7 +108,7 @@ def test_a_request_is_no_reply(data: Any, expected: object) -> None:
     assert match_json_rpc(data) == expected
 
 
-async def test_the_name_of_a_closed_member_feeds_the_pool_no_more() -> None:
+async def test_an_endpoint_named_like_a_closed_member_does_not_feed_the_pool() -> None:
     """Messages of another endpoint with the name of a closed member do not reach the pool's processor."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)

@@ -13,7 +13,7 @@ from wsfleet.core.errors import ConnectionLost, NotOpen, RequestLost
 from wsfleet.testing import FakeTransport, FeedServer
 
 
-async def test_asking_again_at_once_waits_for_the_next_socket() -> None:
+async def test_a_retry_at_once_waits_for_the_next_socket() -> None:
     """A retry at once after a lost request gets its answer over the next socket, and does not block the loop."""
     transport = FakeTransport()
     async with Fleet(transport=transport) as fleet:
@@ -54,7 +54,7 @@ async def test_a_request_that_waits_to_be_sent_is_lost_with_its_connection() -> 
         assert isinstance(raised.value.__cause__, ConnectionLost)
     del asking, raised
     gc.collect()
-    assert not complaints, "a future's error was never looked at"
+    assert not complaints, "a future's error was never retrieved"
 
 
 async def test_no_member_is_open_once_its_socket_is_lost() -> None:
@@ -103,7 +103,7 @@ async def test_waiting_for_a_closing_connection() -> None:
         assert feed.session_count == 2
 
 
-async def test_asking_while_a_member_closes() -> None:
+async def test_a_request_while_a_member_closes_uses_another() -> None:
     """If its member is closing, a request is sent over another connection."""
     async with FeedServer(on_client=(closing := Closing())) as server, Fleet() as fleet:
         pool = fleet.pool(server.uri, 1, name="node", close_s=30.0, reconnect=Reconnect(initial_s=0))

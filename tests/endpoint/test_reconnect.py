@@ -356,7 +356,7 @@ async def test_a_uri_function_that_raises_is_a_failed_attempt() -> None:
 
 
 @pytest.mark.looptime
-async def test_a_uri_function_that_hangs_is_cut_by_open_s() -> None:
+async def test_open_s_limits_a_hanging_uri_function() -> None:
     """The timeout of an attempt includes these functions, even one that suppresses its cancellation."""
     hung = 0
 
@@ -407,7 +407,7 @@ async def test_a_uri_function_that_returns_no_uri_is_fatal(made: object) -> None
 
 
 @pytest.mark.looptime
-async def test_a_uri_function_does_not_give_up_tls() -> None:
+async def test_a_uri_function_cannot_disable_tls() -> None:
     """With `ssl`, a URI that begins with ws:// is rejected, whether it is declared or computed."""
 
     async def uri() -> str:
@@ -440,7 +440,7 @@ async def test_a_uri_function_does_not_give_up_tls() -> None:
         {"Sec-WebSocket-Key": "x"},
     ],
 )
-async def test_a_headers_function_that_returns_no_headers_is_asked_again(made: object) -> None:
+async def test_a_headers_function_that_returns_no_headers_is_called_again(made: object) -> None:
     """Headers that are invalid, or contain line breaks, are not sent; this attempt fails, and another one follows."""
     returns = iter([made, {"X": "good"}])
 
@@ -570,7 +570,7 @@ class Leading(FakeTransport):
 
 
 @pytest.mark.looptime
-async def test_patience_is_owed_to_the_host_that_asked_for_it() -> None:
+async def test_retry_after_applies_to_the_host_that_answered() -> None:
     """A Retry-After behind a redirect applies to the host that answered, not to the redirecting one."""
     transport = Leading()
     fleet = Fleet(transport=transport)
@@ -586,7 +586,7 @@ async def test_patience_is_owed_to_the_host_that_asked_for_it() -> None:
 
 
 @pytest.mark.looptime
-async def test_an_absurd_retry_after_is_cut() -> None:
+async def test_retry_after_is_limited_to_one_hour() -> None:
     """Retry-After is limited to one hour."""
     transport = Counting()
     transport.refuse(HandshakeRejected(503, {}, 1e9))
@@ -804,7 +804,7 @@ async def test_restart_of_a_closed_connection_is_rejected() -> None:
 
 
 @pytest.mark.looptime
-async def test_a_fatal_function_that_raises_fails_its_endpoint_alone() -> None:
+async def test_an_unexpected_exception_fails_only_its_endpoint() -> None:
     """An unexpected exception in a supervisor makes that endpoint FAILED, and does not end the fleet."""
 
     def fatal(error: Exception) -> bool:
@@ -824,7 +824,7 @@ async def test_a_fatal_function_that_raises_fails_its_endpoint_alone() -> None:
 
 
 @pytest.mark.looptime
-async def test_state_records_tell_every_change_in_order() -> None:
+async def test_every_change_of_state_has_a_record_in_order() -> None:
     """Each change of state has one record, with its cause, the number of the attempt and the wait."""
     transport = Counting()
     transport.refuse(unreachable())

@@ -41,7 +41,7 @@ def _short_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(replies_module, "REMEMBERED", 100)
 
 
-async def test_a_late_reply_is_known_however_late() -> None:
+async def test_a_late_reply_is_recognized_at_any_time() -> None:
     """A reply to an id of this socket is recognized for the life of the socket, whatever was sent in between."""
     replies = replies_of()
     numbers = [replies.number() for _ in range(3 * replies_module.REMEMBERED)]
@@ -54,7 +54,7 @@ async def test_a_late_reply_is_known_however_late() -> None:
     assert not any(map(replies.take, numbers))
 
 
-async def test_ids_of_the_users_own_are_remembered_for_a_while() -> None:
+async def test_a_bounded_number_of_the_users_ids_is_kept() -> None:
     """Of the ids made by the user, only the last ones are kept, in bounded memory."""
     replies = replies_of()
     for n in range(replies_module.REMEMBERED + 5):
@@ -94,7 +94,7 @@ async def test_cancelled_requests_of_an_open_socket_are_recognized() -> None:
 
 
 @pytest.mark.parametrize("error", [KeyError, asyncio.CancelledError])
-async def test_data_that_match_does_not_understand_is_no_reply(error: type[BaseException]) -> None:
+async def test_data_that_match_cannot_read_is_no_reply(error: type[BaseException]) -> None:
     """If `match` raises or returns an invalid id, the message is treated like any other."""
 
     def match(data: Any) -> Any:
@@ -106,7 +106,7 @@ async def test_data_that_match_does_not_understand_is_no_reply(error: type[BaseE
     assert not replies_of(match).take("unhashable")
 
 
-async def test_an_id_that_is_none_or_under_way_is_refused() -> None:
+async def test_an_id_that_is_none_or_in_use_is_rejected() -> None:
     """Two outstanding requests with the same id are rejected, and None means that there is no id."""
     replies = replies_of()
     replies.issue("a").cancel()

@@ -30,7 +30,7 @@ def test_each_new_kind_of_error_is_logged_once(caplog: pytest.LogCaptureFixture)
     ]
 
 
-def test_a_night_of_failures_is_a_few_lines(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_long_outage_is_logged_in_a_few_lines(caplog: pytest.LogCaptureFixture) -> None:
     """While the error stays the same, increasingly rare lines contain since when the endpoint is down, and why."""
     story = StateLog("feed")
     for now in range(0, 8 * 3600, 30):
@@ -42,7 +42,7 @@ def test_a_night_of_failures_is_a_few_lines(caplog: pytest.LogCaptureFixture) ->
     ]
 
 
-def test_its_end_is_a_warning_as_its_beginning_was(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_recovery_is_logged_as_a_warning(caplog: pytest.LogCaptureFixture) -> None:
     """After a warning, the recovery is logged as a warning with the duration; a first OPEN without a warning is not."""
     story = StateLog("feed")
     story.opened("ws://feed.test/", 0.0)
@@ -59,8 +59,8 @@ def test_its_end_is_a_warning_as_its_beginning_was(caplog: pytest.LogCaptureFixt
     ]
 
 
-def test_going_up_and_down_all_night_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
-    """An endpoint that is lost at once whenever it opens is a few lines, one that says so, and one every 5 minutes."""
+def test_the_lines_about_a_flapping_endpoint_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    """An endpoint that is lost after each opening logs a few lines, one that reports this, and one every 5 minutes."""
     story = StateLog("feed")
     for now in range(0, 3600, 2):
         story.waiting(ConnectionLost(1006), 1.0, float(now))
@@ -77,8 +77,8 @@ def test_going_up_and_down_all_night_is_bounded(caplog: pytest.LogCaptureFixture
     assert all(line.endswith("; from now on reported every 5 min") for line in lines[2 * CHANGES :])
 
 
-def test_errors_that_take_turns_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
-    """Errors that take turns write no line per attempt; that it is open again is logged."""
+def test_the_lines_about_alternating_errors_are_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    """Alternating errors are not logged for each attempt; the recovery is logged."""
     story = StateLog("feed")
     for now in range(0, 240, 2):
         story.waiting(TCP if now % 4 else DNS, 1.0, float(now))
@@ -91,7 +91,7 @@ def test_errors_that_take_turns_are_bounded(caplog: pytest.LogCaptureFixture) ->
 
 @pytest.mark.looptime
 async def test_the_end_of_a_flapping_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    """An endpoint whose changes were not logged any more is reported once it has been open for five minutes."""
+    """If the changes of an endpoint were no longer logged, it is reported after it has been open for five minutes."""
     story, uri = StateLog("feed"), "ws://feed.test/"
     for _ in range(2 * CHANGES):
         story.log_state(State.BACKOFF, ConnectionLost(1006), 1.0, uri)

@@ -158,7 +158,7 @@ class Case:
 
     async def fails(self, count: int = 1) -> Exception:
         """Wait until this many attempts and sessions have failed, and return the first one's error."""
-        await until(lambda: len(self.errors) >= count, "the fault is told")
+        await until(lambda: len(self.errors) >= count, "the fault is reported")
         return self.errors[0]
 
     async def comes_back(self) -> None:

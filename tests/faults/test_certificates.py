@@ -36,7 +36,7 @@ def authority() -> trustme.CA:
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "reason"),
     [
         ("expired", "certificate has expired"),
         ("not yet valid", "certificate is not yet valid"),
@@ -45,7 +45,7 @@ def authority() -> trustme.CA:
         ("unknown authority", "unable to get local issuer certificate"),
     ],
 )
-async def test_a_certificate_that_cannot_be_trusted(authority: trustme.CA, fault: str, told: str) -> None:
+async def test_a_certificate_that_cannot_be_trusted(authority: trustme.CA, fault: str, reason: str) -> None:
     """One attempt, no request, FAILED with the reason; after the certificate is renewed, restart() reconnects."""
     bad = {
         "expired": lambda: authority.issue_cert("localhost", not_before=NOW - 9 * DAY, not_after=NOW - DAY),
@@ -60,13 +60,13 @@ async def test_a_certificate_that_cannot_be_trusted(authority: trustme.CA, fault
     async with Numbered(ssl=theirs) as server:
         async with suffering(f"wss://localhost:{server.port}", ssl=ours) as case:
             error = await case.fails()
-            await until(lambda: case.sick.state is State.FAILED, "the endpoint gives up")
+            await until(lambda: case.sick.state is State.FAILED, "the endpoint is FAILED")
             with pytest.raises(EndpointFailed):
                 await case.sick.wait_open()
             assert isinstance(error, ConnectFailed)
             assert error.stage == "tls"
             assert isinstance(error.__cause__, ssl.SSLCertVerificationError)
-            assert told in case.shown
+            assert reason in case.shown
             assert [(change.state, change.attempt) for change in case.changes] == [(State.FAILED, 1)]
             assert server.requests == []
 

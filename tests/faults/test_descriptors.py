@@ -12,7 +12,7 @@ import pytest
 from tests.faults.kit import Numbered, suffering, until
 from wsfleet.core.errors import ConnectFailed
 
-pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="has no such limit")
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="has no limit of this kind")
 
 
 @contextlib.contextmanager
@@ -46,7 +46,7 @@ async def test_no_descriptor_is_left() -> None:
                 take()  # including those released by the last attempt
                 return "Too many open files" in case.shown
 
-            await until(is_told, "attempts want descriptors in vain")
+            await until(is_told, "attempts get no descriptors")
             await case.flows("calm")
         await server.start()
         await case.comes_back()

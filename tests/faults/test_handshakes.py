@@ -54,7 +54,7 @@ async def hangs_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
 
 
 @pytest.mark.parametrize(
-    ("fault", "told"),
+    ("fault", "beginning"),
     [
         (says_nothing, SWALLOWS),
         (answers_byte_by_byte, SWALLOWS),
@@ -64,14 +64,14 @@ async def hangs_up(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -
         (hangs_up, "http: "),
     ],
 )
-async def test_a_handshake_that_is_never_done(fault: Handler, told: str) -> None:
+async def test_a_handshake_that_is_never_done(fault: Handler, beginning: str) -> None:
     """A slow, endless or incomplete answer fails its attempt at stage http, within open_s; the next one opens."""
     async with Numbered() as server, behind(server, fault) as port:
         async with suffering(f"ws://localhost:{port}", open_s=0.4) as case:
             error = await case.fails()
             assert isinstance(error, ConnectFailed)
             assert error.stage == "http"
-            assert str(error).startswith(told)
+            assert str(error).startswith(beginning)
             assert len(str(error)) < 300
             assert case.changes[0].state is State.BACKOFF
             await case.comes_back()

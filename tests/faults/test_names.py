@@ -102,7 +102,7 @@ async def test_a_name_that_moves(names: Names) -> None:
             names.answers = [at(new.port)]
             old.drop()
             await old.stop()
-            await until(lambda: new.clients, "it has moved along")
+            await until(lambda: new.clients, "it is connected to the new address")
             await case.comes_back()
             assert case.sick.session_count == 2
         came = case.sessions()

@@ -59,7 +59,7 @@ async def test_a_cable_that_is_cut_for_a_moment() -> None:
     """A line that is interrupted for less than pong_s loses nothing, because TCP retransmits."""
     async with over_a_cable() as (cable, _, case):
         cable.is_cut = True
-        await until(lambda: cable.lost >= 3, "something is on its way in vain")
+        await until(lambda: cable.lost >= 3, "packets are lost")
         await case.flows("calm")
         cable.is_cut = False
         await case.flows(more=50)
@@ -79,7 +79,7 @@ async def test_a_cable_that_stays_cut() -> None:
         assert case.changes[-1].state in (State.BACKOFF, State.CONNECTING)
         cable.is_cut = False
         await case.comes_back()
-        await until(lambda: len(server.clients) == 1, "the server is told that the old connection is no more")
+        await until(lambda: len(server.clients) == 1, "the server notices the end of the old connection")
     case.destroyed(server.handed)
 
 
@@ -91,7 +91,7 @@ async def test_a_half_open_connection() -> None:
             linger = struct.pack("ii", 1, 0)
             client.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
         server.drop()
-        await until(lambda: not server.clients, "the server has forgotten it")
+        await until(lambda: not server.clients, "the restarted server has no connection")
         await asyncio.sleep(0.01)
         assert case.sick.state is State.OPEN
         cable.is_cut = False

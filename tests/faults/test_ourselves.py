@@ -59,10 +59,10 @@ class Run:
     async def ended(self, number: signal.Signals) -> tuple[dict[str, Any], str]:
         """Send a signal and wait for the end; return the report's subscriptions, and the output."""
         self.process.send_signal(number)
-        _, said = await self.process.communicate()
+        _, output = await self.process.communicate()
         report = json.loads((self._folder / "report.json").read_text())
         assert report["balanced"], report
-        return {row["name"]: row for row in report["subscriptions"]}, said.decode()
+        return {row["name"]: row for row in report["subscriptions"]}, output.decode()
 
 
 @contextlib.asynccontextmanager
@@ -140,10 +140,10 @@ async def test_a_disk_that_fills_up_and_is_emptied(tmp_path: Path) -> None:
     async with Numbered() as server, running(tmp_path, server, with_room_for_20_kb) as run:
         await until(lambda: len(run.text) == 20_000, "the disk is full")
         sent = sum(map(len, server.handed))
-        await until(lambda: sum(map(len, server.handed)) > sent + 50, "more is sent, that finds no room")
+        await until(lambda: sum(map(len, server.handed)) > sent + 50, "more is sent than can be written")
         resource.prlimit(run.process.pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
         await run.writes()
-        rows, said = await run.ended(signal.SIGTERM)
+        rows, output = await run.ended(signal.SIGTERM)
         assert run.process.returncode == 0
     text = run.text
     before = text[: text.rindex(b"\n", 0, 20_000) + 1]
@@ -157,5 +157,5 @@ async def test_a_disk_that_fills_up_and_is_emptied(tmp_path: Path) -> None:
     assert sick["processed"] + sick["failed"] == sick["offered"]
     # A batch fails as a whole, although its first lines may be in the file.
     assert sick["processed"] <= len(came) <= sick["offered"]
-    assert said.count("lines.jsonl: File too large") == 1
+    assert output.count("lines.jsonl: File too large") == 1
     assert (calm["failed"], calm["dropped"]) == (0, 0)

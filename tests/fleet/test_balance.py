@@ -254,7 +254,7 @@ def run_watched(world: World, main: Any) -> int:
 
 @given(st.integers(0, 2**32), st.integers(0, 60), st.sampled_from(["leave", "raise", "cancel", "close"]))
 @settings(max_examples=60)
-def test_the_balance_holds_at_every_turn(seed: int, count: int, end: str) -> None:
+def test_the_counts_balance_after_every_iteration(seed: int, count: int, end: str) -> None:
     """For any arrivals, failures, hangs, cancellations and drains, the counts balance after each iteration of the
     loop.
     """
@@ -306,7 +306,7 @@ class Lossy:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(where, name, once)
             yield
-        assert calls, "the fault was never met"
+        assert calls, "the planted fault was never reached"
 
     async def start(self) -> FakeSocket:
         socket = await self.transport.accept("feed")
@@ -600,7 +600,7 @@ async def a_subscription_removed_without_a_trace(lossy: Lossy) -> None:
         a_subscription_removed_without_a_trace,
     ],
 )
-async def test_a_planted_loss_turns_the_balance(plant: Callable[[Lossy], Any]) -> None:
+async def test_a_planted_loss_is_detected(plant: Callable[[Lossy], Any]) -> None:
     """If one message is lost or counted twice at any point, `balanced` becomes false and stays false."""
     lossy = Lossy()
     async with lossy.fleet:
@@ -612,7 +612,7 @@ async def test_a_planted_loss_turns_the_balance(plant: Callable[[Lossy], Any]) -
     assert lossy.fleet.stats().to_dict()["balanced"] is False
 
 
-async def test_without_a_fault_the_same_fleet_is_in_balance() -> None:
+async def test_without_a_planted_fault_the_counts_balance() -> None:
     """Without a planted fault, the fleet of these tests balances until its end."""
     lossy = Lossy()
     async with lossy.fleet:

@@ -87,14 +87,14 @@ async def test_the_next_message_of_a_subscription(transport):
 
 
 @pytest.mark.parametrize("error", [ConnectionLost(1006, "gone"), NotOpen("feed is closed")])
-def test_connection_errors_are_pythons_too(error):
+def test_connection_errors_can_be_caught_as_pythons(error):
     """These errors can be caught as ConnectionError, and keep their text and attributes when pickled."""
     assert isinstance(error, ConnectionError) and isinstance(error, wsfleet.FleetError)
     copied = pickle.loads(pickle.dumps(error))
     assert (type(copied), str(copied), repr(copied)) == (type(error), str(error), repr(error))
 
 
-def test_errors_are_importable_from_the_package():
+def test_every_error_is_exported_by_the_package():
     """Every error class of `wsfleet.errors` is exported by `wsfleet`."""
     assert all(getattr(wsfleet, name) is getattr(wsfleet.errors, name) for name in wsfleet.errors.__all__)
 

@@ -93,7 +93,7 @@ async def test_an_on_open_that_returned_nothing_to_await() -> None:
     assert feed.state is State.FAILED
 
 
-async def test_a_server_that_accepts_and_closes_says_why() -> None:
+async def test_a_send_that_fails_in_on_open_has_the_servers_close_code() -> None:
     """If on_open cannot send because the server is closing, the error has the server's code and reason."""
     async with FeedServer(on_client=lambda client: client.close(1008, "Invalid API key")) as server:
         fleet = Fleet()

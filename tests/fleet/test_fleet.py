@@ -41,7 +41,7 @@ async def test_serve_in_a_task_group_beside_another_task() -> None:
         assert fleet.stats().balanced
 
 
-async def test_the_neighbours_failure_ends_serve() -> None:
+async def test_the_failure_of_another_task_ends_serve() -> None:
     """If another task in the TaskGroup fails, the group cancels serve(), and only that failure is raised."""
     async with FeedServer() as server:
         fleet = Fleet()
@@ -73,7 +73,7 @@ async def test_serve_in_gather_with_another_coroutine() -> None:
         assert taken == ["x"]
 
 
-async def test_two_fleets_in_one_gather_do_not_know_of_each_other() -> None:
+async def test_two_fleets_in_one_gather_are_independent() -> None:
     """Two fleets run side by side; the end of one does not affect the other."""
     one, two = Fleet(name="one"), Fleet(name="two")
     first, second = Taken(), Taken()
@@ -106,7 +106,7 @@ async def fixture_fleet() -> AsyncIterator[tuple[Fleet, FakeTransport]]:
     assert fleet.stats().balanced
 
 
-async def test_a_context_whose_setup_and_end_run_in_different_tasks(
+async def test_a_context_may_be_entered_and_left_in_different_tasks(
     fixture_fleet: tuple[Fleet, FakeTransport],
 ) -> None:
     """A fleet as a pytest fixture works in the test's task, and is drained in the task that ends it."""
@@ -274,7 +274,7 @@ async def test_close_and_wait_after_the_end_return() -> None:
         await connection.send("x")
 
 
-def test_a_fleet_that_ran_can_be_looked_at_from_another_loop() -> None:
+def test_stats_and_close_work_in_another_loop_after_run() -> None:
     """After run(), stats() and close() work without the fleet's loop and thread."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -328,14 +328,14 @@ async def two_waits(transport: FakeTransport, fleet: Fleet, one: Connection) -> 
     assert waiting.cancelled()
 
 
-async def test_wait_before_the_start_is_a_mistake() -> None:
+async def test_wait_before_the_start_raises() -> None:
     """wait() for a fleet that was not started raises an error instead of waiting for ever."""
     with pytest.raises(FleetError, match="not started"):
         await Fleet(transport=FakeTransport()).wait()
 
 
 @pytest.mark.looptime
-async def test_cancelling_wait_or_close_leaves_the_fleet_alone() -> None:
+async def test_cancelling_wait_or_close_does_not_affect_the_fleet() -> None:
     """Cancelling a wait cancels nothing else; a close() that has begun continues."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -437,7 +437,7 @@ async def test_closing_lets_the_own_processor_finish() -> None:
 @pytest.mark.looptime
 @pytest.mark.parametrize("where", ["processor", "a processor's task", "on_open"])
 @pytest.mark.parametrize("what", ["connection", "fleet"])
-async def test_close_from_inside_only_asks(where: str, what: str) -> None:
+async def test_close_in_a_processor_or_on_open_does_not_wait(where: str, what: str) -> None:
     """A processor or on_open that closes its connection or the fleet continues to its end, and is not waited for.
 
     This includes a task that the processor awaits, for example in `asyncio.wait_for` up to Python 3.11.

@@ -56,7 +56,7 @@ def running() -> Iterator[Running]:
         it.stop()
 
 
-def test_functions_and_coroutines_give_back_their_results() -> None:
+def test_functions_and_coroutines_return_their_results() -> None:
     """from_thread calls the function in the thread of the loop, awaits an awaitable result, and returns it."""
     with running() as it:
         call = it.fleet.from_thread
@@ -78,7 +78,7 @@ def test_functions_and_coroutines_give_back_their_results() -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("mine"), TimeoutError("mine"), KeyError("mine")])
-def test_exceptions_come_back(error: Exception) -> None:
+def test_exceptions_are_raised_in_the_calling_thread(error: Exception) -> None:
     """An exception of the function or coroutine is raised in the calling thread, and the fleet continues."""
 
     def plain() -> None:
@@ -102,7 +102,7 @@ async def send_too_early(fleet: Fleet) -> None:
     await fleet.connect("ws://early.test/").send("x")
 
 
-def test_a_cancelled_error_of_the_functions_own_is_no_end() -> None:
+def test_a_cancelled_awaitable_raises_cancelled_error() -> None:
     """A cancelled awaitable raises CancelledError in the calling thread, not FleetError."""
 
     async def cancelled() -> None:
@@ -158,7 +158,7 @@ def test_many_threads_at_once() -> None:
         it.fleet.from_thread(it.subscription.close)
 
 
-def test_every_method_elsewhere_names_from_thread() -> None:
+def test_every_method_in_another_thread_mentions_from_thread() -> None:
     """In another thread, each method raises FleetError at the call, without an await, and mentions from_thread."""
     with running() as it:
         fleet, connection, subscription = it.fleet, it.connection, it.subscription
@@ -217,7 +217,7 @@ def test_every_method_elsewhere_names_from_thread() -> None:
         fleet.from_thread(subscription.close)
 
 
-def test_a_loop_goes_on_in_its_thread_alone() -> None:
+def test_a_loop_takes_no_message_in_another_thread() -> None:
     """Loops that have begun take no message in another thread, not even without waiting; a context cannot be left
     there.
     """
@@ -257,7 +257,7 @@ async def test_a_call_does_not_outlive_a_fleet_that_was_closed() -> None:
             await call
 
 
-def test_a_session_elsewhere_names_from_thread() -> None:
+def test_a_session_in_another_thread_mentions_from_thread() -> None:
     """The session of on_open also belongs to the thread of the loop."""
     with running() as it:
 
@@ -273,7 +273,7 @@ def test_a_session_elsewhere_names_from_thread() -> None:
                 call()
 
 
-def test_after_the_end_anybody_may_look() -> None:
+def test_after_the_end_any_thread_can_read_the_fleet() -> None:
     """After its end, a fleet can be read in any thread."""
     with running() as it:
         pass
@@ -290,7 +290,7 @@ def test_declared_in_one_thread_and_run_in_another() -> None:
         assert "sub-1" not in it.fleet.from_thread(lambda: dict(it.fleet.subscriptions))
 
 
-async def test_a_coroutine_is_no_function() -> None:
+async def test_a_coroutine_in_place_of_a_function_is_rejected() -> None:
     """from_thread(coroutine) raises an error with the correct call; the coroutine is closed."""
     fleet = Fleet()
     connection = fleet.connect("ws://feed.test/")

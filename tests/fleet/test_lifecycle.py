@@ -43,7 +43,7 @@ async def awaits_what_was_cancelled(message: Message[Any]) -> None:
 
 
 @pytest.mark.looptime
-async def test_no_processor_disturbs_another() -> None:
+async def test_processors_do_not_affect_each_other() -> None:
     """Processors that raise, hang, or raise CancelledError fail their own messages; all others get theirs."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport, drain_s=1.0)
@@ -80,7 +80,7 @@ async def test_no_processor_disturbs_another() -> None:
 
 
 @pytest.mark.looptime
-async def test_no_endpoint_disturbs_another() -> None:
+async def test_endpoints_do_not_affect_each_other() -> None:
     """Endpoints that fail, hang, reconnect or raise do not change the messages of another one."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -148,7 +148,7 @@ async def test_a_full_mailbox_pauses_only_the_endpoints_that_feed_it() -> None:
 
 
 @pytest.mark.looptime
-async def test_a_storm_of_everything_keeps_the_balance() -> None:
+async def test_random_events_keep_the_counts_balanced() -> None:
     """Endpoints and subscriptions come, go, fail and restart at random; the counts balance at each step and
     afterwards.
     """
@@ -246,7 +246,7 @@ SECRETS = {
 SECRET_URI = "ws://user:{userinfo}@127.0.0.1:{port}/v2/{path}?listenKey={query}"
 
 
-async def test_secrets_are_shown_nowhere(caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_output_contains_a_secret(caplog: pytest.LogCaptureFixture) -> None:
     """No secret of URI or headers is in stats, logs, reprs, records or errors, even if a server repeats it."""
     caplog.set_level(logging.DEBUG)
     shown: list[str] = []

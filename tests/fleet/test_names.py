@@ -72,7 +72,7 @@ class fleet_subscription:
         self.subscription.close()
 
 
-def test_an_endpoint_shares_its_name_with_its_own_processor_alone() -> None:
+def test_an_endpoint_shares_its_name_only_with_its_own_processor() -> None:
     """`connect(endpoint, processor)` gives one name to both, and it cannot be used again."""
     fleet = Fleet()
     fleet.connect(URI, on_trade, name="feed")
@@ -209,7 +209,7 @@ def test_other_invalid_options_use_no_name() -> None:
         lambda fleet: fleet.subscribe("a", concurrency=1),
     ],
 )
-def test_options_that_do_not_belong_are_type_errors(declare: Any) -> None:
+def test_misplaced_options_are_type_errors(declare: Any) -> None:
     """Fields together with an Endpoint, a processor's keywords without one, and unknown options raise TypeError."""
     fleet = Fleet()
     with pytest.raises(TypeError):
@@ -234,7 +234,7 @@ def test_endpoint_and_processor_options_go_together() -> None:
 
 
 @pytest.mark.parametrize("bad", ["http://x/", "", "ws://", None, 7, b"ws://feed.test/"])
-def test_a_bad_endpoint_costs_no_name(bad: Any) -> None:
+def test_an_invalid_endpoint_uses_no_name(bad: Any) -> None:
     """An invalid endpoint raises ConfigError and leaves nothing behind."""
     fleet = Fleet()
     with pytest.raises(ConfigError):

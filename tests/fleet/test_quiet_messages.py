@@ -33,6 +33,6 @@ async def test_the_first_message_without_its_topic_is_logged(caplog: pytest.LogC
     )
 
 
-async def test_data_that_equals_the_name_lacks_nothing(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_topic_that_equals_the_name_causes_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     """A topic that equals the endpoint's name by chance causes no warning."""
     assert await logged(caplog, '{"symbol": "feed"}', topic="{symbol}") == []

@@ -155,7 +155,7 @@ async def test_a_task_group_in_the_body_is_cancelled_with_it() -> None:
 
 
 @pytest.mark.looptime
-async def test_the_bodys_own_exception_wins() -> None:
+async def test_the_bodys_own_exception_is_raised() -> None:
     """If the cancelled body raises another exception, it is raised unchanged."""
     transport = FakeTransport()
     fleet, _ = fleet_with_one_required(transport)
@@ -170,7 +170,7 @@ async def test_the_bodys_own_exception_wins() -> None:
 
 
 @pytest.mark.looptime
-async def test_a_cancellation_of_somebody_else_is_not_taken_for_ours() -> None:
+async def test_a_cancellation_from_outside_is_kept() -> None:
     """If the task of the body was also cancelled from outside, it stays cancelled."""
     transport = FakeTransport()
     fleet, _ = fleet_with_one_required(transport)

@@ -66,7 +66,7 @@ async def test_return_drains() -> None:
 
 
 @pytest.mark.looptime
-async def test_an_exception_ends_at_once_and_goes_out_as_it_is() -> None:
+async def test_an_exception_ends_the_fleet_at_once_and_is_raised_unchanged() -> None:
     """An exception of the body is raised unwrapped and unchained, without a drain."""
     transport, slow = FakeTransport(), Slow()
     fleet = Fleet(transport=transport)
@@ -116,7 +116,7 @@ async def test_cancelling_skips_the_drain(how: str) -> None:
 @pytest.mark.looptime
 @pytest.mark.parametrize("times", [1, 2, 5])
 @pytest.mark.parametrize("how", ["serve", "context"])
-async def test_cancelling_during_the_drain_hurries_it(how: str, times: int) -> None:
+async def test_cancelling_during_the_drain_ends_it(how: str, times: int) -> None:
     """A cancellation during the drain ends the drain; further ones have no effect; everything is released."""
     transport, slow = FakeTransport(), Slow(8.0)
     fleet = Fleet(transport=transport)
@@ -172,7 +172,7 @@ async def test_a_processor_that_hangs_is_cancelled_after_drain_s() -> None:
 
 
 @pytest.mark.looptime
-async def test_drain_s_of_zero_waits_for_nobody() -> None:
+async def test_drain_s_of_zero_cancels_at_once() -> None:
     """With drain_s = 0 the shutdown cancels at once."""
     transport, slow = FakeTransport(), Slow()
     fleet = Fleet(transport=transport, drain_s=0.0)
@@ -186,7 +186,7 @@ async def test_drain_s_of_zero_waits_for_nobody() -> None:
 
 
 @pytest.mark.looptime
-async def test_a_processor_that_swallows_its_cancellation_is_cancelled_again_and_named(
+async def test_a_processor_that_suppresses_its_cancellation_is_cancelled_again_and_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A call that continues after being cancelled is cancelled until it ends, and the log contains its processor."""
@@ -353,7 +353,7 @@ async def mute_server(events: list[str]) -> AsyncIterator[str]:
         yield f"ws://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
-async def test_servers_that_never_answer_the_close_hold_up_the_end_together() -> None:
+async def test_close_s_limits_all_closing_handshakes_together() -> None:
     """All closing handshakes begin before the first one times out: close_s limits all of them together."""
     events: list[str] = []
     async with mute_server(events) as uri:
@@ -385,7 +385,7 @@ async def test_loops_over_subscriptions_end_and_waiting_messages_are_dropped() -
 
 
 @pytest.mark.looptime
-async def test_the_end_retires_no_row_of_a_loop_that_it_ended() -> None:
+async def test_the_end_keeps_the_row_of_a_loop_that_it_ended() -> None:
     """A subscription that its `async with` closes because the fleet ends keeps its row, however long the shutdown
     takes.
     """
@@ -411,7 +411,7 @@ async def test_the_end_retires_no_row_of_a_loop_that_it_ended() -> None:
 
 @pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt()])
 @pytest.mark.parametrize("how", ["context", "run", "on_open"])
-def test_asking_to_exit_from_user_code_ends_the_fleet_in_order(error: BaseException, how: str) -> None:
+def test_exit_exceptions_of_user_code_end_the_fleet_in_order(error: BaseException, how: str) -> None:
     """SystemExit or KeyboardInterrupt in a processor or on_open ends the fleet at once, in order, and is raised."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -451,7 +451,7 @@ def test_asking_to_exit_from_user_code_ends_the_fleet_in_order(error: BaseExcept
     assert fleet.stats().balanced
 
 
-def test_a_loop_that_is_closed_over_a_running_fleet() -> None:
+def test_a_fleet_that_was_never_left_is_cancelled_with_its_loop() -> None:
     """A fleet that was entered and never left is cancelled by asyncio.run, and leaves nothing open."""
     fleet = Fleet()
     ready = threading.Event()
@@ -512,7 +512,7 @@ async def test_a_sink_that_cannot_open_stops_the_start() -> None:
 
 
 @pytest.mark.looptime
-async def test_a_sink_that_never_opens_can_be_given_up() -> None:
+async def test_the_start_can_be_cancelled_while_a_sink_opens() -> None:
     """Cancelling the start works while a sink's open() hangs."""
     fleet = Fleet(transport=FakeTransport())
     fleet.process("x")(Sinking(open=1e6))
@@ -535,7 +535,7 @@ async def test_sinks_are_closed_after_the_drain() -> None:
 
 
 @pytest.mark.looptime
-async def test_a_sink_whose_closing_is_cancelled_by_itself_harms_no_other() -> None:
+async def test_a_cancelled_error_in_one_sinks_close_affects_no_other_sink() -> None:
     """A CancelledError of one sink's close() affects only this sink: the other sinks are closed, too."""
     bad, good = Sinking(close=asyncio.CancelledError()), Sinking()
     fleet = Fleet(transport=FakeTransport())
@@ -547,7 +547,9 @@ async def test_a_sink_whose_closing_is_cancelled_by_itself_harms_no_other() -> N
 
 
 @pytest.mark.looptime
-async def test_a_sink_whose_opening_is_cancelled_by_itself_is_let_go(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_cancelled_error_in_a_later_sinks_open_removes_its_subscription(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """If a sink that is declared while the fleet runs cannot be opened, this is logged, and its
     subscription removed.
     """
@@ -657,7 +659,7 @@ def test_a_second_signal_stops_at_once(tmp_path: Path, number: signal.Signals) -
     assert "Traceback" not in err
 
 
-def test_a_second_signal_gets_out_of_a_blocked_loop(tmp_path: Path) -> None:
+def test_a_second_signal_interrupts_a_blocked_loop(tmp_path: Path) -> None:
     """If a processor blocks the loop, so that the first signal is not handled, the second one interrupts it."""
     with program(tmp_path, "blocks") as process:
         process.send_signal(signal.SIGINT)

@@ -100,13 +100,13 @@ async def test_killed_in_mid_flow_the_fleet_logs_in_again(tmp_path: Path, end: s
             await until(lambda: ticks.state is not State.OPEN, "the loss is noticed")
             assert endpoint(fleet, "ticks").losses == 1
             before = numbers.count("other")
-            await until(lambda: numbers.count("other") > before + 20, "the other feed goes on meanwhile")
+            await until(lambda: numbers.count("other") > before + 20, "the other feed continues meanwhile")
 
             if end == "freeze":
                 nats.thaw()
             else:
                 await nats.start()
-            await until(lambda: len(reader.payloads[2]) >= 500, "500 messages after the server is back")
+            await until(lambda: len(reader.payloads[2]) >= 500, "500 messages after the restart")
             publisher.cancel()
             assert ticks.state is State.OPEN
             assert ticks.session_count == 2
@@ -139,7 +139,7 @@ async def test_an_application_ping_is_answered_by_the_processor(tmp_path: Path) 
         assert endpoint(fleet, "ticks").losses == 0
 
 
-async def test_an_unanswered_application_ping_is_the_servers_to_punish(tmp_path: Path) -> None:
+async def test_an_unanswered_application_ping_ends_the_connection(tmp_path: Path) -> None:
     """If a processor ignores NATS's PINGs, the connection is closed, and reconnected each time."""
     login, reader = Login("ticks"), Reader()
     async with NatsServer(tmp_path, ping_interval="300ms") as nats:
@@ -148,11 +148,11 @@ async def test_an_unanswered_application_ping_is_the_servers_to_punish(tmp_path:
             Endpoint(nats.uri, name="ticks", decode="bytes", on_open=login.on_open, reconnect=QUICK), reader.take
         )
         async with fleet:
-            await until(lambda: ticks.session_count >= 3, "thrown out twice")
+            await until(lambda: ticks.session_count >= 3, "disconnected twice")
         assert endpoint(fleet, "ticks").losses >= 2
 
 
-async def test_a_server_that_lost_its_patience_with_a_paused_client_is_quoted(tmp_path: Path) -> None:
+async def test_last_error_explains_why_a_paused_client_was_disconnected(tmp_path: Path) -> None:
     """If NATS closes a client that did not read, `last_error` contains who had paused it, and for how long."""
     login = Login("ticks")
 
@@ -183,7 +183,7 @@ async def test_a_server_that_lost_its_patience_with_a_paused_client_is_quoted(tm
             assert "closed by the peer after" in endpoint(fleet, "ticks").last_error
 
 
-async def test_a_processor_that_raises_loses_its_message_alone(tmp_path: Path) -> None:
+async def test_a_processor_that_raises_fails_only_its_message(tmp_path: Path) -> None:
     """Messages whose processing raised are counted as failed and become dead letters; the others are processed."""
     login = Login("ticks")
     reader = Reader()

@@ -66,7 +66,7 @@ async def test_a_certificate_that_cannot_be_trusted_is_fatal_for_its_endpoint_al
             assert isinstance(failed.value.__cause__.__cause__, ssl.SSLCertVerificationError)
             assert bad.state is State.FAILED
             before = numbers.count("good")
-            await until(lambda: numbers.count("good") > before + 50, "the neighbour goes on")
+            await until(lambda: numbers.count("good") > before + 50, "the other endpoint continues")
         assert endpoint(fleet, "bad").connects == 0
         assert endpoint(fleet, "good").losses == 0
         assert len(node.events("open")) == 1

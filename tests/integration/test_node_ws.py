@@ -158,7 +158,7 @@ async def test_401_is_fatal_for_its_endpoint_alone(tmp_path: Path) -> None:
             assert isinstance(failed.value.__cause__, HandshakeRejected)
             assert failed.value.__cause__.status == 401
             before = numbers.count("feed")
-            await until(lambda: numbers.count("feed") > before + 50, "the neighbour goes on")
+            await until(lambda: numbers.count("feed") > before + 50, "the other endpoint continues")
             assert shut.state is State.FAILED
         assert len(server.events("refuse")) == 1
         assert endpoint(fleet, "feed").losses == 0
@@ -181,7 +181,7 @@ async def test_429_is_retried_no_sooner_than_the_server_asks(tmp_path: Path) -> 
                 refusals.append(message.data.error)
 
         async with fleet:
-            await until(lambda: numbers.count("busy") == 5, "let in at the third attempt")
+            await until(lambda: numbers.count("busy") == 5, "accepted at the third attempt")
         assert [(error.status, error.retry_after_s) for error in refusals] == [(429, 1.0), (429, 1.0)]
         attempts = [event["at"] for event in server.events("refuse") + server.events("open")]
         assert len(attempts) == 3
@@ -217,7 +217,7 @@ async def test_a_stuck_processor_pauses_only_its_own_feed(tmp_path: Path) -> Non
             await until(lambda: endpoint(fleet, "slow").paused_by == ("slow",), "the pause")
             # Messages of one read are still delivered.
             before = others.count("quick")
-            await until(lambda: others.count("quick") > before + 20, "the pause takes hold")
+            await until(lambda: others.count("quick") > before + 20, "twenty messages of the other feed")
             received = endpoint(fleet, "slow").received
             before = others.count("quick")
             await until(lambda: others.count("quick") > before + 200, "two seconds of the other feed")

@@ -90,7 +90,7 @@ async def test_prometheus_scrapes_a_running_fleet(tmp_path: Path) -> None:
         await is_true(prometheus, 'wsfleet_endpoints{state="OPEN"} == 0 and on (instance) wsfleet_losses_total == 2')
 
 
-async def test_labels_come_back_as_they_were_and_hold_no_secret(tmp_path: Path) -> None:
+async def test_labels_are_unchanged_and_contain_no_secret(tmp_path: Path) -> None:
     """Names with quotes, backslashes and newlines are read back; no stored text contains a secret."""
     async with scraped(tmp_path) as it:
         await it.feeds.send("bad")
@@ -113,7 +113,7 @@ async def test_labels_come_back_as_they_were_and_hold_no_secret(tmp_path: Path) 
         await answered(scraped_well, "a scrape without an error")
 
 
-async def test_its_rules_are_loaded_and_one_fires(tmp_path: Path) -> None:
+async def test_the_rules_are_loaded_and_one_fires(tmp_path: Path) -> None:
     """Prometheus accepts all rules of deploy/alerts.yml, and has evaluated each of them with a real fleet's metrics."""
     async with scraped(tmp_path) as it:
 
@@ -138,7 +138,7 @@ def _expressions(dashboard: dict[str, Any]) -> list[str]:
 def _filled_in(expression: str) -> str:
     """As Grafana sends it, with All selected."""
     filled = re.sub(r"\$(job|instance)\b", ".*", expression).replace("$__rate_interval", "1m")
-    assert not re.search(r"\$\w", filled), f"a variable that nobody fills in: {expression}"
+    assert not re.search(r"\$\w", filled), f"a variable without a value: {expression}"
     return filled
 
 
@@ -170,7 +170,7 @@ async def test_the_dashboard_uses_existing_metrics(tmp_path: Path) -> None:
             assert await it.prometheus.ask(f"label/{label}/values", **{"match[]": metric})
 
 
-def test_the_dashboard_is_whole() -> None:
+def test_the_panels_are_complete_and_do_not_overlap() -> None:
     """Each panel has its own id, a title and a description, and does not overlap others."""
     panels = json.loads(DASHBOARD.read_text("utf-8"))["panels"]
     assert len({panel["id"] for panel in panels}) == len(panels)

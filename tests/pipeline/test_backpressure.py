@@ -28,7 +28,7 @@ def numbers(messages: list[Message[str]]) -> list[int]:
     return [int(message.data[:16]) for message in messages]
 
 
-async def test_the_sender_sees_a_closed_window_while_the_processor_lags() -> None:
+async def test_the_sender_is_slowed_down_while_the_processor_is_stuck() -> None:
     """A server cannot send more to a stuck processor than the buffers hold; when it is free, all messages arrive."""
     seen: list[Message[str]] = []
     gate = asyncio.Event()
@@ -58,7 +58,7 @@ async def test_the_sender_sees_a_closed_window_while_the_processor_lags() -> Non
 
 
 @pytest.mark.parametrize("how", ["close", "context", "forgotten"])
-async def test_the_sender_goes_on_when_the_subscription_is_gone(how: str) -> None:
+async def test_the_sender_continues_when_the_subscription_is_closed(how: str) -> None:
     """When the full subscription is closed, left or garbage-collected, the sender continues for the other
     subscriptions.
     """
@@ -96,7 +96,7 @@ async def drained(subscription: Subscription) -> None:
         pass
 
 
-async def test_a_new_socket_of_a_paused_endpoint_is_read_for_its_login_alone() -> None:
+async def test_a_new_socket_of_a_paused_endpoint_is_only_read_for_its_login() -> None:
     """If the connection is lost while paused, the next one can log in, and is paused again until there is room."""
     logins: list[int] = []
 
@@ -118,7 +118,7 @@ async def test_a_new_socket_of_a_paused_endpoint_is_read_for_its_login_alone() -
             await standing_still(flood)
             assert logins == [1, 1]
             assert endpoint_row(fleet).paused_by == ("slow",)
-            assert endpoint_row(fleet).received - before < 1000, "read for the login, and not further"
+            assert endpoint_row(fleet).received - before < 1000, "only read for the login"
             drain = asyncio.create_task(drained(slow))
             sent = flood.sent
             await until(lambda: flood.sent > sent)
@@ -172,7 +172,7 @@ class Impatient:
 
 
 @pytest.mark.parametrize("ping_s", [0.05, None])
-async def test_the_truth_about_a_peers_keepalive(ping_s: float | None) -> None:
+async def test_last_error_explains_a_keepalive_close_while_paused(ping_s: float | None) -> None:
     """If the server's keepalive closed a paused connection, `last_error` contains this, whenever the loss is noticed.
 
     With pings of the client, it is noticed when a ping cannot be written; without, when the unread data are read.
@@ -200,7 +200,7 @@ async def test_the_truth_about_a_peers_keepalive(ping_s: float | None) -> None:
         await until(lambda: impatient.closed)
         await until(lambda: endpoint_row(fleet).paused_s > 1)
         if ping_s is None:
-            assert endpoint_row(fleet).last_error is None, "nobody could have noticed"
+            assert endpoint_row(fleet).last_error is None, "the loss cannot have been noticed yet"
         gate.set()
         await until(lambda: endpoint_row(fleet).last_error)
         error = endpoint_row(fleet).last_error

@@ -37,7 +37,7 @@ def counts(box: Mailbox) -> tuple[int, int, int]:
     return box.processed, box.in_hand, len(box.waiting)
 
 
-async def test_within_its_slice_it_takes_without_asking() -> None:
+async def test_within_its_time_slice_it_does_not_yield() -> None:
     """While the time slice lasts and messages wait, none takes the slow path, which yields to the loop."""
     box = filled(1, 2, 3)
 
@@ -196,7 +196,7 @@ async def test_cancelled_while_nothing_waits() -> None:
     assert counts(box) == (2, 0, 0)
 
 
-async def test_closed_unfinished() -> None:
+async def test_closed_during_a_call() -> None:
     """When it is closed during a call, the call is closed too, and the message stays in hand."""
     box = filled(1)
     closed: list[bool] = []
@@ -216,7 +216,7 @@ async def test_closed_unfinished() -> None:
     assert closed == [True] and counts(box) == (0, 1, 0)
 
 
-async def test_calls_that_wait_for_nothing_give_others_their_turn() -> None:
+async def test_calls_that_await_nothing_yield_to_the_loop() -> None:
     """A function that awaits nothing occupies the loop for about 2 ms at a time, however many messages wait."""
     box = filled(*range(500))
     box.finish()

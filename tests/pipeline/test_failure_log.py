@@ -1,4 +1,4 @@
-"""What is logged about processors: the message that failed, and the processors that delay the shutdown."""
+"""The log about processors: the message that failed, and the processors that delay the shutdown."""
 
 import asyncio
 
@@ -31,7 +31,7 @@ async def test_a_failed_message_can_be_found(batch: int | None, logged: str, cap
     assert logged in caplog.text
 
 
-async def test_a_topic_of_a_peers_making_is_a_part_of_one_line(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_peers_topic_is_shortened_and_escaped_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     """Only the beginning of a long topic is logged, and its control characters are escaped."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -82,7 +82,7 @@ async def test_each_kind_of_failure_is_logged(caplog: pytest.LogCaptureFixture) 
 
 
 @pytest.mark.looptime
-async def test_a_class_for_each_failure_is_no_leak(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_number_of_kinds_of_failures_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
     """The number of kinds that are distinguished is bounded; all others count as one kind."""
     async with Fleet(transport=FakeTransport()) as fleet:
 

@@ -7,7 +7,7 @@ from wsfleet import Overflow
 
 
 @pytest.mark.parametrize("overflow", list(Overflow))
-async def test_a_flood_leaves_the_memory_flat_and_the_balance_exact(overflow: Overflow) -> None:
+async def test_in_a_flood_memory_is_bounded_and_counts_balance(overflow: Overflow) -> None:
     """In two seconds of flood, memory stays within the buffer, and each message is in order or accounted for at any
     time.
     """

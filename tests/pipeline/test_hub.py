@@ -78,7 +78,7 @@ PATTERNS = [
 async def test_patterns() -> None:
     """`*` matches one token, `>` the rest, and neither matches a first token that begins with `$`."""
     for pattern, topic, takes in PATTERNS:
-        assert matches(pattern, topic) is takes, "the tests' own account"
+        assert matches(pattern, topic) is takes, "the matching rules of these tests"
         hub = Hub()
         box = hub.add("box", pattern, Buffer())
         assert hub.inject(topic, 1) == takes, (pattern, topic)
@@ -99,7 +99,7 @@ async def test_overlapping_patterns_deliver_once_to_each_subscription() -> None:
     assert hub.stats().published == hub.stats().routed == 1 and hub.stats().deliveries == 6
 
 
-async def test_an_endpoints_own_subscription_takes_from_it_alone() -> None:
+async def test_an_endpoints_own_subscription_gets_only_its_messages() -> None:
     """A mailbox of one endpoint gets all of its messages, whatever the topic, and none of others or of `publish`."""
     hub = Hub()
     mine = hub.add("feed", ">", Buffer(), endpoints=("feed",))
@@ -111,7 +111,7 @@ async def test_an_endpoints_own_subscription_takes_from_it_alone() -> None:
     assert hub.stats().unrouted == 3
 
 
-async def test_nobody_there_is_counted() -> None:
+async def test_a_message_without_a_subscription_is_unrouted() -> None:
     """A message that matches no subscription is counted as unrouted, and not kept."""
     hub = Hub()
     publish(hub, from_socket(1), from_socket(2))
@@ -134,7 +134,7 @@ async def test_mixed_topics_keep_their_order_in_each_subscription() -> None:
     assert hub.stats().unrouted == 0
 
 
-async def test_routes_are_found_afresh_when_subscriptions_come_and_go() -> None:
+async def test_routes_are_updated_when_subscriptions_come_and_go() -> None:
     """A topic that was routed before reaches later subscriptions, and no removed ones."""
     hub = Hub()
     one = hub.add("one", "a", Buffer())
@@ -162,7 +162,7 @@ async def test_whether_a_topic_is_wanted_changes_with_the_subscriptions() -> Non
     assert not hub.wants("$state.a")
 
 
-async def test_that_nobody_wants_a_topic_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_unwanted_topic_is_cached(monkeypatch: pytest.MonkeyPatch) -> None:
     """A repeated `wants` for a topic does not search the subscriptions again."""
     hub = Hub()
     hub.add("box", "a.*", Buffer())
@@ -282,7 +282,7 @@ async def test_a_hundred_thousand_topics() -> None:
         balanced(fleet)
 
 
-async def test_an_endpoint_that_is_gone_leaves_no_routes() -> None:
+async def test_a_removed_endpoint_leaves_no_routes() -> None:
     """The routes of an endpoint are removed together with it."""
     hub = Hub()
     publish(hub, from_socket(1), endpoint="gone")
@@ -305,7 +305,7 @@ async def test_a_removed_mailbox_leaves_nothing_in_the_hub() -> None:
     assert not hub._own and not hub._owners and not hub._patterns and not hub._leaving
 
 
-async def test_a_mailbox_removed_to_be_finished_ends() -> None:
+async def test_a_mailbox_removed_without_dropping_is_finished() -> None:
     """The consumer of a mailbox that was removed without dropping gets the waiting messages, and then the end."""
     hub = Hub()
     box = hub.add("box", ">", Buffer())
@@ -315,7 +315,7 @@ async def test_a_mailbox_removed_to_be_finished_ends() -> None:
     assert not await box.ready()
 
 
-async def test_neighbours_that_go_the_same_way_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_consecutive_messages_of_one_route_are_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Consecutive messages of a read that have the same route are put into a mailbox together."""
     hub = Hub()
     for pattern in ("a.>", "b.>", "*.x"):
@@ -351,7 +351,7 @@ async def test_a_subscription_that_ends_in_the_middle_of_a_read_gets_no_more_of_
 
 
 @pytest.mark.parametrize("overflow", [Overflow.PAUSE, Overflow.LATEST])
-async def test_a_subscription_closed_in_the_middle_of_a_delivery_stays_in_the_account(overflow: Overflow) -> None:
+async def test_a_subscription_closed_during_a_delivery_is_still_counted(overflow: Overflow) -> None:
     """If a user's key function closes a subscription during delivery, the current messages count as offered and
     dropped.
     """
@@ -363,13 +363,13 @@ async def test_a_subscription_closed_in_the_middle_of_a_delivery_stays_in_the_ac
     publish(hub, from_socket(1), from_socket(2))
     assert sum(row.offered for row in subscription_stats(hub)) == hub.stats().deliveries == 4
     assert first.offered == victims[0].dropped == 2
-    assert not hub._leaving, "summed up, now that the delivery is over"
+    assert not hub._leaving, "summed up after the delivery"
     hub.remove(first)
     assert not hub._leaving
 
 
-async def test_removed_mailboxes_are_summed_up_without_anybody_asking() -> None:
-    """Thousands of closed subscriptions leave one row and no objects, even if nobody reads the stats."""
+async def test_removed_mailboxes_are_summed_up_without_reading_the_stats() -> None:
+    """Thousands of closed subscriptions leave one row and no objects, even if the stats are never read."""
     hub = Hub()
     for n in range(1000):
         box = hub.add(str(n), ">", Buffer())
@@ -381,7 +381,7 @@ async def test_removed_mailboxes_are_summed_up_without_anybody_asking() -> None:
     assert (retired.name, retired.offered, retired.dropped, retired.pending) == ("$retired", 1000, 1000, 0)
 
 
-async def test_a_removed_mailbox_with_a_call_in_progress_stays_in_the_account() -> None:
+async def test_a_removed_mailbox_with_a_call_in_progress_is_still_counted() -> None:
     """Messages in hand of a removed subscription are pending in `$retired`, and processed afterwards."""
     hub = Hub()
     box = hub.add("box", ">", Buffer())
@@ -516,7 +516,7 @@ class TestRouting(Routing.TestCase):  # type: ignore[misc, name-defined]
 # `publish`
 
 
-async def test_publish_returns_how_many_took_it() -> None:
+async def test_publish_returns_the_number_of_deliveries() -> None:
     """`Fleet.publish` returns the number of subscriptions that took the message, not the number it was offered to."""
     fleet = Fleet()
     one = fleet.subscribe("news.*")
@@ -569,7 +569,7 @@ async def test_publish_after_the_end_raises() -> None:
 
 
 @pytest.mark.parametrize(("thing", "size"), [("abc", 3), ("é€", 5), (b"\x00\x01", 2), ({"a": 1}, 0), (None, 0)])
-async def test_a_published_message_has_the_defaults_but_for_three_fields(thing: Any, size: int) -> None:
+async def test_a_published_message_has_no_endpoint_index_or_session(thing: Any, size: int) -> None:
     """A published message has a topic, a time and the size of str and bytes, but no endpoint, index or session."""
     fleet = Fleet()
     async with fleet.subscribe("news") as subscription:
@@ -700,7 +700,7 @@ async def test_a_dollar_message_causes_no_other() -> None:
         each.close()
 
 
-async def test_a_dollar_message_is_made_only_where_somebody_wants_it() -> None:
+async def test_a_dollar_message_is_only_created_for_a_subscription() -> None:
     """Without a matching subscription, no `$` message is created."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -721,7 +721,7 @@ async def test_a_dollar_message_is_made_only_where_somebody_wants_it() -> None:
 
 @given(st.lists(TOPIC, min_size=1, max_size=30), st.integers(1, 6))
 @settings(max_examples=50)
-def test_a_small_memory_for_routes_changes_nothing(topics: list[str], most: int) -> None:
+def test_clearing_cached_routes_changes_no_delivery(topics: list[str], most: int) -> None:
     """Clearing the cached routes at any time does not change any delivery."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(hub_module, "MAX_ROUTES", most)

@@ -45,7 +45,7 @@ class Clock:
         return self._now
 
 
-async def test_looking_for_a_free_key_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_search_for_a_free_key_is_limited_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """`take` stops when its time slice is over, reports this, and continues there on the next call."""
     monkeypatch.setattr(lanes_module, "time", Clock(100))
     box, _ = mailbox(10_000)

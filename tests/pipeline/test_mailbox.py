@@ -66,7 +66,7 @@ async def test_the_bound_in_bytes_includes_messages_in_hand() -> None:
     assert box.pending_bytes == 100
 
 
-async def test_a_mailbox_of_one_message_pauses_and_goes_on() -> None:
+async def test_a_mailbox_of_one_message_pauses_and_resumes() -> None:
     """With the smallest bound, one message fills the mailbox, and half of the bound is empty."""
     box, _ = mailbox(1, 1)
     tap = Tap()
@@ -91,7 +91,7 @@ async def test_the_bound_of_pause_may_be_exceeded_by_one_read() -> None:
 # Pausing
 
 
-async def test_a_source_goes_on_when_the_mailbox_is_at_half() -> None:
+async def test_a_source_is_resumed_when_the_mailbox_is_at_half() -> None:
     """A paused source is resumed when pending is at half of both bounds, and not before."""
     box, _ = mailbox(10, 1000)
     tap = Tap()
@@ -100,7 +100,7 @@ async def test_a_source_goes_on_when_the_mailbox_is_at_half() -> None:
     assert tap.paused_by
     take(box)
     assert not tap.paused_by
-    assert not box.watched, "at half nobody needs to look at each message that leaves any more"
+    assert not box.watched, "at half the mailbox need not check each message that leaves"
 
 
 async def test_half_means_half_of_the_bytes_too() -> None:
@@ -154,7 +154,7 @@ async def test_a_source_is_paused_by_the_set_of_full_mailboxes() -> None:
     assert not tap.paused_by
 
 
-async def test_a_mailbox_that_is_gone_releases_its_sources() -> None:
+async def test_a_closed_mailbox_resumes_its_sources() -> None:
     """Closing a full mailbox resumes all sources that it paused, immediately."""
     box, _ = mailbox(1)
     taps = [Tap() for _ in range(5)]
@@ -165,7 +165,7 @@ async def test_a_mailbox_that_is_gone_releases_its_sources() -> None:
     assert box.stats().pending == 0
 
 
-async def test_a_source_that_is_gone_is_held_no_longer() -> None:
+async def test_a_removed_source_is_not_referenced() -> None:
     """A mailbox keeps no reference to a removed source, and never calls it again."""
     box, _ = mailbox(2)
     gone, other = Tap(), Tap()
@@ -179,7 +179,7 @@ async def test_a_source_that_is_gone_is_held_no_longer() -> None:
 
 
 @pytest.mark.parametrize(("nbytes", "at_once"), [(4 * 2**16 + 100, 4), (4 * 2**16 - 1, 3), (2**16 + 100, 1), (1000, 1)])
-async def test_sources_are_released_in_turn_as_the_free_room_holds_reads(nbytes: int, at_once: int) -> None:
+async def test_sources_are_resumed_in_turn_as_space_becomes_free(nbytes: int, at_once: int) -> None:
     """Sources resume in the order in which they were paused: one for each 64 KiB of free room, but at least one."""
     box, _ = mailbox(10, nbytes)
     log: list[str] = []
@@ -200,7 +200,7 @@ async def test_sources_are_released_in_turn_as_the_free_room_holds_reads(nbytes:
     assert log == everyone
 
 
-async def test_released_sources_that_have_nothing_to_say_do_not_keep_others_waiting() -> None:
+async def test_resumed_sources_that_send_nothing_do_not_delay_others() -> None:
     """If the resumed sources send nothing, the next ones are resumed although no message leaves the mailbox."""
     box, _ = mailbox(4, 1000)
     taps = [Tap() for _ in range(20)]
@@ -213,7 +213,7 @@ async def test_released_sources_that_have_nothing_to_say_do_not_keep_others_wait
     assert not any(tap.paused_by for tap in taps)
 
 
-async def test_sources_stay_paused_where_the_released_ones_filled_the_mailbox_again() -> None:
+async def test_sources_stay_paused_if_the_resumed_ones_fill_the_mailbox() -> None:
     """Resuming stops when the resumed sources bring more than half; the source that waited longest is next."""
     box, _ = mailbox(4, 1000)
     one, two, three = Tap(), Tap(), Tap()
@@ -261,7 +261,7 @@ async def test_publishing_into_a_full_mailbox_drops_the_oldest_of_that_kind() ->
     assert counts(box) == (4, 0, 0, 1, 3)
 
 
-async def test_publishing_where_all_came_over_sockets_drops_the_arriving_one() -> None:
+async def test_publishing_into_a_mailbox_full_of_live_messages_drops_the_new_one() -> None:
     """A message that did not come over a socket is dropped if only messages from sockets could make room."""
     box, reports = mailbox(2)
     put(box, Tap(), from_socket(1), from_socket(2))
@@ -300,7 +300,7 @@ async def test_a_rejected_message_does_not_change_the_replayed_ones() -> None:
     assert data(box) == [3, 6, 7]
 
 
-async def test_publishing_past_a_soft_bound_leaves_the_mailbox_no_fuller() -> None:
+async def test_publishing_above_the_bound_replaces_an_older_message() -> None:
     """If a read exceeded the bound, an arriving message replaces an older one of its kind."""
     box, _ = mailbox(2)
     box.inject(injected(-1))
@@ -310,7 +310,7 @@ async def test_publishing_past_a_soft_bound_leaves_the_mailbox_no_fuller() -> No
     assert counts(box) == (22, 0, 0, 1, 21)
 
 
-async def test_nothing_is_given_up_in_vain() -> None:
+async def test_nothing_is_dropped_for_a_message_that_does_not_fit() -> None:
     """A message that would not fit even without the others of its kind is dropped, and no other is."""
     box, _ = mailbox(1000, 100)
     box.inject(injected(-1, 30))
@@ -323,7 +323,7 @@ async def test_nothing_is_given_up_in_vain() -> None:
 
 
 @pytest.mark.parametrize(("size", "taken"), [(29, True), (30, True), (31, False)])
-async def test_publishing_past_a_soft_bound_in_bytes_adds_nothing(size: int, taken: bool) -> None:
+async def test_publishing_above_the_bound_in_bytes_adds_no_bytes(size: int, taken: bool) -> None:
     """If a read exceeded the bound in bytes, a published message replaces an older one only if it is not larger."""
     box, _ = mailbox(1000, 100)
     box.inject(injected(-1, 30))
@@ -332,7 +332,7 @@ async def test_publishing_past_a_soft_bound_in_bytes_adds_nothing(size: int, tak
     assert data(box) == ([1, -2] if taken else [-1, 1])
 
 
-async def test_publishing_makes_as_much_room_as_it_needs() -> None:
+async def test_publishing_drops_as_many_messages_as_needed() -> None:
     """Several small messages of the same kind make room for a larger one, oldest first."""
     box, _ = mailbox(1000, 100)
     for n in range(1, 11):
@@ -663,7 +663,9 @@ class BoundedQueue(RuleBasedStateMachine):
         assert taken == [message in self.box.waiting]
         assert taken == [True] or self.box.dropped > before
         if self.overflow is PAUSE:
-            assert [m for m in self.box.waiting if m.session] == sockets, "one that came over a socket was driven out"
+            assert [m for m in self.box.waiting if m.session] == sockets, (
+                "a message that came over a socket was dropped"
+            )
         self.put_in.append(message)
 
     @precondition(lambda self: self.box.waiting)

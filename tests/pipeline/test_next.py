@@ -46,7 +46,7 @@ async def test_it_may_run_as_a_task() -> None:
         assert (await task).data == 2
 
 
-async def test_one_that_is_cancelled_before_its_first_step_takes_nothing() -> None:
+async def test_cancelled_before_its_first_step_it_takes_nothing() -> None:
     """If its task was cancelled before it began, or it was never awaited, no message is lost."""
     async with subscribed() as (fleet, subscription):
         fleet.publish("news", 1)
@@ -58,7 +58,7 @@ async def test_one_that_is_cancelled_before_its_first_step_takes_nothing() -> No
         assert (await anext(subscription)).data == 1
 
 
-async def test_several_may_wait_at_a_time() -> None:
+async def test_several_waiters_get_one_message_each() -> None:
     """Each message goes to one of the waiters; the others continue to wait."""
     async with subscribed() as (fleet, subscription):
         tasks = [asyncio.create_task(asked(subscription)) for _ in range(3)]
@@ -72,7 +72,7 @@ async def test_several_may_wait_at_a_time() -> None:
         assert sorted(task.result().data for task in tasks) == [1, 2, 3]
 
 
-async def test_one_that_finds_its_message_gone_waits() -> None:
+async def test_it_waits_if_its_message_was_taken() -> None:
     """If the waiting message was taken by another consumer before it is awaited, it waits for the next one."""
     async with subscribed() as (fleet, subscription):
         fleet.publish("news", 1)
@@ -86,7 +86,7 @@ async def test_one_that_finds_its_message_gone_waits() -> None:
 
 
 @pytest.mark.parametrize("waits", [False, True])
-async def test_a_cancelled_one_is_forgotten(waits: bool) -> None:
+async def test_cancelled_while_it_waits_it_takes_nothing(waits: bool) -> None:
     """If it is cancelled while it waits, it takes nothing, and the mailbox keeps no reference to it."""
     async with subscribed() as (fleet, subscription):
         if waits:
@@ -104,7 +104,7 @@ async def test_a_cancelled_one_is_forgotten(waits: bool) -> None:
         assert (await anext(subscription)).data == 2
 
 
-async def test_it_gives_one_message() -> None:
+async def test_it_returns_one_message() -> None:
     """Awaiting it a second time raises an error and takes nothing."""
     async with subscribed() as (fleet, subscription):
         fleet.publish("news", 1)
@@ -127,7 +127,7 @@ async def test_it_ends_with_its_subscription() -> None:
                 await late
 
 
-async def test_it_keeps_its_subscription_and_no_longer_than_it_lasts() -> None:
+async def test_it_references_its_subscription_until_it_returns() -> None:
     """It keeps its subscription alive while it is referenced; after it has returned its message, it references
     nothing.
     """
@@ -136,10 +136,10 @@ async def test_it_keeps_its_subscription_and_no_longer_than_it_lasts() -> None:
     fleet.publish("news", 1)
     asking, seen = asked(subscription), weakref.ref(subscription)
     del subscription
-    lives = seen() is not None
+    alive = seen() is not None
     with pytest.warns(ResourceWarning, match="was not closed"):
         message = await asking  # the warning must come here, although `asking` still exists below
-    assert lives and message.data == 1
+    assert alive and message.data == 1
     asking.close()
     balanced(fleet)
 
@@ -170,7 +170,7 @@ def test_it_may_be_driven_by_hand() -> None:
     asyncio.run(main())
 
 
-async def test_a_subclass_may_have_its_own() -> None:
+async def test_a_subclass_may_override_anext() -> None:
     """`async for` uses an overridden `__anext__` of a subclass, although the inherited one has a faster path."""
 
     class Filled(MessageIterator):

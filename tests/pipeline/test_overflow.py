@@ -130,7 +130,7 @@ async def test_latest_never_replaces_a_message_in_hand() -> None:
     assert counts(box) == (3, 1, 0, 1, 1)
 
 
-async def test_latest_drops_the_arriving_one_where_all_is_in_hand() -> None:
+async def test_latest_drops_the_arriving_message_if_all_are_in_hand() -> None:
     """If all pending messages are in hand, the arriving message is dropped."""
     box, _ = mailbox(2, overflow=LATEST)
     put(box, Tap(), from_socket(1, topic="a"), from_socket(2, topic="b"))
@@ -146,7 +146,7 @@ async def test_latest_keeps_within_the_bytes() -> None:
     put(box, Tap(), *(from_socket(n, 30, topic) for n, topic in enumerate("abc")))
     put(box, Tap(), from_socket(3, 60, "b"))
     assert data(box) == [2, 3] and box.pending_bytes == 90
-    assert reports.pending == [2], "reported before the oldest was dropped for it, the replaced one being gone"
+    assert reports.pending == [2], "reported after the replaced message was removed, and before the oldest was dropped"
     put(box, Tap(), from_socket(4, 70, "b"))
     assert data(box) == [2, 4] and box.pending_bytes == 100
 
@@ -210,7 +210,7 @@ async def test_a_key_function_that_fails_is_replaced_by_the_topic(key: Any, capl
     assert len(caplog.records) == 1 and "box" in caplog.text
 
 
-async def test_the_key_function_is_asked_once_for_each_message() -> None:
+async def test_the_key_function_is_called_once_for_each_message() -> None:
     """A key function that returns a different key at each call loses no message, and no message is counted twice."""
     asked: list[int] = []
 
@@ -234,7 +234,7 @@ async def test_a_key_function_may_close_the_mailbox() -> None:
 # FAIL
 
 
-async def test_fail_ends_its_mailbox_alone() -> None:
+async def test_fail_ends_only_its_mailbox() -> None:
     """The first message that does not fit ends the mailbox: all its messages are dropped, and waiters get the error."""
     box, reports = mailbox(3, overflow=FAIL)
     reported: list[tuple[int, int]] = []
@@ -248,14 +248,14 @@ async def test_fail_ends_its_mailbox_alone() -> None:
     assert box.closed and not await box.ready()
     put(box, tap, from_socket(6))
     assert not box.inject(injected(-1))
-    assert reported == [(6, 5)], "once, and when all is counted"
+    assert reported == [(6, 5)], "reported once, after everything is counted"
     box.processed += 1
     box.settled(message)
     assert counts(box) == (8, 1, 0, 7, 0)
     assert not tap.holds and reports.pending == [3]
 
 
-async def test_fail_by_bytes_says_how_full_it_was() -> None:
+async def test_fail_by_bytes_reports_the_state_of_the_mailbox() -> None:
     """A message that exceeds `bytes` ends the mailbox; the report has the state before its messages were dropped."""
     box, reports = mailbox(10, 100, overflow=FAIL)
     assert box.inject(injected(-1, 60))
@@ -310,7 +310,7 @@ async def test_a_message_set_aside_whose_call_has_begun_stays() -> None:
     assert counts(box) == (3, 0, 0, 1, 2) and box.set_aside == 2
 
 
-async def test_a_published_message_takes_the_place_of_one_set_aside() -> None:
+async def test_a_published_message_replaces_one_set_aside() -> None:
     """Under PAUSE, published messages that were set aside make room like those that wait, oldest first."""
     box, _ = mailbox(5)
     tap = Tap()
@@ -332,7 +332,7 @@ async def test_a_published_message_takes_the_place_of_one_set_aside() -> None:
     assert counts(box) == (9, 0, 0, 4, 5)
 
 
-async def test_a_published_message_is_dropped_where_room_was_just_lost() -> None:
+async def test_a_published_message_is_dropped_if_its_replacement_has_begun() -> None:
     """If the message that would make room is begun at this very moment, the arriving message is dropped and counted."""
     box, _ = mailbox(2)
     box.inject(injected(-1))
@@ -363,7 +363,7 @@ async def test_closing_drops_messages_set_aside() -> None:
     assert counts(box) == (4, 1, 0, 3, 0) and box.pending_bytes == 0
 
 
-async def test_making_room_to_half_resumes_paused_sources() -> None:
+async def test_a_replacement_down_to_half_resumes_paused_sources() -> None:
     """A source is resumed when pending is at half, even if a smaller message replaced a published one."""
     box, _ = mailbox(10, 100)
     tap = Tap()
@@ -586,7 +586,7 @@ class Policy(RuleBasedStateMachine):
 
     def seen(self, message: Message[int], expected: Message[int]) -> None:
         assert message is expected
-        assert message.data not in self.model.dropped, "somebody sees a dropped message"
+        assert message.data not in self.model.dropped, "a dropped message is returned"
 
     @invariant()
     def it_is_as_in_the_model(self) -> None:

@@ -74,7 +74,7 @@ async def test_a_waiting_loop_gets_the_overflow() -> None:
         balanced(fleet)
 
 
-async def test_a_processor_whose_buffer_overflows_is_logged_and_gone(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_processor_whose_buffer_overflows_is_logged_and_removed(caplog: pytest.LogCaptureFixture) -> None:
     """FAIL ends a processor's subscription and logs this; its current call finishes, and nothing else ends."""
     fleet, transport = fleet_of()
     gate, seen, done = asyncio.Event(), [], []
@@ -128,9 +128,9 @@ async def test_an_endpoints_own_processor_that_overflows_leaves_the_endpoint() -
         await fleet.close()
 
 
-async def test_subscriptions_that_overflow_again_and_again_leave_one_row() -> None:
-    """A subscription that overflows and is made again many times leaves only its sums, even if nobody
-    reads the stats.
+async def test_subscriptions_that_overflow_repeatedly_leave_one_row() -> None:
+    """A subscription that overflows and is made again many times leaves only its sums, even if the stats
+    are never read.
     """
     fleet = Fleet()
     for _ in range(500):
@@ -375,7 +375,7 @@ async def test_ten_minutes_for_each_message_keep_the_connection() -> None:
 
 
 @pytest.mark.looptime(start=1_000_000)
-async def test_after_the_pause_the_deadlines_run_again() -> None:
+async def test_after_the_pause_the_timeouts_apply_again() -> None:
     """When reading is resumed and nothing arrives, unanswered pings and silence count from then on."""
     fleet, transport = fleet_of()
     slow = fleet.subscribe("feed", buffer=Buffer(messages=1))

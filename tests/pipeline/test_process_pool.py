@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True, scope="module")
 def _tracker() -> None:
-    """A helper process of multiprocessing that lives as long as the program, and is no leak."""
+    """A helper process of multiprocessing that runs until the program ends, and is no leak."""
     resource_tracker.ensure_running()
 
 
@@ -105,7 +105,7 @@ async def test_async_functions_run_in_processes_too(tmp_path: Path) -> None:
     assert lines(tmp_path / "note")
 
 
-async def test_concurrency_is_so_many_processes(tmp_path: Path) -> None:
+async def test_concurrency_is_the_number_of_processes(tmp_path: Path) -> None:
     """`concurrency=2` makes calls in two processes at a time."""
     bench = Bench(concurrency=2)
     note = str(tmp_path / "note")
@@ -134,7 +134,7 @@ async def test_a_batch_is_sent_as_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("verb", "argument", "code"), [("exit", 3, "3"), ("kill", None, "-9")])
-async def test_a_process_that_dies_fails_its_call_alone(verb: str, argument: Any, code: str, tmp_path: Path) -> None:
+async def test_a_process_that_dies_fails_only_its_call(verb: str, argument: Any, code: str, tmp_path: Path) -> None:
     """A process that exits or is killed during a call fails that call with the reason, and is replaced for the next
     one.
     """
@@ -197,7 +197,7 @@ async def test_a_call_whose_process_died_may_be_retried(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("data", "error"), [(lambda: None, Exception), (process_work.Unreadable(), ValueError)], ids=["pickle", "unpickle"]
 )
-async def test_data_that_cannot_be_sent_fails_its_call_alone(data: Any, error: Any, tmp_path: Path) -> None:
+async def test_data_that_cannot_be_pickled_fails_only_its_call(data: Any, error: Any, tmp_path: Path) -> None:
     """A message that cannot be pickled or unpickled is counted as failed; the process continues with the next one."""
     bench = Bench()
     note = str(tmp_path / "note")
@@ -373,7 +373,7 @@ def test_processes_end_when_their_parent_is_killed(tmp_path: Path) -> None:
         wait_for(lambda: not is_running(child))
 
 
-def test_no_process_holds_up_a_program_that_does_not_end_its_fleet(tmp_path: Path) -> None:
+def test_no_process_delays_the_end_of_a_program_that_does_not_end_its_fleet(tmp_path: Path) -> None:
     """A loop that is stopped during a call leaves no process, and the program ends."""
     program_text = """
         import asyncio, sys

@@ -103,7 +103,7 @@ class Wrapped:
         self.seen.append(message.data)
 
 
-async def test_whatever_can_be_awaited_is_a_processor() -> None:
+async def test_anything_that_can_be_awaited_is_a_processor() -> None:
     """Async functions, methods, callable objects, partials of any of them, and mocks are accepted as processors."""
     fleet, _ = fleet_of()
     everything.clear()
@@ -165,7 +165,7 @@ def test_plain_functions_are_processors(target: Any) -> None:
     assert list(fleet.subscriptions) == ["mine", "feed"]
 
 
-async def test_a_plain_function_works_beside_the_loop() -> None:
+async def test_a_plain_function_runs_in_another_thread() -> None:
     """A plain function is called in another thread, with one message at a time, in order."""
     fleet, transport = fleet_of()
     seen: list[tuple[str, bool]] = []
@@ -277,7 +277,7 @@ async def test_a_call_that_raises_is_a_failed_message(error: BaseException) -> N
         balanced(fleet)
 
 
-async def test_a_function_that_fails_before_it_awaits_is_the_same() -> None:
+async def test_a_call_that_fails_before_it_awaits_is_a_failed_message() -> None:
     """A processor that cannot be called with a message, despite its signature, fails that message."""
     fleet, _ = fleet_of()
 
@@ -292,7 +292,7 @@ async def test_a_function_that_fails_before_it_awaits_is_the_same() -> None:
         assert row(fleet, "wants_more").failed == 1
 
 
-async def test_one_processor_does_not_disturb_another() -> None:
+async def test_processors_do_not_affect_each_other() -> None:
     """A processor that raises and one that hangs do not affect another one on the same endpoint."""
     fleet, transport = fleet_of(drain_s=0)
     seen: list[str] = []
@@ -341,7 +341,7 @@ async def test_a_failing_processor_does_not_flood_the_log(caplog: pytest.LogCapt
         assert "299 more" in caplog.records[1].getMessage()
 
 
-async def test_a_processor_that_never_awaits_gives_others_their_turn() -> None:
+async def test_a_processor_that_never_awaits_yields_to_the_loop() -> None:
     """A backlog processed by a function that awaits nothing yields to the loop after about two milliseconds each."""
     fleet, _ = fleet_of()
     seen: list[int] = []
@@ -363,7 +363,7 @@ async def test_a_processor_that_never_awaits_gives_others_their_turn() -> None:
         assert seen == list(range(2000))
 
 
-async def test_a_worker_that_somebody_cancels_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_task_cancelled_from_outside_is_replaced(caplog: pytest.LogCaptureFixture) -> None:
     """Cancelling a processor's task from outside fails the current call, and the processor continues."""
     fleet, transport = fleet_of()
     seen = []
@@ -387,7 +387,7 @@ async def test_a_worker_that_somebody_cancels_is_replaced(caplog: pytest.LogCapt
     balanced(fleet)
 
 
-async def test_cancelling_everything_ends_everything() -> None:
+async def test_cancelling_all_tasks_ends_all_workers() -> None:
     """If a program cancels all of its tasks, no worker is replaced and nothing hangs."""
     fleet, transport = fleet_of()
 
@@ -449,7 +449,7 @@ async def test_a_sink_gets_batches_and_is_opened_and_closed_once() -> None:
     balanced(fleet)
 
 
-async def test_a_batch_that_cannot_be_written_fails_whole() -> None:
+async def test_all_messages_of_a_batch_that_cannot_be_written_fail() -> None:
     """If `write` raises, all messages of that batch fail, each with a dead letter, and the next batch is written."""
     fleet, transport = fleet_of()
     sink = Recorder(writing=[OSError("full"), asyncio.CancelledError()])
@@ -477,7 +477,7 @@ async def test_a_sink_that_cannot_be_opened_at_the_start_stops_the_start() -> No
     assert (good.calls, bad.calls) == (["open", "close"], ["open"])
 
 
-async def test_a_sink_that_cannot_be_opened_later_takes_its_subscription_with_it(
+async def test_a_sink_that_cannot_be_opened_later_ends_its_subscription(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """If a sink that is declared while the fleet runs cannot be opened, this is logged, and its name is free again."""
@@ -570,7 +570,7 @@ async def test_messages_go_to_a_file_of_lines(tmp_path: Path) -> None:
     assert [row(fleet, name).processed for name in ("jsonl", "feed")] == [3, 2]
 
 
-async def test_a_declared_sink_is_the_same_while_the_fleet_runs(tmp_path: Path) -> None:
+async def test_a_sink_may_be_declared_while_the_fleet_runs(tmp_path: Path) -> None:
     """A sink declared while the fleet runs is opened, and closed with the fleet."""
     fleet, _ = fleet_of()
     async with fleet:

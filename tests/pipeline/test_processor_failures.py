@@ -76,7 +76,7 @@ async def test_a_failing_dollar_message_makes_no_other() -> None:
     balanced(fleet)
 
 
-async def test_a_failure_is_logged_once_in_a_while(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_repeated_failure_logs_one_traceback(caplog: pytest.LogCaptureFixture) -> None:
     """A processor that fails for every message logs one traceback, not one for each message."""
     fleet, _ = fleet_of()
 
@@ -162,7 +162,7 @@ async def test_a_worker_cancelled_from_outside_is_replaced(concurrency: int) -> 
 
 
 @pytest.mark.looptime
-async def test_retry_makes_so_many_attempts_in_all_with_growing_waits() -> None:
+async def test_retry_makes_attempts_calls_with_growing_waits() -> None:
     """`attempts` is the total number of calls; the waits grow to `max_s`, each between half of its bound and the
     bound.
     """
@@ -285,7 +285,7 @@ async def test_timeout_bounds_each_attempt() -> None:
 
 
 @pytest.mark.looptime
-async def test_an_attempt_within_its_time_is_left_alone() -> None:
+async def test_an_attempt_within_timeout_s_succeeds() -> None:
     """Calls that take less than `timeout_s` succeed, however many there are."""
     fleet, _ = fleet_of()
 
@@ -301,7 +301,7 @@ async def test_an_attempt_within_its_time_is_left_alone() -> None:
 
 
 @pytest.mark.looptime
-async def test_a_call_that_keeps_the_cancellation_to_itself_has_failed() -> None:
+async def test_a_call_that_suppresses_its_cancellation_has_failed() -> None:
     """After `timeout_s` an attempt is failed, even if the function suppresses the cancellation and returns."""
     fleet, _ = fleet_of()
     dead = burying(fleet)
@@ -417,7 +417,7 @@ async def test_a_pools_rows_retire_with_its_processor() -> None:
 # Internal errors
 
 
-async def test_a_worker_that_breaks_takes_nobody_along(
+async def test_an_internal_error_ends_only_its_subscription(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An unexpected error in a worker ends its subscription and is logged; the fleet continues."""

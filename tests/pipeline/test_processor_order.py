@@ -91,7 +91,7 @@ async def test_there_are_never_more_calls_than_concurrency(concurrency: int) -> 
     balanced(fleet)
 
 
-async def test_a_busy_key_does_not_hold_up_others() -> None:
+async def test_a_busy_key_does_not_delay_other_keys() -> None:
     """Messages of other keys overtake one whose key is busy; it is processed as soon as its key is free."""
     fleet, _ = fleet_of()
     gate = Gate()
@@ -279,7 +279,7 @@ async def test_a_key_function_that_fails_is_logged_once(fault: str, caplog: pyte
     assert caplog.text.count("the key function failed") == 1
 
 
-async def test_many_messages_of_a_busy_key_do_not_hold_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_many_messages_of_a_busy_key_do_not_block_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     """Setting aside many messages of one busy key yields to the loop, and messages behind them are found."""
     fleet, _ = fleet_of()
     gate = Gate()
@@ -356,7 +356,7 @@ async def test_a_batch_may_hold_many_messages_of_one_key() -> None:
     assert calls[2:] == [["a3"]]
 
 
-async def test_a_failed_batch_is_as_many_failures_and_dead_letters() -> None:
+async def test_a_failed_batch_has_a_failure_and_a_dead_letter_per_message() -> None:
     """Retry and dead letters treat a batch as one call; there is one count and one dead letter for each message."""
     fleet, _ = fleet_of()
     dead: list[Any] = []

@@ -55,7 +55,7 @@ async def test_without_keep_last_nothing_is_kept() -> None:
     assert not fleet._registry.supervisors["feed"].ingest.kept
 
 
-async def test_the_topics_longest_unheard_are_forgotten() -> None:
+async def test_the_most_recent_topics_are_kept() -> None:
     """If there are more topics than `keep_last`, the most recently received ones are kept."""
     fleet, transport = fleet_of(3)
     async with feeding(fleet, transport) as socket:
@@ -154,7 +154,7 @@ async def test_a_replay_is_delivered_and_offered_but_not_published_again() -> No
         (Overflow.LATEST, ["d", "e", "f"], 3),
     ],
 )
-async def test_a_replay_goes_by_the_policy(overflow: Overflow, expected: list[str], dropped: int) -> None:
+async def test_a_replay_follows_the_policy(overflow: Overflow, expected: list[str], dropped: int) -> None:
     """Kept messages beyond the buffer are dropped by its policy; PAUSE, which can pause no source here, drops the
     oldest.
     """

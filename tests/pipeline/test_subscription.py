@@ -104,7 +104,7 @@ async def test_the_end_of_the_fleet_ends_loops() -> None:
     (mine,) = balanced(fleet).subscriptions
     assert (mine.name, mine.processed, mine.dropped) == ("sub-1", 1, 0)
     subscription.close()
-    assert balanced(fleet).subscriptions == (mine,), "the end retires nothing, and nothing does afterwards"
+    assert balanced(fleet).subscriptions == (mine,), "the end adds nothing to $retired, neither then nor afterwards"
 
 
 async def test_cancelled_loops_lose_nothing() -> None:
@@ -226,7 +226,7 @@ async def drained(fleet: Fleet, count: int, batches: bool, body_s: float) -> Non
 
 
 @pytest.mark.parametrize("batches", [False, True])
-async def test_a_loop_over_a_backlog_gives_others_their_turn(batches: bool) -> None:
+async def test_a_loop_over_a_backlog_yields_to_the_loop(batches: bool) -> None:
     """A loop over a huge backlog, whose body awaits nothing, yields after about two milliseconds."""
     fleet, _ = fleet_of()
     if batches:
@@ -239,7 +239,7 @@ async def test_a_loop_over_a_backlog_gives_others_their_turn(batches: bool) -> N
 # Subscriptions that are no longer referenced
 
 
-async def test_a_subscription_that_nobody_holds_is_detached() -> None:
+async def test_an_unreferenced_subscription_is_detached() -> None:
     """When a subscription is no longer referenced, its messages are dropped, paused sources resumed, its name freed."""
     fleet, transport = fleet_of()
     fleet.connect(URI, name="feed")
@@ -259,7 +259,7 @@ async def test_a_subscription_that_nobody_holds_is_detached() -> None:
         balanced(fleet)
 
 
-async def test_a_forgotten_subscription_is_detached_without_anybody_looking() -> None:
+async def test_a_collected_subscription_resumes_its_endpoint_at_once() -> None:
     """An endpoint is resumed in one of the next iterations of the loop after the subscription that paused it is
     collected.
     """
@@ -277,7 +277,7 @@ async def test_a_forgotten_subscription_is_detached_without_anybody_looking() ->
         balanced(fleet)
 
 
-async def test_a_warning_that_is_an_error_detaches_all_the_same() -> None:
+async def test_an_unreferenced_subscription_is_detached_with_warnings_as_errors() -> None:
     """With warnings as errors, an unreferenced subscription is removed like any other."""
     fleet, _ = fleet_of()
     async with fleet:
@@ -331,7 +331,7 @@ async def test_a_subscription_may_be_collected_in_another_thread() -> None:
         await asyncio.get_running_loop().shutdown_default_executor()
 
 
-async def test_a_closed_or_ended_subscription_is_forgotten_in_silence() -> None:
+async def test_a_closed_or_ended_subscription_causes_no_warning() -> None:
     """No warning for a subscription that was closed, or whose fleet has ended."""
     fleet, _ = fleet_of()
     with warnings.catch_warnings():
@@ -349,7 +349,7 @@ async def test_a_closed_or_ended_subscription_is_forgotten_in_silence() -> None:
 # `fleet.subscriptions`
 
 
-async def test_the_subscriptions_are_a_mapping_to_be_read() -> None:
+async def test_the_subscriptions_are_a_read_only_mapping() -> None:
     """`fleet.subscriptions` contains processors and subscriptions by name, and is read-only."""
     fleet, _ = fleet_of()
     fleet.process("news", name="proc")(keeper([]))
@@ -430,7 +430,7 @@ async def test_a_second_loop_at_the_same_time_is_busy() -> None:
             break
 
 
-async def test_an_exception_that_is_kept_keeps_no_loop_out() -> None:
+async def test_a_kept_exception_does_not_prevent_another_loop() -> None:
     """A loop that ended, failed or was cancelled is over, even if its exception is kept with its traceback."""
     fleet, transport = fleet_of()
     connection = fleet.connect(Endpoint(URI, name="feed", reconnect=Reconnect(max_restarts=0)))
@@ -459,7 +459,7 @@ async def test_an_exception_that_is_kept_keeps_no_loop_out() -> None:
     assert kept.name == "feed"
 
 
-async def test_a_loop_that_was_cancelled_may_go_on() -> None:
+async def test_a_cancelled_loop_may_continue() -> None:
     """Repeatedly waiting for one message with a deadline, on the same iterator, loses nothing and does
     not raise Busy.
     """
@@ -542,7 +542,7 @@ async def test_a_waiting_loop_gets_the_failure() -> None:
             await waiter
 
 
-async def test_a_closed_connection_that_nobody_holds_keeps_nothing() -> None:
+async def test_an_unreferenced_closed_connection_drops_its_messages() -> None:
     """Messages that wait for the next loop over a closed connection are dropped when it is no longer referenced."""
     fleet, transport = fleet_of()
     connection = fleet.connect(URI, name="feed")
@@ -556,7 +556,7 @@ async def test_a_closed_connection_that_nobody_holds_keeps_nothing() -> None:
         assert (retired.pending, retired.dropped) == (0, 2)
 
 
-async def test_the_old_loops_handle_does_nothing_to_a_new_endpoint() -> None:
+async def test_closing_an_old_subscription_again_does_not_affect_a_new_one() -> None:
     """If a subscription is closed a second time after its name was reused, the new one is not affected."""
     fleet, transport = fleet_of()
     connection = fleet.connect(URI, name="feed")
@@ -579,7 +579,7 @@ async def test_the_old_loops_handle_does_nothing_to_a_new_endpoint() -> None:
         balanced(fleet)
 
 
-async def test_a_closed_loop_is_opened_afresh() -> None:
+async def test_the_next_loop_after_a_close_makes_a_new_subscription() -> None:
     """If its subscription was closed by name, the next loop over a connection makes a new one."""
     fleet, transport = fleet_of()
     connection = fleet.connect(URI, name="feed")
@@ -668,7 +668,7 @@ async def test_an_endpoint_that_closes_while_paused_is_released() -> None:
         assert balanced(fleet).endpoints[0].paused_by == ()
 
 
-async def test_drop_oldest_pauses_nobody() -> None:
+async def test_drop_oldest_pauses_no_endpoint() -> None:
     """A subscription that drops messages never pauses its endpoint."""
     fleet, transport = fleet_of()
     fleet.connect(URI, name="feed")

@@ -67,7 +67,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-async def test_a_plain_function_does_not_hold_the_loop() -> None:
+async def test_a_plain_function_does_not_block_the_loop() -> None:
     """A `def` processor runs in a daemon thread with the processor's name, while the loop continues."""
     fleet, transport = fleet_of()
     gate = Gate()
@@ -87,7 +87,7 @@ async def test_a_plain_function_does_not_hold_the_loop() -> None:
 
 
 @pytest.mark.parametrize("concurrency", [1, 3])
-async def test_so_many_threads_as_concurrency(concurrency: int) -> None:
+async def test_concurrency_is_the_number_of_threads(concurrency: int) -> None:
     """There are `concurrency` threads, so never more concurrent calls; with one thread, calls are in order."""
     fleet, _ = fleet_of()
     gate = Gate()
@@ -141,7 +141,7 @@ async def test_the_order_for_each_key_holds_over_threads() -> None:
     assert all(numbers == sorted(numbers) for numbers in seen.values())
 
 
-async def test_a_busy_key_in_one_thread_lets_others_by() -> None:
+async def test_a_busy_key_in_one_thread_does_not_block_others() -> None:
     """A thread that hangs in a call of one key does not block other keys in other threads."""
     fleet, _ = fleet_of()
     gate = Gate()
@@ -238,7 +238,7 @@ async def test_close_drops_messages_handed_to_threads() -> None:
         assert balanced(fleet).subscriptions[-1].processed == 1
 
 
-async def test_the_balance_holds_at_every_look() -> None:
+async def test_the_counts_balance_at_any_time() -> None:
     """While threads work, fail and fall behind, every message is accounted for once at any time."""
     fleet, transport = fleet_of()
     calls: list[int] = []
@@ -334,7 +334,7 @@ async def test_retry_in_threads() -> None:
     assert (row(fleet, "p").processed, row(fleet, "p").failed) == (1, 1)
 
 
-async def test_a_thread_waiting_for_its_next_attempt_does_not_hold_up_the_end() -> None:
+async def test_a_thread_waiting_for_its_next_attempt_does_not_delay_the_end() -> None:
     """A message that waits for its next attempt at the end of the drain is failed, and its thread ends at once."""
     fleet, _ = fleet_of(drain_s=0.05)
     begun = threading.Event()
@@ -567,7 +567,7 @@ async def test_a_thread_may_publish_and_send_also_during_the_drain() -> None:
 
 
 @pytest.mark.parametrize("what", ["fleet", "connection", "pool"])
-async def test_closing_from_a_processors_thread_only_asks(what: str) -> None:
+async def test_close_in_a_processors_thread_does_not_wait(what: str) -> None:
     """`close()` called in a plain processor returns at once, as in an async one, because the shutdown waits for that
     call.
     """
@@ -615,7 +615,9 @@ async def test_a_thread_left_behind_cannot_call_its_fleet() -> None:
     await until(lambda: errors)
 
 
-async def test_no_thread_can_be_had(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_processor_without_a_thread_ends(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """If the system refuses more threads, that processor ends with an error in the log; the fleet continues."""
     fleet, _ = fleet_of()
     fleet.process("t", name="p", concurrency=2)(lambda message: None)

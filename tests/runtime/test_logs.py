@@ -102,8 +102,8 @@ def test_the_command_logs_json_with_the_option(tmp_path: Path) -> None:
     assert (last["received"], last["endpoints"], last["reconnects"], last["endpoints_failed"]) == (0, 1, 0, 0)
 
 
-def test_lines_have_a_date_but_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A log file contains the date on each line; a terminal has no room for it."""
+def test_lines_have_a_date_except_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each line has a date in a log file, and none on a terminal."""
     handlers: list[logging.Handler] = []
     monkeypatch.setattr(logging, "basicConfig", lambda **options: handlers.extend(options["handlers"]))
     record = logging.LogRecord("wsfleet", logging.WARNING, "", 1, "late", (), None)

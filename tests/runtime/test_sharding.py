@@ -25,12 +25,12 @@ def test_every_name_is_in_exactly_one_share(name: str, count: int) -> None:
 
 
 @given(names, st.integers(1, 50))
-def test_one_share_more_takes_and_nothing_else_moves(name: str, count: int) -> None:
+def test_names_only_move_to_an_additional_share(name: str, count: int) -> None:
     """From N to N + 1 shares, a name stays in its share or moves to the new one."""
     assert owners(name, count + 1)[0] in (owners(name, count)[0], count)
 
 
-def test_shares_are_even_and_little_moves() -> None:
+def test_shares_are_even_and_few_names_move() -> None:
     """Of 10,000 names, each of 4 shares has about a quarter, and a fifth share takes about a fifth."""
     all_names = [f"feed-{number}" for number in range(10_000)]
     before = {name: owners(name, 4)[0] for name in all_names}
@@ -39,7 +39,7 @@ def test_shares_are_even_and_little_moves() -> None:
     assert 1_800 < moved < 2_200
 
 
-def test_a_share_is_shared_out_again_evenly() -> None:
+def test_a_share_is_divided_evenly_among_workers() -> None:
     """The share of one host of three is divided evenly among its workers, because both draws are independent."""
     mine = [name for name in (f"feed-{number}" for number in range(9_000)) if Shard(1, 3).holds(name)]
     sizes = Counter(owners(name, 3, "worker")[0] for name in mine)
@@ -59,7 +59,7 @@ def test_an_invalid_share_is_rejected(text: str) -> None:
     assert repr(text) in str(caught.value)
 
 
-def test_a_share_is_read() -> None:
+def test_the_first_share_is_0() -> None:
     """The first share is 0."""
     assert parse_shard("0/3") == Shard(0, 3)
     assert parse_shard("2/3") == Shard(2, 3)

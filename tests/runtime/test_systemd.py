@@ -59,7 +59,7 @@ def manager(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Manager]
     opened.close()
 
 
-def test_the_stages(manager: Manager) -> None:
+def test_each_stage_is_one_datagram(manager: Manager) -> None:
     """Ready, reloading with the time, ready again, stopping: one datagram each, with a status line."""
     notifier = Notifier({"NOTIFY_SOCKET": manager.name})
     before = time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
@@ -106,12 +106,10 @@ async def test_without_a_usable_socket_nothing_is_done(name: str) -> None:
     notifier.ready("")
     notifier.reloading()
     notifier.stopping()
-    await notifier.keep(lambda: pytest.fail("nobody asked"))
+    await notifier.keep(lambda: pytest.fail("the status was requested"))
 
 
-def test_a_manager_that_is_gone_or_does_not_read_costs_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_notification_that_cannot_be_sent_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A notification that cannot be sent is logged; it neither waits nor raises."""
     Notifier({"NOTIFY_SOCKET": str(tmp_path / "nobody")}).ready("well")
     assert "cannot notify the service manager (READY=1)" in caplog.text
@@ -123,7 +121,7 @@ def test_a_manager_that_is_gone_or_does_not_read_costs_nothing(
     deaf.close()
 
 
-def test_other_processes_do_not_speak_for_the_service() -> None:
+def test_child_processes_do_not_inherit_the_address() -> None:
     """Child processes do not inherit the socket's address."""
     environ = {"NOTIFY_SOCKET": "/x", "WATCHDOG_USEC": "1", "WATCHDOG_PID": "1", "HOME": "/"}
     assert without_notifier(environ) == {"HOME": "/"}
@@ -178,7 +176,7 @@ async def test_the_command_notifies_its_manager(manager: Manager, tmp_path: Path
     assert not any("READY" in each for each in manager.heard())
 
 
-async def test_a_file_that_is_wrong_is_never_ready(manager: Manager, tmp_path: Path) -> None:
+async def test_ready_is_not_sent_if_the_start_fails(manager: Manager, tmp_path: Path) -> None:
     """If the start fails, READY is not sent, and the command exits with an error."""
     (tmp_path / "feeds.toml").write_text("x = 1\n")
     command = await started(tmp_path, manager)

@@ -421,7 +421,7 @@ async def test_a_wrong_command_line(start: Start, tmp_path: Path, arguments: lis
 # ---- several hosts ----
 
 
-async def test_shards_are_the_whole(start: Start, tmp_path: Path) -> None:
+async def test_shards_have_every_endpoint_once(start: Start, tmp_path: Path) -> None:
     """Three hosts with a share each have every endpoint once; one of them has workers."""
     async with FeedServer() as server:
         write(tmp_path, server.uri, 30)
@@ -477,7 +477,7 @@ async def until_stats(port: int, seen: Callable[[dict[str, Any]], bool]) -> dict
         await asyncio.sleep(0.05)
 
 
-async def test_one_page_for_all(start: Start, tmp_path: Path) -> None:
+async def test_the_parent_serves_one_page_for_all(start: Start, tmp_path: Path) -> None:
     """Only the parent serves HTTP: reports and metrics are those of one fleet, including the counts of
     a dead worker.
     """
@@ -554,7 +554,7 @@ async def test_no_total_goes_back_when_a_worker_is_killed(start: Start, tmp_path
     assert (overview["totals"]["received"], overview["totals"]["processed"]) == (24, 24)
 
 
-async def test_an_address_that_is_taken_ends_all(start: Start, tmp_path: Path) -> None:
+async def test_an_address_in_use_ends_all(start: Start, tmp_path: Path) -> None:
     """If the HTTP server cannot start, nothing is run, and the reason is printed."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -621,7 +621,7 @@ async def test_workers_share_a_file_and_the_standard_output(start: Start, tmp_pa
 # ---- reloading ----
 
 
-async def test_workers_read_their_file_again(start: Start, tmp_path: Path) -> None:
+async def test_sighup_reloads_every_worker(start: Start, tmp_path: Path) -> None:
     """On SIGHUP, added entries open and removed ones close in each worker; an invalid file changes nothing.
 
     A worker without endpoints starts again when it gets some.
@@ -697,7 +697,7 @@ async def test_a_restarted_worker_starts_from_what_was_accepted(start: Start, tm
         assert (await command.drained()).code == 0
 
 
-async def test_a_program_is_not_read_again(start: Start, tmp_path: Path) -> None:
+async def test_a_program_is_not_reloaded(start: Start, tmp_path: Path) -> None:
     """Workers of a program continue after SIGHUP, and the reason why nothing has changed is logged."""
     async with FeedServer() as server:
         (tmp_path / "program.py").write_text(PROGRAM.format(uri=server.uri, port=free_port()))

@@ -16,7 +16,7 @@ SKIPPED = '{"dependencies": [{"name": "a", "skip_reason": "not found"}], "fixes"
     ("output", "code", "message"),
     [
         (GOOD, NONE_KNOWN, "no known vulnerability in 1 packages"),
-        (BAD, SOME_KNOWN, "a 1: X-1, mended in 2"),
+        (BAD, SOME_KNOWN, "a 1: X-1, fixed in 2"),
         (SKIPPED, NOT_REACHED, "1 of 1 packages not checked, because pip-audit could not reach its data: not found"),
         ("", NOT_REACHED, "could not reach its data: the network is away"),
         ("[]", NOT_REACHED, "could not reach its data: the network is away"),

@@ -70,7 +70,7 @@ async def test_no_pong_follows_a_close_frame(ours: bool) -> None:
 
 @pytest.mark.parametrize("opcode", [TEXT, PING, CLOSE])
 @pytest.mark.parametrize("length", [2**63, 2**64 - 1, 2**63 - 1, 2**32, 2**20 + 1])
-async def test_a_length_beyond_reason_ends_the_connection_at_once(opcode: int, length: int) -> None:
+async def test_too_large_a_length_ends_the_connection_at_once(opcode: int, length: int) -> None:
     """A frame with too large a length is rejected by its header; its data are neither awaited nor stored."""
     pipe, _, collector = opened()
     pipe.incoming.append(bytes([0x80 | opcode, 127]) + struct.pack("!Q", length))
@@ -83,7 +83,7 @@ async def test_a_length_beyond_reason_ends_the_connection_at_once(opcode: int, l
 
 
 @pytest.mark.parametrize("head", [b"", b"HTTP/1.1 101 x\r\n", b"HTTP/1.1 401 x\r\n"], ids=["silence", "101", "401"])
-async def test_a_handshake_that_trickles_has_an_end(head: bytes) -> None:
+async def test_open_s_limits_a_slow_handshake(head: bytes) -> None:
     """A server that keeps sending headers, a few bytes at a time, is abandoned after `open_s`."""
 
     async def trickle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

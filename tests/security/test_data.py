@@ -29,7 +29,7 @@ BOMBS = {
 
 @pytest.mark.parametrize("decode", ["json", Tree, Any], ids=str)
 @pytest.mark.parametrize("bomb", BOMBS.values(), ids=BOMBS)
-async def test_a_bomb_of_json_is_malformed(bomb: str, decode: Any) -> None:
+async def test_json_that_would_cost_too_much_is_malformed(bomb: str, decode: Any) -> None:
     """Data that would cost more than their size are malformed, and the connection continues."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -44,7 +44,7 @@ async def test_a_bomb_of_json_is_malformed(bomb: str, decode: Any) -> None:
     assert (message.index, row.malformed, row.losses) == (2, 1, 0)
 
 
-async def test_of_a_key_given_twice_the_last_one_counts() -> None:
+async def test_the_last_value_of_a_repeated_key_is_used() -> None:
     """If a key is repeated, the topic uses the same value as the data, so that no consumer sees another value."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -70,7 +70,7 @@ STEERING = [
 
 
 @pytest.mark.parametrize("symbol", STEERING)
-async def test_no_data_steers_a_sink(symbol: str, tmp_path: Path) -> None:
+async def test_no_data_controls_a_sink(symbol: str, tmp_path: Path) -> None:
     """For any message, only the declared file is written, with one line for each message."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)

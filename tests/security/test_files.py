@@ -14,7 +14,7 @@ def faults(folder: Path, lines: str, **environ: str) -> list[str]:
 
 
 @pytest.mark.parametrize("key", ["uri", "topic", "decode"])
-def test_a_referenced_value_is_never_run(key: str, tmp_path: Path) -> None:
+def test_a_referenced_value_is_never_imported(key: str, tmp_path: Path) -> None:
     """A value of the form `module:function` from outside is text if text is allowed."""
     (tmp_path / "planted.py").write_text("raise SystemExit('imported')\n")
     file = tmp_path / "feeds.toml"

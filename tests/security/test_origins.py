@@ -94,9 +94,9 @@ async def test_a_redirect_to_another_origin_is_logged(caplog: pytest.LogCaptureF
         running(f"ws://{HOST}:{port}") as (fleet, _),
     ):
         await fleet.connections["feed"].wait_open()
-    told = [record for record in caplog.records if "redirected to" in record.getMessage()]
-    assert [record.levelname for record in told] == ["WARNING", "INFO"]
-    assert all(f"ws://{HOST}:{other}" in record.getMessage() for record in told)
+    records = [record for record in caplog.records if "redirected to" in record.getMessage()]
+    assert [record.levelname for record in records] == ["WARNING", "INFO"]
+    assert all(f"ws://{HOST}:{other}" in record.getMessage() for record in records)
     assert SECRET not in caplog.text
 
 
@@ -161,7 +161,7 @@ async def test_the_environments_proxy_is_used_and_shown(
 
 
 @pytest.mark.parametrize("proxied", ["all_proxy", "ws_proxy"])
-async def test_no_proxy_is_obeyed(
+async def test_a_host_in_no_proxy_is_connected_to_directly(
     proxied: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A host in no_proxy is connected to directly, and no proxy is shown."""
@@ -224,10 +224,10 @@ async def test_a_bad_proxy_of_the_environment_is_not_quoted(
     assert f"proxy: the proxy's URL is not valid: it {fault}" in str(error)
     (tmp_path / "feeds.toml").write_text('[[connect]]\nuri = "ws://feed.example"\n')
     assert main(["check", str(tmp_path / "feeds.toml")]) == 2
-    said = capsys.readouterr()
-    assert f"wsfleet: the environment's proxy {fault}" in said.err
-    assert said.err.endswith(": feed-example\n")
-    assert SECRET not in str(error) + repr(error) + report + caplog.text + said.out + said.err
+    output = capsys.readouterr()
+    assert f"wsfleet: the environment's proxy {fault}" in output.err
+    assert output.err.endswith(": feed-example\n")
+    assert SECRET not in str(error) + repr(error) + report + caplog.text + output.out + output.err
 
 
 def test_check_lists_the_proxies(
@@ -258,14 +258,14 @@ def blind(check_hostname: bool, mode: ssl.VerifyMode) -> ssl.SSLContext:
 
 
 @pytest.mark.parametrize(
-    ("mode", "told"),
+    ("mode", "warning"),
     [
         (ssl.CERT_NONE, "does not verify the server's certificate;"),
         (ssl.CERT_REQUIRED, "does not verify the server's host name in its certificate;"),
     ],
 )
 async def test_a_context_without_verification_is_logged_once(
-    mode: ssl.VerifyMode, told: str, caplog: pytest.LogCaptureFixture
+    mode: ssl.VerifyMode, warning: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An SSLContext without verification causes one warning with the endpoint's name."""
     ca = trustme.CA()
@@ -285,10 +285,10 @@ async def test_a_context_without_verification_is_logged_once(
     (record,) = [record for record in caplog.records if "does not verify" in record.getMessage()]
     assert record.levelname == "WARNING"
     assert record.getMessage().startswith(("one: ", "two: "))
-    assert told in record.getMessage()
+    assert warning in record.getMessage()
 
 
-async def test_a_context_that_checks_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_context_that_verifies_causes_no_warning(caplog: pytest.LogCaptureFixture) -> None:
     """Contexts that verify certificates, including the user's own, cause no warning."""
     ca = trustme.CA()
     tls, context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
@@ -300,7 +300,7 @@ async def test_a_context_that_checks_is_no_news(caplog: pytest.LogCaptureFixture
 
 
 @pytest.mark.parametrize("value", [False, True, 0, "none", ssl.CERT_NONE])
-def test_no_value_of_ssl_turns_the_checks_off(value: object) -> None:
+def test_no_other_value_of_ssl_disables_verification(value: object) -> None:
     """Verification can only be disabled by an SSLContext: other values are rejected."""
     with pytest.raises(ConfigError, match=r"must be an ssl\.SSLContext"):
         Endpoint("wss://feed.example", ssl=value)  # type: ignore[arg-type]
@@ -310,13 +310,13 @@ def test_no_value_of_ssl_turns_the_checks_off(value: object) -> None:
     "line",
     ["ssl = true", 'ssl = "none"', "ssl = { verify = false }", "ssl = { check_hostname = false }", "verify = false"],
 )
-def test_no_line_of_a_file_turns_the_checks_off(line: str, tmp_path: Path) -> None:
+def test_no_line_of_a_file_disables_verification(line: str, tmp_path: Path) -> None:
     """In a configuration file, verification cannot be disabled."""
     (tmp_path / "feeds.toml").write_text(f'[[connect]]\nuri = "wss://feed.example"\n{line}\n')
     assert check(tmp_path / "feeds.toml").faults
 
 
-def test_a_file_that_says_no_ssl_has_the_usual_checks(tmp_path: Path) -> None:
+def test_ssl_false_in_a_file_keeps_the_verification(tmp_path: Path) -> None:
     """`ssl = false` is the default, a context that verifies, and does not disable verification."""
     (tmp_path / "feeds.toml").write_text('[[connect]]\nuri = "wss://feed.example"\nssl = false\n')
     ((_, endpoint),) = check(tmp_path / "feeds.toml").endpoints

@@ -34,7 +34,7 @@ async def first_error(states: Subscription) -> Exception:
 @pytest.mark.parametrize(
     "error", [ConnectFailed("http", REASON), ConnectionLost(1000, REASON), EndpointFailed("a", REASON)], ids=repr
 )
-def test_the_text_of_an_error_is_one_line_that_no_terminal_obeys(error: Exception) -> None:
+def test_the_text_of_an_error_is_escaped(error: Exception) -> None:
     """Escape sequences, line feeds and direction marks are escaped."""
     assert str(error).isprintable()
     assert one_line(REASON) in str(error)
@@ -54,9 +54,9 @@ async def test_a_close_reason_cannot_forge_a_line_of_the_log(caplog: pytest.LogC
     assert lost.reason == REASON
     assert row.last_error is not None
     assert row.last_error.isprintable()
-    told = [record.getMessage() for record in caplog.records if "connection lost" in record.getMessage()]
-    assert told
-    assert all(text.isprintable() for text in told)
+    lines = [record.getMessage() for record in caplog.records if "connection lost" in record.getMessage()]
+    assert lines
+    assert all(text.isprintable() for text in lines)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ async def test_a_secret_that_the_server_repeats_is_not_shown(header: str, caplog
         assert SECRET not in text
 
 
-async def test_no_function_of_the_users_puts_a_secret_into_the_log(caplog: pytest.LogCaptureFixture) -> None:
+async def test_no_error_of_a_users_function_shows_a_secret_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     """The traceback of a failed key function or heartbeat contains no credentials."""
 
     def fail(*_: object) -> str:
@@ -176,7 +176,7 @@ async def test_no_error_behind_an_attempts_shows_a_secret() -> None:
     assert "ExceptionGroup: unhandled" in str(error)
 
 
-def test_an_error_without_secrets_is_the_very_same() -> None:
+def test_an_error_without_secrets_is_unchanged() -> None:
     """Texts without secrets are not changed, including those of a group with notes."""
     error = ExceptionGroup("unhandled", [ValueError("a")])
     error.add_note("of no importance")

@@ -27,7 +27,7 @@ from wsfleet.core.errors import Fatal
 ports = json.loads(Path("ports.json").read_text())
 MARK = "s3kr1tZ9"
 
-file = logging.FileHandler("library.log", encoding="utf-8")  # what the library itself lets out
+file = logging.FileHandler("library.log", encoding="utf-8")  # the library's own records
 file.setFormatter(logging.Formatter("%(levelname)s %(name)s %(message)s"))
 logging.getLogger().addHandler(file)
 logging.getLogger().addHandler(logging.StreamHandler(sys.stderr))
@@ -126,8 +126,8 @@ def echoing(head: str) -> Handler:
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         first, headers = await request(reader)
         path = first.split(" ")[1]
-        told = {name: headers.get(name, "-") for name in ("authorization", "x-client", "cookie")}
-        writer.write(head.format(path=path, key=path.rpartition("=")[2], **told).encode())
+        repeated = {name: headers.get(name, "-") for name in ("authorization", "x-client", "cookie")}
+        writer.write(head.format(path=path, key=path.rpartition("=")[2], **repeated).encode())
         writer.close()
         await until_gone(reader)
 

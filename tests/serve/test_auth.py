@@ -39,7 +39,7 @@ async def served(listen: str = "127.0.0.1:0", token: str | None = None) -> Async
         ("0.0.0.0:65535", ("0.0.0.0", 65535)),
     ],
 )
-def test_good_addresses(listen: str, found: tuple[str, int]) -> None:
+def test_valid_addresses_are_accepted(listen: str, found: tuple[str, int]) -> None:
     """An IP address or localhost, and a port, are accepted."""
     assert split_listen(listen) == found
 
@@ -58,7 +58,7 @@ def test_good_addresses(listen: str, found: tuple[str, int]) -> None:
         (9464, "must be an address and a port"),
     ],
 )
-def test_bad_addresses(listen: Any, text: str) -> None:
+def test_invalid_addresses_are_rejected(listen: Any, text: str) -> None:
     """Any other address is rejected at declaration, with the reason."""
     with pytest.raises(ConfigError, match=text) as caught:
         Fleet().serve_http(listen)
@@ -66,7 +66,7 @@ def test_bad_addresses(listen: Any, text: str) -> None:
 
 
 @pytest.mark.parametrize("listen", ["0.0.0.0:9464", "[::]:9464", "192.0.2.1:9464", "[::ffff:192.0.2.1]:80"])
-def test_others_can_reach_it_with_a_token_alone(listen: str) -> None:
+def test_an_address_other_than_loopback_requires_a_token(listen: str) -> None:
     """An address other than loopback requires a token."""
     with pytest.raises(ConfigError, match="requires a token"):
         Fleet().serve_http(listen)
@@ -74,7 +74,7 @@ def test_others_can_reach_it_with_a_token_alone(listen: str) -> None:
 
 
 @pytest.mark.parametrize("token", ["", "two words", "tüv", "a\n", 5])
-def test_bad_tokens(token: Any) -> None:
+def test_invalid_tokens_are_rejected(token: Any) -> None:
     """A token that is invalid in a header is rejected, and not quoted."""
     with pytest.raises(ConfigError, match=r"token must be printable ASCII without spaces$"):
         Fleet().serve_http(token=token)
@@ -100,7 +100,7 @@ async def test_other_names_are_refused(host: str) -> None:
         assert (await client.post("/api/reload", headers={"Host": host})).status_code == 403
 
 
-async def test_nothing_changes_where_no_token_was_set() -> None:
+async def test_without_a_token_changes_are_refused() -> None:
     """Without a token a POST is refused with 403, whatever it contains."""
     async with served() as client:
         for headers in ({}, BEARER, {"Authorization": "Bearer"}, {"Authorization": "Bearer None"}):
@@ -120,7 +120,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize("headers", WRONG)
-async def test_on_loopback_a_token_is_for_changes(headers: dict[str, str]) -> None:
+async def test_on_loopback_only_changes_need_the_token(headers: dict[str, str]) -> None:
     """With a token on loopback, reading needs no token; changes need the right one."""
     async with served(token=TOKEN) as client:
         raw = {name: value.encode("latin-1") for name, value in headers.items()}
@@ -135,7 +135,7 @@ async def test_on_loopback_a_token_is_for_changes(headers: dict[str, str]) -> No
 
 
 @pytest.mark.parametrize("headers", WRONG)
-async def test_elsewhere_everything_needs_the_token(headers: dict[str, str]) -> None:
+async def test_on_other_addresses_everything_needs_the_token(headers: dict[str, str]) -> None:
     """On another address, nothing about the fleet is returned without the token, for GET and HEAD."""
     async with served("0.0.0.0:0", TOKEN) as client:
         raw = {name: value.encode("latin-1") for name, value in headers.items()}
@@ -147,7 +147,7 @@ async def test_elsewhere_everything_needs_the_token(headers: dict[str, str]) -> 
         assert (await client.get("/api/stats", headers={"Authorization": f"bearer  {TOKEN}"})).status_code == 200
 
 
-async def test_no_token_is_taken_from_a_url() -> None:
+async def test_a_token_in_a_url_is_ignored() -> None:
     """A token in the URL is ignored, because URLs appear in histories and logs."""
     async with served("0.0.0.0:0", TOKEN) as client:
         assert (await client.get(f"/api/stats?token={TOKEN}")).status_code == 401
@@ -176,7 +176,7 @@ async def test_other_methods_change_nothing() -> None:
         assert (await client.get("/api/reload")).status_code == 405
 
 
-async def test_other_machines_reach_it_where_it_listens_alone() -> None:
+async def test_by_default_only_this_machine_can_connect() -> None:
     """By default only this machine can connect."""
     fleet = Fleet(transport=FakeTransport())
     server = fleet.serve_http("127.0.0.1:0")

@@ -50,7 +50,7 @@ async def first(events: AsyncIterator[tuple[str, Any]], kind: str) -> Any:
     raise AssertionError(f"there was no {kind}")
 
 
-async def test_every_kind() -> None:
+async def test_every_kind_of_event_is_sent() -> None:
     """State changes, dead letters, full mailboxes, gaps and malformed messages are sent, each with its subject."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -145,7 +145,7 @@ async def test_a_client_that_does_not_read_gets_the_number_of_missed_events() ->
         await writer.wait_closed()
 
 
-async def test_who_goes_is_forgotten() -> None:
+async def test_a_disconnected_client_is_removed() -> None:
     """A client that disconnects is removed, and frees its slot; the number of clients is limited."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)

@@ -54,7 +54,7 @@ async def until(client: httpx.AsyncClient, path: str, good: Any) -> Any:
     return answer
 
 
-async def test_stats_are_the_contracts_json() -> None:
+async def test_stats_are_the_documented_json() -> None:
     """`/api/stats` returns `FleetStats.to_dict()`, key by key, and the counts balance."""
     async with FeedServer() as feed:
         fleet = Fleet(name="mine")
@@ -185,7 +185,7 @@ async def test_endpoints_that_are_down_are_listed_worst_first() -> None:
     assert [each["required"] for each in overview["down"]] == [True, False, False, False]
 
 
-async def test_an_endpoint_that_is_lost_again_and_again_is_named() -> None:
+async def test_an_endpoint_that_is_lost_repeatedly_is_named() -> None:
     """Among many endpoints, one that is lost three times in a minute is named while it is OPEN, and is first."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -208,7 +208,7 @@ async def test_an_endpoint_that_is_lost_again_and_again_is_named() -> None:
     assert [(row["name"], row["recent_losses"]) for row in table] == [("e7", 3)]
 
 
-async def test_when_it_is_tried_again() -> None:
+async def test_the_time_of_the_next_attempt_is_returned() -> None:
     """An endpoint in BACKOFF has the time of its next attempt, in the overview and in the table."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -249,7 +249,7 @@ def test_losses_that_nobody_reads_are_forgotten() -> None:
     assert len(recent._losses) <= 12
 
 
-async def test_dead_letters_are_counted_however_fast_they_come() -> None:
+async def test_dead_letters_beyond_an_observers_buffer_are_counted() -> None:
     """More dead letters at once than an observer keeps are still counted."""
     fleet = Fleet(transport=FakeTransport())
     server = fleet.serve_http(ANY)
@@ -410,9 +410,9 @@ async def test_a_reload_over_http_is_logged(caplog: pytest.LogCaptureFixture) ->
             fleet._control.reloader = Mock()
             for _ in range(2):
                 await client.post("/api/reload", headers={"Authorization": "Bearer t0ken"})
-    said = [record.getMessage() for record in caplog.records if record.getMessage().startswith("reload: ")]
-    assert said[0] == "reload: [[connect]] a: added"
-    assert said[-2:] == ["reload: feeds.toml:3: must be text", "reload: failed; nothing was changed"]
+    lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("reload: ")]
+    assert lines[0] == "reload: [[connect]] a: added"
+    assert lines[-2:] == ["reload: feeds.toml:3: must be text", "reload: failed; nothing was changed"]
 
 
 async def test_the_address_is_logged(caplog: pytest.LogCaptureFixture) -> None:
@@ -442,7 +442,7 @@ async def test_a_port_in_use_is_one_clear_error() -> None:
             assert running.observers == ()
 
 
-async def test_declared_while_the_fleet_runs() -> None:
+async def test_a_server_declared_while_the_fleet_runs_listens_at_once() -> None:
     """A server that is declared while the fleet runs listens at once, and ends with it."""
     fleet = Fleet(transport=FakeTransport())
     async with fleet:
@@ -453,7 +453,7 @@ async def test_declared_while_the_fleet_runs() -> None:
         fleet.serve_http(ANY)
 
 
-async def test_the_end_can_be_seen() -> None:
+async def test_the_server_answers_until_the_end_of_the_drain() -> None:
     """During the drain the server answers; after the end of the fleet it does not."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -505,7 +505,7 @@ async def test_two_servers_for_one_fleet() -> None:
     assert fleet.observers == (first, second)
 
 
-async def test_it_is_silent(caplog: pytest.LogCaptureFixture) -> None:
+async def test_requests_are_not_logged(caplog: pytest.LogCaptureFixture) -> None:
     """Neither valid nor invalid requests are logged, and the program's own uvicorn logger is not changed."""
     caplog.set_level(logging.DEBUG)
     access = logging.getLogger("uvicorn.access")
@@ -523,7 +523,7 @@ async def test_it_is_silent(caplog: pytest.LogCaptureFixture) -> None:
     assert not [record for record in caplog.records if record.name.startswith(("uvicorn", "wsfleet.http"))]
 
 
-async def test_a_request_that_never_comes_in_whole_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_incomplete_request_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that sends no request, or sends it byte by byte, is closed."""
     monkeypatch.setattr("wsfleet.serve.status.http.HEAD_S", 0.05)
     fleet = Fleet(transport=FakeTransport())
@@ -551,7 +551,7 @@ async def test_idle_connections_do_not_block_new_ones(monkeypatch: pytest.Monkey
             busy.append(await watching(address))
             await gone(oldest)
         late = await asyncio.open_connection(*address)
-        await gone(late[0])  # it asks nothing in time
+        await gone(late[0])  # it sends no request in time
         for _, each in (*idle, *busy, late):
             each.close()
 
@@ -565,8 +565,10 @@ async def watching(address: list[str]) -> tuple[asyncio.StreamReader, asyncio.St
 
 
 @pytest.mark.parametrize("limit", ["CONNECTIONS", "PEER_CONNECTIONS"])
-async def test_health_checks_have_connections_of_their_own(limit: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where all connections are in use, a new one still gets a health check, and 503 for anything else."""
+async def test_health_checks_are_answered_when_all_connections_are_in_use(
+    limit: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If all connections are in use, a health check on a new one is answered; other requests get 503."""
     monkeypatch.setattr(f"wsfleet.serve.status.http.{limit}", 2)
     monkeypatch.setattr("wsfleet.serve.status.http.HEALTH_CONNECTIONS", 1)
     monkeypatch.setattr("wsfleet.serve.status.http.HEALTH_HEAD_S", 600)
@@ -587,7 +589,7 @@ async def test_health_checks_have_connections_of_their_own(limit: str, monkeypat
 
 
 async def reads_nothing(server: HttpServer) -> socket.socket:
-    """A connection with so many requests that their answers do not fit in the buffers of the system."""
+    """A connection with more requests than the system's buffers can hold answers for."""
     host, port = server.address.split(":")
     asked = socket.socket()
     asked.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -599,13 +601,13 @@ async def reads_nothing(server: HttpServer) -> socket.socket:
 
 
 async def stalled(server: HttpServer, count: int) -> None:
-    """Wait until this number of connections has bytes that the client does not take."""
+    """Wait until this number of connections has bytes that the client does not read."""
     while sum(each.transport.get_write_buffer_size() > 0 for each in server._state.connections) < count:
         await asyncio.sleep(0.01)
 
 
-async def test_who_reads_nothing_goes_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Past a number of connections, one whose client reads nothing goes, before those that ask nothing."""
+async def test_a_client_that_does_not_read_is_disconnected_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond the limit, a connection whose client does not read is closed before those without a request."""
     monkeypatch.setattr("wsfleet.serve.status.http.HEAD_S", 600)
     monkeypatch.setattr("wsfleet.serve.status.http.CONNECTIONS", 3)
     monkeypatch.setattr("wsfleet.serve.status.http.HEALTH_CONNECTIONS", 0)
@@ -625,8 +627,8 @@ async def test_who_reads_nothing_goes_first(monkeypatch: pytest.MonkeyPatch) -> 
             each.close()
 
 
-async def test_an_answer_that_nobody_reads_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A connection whose client does not take what was written is closed, however many requests wait in it."""
+async def test_a_client_that_does_not_read_its_answers_is_disconnected(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection whose client does not read the answers is closed, for any number of waiting requests."""
     monkeypatch.setattr("wsfleet.serve.status.http.WRITE_S", 0.05)
     fleet = Fleet(transport=FakeTransport())
     server = fleet.serve_http(ANY)
@@ -657,7 +659,7 @@ def test_a_missing_extra_is_reported_with_the_command_to_install_it(monkeypatch:
         Fleet().serve_http()
 
 
-async def test_a_source_of_ones_own() -> None:
+async def test_a_server_can_serve_any_source() -> None:
     """HttpServer serves any source, which it starts and stops, without a fleet around it."""
     fleet = Fleet(transport=FakeTransport())
     connection = fleet.connect("ws://a.test", name="a")

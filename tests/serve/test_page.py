@@ -106,7 +106,7 @@ async def serving(fleet: Fleet) -> AsyncIterator[HttpServer]:
     await server.stop()
 
 
-async def test_one_look_says_whether_it_is_well() -> None:
+async def test_the_verdict_shows_whether_all_endpoints_are_open() -> None:
     """If all endpoints are open, the page says so; an endpoint that goes down is shown first, with its cause, without
     a reload.
     """
@@ -143,7 +143,7 @@ async def top_of(page: Page, selector: str) -> float:
         ({"loop_lag_s": 0.677}, "The event loop was late by 677 ms"),
     ],
 )
-async def test_the_last_minute_counts(changes: dict[str, float], headline: str) -> None:
+async def test_problems_are_shown_for_a_minute(changes: dict[str, float], headline: str) -> None:
     """Connections that are lost and return quickly, and a loop that was late, are shown for a minute."""
 
     # The real delays of the machine must not be among the numbers, so both answers are fixed.
@@ -169,7 +169,7 @@ async def test_the_last_minute_counts(changes: dict[str, float], headline: str) 
                 await page.locator("#lag.alarming").filter(has_text="677 ms").wait_for()
 
 
-async def test_an_endpoint_that_is_lost_again_and_again_is_named() -> None:
+async def test_an_endpoint_that_is_lost_repeatedly_is_named() -> None:
     """An endpoint that is lost three times in a minute is named in the verdict while all are open, and is first."""
     async with running("a", "b") as (fleet, transport, server):
         await transport.accept("a")
@@ -224,7 +224,7 @@ async def test_a_failed_endpoint_is_shown_with_its_reason() -> None:
             await read(page, "#headline", "2 endpoints have failed for good: payments with connection lost: 4001")
 
 
-async def test_an_endpoint_that_fails_and_fails_is_one_line() -> None:
+async def test_consecutive_failed_attempts_are_one_event() -> None:
     """Consecutive failed attempts are one event with their number; after an OPEN, a new one begins."""
     again = Reconnect(initial_s=0.01, max_s=0.01)
     transport = FakeTransport()
@@ -310,7 +310,7 @@ async def hanging(message: Message[Any]) -> None:
     await asyncio.Event().wait()
 
 
-async def test_a_token_is_asked_for() -> None:
+async def test_the_page_asks_for_the_token() -> None:
     """If a token is required, the page asks for it, reports a wrong one, and then shows the fleet."""
     fleet = Fleet(transport=FakeTransport(), name="prices")
     server = fleet.serve_http("0.0.0.0:0", token="let-me-look-at-this")
@@ -380,7 +380,7 @@ async def test_numbers_do_not_round_past_their_unit() -> None:
 
 
 @pytest.mark.parametrize("width", [390, 768, 1280, 1920])
-async def test_it_fits(width: int) -> None:
+async def test_the_page_does_not_scroll_sideways(width: int) -> None:
     """The page does not scroll sideways, cards leave no gaps, and a long name takes two lines."""
     name = "a" * 300
     async with running(name, "b") as (_, transport, server):
@@ -412,7 +412,7 @@ RIGHT_EDGES = """(cards) => {
 
 
 @pytest.mark.parametrize("scheme", ["dark", "light"])
-async def test_it_can_be_read_on_a_phone(scheme: str) -> None:
+async def test_the_page_is_readable_on_a_phone(scheme: str) -> None:
     """In both color schemes, text has the contrast of WCAG 2.1 AA, and the page does not scroll sideways."""
     async with running("a", HOSTILE * 5) as (_, transport, server):
         (await transport.accept("a")).close(4000, "Maintenance")
@@ -481,7 +481,7 @@ async def test_every_control_has_a_name_and_a_key() -> None:
             assert {"skip", "hold", "search", "state", "size", "kind", "log"} <= reached
 
 
-async def test_it_shows_that_the_fleet_has_ended() -> None:
+async def test_the_page_shows_that_the_fleet_has_ended() -> None:
     """After the end of the fleet, the page says so, and marks its data as old."""
     async with running("a") as (fleet, transport, server):
         await transport.accept("a")

@@ -75,7 +75,7 @@ def test_exposed_values_are_those_of_the_report(received: dict[str, int], proces
 
 
 @pytest.mark.parametrize("size", [ROWS, ROWS + 1, ROWS + 500])
-def test_labels_are_bounded_and_sums_stay_true(size: int) -> None:
+def test_rows_are_bounded_and_sums_are_complete(size: int) -> None:
     """For any number of endpoints the number of rows is limited, and their sum is that of all."""
     rows = [endpoint(f"e{number}", received=number, latency_s=number / 1000) for number in range(size)]
     found = samples(exposition(report(rows, [subscription(f"s{number}", offered=1) for number in range(size)]))[0])
@@ -146,7 +146,7 @@ def test_counts_of_a_dead_worker_stay_in_the_totals() -> None:
     assert (before[pending], after[pending]) == (4, 0)
 
 
-def test_workers_blocks_are_added_up() -> None:
+def test_blocks_of_workers_are_combined() -> None:
     """Of several workers, the longest block is reported, and the sums are those of all."""
     one, other = report([], []), report([], [])
     one["blocked"] = {"by": "a", "where": "x", "seconds": 2.0, "times": 1, "total_s": 2.0}
@@ -156,7 +156,7 @@ def test_workers_blocks_are_added_up() -> None:
     assert merge([report([], [])])["blocked"] is None
 
 
-def test_an_observers_drops_are_not_the_fleets() -> None:
+def test_drops_of_an_observer_are_not_in_the_totals() -> None:
     """A subscription to `$` topics has its own row, and is not counted in the totals of the fleet."""
     feeds = subscription("feeds", offered=5, processed=4, dropped=1)
     observer = subscription("observer-dead", pattern="$dead.*", offered=90, processed=30, dropped=60, pending=7)
@@ -176,7 +176,7 @@ def test_a_fleet_may_have_any_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("accept", ["", "application/openmetrics-text; version=1.0.0"])
-def test_names_are_escaped_the_quick_way_for_the_same_result(accept: str) -> None:
+def test_fast_escaping_has_the_result_of_the_client_library(accept: str) -> None:
     """The fast escaping writes the same bytes as that of the client library."""
     given = report([endpoint('a"\\b')], [subscription("ü\n")])
     registry = CollectorRegistry(auto_describe=False)
@@ -198,7 +198,7 @@ def test_openmetrics_is_returned_on_request() -> None:
     assert text.endswith(b"# EOF\n")
 
 
-def test_promtool_has_nothing_against_the_names() -> None:
+def test_promtool_accepts_the_names() -> None:
     """Prometheus' own linter accepts names, types and help texts."""
     promtool = shutil.which("promtool")
     if promtool is None:

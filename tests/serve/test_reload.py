@@ -9,7 +9,7 @@ from wsfleet.testing import FeedServer
 TOKEN = "let-me-change-things-please"
 
 
-async def test_who_has_the_token_can_reload(tmp_path: Path) -> None:
+async def test_a_reload_needs_the_token(tmp_path: Path) -> None:
     """A valid file is applied, and the answer contains settings that need a restart, and unchanged entries.
 
     An invalid one is rejected with its faults, and without the token nothing is reloaded.
@@ -28,13 +28,13 @@ async def test_who_has_the_token_can_reload(tmp_path: Path) -> None:
                 refused = await client.post("/api/reload", headers=bearer)
                 fleet_table = "[fleet]\ndrain_s = 1\n"
                 file.write_text(head + fleet_table + table.replace("NAME", "a") + table.replace("NAME", "b"))
-                nobody = await client.post("/api/reload")
+                unauthorized = await client.post("/api/reload")
                 assert set(fleet.connections) == {"a"}
                 good = await client.post("/api/reload", headers=bearer)
                 await fleet.connections["b"].wait_open()
     assert refused.status_code == 422
     assert "fleet.toml:4" in refused.json()["faults"][0]
-    assert nobody.status_code == 401
+    assert unauthorized.status_code == 401
     assert (good.status_code, good.json()) == (
         200,
         {"changed": ["[[connect]] b: added"], "restart": ["fleet"], "kept": {"a": 1}},

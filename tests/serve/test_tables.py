@@ -44,7 +44,7 @@ async def rows(client: httpx.AsyncClient, question: str = "", table: str = "endp
     return [row["name"] for row in answer.json()["rows"]]
 
 
-async def test_a_part_of_it() -> None:
+async def test_offset_and_limit_select_rows() -> None:
     """`offset` and `limit` select rows, and the answer contains the total number."""
     async with serving([f"e{n}" for n in range(7)]) as (client, _, _):
         answer = (await client.get("/api/endpoints?offset=5&limit=3")).json()
@@ -101,7 +101,7 @@ async def test_a_row_contains_since_when_it_is_down() -> None:
         assert since["a"] is None and since["c"] < since["b"] <= time.time()
 
 
-async def test_states_are_sorted_by_how_bad_they_are() -> None:
+async def test_states_are_sorted_by_severity() -> None:
     """Sorted by state, FAILED endpoints come first, and open ones last."""
     table = Table([{"name": state.value, "state": state.value} for state in State], ENDPOINTS)
     found = [row["name"] for row in (await table.answer(Query(sort="state")))["rows"]]
@@ -117,7 +117,7 @@ async def test_subscriptions() -> None:
         assert await rows(client, "limit=1", "subscriptions") == ["a"]
 
 
-async def test_removed_endpoints_are_no_row() -> None:
+async def test_removed_endpoints_have_no_row() -> None:
     """The sum of removed endpoints is not a row, but counts in the totals."""
     async with serving(["a", "b"]) as (client, sockets, fleet):
         await sockets["b"].feed("1")
@@ -144,7 +144,7 @@ async def test_removed_endpoints_are_no_row() -> None:
         ("page=1", "'page' is unknown; there are search, state, sort, order, offset, limit"),
     ],
 )
-async def test_bad_parameters(question: str, error: str) -> None:
+async def test_invalid_parameters_are_rejected(question: str, error: str) -> None:
     """The error for an invalid parameter is one line with its name."""
     async with serving(["a"]) as (client, _, _):
         answer = await client.get(f"/api/endpoints?{question}")

@@ -85,7 +85,7 @@ class Ledger:
         self.expect(legal, f"{change.endpoint}: {change.previous} to {change.state}")
         if change.state is State.CONNECTING and change.previous is State.BACKOFF and not restarts:
             early = self.until[change.endpoint] - clock()
-            self.expect(early < 1e-3, f"{change.endpoint} waited {early} s less than it said")
+            self.expect(early < 1e-3, f"{change.endpoint} waited {early} s less than the record contains")
         self.until[change.endpoint] = clock() + change.delay_s
         self.states[change.endpoint] = change.state
 
@@ -128,7 +128,7 @@ class Ledger:
             if any(there):
                 last = len(there) - there[::-1].index(True)
                 missing = [number for number, seen in zip(numbers[:last], there, strict=False) if not seen]
-                self.expect(not missing, f"{reader.name}: {missing} of {maker} were lost unseen")
+                self.expect(not missing, f"{reader.name}: {missing} of {maker} were lost without being counted")
 
 
 @dataclass

@@ -138,7 +138,7 @@ class Life:
             # The fleet need not stay idle: an endpoint that gets no data reconnects.
             restless &= self._restless()
         if not self._fleet._lifecycle.ending:
-            self._ledger.expect(not restless, f"nothing happens, and still: {sorted(restless)}")
+            self._ledger.expect(not restless, f"idle, but: {sorted(restless)}")
             self._look_for_drops()
 
     def _look_for_drops(self) -> None:
@@ -169,10 +169,10 @@ class Life:
                     continue
                 buffer, row = fleet.subscriptions[name]._mailbox.buffer, rows[name]
                 if row.pending <= buffer.messages // 2 and row.pending_bytes <= buffer.bytes // 2:
-                    found.add(f"{endpoint.name} is paused by {name}, which has room")
+                    found.add(f"{endpoint.name} is paused by {name}, which is not full")
         paused = {endpoint.name for endpoint in stats.endpoints if endpoint.paused_by}
         return found | {
-            f"messages for {socket.name} lie unread, and nobody paused it"
+            f"messages for {socket.name} are unread, although the socket is not paused"
             for socket in self._network.sockets
             if socket.open and socket.unread and socket.name not in paused
         }

@@ -37,8 +37,8 @@ class Socket(FakeSocket):
 
     def __init__(self, target: DialRequest) -> None:
         super().__init__(target)
-        self.room = asyncio.Event()
-        self.room.set()
+        self.writable = asyncio.Event()
+        self.writable.set()
 
     @property
     def open(self) -> bool:
@@ -55,7 +55,7 @@ class Socket(FakeSocket):
         return len(self._waiting)
 
     def _lose(self, error: ConnectionLost) -> None:
-        self.room.set()
+        self.writable.set()
         super()._lose(error)
 
 
@@ -64,14 +64,14 @@ class SlowWire(FakeWire):
 
     def __init__(self, socket: Socket) -> None:
         super().__init__(socket)
-        self._room = socket.room
+        self._writable = socket.writable
 
     @property
     def writable(self) -> bool:
-        return self._room.is_set()
+        return self._writable.is_set()
 
     async def wait_writable(self) -> None:
-        await self._room.wait()
+        await self._writable.wait()
 
 
 class Network(FakeTransport):
@@ -166,9 +166,9 @@ class Network(FakeTransport):
                 await asyncio.sleep(chance.choice([1, 20]))
                 socket.answers_pings = True
             case 17:
-                socket.room.clear()
+                socket.writable.clear()
                 await asyncio.sleep(chance.choice([0, 0.5, 5]))
-                socket.room.set()
+                socket.writable.set()
             case 18:
                 await self._feed(socket, maker, numbers, [(0, "{"), (0, "")])
             case _:
@@ -180,7 +180,7 @@ class Network(FakeTransport):
         await self._feed(socket, maker, numbers, [(each.number, each.text(maker.form, **filling)) for each in made])
 
     async def _answer(self, socket: Socket, maker: Maker, numbers: list[int], chance: random.Random) -> None:
-        """Answers what the fleet sends, mostly logins and requests; sometimes twice, or late."""
+        """Answers the messages of the fleet, mostly logins and requests; sometimes twice, or late."""
         try:
             while True:
                 sent: Any = await socket.next_sent()

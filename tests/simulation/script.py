@@ -52,9 +52,9 @@ class Network(FakeTransport):
             await socket.next_sent()
             await socket.feed("0", "welcome", "1")
             await socket.feed("2", "3", "4", "5")
-            socket.room.clear()
+            socket.writable.clear()
             await asyncio.sleep(0.05)
-            socket.room.set()
+            socket.writable.set()
             await socket.feed("6", "7")
             await asyncio.sleep(0.1)
         except ConnectionLost:
@@ -268,7 +268,7 @@ class Script:
         await asyncio.sleep(0)
         self.faults += [f"left: {task!r}" for task in asyncio.all_tasks() - {me}]
         if clock() - began > 2.5:
-            self.faults.append("what should have ended with the fleet took its time")
+            self.faults.append("a call took too long to end with the fleet")
         self._look_at(self.fleet.stats())
 
     def _look_at(self, stats: FleetStats) -> None:

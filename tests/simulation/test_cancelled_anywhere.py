@@ -14,7 +14,7 @@ COLLECTS = 10
 
 
 @pytest.mark.parametrize("victim", [*HOLDERS, *PARTS, *WORKERS, EVERYTHING])
-def test_a_cancel_at_every_turn_of_the_loop(victim: str) -> None:
+def test_a_cancellation_in_every_iteration_of_the_loop(victim: str) -> None:
     """Cancelled in the n-th turn, for each n in which it exists, a task is cancelled, and all others continue or end
     in order.
     """
@@ -32,7 +32,7 @@ def test_a_cancel_at_every_turn_of_the_loop(victim: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["context", "serve"])
-async def test_a_cancel_at_many_turns_on_real_sockets(how: str) -> None:
+async def test_a_cancellation_in_many_iterations_on_real_sockets(how: str) -> None:
     """With a real server, cancelling the task that runs the fleet after any number of turns leaves no socket open."""
     async with FeedServer() as server:
         finished = False

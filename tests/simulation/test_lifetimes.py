@@ -30,14 +30,14 @@ def run(*arguments: object, **environment: str) -> str:
 
 
 @pytest.mark.parametrize("shard", range(SHARDS))
-def test_every_fleet_keeps_its_promises(shard: int) -> None:
+def test_every_run_keeps_the_invariants(shard: int) -> None:
     """Balance, order, valid states, an end in time, and no leak hold in any run with the Python parts."""
     count = -(-LIVES // SHARDS)
     assert "\n0 failed" in run("--first", shard * count, "--lives", count, "--jobs", 1)
 
 
 @pytest.mark.parametrize("shard", range(4))
-def test_it_keeps_them_with_the_compiled_parts(shard: int) -> None:
+def test_every_run_keeps_the_invariants_with_the_compiled_parts(shard: int) -> None:
     """The same invariants hold with the installed parts."""
     for seed in range(shard * LIVES // 40, (shard + 1) * LIVES // 40):
         outcome = simulate(seed)

@@ -39,7 +39,7 @@ class Tap:
         self.holds += 1
 
     def overfull(self, mailbox: Mailbox) -> None:
-        assert mailbox in self.paused_by, "overfull without being full"
+        assert mailbox in self.paused_by, "reported as overfull, but not full"
         self.overfull_by.append(mailbox)
 
     def release(self, mailbox: Mailbox) -> None:

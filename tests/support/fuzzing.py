@@ -124,7 +124,7 @@ async def opened(transport: WebSocketTransport, target: DialRequest, dialing: Di
         idle = 0 if dialing.pipe and dialing.pipe.read() else idle + 1
         assert idle < TURNS, "the attempt hangs"
         if dialing.pipe is not None and isinstance(dialing.pipe.protocol, Opening):
-            assert len(dialing.pipe.protocol.early) <= HEAD_MAX + READ_BYTES, "an answer without a bound"
+            assert len(dialing.pipe.protocol.early) <= HEAD_MAX + READ_BYTES, "an answer of unbounded size"
         await asyncio.sleep(0)
     try:
         return attempt.result()

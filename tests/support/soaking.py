@@ -73,16 +73,16 @@ class Outcome:
         stats, found = self.stats, []
         endpoint, row = stats.endpoints[0], stats.subscriptions[0]
         if not stats.balanced:
-            found.append("the balance does not hold")
+            found.append("the counts do not balance")
         if endpoint.received != endpoint.published or endpoint.published != row.offered + stats.hub.unrouted:
-            found.append("not all that was received was offered, or unrouted")
+            found.append("some received messages were neither offered nor unrouted")
         # A call that was cancelled at the end of the fleet was seen, and failed.
         if not row.processed <= self.seen <= row.processed + row.failed or row.failed > 1:
             found.append(f"{self.seen} were seen, {row.processed} processed, {row.failed} failed")
         if self.out_of_order:
-            found.append(f"{self.out_of_order} came out of order")
+            found.append(f"{self.out_of_order} were out of order")
         if self.kind.overflow is Overflow.PAUSE and not endpoint.paused_s:
-            found.append("nobody was paused")
+            found.append("the endpoint was never paused")
         if self.rss_max - self.rss_start > GROWTH:
             found.append(f"the memory grew by {(self.rss_max - self.rss_start) / MIB:.1f} MiB")
         return found

@@ -163,9 +163,9 @@ async def through_the_wire(conversation: Conversation, case: Case) -> tuple[Coll
             handed_over = len(collector.batches)
             pipe.read()
             if case.sliced:
-                assert len(collector.batches) <= handed_over + 1, "two chunks in one turn of the loop"
+                assert len(collector.batches) <= handed_over + 1, "two chunks in one iteration of the loop"
             await asyncio.sleep(0)
-        assert held(wire) <= most, "more is held than a message, its last frame, and two reads"
+        assert held(wire) <= most, "more data in memory than a message, its last frame, and two reads"
     await settle(collector, pipe)
     pipe.ending = True
     await settle(collector, pipe)

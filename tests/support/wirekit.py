@@ -88,7 +88,7 @@ class Collector:
         return self.ended.result() if self.ended.done() else None
 
     def received(self, payloads: list[str | bytes], at: float) -> None:
-        assert not self.ended.done(), "handed over after the loss"
+        assert not self.ended.done(), "delivered after the loss"
         self.while_paused += self.paused
         self.batches.append(payloads)
         if self.pause_every and len(self.batches) % self.pause_every == 0 and self.wire is not None:

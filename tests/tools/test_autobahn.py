@@ -30,7 +30,7 @@ FAILED = Result("FAILED", "OK")
         ("UNIMPLEMENTED", "OK", "failed"),
     ],
 )
-def test_a_case_is_passed_where_its_close_is_good_too(behavior, close, kind):
+def test_a_case_passes_only_if_its_close_is_good(behavior, close, kind):
     """A result that is neither good nor informational, of the behaviour or of the close, is a failure."""
     assert Result(behavior, close).kind == kind
 

@@ -89,9 +89,7 @@ def test_some_parts_are_written_beside_the_others(children: list[list[str]], tmp
         ("--part growth --quick --pairs 2", {"growth": f"{benchmarks.PARTS['growth'].quick} --pairs 2"}),
     ],
 )
-def test_options_reach_the_parts_that_they_concern(
-    children: list[list[str]], arguments: str, expected: dict[str, str]
-) -> None:
+def test_each_part_gets_only_its_options(children: list[list[str]], arguments: str, expected: dict[str, str]) -> None:
     """Each part gets only the options that it has; an option of throughput selects that part."""
     benchmarks.main(arguments.split())
     given = {command[0].removeprefix("benchmarks."): " ".join(command[1:-2]) for command in children}

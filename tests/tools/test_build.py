@@ -61,7 +61,7 @@ def test_a_wheel_contains_compiled_parts_and_an_archive_their_sources(build):
     assert "could not be compiled" not in complaints
 
 
-def test_without_a_compiler_there_is_a_wheel_all_the_same(build):
+def test_without_a_compiler_a_wheel_is_built(build):
     """Without a compiler the wheel has everything else, and the build warns once for each part that is not compiled."""
     wheel, archive, complaints = build(CC=str(ROOT / "no-such-compiler"))
     assert not compiled_in(wheel)
@@ -70,7 +70,7 @@ def test_without_a_compiler_there_is_a_wheel_all_the_same(build):
     assert [complaints.count(f"{part} could not be compiled") for part in PARTS] == [1] * len(PARTS)
 
 
-def test_without_cython_there_is_a_wheel_all_the_same(build, tmp_path):
+def test_without_cython_a_wheel_is_built(build, tmp_path):
     """If Cython is missing or broken, nothing is compiled; the archive still has the sources."""
     broken = tmp_path / "broken" / "Cython"
     broken.mkdir(parents=True)
@@ -81,7 +81,7 @@ def test_without_cython_there_is_a_wheel_all_the_same(build, tmp_path):
     assert "could not be compiled" in complaints
 
 
-def test_nothing_is_compiled_where_that_is_not_wanted(build):
+def test_nothing_is_compiled_with_wsfleet_no_extensions(build):
     """With WSFLEET_NO_EXTENSIONS the wheel is platform-independent, without a warning."""
     wheel, archive, complaints = build(WSFLEET_NO_EXTENSIONS="1")
     assert not compiled_in(wheel)
@@ -104,7 +104,9 @@ def make(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-def test_a_venv_made_by_hand_stays(tmp_path: Path, make: Callable[..., subprocess.CompletedProcess[str]]) -> None:
+def test_a_venv_not_created_by_make_is_kept(
+    tmp_path: Path, make: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
     """An environment that make did not create is neither replaced nor removed, with an explanation; its own one is."""
     for name in (".venv", ".venv-old"):
         (tmp_path / name).mkdir()

@@ -61,7 +61,7 @@ def test_the_unit_lets_a_fleet_drain() -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
-def test_systemd_finds_no_fault_with_the_unit(tmp_path: Path) -> None:
+def test_systemd_accepts_the_unit(tmp_path: Path) -> None:
     """`systemd-analyze verify` reports nothing; the program is replaced by one that exists here."""
     unit = tmp_path / "wsfleet.service"
     text = (DEPLOY / "wsfleet.service").read_text().replace("/opt/wsfleet/bin/wsfleet", sys.executable)
@@ -77,7 +77,7 @@ def test_systemd_finds_no_fault_with_the_unit(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
-def test_systemd_finds_little_to_attack() -> None:
+def test_systemd_rates_the_unit_as_safe() -> None:
     """`systemd-analyze security` rates it below 2 of 10."""
     found = subprocess.run(
         ["systemd-analyze", "security", "--offline=true", "--threshold=20", str(DEPLOY / "wsfleet.service")],
@@ -105,7 +105,7 @@ def instruction(keyword: str) -> str:
 
 
 def test_files_that_the_image_copies_exist() -> None:
-    """The sources of each COPY exist, and include what the build needs."""
+    """The sources of each COPY exist, and include the files that the build needs."""
     copies = [rest.split() for keyword, rest in instructions() if keyword == "COPY" and "--from" not in rest]
     sources = [source for *found, _ in copies for source in found]
     assert sources
@@ -114,7 +114,7 @@ def test_files_that_the_image_copies_exist() -> None:
     assert {"README.md", "LICENSE"} <= set(sources)  # pyproject.toml mentions them
 
 
-def test_the_image_installs_extras_that_there_are() -> None:
+def test_the_image_installs_existing_extras() -> None:
     """The installed extras exist."""
     import tomllib
 
@@ -218,7 +218,7 @@ def test_the_stateful_set_fits_the_image(documents: dict[str, Any]) -> None:
     assert {each["name"] for each in container["volumeMounts"]} == {each["name"] for each in pod["volumes"]}
 
 
-def test_the_file_in_the_config_map_is_a_good_one(documents: dict[str, Any], tmp_path: Path) -> None:
+def test_the_file_in_the_config_map_is_valid(documents: dict[str, Any], tmp_path: Path) -> None:
     """`wsfleet check` accepts the configuration."""
     (tmp_path / "token").write_text("t" * 32)
     text = documents["ConfigMap"]["data"]["feeds.toml"].replace("/run/secrets/wsfleet/token", str(tmp_path / "token"))

@@ -42,11 +42,11 @@ async def test_a_recorded_input_has_the_result_of_websockets(scan: None, path: P
 
 def test_both_kinds_are_recorded() -> None:
     """The inputs contain plain and compressed frames, and answers that open, redirect and refuse."""
-    said = [read(path.read_bytes())[0] for path in INPUTS]
-    assert {each.deflate for each in said} == {True, False}
-    answers = {each.stream[9:12] for each in said if each.stream.startswith(b"HTTP/1.1 ")}
+    streams = [read(path.read_bytes())[0] for path in INPUTS]
+    assert {each.deflate for each in streams} == {True, False}
+    answers = {each.stream[9:12] for each in streams if each.stream.startswith(b"HTTP/1.1 ")}
     assert answers >= {b"101", b"302", b"429", b"503"}
-    assert any(b"permessage-deflate" in each.stream for each in said)
+    assert any(b"permessage-deflate" in each.stream for each in streams)
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff", b"\xff" * HOW, bytes(HOW), how() + b"\x81"])
@@ -78,14 +78,14 @@ def broken(*_: Any, **__: Any) -> Any:
         (Opening, "eof_received", broken, "handshake", how() + b"HTTP"),
     ],
 )
-async def test_a_fault_would_be_found(place: Any, name: str, fault: Any, target: str, data: bytes) -> None:
+async def test_a_planted_fault_is_found(place: Any, name: str, fault: Any, target: str, data: bytes) -> None:
     """An input fails if messages are lost, added or changed, an error is raised, or the run does not end."""
     with patch.object(place, name, fault), pytest.raises((AssertionError, ZeroDivisionError)):  # noqa: SIM117
         with fails_loudly(asyncio.get_running_loop()):
             await TARGETS[target](data)
 
 
-async def test_memory_without_a_bound_would_be_found() -> None:
+async def test_unbounded_memory_is_found() -> None:
     """A wire that keeps delivered messages in memory fails."""
     with patch("tests.support.wirecheck.held", return_value=10**9), pytest.raises(AssertionError):
         await TARGETS["wire"](how() + MESSAGES)

@@ -24,7 +24,7 @@ PACKAGES = [
 MODULES = sorted(path for name in PACKAGES for path in (PACKAGE / name).rglob("*.py"))
 
 
-def test_the_top_holds_packages_alone() -> None:
+def test_the_top_contains_only_packages() -> None:
     """Beside the packages there are `__init__.py`, `__main__.py` and `py.typed`, and nothing else."""
     found = {path.name for path in PACKAGE.iterdir() if path.name != "__pycache__"}
     assert found == {*PACKAGES, "__init__.py", "__main__.py", "py.typed"}

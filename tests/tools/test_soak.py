@@ -92,7 +92,7 @@ def test_a_short_soak_finds_leaked_objects(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 @pytest.mark.leaves_open  # matplotlib keeps its font files open
-def test_the_plots_are_drawn_where_that_can_be() -> None:
+def test_each_series_is_plotted() -> None:
     """Each series is in one of the plots, as self-contained SVG."""
     pytest.importorskip("matplotlib", reason="the extra bench brings it")
     from tools.soak.plots import draw

@@ -54,9 +54,9 @@ def page(report: Report, plots: Iterable[tuple[str, str]]) -> str:
 <p class="{"no" if report.failed else "yes"}">{escape(verdict(report))}.</p>
 {_criteria(report.criteria)}
 {_table(facts)}
-{drawn}<h2>What the server did</h2>
+{drawn}<h2>Faults of the server</h2>
 {_table(report.faults)}
-<h2>What the program did</h2>
+<h2>Actions of the program</h2>
 {_table(report.end.asked)}
 </body></html>
 """

@@ -43,4 +43,4 @@ async def compare(pilot: Pilot[int], name: str, tmp_path: Path) -> None:
         await pilot.pause(0.05)
     actual = tmp_path / file.name
     actual.write_text(picture(pilot.app), encoding="utf-8")
-    pytest.fail(f"{file.name} looks otherwise now: {actual}; WSFLEET_RENEW_SNAPSHOTS=1 keeps it", pytrace=False)
+    pytest.fail(f"{file.name} has changed: {actual}; WSFLEET_RENEW_SNAPSHOTS=1 records it anew", pytrace=False)

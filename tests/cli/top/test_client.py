@@ -19,7 +19,7 @@ async def trouble(client: Client) -> StatusError:
     return caught.value
 
 
-async def test_reads_all_that_a_fleet_tells() -> None:
+async def test_reads_all_data_of_a_fleet() -> None:
     """Overview, history, a part of the table and the events are returned as they were sent."""
     view = FleetView(sent=[{"kind": "gap", "topic": "$gap.feed-1", "at": 1.5}, {"kind": "missed", "count": 3}])
     async with serving(Served(view)) as served:
@@ -36,7 +36,7 @@ async def test_reads_all_that_a_fleet_tells() -> None:
         await client.close()
 
 
-async def test_a_token_goes_into_the_header_and_nowhere_else() -> None:
+async def test_the_token_is_only_sent_in_the_header() -> None:
     """The token is sent in Authorization, never in a URL; a wrong token and a missing one give different errors."""
     async with serving(Served(FleetView())) as served:
         served.token = "let-me-in"
@@ -52,7 +52,7 @@ async def test_a_token_goes_into_the_header_and_nowhere_else() -> None:
         await client.close()
 
 
-async def test_a_renewed_token_file_is_taken_up(tmp_path: Path) -> None:
+async def test_a_changed_token_file_is_read_again(tmp_path: Path) -> None:
     """A new token in the token file is used; a missing file is reported."""
     file = tmp_path / "token"
     file.write_text("old\n")
@@ -110,7 +110,7 @@ async def test_plain_http_behind_an_https_url_is_reported() -> None:
     assert issubclass(ssl.SSLError, OSError)  # therefore it is checked first
 
 
-async def test_only_the_rows_that_are_asked_for_are_sent() -> None:
+async def test_only_requested_rows_are_sent() -> None:
     """Of ten thousand endpoints, only the twenty that are requested are sent."""
     async with serving(Served(FleetView([endpoint(number) for number in range(10_000)]))) as served:
         client = Client(served.url)
@@ -127,7 +127,7 @@ async def test_only_the_rows_that_are_asked_for_are_sent() -> None:
         ("http://[::1]:9464", "http://[::1]:9464"),
     ],
 )
-def test_a_url_is_taken_as_a_person_writes_it(given: str, used: str) -> None:
+def test_short_forms_of_a_url_are_accepted(given: str, used: str) -> None:
     """The scheme may be omitted, a path may precede the interface, and a final slash is accepted."""
     assert check_url(given) == used
 
@@ -144,7 +144,7 @@ def test_a_url_is_taken_as_a_person_writes_it(given: str, used: str) -> None:
         "http://a b",
     ],
 )
-def test_a_url_that_will_not_do_is_refused_without_quoting_it(given: str) -> None:
+def test_an_invalid_url_is_rejected_without_quoting_it(given: str) -> None:
     """A URL that contains a secret is rejected, and the error does not show it."""
     with pytest.raises(ValueError) as caught:
         check_url(given)

@@ -102,13 +102,13 @@ def lines(pilot: Pilot[int], part: str) -> list[str]:
         ("large", (180, 50), "textual-dark"),
     ],
 )
-async def test_looks_as_it_is_kept(name: str, size: tuple[int, int], theme: str, tmp_path: Path) -> None:
+async def test_looks_like_the_recorded_picture(name: str, size: tuple[int, int], theme: str, tmp_path: Path) -> None:
     """A fleet with endpoints in all states is shown like the recorded picture, in each size and theme."""
     async with shown(troubled(), size, theme) as pilot:
         await compare(pilot, name, tmp_path)
 
 
-async def test_a_fleet_that_is_well_says_so(tmp_path: Path) -> None:
+async def test_a_healthy_fleet_is_shown_as_well(tmp_path: Path) -> None:
     """If nothing is wrong, the verdict is WELL, and nothing has the color of a warning."""
     async with shown(FleetView([{**endpoint(number), "state": "OPEN"} for number in (1, 2, 4)], slowest=[])) as pilot:
         assert lines(pilot, "all subscriptions keep up")
@@ -116,7 +116,7 @@ async def test_a_fleet_that_is_well_says_so(tmp_path: Path) -> None:
         await compare(pilot, "well", tmp_path)
 
 
-async def test_ten_thousand_endpoints_are_one_table_of_which_only_a_screenful_is_asked(tmp_path: Path) -> None:
+async def test_only_visible_rows_of_ten_thousand_are_requested(tmp_path: Path) -> None:
     """While scrolling through 10,000 rows, only the visible rows are requested."""
     view = troubled(10_000)
     async with shown(view) as pilot:
@@ -147,7 +147,7 @@ async def test_endpoints_that_are_down_are_visible() -> None:
 
 
 @pytest.mark.parametrize(("lost", "shown_too"), [(7, True), (6, False)])
-async def test_the_last_minute_counts(lost: int, shown_too: bool) -> None:
+async def test_problems_are_shown_for_a_minute(lost: int, shown_too: bool) -> None:
     """More than one loss for two endpoints in a minute, and a loop that was late, are shown even after the recovery."""
     rows = [{**endpoint(number), "state": "OPEN"} for number in range(12)]
     async with shown(FleetView(rows, lost=(30, lost))) as pilot:
@@ -156,7 +156,7 @@ async def test_the_last_minute_counts(lost: int, shown_too: bool) -> None:
         assert lines(pilot, "the loop was 20")
 
 
-async def test_an_endpoint_that_fails_and_fails_is_one_line() -> None:
+async def test_consecutive_failed_attempts_are_one_event() -> None:
     """Consecutive failed attempts are one event with their number; after an OPEN, a new one begins."""
     tries = [("BACKOFF", "cut"), *[("CONNECTING", None), ("BACKOFF", "refused")] * 9]
     states = [("OPEN", None), *tries, ("OPEN", None), ("BACKOFF", "gone")]
@@ -183,7 +183,7 @@ async def test_search_filters_while_it_is_written() -> None:
         await until(pilot, lambda: lines(pilot, "no endpoint matches"))
 
 
-async def test_one_state_alone() -> None:
+async def test_f_shows_the_endpoints_of_one_state() -> None:
     """`f` selects each state in turn, then all again."""
     async with shown(troubled()) as pilot:
         for state, number in [("OPEN", 988), ("CONNECTING", 0), ("BACKOFF", 11), ("FAILED", 1), ("CLOSED", 0)]:
@@ -239,7 +239,7 @@ async def test_help_and_theme(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["q", "ctrl+c"])
-async def test_ends(key: str) -> None:
+async def test_q_and_ctrl_c_end_it(key: str) -> None:
     """q and Ctrl-C end it with 0, regardless of the focus."""
     async with shown(FleetView()) as pilot:
         if key != "q":
@@ -248,7 +248,7 @@ async def test_ends(key: str) -> None:
     assert pilot.app.return_value == 0
 
 
-async def test_a_fleet_out_of_reach_comes_back_by_itself(tmp_path: Path) -> None:
+async def test_an_unreachable_fleet_is_shown_again_when_it_returns(tmp_path: Path) -> None:
     """While the fleet cannot be reached, the last data stay, marked as old; then it continues by itself."""
     view = troubled()
     async with shown(view) as pilot:
@@ -258,7 +258,7 @@ async def test_a_fleet_out_of_reach_comes_back_by_itself(tmp_path: Path) -> None
         view.trouble = None
         await until(pilot, lambda: lines(pilot, "FAILING"))
         assert not lines(pilot, "UNREACHABLE")
-        assert lines(pilot, "11,000/s"), "the history is asked for again"
+        assert lines(pilot, "11,000/s"), "the history is requested again"
 
 
 async def test_a_refused_token_is_reported(tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ async def test_texts_of_a_peer_are_escaped(tmp_path: Path) -> None:
         await until(pilot, lambda: lines(pilot, "NO FLEET  [bold red]x[/]"))
 
 
-async def test_search_text_is_text_too() -> None:
+async def test_a_search_text_may_contain_markup() -> None:
     """A search text may contain markup."""
     async with shown(FleetView()) as pilot:
         pilot.app.query_one(Input).value = "[red]"

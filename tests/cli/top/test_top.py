@@ -85,9 +85,7 @@ async def test_shows_a_fleet_and_ends_with_q() -> None:
             person.type(b"q")
             assert await ended(process) == 0
     assert b"Traceback" not in person.written
-    assert person.written.rstrip().endswith(b"\x1b[?25h") or b"\x1b[?1049l" in person.written, (
-        "the screen is given back"
-    )
+    assert person.written.rstrip().endswith(b"\x1b[?25h") or b"\x1b[?1049l" in person.written, "the screen is restored"
 
 
 async def test_waits_for_a_fleet_that_is_not_there_yet() -> None:
@@ -104,7 +102,7 @@ async def test_waits_for_a_fleet_that_is_not_there_yet() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-async def test_a_signal_gives_the_terminal_back(number: signal.Signals) -> None:
+async def test_a_signal_restores_the_terminal(number: signal.Signals) -> None:
     """After a signal the terminal is restored, and the exit code shows the signal."""
     with terminal() as (person, theirs):
         async with serving(Served(FleetView())) as served:
@@ -140,7 +138,7 @@ def test_an_invalid_command_line_is_one_line(
     assert err.count("\n") == 1 and message in err and "hunter2" not in err
 
 
-def test_no_token_is_taken_from_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_takes_no_token(capsys: pytest.CaptureFixture[str]) -> None:
     """There is no --token, which other users of the machine could read; --token-file cannot be shortened to it."""
     assert main(["top", "--help"]) == 0
     assert "--token " not in capsys.readouterr().out

@@ -1,5 +1,5 @@
-// A WebSocket server on the npm package ws. Its options come as JSON in the first argument; on standard output it tells
-// what happens to it, one JSON object a line, with `at` in milliseconds.
+// A WebSocket server on the npm package ws. Its options come as JSON in the first argument. It writes
+// its events to standard output, one JSON object per line, with `at` in milliseconds.
 //
 //   /feed?n=&rate=&size=&fragments=  n numbered JSON messages (0: without end), rate a second (0: as fast as they are
 //                                    taken), padded to size characters, each in so many fragments
@@ -14,7 +14,7 @@ const {WebSocketServer} = require('ws');
 
 const {host, port, deflate = false, subprotocol = null} = JSON.parse(process.argv[2]);
 const refused = new Map();
-const tell = (event) => process.stdout.write(JSON.stringify({at: Date.now(), ...event}) + '\n');
+const record = (event) => process.stdout.write(JSON.stringify({at: Date.now(), ...event}) + '\n');
 
 const sockets = new WebSocketServer({
   noServer: true,
@@ -37,10 +37,10 @@ async function feed(socket, query) {
 }
 
 sockets.on('connection', (socket, request, url) => {
-  tell({event: 'open', path: url.pathname, protocol: socket.protocol, extensions: socket.extensions,
+  record({event: 'open', path: url.pathname, protocol: socket.protocol, extensions: socket.extensions,
         headers: request.headers});
-  socket.on('error', (error) => tell({event: 'error', path: url.pathname, message: error.message}));
-  socket.on('close', (code) => tell({event: 'close', path: url.pathname, code}));
+  socket.on('error', (error) => record({event: 'error', path: url.pathname, message: error.message}));
+  socket.on('close', (code) => record({event: 'close', path: url.pathname, code}));
   if (url.pathname === '/echo') socket.on('message', (data, isBinary) => socket.send(data, {binary: isBinary}));
   else feed(socket, url.searchParams);
 });
@@ -60,11 +60,11 @@ server.on('upgrade', (request, socket, head) => {
   const url = new URL(request.url, 'http://localhost');
   const no = refusal(url);
   if (no) {
-    tell({event: 'refuse', path: url.pathname, status: no.status});
+    record({event: 'refuse', path: url.pathname, status: no.status});
     const after = no.after === null ? '' : `Retry-After: ${no.after}\r\n`;
     socket.end(`HTTP/1.1 ${no.status} ${http.STATUS_CODES[no.status]}\r\nConnection: close\r\nContent-Length: 0\r\n${after}\r\n`);
     return;
   }
   sockets.handleUpgrade(request, socket, head, (open) => sockets.emit('connection', open, request, url));
 });
-server.listen(port, host, () => tell({event: 'ready'}));
+server.listen(port, host, () => record({event: 'ready'}));
