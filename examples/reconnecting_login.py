@@ -51,7 +51,9 @@ def make_fleet(uri: str, token_file: Path, secret: bytes, symbols: list[str]) ->
 
     @fleet.process("$gap.*")
     async def catch_up(message: Message[Gap]) -> None:
-        print(f"{message.data.down_s:.1f} s are missing: the moment to ask for a snapshot", flush=True)
+        gap = message.data
+        since = message.received_at - gap.last_message_at if gap.last_message_at else gap.down_s
+        print(f"{since:.1f} s are missing: the moment to ask for a snapshot", flush=True)
 
     fleet.connect(
         uri,

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
 from types import ModuleType
-from typing import Any, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from wsfleet import Fleet
 from wsfleet.config import build, values
@@ -57,7 +57,7 @@ ABOUT = {
 
 GIVEN = "must be given"
 DEFAULTS = {"uri": GIVEN, "pattern": GIVEN, "size": GIVEN, "handler": "one of the two", "sink": "one of the two"}
-FUNCTIONS = {retry.is_fatal: "for 401, 403, 404, 410, a bad URI, a bad certificate"}
+FUNCTIONS = {retry.is_fatal: "for 401, 403, 404, 407, 410, a bad URI, a bad certificate"}
 
 
 def sections() -> dict[str, dict[str, Any]]:
@@ -121,7 +121,7 @@ def takes(key: str, hint: Any) -> tuple[str, str]:
         elif get_origin(kind) is Mapping:
             texts.append("table")
         elif get_origin(kind) is Sequence:
-            texts.append("list of texts")
+            texts.append("list of whole numbers" if int in get_args(kind) else "list of texts")
     if values._takes_text(kinds):
         texts.append("text")
     if values._FUNCTION in kinds:

@@ -18,6 +18,7 @@ alive), `transport` (sockets and frames), `pipeline` (hub, mailboxes, processors
 import sys
 
 from wsfleet.core import __version__, accel, errors, message
+from wsfleet.core.attempt import Attempt
 from wsfleet.core.errors import (
     Busy,
     ConfigError,
@@ -34,8 +35,10 @@ from wsfleet.core.errors import (
 )
 from wsfleet.core.message import DeadLetter, Gap, Malformed, Message, Slow, State, StateChange
 from wsfleet.core.options import Buffer, Endpoint, Limits, Liveness, Overflow, Reconnect, Retry
+from wsfleet.core.retry import is_fatal
 from wsfleet.core.stats import FleetStats
 from wsfleet.endpoint.connection import Connection
+from wsfleet.endpoint.credentials import Credentials
 from wsfleet.endpoint.pool import Pool
 from wsfleet.endpoint.session import Session
 from wsfleet.fleet.fleet import Fleet
@@ -49,12 +52,14 @@ accelerated = accel.accelerated()
 """Whether all compiled modules are in use."""
 
 __all__ = [
+    "Attempt",
     "Buffer",
     "Busy",
     "ConfigError",
     "ConnectFailed",
     "Connection",
     "ConnectionLost",
+    "Credentials",
     "DeadLetter",
     "Endpoint",
     "EndpointFailed",
@@ -84,4 +89,5 @@ __all__ = [
     "__version__",
     "accelerated",
     "errors",
+    "is_fatal",
 ]

@@ -158,6 +158,7 @@ def test_every_field_can_be_written(check: Check, tmp_path: Path) -> None:
         stable_s = "1 h"
         max_restarts = 4
         fatal = "handlers:fatal"
+        fatal_codes = [4004, 4014]
 
         [[connect]]
         uri = "handlers:uri"
@@ -181,7 +182,7 @@ def test_every_field_can_be_written(check: Check, tmp_path: Path) -> None:
     assert (made.open_s, made.close_s, made.max_size, made.sends_per_s) == (3, 1.0, 2**21, 5)
     assert made.decode is handlers.Trade
     assert made.topic is handlers.topic
-    assert made.reconnect == Reconnect(0.1, 120.0, 3, 0, 3600.0, 4, fatal=handlers.fatal)
+    assert made.reconnect == Reconnect(0.1, 120.0, 3, 0, 3600.0, 4, fatal=handlers.fatal, fatal_codes=(4004, 4014))
     assert made.liveness == Liveness(None, 5, 90.0, handlers.beat, 10)
     other = endpoint(report, "b")
     assert (other.uri, other.headers) == (handlers.uri, handlers.headers)

@@ -86,6 +86,34 @@ async def test_an_unchanged_entry_keeps_its_socket(file: Path) -> None:
     assert fleet.stats().balanced
 
 
+@pytest.mark.parametrize("pool", [False, True])
+async def test_a_changed_entry_goes_on_and_reports_its_gap(file: Path, pool: bool) -> None:
+    """After a reload a changed endpoint goes on with session and index, and its gap is reported; a new one begins."""
+    table = '[[pool]]\nuri = "{}"\nname = "p"\nsize = {}\n'
+    async with FeedServer() as server:
+        write(file, table.format(server.uri, 1) if pool else connect(server, "p-1"))
+        async with running(file) as fleet, fleet.subscribe("$gap.*") as gaps, fleet.subscribe(">") as messages:
+            await server.send("1", "2")
+            before = [await messages.next() for _ in range(2)]
+            changed = connect(server, "p-1", 'handler = "HANDLERS:two"') + connect(server, "new")
+            write(file, table.format(server.uri, 2) if pool else changed)
+            result = await fleet.reload()
+            await asyncio.gather(*(each.wait_open() for each in fleet.connections.values()))
+            gap = (await gaps.next()).data
+            await server.send("3")
+            after = {message.endpoint: message for message in [await messages.next() for _ in range(2)]}
+            assert gaps.stats().pending == 0
+    assert (gap.endpoint, gap.previous_session, gap.session, gap.last_index) == ("p-1", 1, 2, 2)
+    assert (gap.exact, gap.last_message_at) == (True, before[-1].received_at)
+    assert gap.down_s > 0.0
+    assert {name: (each.session, each.index) for name, each in after.items()} == {
+        "p-1": (2, 3),
+        "p-2" if pool else "new": (1, 1),
+    }
+    assert result.kept == {}
+    assert fleet.stats().balanced
+
+
 async def test_a_fault_changes_nothing(file: Path) -> None:
     """All faults are reported with their places, and every socket stays open, even if most of the file is valid."""
     async with FeedServer() as server:

@@ -142,6 +142,42 @@ def test_the_users_function_decides_and_is_asked_once():
     assert classify(Fatal(), lambda _: False, fresh_credentials=False, rejections=0).fatal
 
 
+def lost_in_on_open(code):
+    error = ConnectFailed("on_open", "connection lost")
+    error.__cause__ = ConnectionLost(code)
+    return error
+
+
+def test_a_fatal_function_may_leave_the_decision_to_the_default():
+    """None from `fatal` means the default rule, true and false mean what they say."""
+    missing, busy = HandshakeRejected(404), HandshakeRejected(503)
+    for answer, fatal in ((None, (True, False)), (True, (True, True)), (False, (False, False))):
+        verdicts = [
+            classify(error, lambda _, answer=answer: answer, fresh_credentials=False, rejections=0)
+            for error in (missing, busy)
+        ]
+        assert tuple(verdict.fatal for verdict in verdicts) == fatal
+
+
+@pytest.mark.parametrize("made", [ConnectionLost, lost_in_on_open])
+@pytest.mark.parametrize("fatal", [is_fatal, lambda _: None, lambda _: False])
+def test_fatal_codes_are_fatal_beside_the_default(made, fatal):
+    """A close code in `fatal_codes` is fatal, also during on_open, and all other errors are decided as without it."""
+
+    def verdict(error):
+        return classify(error, fatal, fatal_codes=(4004,), fresh_credentials=False, rejections=0).fatal
+
+    assert verdict(made(4004))
+    assert not verdict(made(4009))
+    assert verdict(HandshakeRejected(401)) == (fatal(HandshakeRejected(401)) is not False)
+
+
+def test_407_of_a_proxy_is_fatal_and_its_other_statuses_are_not():
+    """A wrong password for the proxy is not repeated; 404 and 503 of the proxy may be temporary."""
+    verdicts = {status: is_fatal(ConnectFailed("proxy", "refused", status=status)) for status in (401, 404, 407, 503)}
+    assert verdicts == {401: False, 404: False, 407: True, 503: False}
+
+
 @pytest.mark.parametrize(
     ("value", "wait_s"),
     [

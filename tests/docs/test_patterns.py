@@ -173,7 +173,7 @@ async def test_one_connection_comes_back(blocks: dict[str, types.ModuleType], ou
             await printed(output, "AMBER 1.5 (2 of session 1)")
             program.wanted.append("IVORY")
             server.drop()
-            await printed(output, " of messages missing: request a snapshot")
+            await printed(output, " are missing: request a snapshot")
             await server.wait_clients(1)
             await server.send(price(2.5, "IVORY"))
             await printed(output, "IVORY 2.5 (3 of session 2)")

@@ -10,7 +10,8 @@ from wsfleet.testing.client import Client
 NAMES = {
     Fleet: """close connect connections drain_s from_file from_thread idle name observers pool process publish reload
               run run_async serve serve_http sink snapshot stats subscribe subscriptions totals wait""",
-    Connection: "close down_since name required restart send session_count state stats wait_open",
+    Connection: """close down_since name request_headers required response_headers restart send session_count state
+                   stats subprotocol wait_open""",
     Pool: "close connections name request send size wait_open",
     Session: "endpoint number recv request_headers response_headers send subprotocol",
     Subscription: "batches close name next pattern stats",

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from wsfleet import Fleet, Message, Session, State
+from wsfleet import Buffer, Fleet, Message, Reconnect, Session, State
 from wsfleet.core import errors
 from wsfleet.core.errors import ConnectFailed, ConnectionLost, FleetError, HandshakeRejected, NotOpen
 from wsfleet.testing import FakeTransport, FeedServer
@@ -369,3 +369,70 @@ async def test_a_fake_socket_accepts_the_same_types_as_a_real_one() -> None:
         with pytest.raises(TypeError, match="str or bytes, not int"):
             FakeWire(socket).write(7)  # type: ignore[arg-type]
         assert not socket.sent
+
+
+async def test_a_server_that_chooses_no_subprotocol_is_refused() -> None:
+    """By default the connection fails with a clear error; `subprotocol_required=False` accepts the server."""
+    async with FeedServer() as server, Fleet() as fleet:
+        strict = fleet.connect(server.uri, name="strict", subprotocols=["v1"], proxy=False)
+        lax = fleet.connect(server.uri, name="lax", subprotocols=["v1"], subprotocol_required=False, proxy=False)
+        await lax.wait_open()
+        assert lax.subprotocol is None
+        while strict.stats().last_error is None:
+            await asyncio.sleep(0.01)
+        assert str(strict.stats().last_error).startswith("http: the server chose none of the subprotocols")
+
+
+async def test_a_connection_shows_its_handshake() -> None:
+    """The subprotocol and the headers are those of the current connection, and empty without one."""
+    async with FeedServer(subprotocols=["v2"]) as server, Fleet() as fleet:
+        feed = fleet.connect(server.uri, name="feed", subprotocols=["v2"], headers={"X-Mine": "7"}, proxy=False)
+        assert (feed.subprotocol, dict(feed.request_headers), dict(feed.response_headers)) == (None, {}, {})
+        await feed.wait_open()
+        assert feed.subprotocol == "v2"
+        assert feed.request_headers["x-mine"] == "7"
+        assert feed.response_headers["UPGRADE"] == "websocket"
+    assert feed.subprotocol is None
+
+
+async def test_a_send_that_waits_ends_with_a_loss_during_a_pause() -> None:
+    """A send that waits for room raises ConnectionLost although the pause, which it may cause itself, goes on.
+
+    The messages that arrived before the loss are processed afterwards.
+    """
+    go_on = asyncio.Event()
+    done: list[str] = []
+
+    async def slow(message: Message[str]) -> None:
+        await go_on.wait()
+        done.append(message.data)
+
+    async with FeedServer() as server, Fleet() as fleet:
+        plan = Reconnect(initial_s=3600.0, jitter=0.0)
+        connection = fleet.connect(server.uri, slow, name="feed", buffer=Buffer(messages=2), reconnect=plan)
+        await server.wait_clients(1)
+        await server.send("a", "b")
+        while not connection.stats().paused_by:
+            await asyncio.sleep(0.01)
+        await server.send("c", "d")
+        server.clients[0].transport.pause_reading()
+
+        async def fill() -> None:
+            while True:
+                await connection.send(bytes(100_000))
+
+        filling = asyncio.create_task(fill())
+        sent = -1
+        while sent != connection.stats().sent:
+            sent = connection.stats().sent
+            await asyncio.sleep(0.1)
+        server.drop()
+        with pytest.raises(ConnectionLost):
+            await filling
+        assert done == []
+        go_on.set()
+        while connection.state is State.OPEN:
+            await asyncio.sleep(0.01)
+        while len(done) < 4:
+            await asyncio.sleep(0.01)
+        assert done == ["a", "b", "c", "d"]

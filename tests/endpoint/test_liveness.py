@@ -12,6 +12,7 @@ from wsfleet import Buffer, Connection, Fleet, Liveness, Message, Reconnect, Ses
 from wsfleet.endpoint import liveness
 from wsfleet.endpoint.ingest import Ingest
 from wsfleet.testing import FakeSocket, FakeTransport, FeedServer
+from wsfleet.testing.fake import FakeWire
 
 URI = "ws://feed.test/"
 NOT_AGAIN = Reconnect(initial_s=10**6, max_s=10**6, jitter=0.0)
@@ -307,6 +308,72 @@ async def test_a_blocked_loop_does_not_kill_healthy_peers(loop_held_s: float) ->
             lag_s = fleet.stats().loop_lag_s
             assert [connection.stats().losses for connection in connections] == [0] * 20
     assert lag_s >= 0.0
+
+
+def freeze(seconds: float) -> None:
+    """Let the loop's clock jump, as after a call that blocks or a process that was stopped."""
+    loop: Any = asyncio.get_running_loop()
+    loop.setup_looptime(start=loop.time() + seconds)
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("liveness", [Liveness(ping_s=0.5, pong_s=0.5), Liveness(ping_s=0.5, stale_s=0.5)])
+async def test_a_busy_loop_gives_up_a_dead_peer(liveness: Liveness) -> None:
+    """Calls that block the loop one after another put off the end of a dead peer once, not each time."""
+    transport = FakeTransport()
+    async with Fleet(transport=transport) as fleet:
+        connection, socket = await opened(fleet, transport, liveness=liveness)
+        socket.answers_pings = liveness.pong_s is None or liveness.stale_s is not None
+        began = clock()
+        while connection.state is State.OPEN and clock() - began < 60.0:
+            await asyncio.sleep(0.01)
+            freeze(0.3)
+        assert connection.state is State.BACKOFF
+        assert clock() - began <= 0.5 + 0.5 + 3 * 0.31
+
+
+@pytest.mark.looptime
+@pytest.mark.parametrize("frozen_s", [2.0, 30.0, 3600.0])
+@pytest.mark.parametrize("pinged", [True, False])
+async def test_after_a_freeze_a_dead_peer_is_given_up_in_time(frozen_s: float, pinged: bool) -> None:
+    """However long the process was frozen, a dead peer is given up at most ping_s + pong_s after it wakes."""
+    transport = FakeTransport()
+    async with Fleet(transport=transport) as fleet:
+        connection, socket = await opened(fleet, transport, liveness=Liveness(ping_s=10.0, pong_s=5.0))
+        socket.answers_pings = False
+        await asyncio.sleep(11.0 if pinged else 9.0)
+        freeze(frozen_s)
+        woke = clock()
+        assert await lost(connection) - woke <= 10.0 + 5.0 + 0.1
+
+
+@pytest.mark.looptime
+async def test_an_answer_that_comes_after_a_freeze_counts() -> None:
+    """Where the whole machine was frozen, the answer arrives after it wakes: the peer is alive, each time anew."""
+    transport = FakeTransport()
+    async with Fleet(transport=transport) as fleet:
+        connection, socket = await opened(fleet, transport, liveness=Liveness(ping_s=10.0, pong_s=5.0))
+        for _ in range(5):
+            pings, socket.answers_pings = socket.pings, False
+            while socket.pings == pings:
+                await asyncio.sleep(0.1)
+            freeze(60.0)
+            await asyncio.sleep(1.0)
+            assert connection.state is State.OPEN
+            socket._pong()
+            socket.answers_pings = True
+
+
+@pytest.mark.looptime
+async def test_unread_data_puts_off_the_end_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer whose data waits unread is given up later, but at most by its limit: its data may be no answer."""
+    transport = FakeTransport()
+    monkeypatch.setattr(FakeWire, "unread", True)
+    async with Fleet(transport=transport) as fleet:
+        connection, socket = await opened(fleet, transport, liveness=Liveness(ping_s=10.0, pong_s=5.0))
+        socket.answers_pings = False
+        began = clock()
+        assert await lost(connection) - began == pytest.approx(10.0 + 5.0 + 5.0, abs=0.1)
 
 
 async def test_latency_is_the_pings_round_trip() -> None:

@@ -260,6 +260,24 @@ async def test_a_fatal_function_decides() -> None:
 
 
 @pytest.mark.looptime
+async def test_a_fatal_code_ends_the_endpoint_and_leaves_the_default() -> None:
+    """A close code in `fatal_codes` makes the endpoint FAILED, another code does not, and a 401 still does."""
+    transport = Counting()
+    fleet = Fleet(transport=transport)
+    plan = Reconnect(initial_s=0.1, fatal_codes=(4004, 4014))
+    closed = fleet.connect(URI, name="closed", reconnect=plan)
+    refused = fleet.connect(URI, name="refused", reconnect=plan)
+    serving = asyncio.create_task(fleet.serve())
+    (await transport.accept("closed")).close(4009)
+    (await transport.accept("closed")).close(4004)
+    (await transport.accept("refused")).lose()
+    transport.refuse(HandshakeRejected(401))
+    await serving
+    assert (closed.state, refused.state) == (State.FAILED, State.FAILED)
+    assert len(transport.times) == 4
+
+
+@pytest.mark.looptime
 async def test_functions_for_uri_and_headers_are_called_for_every_attempt() -> None:
     """The URI and headers are computed anew for each attempt."""
     made = 0

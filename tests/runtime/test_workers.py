@@ -35,6 +35,13 @@ def note(*words):
 
 async def who(message): note(os.getpid(), message.endpoint, message.data)
 
+async def number(message): note("message", message.endpoint, message.session, message.index, os.getpid())
+
+async def gap(message):
+    gap = message.data
+    silent_s = message.received_at - gap.last_message_at
+    note("gap", gap.endpoint, gap.previous_session, gap.session, gap.last_index, gap.exact, 0 <= gap.down_s <= silent_s)
+
 async def slow(message):
     note("begun", os.getpid())
     while not Path("go").exists():
@@ -206,6 +213,37 @@ async def test_a_killed_worker_is_started_again_and_the_others_go_on(start: Star
     assert "every message is accounted for, except messages lost in workers that died" in ended.err
     assert {row["name"] for row in report["endpoints"] if row["received"] == 1} == share
     assert report["subscriptions"][0]["processed"] == 60 - len(share)
+
+
+async def test_a_killed_worker_leaves_gaps(start: Start, tmp_path: Path) -> None:
+    """After kill -9 the endpoints of that worker go on with session and index, and report their gaps as not exact."""
+    gaps = '[[process]]\npattern = "$gap.*"\nhandler = "handlers:gap"\n'
+    async with FeedServer() as server:
+        port = free_port()
+        write(tmp_path, server.uri, 6, handler="number", more=f'{gaps}[http]\nlisten = "127.0.0.1:{port}"')
+        command = await start("run", "feeds.toml", "--workers", "2")
+        await server.wait_clients(6)
+        await server.send("a", "b")
+        lines = await until_lines(command, tmp_path, 12)
+        # The parent must have the last numbers.
+        await until_stats(port, lambda report: report["subscriptions"][0]["processed"] == 12)
+        victim = lines[0][4]
+        share = {name for _, name, _, _, pid in lines if pid == victim}
+        os.kill(int(victim), signal.SIGKILL)
+        while len(server.requests) < 6 + len(share):
+            await asyncio.sleep(0.01)
+        await server.wait_clients(6)
+        await until_lines(command, tmp_path, 12 + len(share))
+        await server.send("c")
+        lines = (await until_lines(command, tmp_path, 12 + len(share) + 6))[12:]
+        ended = await command.drained()
+    assert ended.code == 0, ended.err
+    assert sorted(line[1:] for line in lines if line[0] == "gap") == [
+        [name, "1", "2", "2", "False", "True"] for name in sorted(share)
+    ]
+    assert {name: (session, index) for kind, name, session, index, *_ in lines if kind == "message"} == {
+        f"f{n}": ("2" if f"f{n}" in share else "1", "3") for n in range(6)
+    }
 
 
 async def test_workers_of_a_program(start: Start, tmp_path: Path) -> None:

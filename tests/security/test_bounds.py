@@ -42,6 +42,7 @@ async def test_a_flood_of_pings_costs_no_memory() -> None:
     assert pipe.written == b""
     assert collector.messages == ["data goes on"]
     wire.resume_writing()
+    await pipe.settle()
     assert written_frames(bytes(pipe.written)) == [(PONG, struct.pack("!I", 999))]
     pipe.incoming.append(frame(PING, b"soon"))
     await pipe.settle()
@@ -63,6 +64,7 @@ async def test_no_pong_follows_a_close_frame(ours: bool) -> None:
         pipe.incoming.append(frame(CLOSE, struct.pack("!H", 1000)))
         await pipe.settle()
     wire.resume_writing()
+    await pipe.settle()
     assert [opcode for opcode, _ in written_frames(bytes(pipe.written))] == [CLOSE]
     wire.abort()
     await collector.ended

@@ -88,6 +88,7 @@ async def test_every_kind_of_event_is_sent() -> None:
         assert (await first(events, "state"))["error"] == "connection lost: 4000 maintenance"
         gap = await first(events, "gap")
         assert (gap["endpoint"], gap["previous_session"], gap["session"], gap["last_index"]) == ("a", 1, 2, 5)
+        assert 0 < gap["last_message_at"] <= gap["last_frame_at"] <= gap["at"]
 
 
 async def test_a_quiet_fleet_sends_comments(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,14 +114,33 @@ async def test_what_was_read_before_the_loss_is_answered_no_more(monkeypatch):
 
 
 async def test_a_loss_while_paused_is_reported_after_all_messages(monkeypatch):
-    """A loss during a pause delivers all messages, and the receiver cannot pause again."""
+    """A loss during a pause is reported after all messages, which still wait for `resume`."""
     collector = Collector(chunk=3, pause_every=1)
     pipe, _ = await sliced_wire(monkeypatch, collector)
     await asyncio.sleep(0)
     assert collector.messages == ["0", "1", "2"]
     pipe.abort()
+    for read in (3, 6, 9):
+        await pipe.settle()
+        assert (len(collector.messages), collector.error) == (read, None)
+        collector.resume()
     await pipe.settle()
     assert len(collector.messages) == 10
+    assert collector.error.code == 1006
+
+
+@pytest.mark.parametrize("way", ["abort", "close"])
+async def test_closing_ends_a_loss_that_waits_for_resume(monkeypatch, way):
+    """After a loss during a pause, `abort` and `close` discard the rest, and the loss is reported."""
+    collector = Collector(chunk=3, pause_every=1)
+    pipe, wire = await sliced_wire(monkeypatch, collector)
+    await asyncio.sleep(0)
+    pipe.abort()
+    await pipe.settle()
+    assert collector.error is None
+    wire.abort() if way == "abort" else wire.close(1000)
+    await pipe.settle()
+    assert collector.messages == ["0", "1", "2"]
     assert collector.error.code == 1006
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from wsfleet.config.reading import Given
 from wsfleet.core.errors import ConfigError, FleetError
+from wsfleet.endpoint.continuity import History
 from wsfleet.fleet.fleet import Fleet, control_of
 from wsfleet.fleet.reloading import Change, Reloaded
 
@@ -148,16 +149,20 @@ class Reloader:
             if finish is not None:
                 await finish
         else:
-            await self._close(fleet, entry)
+            histories = await self._close(fleet, entry)
             self._declare(fleet, entry)
+            control_of(fleet).go_on(histories)
 
     def _declare(self, fleet: Fleet, entry: Entry) -> None:
         entry.declare(fleet)
         self._entries[entry.key] = entry
 
-    async def _close(self, fleet: Fleet, entry: Entry) -> None:
+    async def _close(self, fleet: Fleet, entry: Entry) -> dict[str, History]:
+        """Close or detach what the entry declared. Return the histories of its endpoints."""
+        histories: dict[str, History] = {}
         if entry.section != "process":
-            await control_of(fleet).close(entry.name)
+            histories = await control_of(fleet).close(entry.name)
         elif (finish := control_of(fleet).detach_processor(entry.name)) is not None:
             await finish
         self._entries.pop(entry.key, None)
+        return histories

@@ -284,7 +284,7 @@ def _described(field: str, kinds: tuple[Any, ...]) -> str:
         elif get_origin(kind) is Mapping:
             texts.append("a table")
         elif get_origin(kind) is Sequence:
-            texts.append("a list of strings")
+            texts.append("a list of whole numbers" if int in get_args(kind) else "a list of strings")
     if _takes_text(kinds):
         texts.append("text")
     if _FUNCTION in kinds:

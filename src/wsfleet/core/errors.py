@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from wsfleet.core.headers import Headers
 from wsfleet.core.text import one_line
 
 __all__ = [
@@ -44,11 +45,17 @@ class ConfigError(FleetError, ValueError):
 
 
 class ConnectFailed(FleetError):
-    """An attempt to connect failed. `stage` is one of uri, dns, tcp, proxy, tls, http, on_open."""
+    """An attempt to connect failed. `stage` is one of uri, dns, tcp, proxy, tls, http, on_open.
 
-    def __init__(self, stage: str, message: str = "") -> None:
+    `status` is the HTTP status with which the server or the proxy refused the connection or redirected it, or None.
+    """
+
+    status: int | None = None
+
+    def __init__(self, stage: str, message: str = "", *, status: int | None = None) -> None:
         self.stage = stage
         self.message = message
+        self.status = status
 
     def __str__(self) -> str:
         return one_line(f"{self.stage}: {self.message}") if self.message else f"connect failed at stage {self.stage}"
@@ -57,17 +64,19 @@ class ConnectFailed(FleetError):
 class HandshakeRejected(ConnectFailed):
     """The server answered the opening handshake with a status other than 101 (RFC 6455, section 4.1).
 
-    `headers` are the response headers, with names in lower case. `retry_after_s` is the value of Retry-After in seconds
-    (RFC 9110, section 10.2.3), or None.
+    `headers` are the response headers, with names in lower case. Lookups are case-insensitive, and
+    `headers.get_all(name)` returns all values of a field. `retry_after_s` is the value of Retry-After in seconds (RFC
+    9110, section 10.2.3), or None.
     """
+
+    status: int
 
     def __init__(
         self, status: int, headers: Mapping[str, str] | None = None, retry_after_s: float | None = None
     ) -> None:
         later = "" if retry_after_s is None else f", retry after {retry_after_s:g} s"
-        super().__init__("http", f"the server answered {status}{later}")
-        self.status = status
-        self.headers: Mapping[str, str] = dict(headers or {})
+        super().__init__("http", f"the server answered {status}{later}", status=status)
+        self.headers = Headers(headers or {})
         self.retry_after_s = retry_after_s
 
     def __repr__(self) -> str:

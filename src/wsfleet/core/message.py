@@ -17,10 +17,10 @@ class Message(msgspec.Struct, Generic[T], frozen=True, gc=False):
     """One message. All subscriptions share the same object: do not change its `data`.
 
     `endpoint` is the name of the endpoint that received it, and `session` the number of its connection, from 1. `index`
-    is the number of the message at this endpoint, from 1; it continues over reconnects. `received_at` is the wall clock
-    time in seconds, the same for all messages of one socket read. `size` is the size of the payload in bytes, after
-    decompression. Messages of `Fleet.publish` and of the `$` topics have only `data`, `topic`, `received_at` and
-    `size`; the other fields have their defaults.
+    is the number of the message at this endpoint, from 1; it continues over reconnects and reloads. `received_at` is
+    the wall clock time in seconds, the same for all messages of one socket read. `size` is the size of the payload in
+    bytes, after decompression. Messages of `Fleet.publish` and of the `$` topics have only `data`, `topic`,
+    `received_at` and `size`; the other fields have their defaults.
 
     The garbage collector does not track messages, because they are numerous and short-lived. Do not store a message
     in its own `data`: such a cycle is never freed.
@@ -91,11 +91,19 @@ class Slow:
 class Gap:
     """Published on `$gap.<endpoint>` after a reconnect, before all messages of the new session.
 
-    Messages that the server sent in between may be missing.
+    Messages that the server sent after `last_message_at` may be missing. `down_s` is only the part of the gap in which
+    wsfleet knew about the loss: a connection may have been silent for `ping_s` + `pong_s`, or longer, before.
+
+    The record waits in the mailbox of its own subscription. Another function may still have messages of before the gap
+    in its mailbox when this one is processed: compare their `session` with `previous_session`.
     """
 
     endpoint: str  #: the endpoint's name
     previous_session: int  #: number of the lost connection
     session: int  #: number of the new connection
     last_index: int  #: number of the last message before the gap
-    down_s: float  #: seconds without a connection
+    down_s: float  #: seconds between the detection of the loss and the new connection
+    last_message_at: float | None = None  #: `received_at` of the last message before the gap; None: there was none
+    last_frame_at: float | None = None  #: wall clock time of the last frame of the lost connection, pongs included
+    #: False after the death of a worker process: it may have received more than these fields, its last report, say
+    exact: bool = True

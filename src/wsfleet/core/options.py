@@ -14,6 +14,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, Literal, TypedDict
 
 from wsfleet.core import retry
+from wsfleet.core.attempt import HeadersFunction, UriFunction, check_attempt_function
 from wsfleet.core.checks import (
     HEADER_NAME,
     Checked,
@@ -69,8 +70,10 @@ class Reconnect(Checked):
     The delay before each attempt is random, up to a bound that grows by `factor` from `initial_s` to `max_s`. With
     `jitter=1.0` it is drawn from the whole range (full jitter); with 0 it equals the bound. The bound is reset only
     after the connection was open for `stable_s` and the peer sent a frame, so the delays also grow for a server that
-    accepts connections and closes them at once. More than `max_restarts` restarts within `window_s` seconds, or an
-    error for which `fatal(error)` returns true, make the endpoint FAILED.
+    accepts connections and closes them at once. A delay ends early when the host had failed and works again. More than
+    `max_restarts` restarts within `window_s` seconds, a close code in `fatal_codes`, or an error for which
+    `fatal(error)` returns true make the endpoint FAILED. For an error that the function does not decide, it returns
+    None, and the default rule `wsfleet.is_fatal` applies.
     """
 
     initial_s: float = 0.5  #: upper bound of the first delay
@@ -80,7 +83,9 @@ class Reconnect(Checked):
     stable_s: float = 30.0  #: time that a connection must be open, with a frame from the peer, to reset the bound
     max_restarts: int | None = None  #: restarts within window_s before the endpoint becomes FAILED; None: no limit
     window_s: float = 60.0  #: period in which restarts are counted
-    fatal: Callable[[Exception], bool] = retry.is_fatal  #: function of the error; true makes the endpoint FAILED
+    #: function of the error; true makes the endpoint FAILED, false does not, None leaves it to the default rule
+    fatal: Callable[[Exception], bool | None] = retry.is_fatal
+    fatal_codes: Sequence[int] = field(default=(), kw_only=True)  #: close codes that make the endpoint FAILED
 
     def _faults(self) -> Iterator[tuple[str, str | None]]:
         yield "initial_s", check_seconds(self.initial_s, zero=True)
@@ -94,6 +99,10 @@ class Reconnect(Checked):
         yield "window_s", check_seconds(self.window_s)
         if self.fatal is not retry.is_fatal:
             yield "fatal", self._fatal_fault()
+        codes = self.fatal_codes
+        good = isinstance(codes, Sequence) and not isinstance(codes, str | bytes)
+        good = good and all(check_count(code, 1000, most=4999) is None for code in codes)
+        yield "fatal_codes", None if good else f"must be a sequence of close codes from 1000 to 4999, not {codes!r}"
 
     def _fatal_fault(self) -> str | None:
         if not callable(self.fatal):
@@ -204,7 +213,8 @@ def _unsafe_topic(topic: str) -> str | None:
 class Endpoint(Checked):
     """A server, and how the fleet stays connected to it.
 
-    `uri` and `headers` may be async functions, which are called for each attempt, for example to get a new token.
+    `uri` and `headers` may be async functions, which are called for each attempt, for example to get a new token. Such
+    a function takes no argument, or the `Attempt`, which has what was received before, to let the server resume.
     `open_s` is the deadline for a whole attempt, including `on_open`; `close_s` for the closing handshake. `max_size`
     limits the size of a message after decompression, and `max_fragments` its number of frames (None: 4,096, plus one
     for each 64 bytes of `max_size`). `on_open(session)` is called on each connect, before the endpoint is OPEN, to log
@@ -219,11 +229,15 @@ class Endpoint(Checked):
     """
 
     #: ws:// or wss:// URI, or an async function that returns it, called for each attempt
-    uri: str | Callable[[], Awaitable[str]] = field(repr=False)
+    uri: str | UriFunction = field(repr=False)
     name: str | None = None  #: one token; None: the host name, made unique; required if uri is a function
     #: additional headers of the handshake, or an async function that returns them, called for each attempt
-    headers: Mapping[str, str] | Callable[[], Awaitable[Mapping[str, str]]] | None = field(default=None, repr=False)
+    headers: Mapping[str, str] | HeadersFunction | None = field(default=None, repr=False)
+    #: store the cookies that the server sets, and send them back with later attempts
+    cookies: bool = field(default=False, kw_only=True)
     subprotocols: Sequence[str] = field(default=(), repr=False)  #: offered to the server, in order of preference
+    #: refuse a server that chooses none of the subprotocols
+    subprotocol_required: bool = field(default=True, kw_only=True)
     compression: Literal["deflate"] | None = None  #: "deflate": offer permessage-deflate; None: no compression
     ssl: ssl_module.SSLContext | None = None  #: TLS context; None: verify with the authorities of the system
     #: URL of a proxy; None: as set in the environment; False: no proxy
@@ -271,7 +285,8 @@ class Endpoint(Checked):
         yield "on_open", self._on_open_fault()
         yield from self._data_faults()
         yield "sends_per_s", check_rate(self.sends_per_s)
-        for name, kind in (("reconnect", Reconnect), ("liveness", Liveness), ("required", bool)):
+        kinds = {"reconnect": Reconnect, "liveness": Liveness, "required": bool, "cookies": bool}
+        for name, kind in {**kinds, "subprotocol_required": bool}.items():
             if not isinstance(getattr(self, name), kind):
                 yield name, f"must be {kind.__name__}, not {type(getattr(self, name)).__name__}"
 
@@ -293,7 +308,7 @@ class Endpoint(Checked):
             return check_uri(self.uri)
         if not callable(self.uri):
             return "must be a str or an async function"
-        return None if self.name is not None else "is a function, which requires a name"
+        return check_attempt_function(self.uri) if self.name is not None else "is a function, which requires a name"
 
     def _handshake_faults(self) -> Iterator[tuple[str, str | None]]:
         if isinstance(self.headers, Mapping):
@@ -301,6 +316,8 @@ class Endpoint(Checked):
                 yield "headers", text
         elif self.headers is not None and not callable(self.headers):
             yield "headers", "must be a mapping or an async function"
+        elif self.headers is not None:
+            yield "headers", check_attempt_function(self.headers)
         names = self.subprotocols
         tokens = isinstance(names, Sequence) and not isinstance(names, str)
         tokens = tokens and all(isinstance(name, str) and HEADER_NAME.fullmatch(name) for name in names)
@@ -343,8 +360,10 @@ class EndpointOptions(TypedDict, total=False):
     """The fields of `Endpoint`, as keyword arguments of `Fleet.connect` and `Fleet.pool`."""
 
     name: str | None
-    headers: Mapping[str, str] | Callable[[], Awaitable[Mapping[str, str]]] | None
+    headers: Mapping[str, str] | HeadersFunction | None
+    cookies: bool
     subprotocols: Sequence[str]
+    subprotocol_required: bool
     compression: Literal["deflate"] | None
     ssl: ssl_module.SSLContext | None
     proxy: str | Literal[False] | None

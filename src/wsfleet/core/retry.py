@@ -9,11 +9,11 @@ import datetime
 import email.utils
 import ssl
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from wsfleet.core.errors import ConfigError, ConnectFailed, Fatal, HandshakeRejected
+from wsfleet.core.errors import ConfigError, ConnectFailed, ConnectionLost, Fatal, HandshakeRejected
 
 __all__ = [
     "Backoff",
@@ -21,13 +21,18 @@ __all__ = [
     "RestartBudget",
     "Verdict",
     "classify",
+    "close_code",
     "is_fatal",
+    "is_host_failure",
     "may_be_timeout",
     "retry_after_s",
 ]
 
-FATAL_STATUS = frozenset({401, 403, 404, 410})
+FATAL_STATUS = frozenset({401, 403, 404, 407, 410})
 """Statuses that a retry does not change: wrong credentials or a wrong address (RFC 9110, section 15.5)."""
+
+PROXY_AUTHENTICATION = 407
+"""Of the statuses of a proxy only this one is fatal. Repeated attempts with a wrong password may lock the account."""
 
 
 class BackoffPlan(Protocol):
@@ -90,18 +95,38 @@ class RestartBudget:
 
 
 def is_fatal(error: Exception) -> bool:
-    """Return whether `error` is fatal: status 401, 403, 404 or 410, an invalid URI, an invalid certificate.
+    """Return whether another attempt after `error` would not help. This is the default of `Reconnect.fatal`.
 
-    This is the default of `Reconnect.fatal`. No close code is fatal.
+    True for the status 401, 403, 404, 407 or 410 of the server, 407 of a proxy, an invalid URI and an invalid
+    certificate. False for all other errors, and for every close code.
     """
     if isinstance(error, HandshakeRejected):
         return error.status in FATAL_STATUS
     if isinstance(error, ConnectFailed):
         cause = error.__cause__
-        return (error.stage == "uri" and isinstance(cause, ConfigError)) or isinstance(
-            cause, ssl.SSLCertVerificationError
-        )
+        is_invalid_uri = error.stage == "uri" and isinstance(cause, ConfigError)
+        wrong_password = error.status == PROXY_AUTHENTICATION
+        return is_invalid_uri or wrong_password or isinstance(cause, ssl.SSLCertVerificationError)
     return False
+
+
+def close_code(error: Exception) -> int | None:
+    """Return the close code of a lost connection, or of one that was lost while `on_open` ran; otherwise None."""
+    lost = error if isinstance(error, ConnectionLost) else error.__cause__
+    return lost.code if isinstance(lost, ConnectionLost) else None
+
+
+def is_host_failure(error: Exception) -> bool:
+    """Return whether a failed attempt would probably have failed for every endpoint of the host.
+
+    True for the stages dns, tcp, proxy and tls, for a handshake without an answer or with a status from 500 on, and if
+    the connection was lost while `on_open` ran.
+    """
+    if not isinstance(error, ConnectFailed):
+        return False
+    if error.stage == "on_open":
+        return isinstance(error.__cause__, ConnectionLost)
+    return error.stage in ("dns", "tcp", "proxy", "tls", "http") and (error.status is None or error.status >= 500)
 
 
 def may_be_timeout(code: int) -> bool:
@@ -122,14 +147,19 @@ MAX_HOLD_S = 3600.0
 
 
 def classify(
-    error: Exception, fatal: Callable[[Exception], bool], *, fresh_credentials: bool, rejections: int
+    error: Exception,
+    fatal: Callable[[Exception], bool | None],
+    *,
+    fatal_codes: Sequence[int] = (),
+    fresh_credentials: bool,
+    rejections: int,
 ) -> Verdict:
     """Decide how to react to an error of an attempt or a connection. All such decisions are made here.
 
     `fresh_credentials`: the endpoint computes its URI or headers for each attempt, so a single 401 or 403 may be caused
     by an expired token. `rejections` is the number of consecutive 401 and 403 responses, including this one.
     """
-    if isinstance(error, Fatal) or isinstance(error.__cause__, Fatal):
+    if isinstance(error, Fatal) or isinstance(error.__cause__, Fatal) or close_code(error) in fatal_codes:
         return Verdict(fatal=True)
     hold_s = 0.0
     if isinstance(error, HandshakeRejected):
@@ -137,7 +167,10 @@ def classify(
             return Verdict(fatal=False)
         # Mostly with 429 and 503, but some servers send Retry-After with other statuses.
         hold_s = min(max(error.retry_after_s or 0.0, 0.0), MAX_HOLD_S)
-    return Verdict(fatal=True) if fatal(error) else Verdict(fatal=False, hold_s=hold_s)
+    decision = fatal(error)
+    if decision is None:
+        decision = is_fatal(error)
+    return Verdict(fatal=True) if decision else Verdict(fatal=False, hold_s=hold_s)
 
 
 def retry_after_s(value: str | None, now: float) -> float | None:

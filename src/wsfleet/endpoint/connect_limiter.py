@@ -11,6 +11,7 @@ from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from wsfleet.core.options import Limits
+from wsfleet.endpoint.spread import SPREAD_S, Spread
 
 __all__ = ["ConnectLimiter", "host_of"]
 
@@ -23,6 +24,9 @@ more with TLS, so 64 of them would block the loop again and again while a host i
 
 GATES = 1000
 """Number of gates above which idle gates are removed: a `uri` function may return ever new hosts."""
+
+JITTER_S = 1.0
+"""How long, in seconds, the attempts after a pause are spread beyond SPREAD_S: those that were refused come later."""
 
 _Queue = OrderedDict[asyncio.Future[None], None]
 
@@ -74,6 +78,9 @@ class _Gate:
         self._in_flight = 0
         self._next_at = 0.0
         self._closed_until = 0.0
+        self._held = 0  # how often the host asked for the current pause
+        self._spread: Spread | None = None  # for the attempts that begin after it
+        self._spread_until = 0.0
         self._first: _Queue = OrderedDict()
         self._again: _Queue = OrderedDict()
         self._queues = deque((self._again, self._first))  # the next one to serve first
@@ -102,15 +109,19 @@ class _Gate:
         self.admit()
 
     def hold(self, seconds: float) -> None:
-        """Admit no attempt for `seconds` from now."""
-        self._closed_until = max(self._closed_until, asyncio.get_running_loop().time() + seconds)
+        """Admit no attempt for `seconds` from now, and then one after the other."""
+        now = asyncio.get_running_loop().time()
+        self._held = 1 if now >= self._spread_until else self._held + 1
+        self._closed_until = max(self._closed_until, now + seconds)
+        self._spread = None
+        self._spread_until = self._closed_until + SPREAD_S + JITTER_S
 
     def admit(self, most: int = AT_ONCE) -> None:
         """Admit up to `most` attempts that may begin now. Schedule another call for the rest."""
         loop = asyncio.get_running_loop()
         while self._in_flight < self._most and any(self._queues):
             now = loop.time()
-            when = max(self._next_at, self._closed_until)
+            when = self._admits_at(now)
             if when > now:
                 if self._timer is None:
                     self._timer = loop.call_at(when, self._time_passed)
@@ -125,7 +136,19 @@ class _Gate:
             # Reserved at once, before the next attempt asks.
             self._in_flight += 1
             self._next_at = max(self._next_at, now) + self._interval_s
+            if self._spread is not None:
+                self._spread.begin(now)
             turn.set_result(None)
+
+    def _admits_at(self, now: float) -> float:
+        """Return when the next attempt may begin."""
+        if self._closed_until <= now < self._spread_until:
+            if self._spread is None:
+                # Those that were refused wait on their own, the others here.
+                self._spread = Spread(now, self._held + len(self._first) + len(self._again))
+            return max(self._next_at, self._spread.next_at)
+        self._spread = None
+        return max(self._next_at, self._closed_until)
 
     @property
     def is_idle(self) -> bool:
@@ -175,5 +198,8 @@ class ConnectLimiter:
         return gate.leave
 
     def hold(self, host: str, seconds: float) -> None:
-        """Admit no attempt to `host` for `seconds` from now, as it requested with Retry-After."""
+        """Admit no attempt to `host` for `seconds` from now, as it requested with Retry-After.
+
+        The attempts after this pause are spread over a few seconds.
+        """
         self._gate(host).hold(seconds)

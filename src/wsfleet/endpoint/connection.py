@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from wsfleet.core.context import loop_thread_only
 from wsfleet.core.errors import NotOpen
+from wsfleet.core.headers import Headers
 from wsfleet.core.message import State
 from wsfleet.core.options import Buffer
 from wsfleet.core.stats import EndpointStats
@@ -42,7 +43,8 @@ class Connection:
 
     def __repr__(self) -> str:
         s = self._supervisor
-        return f"<Connection {s.name!r} {s.state.value}, session {s.session_count}, {s.ingest.received} received>"
+        number = s.continuity.sessions
+        return f"<Connection {s.name!r} {s.state.value}, session {number}, {s.ingest.received} received>"
 
     @property
     def name(self) -> str:
@@ -57,7 +59,7 @@ class Connection:
     @property
     def down_since(self) -> float | None:
         """The loop's time at which it stopped being OPEN, or was started; None while OPEN and before the start."""
-        return self._supervisor.down_since
+        return self._supervisor.continuity.down_since
 
     @property
     def required(self) -> bool:
@@ -68,6 +70,24 @@ class Connection:
     def session_count(self) -> int:
         """The number of completed handshakes."""
         return self._supervisor.session_count
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that the server chose, or None; None without a connection."""
+        session = self._supervisor.session
+        return None if session is None else session.wire.subprotocol
+
+    @property
+    def request_headers(self) -> Headers:
+        """The headers of the handshake request; empty without a connection."""
+        session = self._supervisor.session
+        return Headers() if session is None else session.wire.request_headers
+
+    @property
+    def response_headers(self) -> Headers:
+        """The headers of the handshake response; empty without a connection."""
+        session = self._supervisor.session
+        return Headers() if session is None else session.wire.response_headers
 
     def stats(self) -> EndpointStats:
         """Return the endpoint's row of `Fleet.stats()`, an immutable snapshot."""

@@ -44,6 +44,7 @@ class Ingest:
         self.factory = factory
         self.hub = hub
         self.routes = hub.routes_of(factory.name)
+        self.first_index = 1  # of the messages that are counted here
         self.received = self.received_bytes = self.sent = 0
         self.malformed = self.answered = self.published = self.discarded = 0
         self.paused_by: dict[Mailbox, None] = {}
@@ -87,6 +88,11 @@ class Ingest:
     def name(self) -> str:
         """The endpoint's name."""
         return self.factory.name
+
+    @property
+    def last_index(self) -> int:
+        """The index of the last message."""
+        return self.first_index + self.received - 1
 
     @property
     def chunk(self) -> int:
@@ -208,7 +214,7 @@ class Ingest:
         if factory.make_topic is not None or factory.chunk == 1 or self.replies is not None:
             self.receive_each([(payload, at) for payload in payloads], session)
             return
-        name, first = factory.name, self.received + 1
+        name, first = factory.name, self.first_index + self.received
         try:
             messages, nbytes = envelopes(payloads, factory.decode, factory.topic, name, first, session, at)
         except BaseException:  # receive_each() finds the payload and handles the error
@@ -226,7 +232,7 @@ class Ingest:
     def receive_each(self, payloads: list[tuple[str | bytes, float]], session: int) -> None:
         """Decode payloads one by one and publish the messages: for malformed payloads, and topics made from data."""
         messages: list[Message[Any]] = []
-        for index, (payload, at) in enumerate(payloads, self.received + 1):
+        for index, (payload, at) in enumerate(payloads, self.first_index + self.received):
             message = self.read(payload, index, session, at)
             if message is not None:
                 messages.append(message)

@@ -22,7 +22,8 @@ __all__ = ["LivenessCheck", "Sweep"]
 log = logging.getLogger("wsfleet")
 
 LATE_S = 0.1
-"""A sweep this late, in seconds, means a blocked loop. Sockets may hold unread frames, so deadlines are moved."""
+"""A sweep this late, in seconds, means that the loop was blocked or the process frozen: a peer that is overdue gets a
+grace."""
 
 TICK_S = 0.001
 """Checks due within this time, in seconds, are made now: the clock of uvloop counts whole milliseconds."""
@@ -34,12 +35,24 @@ LOOK_S = 0.5
 class LivenessCheck:
     """The pings, heartbeats and deadlines of an endpoint's open session. It serves all sessions of the endpoint."""
 
-    __slots__ = ("_beat_at", "_opened_at", "_ping_at", "_plan", "_session", "due_at", "place")
+    __slots__ = (
+        "_beat_at",
+        "_grace_s",
+        "_opened_at",
+        "_overdue_at",
+        "_ping_at",
+        "_plan",
+        "_session",
+        "due_at",
+        "place",
+    )
 
     def __init__(self, liveness: Liveness) -> None:
         self._plan = liveness
         self._session: SessionCore | None = None
         self._opened_at = 0.0
+        self._overdue_at: float | None = None  # when this silence was first found to be too long
+        self._grace_s = 0.0
         self._ping_at: float | None = None
         self._beat_at: float | None = None
         self.due_at: float | None = None
@@ -51,6 +64,7 @@ class LivenessCheck:
         plan = self._plan
         self._session = session
         self._opened_at = now
+        self._overdue_at = None
         self._ping_at = now + plan.ping_s if plan.ping_s is not None else None
         self._beat_at = now + plan.heartbeat_s if plan.heartbeat_s is not None else None
 
@@ -64,14 +78,28 @@ class LivenessCheck:
         if session is None or session.ended.done():
             return None
         # Once the fleet has stopped reading, for its end, no frame can show that the peer is alive.
-        reason = self._overdue(session, now) if session.reading else None
-        if reason is not None:
-            if late_s >= LATE_S:
-                return now + late_s
-            session.abort(reason)
+        overdue = self._overdue(session, now) if session.reading else None
+        if overdue is None:
+            self._overdue_at = None
+        elif self._may_still_come(session, overdue[1], now, late_s):
+            return now
+        else:
+            session.abort(overdue[0])
             return None
         self._do_due(session, now)
         return self._due(session, now)
+
+    def _may_still_come(self, session: SessionCore, limit_s: float, now: float, late_s: float) -> bool:
+        """Return whether an overdue peer gets more time. Each silence gets one grace, of at most its limit.
+
+        After a block or a freeze the answer may wait in the socket; if the whole machine was frozen, it may still be on
+        the way. A grace that began again with each late check would never end in a loop that is blocked repeatedly.
+        """
+        if self._overdue_at is None:
+            self._overdue_at = now
+            self._grace_s = min(late_s, limit_s) if late_s >= LATE_S else 0.0
+        waited_s = session.running_since(self._overdue_at, now)
+        return waited_s < self._grace_s or (waited_s < limit_s and session.wire.unread)
 
     def due(self, now: float) -> float | None:
         """Return the time of the next check, or None if there is none."""
@@ -88,12 +116,13 @@ class LivenessCheck:
         """Return the seconds since the last data, or since the session opened: the time of on_open does not count."""
         return session.running_since(max(session.last_data, self._opened_at), now)
 
-    def _overdue(self, session: SessionCore, now: float) -> str | None:
+    def _overdue(self, session: SessionCore, now: float) -> tuple[str, float] | None:
+        """Return why the peer has to be given up, and the limit that it exceeded, in seconds."""
         plan, silence = self._plan, self._silence(session, now)
         if plan.pong_s is not None and silence is not None and silence >= plan.pong_s:
-            return f"no answer to a ping for {plan.pong_s:g} s"
+            return f"no answer to a ping for {plan.pong_s:g} s", plan.pong_s
         if plan.stale_s is not None and self._quiet(session, now) >= plan.stale_s:
-            return f"no data for {plan.stale_s:g} s"
+            return f"no data for {plan.stale_s:g} s", plan.stale_s
         return None
 
     def _do_due(self, session: SessionCore, now: float) -> None:

@@ -7,6 +7,7 @@ from wsfleet.core.loop_watchdog import Watchdog
 from wsfleet.core.options import Limits
 from wsfleet.endpoint.connect_limiter import ConnectLimiter
 from wsfleet.endpoint.liveness import Sweep
+from wsfleet.endpoint.outages import Outages
 from wsfleet.pipeline.hub import Hub
 from wsfleet.transport.base import Transport
 
@@ -14,12 +15,13 @@ __all__ = ["Services"]
 
 
 class Services:
-    """The hub, the limits per host, the liveness sweep, the watchdog and the transport of one fleet."""
+    """The hub, the limits and the outages per host, the liveness sweep, the watchdog and the transport of one fleet."""
 
     def __init__(self, context: Context, limits: Limits, transport: Transport | None) -> None:
         self.context = context
         self.hub = Hub(context.request_exit)
         self.limiter = ConnectLimiter(limits)
+        self.outages = Outages()
         self.sweep = Sweep(self.hub.unread)
         self.watchdog = Watchdog()
         self._transport = transport

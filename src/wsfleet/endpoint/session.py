@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from wsfleet.core.context import loop_thread_only
 from wsfleet.core.encode import encode_payload
 from wsfleet.core.error_text import is_exit_request
 from wsfleet.core.errors import ConnectionLost, FleetError, NotOpen
+from wsfleet.core.headers import Headers
 from wsfleet.core.message import Message
 from wsfleet.core.options import Buffer, Endpoint
 from wsfleet.core.text import plural
@@ -62,13 +63,13 @@ class Session:
         return self._core.number
 
     @property
-    def request_headers(self) -> Mapping[str, str]:
+    def request_headers(self) -> Headers:
         """The headers of the handshake request."""
         return self._core.wire.request_headers
 
     @property
-    def response_headers(self) -> Mapping[str, str]:
-        """The headers of the handshake response."""
+    def response_headers(self) -> Headers:
+        """The headers of the handshake response. Names are case-insensitive; `get_all(name)` returns all values."""
         return self._core.wire.response_headers
 
     @property
@@ -126,6 +127,7 @@ class SessionCore:
         self.closed_by_us = False
         self.ended: asyncio.Future[ConnectionLost] = self._loop.create_future()
         self.last_data = wire.connected_at
+        self.last_message_at: float | None = None
         # Read by the wire. While on_open runs, text and binary frames must be distinguished.
         self.as_text = True
         self.chunk = CHUNK
@@ -182,7 +184,10 @@ class SessionCore:
             while not self._wire.writable and self._error is None:
                 await self._wire.wait_writable()
                 if not self._wire.writable:
-                    # The socket is closed; the loss is reported after the data received before it.
+                    # The socket is closed; the loss is reported after the data received before it. A paused one waits
+                    # for its processors, which may be waiting here.
+                    if not self._ingest.reading:
+                        raise ConnectionLost(1006, "the connection was lost while its reading was paused")
                     await asyncio.sleep(0)
             if self._error is not None:
                 raise ConnectionLost(self._error.code, self._error.reason) from self._error
@@ -273,7 +278,7 @@ class SessionCore:
 
     def _hold(self, payloads: list[str | bytes], at: float) -> None:
         ingest = self._ingest
-        for index, payload in enumerate(payloads, ingest.received + 1):
+        for index, payload in enumerate(payloads, ingest.first_index + ingest.received):
             held = _Held(payload, index, at)
             ingest.received_bytes += held.size
             self._held.append(held)
@@ -337,6 +342,7 @@ class SessionCore:
         if not self._reading:
             return
         self.last_data = self._loop.time()
+        self.last_message_at = at
         try:
             if self._holding:
                 self._hold(payloads, at)

@@ -12,12 +12,13 @@ from collections.abc import Callable
 
 from wsfleet.core import error_text, retry
 from wsfleet.core.errors import ConnectionLost, EndpointFailed, FleetError, NotOpen
-from wsfleet.core.message import Gap, State, StateChange
+from wsfleet.core.message import State, StateChange
 from wsfleet.core.options import Endpoint
-from wsfleet.core.redact import redact_text, redact_uri
+from wsfleet.core.redact import redact_text
 from wsfleet.core.stats import Counted, EndpointStats
-from wsfleet.endpoint.attempt import resolve_attempt, secrets_in
-from wsfleet.endpoint.connect_limiter import host_of
+from wsfleet.endpoint.attempt import bind_attempt
+from wsfleet.endpoint.connector import Connector
+from wsfleet.endpoint.continuity import Continuity
 from wsfleet.endpoint.decode import MessageFactory
 from wsfleet.endpoint.ingest import LONG_S, Ingest
 from wsfleet.endpoint.liveness import LivenessCheck
@@ -26,7 +27,6 @@ from wsfleet.endpoint.open_waiters import OpenWaiters
 from wsfleet.endpoint.services import Services
 from wsfleet.endpoint.session import SessionCore
 from wsfleet.endpoint.state_log import StateLog
-from wsfleet.transport.base import Progress
 
 __all__ = ["Supervisor"]
 
@@ -35,9 +35,10 @@ class Supervisor:
     """One endpoint, from its declaration to its end."""
 
     def __init__(self, endpoint: Endpoint, factory: MessageFactory, services: Services) -> None:
-        self.endpoint = endpoint
         self.name = factory.name
         self.ingest = Ingest(factory, services.hub, endpoint.keep_last)
+        self.continuity = Continuity(self.ingest)
+        self.endpoint = bind_attempt(endpoint, self.continuity.attempt)
         self.state = State.CONNECTING
         self.session: SessionCore | None = None
         self.holding: SessionCore | None = None  # until the messages held for on_open are published
@@ -46,15 +47,11 @@ class Supervisor:
         self.last_error: Exception | None = None
         self.stopping = False
         self.task: asyncio.Task[None] | None = None
-        self.down_since: float | None = None
         self._error_text: tuple[Exception | None, str] = (None, "")
         self._services = services
         self._on_end: Callable[[Supervisor], None] | None = None
-        self._shown_uri = redact_uri(endpoint.uri) if isinstance(endpoint.uri, str) else ""
-        self._route = ""
+        self._connector = Connector(self.endpoint, self.name, services)
         self._redirected = ""
-        self._host = ""
-        self._secrets: list[str] = []
         self._backoff = retry.Backoff(endpoint.reconnect, random.random)
         self._budget = retry.RestartBudget(endpoint.reconnect.max_restarts, endpoint.reconnect.window_s)
         self._state_log = StateLog(self.name)
@@ -63,7 +60,6 @@ class Supervisor:
         self._rejections = 0
         self._restarting = False
         self._scope: asyncio.Timeout | None = None
-        self._last: tuple[int, int, float] | None = None  # last open session: number, last index, time of the loss
         self.open_waiters = OpenWaiters()
 
     # The loop
@@ -83,7 +79,7 @@ class Supervisor:
                     self._fail(error)
                     return
                 self._set_state(State.BACKOFF, error, delay_s)
-                await self._wait(delay_s)
+                await self._wait(delay_s, error)
             self._end(State.CLOSED, None)
         except (KeyboardInterrupt, SystemExit) as exc:
             self._drop_session()
@@ -97,8 +93,8 @@ class Supervisor:
                 self._end(State.CLOSED, None)
                 raise
             # A bug in wsfleet or in the user's `fatal` function ends this endpoint, but not the fleet.
-            fault = error_text.unexpected(exc, self._secrets)
-            error_text.hide_secrets(fault, self._secrets)
+            fault = error_text.unexpected(exc, self._connector.secrets)
+            error_text.hide_secrets(fault, self._connector.secrets)
             self._state_log.crashed(fault)
             self._drop_session()
             self._fail(fault)
@@ -107,16 +103,20 @@ class Supervisor:
         """Return the error, and the seconds until the next attempt, or None if there will be none."""
         now = asyncio.get_running_loop().time()
         plan, endpoint = self.endpoint.reconnect, self.endpoint
-        rejected = getattr(error, "status", None) in (401, 403)
-        self._rejections = self._rejections + 1 if rejected else 0
+        if getattr(error, "status", None) in (401, 403):
+            self._rejections += 1
+            self._connector.refused()
+        else:
+            self._rejections = 0
         verdict = retry.classify(
             error,
             plan.fatal,
+            fatal_codes=plan.fatal_codes,
             fresh_credentials=callable(endpoint.uri) or callable(endpoint.headers),
             rejections=self._rejections,
         )
         # After classify, which may look at the cause of the error.
-        error_text.hide_secrets(error, self._secrets)
+        error_text.hide_secrets(error, self._connector.secrets)
         if verdict.fatal:
             return error, None
         if not self._budget.spend(now):
@@ -124,8 +124,10 @@ class Supervisor:
             spent.__cause__ = error
             return spent, None
         if verdict.hold_s:
-            self._services.limiter.hold(self._host, verdict.hold_s)
-        return error, max(self._backoff.next(), verdict.hold_s)
+            self._services.limiter.hold(self._connector.host, verdict.hold_s)
+        # Jitter above the pause that the host has asked for, so that its endpoints do not all come at its end.
+        jitter_s = plan.jitter * plan.initial_s * random.random() if verdict.hold_s else 0.0
+        return error, max(self._backoff.next(), verdict.hold_s + jitter_s)
 
     async def _live_once(self) -> Exception:
         """Connect, and wait until the connection is lost. Return the error of the attempt or of the connection."""
@@ -133,29 +135,28 @@ class Supervisor:
         self._attempt += 1
         self._restarting = False
         self._set_state(State.CONNECTING, None, 0.0)
-        progress = Progress()
         received = self.ingest.received
         try:
             async with asyncio.timeout(self.endpoint.open_s) as self._scope:
-                session = await self._open(progress, self._scope)
+                session = await self._open(self._scope)
             if self._scope.expired() or self.stopping or self._restarting:
                 # on_open suppressed the cancellation, or the endpoint was stopped meanwhile.
                 raise TimeoutError
         except BaseException as exc:
             if error_text.is_ours(exc):
                 raise
-            return self._attempt_failed(exc, progress)
+            return self._attempt_failed(exc)
         finally:
             self._scope = None
         opened_at = loop.time()
-        self._note_route(progress)
-        self._opened(session, opened_at)
+        self._note_route()
+        self._opened(session)
         await session.release()
         self.holding = None
         self._services.sweep.watch(session, self._pulse)
         error = self._explain(await session.ended)
         lost_at = loop.time()
-        self._last = (session.number, self.ingest.received, lost_at)
+        self.continuity.ended(session)
         # With a coarse clock, the first message may have the time of the handshake.
         heard = session.wire.last_frame > session.wire.connected_at or self.ingest.received > received
         if heard and lost_at - opened_at >= self.endpoint.reconnect.stable_s:
@@ -168,27 +169,15 @@ class Supervisor:
             self.last_error = error
         return error
 
-    async def _open(self, progress: Progress, scope: asyncio.Timeout) -> SessionCore:
-        """Open a session and run `on_open`. The deadline does not include the wait for the connect limiter."""
-        loop = asyncio.get_running_loop()
-        request = await resolve_attempt(self.endpoint, self.name)
-        self._secrets = progress.secrets
-        self._secrets += secrets_in(request)
-        self._shown_uri = redact_uri(request.uri)
-        self._host = host_of(request.uri)
-        left = (scope.when() or 0.0) - loop.time()
-        scope.reschedule(None)
-        leave = await self._services.limiter.enter(self._host, again=self.session_count > 0)
-        try:
-            scope.reschedule(loop.time() + (0.0 if self._restarting else left))
-            wire = await self._services.transport.open(request, progress)
-        finally:
-            leave()
+    async def _open(self, scope: asyncio.Timeout) -> SessionCore:
+        """Open a session and run `on_open`."""
+        wire = await self._connector.open(scope, again=self.session_count > 0)
         self.session_count += 1
-        session = self.session = self.holding = SessionCore(self.endpoint, self.ingest, wire, self.session_count)
+        number = self.continuity.next_session()
+        session = self.session = self.holding = SessionCore(self.endpoint, self.ingest, wire, number)
         wire.start(session)
         if self.endpoint.on_open is not None:
-            progress.stage = "on_open"
+            self._connector.progress.stage = "on_open"
             await run_on_open(
                 session, self.endpoint.on_open, self.ingest, lambda: _expire(scope), self.endpoint.close_s
             )
@@ -196,29 +185,27 @@ class Supervisor:
 
     # The result of an attempt or a session
 
-    def _opened(self, session: SessionCore, now: float) -> None:
+    def _opened(self, session: SessionCore) -> None:
         self._rejections = 0
+        gap = self.continuity.gap(session.number)
         self._set_state(State.OPEN, None, 0.0)
         topic = f"$gap.{self.name}"
-        if self._last is not None and self._services.hub.wants(topic):
-            previous, last_index, lost_at = self._last
-            self._services.hub.inject(topic, Gap(self.name, previous, session.number, last_index, now - lost_at))
+        if gap is not None and self._services.hub.wants(topic):
+            self._services.hub.inject(topic, gap)
         self.open_waiters.wake()
 
-    def _note_route(self, progress: Progress) -> None:
-        self._route = f", {progress.route}" if progress.route else ""
-        if progress.redirected not in ("", self._redirected):
-            self._redirected = progress.redirected
-            self._state_log.redirected(progress.redirected)
+    def _note_route(self) -> None:
+        redirected = self._connector.opened()
+        if redirected not in ("", self._redirected):
+            self._redirected = redirected
+            self._state_log.redirected(redirected)
 
-    def _attempt_failed(self, exc: BaseException, progress: Progress) -> Exception:
+    def _attempt_failed(self, exc: BaseException) -> Exception:
         session = self.session
         lost, traffic = (session.lost_error, session.traffic) if session is not None else (None, "")
         self._drop_session()
         open_s = self.endpoint.open_s if self._scope is not None and self._scope.expired() else None
-        error = error_text.attempt_failed(exc, lost, progress.stage, open_s, self._secrets, progress.route, traffic)
-        if progress.redirected:
-            self._host = host_of(progress.redirected)  # the host that answered, perhaps with Retry-After
+        error = self._connector.failed(exc, lost, open_s, traffic)
         if not self._restarting and not self.stopping:
             self.last_error = error
         return error
@@ -233,13 +220,14 @@ class Supervisor:
         block = self._services.watchdog.recent() if impatient else None
         if ours:
             pause = block = None
-        return error_text.loss(lost, pause, None if block is None else str(block), self._secrets)
+        return error_text.loss(lost, pause, None if block is None else str(block), self._connector.secrets)
 
     def _drop_session(self) -> None:
         """Release the session, in whatever state it is."""
         session, self.session = self.session, None
         self.holding = None
         self._pulse.end()
+        self._connector.closed()
         if session is not None:
             session.discard()
             # Not `ended`: that future is cancelled together with the task that awaits it.
@@ -262,8 +250,8 @@ class Supervisor:
         if state is previous:
             return
         if State.OPEN in (previous, state):
-            self.down_since = None if state is State.OPEN else asyncio.get_running_loop().time()
-        self._state_log.log_state(state, error, delay_s, self._shown_uri + self._route)
+            self.continuity.opened() if state is State.OPEN else self.continuity.down()
+        self._state_log.log_state(state, error, delay_s, self._connector.shown_uri + self._connector.route)
         topic = f"$state.{self.name}"
         if self._services.hub.wants(topic):
             record = StateChange(self.name, previous, state, error, self._attempt, delay_s)
@@ -271,10 +259,11 @@ class Supervisor:
 
     # Waiting
 
-    async def _wait(self, delay_s: float) -> None:
+    async def _wait(self, delay_s: float, error: Exception) -> None:
+        """Wait for `delay_s`, or until the host works again if it was the host that failed."""
         try:
             async with asyncio.timeout(delay_s) as self._scope:
-                await asyncio.get_running_loop().create_future()
+                await self._connector.recovery(error)
         except TimeoutError:
             pass
         finally:
@@ -325,8 +314,7 @@ class Supervisor:
         """Begin, as a task of `tasks`; call `on_end` at the end, when the state is CLOSED or FAILED."""
         self.stopping = False
         self._on_end = on_end
-        if self.down_since is None:
-            self.down_since = asyncio.get_running_loop().time()
+        self.continuity.down()
         self.task = tasks.create_task(self.run(), name=f"wsfleet-{self.name}")
         self.task.add_done_callback(self._never_began)
 
@@ -355,7 +343,7 @@ class Supervisor:
         if error is None:
             return None
         if self._error_text[0] is not error:
-            self._error_text = (error, redact_text(str(error), self._secrets))
+            self._error_text = (error, redact_text(str(error), self._connector.secrets))
         return self._error_text[1]
 
     def counted(self) -> Counted:
@@ -372,7 +360,7 @@ class Supervisor:
         received, received_bytes, malformed, answered, published, discarded, held = counted or self.counted()
         return EndpointStats(
             name=self.name,
-            uri=self._shown_uri,
+            uri=self._connector.shown_uri,
             state=self.state.value,
             connects=self.session_count,
             losses=self.losses,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 
 from wsfleet.core.errors import FleetError
+from wsfleet.core.message import State
 from wsfleet.core.observer import Observer
 from wsfleet.core.stats import FleetStats
+from wsfleet.core.time_slice import in_slices
+from wsfleet.endpoint.continuity import History
 from wsfleet.endpoint.pool import Pool
 from wsfleet.endpoint.supervisor import Supervisor
 from wsfleet.fleet.lifecycle import Lifecycle
@@ -90,12 +93,29 @@ class Control:
         """Do not end the fleet meanwhile for lack of endpoints."""
         return self._lifecycle.kept_open()
 
-    async def close(self, name: str) -> None:
-        """Close the pool or else the connection `name`, if there is one."""
-        if name in self._registry.pools:
-            await self._registry.pools[name].close()
-        elif name in self._registry.connections:
-            await self._registry.connections[name].close()
+    async def close(self, name: str) -> dict[str, History]:
+        """Close the pool or else the connection `name`, if there is one. Return the histories of its endpoints."""
+        registry = self._registry
+        part = registry.pools.get(name) or registry.connections.get(name)
+        if part is None:
+            return {}
+        closed = registry.members[part] if isinstance(part, Pool) else (registry.supervisors[name],)
+        await part.close()
+        return {supervisor.name: _history(supervisor) for supervisor in closed}
+
+    async def histories(self) -> dict[str, History]:
+        """Return the histories of the endpoints that were connected, made over several iterations of the loop."""
+        found: dict[str, History] = {}
+        async for supervisors in in_slices(list(self._registry.supervisors.values())):
+            found |= {each.name: _history(each) for each in supervisors if each.continuity.sessions}
+        return found
+
+    def go_on(self, histories: Mapping[str, History]) -> None:
+        """Let endpoints that have not connected yet go on from these histories. Other names are ignored."""
+        for name, history in histories.items():
+            supervisor = self._registry.supervisors.get(name)
+            if supervisor is not None:
+                supervisor.continuity.go_on(history)
 
     def detach_processor(self, name: str) -> Awaitable[None] | None:
         """Give a processor no more messages. Its name is free at once; awaiting the result lets it finish the rest.
@@ -109,14 +129,19 @@ class Control:
         return None
 
     def session_counts(self) -> dict[str, int]:
-        """Return for each connection how many times it has connected."""
-        return {name: connection.session_count for name, connection in self._registry.connections.items()}
+        """Return for each connection the number of its session."""
+        return {name: each.continuity.sessions for name, each in self._registry.supervisors.items()}
 
     def deciding_names(self) -> Iterable[tuple[str, str]]:
         """Yield each connection's name and the name that decides where it runs: a pool's members stay together."""
         pool_of = {member: pool for pool, members in self.pool_members().items() for member in members}
         for name in self._registry.connections:
             yield name, pool_of.get(name, name)
+
+
+def _history(supervisor: Supervisor) -> History:
+    session = supervisor.session if supervisor.state is State.OPEN else None
+    return supervisor.continuity.history(session)
 
 
 async def _finish(processor: Processor, drain_s: float) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from wsfleet.core.encode import encode_payload
 from wsfleet.core.errors import ConnectionLost, NotOpen
+from wsfleet.core.headers import Headers
 from wsfleet.core.time_slice import READ_BYTES
 from wsfleet.endpoint.session import SessionCore
 from wsfleet.transport.base import DialRequest, Payload, Progress, Receiver, Wire
@@ -53,7 +54,7 @@ class FakeSocket:
         self._lost: ConnectionLost | None = None
         self._gone = False
         self._pinged_at: float | None = None
-        self._last_frame = self._loop.time()
+        self._last_frame, self._last_frame_at = self._loop.time(), time.time()
         self._latency_s: float | None = None
 
     def __repr__(self) -> str:
@@ -104,7 +105,7 @@ class FakeSocket:
 
     def _pong(self) -> None:
         if self._pinged_at is not None and not self._gone:
-            self._last_frame = self._loop.time()
+            self._last_frame, self._last_frame_at = self._loop.time(), time.time()
             self._latency_s = self._last_frame - self._pinged_at
             self._pinged_at = None
 
@@ -121,7 +122,7 @@ class FakeSocket:
 
     def _read(self, receiver: Receiver) -> None:
         """Deliver one read of at most 64 KiB, as the real wire does."""
-        self._last_frame, at = self._loop.time(), time.time()
+        self._last_frame, self._last_frame_at = self._loop.time(), time.time()
         room = READ_BYTES
         while self._waiting and room > 0 and not (self._gone or self._closing):
             batch: list[Payload] = []
@@ -129,7 +130,7 @@ class FakeSocket:
                 payload = self._waiting.popleft()
                 room -= len(payload)
                 batch.append(payload.encode() if isinstance(payload, str) and not receiver.as_text else payload)
-            receiver.received(batch, at)
+            receiver.received(batch, self._last_frame_at)
 
     def _lose(self, error: ConnectionLost) -> None:
         if self._gone:
@@ -158,8 +159,8 @@ class FakeWire:
     """The fleet's end of a `FakeSocket`: see `wsfleet.transport.base.Wire`."""
 
     def __init__(self, socket: FakeSocket) -> None:
-        self.request_headers = socket.headers
-        self.response_headers: Mapping[str, str] = {}
+        self.request_headers = Headers(socket.headers)
+        self.response_headers = Headers()
         subprotocols = socket._target.subprotocols
         self.subprotocol = subprotocols[0] if subprotocols else None
         self.connected_at = socket._last_frame
@@ -175,12 +176,20 @@ class FakeWire:
         return self._socket._last_frame
 
     @property
+    def last_frame_at(self) -> float:
+        return self._socket._last_frame_at
+
+    @property
     def ping_sent(self) -> float | None:
         return self._socket._pinged_at
 
     @property
     def latency_s(self) -> float | None:
         return self._socket._latency_s
+
+    @property
+    def unread(self) -> bool:
+        return bool(self._socket._waiting)
 
     async def wait_writable(self) -> None:
         return

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
 from wsfleet.core.errors import ConnectionLost
+from wsfleet.core.headers import Headers
+from wsfleet.transport.cookies import Cookies
 
 __all__ = ["DialRequest", "Payload", "Progress", "Receiver", "Transport", "Wire", "WithEndpoints"]
 
@@ -28,12 +30,14 @@ class DialRequest:
     uri: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)
     subprotocols: Sequence[str] = field(default=(), repr=False)
+    subprotocol_required: bool = False
     compression: Literal["deflate"] | None = None
     ssl: ssl.SSLContext | None = None
     proxy: str | Literal[False] | None = field(default=None, repr=False)
     max_size: int = 2**20
     max_fragments: int | None = None
     close_s: float = 2.0
+    cookies: Cookies | None = field(default=None, repr=False)
 
 
 class Receiver(Protocol):
@@ -56,14 +60,14 @@ class Wire(Protocol):
     """One open socket.
 
     `connected_at` is the `loop.time()` of the end of the handshake, `last_frame` that of the last read with data from
-    the peer, and `ping_sent` that of the oldest ping without a pong, or None. `latency_s` is the round trip time of the
-    last ping, or None.
+    the peer, and `ping_sent` that of the oldest ping without a pong, or None. `last_frame_at` is the wall clock time of
+    that last read, or of the handshake. `latency_s` is the round trip time of the last ping, or None.
     """
 
     @property
-    def request_headers(self) -> Mapping[str, str]: ...
+    def request_headers(self) -> Headers: ...
     @property
-    def response_headers(self) -> Mapping[str, str]: ...
+    def response_headers(self) -> Headers: ...
     @property
     def subprotocol(self) -> str | None: ...
     @property
@@ -71,9 +75,14 @@ class Wire(Protocol):
     @property
     def last_frame(self) -> float: ...
     @property
+    def last_frame_at(self) -> float: ...
+    @property
     def ping_sent(self) -> float | None: ...
     @property
     def latency_s(self) -> float | None: ...
+    @property
+    def unread(self) -> bool:
+        """Whether data, or the end of the stream, has arrived and is not delivered yet."""
 
     def start(self, receiver: Receiver) -> None:
         """Start to deliver messages, beginning with those that arrived since the handshake."""
@@ -81,7 +90,7 @@ class Wire(Protocol):
     def pause(self) -> None:
         """Stop reading the socket, so that the sender's TCP window closes, and stop delivery after this batch.
 
-        Data that has been read is kept, and delivered on `resume` or on the loss of the socket.
+        Data that has arrived is kept, and delivered on `resume`. A loss of the socket is reported after it.
         """
 
     def resume(self) -> None:

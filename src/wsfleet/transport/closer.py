@@ -47,7 +47,9 @@ class Closing(Writing):
         self._begin_close()
 
     def abort(self, reason: str = "") -> None:
-        if self._lost is None and self._aborted is None:
+        if self._lost is not None:
+            self._begin_close()  # the loss waits for the delivery of the rest
+        elif self._aborted is None:
             self._aborted = reason
             self._closing = True
             self._source.abort()

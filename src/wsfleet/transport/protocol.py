@@ -18,6 +18,7 @@ from websockets.http11 import Request, Response
 from websockets.protocol import Protocol
 
 from wsfleet.core.accel import fastest
+from wsfleet.core.headers import Headers
 from wsfleet.core.time_slice import READ_BYTES, SLICE_S
 from wsfleet.transport import scanner
 from wsfleet.transport.base import Payload, Receiver
@@ -27,6 +28,7 @@ from wsfleet.transport.fairness import LOSS_S, ReadScheduler
 from wsfleet.transport.fragments import TOO_MANY, Fragments, TooManyFragments
 from wsfleet.transport.inflate import Inflater
 from wsfleet.transport.scanner import frame_end
+from wsfleet.transport.unread import TLSProtocolReader, read_rest, readable
 from wsfleet.transport.writer import WRITE_BYTES
 
 __all__ = ["TLS_READ_BYTES", "WebSocketWire"]
@@ -49,13 +51,13 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
     """One open socket. See `wsfleet.transport.base.Wire`.
 
     `_rest` is data that was read but not delivered, because there is no receiver yet, reading is paused, or the time
-    slice was used up. While there is any, the socket is not read.
+    slice was used up. While there is any, the socket is not read. After a loss it also has what the socket held, and
+    the loss is reported after its delivery, which waits for the end of a pause.
     """
 
     # A BufferedProtocol reads into a buffer that all connections share. Slots, because CPython does not share the keys
     # of dictionaries with so many attributes, and a dictionary per connection takes more than a KiB.
     __slots__ = (
-        "_at",
         "_continuing",
         "_fragments",
         "_inflater",
@@ -64,6 +66,8 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
         "_pos",
         "_reading",
         "_receiver",
+        "_request_headers",
+        "_response_headers",
         "_rest",
         "_scheduler",
         "_tail",
@@ -71,8 +75,7 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
         "_view",
         "connected_at",
         "last_frame",
-        "request_headers",
-        "response_headers",
+        "last_frame_at",
         "subprotocol",
     )
 
@@ -101,7 +104,7 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
         self._need = 0  # size at which the frame, or the next part of its header, is complete
         self._fragments = Fragments(max_fragments)
         self._text = False
-        self._at = time.time()
+        self.last_frame_at = time.time()
 
         self._reading = False
 
@@ -109,25 +112,36 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
         if self._rest:
             self.last_frame = math.nextafter(self.connected_at, math.inf)  # data arrived together with the handshake
         self.subprotocol: str | None = protocol.subprotocol
-        self.request_headers = dict(request.headers.raw_items())
-        self.response_headers = dict(response.headers.raw_items())
+        # As tuples, which take less memory than the mappings made from them on demand.
+        self._request_headers = tuple(request.headers.raw_items())
+        self._response_headers = tuple(response.headers.raw_items())
 
         opening.successor = self
         if opening.lost is not None:
             self.connection_lost(opening.lost[0])
         else:
             self._transport.set_protocol(self)
+            if opening.encrypted:
+                TLSProtocolReader(opening.source)
             self._transport.set_write_buffer_limits(WRITE_BYTES)  # the default of a TLS transport is 512 KiB
 
     # Methods for the session
+
+    @property
+    def request_headers(self) -> Headers:
+        return Headers(self._request_headers)
+
+    @property
+    def response_headers(self) -> Headers:
+        return Headers(self._response_headers)
 
     def start(self, receiver: Receiver) -> None:
         self._receiver = receiver
         self._continue_soon()
 
     def pause(self) -> None:
-        # After the loss or the start of the close, the rest is delivered or discarded regardless of a pause.
-        if not self._closing and self._lost is None:
+        # After the start of the close, the rest is discarded regardless of a pause.
+        if not self._closing:
             self._paused = True
             self._set_reading()
 
@@ -136,6 +150,10 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
             self._paused = False
             self._continue_soon()
 
+    @property
+    def unread(self) -> bool:
+        return bool(self._rest) or self._continuing or readable(self._source)
+
     # asyncio protocol methods
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -143,9 +161,9 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
 
     def buffer_updated(self, nbytes: int) -> None:
         self.last_frame = self._loop.time()
-        self._at = time.time()
+        self.last_frame_at = time.time()
         read = self._view[:nbytes]
-        if self._rest or self._scheduler.expired():
+        if self._rest or self._paused or self._scheduler.expired():
             self._rest += read
             self._continue_soon()
             if len(self._rest) >= READ_BYTES:
@@ -201,7 +219,9 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
         if self._lost is not None:
             return
         self._lost = (exc,)
-        self._paused = False
+        if self._source is self._transport and (rest := read_rest(self._source, exc)):
+            self._rest += rest
+            self.last_frame, self.last_frame_at = self._loop.time(), time.time()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -310,7 +330,7 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
         if not batch or self._receiver is None:
             return
         try:
-            self._receiver.received(batch, self._at)
+            self._receiver.received(batch, self.last_frame_at)
         except Exception as exc:
             log.exception("the receiver raised in received()", extra={"event": "receiver.failed"})
             # Without a reason: details of a bug are not sent to the peer.

@@ -12,8 +12,9 @@ import ssl
 import time
 from urllib.parse import urldefrag, urljoin, urlsplit
 
+import websockets.datastructures
 from websockets.client import ClientProtocol
-from websockets.exceptions import InvalidProxy, InvalidURI, WebSocketException
+from websockets.exceptions import InvalidProxy, InvalidProxyStatus, InvalidURI, WebSocketException
 from websockets.extensions.permessage_deflate import enable_client_permessage_deflate
 from websockets.http11 import USER_AGENT, Response
 from websockets.protocol import CLIENT
@@ -21,6 +22,7 @@ from websockets.typing import Subprotocol
 from websockets.uri import WebSocketURI, parse_uri
 
 from wsfleet.core.errors import ConfigError, ConnectFailed, HandshakeRejected
+from wsfleet.core.headers import Headers
 from wsfleet.core.options import check_headers, check_uri
 from wsfleet.core.redact import redact_text, redact_uri, secrets_of
 from wsfleet.core.retry import retry_after_s
@@ -37,6 +39,9 @@ __all__ = ["WebSocketTransport", "WebSocketWire"]
 MAX_REDIRECTS = 5
 
 NO_SUBPROTOCOLS = "another origin, to which subprotocols are not sent because they may be credentials; use that URI"
+
+NO_SUBPROTOCOL = "the server chose none of the subprotocols; subprotocol_required=False allows that"
+"""Browsers refuse such a server too: https://websockets.spec.whatwg.org/#concept-websocket-establish."""
 
 _logger = logging.getLogger("wsfleet.wire")
 
@@ -64,20 +69,20 @@ class WebSocketTransport:
             try:
                 return await self._attempt(parse_uri(uri), headers, request, progress)
             except HandshakeRejected as rejected:
-                location = rejected.headers.get("location")
-                if rejected.status not in (301, 302, 303, 307, 308) or not location:
+                status, location = rejected.status, next(iter(rejected.headers.get_all("Location")), None)
+                if status not in (301, 302, 303, 307, 308) or not location:
                     raise
             except (OSError, EOFError, ValueError, WebSocketException) as exc:
                 raise _translate(exc, progress.stage) from (None if isinstance(exc, InvalidProxy) else exc)
-            new = _redirect(uri, location)
+            new = _redirect(uri, location, status)
             progress.secrets += secrets_of(new, {})
             if _origin(new) != _origin(uri):
                 there = redact_uri(_origin(new))
                 if request.subprotocols:
-                    raise ConnectFailed("http", f"redirected to {there}, {NO_SUBPROTOCOLS}")
+                    raise ConnectFailed("http", f"redirected to {there}, {NO_SUBPROTOCOLS}", status=status)
                 progress.redirected, headers = there, {}
             uri = new
-        raise ConnectFailed("http", f"more than {MAX_REDIRECTS} redirects")
+        raise ConnectFailed("http", f"more than {MAX_REDIRECTS} redirects", status=status)
 
     async def _attempt(
         self, where: WebSocketURI, headers: dict[str, str], request: DialRequest, progress: Progress
@@ -85,13 +90,18 @@ class WebSocketTransport:
         opening = await self._dialer.dial(where, request, progress)
         try:
             progress.stage = "http"
-            return await self._shake_hands(opening, where, headers, request)
+            return await self._shake_hands(opening, where, headers, request, progress)
         except BaseException:
             opening.source.abort()
             raise
 
     async def _shake_hands(
-        self, opening: Opening, where: WebSocketURI, headers: dict[str, str], request: DialRequest
+        self,
+        opening: Opening,
+        where: WebSocketURI,
+        headers: dict[str, str],
+        request: DialRequest,
+        progress: Progress,
     ) -> WebSocketWire:
         protocol = ClientProtocol(
             where,
@@ -108,15 +118,21 @@ class WebSocketTransport:
                 del upgrade.headers[name]
             upgrade.headers[name] = value
         upgrade.headers.setdefault("User-Agent", USER_AGENT)
+        if request.cookies is not None:
+            _add_cookies(upgrade.headers, request.cookies.header(where), progress)
         protocol.send_request(upgrade)
         head = await opening.ask(b"".join(protocol.data_to_send()))
         response = parse_head(head)
+        if request.cookies is not None:
+            request.cookies.store(where, Headers(response.headers))
         if response.status_code != 101:
             # The body is not read: it may be endless.
             raise _rejection(response)
         protocol.receive_data(head)
         if protocol.handshake_exc is not None:
             raise protocol.handshake_exc
+        if request.subprotocols and request.subprotocol_required and protocol.subprotocol is None:
+            raise ConnectFailed("http", NO_SUBPROTOCOL)
         # A new object, because the protocol object of the handshake keeps the whole response.
         opened = FragmentedProtocol(CLIENT, max_size=request.max_size, logger=_logger)
         opened.debug = False
@@ -143,9 +159,20 @@ def _uri_fault(uri: str) -> str | None:
     return f"the uri {fault}" if fault else None
 
 
+def _add_cookies(headers: websockets.datastructures.Headers, stored: str, progress: Progress) -> None:
+    """Add the stored cookies to those that the user has set in the headers."""
+    if stored:
+        value = "; ".join([*headers.get_all("Cookie"), stored])
+        headers.pop("Cookie", None)
+        headers["Cookie"] = value
+        progress.secrets += secrets_of("", {"Cookie": stored})
+
+
 def _rejection(response: Response) -> HandshakeRejected:
-    headers = {name.lower(): value for name, value in response.headers.raw_items()}
-    return HandshakeRejected(response.status_code, headers, retry_after_s(headers.get("retry-after"), time.time()))
+    headers = Headers((name.lower(), value) for name, value in response.headers.raw_items())
+    # Of several values the first counts: joined, they would be no valid time, and no valid URI.
+    wait = next(iter(headers.get_all("Retry-After")), None)
+    return HandshakeRejected(response.status_code, headers, retry_after_s(wait, time.time()))
 
 
 def _rescheme(uri: str, old: str, new: str) -> str:
@@ -160,7 +187,7 @@ def _origin(uri: str) -> str:
     return f"{'wss' if where.secure else 'ws'}://{host}:{where.port}"
 
 
-def _redirect(uri: str, location: str) -> str:
+def _redirect(uri: str, location: str, status: int) -> str:
     """Return the target of a redirect. Raises ConnectFailed for a redirect from wss to ws.
 
     The userinfo is kept only for the same origin. Headers are not sent to another origin, because any of them may be
@@ -174,10 +201,10 @@ def _redirect(uri: str, location: str) -> str:
     except ValueError:
         fault = "it is not a URI"
     if fault:
-        raise ConnectFailed("http", f"redirected to an invalid URI: {fault}")
+        raise ConnectFailed("http", f"redirected to an invalid URI: {fault}", status=status)
     old_place, new_place = parse_uri(uri), parse_uri(new)
     if old_place.secure and not new_place.secure:
-        raise ConnectFailed("http", "redirected from wss:// to ws://, which is not encrypted")
+        raise ConnectFailed("http", "redirected from wss:// to ws://, which is not encrypted", status=status)
     if old_place.user_info and not new_place.user_info and _origin(uri) == _origin(new):
         parts = urlsplit(new)
         userinfo = urlsplit(uri).netloc.rpartition("@")[0]
@@ -190,6 +217,8 @@ def _translate(exc: Exception, stage: str) -> ConnectFailed:
     if isinstance(exc, InvalidProxy):
         # Its text contains the proxy's URL with the password, so it is not used, and not set as the cause.
         return ConnectFailed(stage, f"the proxy's URL is not valid: {exc.msg}")
+    if isinstance(exc, InvalidProxyStatus):
+        return ConnectFailed(stage, redact_text(str(exc)), status=exc.response.status_code)
     if isinstance(exc, OSError) and exc.errno in (errno.EMFILE, errno.ENFILE):
         return ConnectFailed(stage, f"{exc.strerror}: {open_files.ADVICE}")
     if isinstance(exc, ssl.SSLCertVerificationError):

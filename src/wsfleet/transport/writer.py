@@ -96,10 +96,15 @@ class Writing:
 
     def resume_writing(self) -> None:
         self._write_paused = False
+        if self._pending_pong:
+            # Not here: the transport is in the middle of a write, and would report a loss twice if this one failed.
+            self._loop.call_soon(self._write_owed)
+        self._wake_writers()
+
+    def _write_owed(self) -> None:
         pong, self._pending_pong = self._pending_pong, b""
         if pong and self._open:  # nothing follows a close frame
             self._transport.write(pong)
-        self._wake_writers()
 
     def _wake_writers(self) -> None:
         for waiter in self._writers:

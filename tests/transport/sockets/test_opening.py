@@ -131,6 +131,16 @@ async def test_subprotocols(connect):
     async with serve(echo, HOST, 0) as server:
         wire, _ = await connect(f"ws://{HOST}:{server.sockets[0].getsockname()[1]}", subprotocols=["v1.feed"])
         assert wire.subprotocol is None
+        error = await failure(
+            connect,
+            f"ws://{HOST}:{server.sockets[0].getsockname()[1]}",
+            subprotocols=["v1.feed"],
+            subprotocol_required=True,
+        )
+        assert error.stage == "http"
+        assert "subprotocol_required=False" in str(error)
+        assert "v1.feed" not in str(error)  # it may be a token
+        assert not is_fatal(error)
 
     async def forward(reader, writer):
         await accept(reader, writer, "Sec-WebSocket-Protocol: other")
@@ -497,7 +507,7 @@ async def test_a_redirect_to_nowhere_fails(connect, location):
     server.answers = {"/": location}
     async with listening(server) as port:
         error = await failure(connect, f"ws://{HOST}:{port}")
-    assert error.stage == "http"
+    assert (error.stage, error.status) == ("http", 307)
     assert not is_fatal(error)
 
 
@@ -507,7 +517,7 @@ async def test_redirects_have_an_end(connect):
     server.answers = {"/": "/"}
     async with listening(server) as port:
         error = await failure(connect, f"ws://{HOST}:{port}")
-    assert error.stage == "http"
+    assert (error.stage, error.status) == ("http", 307)
     assert len(server.seen) == MAX_REDIRECTS + 1
 
 
@@ -548,7 +558,8 @@ async def test_an_http_proxy_with_a_password(connect):
         await collector.ended
         assert collector.messages == ["hello"]
         error = await failure(connect, uri, proxy=f"http://someone:wr0ng@{HOST}:{proxy_port}")
-    assert error.stage == "proxy"
+    assert (error.stage, error.status) == ("proxy", 407)
+    assert is_fatal(error)
     assert "407" in str(error)
     assert "wr0ng" not in str(error)
 

@@ -100,6 +100,36 @@ async def test_a_paused_wire_is_read_to_its_end_afterwards(connect, sides):
     assert (error.code, error.reason) == (1011, "bye")
 
 
+@TLS
+async def test_unread_says_whether_data_waits(connect, sides):
+    """`unread` is true while data or the end of the stream waits to be read, and false before and after."""
+    scheme, server_side, options = sides
+    say, end = asyncio.Event(), asyncio.Event()
+
+    async def talk(reader, writer):
+        await accept(reader, writer)
+        await say.wait()
+        writer.write(frame(TEXT, b"data"))
+        await end.wait()
+
+    async with listening(talk, tls=server_side) as port:
+        wire, collector = await connect(f"{scheme}://localhost:{port}", **options)
+        await until(lambda: not wire.unread)
+        wire.pause()
+        say.set()
+        await until(lambda: wire.unread)
+        assert collector.messages == []
+        wire.resume()
+        await until(lambda: collector.messages == ["data"])
+        assert not wire.unread
+        wire.pause()
+        end.set()
+        await until(lambda: wire.unread)
+        wire.resume()
+        await collector.ended
+        assert not wire.unread
+
+
 async def test_writing_and_pings_go_on_while_paused(connect):
     """A paused wire can still send messages and pings."""
     received = b""
@@ -160,6 +190,68 @@ async def test_pings_and_their_answers(connect):
 
 
 # Ends
+
+
+@TLS
+@pytest.mark.parametrize("paused", [True, False], ids=["paused", "reading"])
+async def test_a_failed_write_destroys_no_data(connect, sides, paused):
+    """Messages that have arrived are delivered although a ping or a message could not be written after them."""
+    scheme, server_side, options = sides
+
+    async def handle(reader, writer):
+        await accept(reader, writer)
+        for number in range(50):
+            writer.write(frame(TEXT, b"%d" % number))
+        await writer.drain()
+        writer.transport.abort()  # the socket answers what is written now with a reset
+
+    async with listening(handle, tls=server_side) as port:
+        wire, collector = await connect(f"{scheme}://localhost:{port}", started=False, **options)
+        wire.pause()
+        if paused:
+            collector.start(wire)
+        await until(lambda: wire.unread)
+        await asyncio.sleep(0.05)  # all of it has arrived, and the end
+        while wire._open:
+            wire.ping()
+            await asyncio.sleep(0.01)
+        if not paused:
+            collector.start(wire)
+        wire.resume()
+        error = await collector.ended
+    assert collector.messages == [str(number) for number in range(50)]
+    assert error.code == 1006
+
+
+@TLS
+async def test_a_failed_flush_destroys_no_data(connect, sides):
+    """Messages that have arrived are delivered although the write buffer could not be flushed."""
+    scheme, server_side, options = sides
+    end = asyncio.Event()
+
+    async def handle(reader, writer):
+        await accept(reader, writer)
+        writer.transport.pause_reading()
+        for number in range(50):
+            writer.write(frame(TEXT, b"%d" % number))
+        await end.wait()
+        reset(writer)
+
+    async with listening(handle, tls=server_side) as port:
+        wire, collector = await connect(f"{scheme}://localhost:{port}", started=False, **options)
+        wire.pause()
+        collector.start(wire)
+        await until(lambda: wire.unread)
+        await fill(wire)
+        end.set()
+        while wire._open:
+            wire.ping()  # the system may have taken all of the buffer
+            await asyncio.sleep(0.01)
+        assert collector.messages == []
+        wire.resume()
+        error = await collector.ended
+    assert collector.messages == [str(number) for number in range(50)]
+    assert error.code == 1006
 
 
 async def test_a_reset_in_the_middle_of_a_frame(connect):

@@ -209,8 +209,11 @@ def _event_text(kind: str, event: dict[str, Any]) -> str:
     if kind == "slow":
         return f"{name} is full: {event.get('pending', '?')} pending, {event.get('overflow', '')}"
     if kind == "gap":
-        down_s = event.get("down_s")
-        return f"{name} was down for {duration(down_s) if isinstance(down_s, int | float) else 'a while'}"
+        down_s, at, last_at = event.get("down_s"), event.get("at"), event.get("last_message_at")
+        text = f"{name} was down for {duration(down_s) if isinstance(down_s, int | float) else 'a while'}"
+        if isinstance(at, int | float) and isinstance(last_at, int | float):
+            text += f", without messages for {duration(at - last_at)}"
+        return text
     if kind == "malformed":
         return f"{name}{error}"
     return f"{event.get('count', 'some')} more events were skipped" if kind == "missed" else name

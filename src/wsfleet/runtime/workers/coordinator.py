@@ -146,6 +146,8 @@ class Coordinator(BaseRun):
             faults = await asyncio.gather(*(worker_process.reload() for worker_process in self.worker_processes))
             self._expect(fleet)  # again: a worker may have ended during the reload
             sessions = {row["name"]: row["connects"] for row in self.report()["endpoints"]}
+            for worker_process in self.worker_processes:
+                sessions |= {name: history.sessions for name, history in worker_process.histories.items()}
             return self._reloader.note(report, sessions, [fault for found in faults for fault in found])
         finally:
             self._reloading = False

@@ -8,13 +8,17 @@ import os
 import random
 import signal
 import socket
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from wsfleet.config.reading import Given
 from wsfleet.core.options import Reconnect
 from wsfleet.core.retry import Backoff
+from wsfleet.endpoint.continuity import History
 from wsfleet.runtime.loop import EXIT_TIMEOUT_S, MISUSED
 from wsfleet.runtime.sharding import Shard
 from wsfleet.runtime.subprocess import import_path, module_process
@@ -65,6 +69,7 @@ class WorkerProcess:
 
     `report` is the last report of the current process; its counts are zero while there is no process. `lost` sums the
     last reports of the processes that have ended. Messages received after a process's last report are not counted.
+    `histories` are those of its endpoints, from which the next process goes on.
     """
 
     def __init__(
@@ -76,6 +81,7 @@ class WorkerProcess:
         self.report = blank
         self.given = given
         """The configuration file as the parent has last accepted it. Each process starts from it, not from the disk."""
+        self.histories: dict[str, History] = {}
         self.pid: int | None = None
         self.started = False
         self.done = False
@@ -137,7 +143,7 @@ class WorkerProcess:
         if self.done:  # the counts of the ended process are no longer in `report`
             for key, count in counts(self.report).items():
                 self.lost[key] += count
-            self.done, self.code = False, None
+            self.done, self.code, self.histories = False, None, {}
         self.report = blank
         return True
 
@@ -182,7 +188,7 @@ class WorkerProcess:
                 *command, stdin=theirs.fileno(), pass_fds=[order.turns], **options
             )
         reader, writer = await asyncio.open_connection(sock=ours)
-        writer.write(pack(order.frame() | {"given": self.given}))
+        writer.write(pack(order.frame() | {"given": self.given, "histories": self.histories}))
         return process, reader, writer
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
@@ -195,6 +201,8 @@ class WorkerProcess:
     def _on_frame(self, frame: Frame) -> None:
         self.missed_checks = 0
         self.report = frame.pop("report", self.report)
+        if "histories" in frame:
+            self.histories = msgspec.convert(frame.pop("histories"), dict[str, History])
         match frame["kind"]:
             case "started":
                 self.started = True
@@ -229,4 +237,6 @@ class WorkerProcess:
             log_fields = fields | {"delay_s": delay_s}
             logger.error("%s: died (%s); restarting in %.1f s; %s", self.name, cause, delay_s, lost, extra=log_fields)
         self.report = absent(self.report, error=error)
+        died_at = time.time()
+        self.histories = {name: each.of_dead_process(died_at) for name, each in self.histories.items()}
         self._news(self, {"kind": "died"})

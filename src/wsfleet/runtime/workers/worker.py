@@ -13,9 +13,12 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import msgspec
+
 from wsfleet.config import Reloader
 from wsfleet.config.reading import Given
 from wsfleet.core.errors import ConfigError, FleetError
+from wsfleet.endpoint.continuity import History
 from wsfleet.fleet.fleet import Fleet, control_of
 from wsfleet.runtime.locate import find_fleet
 from wsfleet.runtime.logs import log_to_stderr
@@ -95,6 +98,7 @@ class _Worker:
         # The parent runs the observers of the whole fleet.
         control_of(fleet).keep_observers(lambda observer: not hasattr(observer, "over"))
         divide(fleet, *(Shard(*shard) for shard in order["shards"]))
+        control_of(fleet).go_on(msgspec.convert(order["histories"], dict[str, History]))
         self._limit_s = ending_limit_s(fleet)
         self._fleet = fleet
         run = self._run = Run(fleet, watch=self._report, stops=self._stops, logs_end=False)
@@ -123,7 +127,7 @@ class _Worker:
             while True:
                 if self._channel.is_idle:
                     dead = 0 if source is None else source.dead
-                    self._channel.send({"kind": "report", "report": await fleet.snapshot(), "dead": dead})
+                    self._channel.send({"kind": "report", **await _state(fleet), "dead": dead})
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, REPORT_S)
         finally:
@@ -158,8 +162,7 @@ class _Worker:
             faults = str(exc).splitlines()
         except FleetError:
             return  # the fleet is draining; the parent will receive "ended"
-        result = {"kind": "reloaded", "faults": faults, "report": await self._fleet.snapshot()}
-        self._channel.send(result, always=True)
+        self._channel.send({"kind": "reloaded", "faults": faults, **await _state(self._fleet)}, always=True)
 
     # Commands of the parent
 
@@ -209,6 +212,11 @@ class _Worker:
         finally:
             with self._lock:
                 self._steps = dict.fromkeys(self._steps, lambda: None)
+
+
+async def _state(fleet: Fleet) -> Frame:
+    """Return what the parent has to know in case this process dies."""
+    return {"report": await fleet.snapshot(), "histories": await control_of(fleet).histories()}
 
 
 if __name__ == "__main__":

@@ -75,6 +75,9 @@ def _record(record: Any) -> Event:
                 "session": record.session,
                 "last_index": record.last_index,
                 "down_s": record.down_s,
+                "last_message_at": record.last_message_at,
+                "last_frame_at": record.last_frame_at,
+                "exact": record.exact,
             }
     return {}
 

@@ -20,7 +20,10 @@ const SENTENCES = {
   },
   dead: (e) => `${named(e)} failed for message ${e.index} of ${e.endpoint || "this program"} after ${e.attempts} ${e.attempts === 1 ? "attempt" : "attempts"}${because(e.error)}`,
   slow: (e) => `${e.subscription} is full: ${count(e.pending)} waiting (${e.overflow})`,
-  gap: (e) => `${e.endpoint} is open again after ${seconds(e.down_s)}; messages after ${e.last_index} may be missing`,
+  gap: (e) => {
+    const silent = e.last_message_at ? `, without messages for ${seconds(e.at - e.last_message_at)}` : "";
+    return `${e.endpoint} is open again after ${seconds(e.down_s)}${silent}; messages after ${e.last_index} may be missing`;
+  },
   malformed: (e) => `${e.endpoint}: cannot decode message ${e.index}${because(e.error)}`,
   missed: (e) => `${e.count ? count(e.count) : "some"} events were skipped`,
 };
