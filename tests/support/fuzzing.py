@@ -95,8 +95,8 @@ async def handshake(data: bytes) -> None:
         "a",
         URI,
         {},
-        (SUBPROTOCOL,),
-        "deflate" if conversation.deflate else None,
+        subprotocols=(SUBPROTOCOL,),
+        compression="deflate" if conversation.deflate else None,
         proxy=False,
         max_size=conversation.limit,
     )
