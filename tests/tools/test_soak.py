@@ -76,19 +76,20 @@ def test_a_small_soak_ends_balanced_and_leaves_nothing() -> None:
 
 
 def test_a_short_soak_finds_leaked_objects(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Feeds that are still referenced are listed as leaks."""
+    """Objects of wsfleet that are still referenced are listed as leaks."""
+    from wsfleet.core.attempt import Attempt
     from wsfleet.endpoint.ingest import Ingest
 
-    kept: list[Ingest] = []
+    kept: list[Attempt] = []
     detach = Ingest.detach
 
     def keep(self: Ingest) -> None:
-        kept.append(self)
+        kept.extend(Attempt("a", None, None, 0) for _ in range(20))
         detach(self)
 
     monkeypatch.setattr(Ingest, "detach", keep)
     found = {each.name: each.found for each in small().failed}
-    assert "wsfleet.endpoint.ingest.Ingest" in found["No object of wsfleet, websockets or asyncio is left"]
+    assert "wsfleet.core.attempt.Attempt" in found["No object of wsfleet, websockets or asyncio is left"]
 
 
 @pytest.mark.leaves_open  # matplotlib keeps its font files open

@@ -11,6 +11,7 @@ import pickle
 import signal
 import sys
 import threading
+import time
 import traceback
 import types
 from collections.abc import Callable, Iterator
@@ -164,7 +165,9 @@ class ProcessCall:
         if process is not None:
             process.kill()
             process.join()
-            code = process.exitcode
+            # A thread that starts a process collects the ended ones, and may be about to note the exit code of this one.
+            while (code := process.exitcode) is None:
+                time.sleep(0.001)
             _running.discard(process)
             process.close()
         return code
