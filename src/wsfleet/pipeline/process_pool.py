@@ -165,7 +165,7 @@ class ProcessCall:
         if process is not None:
             process.kill()
             process.join()
-            # A thread that starts a process collects the ended ones, and may be about to note the exit code of this one.
+            # A thread that starts a process collects the ended ones, and may be about to note this one's exit code.
             while (code := process.exitcode) is None:
                 time.sleep(0.001)
             _running.discard(process)
