@@ -395,10 +395,10 @@ async def test_a_connection_shows_its_handshake() -> None:
     assert feed.subprotocol is None
 
 
-async def test_a_send_that_waits_ends_with_a_loss_during_a_pause() -> None:
+async def test_a_send_that_waits_ends_with_a_loss_during_a_pause(caplog: pytest.LogCaptureFixture) -> None:
     """A send that waits for room raises ConnectionLost although the pause, which it may cause itself, goes on.
 
-    The messages that arrived before the loss are processed afterwards.
+    The loss is reported at once. The messages that arrived before it are processed afterwards.
     """
     go_on = asyncio.Event()
     done: list[str] = []
@@ -430,6 +430,11 @@ async def test_a_send_that_waits_ends_with_a_loss_during_a_pause() -> None:
         with pytest.raises(ConnectionLost):
             await filling
         assert done == []
+        assert connection.state is State.OPEN
+        assert "connection lost: 1006" in connection.stats().last_error
+        assert [record.event for record in caplog.records if record.levelname == "WARNING"] == ["endpoint.losing"]
+        with pytest.raises(NotOpen):
+            await connection.send("too late")
         go_on.set()
         while connection.state is State.OPEN:
             await asyncio.sleep(0.01)

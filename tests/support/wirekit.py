@@ -73,6 +73,7 @@ class Collector:
         self.batches: list[list[str | bytes]] = []
         self.paused = False
         self.while_paused = 0
+        self.losses: list[ConnectionLost] = []
         self.ended: asyncio.Future[ConnectionLost] = asyncio.get_running_loop().create_future()
 
     def start(self, wire: WebSocketWire) -> None:
@@ -99,6 +100,9 @@ class Collector:
         self.paused = False
         assert self.wire is not None
         self.wire.resume()
+
+    def losing(self, error: ConnectionLost) -> None:
+        self.losses.append(error)
 
     def lost(self, error: ConnectionLost) -> None:
         self.ended.set_result(error)

@@ -124,6 +124,7 @@ class SessionCore:
         self._send_lock: asyncio.Lock | None = None
         self._next_send = 0.0
         self.on_lost: Callable[[], object] | None = None
+        self.on_losing: Callable[[ConnectionLost], object] | None = None
         self.closed_by_us = False
         self.ended: asyncio.Future[ConnectionLost] = self._loop.create_future()
         self.last_data = wire.connected_at
@@ -171,8 +172,8 @@ class SessionCore:
     async def send(self, data: Any) -> None:
         """See `Session.send`."""
         payload = encode_payload(data)
-        if self._error is not None:
-            raise NotOpen(f"{self.endpoint}: the connection is lost")
+        if not self.can_send:
+            raise NotOpen(f"{self.endpoint}: the connection is closing or lost")
         if self._send_lock is None and self.options.sends_per_s is None and self._wire.writable:
             self._write(payload)
             return
@@ -352,6 +353,12 @@ class SessionCore:
         finally:
             # Last, since the user's decode and topic functions may read the stats, and in any case.
             self._ingest.received += len(payloads)
+
+    def losing(self, error: ConnectionLost) -> None:
+        self._refused = True
+        report, self.on_losing = self.on_losing, None
+        if report is not None:
+            report(error)
 
     def lost(self, error: ConnectionLost) -> None:
         self._error = error

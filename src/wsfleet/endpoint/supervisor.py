@@ -175,6 +175,7 @@ class Supervisor:
         self.session_count += 1
         number = self.continuity.next_session()
         session = self.session = self.holding = SessionCore(self.endpoint, self.ingest, wire, number)
+        session.on_losing = self._losing
         wire.start(session)
         if self.endpoint.on_open is not None:
             self._connector.progress.stage = "on_open"
@@ -221,6 +222,12 @@ class Supervisor:
         if ours:
             pause = block = None
         return error_text.loss(lost, pause, None if block is None else str(block), self._connector.secrets)
+
+    def _losing(self, lost: ConnectionLost) -> None:
+        """Report a loss whose cause may be the pause that delays its handling."""
+        if not self.stopping and not self._restarting:
+            self.last_error = self._explain(lost)
+            self._state_log.losing(self.last_error)
 
     def _drop_session(self) -> None:
         """Release the session, in whatever state it is."""

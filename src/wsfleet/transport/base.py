@@ -52,6 +52,9 @@ class Receiver(Protocol):
     def received(self, payloads: list[Payload], at: float) -> None:
         """Process complete messages, in order. `at` is the wall clock time of the socket read."""
 
+    def losing(self, error: ConnectionLost) -> None:
+        """Handle the loss of the socket while reading is paused. `lost` follows, after all messages that were read."""
+
     def lost(self, error: ConnectionLost) -> None:
         """Handle the loss of the socket. Called once, after all messages that were read have been delivered."""
 

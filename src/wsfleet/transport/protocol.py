@@ -52,7 +52,7 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
 
     `_rest` is data that was read but not delivered, because there is no receiver yet, reading is paused, or the time
     slice was used up. While there is any, the socket is not read. After a loss it also has what the socket held, and
-    the loss is reported after its delivery, which waits for the end of a pause.
+    the end is reported after its delivery, which waits for the end of a pause.
     """
 
     # A BufferedProtocol reads into a buffer that all connections share. Slots, because CPython does not share the keys
@@ -258,6 +258,8 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
             self._set_reading()
         elif not self._rest:
             self._end(self._lost[0])
+        elif self._paused and self._receiver is not None:
+            self._receiver.losing(self._loss(self._lost[0]))
 
     def _end(self, exc: Exception | None) -> None:
         self._protocol.receive_eof()
