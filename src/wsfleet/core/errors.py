@@ -47,7 +47,8 @@ class ConfigError(FleetError, ValueError):
 class ConnectFailed(FleetError):
     """An attempt to connect failed. `stage` is one of uri, dns, tcp, proxy, tls, http, on_open.
 
-    `status` is the HTTP status with which the server or the proxy refused the connection or redirected it, or None.
+    `status` is the HTTP status with which the server or the proxy refused the connection or redirected it, or None. It
+    is 407 also if a SOCKS proxy refused the user name and password.
     """
 
     status: int | None = None

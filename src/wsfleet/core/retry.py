@@ -16,6 +16,7 @@ from typing import Protocol
 from wsfleet.core.errors import ConfigError, ConnectFailed, ConnectionLost, Fatal, HandshakeRejected
 
 __all__ = [
+    "PROXY_AUTHENTICATION",
     "Backoff",
     "BackoffPlan",
     "RestartBudget",
@@ -32,7 +33,10 @@ FATAL_STATUS = frozenset({401, 403, 404, 407, 410})
 """Statuses that a retry does not change: wrong credentials or a wrong address (RFC 9110, section 15.5)."""
 
 PROXY_AUTHENTICATION = 407
-"""Of the statuses of a proxy only this one is fatal. Repeated attempts with a wrong password may lock the account."""
+"""Of the statuses of a proxy only this one is fatal. Repeated attempts with a wrong password may lock the account.
+
+The same status stands for a SOCKS proxy that refuses the user name and password, or requires them (RFC 1929).
+"""
 
 
 class BackoffPlan(Protocol):

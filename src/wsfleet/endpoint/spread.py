@@ -7,8 +7,8 @@ __all__ = ["SPREAD_S", "Spread"]
 SPREAD_S = 2.5
 """Time, in seconds, over which the attempts of a host begin after its pause or its outage."""
 
-LONGEST_S = 0.02
-"""The longest interval between two attempts: a few of them do not need the whole time."""
+LONGEST_S = SPREAD_S / 20
+"""The longest interval between two attempts, in seconds: less than twenty of them do not need the whole time."""
 
 CATCH_UP_S = 0.1
 """Delays of the event loop up to this time, in seconds, do not move the later attempts."""

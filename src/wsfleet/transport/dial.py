@@ -30,7 +30,7 @@ from wsfleet.transport.base import DialRequest, Progress
 from wsfleet.transport.no_proxy import is_exempt
 from wsfleet.transport.resolver import AddrInfo, Resolver, in_thread
 
-__all__ = ["Dialer", "Opening", "parse_head", "usual_proxy"]
+__all__ = ["Dialer", "Opening", "SocksLoginRefused", "parse_head", "usual_proxy"]
 
 log = logging.getLogger("wsfleet")
 
@@ -45,6 +45,14 @@ Reading the whole environment or the system settings takes a large part of an at
 
 _LOWER = [f"{name}_proxy" for name in ("ws", "wss", "socks", "http", "https", "all", "no")]
 PROXY_VARIABLES = (*_LOWER, *map(str.upper, _LOWER))
+
+
+_SOCKS_LOGIN = ("Username and password authentication failure", "No acceptable authentication methods were offered")
+"""The errors of python-socks for the replies to a wrong or missing password (RFC 1928, section 3; RFC 1929)."""
+
+
+class SocksLoginRefused(ProxyError):
+    """A SOCKS proxy requires another user name or password."""
 
 
 class Opening(asyncio.Protocol):
@@ -264,7 +272,8 @@ class Dialer:
             raise
         except Exception as exc:
             sock.close()
-            raise ProxyError(f"the SOCKS proxy failed to connect: {exc}") from exc
+            kind_of_error = SocksLoginRefused if str(exc) in _SOCKS_LOGIN else ProxyError
+            raise kind_of_error(f"the SOCKS proxy failed to connect: {exc}") from exc
         except BaseException:
             sock.close()
             raise

@@ -25,11 +25,11 @@ from wsfleet.core.errors import ConfigError, ConnectFailed, HandshakeRejected
 from wsfleet.core.headers import Headers
 from wsfleet.core.options import check_headers, check_uri
 from wsfleet.core.redact import redact_text, redact_uri, secrets_of
-from wsfleet.core.retry import retry_after_s
+from wsfleet.core.retry import PROXY_AUTHENTICATION, retry_after_s
 from wsfleet.core.time_slice import READ_BYTES
 from wsfleet.transport import open_files
 from wsfleet.transport.base import DialRequest, Progress
-from wsfleet.transport.dial import Dialer, Opening, parse_head
+from wsfleet.transport.dial import Dialer, Opening, SocksLoginRefused, parse_head
 from wsfleet.transport.fairness import ReadScheduler
 from wsfleet.transport.fragments import FragmentedProtocol, most_fragments
 from wsfleet.transport.protocol import TLS_READ_BYTES, WebSocketWire
@@ -219,6 +219,8 @@ def _translate(exc: Exception, stage: str) -> ConnectFailed:
         return ConnectFailed(stage, f"the proxy's URL is not valid: {exc.msg}")
     if isinstance(exc, InvalidProxyStatus):
         return ConnectFailed(stage, redact_text(str(exc)), status=exc.response.status_code)
+    if isinstance(exc, SocksLoginRefused):
+        return ConnectFailed(stage, str(exc), status=PROXY_AUTHENTICATION)
     if isinstance(exc, OSError) and exc.errno in (errno.EMFILE, errno.ENFILE):
         return ConnectFailed(stage, f"{exc.strerror}: {open_files.ADVICE}")
     if isinstance(exc, ssl.SSLCertVerificationError):

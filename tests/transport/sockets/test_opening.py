@@ -603,8 +603,12 @@ async def test_through_a_socks_proxy(connect, sides, scheme_of_proxy, asked, mon
         assert proxy.asked == [f"{asked}:{port}"]
         wrong = f"{scheme_of_proxy}://someone:wr0ng@{HOST}:{proxy_port}"
         error = await failure(connect, f"{scheme}://localhost:{port}", proxy=wrong, **options)
+        missing = f"{scheme_of_proxy}://{HOST}:{proxy_port}"
+        anonymous = await failure(connect, f"{scheme}://localhost:{port}", proxy=missing, **options)
     assert error.stage == "proxy"
     assert "wr0ng" not in str(error)
+    assert error.status == anonymous.status == 407
+    assert is_fatal(error)
 
 
 async def test_a_socks_proxy_that_refuses(connect):
