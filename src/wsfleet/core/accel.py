@@ -14,7 +14,12 @@ from typing import Any, TypeVar
 
 __all__ = ["PARTS", "accelerated", "fastest", "note_once", "wanted"]
 
-PARTS = ("wsfleet.pipeline._queue", "wsfleet.endpoint._envelopes", "wsfleet.transport._scanner")
+PARTS = (
+    "wsfleet.pipeline._queue",
+    "wsfleet.endpoint._envelopes",
+    "wsfleet.transport._framing",
+    "wsfleet.transport._scanner",
+)
 """All compiled modules."""
 
 T = TypeVar("T")

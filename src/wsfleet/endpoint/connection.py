@@ -36,6 +36,7 @@ class Connection:
 
     def __init__(self, supervisor: Supervisor, owner: Owner, buffer: Buffer = _BUFFER) -> None:
         self._supervisor = supervisor
+        self._context = supervisor.context
         self._owner = owner
         self._guard = LoopGuard(supervisor.name)
         self._mailbox: Mailbox | None = None
@@ -103,10 +104,12 @@ class Connection:
         unknown. Raises TypeError for data that JSON cannot express, and ValueError for NaN and infinity (RFC 8259,
         section 6). If cancelled while waiting, nothing was sent.
         """
-        session = self._supervisor.session
-        if session is None or self._supervisor.state is not State.OPEN:
+        supervisor = self._supervisor
+        session = supervisor.session
+        if session is None or supervisor.state is not State.OPEN:
             raise NotOpen(f"{self.name} is {self.state.value}, not OPEN; nothing was sent")
-        await session.send(data)
+        if not session.send_now(data):
+            await session.send(data)
 
     @loop_thread_only
     async def wait_open(self) -> None:
@@ -159,7 +162,7 @@ class Connection:
             self._owner.abandon(self._mailbox)
 
     def _check_thread(self) -> None:
-        self._owner.check_thread()
+        self._context.check_thread()
 
     def _failure(self) -> BaseException | None:
         return self._supervisor.failure() if self._supervisor.state is State.FAILED else None

@@ -8,9 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from wsfleet.core.context import loop_thread_only
-from wsfleet.core.encode import encode_payload
 from wsfleet.core.error_text import is_exit_request
-from wsfleet.core.errors import ConnectionLost, FleetError, NotOpen
+from wsfleet.core.errors import ConnectionLost, FleetError
 from wsfleet.core.headers import Headers
 from wsfleet.core.message import Message
 from wsfleet.core.options import Buffer, Endpoint
@@ -19,6 +18,7 @@ from wsfleet.core.time_slice import TimeSlice
 from wsfleet.endpoint.decode import CHUNK, compile_decoder
 from wsfleet.endpoint.envelopes import payload_size
 from wsfleet.endpoint.ingest import Ingest
+from wsfleet.endpoint.sending import Sending
 from wsfleet.transport.base import Wire
 
 __all__ = ["Session", "SessionCore"]
@@ -101,16 +101,13 @@ class Session:
         self._core.check_thread()
 
 
-class SessionCore:
+class SessionCore(Sending):
     """The internal side of a session: the receiver of the wire, controlled by the supervisor."""
 
     def __init__(self, endpoint: Endpoint, ingest: Ingest, wire: Wire, number: int) -> None:
+        super().__init__(endpoint, ingest, wire)
         self.number = number
-        self.options = endpoint
-        self._ingest = ingest
         self._before = ingest.received, ingest.sent
-        self._wire = wire
-        self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
         self._holding = True
         self._bounded = True
@@ -119,24 +116,14 @@ class SessionCore:
         self._held_bytes = 0
         self._removed = 0
         self._changed: asyncio.Future[None] | None = None  # recv() waits for it
-        self._error: ConnectionLost | None = None
-        self._refused = False
-        self._send_lock: asyncio.Lock | None = None
-        self._next_send = 0.0
         self.on_lost: Callable[[], object] | None = None
         self.on_losing: Callable[[ConnectionLost], object] | None = None
         self.closed_by_us = False
-        self.ended: asyncio.Future[ConnectionLost] = self._loop.create_future()
         self.last_data = wire.connected_at
         self.last_message_at: float | None = None
         # Read by the wire. While on_open runs, text and binary frames must be distinguished.
         self.as_text = True
         self.chunk = CHUNK
-
-    @property
-    def endpoint(self) -> str:
-        """The endpoint's name; in a pool the member's."""
-        return self._ingest.factory.name
 
     @property
     def wire(self) -> Wire:
@@ -162,74 +149,14 @@ class SessionCore:
     def lost_error(self) -> ConnectionLost | None:
         return self._error
 
-    @property
-    def can_send(self) -> bool:
-        """Whether sending may succeed. A close that has begun is noticed when sending fails."""
-        return self._error is None and not self._refused
-
-    # Sending
-
-    async def send(self, data: Any) -> None:
-        """See `Session.send`."""
-        payload = encode_payload(data)
-        if not self.can_send:
-            raise NotOpen(f"{self.endpoint}: the connection is closing or lost")
-        if self._send_lock is None and self.options.sends_per_s is None and self._wire.writable:
-            self._write(payload)
-            return
-        if self._send_lock is None:
-            self._send_lock = asyncio.Lock()
-        # The lock is fair, so that messages go out in the order of their calls.
-        async with self._send_lock:
-            await self._wait_turn()
-            while not self._wire.writable and self._error is None:
-                await self._wire.wait_writable()
-                if not self._wire.writable:
-                    # The socket is closed; the loss is reported after the data received before it. A paused one waits
-                    # for its processors, which may be waiting here.
-                    if not self._ingest.reading:
-                        raise ConnectionLost(1006, "the connection was lost while its reading was paused")
-                    await asyncio.sleep(0)
-            if self._error is not None:
-                raise ConnectionLost(self._error.code, self._error.reason) from self._error
-            self._write(payload)
-
     def check_thread(self) -> None:
         """Raise FleetError in a thread other than the loop's."""
         if threading.get_ident() != self._thread:
             raise FleetError("a session belongs to the thread of its fleet's loop; elsewhere use Fleet.from_thread")
 
-    def _write(self, payload: str | bytes) -> None:
-        try:
-            self._wire.write(payload)
-        except NotOpen:
-            self._refused = True
-            raise
-        self._ingest.sent += 1
-        rate = self.options.sends_per_s
-        if rate is not None:
-            self._next_send = max(self._next_send, self._loop.time()) + 1.0 / rate
-
-    async def _wait_turn(self) -> None:
-        # A turn is used when the message is written, so a cancelled send delays no other. A heartbeat may use it first.
-        turn = 0.0
-        while self._error is None and self._next_send > turn:
-            turn = self._next_send
-            wait_s = turn - self._loop.time()
-            if wait_s > 0.0:
-                await asyncio.wait([self.ended], timeout=wait_s)
-
     def request_exit(self, error: BaseException) -> None:
         """Request the exit of the program, because user code raised `error`."""
         self._ingest.hub.request_exit(error)
-
-    def beat(self, payload: str | bytes) -> None:
-        """Send a heartbeat if there is room in the write buffer; do not wait."""
-        if self._wire.writable and self._error is None:
-            try:
-                self._write(payload)
-            except NotOpen:
-                pass  # the connection is closing
 
     # Receiving while on_open runs
 
@@ -355,13 +282,13 @@ class SessionCore:
             self._ingest.received += len(payloads)
 
     def losing(self, error: ConnectionLost) -> None:
-        self._refused = True
+        self._refuse()
         report, self.on_losing = self.on_losing, None
         if report is not None:
             report(error)
 
     def lost(self, error: ConnectionLost) -> None:
-        self._error = error
+        self._error, self._direct = error, False
         self._ingest.detach(error)
         self._notify()
         if not self.ended.done():

@@ -36,6 +36,7 @@ class Supervisor:
 
     def __init__(self, endpoint: Endpoint, factory: MessageFactory, services: Services) -> None:
         self.name = factory.name
+        self.context = services.context
         self.ingest = Ingest(factory, services.hub, endpoint.keep_last)
         self.continuity = Continuity(self.ingest)
         self.endpoint = bind_attempt(endpoint, self.continuity.attempt)
@@ -66,7 +67,7 @@ class Supervisor:
 
     async def run(self) -> None:
         """Keep the endpoint alive until it fails permanently or is stopped."""
-        self._services.context.enter_call()
+        self.context.enter_call()
         try:
             while not self.stopping:
                 error = await self._live_once()
@@ -84,7 +85,7 @@ class Supervisor:
         except (KeyboardInterrupt, SystemExit) as exc:
             self._drop_session()
             self._end(State.CLOSED, None)
-            self._services.context.request_exit(exc)
+            self.context.request_exit(exc)
         except GeneratorExit:  # the loop is gone
             raise
         except BaseException as exc:

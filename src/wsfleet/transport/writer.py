@@ -8,13 +8,17 @@ import time
 from websockets.frames import PING, Frame
 from websockets.protocol import OPEN, Protocol
 
+from wsfleet.core.accel import fastest
 from wsfleet.core.errors import NotOpen
 from wsfleet.transport.base import Payload
+from wsfleet.transport.framing import client_frame
 
 __all__ = ["WRITE_BYTES", "Writing"]
 
 WRITE_BYTES = 2**16
 """High-water mark of the write buffer, in bytes."""
+
+frame_of = fastest(client_frame, "wsfleet.transport._framing")
 
 
 class Writing:
@@ -30,20 +34,22 @@ class Writing:
         "_pending_pong",
         "_ping_count",
         "_pings",
+        "_plain",
         "_protocol",
         "_transport",
-        "_write_paused",
         "_writers",
         "latency_s",
+        "writable",
     )
 
     def __init__(self, transport: asyncio.Transport, protocol: Protocol) -> None:
         self._transport = transport
         self._protocol = protocol
+        self._plain = not protocol.extensions
         self._loop = asyncio.get_running_loop()
         self._closing = False
         self._lost: tuple[Exception | None] | None = None
-        self._write_paused = False
+        self.writable = True
         self._pending_pong = b""  # a pong that waits for room in the write buffer
         self._writers: list[asyncio.Future[None]] = []
         self._pings: list[tuple[bytes, float, float]] = []  # few items; an empty deque takes 760 bytes
@@ -59,12 +65,8 @@ class Writing:
     def ping_sent(self) -> float | None:
         return self._pings[0][1] if self._pings else None
 
-    @property
-    def writable(self) -> bool:
-        return not self._write_paused
-
     async def wait_writable(self) -> None:
-        while self._write_paused and self._lost is None:
+        while not self.writable and self._lost is None:
             waiter = self._loop.create_future()
             self._writers.append(waiter)
             try:
@@ -73,8 +75,12 @@ class Writing:
                 self._writers.remove(waiter)
 
     def write(self, payload: Payload) -> None:
-        if not self._open:
+        # `_closing` is set whenever the protocol object has left the state OPEN.
+        if self._closing or self._lost is not None or self._transport.is_closing():
             raise NotOpen("the connection is closing")
+        if self._plain:
+            self._transport.write(frame_of(payload))
+            return
         if isinstance(payload, str):
             self._protocol.send_text(payload.encode())
         else:
@@ -92,10 +98,10 @@ class Writing:
         self._flush()
 
     def pause_writing(self) -> None:
-        self._write_paused = True
+        self.writable = False
 
     def resume_writing(self) -> None:
-        self._write_paused = False
+        self.writable = True
         if self._pending_pong:
             # Not here: the transport is in the middle of a write, and would report a loss twice if this one failed.
             self._loop.call_soon(self._write_owed)
@@ -119,7 +125,7 @@ class Writing:
 
     def _answer(self, received: list[Frame]) -> None:
         """Send the protocol object's responses to received frames."""
-        if self._write_paused and received and received[-1].opcode is PING:
+        if not self.writable and received and received[-1].opcode is PING:
             # RFC 6455, section 5.5.3: it is sufficient to answer the latest ping. A peer that sends many pings and
             # reads no pongs must not fill our memory.
             self._pending_pong = b"".join(self._protocol.data_to_send())
