@@ -63,7 +63,7 @@ class Bench:
 
     @property
     def outstanding(self) -> int:
-        return sum(map(len, self.pool._replies.values()))
+        return sum(len(member.replies) for member in self.pool._order)
 
 
 @asynccontextmanager
@@ -842,7 +842,7 @@ async def test_no_future_is_left_behind_after_many_requests_with_random_losses(
         assert sum(ended.values()) == REQUESTS // 50 * 50
         assert set(ended) == {"answered", "RequestLost", "RequestTimeout", "CancelledError"}
         assert not bench.outstanding
-        assert not any(replies._past for replies in bench.pool._replies.values())
+        assert not any(member.replies._past for member in bench.pool._order)
         for supervisor in bench.pool._supervisors:
             assert len([w for w in supervisor.open_waiters._waiters if not w.done()]) == 0
         for each in serving:

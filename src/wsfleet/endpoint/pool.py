@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 from collections.abc import Callable, Coroutine, Hashable, Mapping
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
@@ -42,7 +42,7 @@ def match_json_rpc(data: Any) -> Hashable:
 
     An object with a method is a request (section 4), for example an echo of our own.
     """
-    get = data.get if isinstance(data, Mapping) else partial(getattr, data)
+    get = data.get if type(data) is dict or isinstance(data, Mapping) else partial(getattr, data)
     if isinstance(get("method", None), str):
         return None
     number = get("id", None)
@@ -59,6 +59,25 @@ def check_pool(endpoint: Endpoint, size: object, identify: object, match: object
     if match is None and endpoint.decode in ("text", "bytes"):
         faults.append(("decode", f"= {endpoint.decode!r} gives no ids to match replies by; use 'json', or give match"))
     refuse("pool", faults)
+
+
+class _Member(NamedTuple):
+    """A member of a pool, and its outstanding requests."""
+
+    connection: Connection
+    supervisor: Supervisor
+    replies: PendingRequests
+
+    @property
+    def is_overfull(self) -> bool:
+        """Whether reading is paused although replies are awaited."""
+        ingest = self.supervisor.ingest
+        return not ingest.reading and any(mailbox.overfull for mailbox in ingest.paused_by)
+
+    @property
+    def load(self) -> tuple[bool, bool, int]:
+        """Compared to find the least busy member."""
+        return self.is_overfull, bool(self.supervisor.ingest.paused_by), len(self.replies)
 
 
 class Pool:
@@ -81,11 +100,11 @@ class Pool:
         self._supervisors = [supervisor for _, supervisor in members]
         self._owner = owner
         self._identify = identify
-        self._order = list(self._supervisors)  # the member used last is at the end
-        self._replies: dict[Supervisor, PendingRequests] = {}
-        for supervisor in self._supervisors:
+        self._order: list[_Member] = []  # the member used last is at the end
+        for connection, supervisor in members:
             replies = PendingRequests(match or match_json_rpc, supervisor.ingest.set_reading)
-            self._replies[supervisor] = supervisor.ingest.replies = replies
+            supervisor.ingest.replies = replies
+            self._order.append(_Member(connection, supervisor, replies))
 
     def __repr__(self) -> str:
         is_open = sum(s.can_send for s in self._supervisors)
@@ -119,8 +138,10 @@ class Pool:
         """
         while True:
             member = self._least_busy()
+            if member is None:
+                raise NotOpen(f"{self.name}: no member is open")
             try:
-                return await self._connection(member).send(data)
+                return await member.connection.send(data)
             except NotOpen:
                 pass  # it is closing and sent nothing, so try another member
 
@@ -139,48 +160,55 @@ class Pool:
             data = _json_object(data)
         until = asyncio.get_running_loop().time() + timeout_s
         while True:
-            if wait:
+            member = self._least_busy()
+            if member is None:
+                if not wait:
+                    raise NotOpen(f"{self.name}: no member is open")
                 late = f"{self.name}: no member was open within {timeout_s:g} s; nothing was sent"
                 await _by(until, self.wait_open(), late)
-            member = self._least_busy()
-            if _is_overfull(member):
+                continue
+            if member.is_overfull:
                 await asyncio.sleep(0)  # let the mailbox empty before a caller tries again
-                raise RequestLost(f"{member.name} had to stop reading: no reply would come")
+                raise RequestLost(f"{member.connection.name} had to stop reading: no reply would come")
             try:
-                return await _by(until, self._ask(member, data), f"{self.name}: no reply within {timeout_s:g} s")
+                return await self._ask(member, data, until, f"{self.name}: no reply within {timeout_s:g} s")
             except NotOpen:
                 pass  # as in send()
 
     def _check_thread(self) -> None:
         self._owner.check_thread()
 
-    async def _ask(self, member: Supervisor, data: Any) -> Any:
+    async def _ask(self, member: _Member, data: Any, until: float, late: str) -> Any:
         """Send the request on one member and wait for the reply. Raises NotOpen if nothing was sent."""
-        replies = self._replies[member]
+        replies, session = member.replies, member.supervisor.session
+        if session is None:
+            raise NotOpen(member.connection.name)
         number, payload = self._identify(data) if self._identify is not None else _numbered(data, replies)
         reply = replies.issue(number)
+        timer = reply.get_loop().call_at(until, _expire, reply, late)
         try:
-            await self._connection(member).send(payload)
+            if not session.send_now(payload):
+                await _by(until, session.send(payload), late)
             answer = await reply
         except ConnectionLost as exc:
-            raise RequestLost(f"{member.name}: {exc}") from exc
+            raise RequestLost(f"{member.connection.name}: {exc}") from exc
         finally:
+            timer.cancel()
             replies.forget(number, reply)
             if reply.done() and not reply.cancelled():
                 reply.exception()  # mark it as retrieved, also if send() failed first
         return answer if self._identify is not None or "id" not in data else _with_id(answer, data["id"])
 
-    def _least_busy(self) -> Supervisor:
-        members = [s for s in self._order if s.can_send]
-        if not members:
-            raise NotOpen(f"{self.name}: no member is open")
-        member = min(members, key=lambda s: (_is_overfull(s), bool(s.ingest.paused_by), len(self._replies[s])))
-        self._order.remove(member)
-        self._order.append(member)
+    def _least_busy(self) -> _Member | None:
+        """Return the open member with the least load, of several the one that was used least recently."""
+        order = self._order
+        members = [member for member in order if member.supervisor.can_send]
+        if len(members) <= 1:
+            return members[0] if members else None
+        member = min(members, key=_load)
+        order.remove(member)
+        order.append(member)
         return member
-
-    def _connection(self, supervisor: Supervisor) -> Connection:
-        return self.connections[self._supervisors.index(supervisor)]
 
     async def _some_member_changes(self) -> None:
         if all(s.state in (State.CLOSED, State.FAILED) for s in self._supervisors):
@@ -206,12 +234,18 @@ async def _by(until: float, doing: Coroutine[Any, Any, T], late: str) -> T:
         raise
 
 
-def _is_overfull(member: Supervisor) -> bool:
-    """Whether reading is paused although replies are awaited."""
-    return not member.ingest.reading and any(mailbox.overfull for mailbox in member.ingest.paused_by)
+def _expire(reply: asyncio.Future[Any], late: str) -> None:
+    if not reply.done():
+        reply.set_exception(RequestTimeout(late))
+
+
+def _load(member: _Member) -> tuple[bool, bool, int]:
+    return member.load
 
 
 def _json_object(data: Any) -> Mapping[str, Any]:
+    if type(data) is dict:
+        return data
     made = msgspec.to_builtins(data) if isinstance(data, msgspec.Struct) or dataclasses.is_dataclass(data) else data
     if not isinstance(made, Mapping):
         raise TypeError(f"a request is a JSON object, not {type(data).__name__}; or give the pool `identify`")

@@ -27,11 +27,15 @@ def _random_start() -> int:
 
 
 class PendingRequests:
-    """Futures by id. `match(data)` gives the id that a message replies to, or None."""
+    """Futures by id. `match(data)` gives the id that a message replies to, or None.
+
+    `on_change` is called when the first request is added and when the last one is removed.
+    """
 
     def __init__(self, match: Match, on_change: Callable[[], None]) -> None:
         self._match = match
         self._on_change = on_change
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: dict[Hashable, asyncio.Future[Any]] = {}
         self._past: OrderedDict[Hashable, None] = OrderedDict()
         self._first = self._next = _random_start()
@@ -50,9 +54,13 @@ class PendingRequests:
             raise ValueError("a request needs an id, and None is no id")
         if number in self._waiting:
             raise ValueError(f"a request with the id {number!r} is under way already")
-        self._past.pop(number, None)
-        future = self._waiting[number] = asyncio.get_running_loop().create_future()
-        self._on_change()
+        if self._past:
+            self._past.pop(number, None)
+        if self._loop is None:
+            self._loop = asyncio.get_running_loop()
+        future = self._waiting[number] = self._loop.create_future()
+        if len(self._waiting) == 1:
+            self._on_change()
         return future
 
     def forget(self, number: Hashable, future: asyncio.Future[Any]) -> None:
@@ -60,7 +68,8 @@ class PendingRequests:
         if self._waiting.get(number) is future:
             del self._waiting[number]
             self._remember(number)
-            self._on_change()
+            if not self._waiting:
+                self._on_change()
 
     def take(self, data: Any) -> bool:
         """Pass `data` to the request it replies to. Return whether it is a reply, including a late one."""
@@ -79,7 +88,8 @@ class PendingRequests:
         self._remember(number)
         if not future.done():
             future.set_result(data)
-        self._on_change()
+        if not self._waiting:
+            self._on_change()
         return True
 
     def _is_past(self, number: Hashable) -> bool:
