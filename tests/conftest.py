@@ -19,6 +19,7 @@ from wsfleet.core import loop_watchdog
 # Hypothesis: the number of examples, not their speed. WSFLEET_HYPOTHESIS=thorough draws more.
 # The suite draws the same examples every time; only the thorough profile draws new ones.
 settings.register_profile("quick", deadline=None, derandomize=True)
+settings.register_profile("brief", deadline=None, derandomize=True, max_examples=25)
 settings.register_profile("thorough", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("WSFLEET_HYPOTHESIS", "quick"))
 

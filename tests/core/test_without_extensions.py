@@ -27,7 +27,7 @@ def test_the_reference_passes_the_same_tests(tests: str) -> None:
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", *tests.split()],
         cwd=ROOT,
         env={key: value for key, value in os.environ.items() if not key.startswith("PYTEST_")}
-        | {"WSFLEET_NO_EXTENSIONS": "1"},
+        | {"WSFLEET_NO_EXTENSIONS": "1", "WSFLEET_HYPOTHESIS": "brief"},
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

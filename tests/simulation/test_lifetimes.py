@@ -9,7 +9,7 @@ import pytest
 from tests.simulation.lifetime import simulate
 from tools.simulate import summary
 
-LIVES = int(os.environ.get("WSFLEET_LIVES", "2000"))
+LIVES = int(os.environ.get("WSFLEET_LIVES", "600"))
 """Number of runs in the suite; those with the compiled parts, if there are any, are in addition."""
 
 SHARDS = 4
@@ -39,7 +39,7 @@ def test_every_run_keeps_the_invariants(shard: int) -> None:
 @pytest.mark.parametrize("shard", range(4))
 def test_every_run_keeps_the_invariants_with_the_compiled_parts(shard: int) -> None:
     """The same invariants hold with the installed parts."""
-    for seed in range(shard * LIVES // 40, (shard + 1) * LIVES // 40):
+    for seed in range(shard * LIVES // 16, (shard + 1) * LIVES // 16):
         outcome = simulate(seed)
         assert not outcome.faults, summary(outcome, compiled=True)
 
