@@ -167,7 +167,7 @@ cases = st.builds(
 )
 
 
-@settings(max_examples=4 * settings().max_examples)
+@settings(max_examples=2 * settings().max_examples)
 @given(conversations(), cases)
 @example(Conversation(frame(TEXT, b"\xff") + frame(TEXT, b"late"), 10, False), Case([]))
 @example(Conversation(frame(BINARY, b"12345678", fin=False) + frame(CONT, b"123")[:2], 10, False), Case([3]))
