@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import FunctionType
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -23,6 +23,7 @@ __all__ = [
     "check_proxy",
     "check_rate",
     "check_seconds",
+    "check_subprotocols",
     "check_uri",
     "is_number",
     "refuse",
@@ -110,6 +111,15 @@ def check_headers(headers: Mapping[str, str]) -> Iterator[str]:
             yield f"{name} is set by the handshake itself"
         elif not isinstance(value, str) or not _HEADER_VALUE.fullmatch(value):
             yield f"the value of {name} must be a Latin-1 str without line breaks or control characters"
+
+
+def check_subprotocols(names: object) -> str | None:
+    """Check the names of subprotocols."""
+    if isinstance(names, Sequence) and not isinstance(names, str):
+        tokens = all(isinstance(name, str) and HEADER_NAME.fullmatch(name) for name in names)
+        if tokens and len(set(names)) == len(names):
+            return None
+    return "must be a sequence of unique names (RFC 6455, section 4.1)"
 
 
 def is_number(value: object) -> bool:

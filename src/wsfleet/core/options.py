@@ -16,7 +16,6 @@ from typing import Any, Literal, TypedDict
 from wsfleet.core import retry
 from wsfleet.core.attempt import HeadersFunction, UriFunction, check_attempt_function
 from wsfleet.core.checks import (
-    HEADER_NAME,
     Checked,
     check_arguments,
     check_count,
@@ -25,6 +24,7 @@ from wsfleet.core.checks import (
     check_proxy,
     check_rate,
     check_seconds,
+    check_subprotocols,
     check_uri,
     is_number,
 )
@@ -100,7 +100,7 @@ class Reconnect(Checked):
         if self.fatal is not retry.is_fatal:
             yield "fatal", self._fatal_fault()
         codes = self.fatal_codes
-        good = isinstance(codes, Sequence) and not isinstance(codes, str | bytes)
+        good = codes == () or (isinstance(codes, Sequence) and not isinstance(codes, str | bytes))
         good = good and all(check_count(code, 1000, most=4999) is None for code in codes)
         yield "fatal_codes", None if good else f"must be a sequence of close codes from 1000 to 4999, not {codes!r}"
 
@@ -137,6 +137,10 @@ class Liveness(Checked):
             yield "heartbeat", "must be a plain function: its result is not awaited"
         if (self.heartbeat is None) != (self.heartbeat_s is None):
             yield "heartbeat", "and heartbeat_s must be set together"
+
+
+# Shared by all endpoints, because making and checking them takes long with ten thousand.
+_RECONNECT, _LIVENESS = Reconnect(), Liveness()
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,8 +258,8 @@ class Endpoint(Checked):
     topic: str | Callable[[Any], str] | None = None
     keep_last: int = 0  #: number of topics whose last message is kept, for replay="last"
     sends_per_s: float | None = None  #: maximum rate of sent messages; send() waits; None: no limit
-    reconnect: Reconnect = field(default_factory=Reconnect)  #: delays and limits of reconnects
-    liveness: Liveness = field(default_factory=Liveness)  #: pings, heartbeat, and deadlines for received data
+    reconnect: Reconnect = _RECONNECT  #: delays and limits of reconnects
+    liveness: Liveness = _LIVENESS  #: pings, heartbeat, and deadlines for received data
     required: bool = False  #: the failure of this endpoint ends the fleet
 
     def __repr__(self) -> str:
@@ -318,11 +322,8 @@ class Endpoint(Checked):
             yield "headers", "must be a mapping or an async function"
         elif self.headers is not None:
             yield "headers", check_attempt_function(self.headers)
-        names = self.subprotocols
-        tokens = isinstance(names, Sequence) and not isinstance(names, str)
-        tokens = tokens and all(isinstance(name, str) and HEADER_NAME.fullmatch(name) for name in names)
-        good = tokens and len(set(names)) == len(names)
-        yield "subprotocols", None if good else "must be a sequence of unique names (RFC 6455, section 4.1)"
+        if self.subprotocols != ():
+            yield "subprotocols", check_subprotocols(self.subprotocols)
         good = self.compression in (None, "deflate")
         yield "compression", None if good else f"must be None or 'deflate', not {self.compression!r}"
         if self.ssl is not None:

@@ -27,13 +27,14 @@ class Connector:
     """Opens the sockets of one endpoint, one attempt at a time.
 
     `progress` is that of the last attempt. `host` is the host that answered, `shown_uri` the URI and `route` the
-    proxies and redirects, all without secrets; `secrets` are the secrets of the last attempt.
+    proxies and redirects, without secrets; `secrets` are the secrets of the last attempt.
     """
 
     def __init__(self, endpoint: Endpoint, name: str, services: Services) -> None:
         self.progress = Progress()
         self.host = ""
-        self.shown_uri = redact_uri(endpoint.uri) if isinstance(endpoint.uri, str) else ""
+        self._uri = endpoint.uri if isinstance(endpoint.uri, str) else ""
+        self._shown = ("", "")  # the URI, and the same without secrets
         self.route = ""
         self.secrets: list[str] = []
         self._endpoint = endpoint
@@ -43,6 +44,13 @@ class Connector:
         self._opened_at = 0.0
         self._uses = Uses()
         self._cookies = Cookies() if endpoint.cookies else None
+
+    @property
+    def shown_uri(self) -> str:
+        """The URI without secrets. Made on demand, because that takes long with ten thousand endpoints."""
+        if self._uri != self._shown[0]:
+            self._shown = (self._uri, redact_uri(self._uri))
+        return self._shown[1]
 
     async def open(self, scope: asyncio.Timeout, *, again: bool) -> Wire:
         """Wait for a turn at the host, and connect. The deadline `scope` does not include that wait.
@@ -58,7 +66,7 @@ class Connector:
             request = await resolve_request(self._endpoint, self._name, uri, self._cookies)
             self.secrets = progress.secrets
             self.secrets += secrets_in(request)
-            self.shown_uri = redact_uri(uri)
+            self._uri = uri
             return await self._services.transport.open(request, progress)
         finally:
             leave()

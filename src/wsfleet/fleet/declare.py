@@ -99,7 +99,7 @@ class Declarer:
         return self._registry.add_subscription(name, pattern, buffer, replay=replay is not None)
 
     def _checked(self, target: Any, process: dict[str, Any], *, needed: bool = False) -> tuple[Buffer, Plan]:
-        buffer = process.pop("buffer", Buffer())
+        buffer = process.pop("buffer", _BUFFER)
         plan = Plan(**process)
         check_plan(plan, buffer)
         if needed or target is not None:
