@@ -193,7 +193,7 @@ def reference() -> str:
     """Return the complete page."""
     parts = []
     for name in sections():
-        owners = {"connect": ["Endpoint"], "process": ["ProcessorOptions", "_PROCESS", "_TARGET"]}
+        owners = {"connect": ["Endpoint"], "process": ["CallOptions", "ProcessorOptions", "_PROCESS", "_TARGET"]}
         shown = table(own_keys(name), owners.get(name, [f"_{name.upper()}"]), known_defaults(name))
         parts.append(f"## {SECTIONS[name]}\n\n{ABOUT[name]}\n\n{shown}")
     for name, kind in TABLES.items():

@@ -151,7 +151,8 @@ class FleetBuilder:
     def _process(self, fleet: Fleet, table: Any, place: Place) -> None:
         def process(fleet: Fleet, pattern: str, target: Any, **values: Any) -> Any:
             known = set(fleet.subscriptions)
-            fleet.process(pattern, **values)(target)
+            decorate: Callable[[Any], Any] = fleet.process(pattern, **values)
+            decorate(target)
             (name,) = set(fleet.subscriptions) - known
             return name
 

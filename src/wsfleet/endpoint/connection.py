@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol
 
 from wsfleet.core.context import loop_thread_only
 from wsfleet.core.errors import NotOpen
 from wsfleet.core.headers import Headers
-from wsfleet.core.message import State
+from wsfleet.core.message import State, T_co
 from wsfleet.core.options import Buffer
 from wsfleet.core.stats import EndpointStats
 from wsfleet.endpoint.supervisor import Supervisor
@@ -31,8 +31,12 @@ class Owner(Protocol):
     async def close_endpoint(self, supervisor: Supervisor) -> None: ...
 
 
-class Connection:
-    """One endpoint of a fleet: send, wait, restart, close; and `async for message in connection`."""
+class Connection(Generic[T_co]):
+    """One endpoint of a fleet: send, wait, restart, close; and `async for message in connection`.
+
+    For type checkers, `Connection[T]` is a connection whose messages are `Message[T]`. `Fleet.connect` takes T from
+    `decode`.
+    """
 
     def __init__(self, supervisor: Supervisor, owner: Owner, buffer: Buffer = _BUFFER) -> None:
         self._supervisor = supervisor
@@ -136,7 +140,7 @@ class Connection:
         """
         await self._owner.close_endpoint(self._supervisor)
 
-    def __aiter__(self) -> Loop:
+    def __aiter__(self) -> Loop[T_co]:
         """Loop over the messages of this endpoint.
 
         The first loop begins with the messages that arrived before it. Until then a connection without a processor

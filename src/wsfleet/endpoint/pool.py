@@ -6,14 +6,14 @@ import asyncio
 import dataclasses
 from collections.abc import Callable, Coroutine, Hashable, Mapping
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 import msgspec
 
 from wsfleet.core.checks import check_arguments, check_count, refuse
 from wsfleet.core.context import loop_thread_only
 from wsfleet.core.errors import ConnectionLost, EndpointFailed, NotOpen, RequestLost, RequestTimeout
-from wsfleet.core.message import State
+from wsfleet.core.message import State, T_co
 from wsfleet.core.options import Endpoint
 from wsfleet.endpoint.connection import Connection
 from wsfleet.endpoint.requests import Match, PendingRequests
@@ -61,7 +61,7 @@ def check_pool(endpoint: Endpoint, size: object, identify: object, match: object
     refuse("pool", faults)
 
 
-class Pool:
+class Pool(Generic[T_co]):
     """`size` connections to one endpoint, each with its own supervisor.
 
     The members are also in `Fleet.connections`, as `name-1` and so on. `connections` is a tuple of them.
@@ -70,14 +70,14 @@ class Pool:
     def __init__(
         self,
         name: str,
-        members: list[tuple[Connection, Supervisor]],
+        members: list[tuple[Connection[T_co], Supervisor]],
         owner: PoolOwner,
         identify: Identify | None,
         match: Match | None,
     ) -> None:
         self.name = name
         self.size = len(members)
-        self.connections: tuple[Connection, ...] = tuple(connection for connection, _ in members)
+        self.connections: tuple[Connection[T_co], ...] = tuple(connection for connection, _ in members)
         self._supervisors = [supervisor for _, supervisor in members]
         self._owner = owner
         self._identify = identify
@@ -125,7 +125,7 @@ class Pool:
                 pass  # it is closing and sent nothing, so try another member
 
     @loop_thread_only
-    async def request(self, data: Any, timeout_s: float = 10.0, wait: bool = True) -> Any:
+    async def request(self, data: Any, timeout_s: float = 10.0, wait: bool = True) -> T_co:
         """Send `data` as a request on the least busy open member, and return the reply's decoded data.
 
         Error replies are returned like others. Waits for an open member, within `timeout_s`; with `wait=False` raises
@@ -154,7 +154,7 @@ class Pool:
     def _check_thread(self) -> None:
         self._owner.check_thread()
 
-    async def _ask(self, member: Supervisor, data: Any) -> Any:
+    async def _ask(self, member: Supervisor, data: Any) -> T_co:
         """Send the request on one member and wait for the reply. Raises NotOpen if nothing was sent."""
         replies = self._replies[member]
         number, payload = self._identify(data) if self._identify is not None else _numbered(data, replies)
@@ -168,7 +168,8 @@ class Pool:
             replies.forget(number, reply)
             if reply.done() and not reply.cancelled():
                 reply.exception()  # mark it as retrieved, also if send() failed first
-        return answer if self._identify is not None or "id" not in data else _with_id(answer, data["id"])
+        made: T_co = answer if self._identify is not None or "id" not in data else _with_id(answer, data["id"])
+        return made
 
     def _least_busy(self) -> Supervisor:
         members = [s for s in self._order if s.can_send]
@@ -179,7 +180,7 @@ class Pool:
         self._order.append(member)
         return member
 
-    def _connection(self, supervisor: Supervisor) -> Connection:
+    def _connection(self, supervisor: Supervisor) -> Connection[T_co]:
         return self.connections[self._supervisors.index(supervisor)]
 
     async def _some_member_changes(self) -> None:

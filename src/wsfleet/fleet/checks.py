@@ -81,7 +81,7 @@ def split_options(
     endpoint: Endpoint | str, target: Function | Sink | None, options: dict[str, Any]
 ) -> tuple[Endpoint, dict[str, Any]]:
     """Separate the endpoint's options from the processor's. Raises TypeError for options that do not belong."""
-    fields, keywords = EndpointOptions.__annotations__, ProcessorOptions.__annotations__
+    fields, keywords = (*EndpointOptions.__annotations__, "decode"), ProcessorOptions.__annotations__
     unknown = [name for name in options if name not in fields and name not in keywords]
     if unknown:
         known = [*fields, *keywords]
