@@ -10,6 +10,7 @@ from websockets.exceptions import InvalidProxy
 from websockets.proxy import parse_proxy
 from websockets.uri import parse_uri
 
+from wsfleet.core.checks import make_name
 from wsfleet.core.errors import ConfigError, FleetError
 from wsfleet.core.options import (
     Buffer,
@@ -304,6 +305,18 @@ def test_a_name_can_stand_in_a_topic_and_in_a_pattern(name):
     assert check_topic(name) is None
     assert check_pattern(f"$state.{name}") is None
     assert "." not in name
+
+
+@given(st.text(st.sampled_from("a$.*> \n\x1b\x85\x9b\ud800<&"), max_size=6))
+def test_a_default_name_is_a_valid_name(text):
+    """The name made from any host, function or sink is valid."""
+    assert check_name(make_name(text)) is None
+
+
+def test_control_characters_in_a_name_are_named():
+    """The error says that a name must not have control characters, and shows them escaped."""
+    with pytest.raises(ConfigError, match=r"control characters.*, not 'a\\x1bb'$"):
+        Endpoint("ws://feed.test", name="a\x1bb")
 
 
 @pytest.mark.parametrize("name", ["", "a.b", "a*", ">", "a b", "$a", "a\n", "\x85", "\x9b", "\ud800", None, 5])

@@ -25,11 +25,14 @@ __all__ = [
     "check_seconds",
     "check_uri",
     "is_number",
+    "make_name",
     "refuse",
 ]
 
-# A name is used as a token of topics, so it is limited to the characters of a token (see core/topics.py).
-_NAME = re.compile(r"(?!\$)[^\s.*>\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
+# A name is used as a token of topics, so it is limited to the characters of a token (see core/topics.py). Characters
+# with a meaning in HTML, in terminal markup or in Prometheus are allowed: pages, screens and metrics escape all texts.
+_NOT_IN_NAMES = r"\s.*>\x00-\x1f\x7f-\x9f\ud800-\udfff"
+_NAME = re.compile(rf"(?!\$)[^{_NOT_IN_NAMES}]+")
 # RFC 9110, sections 5.6.2 (token) and 5.5 (field values). No line breaks, which would begin another header.
 HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -44,8 +47,13 @@ def check_name(name: object) -> str | None:
     if not isinstance(name, str):
         return f"must be a str, not {type(name).__name__}"
     if not _NAME.fullmatch(name):
-        return f"must be one token without '.', '*', '>', white space and leading '$', not {name!r}"
+        return f"must be one token without '.', '*', '>', white space, control characters and leading '$', not {name!r}"
     return None
+
+
+def make_name(text: str) -> str:
+    """Return a valid name made from `text`."""
+    return re.sub(f"[{_NOT_IN_NAMES}]+", "-", text).lstrip("$") or "x"
 
 
 def check_uri(uri: str) -> str | None:
