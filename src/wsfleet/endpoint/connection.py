@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Generic, Protocol
 
-from wsfleet.core.context import loop_thread_only
+from wsfleet.core.context import Context, loop_thread_only
 from wsfleet.core.errors import NotOpen
 from wsfleet.core.headers import Headers
 from wsfleet.core.message import State, T_co
@@ -22,6 +22,8 @@ _BUFFER = Buffer()
 
 class Owner(Protocol):
     """What a connection asks of its fleet."""
+
+    context: Context
 
     def check_thread(self) -> None: ...
     async def check_started(self, is_closed: Callable[[], bool]) -> None: ...
@@ -150,12 +152,13 @@ class Connection(Generic[T_co]):
         From the first loop on, messages wait in the mailbox `<name>-iter` also between loops, and a full mailbox pauses
         the connection: loop on, or close the connection. Raises Busy if another loop over the connection is running.
         When the endpoint is CLOSED, the loop ends after the pending messages; when it is FAILED, it then raises
-        EndpointFailed. Waiting for the next message is safe to cancel.
+        EndpointFailed. It raises FleetError if it would wait although the fleet has not been started and no other task
+        can start it. Waiting for the next message is safe to cancel.
         """
         self._owner.check_thread()
         if self._mailbox is None or (self._mailbox.closed and self.state is not State.CLOSED):
             self._mailbox = self._owner.open_loop(self._supervisor, self._buffer)
-        return Loop(self._mailbox, self._failure, self._guard, self._owner.check_thread)
+        return Loop(self._mailbox, self._failure, self._guard, self._owner.context)
 
     def __del__(self) -> None:
         # Without a reference to the connection there will be no other loop: drop the messages that wait for one.

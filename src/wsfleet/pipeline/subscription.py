@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Callable
 from types import TracebackType
 from typing import Generic, Protocol, Self
 
-from wsfleet.core.context import loop_thread_only
+from wsfleet.core.context import Context, loop_thread_only
 from wsfleet.core.errors import Busy
 from wsfleet.core.message import Message, T_co
 from wsfleet.core.stats import SubscriptionStats
@@ -25,6 +25,8 @@ BATCH = 1000
 
 class Owner(Protocol):
     """The interface of the fleet that a subscription uses."""
+
+    context: Context
 
     def check_thread(self) -> None: ...
 
@@ -43,21 +45,23 @@ class Loop(MessageIterator[T_co]):
         mailbox: Mailbox,
         failure: Callable[[], BaseException | None],
         guard: LoopGuard,
-        check_thread: Callable[[], None],
+        context: Context,
     ) -> None:
         super().__init__(mailbox)
-        self._check_thread = check_thread
+        self._context = context
         self._mailbox = mailbox
         self._failure = failure
         self._guard = guard
         guard.enter(self)
 
     async def _slow(self) -> Message[T_co]:
-        self._check_thread()
+        self._context.check_thread()
         if not self._ready:
             self._guard.enter(self)
             self._ready = True
         try:
+            if self._context.loop is None:
+                await self._context.check_loop(self._mailbox.name, self._mailbox.would_wait)
             if not await self._mailbox.turn(self):
                 raise self._failure() or StopAsyncIteration
         except BaseException:
@@ -128,6 +132,7 @@ class Subscription(MessageIterator[T_co]):
         """Iterate over the messages until `close` or the end of the fleet. Safe to cancel while it waits.
 
         Raises Busy if a processor receives the messages, and Overflowed if the buffer with `Overflow.FAIL` overflowed.
+        Raises FleetError if it would wait although the fleet has not been started and no other task can start it.
         """
         self._pullable()
         return self
@@ -136,8 +141,8 @@ class Subscription(MessageIterator[T_co]):
     async def next(self, timeout: float | None = None) -> Message[T_co]:  # noqa: ASYNC109 - the usual name of it
         """Return the next message. Wait for it, at most `timeout` seconds if given.
 
-        Raises TimeoutError after that time, StopAsyncIteration at the end of the subscription, and Busy or Overflowed
-        as `__aiter__` does. Safe to cancel: a cancellation or a timeout loses no message.
+        Raises TimeoutError after that time, StopAsyncIteration at the end of the subscription, and Busy, Overflowed or
+        FleetError as `__aiter__` does. Safe to cancel: a cancellation or a timeout loses no message.
         """
         self._pullable()
         if self._mailbox.waiting:
@@ -151,6 +156,8 @@ class Subscription(MessageIterator[T_co]):
 
     async def _turn(self) -> None:
         self._pullable()
+        if self._owner.context.loop is None:
+            await self._owner.context.check_loop(self._mailbox.name, self._mailbox.would_wait)
         if not await self._mailbox.turn(self):
             raise self._mailbox.error or StopAsyncIteration
 
