@@ -12,7 +12,8 @@ from wsfleet.config.faults import Place, did_you_mean
 from wsfleet.config.reload import Entry
 from wsfleet.config.values import Reader, Skip
 from wsfleet.core.errors import ConfigError
-from wsfleet.core.options import Endpoint, Limits, ProcessorOptions
+from wsfleet.core.keywords import ProcessorOptions
+from wsfleet.core.options import Endpoint, Limits
 from wsfleet.core.topics import can_match, fleet_topics
 from wsfleet.endpoint.pool import Identify
 from wsfleet.endpoint.requests import Match

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dis
 import inspect
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from types import FunctionType
+from functools import partial
+from types import CodeType, FunctionType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -27,6 +29,7 @@ __all__ = [
     "is_number",
     "make_name",
     "refuse",
+    "returns_nothing",
 ]
 
 # A name is used as a token of topics, so it is limited to the characters of a token (see core/topics.py). Characters
@@ -168,6 +171,34 @@ def check_arguments(function: Callable[..., Any]) -> str | None:
     except TypeError as exc:
         return f"must take one argument: {exc}"
     return None
+
+
+def returns_nothing(function: Callable[..., Any]) -> bool:
+    """Whether `function` is a plain function without a return value: by its annotation, or because it has none."""
+    while isinstance(function, partial):
+        function = function.func
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        return False
+    if getattr(function, "__annotations__", {}).get("return", ...) in (None, "None"):
+        return True
+    function = getattr(function, "__func__", function)  # of a method
+    if not isinstance(function, FunctionType) or inspect.isgeneratorfunction(function):
+        return False
+    results = list(_results(function.__code__))
+    return bool(results) and all(result is None for result in results)
+
+
+def _results(code: CodeType) -> Iterator[object]:
+    """Yield for each return of a function the constant that it returns, or the code for a value that is computed."""
+    before = None
+    for each in dis.get_instructions(code):
+        if each.opname == "RETURN_CONST":
+            yield each.argval
+        elif each.opname == "RETURN_VALUE":
+            # `return value or None` jumps to the instruction after the one that loads None.
+            constant = before is not None and before.opname == "LOAD_CONST" and not each.is_jump_target
+            yield before.argval if constant and before is not None else code
+        before = each
 
 
 def _clearly_takes_one(function: FunctionType) -> bool:

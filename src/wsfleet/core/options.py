@@ -12,7 +12,7 @@ import ssl as ssl_module
 import types
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
 
 from wsfleet.core import retry
 from wsfleet.core.attempt import HeadersFunction, UriFunction, check_attempt_function
@@ -28,6 +28,7 @@ from wsfleet.core.checks import (
     check_seconds,
     check_uri,
     is_number,
+    returns_nothing,
 )
 from wsfleet.core.errors import ConfigError
 from wsfleet.core.message import Message, T_co
@@ -36,15 +37,11 @@ from wsfleet.core.topics import compile_topic
 
 __all__ = [
     "Buffer",
-    "CallOptions",
-    "ConnectOptions",
     "Decode",
     "Endpoint",
-    "EndpointOptions",
     "Limits",
     "Liveness",
     "Overflow",
-    "ProcessorOptions",
     "Reconnect",
     "Retry",
     "check_headers",
@@ -311,9 +308,8 @@ class Endpoint(Checked, Generic[T_co]):
             return None
         if not callable(self.on_open):
             return "must be an async function"
-        # A plain function, such as a lambda, may return an awaitable, unless it is annotated to return None.
-        returns_none = getattr(self.on_open, "__annotations__", {}).get("return", ...) in (None, "None")
-        if returns_none and not inspect.iscoroutinefunction(self.on_open):
+        # A plain function, such as a lambda, may return an awaitable.
+        if returns_nothing(self.on_open):
             return "must be an async function: declare it with async def"
         if inspect.isasyncgenfunction(self.on_open):
             return "must be an async function without yield"
@@ -370,49 +366,3 @@ class Endpoint(Checked, Generic[T_co]):
             fault = "must be a format string or a function of the data"
             yield "topic", check_arguments(self.topic) if callable(self.topic) else fault
         yield "keep_last", check_count(self.keep_last, 0)
-
-
-class EndpointOptions(TypedDict, total=False):
-    """The fields of `Endpoint`, as keyword arguments of `Fleet.connect` and `Fleet.pool`, which declare `decode`."""
-
-    name: str | None
-    headers: Mapping[str, str] | HeadersFunction | None
-    cookies: bool
-    subprotocols: Sequence[str]
-    subprotocol_required: bool
-    compression: Literal["deflate"] | None
-    ssl: ssl_module.SSLContext | None
-    proxy: str | Literal[False] | None
-    open_s: float
-    close_s: float
-    max_size: int
-    max_fragments: int | None
-    on_open: Callable[[Any], Awaitable[Any]] | None
-    topic: str | Callable[[Any], str] | None
-    keep_last: int
-    sends_per_s: float | None
-    reconnect: Reconnect
-    liveness: Liveness
-    required: bool
-
-
-class CallOptions(TypedDict, total=False):
-    """The keyword arguments of `Fleet.process`, except `batch`, which changes the type of the function."""
-
-    buffer: Buffer  #: bounds of the mailbox, and the policy for a full one
-    concurrency: int  #: number of concurrent calls; with 1, messages are processed in order
-    #: function of the message; keeps the order of messages with the same key if concurrency is more than 1
-    key: Callable[[Message[Any]], Any] | None
-    retry: Retry | None  #: how failed calls are repeated; None: not at all
-    timeout_s: float | None  #: deadline for one call; None: no limit
-    offload: Literal["process"] | None  #: "process": run calls in processes; None: run plain functions in threads
-
-
-class ProcessorOptions(CallOptions, total=False):
-    """The keyword arguments of `Fleet.process`."""
-
-    batch: int | None  #: maximum length of the list of messages for one call; None: one message, without a list
-
-
-class ConnectOptions(EndpointOptions, CallOptions, total=False):
-    """The keyword arguments of `Fleet.connect` and `Fleet.pool`, except `decode` and `batch`."""

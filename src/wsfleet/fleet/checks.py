@@ -7,7 +7,8 @@ from typing import Any
 
 from wsfleet.core.checks import check_name, check_seconds, refuse
 from wsfleet.core.errors import ConfigError
-from wsfleet.core.options import Buffer, Endpoint, EndpointOptions, Limits, ProcessorOptions
+from wsfleet.core.keywords import EndpointOptions, ProcessorOptions
+from wsfleet.core.options import Buffer, Endpoint, Limits
 from wsfleet.core.text import suggestion
 from wsfleet.core.topics import check_pattern
 from wsfleet.pipeline.handler import Function, Plan, Sink, check_plan, is_sink

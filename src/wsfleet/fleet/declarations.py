@@ -6,8 +6,9 @@ import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, Unpack, overload
 
+from wsfleet.core.keywords import CallOptions, ConnectOptions
 from wsfleet.core.message import Message
-from wsfleet.core.options import Buffer, CallOptions, ConnectOptions, Endpoint, Retry
+from wsfleet.core.options import Buffer, Endpoint, Retry
 from wsfleet.endpoint.connection import Connection
 from wsfleet.endpoint.pool import Identify, Pool
 from wsfleet.endpoint.requests import Match
