@@ -158,7 +158,7 @@ async def test_a_second_signal_stops_at_once(start: Start, tmp_path: Path, handl
             await command.until_noted("begun")
         command.kill(signal.SIGINT)
         if handler != "blocking":
-            await command.until_said(
+            await command.until_logged(
                 "signal again to stop at once"
             )  # otherwise the system may combine two signals into one
         command.kill(signal.SIGINT)

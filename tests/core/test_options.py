@@ -320,6 +320,6 @@ def test_control_characters_in_a_name_are_named():
 
 
 @pytest.mark.parametrize("name", ["", "a.b", "a*", ">", "a b", "$a", "a\n", "\x85", "\x9b", "\ud800", None, 5])
-def test_what_is_no_single_token_is_no_name(name):
+def test_names_that_are_no_single_token_are_refused(name):
     """Names that would change the structure of a topic, or cannot be printed, are rejected."""
     assert check_name(name) is not None
