@@ -1,4 +1,4 @@
-"""Builds the compiled parts, every `src/**/_*.pyx`, where that is possible; pyproject.toml tells everything else.
+"""Builds the compiled parts, every `src/**/_*.pyx`, where that is possible; pyproject.toml has everything else.
 
 Each has a twin in Python, so no failure here is an error: no compiler, no Python.h, no Cython or one that is broken.
 With WSFLEET_NO_EXTENSIONS set, nothing is compiled.

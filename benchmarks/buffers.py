@@ -22,6 +22,7 @@ import uvloop
 
 from benchmarks.figures import Figure, Part, write
 from wsfleet import Buffer, Message, Subscription
+from wsfleet.core.context import Context
 from wsfleet.pipeline.hub import Hub
 from wsfleet.pipeline.mailbox import Mailbox
 
@@ -74,7 +75,11 @@ class Ingest:
 
 
 class Owner:
-    """The part of a fleet that a subscription uses."""
+    """The part of a fleet that a subscription uses. Create it in the running loop."""
+
+    def __init__(self) -> None:
+        self.context = Context()
+        self.context.bind()
 
     def check_thread(self) -> None:
         pass

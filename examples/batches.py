@@ -3,7 +3,7 @@
     python examples/batches.py ws://127.0.0.1:8765 --database prices.db --messages 50000 --mib 64
 
 While one batch is written, the next gathers: a batch is what there is, up to `--batch`, and nobody waits for it to be
-full. The queue is bounded in messages and in bytes. A batch that cannot be stored is tried again, then told about and
+full. The queue is bounded in messages and in bytes. A batch that cannot be stored is tried again, then reported and
 counted; at the end, what waits is stored.
 """
 

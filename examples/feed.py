@@ -3,7 +3,7 @@
     python examples/feed.py --port 8765 --restart 10
 
 Every path gets prices: {"symbol": "AMBER", "price": 101.25, "n": 1}. On the path /private a client has to show a
-bearer token, log in, and subscribe to symbols first; `log_in` tells how. On the path /rpc it answers JSON-RPC requests
+bearer token, log in, and subscribe to symbols first; `log_in` shows how. On the path /rpc it answers JSON-RPC requests
 for prices, and says nothing of its own.
 """
 

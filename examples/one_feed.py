@@ -3,7 +3,7 @@
     python examples/one_feed.py ws://127.0.0.1:8765 --count 50
 
 The processor keeps the range of every symbol's prices, the loop prints each price. Neither knows of the other, nor of
-the server having been away: `session` tells over which connect a message came.
+the server having been away: `session` is the number of the connection of a message.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
     python examples/publish_subscribe.py ws://127.0.0.1:8765 --join 50 --seconds 30
 
-Whoever reads knows topics, not connections. `*` stands for one token and `>` for the rest; a message that several
+A reader knows topics, not connections. `*` stands for one token and `>` for the rest; a message that several
 patterns match goes to each of their subscriptions once.
 """
 
@@ -20,16 +20,16 @@ Price = dict[str, Any]
 def make_fleet(uri: str, step: float) -> tuple[Fleet, Counter[str]]:
     fleet = Fleet()
     fleet.connect(uri, name="feed", decode="json", topic="prices.{symbol}", keep_last=1000)
-    told: dict[str, float] = {}
+    last: dict[str, float] = {}
     seen: Counter[str] = Counter()
 
     @fleet.process("prices.*")
     async def watch(message: Message[Price]) -> None:
         """Make a message of our own where a price has moved by more than `step`."""
         symbol, price = message.topic.removeprefix("prices."), message.data["price"]
-        if abs(price - told.setdefault(symbol, price)) > step:
-            direction = "up" if price > told[symbol] else "down"
-            told[symbol] = price
+        if abs(price - last.setdefault(symbol, price)) > step:
+            direction = "up" if price > last[symbol] else "down"
+            last[symbol] = price
             fleet.publish(f"moves.{symbol}.{direction}", price)
 
     @fleet.process("prices.AMBER", buffer=Buffer(overflow=Overflow.LATEST))
@@ -49,7 +49,7 @@ def make_fleet(uri: str, step: float) -> tuple[Fleet, Counter[str]]:
 
 async def join_late(fleet: Fleet, after: int) -> None:
     """Begin with the last price of each symbol, however long ago it came, and go on with the new ones."""
-    while fleet.stats().hub.published < after:  # noqa: ASYNC110 - nobody tells when a count is reached
+    while fleet.stats().hub.published < after:  # noqa: ASYNC110 - nothing reports when a count is reached
         await asyncio.sleep(0.1)
     async with fleet.subscribe("prices.*", name="latecomer", replay="last") as prices:
         async for message in prices:
@@ -73,7 +73,7 @@ async def main(uri: str, step: float, join: int, seconds: float) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("uri", help="a feed of JSON objects with symbol and price")
-    parser.add_argument("--step", type=float, default=1.0, metavar="X", help="which move is told (default: 1)")
+    parser.add_argument("--step", type=float, default=1.0, metavar="X", help="which move is printed (default: 1)")
     parser.add_argument(
         "--join", type=int, default=50, metavar="N", help="after so many messages somebody joins (default: 50)"
     )

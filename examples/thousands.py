@@ -41,7 +41,7 @@ async def main(uri: str, connections: int, connects_per_s: float, seconds: float
 
     @fleet.process("*")  # one for all, as the topic of each is its name: thousands would be idle most of the time
     async def take(message: Message[str]) -> None:
-        """A place for what your program does; `message.endpoint` tells where it came from."""
+        """A place for what your program does; `message.endpoint` is where it came from."""
 
     for number in range(1, connections + 1):
         fleet.connect(uri, name=f"feed-{number}")

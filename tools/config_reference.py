@@ -17,7 +17,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from wsfleet import Fleet
 from wsfleet.config import build, values
-from wsfleet.core import options, retry
+from wsfleet.core import keywords, options, retry
 from wsfleet.core.options import Buffer, Endpoint, Limits, Liveness, Reconnect, Retry
 
 FEW = 24
@@ -91,7 +91,7 @@ def meanings(module: ModuleType) -> Iterator[tuple[str, str]]:
 
 @cache
 def all_meanings() -> Mapping[str, str]:
-    return dict(pair for module in (options, build, values) for pair in meanings(module))
+    return dict(pair for module in (keywords, options, build, values) for pair in meanings(module))
 
 
 def meaning(owners: Sequence[str], key: str) -> str:
@@ -193,7 +193,7 @@ def reference() -> str:
     """Return the complete page."""
     parts = []
     for name in sections():
-        owners = {"connect": ["Endpoint"], "process": ["ProcessorOptions", "_PROCESS", "_TARGET"]}
+        owners = {"connect": ["Endpoint"], "process": ["CallOptions", "ProcessorOptions", "_PROCESS", "_TARGET"]}
         shown = table(own_keys(name), owners.get(name, [f"_{name.upper()}"]), known_defaults(name))
         parts.append(f"## {SECTIONS[name]}\n\n{ABOUT[name]}\n\n{shown}")
     for name, kind in TABLES.items():

@@ -24,7 +24,14 @@ FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 # Made before autodoc looks at the code, since it changes what signatures say.
 REFERENCE = reference()
-DECLARED_IN = ("core/options.py", "config/build.py", "config/values.py", "fleet/fleet.py")
+DECLARED_IN = (
+    "core/keywords.py",
+    "core/options.py",
+    "config/build.py",
+    "config/values.py",
+    "fleet/declarations.py",
+    "fleet/fleet.py",
+)
 
 
 def pages() -> dict[Path, str]:

@@ -20,7 +20,7 @@ def price(n: int) -> dict[str, Any]:
 async def until(condition: Callable[[], bool]) -> None:
     """Wait until it is so."""
     async with asyncio.timeout(30):
-        while not condition():  # noqa: ASYNC110 - nobody tells when it is
+        while not condition():  # noqa: ASYNC110 - nothing reports when it is
             await asyncio.sleep(0.01)
 
 

@@ -17,6 +17,11 @@ alive), `transport` (sockets and frames), `pipeline` (hub, mailboxes, processors
 
 import sys
 
+if sys.argv[:1] == ["-m"]:  # only while `python -m wsfleet` imports the package
+    from _wsfleet import handle_early_signals
+
+    handle_early_signals()
+
 from wsfleet.core import __version__, accel, errors, message
 from wsfleet.core.attempt import Attempt
 from wsfleet.core.errors import (

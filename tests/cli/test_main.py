@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import signal
 import subprocess
@@ -157,7 +158,7 @@ async def test_a_second_signal_stops_at_once(start: Start, tmp_path: Path, handl
             await command.until_noted("begun")
         command.kill(signal.SIGINT)
         if handler != "blocking":
-            await command.until_said(
+            await command.until_logged(
                 "signal again to stop at once"
             )  # otherwise the system may combine two signals into one
         command.kill(signal.SIGINT)
@@ -166,10 +167,12 @@ async def test_a_second_signal_stops_at_once(start: Start, tmp_path: Path, handl
             await asyncio.sleep(0.1)
         ended = await command.ended()
     assert ended.code == 130, ended.err
-    if handler in ("slow", "hanging"):
-        report = json.loads((tmp_path / "report.json").read_text())
-        assert report["subscriptions"][0]["failed"] == 1
-        assert report["balanced"] is True
+    report = json.loads((tmp_path / "report.json").read_text())
+    (row,) = report["subscriptions"]
+    ended_call = handler in ("slow", "hanging")
+    assert (row["failed"], row["pending"], report["balanced"]) == (ended_call, not ended_call, True)
+    assert "fleet ran for" in ended.err and "1 received, 0 processed" in ended.err
+    assert ended_call == ("lost: 1 pending message" not in ended.err) == (", 1 pending" not in ended.err)
 
 
 async def test_a_handler_that_never_ends_does_not_outlast_the_duration(start: Start, tmp_path: Path) -> None:
@@ -508,24 +511,29 @@ def test_a_pattern_of_no_endpoint_is_a_warning(
     assert warned == [f"no topic of an endpoint can match {pattern!r}" for pattern in ("trade.*", "c")]
 
 
-@pytest.mark.parametrize(("number", "code"), [("SIGHUP", 7), ("SIGINT", 130)])
-def test_a_signal_while_the_command_is_imported(number: str, code: int) -> None:
+ENTRIES = {
+    "module": ["-m", "wsfleet"],
+    "script": ["-c", "import sys; from _wsfleet import main; sys.exit(main())"],
+}
+
+
+@pytest.mark.parametrize("module", ["wsfleet.core", "wsfleet.cli.main"])
+@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize(("number", "code"), [("SIGHUP", 2), ("SIGINT", 130)])
+def test_a_signal_while_the_command_is_imported(
+    tmp_path: Path, module: str, entry: str, number: str, code: int
+) -> None:
     """While `wsfleet run` is imported, SIGHUP does not end it, and SIGINT ends it without a traceback."""
-    program = f"""
+    (tmp_path / "sitecustomize.py").write_text(f"""
 import os, signal, sys
 class Finder:
     def find_spec(self, name, path, target=None):
-        if name == "wsfleet.cli.main":
+        if name == "{module}":
             os.kill(os.getpid(), signal.{number})
-            return importlib.machinery.ModuleSpec(name, Loader())
-class Loader:
-    def create_module(self, spec): return None
-    def exec_module(self, module): module.main = lambda: 7
-import importlib.machinery
-import wsfleet.__main__
-sys.argv = ["wsfleet", "run", "feeds.toml"]
 sys.meta_path.insert(0, Finder())
-sys.exit(wsfleet.__main__.main())
-"""
-    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
-    assert (ended.returncode, ended.stderr) == (code, "")
+""")
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    command = [sys.executable, *ENTRIES[entry], "run", "missing.toml"]
+    ended = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == code, ended.stderr
+    assert ("missing.toml" in ended.stderr) == (number == "SIGHUP") == bool(ended.stderr)

@@ -471,7 +471,7 @@ def test_all_faults_are_reported_at_once(check: Check) -> None:
         "feeds.toml:10: [[connect]] 1 \"a\" reconnect.max_s: '1 y': unknown unit 'y'; there are ms, s, min, h",
         'feeds.toml:11: [[connect]] 1 "a" liveness.heartbeat: must be text or "module:function", not 3',
         'feeds.toml:13: [[connect]] 1 "a" decode: must be text or "module:function", not a list',
-        f"feeds.toml:14: [[connect]] 1 \"a\" handler: there is no module 'nowhere' in {Path(told_folder(report))}; "
+        f"feeds.toml:14: [[connect]] 1 \"a\" handler: there is no module 'nowhere' in {Path(shown_folder(report))}; "
         "there are handlers",
         'feeds.toml:15: [[connect]] 1 "a" concurrency: must be a whole number from 1, not 0',
         'feeds.toml:16: [[connect]] 1 "a" batch: must be at most the buffer\'s 5 messages, not 10',
@@ -480,7 +480,7 @@ def test_all_faults_are_reported_at_once(check: Check) -> None:
     ]
 
 
-def told_folder(report: Report) -> str:
+def shown_folder(report: Report) -> str:
     return report.faults[0].where.partition("/feeds.toml")[0]
 
 

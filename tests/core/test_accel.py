@@ -66,7 +66,7 @@ def test_an_empty_variable_means_nothing():
     assert which(WSFLEET_NO_EXTENSIONS="") == which()
 
 
-def test_what_the_library_says_is_what_it_does():
+def test_accelerated_agrees_with_the_stats():
     """`accelerated` has the same value in the package and in the stats."""
     assert wsfleet.accelerated is accel.accelerated()
     assert wsfleet.Fleet(transport=FakeTransport()).stats().accelerated is wsfleet.accelerated
@@ -94,8 +94,8 @@ async def test_a_missing_module_is_logged_once(parts, present, caplog):
     parts(present, "wsfleet._no_such_part")
     await start_a_fleet()
     await start_a_fleet()
-    (told,) = [record.getMessage() for record in caplog.records if "compiled" in record.getMessage()]
-    assert told.startswith("wsfleet._no_such_part not compiled")
+    (text,) = [record.getMessage() for record in caplog.records if "compiled" in record.getMessage()]
+    assert text.startswith("wsfleet._no_such_part not compiled")
 
 
 async def test_nothing_is_logged_if_compiled_modules_are_excluded(parts, present, caplog, monkeypatch):

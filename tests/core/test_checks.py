@@ -81,7 +81,7 @@ def test_a_decoder_of_other_than_one_argument_is_refused(decode: Any) -> None:
     "function",
     [one, optional, partial(two, more=1), partial(two, 1), takes_two(two), Worker(), Worker().method, print],
 )
-def test_what_can_be_called_with_one_argument_is_taken(function: Any) -> None:
+def test_callables_of_one_argument_are_accepted(function: Any) -> None:
     """A function that can be called with one argument is accepted, whatever the signature of a wrapped function is."""
     fleet = Fleet()
     fleet.process("a", name="a")(function)

@@ -39,7 +39,7 @@ class Records(logging.Handler):
         super().__init__()
         self.blocking = False
         self.seen: list[tuple[str, bool]] = []
-        self.told = threading.Event()
+        self.logged = threading.Event()
         self._ignored = False
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -49,12 +49,12 @@ class Records(logging.Handler):
             self._ignored = not self.blocking and by in (watchdog_module.OUTSIDE, watchdog_module.INSIDE)
         if event in ("loop.blocked", "loop.was_blocked") and not self._ignored:
             self.seen.append((record.getMessage(), self.blocking))
-            self.told.set()
+            self.logged.set()
 
     def block(self) -> None:
         """Block the loop until the block is logged."""
         self.blocking = True
-        assert self.told.wait(60), "the block was not logged"
+        assert self.logged.wait(60), "the block was not logged"
         self.blocking = False
 
 
@@ -116,7 +116,7 @@ async def test_a_block_of_half_a_second_is_detected(records: Records, monkeypatc
 
     async def handle(message: Message[int]) -> None:
         await asyncio.sleep(message.data / 37)
-        records.told.clear()
+        records.logged.clear()
         records.block()
 
     fleet.process("t", name="greedy")(handle)
@@ -166,10 +166,10 @@ async def test_a_block_that_outlasts_the_quiet_time_is_logged(
     limits: list[Any] = []
 
     async def handle(message: Message[int]) -> None:
-        if not records.told.is_set():
+        if not records.logged.is_set():
             records.block()
             return
-        records.told.clear()
+        records.logged.clear()
         threading.Thread(target=end_quiet).start()
         records.block()
 
@@ -300,7 +300,7 @@ async def test_blocks_are_added_up(records: Records, monkeypatch: pytest.MonkeyP
     fleet, _ = fleet_of()
 
     async def handle(message: Message[Any]) -> None:
-        records.told.clear()
+        records.logged.clear()
         records.block()
 
     fleet.process("t")(handle)
@@ -409,7 +409,7 @@ async def test_each_fleet_of_a_loop_reports_a_block(records: Records) -> None:
             assert block is not None and block.by == "greedy" and "test_loop_watchdog.py" in block.where
 
 
-def test_it_works_on_uvloop(uvloop_loop: Any, records: Records) -> None:
+def test_a_blocking_processor_is_reported_on_uvloop(uvloop_loop: Any, records: Records) -> None:
     """On uvloop, a processor that blocks is reported with its line."""
     fleet, _ = fleet_of()
 
@@ -522,8 +522,8 @@ async def test_a_close_caused_by_a_block_mentions_it() -> None:
             assert text == fleet.connections["feed"].stats().last_error
 
 
-@pytest.mark.parametrize(("code", "told"), [(1011, True), (1006, True), (1000, False), (1001, False), (1009, False)])
-async def test_a_close_not_caused_by_a_block_does_not_mention_it(code: int, told: bool, records: Records) -> None:
+@pytest.mark.parametrize(("code", "logged"), [(1011, True), (1006, True), (1000, False), (1001, False), (1009, False)])
+async def test_a_close_not_caused_by_a_block_does_not_mention_it(code: int, logged: bool, records: Records) -> None:
     """A block is mentioned only with losses that it can explain."""
     fleet, transport = fleet_of()
 
@@ -536,4 +536,4 @@ async def test_a_close_not_caused_by_a_block_does_not_mention_it(code: int, told
         await until(lambda: len(records.seen) >= 2)
         socket.close(code)
         await until(lambda: fleet.connections["feed"].stats().last_error)
-        assert ("blocked" in str(fleet.connections["feed"].stats().last_error)) is told
+        assert ("blocked" in str(fleet.connections["feed"].stats().last_error)) is logged

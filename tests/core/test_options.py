@@ -10,6 +10,7 @@ from websockets.exceptions import InvalidProxy
 from websockets.proxy import parse_proxy
 from websockets.uri import parse_uri
 
+from wsfleet.core.checks import make_name
 from wsfleet.core.errors import ConfigError, FleetError
 from wsfleet.core.options import (
     Buffer,
@@ -306,7 +307,19 @@ def test_a_name_can_stand_in_a_topic_and_in_a_pattern(name):
     assert "." not in name
 
 
+@given(st.text(st.sampled_from("a$.*> \n\x1b\x85\x9b\ud800<&"), max_size=6))
+def test_a_default_name_is_a_valid_name(text):
+    """The name made from any host, function or sink is valid."""
+    assert check_name(make_name(text)) is None
+
+
+def test_control_characters_in_a_name_are_named():
+    """The error says that a name must not have control characters, and shows them escaped."""
+    with pytest.raises(ConfigError, match=r"control characters.*, not 'a\\x1bb'$"):
+        Endpoint("ws://feed.test", name="a\x1bb")
+
+
 @pytest.mark.parametrize("name", ["", "a.b", "a*", ">", "a b", "$a", "a\n", "\x85", "\x9b", "\ud800", None, 5])
-def test_what_is_no_single_token_is_no_name(name):
+def test_names_that_are_no_single_token_are_refused(name):
     """Names that would change the structure of a topic, or cannot be printed, are rejected."""
     assert check_name(name) is not None

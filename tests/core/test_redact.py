@@ -48,7 +48,7 @@ def uris_with_a_secret(draw):
 
 
 @given(uris_with_a_secret())
-def test_no_secret_of_a_uri_is_shown(case):
+def test_secrets_of_a_uri_are_hidden(case):
     """A secret in any part of a URI is hidden; the host is kept."""
     uri, secret = case
     shown = redact_uri(uri)
@@ -62,14 +62,14 @@ def test_no_secret_of_a_uri_is_shown(case):
     st.sampled_from(["", "cannot reach ", "('", "uri=", '{"uri": "', "<"]),
     st.text("xyz .:,)", max_size=20),
 )
-def test_no_secret_of_a_uri_in_a_text_is_shown(case, before, after):
+def test_a_uri_in_a_text_is_redacted(case, before, after):
     """A URI within an error text is redacted like a single URI."""
     uri, secret = case
     assert secret not in redact_text(f"{before}{uri} {after}")
 
 
 @given(uris_with_a_secret(), st.sampled_from(["the server says: {} is not known", "{}", "bad ({})", "x={}&y", "'{}'"]))
-def test_what_is_secret_in_a_uri_is_hidden_in_other_peoples_texts(case, text):
+def test_secrets_of_a_uri_are_hidden_in_texts_of_others(case, text):
     """A credential that a server repeats without a name is hidden in its text."""
     uri, secret = case
     assert secret not in redact_text(text.format(secret), secrets_of(uri, {}))
@@ -141,7 +141,7 @@ def test_credential_headers_never_show_their_value(name, secret, key):
         "wss://feed.example/?streams=btcusdt&timeout=10&keepalive=true&author=me",
     ],
 )
-def test_what_is_no_secret_stays_readable(uri):
+def test_texts_without_secrets_stay_readable(uri):
     """Hosts, words in the path, and channels and settings in the query are kept."""
     assert redact_uri(uri) == uri
     assert redact_text(f"cannot reach {uri} now") == f"cannot reach {uri} now"
@@ -190,7 +190,7 @@ def test_ordinary_texts_stay_as_they_are(text):
         ("", ""),
     ],
 )
-def test_shows_exactly_this(uri, shown):
+def test_exactly_the_secret_is_hidden(uri, shown):
     """Exactly the secret is hidden."""
     assert redact_uri(uri) == shown
 
@@ -227,7 +227,7 @@ def test_any_text_can_be_redacted(text, secrets):
     ],
 )
 @pytest.mark.timeout(60)  # not a benchmark: quadratic time would take minutes instead of a second
-def test_a_long_text_is_no_long_work(piece):
+def test_redaction_takes_linear_time(piece):
     """The patterns match in linear time."""
     redact_text(f"wss://{piece * 100_000}")
     redact_text(piece * 100_000)

@@ -59,7 +59,7 @@ def test_a_topics_own_generalisations_match_it(topic, data):
 
 
 @given(st.text("ab.*>$ \n\x00é", max_size=8))
-def test_what_passes_the_checks_can_be_used(text):
+def test_valid_topics_and_patterns_can_be_used(text):
     """A valid topic is a valid pattern that matches itself, and valid patterns compile."""
     if check_topic(text) is None:
         assert check_pattern(text) is None

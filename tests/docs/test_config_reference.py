@@ -9,7 +9,7 @@ import pytest
 from tools import config_reference
 from wsfleet import Buffer, Endpoint, Limits, Liveness, Reconnect, Retry
 from wsfleet.config import check
-from wsfleet.core.options import ProcessorOptions
+from wsfleet.core.keywords import ProcessorOptions
 
 PAGE = config_reference.reference()
 TABLES = {title: re.findall(r"^\| `(\w+)` \|", part, re.MULTILINE) for title, _, part in

@@ -6,6 +6,7 @@ import logging
 import pytest
 
 from wsfleet import Fleet, Reconnect, State
+from wsfleet.cli.tap import explain
 from wsfleet.core.errors import ConnectFailed, ConnectionLost, HandshakeRejected
 from wsfleet.endpoint.state_log import CHANGES, StateLog
 from wsfleet.testing import FakeTransport
@@ -57,6 +58,24 @@ def test_the_recovery_is_logged_as_a_warning(caplog: pytest.LogCaptureFixture) -
         "failed for good: tcp: connection refused",
         "open again after 2.0 s (ws://feed.test/)",
     ]
+
+
+LOGIN = "the credentials are missing or wrong"
+PATH = "there is no such path; check the part of the URI after the host"
+
+
+@pytest.mark.parametrize(("status", "cause"), [(401, LOGIN), (403, LOGIN), (404, PATH), (410, PATH), (418, None)])
+def test_a_final_refusal_is_logged_with_advice(
+    caplog: pytest.LogCaptureFixture, status: int, cause: str | None
+) -> None:
+    """The log of a failed endpoint says what is wrong and what to check, as `wsfleet tap` does."""
+    error = HandshakeRejected(status)
+    StateLog("feed").failed(error, 0.0)
+    where = {LOGIN: ("; check the options headers and uri", "; use --header 'Authorization: ...'")}
+    logged, shown = where.get(cause, ("", "")) if cause is not None else ("", "")
+    hint = "" if cause is None else f": {cause}"
+    assert warnings(caplog) == [f"feed: failed for good: http: the server answered {status}{hint}{logged}"]
+    assert explain(error).endswith(f"the server answered {status}{hint}{shown}")
 
 
 def test_the_lines_about_a_flapping_endpoint_are_bounded(caplog: pytest.LogCaptureFixture) -> None:

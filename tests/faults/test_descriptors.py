@@ -42,11 +42,11 @@ async def test_no_descriptor_is_left() -> None:
         await server.stop()
         with scarce() as take:
 
-            def is_told() -> bool:
+            def is_logged() -> bool:
                 take()  # including those released by the last attempt
                 return "Too many open files" in case.shown
 
-            await until(is_told, "attempts get no descriptors")
+            await until(is_logged, "attempts get no descriptors")
             await case.flows("calm")
         await server.start()
         await case.comes_back()

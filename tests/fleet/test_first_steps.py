@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import pytest
 
-from wsfleet import Buffer, Endpoint, Fleet, Reconnect, Session, State
+from wsfleet import Buffer, Fleet, Reconnect, Session, State
 from wsfleet.core.errors import ConfigError, EndpointFailed
 from wsfleet.testing import FakeTransport, FeedServer
 
@@ -73,18 +74,67 @@ async def yielding(session: Session) -> AsyncIterator[int]:
     yield 1
 
 
-@pytest.mark.parametrize("on_open", [plain, yielding])
-def test_an_on_open_that_cannot_be_awaited(on_open: Any) -> None:
-    """A function that is known not to return an awaitable is rejected when it is declared."""
-    with pytest.raises(ConfigError, match=r"on_open .*async"):
-        Endpoint(URI, on_open=on_open)
+def unannotated(session):
+    if session.number:
+        return
+    print(session)
+
+
+def many(session, *, extra=None):
+    extra.append(session)
+
+
+class Handler:
+    def method(self, session):
+        print(session)
+
+    def sends(self, session):
+        return session.send("x")
+
+
+PLAIN = [plain, unannotated, many, partial(many, extra=[]), Handler().method, lambda session: None]
+
+
+@pytest.mark.parametrize("on_open", PLAIN)
+def test_a_plain_on_open_is_refused(on_open: Any) -> None:
+    """A plain function that returns nothing is refused by connect(), with one clear line."""
+    with pytest.raises(ConfigError, match=r"^Endpoint: on_open must be an async function: declare it with async def$"):
+        Fleet().connect(URI, on_open=on_open)
+
+
+def test_an_on_open_with_yield_is_refused() -> None:
+    """An async generator function is refused, since nothing would run it."""
+    function: Any = yielding
+    with pytest.raises(ConfigError, match=r"on_open must be an async function without yield$"):
+        Fleet().connect(URI, on_open=function)
+
+
+def raising(session):
+    raise NotImplementedError
+
+
+def perhaps(session):
+    return session.send("x") or None
+
+
+def either(session):
+    return None if session.number else session.send("x")
+
+
+SENDING = [lambda session: session.send("x"), Handler().sends, partial(Handler.sends, None), raising, perhaps, either]
+
+
+@pytest.mark.parametrize("on_open", SENDING)
+def test_a_plain_on_open_may_return_an_awaitable(on_open: Any) -> None:
+    """A plain function with a return value may return what is awaited; only its call shows it."""
+    Fleet().connect(URI, on_open=on_open)
 
 
 async def test_an_on_open_that_returned_nothing_to_await() -> None:
     """If only the call shows it, the endpoint is FAILED at once, and the error has the correct form."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
-    on_open: Any = lambda session: None  # noqa: E731
+    on_open: Any = lambda session: session.number  # noqa: E731
     feed = fleet.connect(URI, name="feed", on_open=on_open)
     async with fleet:
         await transport.accept("feed")

@@ -211,8 +211,8 @@ async def test_a_worker_that_is_blocked_is_replaced(manager: Manager, tmp_path: 
         await server.wait_clients(6)
         await server.clients[0].send("x")
         await command._until((tmp_path / "held").exists)
-        await command.until_said(": no report for")
-        await command.until_said("restarting in")
+        await command.until_logged(": no report for")
+        await command.until_logged("restarting in")
         (tmp_path / "go").touch()
         while len(server.requests) < 7:
             await asyncio.sleep(0.01)

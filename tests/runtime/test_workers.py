@@ -303,7 +303,7 @@ async def test_a_signal_drains_every_worker(start: Start, tmp_path: Path) -> Non
         await server.send("x", "y")
         await command._until(lambda: len(begun(tmp_path)) == 3)
         command.kill(signal.SIGTERM)
-        await command.until_said("signal again to stop at once")
+        await command.until_logged("signal again to stop at once")
         (tmp_path / "go").touch()
         ended = await command.ended()
     assert ended.code == 0, ended.err
@@ -361,7 +361,7 @@ async def test_a_second_signal_stops_all_at_once(start: Start, tmp_path: Path, h
         await server.send("x")
         await command._until(lambda: len(begun(tmp_path)) == 3)
         command.kill(signal.SIGINT)
-        await command.until_said("signal again to stop at once")
+        await command.until_logged("signal again to stop at once")
         command.kill(signal.SIGINT)
         ended = await command.ended()
     assert ended.code == 130, ended.err
@@ -414,7 +414,7 @@ async def test_one_endpoint_that_fails(start: Start, tmp_path: Path, required: b
         command = await start("run", "feeds.toml", "--workers", "3", "--report", "report.json")
         if not required:
             await good.wait_clients(8)
-            await command.until_said("401")
+            await command.until_logged("401")
             command.kill(signal.SIGTERM)
         ended = await command.ended()
     assert ended.code == code, ended.err
@@ -673,19 +673,19 @@ async def test_sighup_reloads_every_worker(start: Start, tmp_path: Path) -> None
         write(tmp_path, server.uri, 10)
         command.kill(signal.SIGHUP)
         await server.wait_clients(10)
-        await command.until_said("reload: [[connect]] f9: added")
-        await command.until_said("reload: 8 endpoints unchanged")
+        await command.until_logged("reload: [[connect]] f9: added")
+        await command.until_logged("reload: 8 endpoints unchanged")
         assert set(before.values()) < set(server.clients)
 
         (tmp_path / "feeds.toml").write_text("[[connect]]\n")
         command.kill(signal.SIGHUP)
-        await command.until_said("feeds.toml:1: [[connect]] 1: has no uri")
-        await command.until_said("nothing was changed")
+        await command.until_logged("feeds.toml:1: [[connect]] 1: has no uri")
+        await command.until_logged("nothing was changed")
         assert len(server.clients) == 10
 
         write(tmp_path, server.uri, 1)
         command.kill(signal.SIGHUP)
-        await command.until_said("reload: [[connect]] f9: removed")
+        await command.until_logged("reload: [[connect]] f9: removed")
         await server.wait_clients(1)
         assert server.clients == (before["/0"],)
 
@@ -713,13 +713,13 @@ async def test_a_restarted_worker_starts_from_what_was_accepted(start: Start, tm
         await server.wait_clients(3)
         write(tmp_path, server.uri, 4, each=each)
         command.kill(signal.SIGHUP)
-        await command.until_said("reload: [[connect]] f3: added")
+        await command.until_logged("reload: [[connect]] f3: added")
         await server.wait_clients(4)
 
         secret.unlink()
         (tmp_path / "feeds.toml").write_text("[[connect]]\n")
         command.kill(signal.SIGHUP)
-        await command.until_said("nothing was changed")
+        await command.until_logged("nothing was changed")
         await server.send("before")
         pids = {int(words[0]) for words in await until_lines(command, tmp_path, 4)}
         assert len(pids) == 2
@@ -742,5 +742,5 @@ async def test_a_program_is_not_reloaded(start: Start, tmp_path: Path) -> None:
         command = await start("run", "program:fleet", "--workers", "2")
         await server.wait_clients(12)
         command.kill(signal.SIGHUP)
-        await command.until_said("comes from a program, not from a file")
+        await command.until_logged("comes from a program, not from a file")
         assert (await command.drained()).code == 0

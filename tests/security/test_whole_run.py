@@ -44,7 +44,7 @@ async def log_in(session):
     await session.send({"op": "login", "apiKey": f"q7open{MARK}"})
 
 async def failing_login(session):
-    raise RuntimeError(f"POST wss://q7u:q7login{MARK}@auth.example/?signature=q7sig{MARK} said no")
+    raise RuntimeError(f"POST wss://q7u:q7login{MARK}@auth.example/?signature=q7sig{MARK} was refused")
 
 async def fatal_login(session):
     raise Fatal(f'login {{"apiKey": "q7fatal{MARK}"}} refused')

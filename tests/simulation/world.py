@@ -95,7 +95,7 @@ class World:
         """
         NumberedTask.numbers = 0
         self.loop.set_task_factory(lambda loop, coro, **kwargs: NumberedTask(coro, loop=loop, **kwargs))
-        self.loop.set_exception_handler(lambda loop, context: self.faults.append(_told(context)))
+        self.loop.set_exception_handler(lambda loop, context: self.faults.append(_describe(context)))
         end = self.loop.call_at(until, self._too_late)
         log = Unexpected()
         try:
@@ -141,7 +141,7 @@ class World:
         return self._ticks
 
 
-def _told(context: dict[str, Any]) -> str:
+def _describe(context: dict[str, Any]) -> str:
     return f"{context['message']}: {context.get('exception')!r}"
 
 

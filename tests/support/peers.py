@@ -74,7 +74,7 @@ async def until_gone(reader: asyncio.StreamReader) -> bytes:
     return received
 
 
-def saying(*parts: bytes) -> Handler:
+def sending(*parts: bytes) -> Handler:
     """A server that accepts, sends these bytes, and closes the socket."""
 
     async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

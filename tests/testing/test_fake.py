@@ -87,7 +87,7 @@ async def test_feed_takes_anything_that_send_takes() -> None:
 
 
 @pytest.mark.looptime
-async def test_a_name_that_no_endpoint_has() -> None:
+async def test_accept_of_an_unknown_endpoint() -> None:
     """accept() with an unknown name raises TimeoutError with the known names; with a known one it waits on."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)

@@ -92,7 +92,7 @@ async def test_a_silent_server_is_found_by_its_silence() -> None:
 @pytest.mark.parametrize(
     "fault", [faults.Stall(for_s=0.05), faults.Silence(for_s=0.05)], ids=lambda fault: type(fault).__name__
 )
-async def test_hanging_ends_when_it_is_said_to(fault: faults.ConnectionFault) -> None:
+async def test_hanging_ends_when_it_is_asked_to(fault: faults.ConnectionFault) -> None:
     """With `for_s`, the server cuts the connection."""
     async with FeedServer() as server, program(server) as running:
         await server.wait_clients(1)
@@ -127,7 +127,7 @@ async def test_a_flood_loses_nothing() -> None:
         assert running.fleet.connections["feed"].session_count == 1
 
 
-async def test_accepted_only_to_be_closed() -> None:
+async def test_a_server_that_accepts_and_closes() -> None:
     """A server that accepts and closes repeatedly meets growing delays, until an attempt succeeds."""
     async with FeedServer() as server, program(server) as running:
         server.script([faults.Close(1013, "try again later")] * 3)

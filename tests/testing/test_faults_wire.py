@@ -50,7 +50,7 @@ async def test_another_client_sees_fragments_without_an_end() -> None:
             await client.recv()
 
 
-async def test_another_client_is_answered_badly() -> None:
+async def test_other_clients_see_handshake_faults() -> None:
     """websockets raises the matching exception for each handshake fault."""
     async with FeedServer() as server:
         refusals = [faults.Refuse(429, {"Retry-After": "7"}), faults.BadAnswer(), faults.EndlessHeaders()]
@@ -92,7 +92,7 @@ async def test_a_flood_is_good_messages() -> None:
         assert [await client.recv() for _ in range(101)] == [b"\x01"] * 100 + ["after it"]
 
 
-async def test_a_reset_is_one() -> None:
+async def test_a_reset_ends_with_econnreset() -> None:
     """The socket ends with ECONNRESET within a frame."""
     async with FeedServer() as server:
         server.script([faults.Reset(after_s=0.05)])
@@ -112,7 +112,7 @@ async def test_a_reset_is_one() -> None:
 @pytest.mark.parametrize(
     "make", [lambda: faults.Drop(after=-1), lambda: faults.ReservedBits(4), lambda: faults.Refuse(101)]
 )
-def test_a_fault_that_cannot_be(make: object) -> None:
+def test_invalid_parameters_of_a_fault_are_refused(make: object) -> None:
     """Invalid parameters of a fault are rejected on creation."""
     assert callable(make)
     with pytest.raises(ValueError):

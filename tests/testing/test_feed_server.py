@@ -149,12 +149,12 @@ def test_refuse_requires_a_final_status() -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "said"),
+    ("steps", "expected"),
     [([503], "not 503"), ([faults.Well(), faults.Drop], "not the class Drop"), ([None], "not None")],
 )
-async def test_a_script_of_what_is_no_fault(steps: list[Any], said: str) -> None:
+async def test_a_script_of_what_is_no_fault(steps: list[Any], expected: str) -> None:
     """A script with a step that is not a fault is rejected at once."""
-    with pytest.raises(TypeError, match=f"must be a fault such as faults.Refuse\\(503\\), {said}"):
+    with pytest.raises(TypeError, match=f"must be a fault such as faults.Refuse\\(503\\), {expected}"):
         FeedServer().script(steps)
 
 
@@ -170,7 +170,7 @@ async def test_an_iterator_that_makes_what_is_no_fault() -> None:
                 await server.wait_clients(1)
 
 
-async def test_an_error_of_the_tests_own_goes_first() -> None:
+async def test_an_exception_of_the_test_takes_precedence() -> None:
     """An exception of the test itself takes precedence over that of a script's iterator."""
     with pytest.raises(AssertionError, match="the test's own"):
         async with FeedServer() as server:
@@ -181,14 +181,14 @@ async def test_an_error_of_the_tests_own_goes_first() -> None:
 
 
 @pytest.mark.parametrize("fault", ["x", faults.Refuse(503), faults.Drop])
-def test_striking_with_what_is_no_fault(fault: Any) -> None:
+def test_strike_refuses_other_objects(fault: Any) -> None:
     """`strike` rejects an object that is not a fault, also without clients."""
     with pytest.raises(TypeError, match=r"must be a fault such as faults.Drop\(\), not "):
         FeedServer().strike(fault)
 
 
 @pytest.mark.parametrize(
-    ("make", "said"),
+    ("make", "expected"),
     [
         (lambda: faults.Refuse("503"), "status must be a number from 200 to 599, not '503'"),  # type: ignore[arg-type]
         (lambda: faults.Redirect("ws://h", 200), "status must be a number from 300 to 399, not 200"),
@@ -198,9 +198,9 @@ def test_striking_with_what_is_no_fault(fault: Any) -> None:
         (lambda: faults.Drop(after_s="1"), "after_s must be a number of at least 0, not '1'"),  # type: ignore[arg-type]
     ],
 )
-def test_a_fault_that_cannot_happen(make: Callable[[], object], said: str) -> None:
+def test_a_fault_that_cannot_happen(make: Callable[[], object], expected: str) -> None:
     """Invalid parameters of a fault raise an error that names the allowed values."""
-    with pytest.raises(ValueError, match=said):
+    with pytest.raises(ValueError, match=expected):
         make()
 
 

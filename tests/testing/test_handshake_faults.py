@@ -12,7 +12,7 @@ from wsfleet.testing import FeedServer, faults
 
 
 @pytest.mark.parametrize("status", [401, 403, 404, 410])
-async def test_an_answer_for_good(status: int) -> None:
+async def test_a_fatal_answer_ends_the_attempts(status: int) -> None:
     """After a fatal answer, the fleet makes no more attempts."""
     async with FeedServer() as server, program(server) as running:
         server.script([faults.Refuse(status)])
@@ -23,7 +23,7 @@ async def test_an_answer_for_good(status: int) -> None:
 
 
 @pytest.mark.parametrize("fault", [faults.Refuse(429, {"Retry-After": "0"}), faults.Refuse(503)], ids=["429", "503"])
-async def test_an_answer_for_now(fault: faults.Refuse) -> None:
+async def test_a_temporary_answer_is_followed_by_another_attempt(fault: faults.Refuse) -> None:
     """After a temporary answer, the fleet tries again and connects."""
     async with FeedServer() as server, program(server) as running:
         server.script([fault])
@@ -54,7 +54,7 @@ UNOPENED = [
 
 
 @pytest.mark.parametrize("fault", UNOPENED, ids=lambda fault: type(fault).__name__)
-async def test_an_answer_that_is_none(fault: faults.HandshakeFault) -> None:
+async def test_an_invalid_answer_fails_the_attempt(fault: faults.HandshakeFault) -> None:
     """The attempt fails at the stage http, within `open_s`, and the next one succeeds."""
     async with FeedServer() as server, program(server, open_s=0.5) as running:
         server.script([fault])
@@ -75,7 +75,7 @@ async def test_a_slow_handshake_is_a_good_one() -> None:
         assert running.fleet.connections["feed"].session_count == 1
 
 
-async def test_a_handshake_does_not_delay_the_end() -> None:
+async def test_an_endless_handshake_does_not_delay_the_end() -> None:
     """An endless handshake does not delay the stop of the server or the end of the fleet."""
     async with FeedServer() as server, program(server):
         server.script(itertools.repeat(faults.NoAnswer()))

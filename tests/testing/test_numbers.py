@@ -12,7 +12,7 @@ def test_the_end_of_a_cut_connection_is_destroyed() -> None:
     assert not found.clean
 
 
-def test_a_connection_that_was_not_cut_has_to_bring_everything() -> None:
+def test_missing_numbers_are_lost_on_an_uncut_connection() -> None:
     """On a connection without a destroying fault, each missing number is lost."""
     found = audit([Trail("/", [1, 2, 3])], [1])
     assert (found.destroyed, found.lost, found.clean) == ((), (2, 3), False)

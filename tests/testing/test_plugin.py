@@ -81,7 +81,7 @@ def test_the_plugin_is_announced() -> None:
     assert entry.value == "wsfleet.testing.pytest_plugin"
 
 
-async def test_the_fixtures_are_what_they_are_called(feed_server: FeedServer, fleet: Fleet, chaos: Chaos) -> None:
+async def test_the_fixtures_are_ready_to_use(feed_server: FeedServer, fleet: Fleet, chaos: Chaos) -> None:
     """The fixtures are a listening server, a running fleet, and chaos on that server."""
     assert chaos.server is feed_server
     fleet.connect(feed_server.uri, name="feed", proxy=False)

@@ -31,7 +31,7 @@ async def test_many_losses_give_the_loop_its_turn() -> None:
     assert ended == list(range(200))
 
 
-async def test_what_a_callback_causes_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_charged_time_counts_towards_the_slice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Charged time counts towards the slice like the time of the clock."""
     Clock(monkeypatch)
     scheduler = ReadScheduler()
@@ -61,15 +61,15 @@ async def test_few_losses_are_reported_in_one_iteration(monkeypatch: pytest.Monk
         wire = open_wire(Pipe(), open_protocol(1024), scheduler=scheduler)
         collector.start(wire)
         wire.connection_lost(None)
-    told = 0
-    while told < 60:
+    ended = 0
+    while ended < 60:
         await asyncio.sleep(0)
-        before, told = told, sum(each.ended.done() for each in lost)
-        assert told - before <= 1 + SLICE_S / LOSS_S
-    assert told == 60
+        before, ended = ended, sum(each.ended.done() for each in lost)
+        assert ended - before <= 1 + SLICE_S / LOSS_S
+    assert ended == 60
 
 
-async def test_one_that_fails_does_not_keep_the_others() -> None:
+async def test_a_failing_callback_does_not_stop_the_others() -> None:
     """An exception in one callback is reported by the loop, and the others still run."""
     scheduler = ReadScheduler()
     ended: list[int] = []
@@ -130,7 +130,7 @@ async def test_a_read_after_something_else_is_not_late(monkeypatch: pytest.Monke
         clock.now += 0.000_1
 
 
-async def test_turns_that_follow_each_other_at_once_are_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_reads_in_fast_iterations_are_not_deferred(monkeypatch: pytest.MonkeyPatch) -> None:
     """A read in each of many fast iterations is never deferred."""
     scheduler, clock = ReadScheduler(), Clock(monkeypatch)
     for _ in range(20):

@@ -67,7 +67,7 @@ async def test_the_number_of_pieces_is_bounded():
     assert written_frames(bytes(pipe.written)) == [(CLOSE, b"\x03\xf1too many fragments")]
 
 
-async def test_a_piece_costs_no_memory_of_its_own():
+async def test_empty_fragments_take_no_memory():
     """Empty fragments take no memory; only the wire's counter grows."""
     pipe, collector = Pipe(), Collector()
     collector.start(open_wire(pipe, open_protocol(1000), max_fragments=10**9))

@@ -60,22 +60,22 @@ def outcome(inflate, afresh, *args):
 
 
 @given(messages, st.booleans(), st.booleans(), st.binary(max_size=4))
-def test_takes_all_compressed_messages(inflate, said, afresh, as_text, before):
+def test_takes_all_compressed_messages(inflate, messages, afresh, as_text, before):
     """All complete messages are extracted unchanged, up to the first other frame."""
     sender = Sender(afresh)
-    stream = before + b"".join(sender.frame(*message, form) for message, form in said)
+    stream = before + b"".join(sender.frame(*message, form) for message, form in messages)
     out = []
     read = memoryview(stream + frame(PING, b"x"))
     assert inflate(decoder(afresh), -15, read, len(before), LIMIT, 1000, as_text, out) == len(stream)
-    assert out == [data.decode() if opcode == TEXT and as_text else data for (opcode, data), _ in said]
+    assert out == [data.decode() if opcode == TEXT and as_text else data for (opcode, data), _ in messages]
 
 
 @settings(max_examples=300)
 @given(messages, st.booleans(), st.booleans(), st.integers(0, 8), st.data())
-def test_the_twins_give_the_same(compiled_inflate, said, afresh, as_text, most, data):
+def test_the_twins_give_the_same(compiled_inflate, messages, afresh, as_text, most, data):
     """For truncated and changed bytes and any limit, both versions return and raise the same."""
     sender = Sender(afresh)
-    stream = bytearray(b"".join(sender.frame(*message, form) for message, form in said))
+    stream = bytearray(b"".join(sender.frame(*message, form) for message, form in messages))
     for _ in range(data.draw(st.integers(0, 2)) if stream else 0):
         stream[data.draw(st.integers(0, len(stream) - 1))] = data.draw(st.integers(0, 255))
     read = bytes(stream[: data.draw(st.integers(0, len(stream)))])
@@ -84,7 +84,7 @@ def test_the_twins_give_the_same(compiled_inflate, said, afresh, as_text, most, 
     assert outcome(python.inflate, afresh, *args) == outcome(compiled_inflate, afresh, *args)
 
 
-def test_stops_when_enough_has_been_made(inflate):
+def test_inflate_returns_after_64_kib(inflate):
     """`inflate` returns after 64 KiB of inflated data."""
     sender = Sender(afresh=True)
     one = sender.frame(BINARY, bytes(2**15))
@@ -93,7 +93,7 @@ def test_stops_when_enough_has_been_made(inflate):
     assert [len(message) for message in out] == [2**15, 2**15]
 
 
-def test_what_is_no_piece_of_memory_is_refused(compiled_inflate):
+def test_only_bytes_and_contiguous_views_are_accepted(compiled_inflate):
     """The compiled version accepts only bytes and contiguous memoryviews."""
     for wrong in ("text", [1], memoryview(bytes(8))[::2]):
         with pytest.raises(TypeError):

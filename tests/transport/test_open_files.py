@@ -43,8 +43,8 @@ def test_a_fleet_that_starts_raises_the_soft_limit_to_the_hard_one() -> None:
 def test_a_limit_that_is_too_low_is_logged_and_in_errors() -> None:
     """A limit that is too low is logged once with advice, which errors of attempts repeat."""
     out, err = run(100, lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (50, 50)))
-    (told,) = [line for line in err if "need about" in line]
-    assert told.startswith("100 endpoints need about 164 open files, but the limit is 50: ")
-    assert "ulimit -n" in told
+    (line,) = [line for line in err if "need about" in line]
+    assert line.startswith("100 endpoints need about 164 open files, but the limit is 50: ")
+    assert "ulimit -n" in line
     assert out[1].startswith("tcp: Too many open files: ")
     assert "ulimit -n" in out[1]

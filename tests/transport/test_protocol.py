@@ -97,7 +97,7 @@ async def test_a_loss_between_slices_comes_after_everything_that_was_read(monkey
     assert collector.error.reason == "reset"
 
 
-async def test_what_was_read_before_the_loss_is_answered_no_more(monkeypatch):
+async def test_a_deferred_ping_is_not_answered_after_a_loss(monkeypatch):
     """After a loss, a deferred ping is not answered."""
     collector = Collector(chunk=1)
     pipe, _ = await sliced_wire(monkeypatch, collector)
@@ -157,7 +157,7 @@ async def test_closing_between_slices_discards_the_rest(monkeypatch):
     assert collector.error.code == 1000
 
 
-async def test_what_comes_after_our_close_is_passed_over(monkeypatch):
+async def test_data_after_our_close_is_discarded(monkeypatch):
     """Messages after our close are skipped without websockets, but other frames are still processed."""
     collector, protocol = Collector(), open_protocol(100)
     pipe = Pipe()

@@ -177,12 +177,12 @@ cases = st.builds(
 @example(Conversation(frame(TEXT, b"1") * 50 + frame(CLOSE), 10, False), Case([7], False, 5, 1, True, True, 0))
 @example(Conversation(frame(TEXT, b"1") + frame(PING) + frame(TEXT, b"2") * 2, 10, False), Case([], chunk=2))
 @example(Conversation((frame(TEXT, b"1") + frame(PING)) * 4 + frame(CLOSE), 10, False), Case([4], close_after=2))
-async def test_gives_what_websockets_gives(said, case):
+async def test_gives_what_websockets_gives(messages, case):
     """For any stream and any split, messages, answers and the end equal those of websockets."""
-    await compare(said, case)
+    await compare(messages, case)
 
 
-def test_the_oracle_itself_finds_differences():
+def test_the_oracle_recognizes_differences():
     """The oracle recognizes messages, answers and close codes; otherwise the comparison could not fail."""
     good = oracle(frame(TEXT, b"a") + frame(PING, b"p") + frame(CLOSE, b"\x03\xe9bye"), 10, False)
     assert good.messages == [(b"a", True)]

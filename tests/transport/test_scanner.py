@@ -157,7 +157,7 @@ def test_both_twins_know_utf_8(compiled_scan, as_text):
             assert mine == theirs
 
 
-def test_what_is_no_buffer_is_refused(compiled_scan):
+def test_objects_without_a_buffer_are_refused(compiled_scan):
     """The compiled scanner rejects objects that are not buffers, and negative positions."""
     for data, pos, out in [(b"\x82\x00", -1, []), (bytearray(2), 0, []), (None, 0, []), (b"\x82\x00", 0, ())]:
         with pytest.raises((TypeError, ValueError)):

@@ -183,12 +183,16 @@ def _run(args: argparse.Namespace) -> int:
         # Imported only if used, to keep the start of a single process fast.
         workers = importlib.import_module("wsfleet.runtime.workers.coordinator")
         coordinator = workers.Coordinator(args.target, fleet, args.workers, shards, level=level, log_json=args.log_json)
-        run = partial(workers.run_workers, coordinator)
+        run = partial(
+            workers.run_workers, coordinator, summarize=lambda: _summarize(args.log_json, *coordinator.ended())
+        )
     try:
         code = run(duration=args.duration, report=args.report)
     except OSError as exc:
         print_error(f"--report: {exc}")
         code = FAILED
+    except KeyboardInterrupt:  # before the signals are handled, or after the end
+        code = INTERRUPTED
     ended = (fleet.stats(), None) if coordinator is None else coordinator.ended()
     _summarize(args.log_json, *ended)
     return code

@@ -18,6 +18,7 @@ from functools import partial
 from wsfleet.cli.arguments import count, seconds
 from wsfleet.cli.output import OutputStream, Render, lines_for
 from wsfleet.core.checks import check_uri
+from wsfleet.core.error_text import advice
 from wsfleet.core.errors import ConfigError, ConnectFailed, ConnectionLost, FleetError, HandshakeRejected
 from wsfleet.core.message import Message, State, StateChange
 from wsfleet.core.options import Endpoint, Reconnect
@@ -174,16 +175,10 @@ def suggest(uri: str) -> str | None:
 def explain(error: Exception) -> str:
     """Return one line that explains why the connection failed for good, and a remedy."""
     cause = error.__cause__
-    if isinstance(error, HandshakeRejected) and error.status in (401, 403):
-        return f"{error.message}: the credentials are missing or wrong; use --header 'Authorization: ...'"
-    if isinstance(error, HandshakeRejected) and error.status in (404, 410):
-        return f"{error.message}: there is no such path; check the part of the URI after the host"
+    hint = advice(error, "use --header 'Authorization: ...'")
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return (
-            f"cannot verify the server's certificate: {cause.verify_message}; "
-            "for a private certificate authority, set SSL_CERT_FILE to its certificate"
-        )
-    return str(error)
+        return f"cannot verify the server's certificate: {cause.verify_message}; {hint}"
+    return str(error) if hint is None else f"{error.message if isinstance(error, ConnectFailed) else error}: {hint}"
 
 
 def describe(error: Exception | None, uri: str) -> str:

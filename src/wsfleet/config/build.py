@@ -12,7 +12,8 @@ from wsfleet.config.faults import Place, did_you_mean
 from wsfleet.config.reload import Entry
 from wsfleet.config.values import Reader, Skip
 from wsfleet.core.errors import ConfigError
-from wsfleet.core.options import Endpoint, Limits, ProcessorOptions
+from wsfleet.core.keywords import ProcessorOptions
+from wsfleet.core.options import Endpoint, Limits
 from wsfleet.core.topics import can_match, fleet_topics
 from wsfleet.endpoint.pool import Identify
 from wsfleet.endpoint.requests import Match
@@ -151,7 +152,8 @@ class FleetBuilder:
     def _process(self, fleet: Fleet, table: Any, place: Place) -> None:
         def process(fleet: Fleet, pattern: str, target: Any, **values: Any) -> Any:
             known = set(fleet.subscriptions)
-            fleet.process(pattern, **values)(target)
+            decorate: Callable[[Any], Any] = fleet.process(pattern, **values)
+            decorate(target)
             (name,) = set(fleet.subscriptions) - known
             return name
 

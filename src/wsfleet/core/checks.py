@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dis
 import inspect
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from types import FunctionType
+from functools import partial
+from types import CodeType, FunctionType
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -26,11 +28,15 @@ __all__ = [
     "check_subprotocols",
     "check_uri",
     "is_number",
+    "make_name",
     "refuse",
+    "returns_nothing",
 ]
 
-# A name is used as a token of topics, so it is limited to the characters of a token (see core/topics.py).
-_NAME = re.compile(r"(?!\$)[^\s.*>\x00-\x1f\x7f-\x9f\ud800-\udfff]+")
+# A name is used as a token of topics, so it is limited to the characters of a token (see core/topics.py). Characters
+# with a meaning in HTML, in terminal markup or in Prometheus are allowed: pages, screens and metrics escape all texts.
+_NOT_IN_NAMES = r"\s.*>\x00-\x1f\x7f-\x9f\ud800-\udfff"
+_NAME = re.compile(rf"(?!\$)[^{_NOT_IN_NAMES}]+")
 # RFC 9110, sections 5.6.2 (token) and 5.5 (field values). No line breaks, which would begin another header.
 HEADER_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
@@ -45,8 +51,13 @@ def check_name(name: object) -> str | None:
     if not isinstance(name, str):
         return f"must be a str, not {type(name).__name__}"
     if not _NAME.fullmatch(name):
-        return f"must be one token without '.', '*', '>', white space and leading '$', not {name!r}"
+        return f"must be one token without '.', '*', '>', white space, control characters and leading '$', not {name!r}"
     return None
+
+
+def make_name(text: str) -> str:
+    """Return a valid name made from `text`."""
+    return re.sub(f"[{_NOT_IN_NAMES}]+", "-", text).lstrip("$") or "x"
 
 
 def check_uri(uri: str) -> str | None:
@@ -170,6 +181,34 @@ def check_arguments(function: Callable[..., Any]) -> str | None:
     except TypeError as exc:
         return f"must take one argument: {exc}"
     return None
+
+
+def returns_nothing(function: Callable[..., Any]) -> bool:
+    """Whether `function` is a plain function without a return value: by its annotation, or because it has none."""
+    while isinstance(function, partial):
+        function = function.func
+    if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+        return False
+    if getattr(function, "__annotations__", {}).get("return", ...) in (None, "None"):
+        return True
+    function = getattr(function, "__func__", function)  # of a method
+    if not isinstance(function, FunctionType) or inspect.isgeneratorfunction(function):
+        return False
+    results = list(_results(function.__code__))
+    return bool(results) and all(result is None for result in results)
+
+
+def _results(code: CodeType) -> Iterator[object]:
+    """Yield for each return of a function the constant that it returns, or the code for a value that is computed."""
+    before = None
+    for each in dis.get_instructions(code):
+        if each.opname == "RETURN_CONST":
+            yield each.argval
+        elif each.opname == "RETURN_VALUE":
+            # `return value or None` jumps to the instruction after the one that loads None.
+            constant = before is not None and before.opname == "LOAD_CONST" and not each.is_jump_target
+            yield before.argval if constant and before is not None else code
+        before = each
 
 
 def _clearly_takes_one(function: FunctionType) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import threading
 from collections.abc import Callable, Coroutine
 from contextvars import ContextVar
@@ -12,6 +13,11 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 from wsfleet.core.errors import FleetError
 
 __all__ = ["Context", "loop_thread_only"]
+
+log = logging.getLogger("wsfleet")
+
+UNSTARTED_S = 5.0
+"""Seconds until a loop over the messages of a fleet that has not been started is logged."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -59,6 +65,7 @@ class Context:
         """Set when the fleet begins to end."""
         self.ended = False
         self._on_exit: Callable[[BaseException], None] = _ignore
+        self._warns = False
 
     # The loop and its thread
 
@@ -82,6 +89,28 @@ class Context:
             await asyncio.sleep(0)  # under gather, the task that starts it may come next
         if self.loop is None and not is_closed():
             raise FleetError("the fleet has not been started, so nothing would open")
+
+    async def check_loop(self, name: str, waits: Callable[[], bool]) -> None:
+        """Raise FleetError if the loop `name` would wait for ever: the fleet has not been started and cannot be.
+
+        Another task of the event loop may still start it, or publish. If there is one, a fleet that is not started
+        within UNSTARTED_S is logged, once. `waits` returns whether the loop waits for a message.
+        """
+        await asyncio.sleep(0)
+        if self.loop is not None or not waits():
+            return
+        loop = asyncio.get_running_loop()
+        if len(asyncio.all_tasks(loop)) == 1:
+            raise FleetError(f"{name}: the fleet has not been started, so no message would come")
+        if not self._warns:
+            self._warns = True
+            loop.call_later(UNSTARTED_S, self._warn_unstarted, name, waits)
+
+    def _warn_unstarted(self, name: str, waits: Callable[[], bool]) -> None:
+        self._warns = False
+        if self.loop is None and waits():
+            text = "%s: a loop waits for messages, but the fleet has not been started"
+            log.warning(text, name, extra={"event": "fleet.not_started", "subscription": name})
 
     def call_soon(self, function: Callable[[], None]) -> None:
         """Call `function` in the next iteration of the loop. Thread-safe; does nothing without a loop."""

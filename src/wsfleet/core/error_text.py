@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import ssl
 from collections.abc import Iterable, Iterator
 
-from wsfleet.core.errors import ConnectFailed, ConnectionLost, Fatal, FleetError
+from wsfleet.core.errors import ConnectFailed, ConnectionLost, Fatal, FleetError, HandshakeRejected
 from wsfleet.core.redact import redact_text
 from wsfleet.core.text import one_line, printable
 
 __all__ = [
+    "advice",
     "attempt_failed",
     "describe",
     "hide_secrets",
@@ -23,6 +25,21 @@ __all__ = [
 
 LINE = 300
 """Maximum length, in characters, of an exception's text in one line of the log."""
+
+
+def advice(error: BaseException | None, credentials: str) -> str | None:
+    """Return what to check after an error that another attempt does not mend, or None.
+
+    `credentials` says where the user sets them.
+    """
+    status = error.status if isinstance(error, HandshakeRejected) else None
+    if status in (401, 403):
+        return f"the credentials are missing or wrong; {credentials}"
+    if status in (404, 410):
+        return "there is no such path; check the part of the URI after the host"
+    if error is not None and isinstance(error.__cause__, ssl.SSLCertVerificationError):
+        return "for a private certificate authority, set SSL_CERT_FILE to its certificate"
+    return None
 
 
 def is_exit_request(exc: BaseException) -> bool:

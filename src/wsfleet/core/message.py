@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic
 
 import msgspec
 
-__all__ = ["DeadLetter", "Gap", "Malformed", "Message", "Slow", "State", "StateChange"]
+__all__ = ["DeadLetter", "Gap", "Malformed", "Message", "Slow", "State", "StateChange", "T_co"]
 
-T = TypeVar("T")
+# The type of the data. The default lets programs write `Message` for `Message[Any]`; Python has it from 3.13 on.
+if TYPE_CHECKING:
+    from typing_extensions import TypeVar
+
+    T_co = TypeVar("T_co", covariant=True, default=Any)
+else:
+    from typing import TypeVar
+
+    T_co = TypeVar("T_co", covariant=True)
 
 
-class Message(msgspec.Struct, Generic[T], frozen=True, gc=False):
+class Message(msgspec.Struct, Generic[T_co], frozen=True, gc=False):
     """One message. All subscriptions share the same object: do not change its `data`.
 
     `endpoint` is the name of the endpoint that received it, and `session` the number of its connection, from 1. `index`
@@ -26,7 +34,7 @@ class Message(msgspec.Struct, Generic[T], frozen=True, gc=False):
     in its own `data`: such a cycle is never freed.
     """
 
-    data: T  #: the decoded payload
+    data: T_co  #: the decoded payload
     topic: str = ""  #: tokens, joined by dots
     endpoint: str = ""  #: the name of the endpoint that received it
     index: int = 0  #: its number at this endpoint, from 1

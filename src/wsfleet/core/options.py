@@ -9,9 +9,10 @@ from __future__ import annotations
 import enum
 import inspect
 import ssl as ssl_module
+import types
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
-from typing import Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias
 
 from wsfleet.core import retry
 from wsfleet.core.attempt import HeadersFunction, UriFunction, check_attempt_function
@@ -27,20 +28,20 @@ from wsfleet.core.checks import (
     check_subprotocols,
     check_uri,
     is_number,
+    returns_nothing,
 )
 from wsfleet.core.errors import ConfigError
-from wsfleet.core.message import Message
+from wsfleet.core.message import Message, T_co
 from wsfleet.core.redact import redact_headers, redact_text, redact_uri
 from wsfleet.core.topics import compile_topic
 
 __all__ = [
     "Buffer",
+    "Decode",
     "Endpoint",
-    "EndpointOptions",
     "Limits",
     "Liveness",
     "Overflow",
-    "ProcessorOptions",
     "Reconnect",
     "Retry",
     "check_headers",
@@ -213,8 +214,16 @@ def _unsafe_topic(topic: str) -> str | None:
     return None
 
 
+if TYPE_CHECKING:
+    from typing_extensions import TypeForm
+
+    Decode: TypeAlias = TypeForm[T_co] | Callable[[Any], T_co] | str | types.UnionType
+else:
+    Decode = type[T_co] | Callable[[Any], T_co] | str | types.UnionType
+
+
 @dataclass(frozen=True, slots=True, eq=False)
-class Endpoint(Checked):
+class Endpoint(Checked, Generic[T_co]):
     """A server, and how the fleet stays connected to it.
 
     `uri` and `headers` may be async functions, which are called for each attempt, for example to get a new token. Such
@@ -253,7 +262,7 @@ class Endpoint(Checked):
     max_fragments: int | None = field(default=None, kw_only=True)
     #: async function of the session, called on each connect before OPEN, to log in and subscribe
     on_open: Callable[[Any], Awaitable[Any]] | None = None
-    decode: Any = "text"  #: "text", "bytes", "json", a type for msgspec, or a function of the payload
+    decode: Decode[T_co] = "text"  #: "text", "bytes", "json", a type for msgspec, or a function of the payload
     #: format string with fields of the data ("trades.{symbol}"), or a function of the data; None: the name
     topic: str | Callable[[Any], str] | None = None
     keep_last: int = 0  #: number of topics whose last message is kept, for replay="last"
@@ -261,6 +270,10 @@ class Endpoint(Checked):
     reconnect: Reconnect = _RECONNECT  #: delays and limits of reconnects
     liveness: Liveness = _LIVENESS  #: pings, heartbeat, and deadlines for received data
     required: bool = False  #: the failure of this endpoint ends the fleet
+
+    if not TYPE_CHECKING:
+        # `Endpoint[T](...)` of `Generic` sets an attribute, which fails for frozen dataclasses with slots (bpo-46414).
+        __class_getitem__ = classmethod(types.GenericAlias)
 
     def __repr__(self) -> str:
         uri = redact_uri(self.uri) if isinstance(self.uri, str) else f"<{getattr(self.uri, '__name__', 'function')}>"
@@ -299,9 +312,8 @@ class Endpoint(Checked):
             return None
         if not callable(self.on_open):
             return "must be an async function"
-        # A plain function, such as a lambda, may return an awaitable, unless it is annotated to return None.
-        returns_none = getattr(self.on_open, "__annotations__", {}).get("return", ...) in (None, "None")
-        if returns_none and not inspect.iscoroutinefunction(self.on_open):
+        # A plain function, such as a lambda, may return an awaitable.
+        if returns_nothing(self.on_open):
             return "must be an async function: declare it with async def"
         if inspect.isasyncgenfunction(self.on_open):
             return "must be an async function without yield"
@@ -355,45 +367,3 @@ class Endpoint(Checked):
             fault = "must be a format string or a function of the data"
             yield "topic", check_arguments(self.topic) if callable(self.topic) else fault
         yield "keep_last", check_count(self.keep_last, 0)
-
-
-class EndpointOptions(TypedDict, total=False):
-    """The fields of `Endpoint`, as keyword arguments of `Fleet.connect` and `Fleet.pool`."""
-
-    name: str | None
-    headers: Mapping[str, str] | HeadersFunction | None
-    cookies: bool
-    subprotocols: Sequence[str]
-    subprotocol_required: bool
-    compression: Literal["deflate"] | None
-    ssl: ssl_module.SSLContext | None
-    proxy: str | Literal[False] | None
-    open_s: float
-    close_s: float
-    max_size: int
-    max_fragments: int | None
-    on_open: Callable[[Any], Awaitable[Any]] | None
-    decode: Any
-    topic: str | Callable[[Any], str] | None
-    keep_last: int
-    sends_per_s: float | None
-    reconnect: Reconnect
-    liveness: Liveness
-    required: bool
-
-
-class ProcessorOptions(TypedDict, total=False):
-    """The keyword arguments of `Fleet.process`."""
-
-    buffer: Buffer  #: bounds of the mailbox, and the policy for a full one
-    concurrency: int  #: number of concurrent calls; with 1, messages are processed in order
-    #: function of the message; keeps the order of messages with the same key if concurrency is more than 1
-    key: Callable[[Message[Any]], Any] | None
-    batch: int | None  #: maximum length of the list of messages for one call; None: one message, without a list
-    retry: Retry | None  #: how failed calls are repeated; None: not at all
-    timeout_s: float | None  #: deadline for one call; None: no limit
-    offload: Literal["process"] | None  #: "process": run calls in processes; None: run plain functions in threads
-
-
-class ConnectOptions(EndpointOptions, ProcessorOptions, total=False):
-    """The keyword arguments of `Fleet.connect`: those of the endpoint and of the processor."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol
 
-from wsfleet.core.context import loop_thread_only
+from wsfleet.core.context import Context, loop_thread_only
 from wsfleet.core.errors import NotOpen
 from wsfleet.core.headers import Headers
-from wsfleet.core.message import State
+from wsfleet.core.message import State, T_co
 from wsfleet.core.options import Buffer
 from wsfleet.core.stats import EndpointStats
 from wsfleet.endpoint.supervisor import Supervisor
@@ -23,6 +23,8 @@ _BUFFER = Buffer()
 class Owner(Protocol):
     """What a connection asks of its fleet."""
 
+    context: Context
+
     def check_thread(self) -> None: ...
     async def check_started(self, is_closed: Callable[[], bool]) -> None: ...
     def open_loop(self, supervisor: Supervisor, buffer: Buffer) -> Mailbox: ...
@@ -31,8 +33,12 @@ class Owner(Protocol):
     async def close_endpoint(self, supervisor: Supervisor) -> None: ...
 
 
-class Connection:
-    """One endpoint of a fleet: send, wait, restart, close; and `async for message in connection`."""
+class Connection(Generic[T_co]):
+    """One endpoint of a fleet: send, wait, restart, close; and `async for message in connection`.
+
+    For type checkers, `Connection[T]` is a connection whose messages are `Message[T]`. `Fleet.connect` takes T from
+    `decode`.
+    """
 
     def __init__(self, supervisor: Supervisor, owner: Owner, buffer: Buffer = _BUFFER) -> None:
         self._supervisor = supervisor
@@ -139,7 +145,7 @@ class Connection:
         """
         await self._owner.close_endpoint(self._supervisor)
 
-    def __aiter__(self) -> Loop:
+    def __aiter__(self) -> Loop[T_co]:
         """Loop over the messages of this endpoint.
 
         The first loop begins with the messages that arrived before it. Until then a connection without a processor
@@ -149,12 +155,13 @@ class Connection:
         From the first loop on, messages wait in the mailbox `<name>-iter` also between loops, and a full mailbox pauses
         the connection: loop on, or close the connection. Raises Busy if another loop over the connection is running.
         When the endpoint is CLOSED, the loop ends after the pending messages; when it is FAILED, it then raises
-        EndpointFailed. Waiting for the next message is safe to cancel.
+        EndpointFailed. It raises FleetError if it would wait although the fleet has not been started and no other task
+        can start it. Waiting for the next message is safe to cancel.
         """
         self._owner.check_thread()
         if self._mailbox is None or (self._mailbox.closed and self.state is not State.CLOSED):
             self._mailbox = self._owner.open_loop(self._supervisor, self._buffer)
-        return Loop(self._mailbox, self._failure, self._guard, self._owner.check_thread)
+        return Loop(self._mailbox, self._failure, self._guard, self._owner.context)
 
     def __del__(self) -> None:
         # Without a reference to the connection there will be no other loop: drop the messages that wait for one.

@@ -6,14 +6,14 @@ import asyncio
 import dataclasses
 from collections.abc import Callable, Coroutine, Hashable, Mapping
 from functools import partial
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from wsfleet.core.checks import check_arguments, check_count, refuse
 from wsfleet.core.context import loop_thread_only
 from wsfleet.core.errors import ConnectionLost, EndpointFailed, NotOpen, RequestLost, RequestTimeout
-from wsfleet.core.message import State
+from wsfleet.core.message import State, T_co
 from wsfleet.core.options import Endpoint
 from wsfleet.endpoint.connection import Connection
 from wsfleet.endpoint.requests import Match, PendingRequests
@@ -64,7 +64,7 @@ def check_pool(endpoint: Endpoint, size: object, identify: object, match: object
 class _Member(NamedTuple):
     """A member of a pool, and its outstanding requests."""
 
-    connection: Connection
+    connection: Connection[Any]
     supervisor: Supervisor
     replies: PendingRequests
 
@@ -80,7 +80,7 @@ class _Member(NamedTuple):
         return self.is_overfull, bool(self.supervisor.ingest.paused_by), len(self.replies)
 
 
-class Pool:
+class Pool(Generic[T_co]):
     """`size` connections to one endpoint, each with its own supervisor.
 
     The members are also in `Fleet.connections`, as `name-1` and so on. `connections` is a tuple of them.
@@ -89,14 +89,14 @@ class Pool:
     def __init__(
         self,
         name: str,
-        members: list[tuple[Connection, Supervisor]],
+        members: list[tuple[Connection[T_co], Supervisor]],
         owner: PoolOwner,
         identify: Identify | None,
         match: Match | None,
     ) -> None:
         self.name = name
         self.size = len(members)
-        self.connections: tuple[Connection, ...] = tuple(connection for connection, _ in members)
+        self.connections: tuple[Connection[T_co], ...] = tuple(connection for connection, _ in members)
         self._supervisors = [supervisor for _, supervisor in members]
         self._owner = owner
         self._identify = identify
@@ -146,7 +146,7 @@ class Pool:
                 pass  # it is closing and sent nothing, so try another member
 
     @loop_thread_only
-    async def request(self, data: Any, timeout_s: float = 10.0, wait: bool = True) -> Any:
+    async def request(self, data: Any, timeout_s: float = 10.0, wait: bool = True) -> T_co:
         """Send `data` as a request on the least busy open member, and return the reply's decoded data.
 
         Error replies are returned like others. Waits for an open member, within `timeout_s`; with `wait=False` raises
@@ -178,7 +178,7 @@ class Pool:
     def _check_thread(self) -> None:
         self._owner.check_thread()
 
-    async def _ask(self, member: _Member, data: Any, until: float, late: str) -> Any:
+    async def _ask(self, member: _Member, data: Any, until: float, late: str) -> T_co:
         """Send the request on one member and wait for the reply. Raises NotOpen if nothing was sent."""
         replies, session = member.replies, member.supervisor.session
         if session is None:
@@ -197,7 +197,8 @@ class Pool:
             replies.forget(number, reply)
             if reply.done() and not reply.cancelled():
                 reply.exception()  # mark it as retrieved, also if send() failed first
-        return answer if self._identify is not None or "id" not in data else _with_id(answer, data["id"])
+        made: T_co = answer if self._identify is not None or "id" not in data else _with_id(answer, data["id"])
+        return made
 
     def _least_busy(self) -> _Member | None:
         """Return the open member with the least load, of several the one that was used least recently."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 
+from wsfleet.core.error_text import advice
 from wsfleet.core.message import State
 
 __all__ = ["StateLog"]
@@ -138,8 +139,10 @@ class StateLog:
         """Log that the endpoint is FAILED."""
         self._logged = (error,)
         self._down_since = now if self._down_since is None else self._down_since
-        text = "%s: failed for good: %s"
-        self._log(logging.ERROR, "endpoint.failed", text, self._name, error, state=State.FAILED, error=error)
+        hint = advice(error, "check the options headers and uri")
+        text = "%s: failed for good: %s" if hint is None else "%s: failed for good: %s: %s"
+        texts = (self._name, error) if hint is None else (self._name, error, hint)
+        self._log(logging.ERROR, "endpoint.failed", text, *texts, state=State.FAILED, error=error)
 
     def crashed(self, fault: Exception) -> None:
         """Log an unexpected exception in the supervisor, with its traceback."""

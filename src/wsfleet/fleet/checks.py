@@ -7,7 +7,8 @@ from typing import Any
 
 from wsfleet.core.checks import check_name, check_seconds, refuse
 from wsfleet.core.errors import ConfigError
-from wsfleet.core.options import Buffer, Endpoint, EndpointOptions, Limits, ProcessorOptions
+from wsfleet.core.keywords import EndpointOptions, ProcessorOptions
+from wsfleet.core.options import Buffer, Endpoint, Limits
 from wsfleet.core.text import suggestion
 from wsfleet.core.topics import check_pattern
 from wsfleet.pipeline.handler import Function, Plan, Sink, check_plan, is_sink
@@ -81,7 +82,7 @@ def split_options(
     endpoint: Endpoint | str, target: Function | Sink | None, options: dict[str, Any]
 ) -> tuple[Endpoint, dict[str, Any]]:
     """Separate the endpoint's options from the processor's. Raises TypeError for options that do not belong."""
-    fields, keywords = EndpointOptions.__annotations__, ProcessorOptions.__annotations__
+    fields, keywords = (*EndpointOptions.__annotations__, "decode"), ProcessorOptions.__annotations__
     unknown = [name for name in options if name not in fields and name not in keywords]
     if unknown:
         known = [*fields, *keywords]

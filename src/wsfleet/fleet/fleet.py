@@ -8,27 +8,25 @@ import os
 import types
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any
 
 from wsfleet.core.context import Context, loop_thread_only
 from wsfleet.core.errors import ConfigError, FleetError
-from wsfleet.core.message import Message
 from wsfleet.core.observer import Observer, load
-from wsfleet.core.options import Buffer, ConnectOptions, Endpoint, Limits, Retry
+from wsfleet.core.options import Limits
 from wsfleet.core.stats import FleetStats, Totals
 from wsfleet.core.topics import check_topic
 from wsfleet.endpoint.connection import Connection
-from wsfleet.endpoint.pool import Pool
 from wsfleet.endpoint.services import Services
-from wsfleet.fleet.checks import check_fleet, check_process, check_process_pattern
+from wsfleet.fleet.checks import check_fleet
 from wsfleet.fleet.control import Control
+from wsfleet.fleet.declarations import Declarations
 from wsfleet.fleet.declare import Declarer
 from wsfleet.fleet.lifecycle import Lifecycle
 from wsfleet.fleet.owner import Owner
 from wsfleet.fleet.registry import Registry
 from wsfleet.fleet.run import run_blocking
 from wsfleet.fleet.snapshot import build_stats, snapshot, totals
-from wsfleet.pipeline.handler import Function, Plan, Sink
 from wsfleet.pipeline.subscription import Subscription
 from wsfleet.transport.base import Transport, WithEndpoints
 
@@ -37,13 +35,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Fleet", "control_of"]
 
-F = TypeVar("F", bound=Callable[..., Any] | Sink)
-
 _LIMITS = Limits()
-_BUFFER = Buffer()
 
 
-class Fleet:
+class Fleet(Declarations):
     """Many WebSocket connections, kept alive in one event loop, and every message accounted for.
 
     Declare its parts with `connect`, `pool`, `process`, `sink` and `subscribe`, before it starts or while it runs. Run
@@ -88,134 +83,6 @@ class Fleet:
         # Packages above this one are loaded by name.
         fleet: Fleet = importlib.import_module("wsfleet.config").load(path)
         return fleet
-
-    # Declaring
-
-    def connect(
-        self,
-        endpoint: Endpoint | str,
-        processor: Function | Sink | None = None,
-        **options: Unpack[ConnectOptions],
-    ) -> Connection:
-        """Keep a connection to `endpoint`; with a processor, give it every message of the endpoint.
-
-        Without one, loop over the connection, or subscribe to its topic. Until the first loop, or until a subscription
-        takes a message of it, the connection keeps up to `buffer` messages, the newest; see `Connection.__aiter__`.
-
-        `options` are fields of `Endpoint` if a plain URI was given, and with a processor the keywords of `process`.
-        Raises ConfigError for values that cannot work, TypeError for options that do not belong, FleetError once the
-        fleet has ended.
-        """
-        self._lifecycle.check_declaring()
-        return self._declarer.connect(endpoint, processor, dict(options))
-
-    def pool(
-        self,
-        endpoint: Endpoint | str,
-        size: int,
-        processor: Function | Sink | None = None,
-        *,
-        identify: Callable[[Any], tuple[Any, Any]] | None = None,
-        match: Callable[[Any], Any] | None = None,
-        **options: Unpack[ConnectOptions],
-    ) -> Pool:
-        """Keep `size` connections to one endpoint, named `name-1` and so on, to send on and to request replies from.
-
-        The topic of a message is the pool's name by default. A processor serves all members. `identify(data)` returns
-        the id of a request and the data to send; `match(data)` returns the id that a message replies to, or None. By
-        default both follow JSON-RPC 2.0, and a pool given a URI decodes "json". Raises as `connect` does.
-        """
-        self._lifecycle.check_declaring()
-        return self._declarer.pool(endpoint, size, processor, identify, match, dict(options))
-
-    def process(
-        self,
-        pattern: str,
-        *,
-        name: str | None = None,
-        buffer: Buffer = _BUFFER,
-        concurrency: int = 1,
-        key: Callable[[Message[Any]], Any] | None = None,
-        batch: int | None = None,
-        retry: Retry | None = None,
-        timeout_s: float | None = None,
-        offload: Literal["process"] | None = None,
-    ) -> Callable[[F], F]:
-        """Give every message whose topic matches `pattern` to the decorated function, or to a sink.
-
-        The function is returned unchanged; `fleet.subscriptions[name].close()` removes it. A plain function runs in
-        `concurrency` daemon threads of its own. With `offload="process"` a function runs in as many processes, which
-        import the program's file: the code that starts the fleet must stand behind `if __name__ == "__main__":`.
-
-        There are `concurrency` calls at a time. Messages are handled in order if it is 1; otherwise `key(message)`
-        keeps the order for each key. With `batch` the function gets a list of up to `batch` messages. `timeout_s`
-        limits each attempt, in seconds, and `retry` repeats a failed one. A message that failed for good is counted,
-        and published as a DeadLetter on `$dead.<name>`. Raises ConfigError as `connect` does.
-        """
-        self._lifecycle.check_declaring()
-        options: dict[str, Any] = {
-            "buffer": buffer,
-            "concurrency": concurrency,
-            "key": key,
-            "batch": batch,
-            "retry": retry,
-            "timeout_s": timeout_s,
-            "offload": offload,
-        }
-        plan = Plan(**{key: value for key, value in options.items() if key != "buffer"})
-        check_process(pattern, name, plan, buffer)
-
-        def decorate(function: F) -> F:
-            self._lifecycle.check_declaring()
-            self._declarer.process(pattern, function, name, options)
-            return function
-
-        return decorate
-
-    def sink(
-        self,
-        pattern: str,
-        sink: Sink | str,
-        *,
-        name: str | None = None,
-        buffer: Buffer = _BUFFER,
-        concurrency: int = 1,
-        key: Callable[[Message[Any]], Any] | None = None,
-        batch: int | None = None,
-        retry: Retry | None = None,
-        timeout_s: float | None = None,
-    ) -> Subscription:
-        """Write every message whose topic matches `pattern` to `sink`; return the subscription, to close it.
-
-        `sink` is an object such as `wsfleet.sinks.open` returns, or the text that `open` takes: "jsonl:trades.jsonl".
-        It is opened when the fleet starts and closed after the drain; it belongs to one subscription. The options are
-        those of `process`. Raises as `process` does, and ConfigError for a text that names no sink.
-        """
-        self._lifecycle.check_declaring()
-        check_process_pattern(pattern)
-        if isinstance(sink, str):
-            sink = _open_sink(sink)
-        options: dict[str, Any] = {
-            "buffer": buffer,
-            "concurrency": concurrency,
-            "key": key,
-            "batch": batch,
-            "retry": retry,
-            "timeout_s": timeout_s,
-        }
-        return self._declarer.sink(pattern, sink, name, options)
-
-    def subscribe(
-        self, pattern: str, *, name: str | None = None, buffer: Buffer = _BUFFER, replay: Literal["last"] | None = None
-    ) -> Subscription:
-        """Return a subscription to `pattern`, to loop over. It takes messages from this call on.
-
-        With `replay="last"` it begins with the last message of each matching topic that an endpoint has kept
-        (`keep_last`). Hold a reference to it, or use `async with`: without one it is detached. Raises ConfigError as
-        `connect` does.
-        """
-        self._lifecycle.check_declaring()
-        return self._declarer.subscribe(pattern, name, buffer, replay)
 
     def publish(self, topic: str, data: Any) -> int:
         """Publish `data` under `topic`, and return how many subscriptions took it.
@@ -364,11 +231,6 @@ class Fleet:
 
     def _check_thread(self) -> None:
         self._lifecycle.check_thread()
-
-
-def _open_sink(text: str) -> Sink:
-    sink: Sink = importlib.import_module("wsfleet.sinks").open(text)
-    return sink
 
 
 def control_of(fleet: Fleet) -> Control:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
-from wsfleet.core.checks import check_name
+from wsfleet.core.checks import check_name, make_name
 from wsfleet.core.errors import ConfigError
 
 __all__ = ["Names"]
@@ -25,7 +23,7 @@ class Names:
             if name in self._taken:
                 raise ConfigError(f"the name {name!r} is in use", (("name", f"{name!r} is in use"),))
         else:
-            base = re.sub(r"[\s.*>\x00-\x1f\x7f]+", "-", default).lstrip("$") or "x"
+            base = make_name(default)
             name, number = base, 1
             while name in self._taken:
                 number += 1

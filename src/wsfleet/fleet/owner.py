@@ -23,6 +23,7 @@ class Owner:
 
     def __init__(self, registry: Registry, lifecycle: Lifecycle, drain_s: float) -> None:
         self._registry = registry
+        self.context = registry.context
         self._lifecycle = lifecycle
         self._drain_s = drain_s
         self._closings: dict[Supervisor | Pool, asyncio.Task[None]] = {}

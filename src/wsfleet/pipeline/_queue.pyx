@@ -8,6 +8,7 @@ from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
 import sys
 from asyncio import get_running_loop
+from types import GenericAlias
 
 cimport cython
 
@@ -314,6 +315,10 @@ cdef class MessageIterator:
         self._message = None
         if type(self).__anext__ is MessageIterator.__anext__:
             wsfleet_inherit_am_anext(Py_TYPE(self), <PyTypeObject *>MessageIterator)
+
+    @classmethod
+    def __class_getitem__(cls, item):
+        return GenericAlias(cls, item)
 
     def __aiter__(self):
         return self

@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
 from wsfleet.core.checks import check_arguments, check_count, check_seconds, refuse
 from wsfleet.core.errors import ConfigError
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
 __all__ = [
+    "BatchHandler",
     "Function",
+    "Handler",
     "Plan",
     "RetryDelays",
     "Sink",
@@ -30,6 +32,7 @@ __all__ = [
 ]
 
 Function = Callable[[Any], Awaitable[Any] | Any]
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -62,6 +65,13 @@ class Sink(Protocol):
         It must leave nothing open, even if it is cancelled. An exception is logged. The shutdown of the fleet waits
         for it, so operations that may hang need a timeout.
         """
+
+
+Handler = Callable[[Message[T]], Any] | Sink
+"""For type checkers: what handles one message, by an async or a plain function, or a sink."""
+
+BatchHandler = Callable[[list[Message[T]]], Any] | Sink
+"""For type checkers: what handles a list of messages, with `batch`."""
 
 
 def is_sink(target: object) -> TypeIs[Sink]:

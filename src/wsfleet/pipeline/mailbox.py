@@ -95,6 +95,10 @@ class Mailbox(OverflowQueue):
 
     # Taking out
 
+    def would_wait(self) -> bool:
+        """Whether no message is available, and more may come."""
+        return not self.waiting and not self.closed and not self.finishing
+
     async def ready(self) -> bool:
         """Wait until a message is available; return False if no more will come. Safe to cancel."""
         while not self.waiting:

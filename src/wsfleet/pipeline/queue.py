@@ -11,10 +11,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
 
 from wsfleet.core.accel import fastest
-from wsfleet.core.message import Message
+from wsfleet.core.message import Message, T_co
 from wsfleet.core.time_slice import SLICE_S
 
 __all__ = ["BoundedQueue", "Dispatcher", "Fifo", "MessageIterator"]
@@ -125,7 +125,7 @@ class Dispatcher:
         return [each for each in route if not each.append_all(messages, nbytes)] or None
 
 
-class MessageIterator:
+class MessageIterator(Generic[T_co]):
     """An asynchronous iterator that takes messages out of a mailbox, one at a time.
 
     A message that it takes is counted processed. With `_keeps` it is in hand instead, until the next message is
@@ -141,12 +141,12 @@ class MessageIterator:
         self._ready = True
         self._until = 0.0
         self._thread = 0
-        self._message: Message[Any] | None = None
+        self._message: Message[T_co] | None = None
 
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Message[Any]:
+    async def __anext__(self) -> Message[T_co]:
         if self._message is not None:
             message, self._message = self._message, None
             self._bounded.processed += 1
@@ -156,7 +156,7 @@ class MessageIterator:
             return self._take()
         return await self._slow()
 
-    def _take(self) -> Message[Any]:
+    def _take(self) -> Message[T_co]:
         """Take the next message. One must be waiting."""
         if self._keeps:
             self._message = self._bounded.begin()
@@ -168,7 +168,7 @@ class MessageIterator:
         self._until = time.perf_counter() + SLICE_S
         self._thread = threading.get_ident()
 
-    async def _call_each(self, function: Callable[[Message[Any]], Awaitable[Any]]) -> None:
+    async def _call_each(self, function: Callable[[Message[T_co]], Awaitable[Any]]) -> None:
         """Await `function(message)` for one message after the other, until no more will come.
 
         An exception of a call propagates; its message is still in hand.
@@ -176,7 +176,7 @@ class MessageIterator:
         async for message in self:
             await function(message)
 
-    def _give_back(self) -> Message[Any] | None:
+    def _give_back(self) -> Message[T_co] | None:
         """Return the message in hand, or None. The caller counts it."""
         message, self._message = self._message, None
         return message
@@ -184,7 +184,7 @@ class MessageIterator:
     def _interrupted(self) -> None:
         """Called when waiting for a message was cancelled."""
 
-    async def _slow(self) -> Message[Any]:
+    async def _slow(self) -> Message[T_co]:
         """Return the next message, or raise StopAsyncIteration."""
         raise NotImplementedError
 

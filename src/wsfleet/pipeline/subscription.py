@@ -8,11 +8,11 @@ import warnings
 import weakref
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Generic, Protocol, Self
 
-from wsfleet.core.context import loop_thread_only
+from wsfleet.core.context import Context, loop_thread_only
 from wsfleet.core.errors import Busy
-from wsfleet.core.message import Message
+from wsfleet.core.message import Message, T_co
 from wsfleet.core.stats import SubscriptionStats
 from wsfleet.pipeline.mailbox import Mailbox
 from wsfleet.pipeline.queue import MessageIterator
@@ -26,6 +26,8 @@ BATCH = 1000
 class Owner(Protocol):
     """The interface of the fleet that a subscription uses."""
 
+    context: Context
+
     def check_thread(self) -> None: ...
 
     def remove(self, mailbox: Mailbox) -> None:
@@ -35,7 +37,7 @@ class Owner(Protocol):
         """Remove `mailbox` soon. Safe to call from any thread and from a finalizer."""
 
 
-class Loop(MessageIterator):
+class Loop(MessageIterator[T_co]):
     """Iterates over the messages of one mailbox, and yields to the event loop once each time slice."""
 
     def __init__(
@@ -43,21 +45,23 @@ class Loop(MessageIterator):
         mailbox: Mailbox,
         failure: Callable[[], BaseException | None],
         guard: LoopGuard,
-        check_thread: Callable[[], None],
+        context: Context,
     ) -> None:
         super().__init__(mailbox)
-        self._check_thread = check_thread
+        self._context = context
         self._mailbox = mailbox
         self._failure = failure
         self._guard = guard
         guard.enter(self)
 
-    async def _slow(self) -> Message[Any]:
-        self._check_thread()
+    async def _slow(self) -> Message[T_co]:
+        self._context.check_thread()
         if not self._ready:
             self._guard.enter(self)
             self._ready = True
         try:
+            if self._context.loop is None:
+                await self._context.check_loop(self._mailbox.name, self._mailbox.would_wait)
             if not await self._mailbox.turn(self):
                 raise self._failure() or StopAsyncIteration
         except BaseException:
@@ -71,7 +75,7 @@ class Loop(MessageIterator):
         self._guard.leave(self)
 
 
-class Subscription(MessageIterator):
+class Subscription(MessageIterator[T_co]):
     """The messages whose topics match a pattern, published after the call of `Fleet.subscribe`.
 
     Use `async for message in subscription`, within `async with` if the loop may be left early. A message counts as
@@ -114,7 +118,7 @@ class Subscription(MessageIterator):
         self._owner.check_thread()
         self._owner.remove(self._mailbox)
 
-    async def __aenter__(self) -> Subscription:
+    async def __aenter__(self) -> Self:
         """Return the subscription, which already receives messages."""
         return self
 
@@ -124,20 +128,21 @@ class Subscription(MessageIterator):
         """Call `close`. Does not wait."""
         self.close()
 
-    def __aiter__(self) -> Subscription:
+    def __aiter__(self) -> Self:
         """Iterate over the messages until `close` or the end of the fleet. Safe to cancel while it waits.
 
         Raises Busy if a processor receives the messages, and Overflowed if the buffer with `Overflow.FAIL` overflowed.
+        Raises FleetError if it would wait although the fleet has not been started and no other task can start it.
         """
         self._pullable()
         return self
 
     @loop_thread_only
-    async def next(self, timeout: float | None = None) -> Message[Any]:  # noqa: ASYNC109 - the usual name of it
+    async def next(self, timeout: float | None = None) -> Message[T_co]:  # noqa: ASYNC109 - the usual name of it
         """Return the next message. Wait for it, at most `timeout` seconds if given.
 
-        Raises TimeoutError after that time, StopAsyncIteration at the end of the subscription, and Busy or Overflowed
-        as `__aiter__` does. Safe to cancel: a cancellation or a timeout loses no message.
+        Raises TimeoutError after that time, StopAsyncIteration at the end of the subscription, and Busy, Overflowed or
+        FleetError as `__aiter__` does. Safe to cancel: a cancellation or a timeout loses no message.
         """
         self._pullable()
         if self._mailbox.waiting:
@@ -145,16 +150,18 @@ class Subscription(MessageIterator):
         async with asyncio.timeout(timeout):
             return await anext(self)
 
-    async def _slow(self) -> Message[Any]:
+    async def _slow(self) -> Message[T_co]:
         await self._turn()
         return self._take()
 
     async def _turn(self) -> None:
         self._pullable()
+        if self._owner.context.loop is None:
+            await self._owner.context.check_loop(self._mailbox.name, self._mailbox.would_wait)
         if not await self._mailbox.turn(self):
             raise self._mailbox.error or StopAsyncIteration
 
-    def batches(self) -> AsyncIterator[list[Message[Any]]]:
+    def batches(self) -> AsyncIterator[list[Message[T_co]]]:
         """Iterate over lists of the waiting messages, 1 to 1,000 in each list.
 
         Ends and raises like a loop over single messages. Safe to cancel while it waits.
@@ -179,17 +186,17 @@ class Subscription(MessageIterator):
         warnings.warn(f"{self!r} was not closed; its messages are dropped", ResourceWarning, stacklevel=2, source=self)
 
 
-class _Batches:
+class _Batches(Generic[T_co]):
     """The iterator of `Subscription.batches()`. It keeps the subscription alive as long as the loop."""
 
-    def __init__(self, subscription: Subscription, mailbox: Mailbox) -> None:
+    def __init__(self, subscription: Subscription[T_co], mailbox: Mailbox) -> None:
         self._subscription = subscription
         self._mailbox = mailbox
 
-    def __aiter__(self) -> _Batches:
+    def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> list[Message[Any]]:
+    async def __anext__(self) -> list[Message[T_co]]:
         mailbox = self._mailbox
         self._subscription._pullable()
         if not mailbox.waiting or time.perf_counter() > self._subscription._until:

@@ -16,9 +16,10 @@ wsfleet's records have these attributes (logging's `extra`) for filters and form
 | `section`, `entry`, `change`, `kept` | reload: an entry's section, name and change; number of kept endpoints |
 | `fleet`, `uptime_s`, `endpoints`, `reconnects`, `endpoints_failed`, `balanced` | `fleet.ended`: totals of the run |
 | `received`, `processed`, `failed`, `dropped`, `malformed`, `unrouted` | `fleet.ended`: messages by outcome |
+| `pending` | `fleet.ended`, `run.stopped`, `run.shutdown_timeout`: messages lost because a function was still running |
 | `workers`, `restarts`, `lost` | `fleet.ended`: worker processes, their restarts, messages lost in their queues |
 
-Events of a command's own run are `run.draining`, `run.failed`, `run.shutdown_timeout`, `worker.died`,
+Events of a command's own run are `run.draining`, `run.failed`, `run.shutdown_timeout`, `run.stopped`, `worker.died`,
 `worker.unresponsive`, `worker.failed` and `systemd.notify_failed`.
 """
 

@@ -26,6 +26,7 @@ __all__ = [
     "collect_seldom",
     "daemon_timer",
     "is_broken_pipe",
+    "leave",
     "run_loop",
     "stop_signals",
 ]
@@ -41,6 +42,9 @@ EXIT_TIMEOUT_S = 4.0
 
 Longer than closing handshakes and a blocked sink take by default, so that the report is written after these.
 """
+
+LAST_S = 2.0
+"""Seconds for the summary and the report of a process that exits while user code blocks the event loop."""
 
 SELDOM = (2_000, 10, 50)
 """Thresholds for `gc.set_threshold`: a full collection after one million new objects instead of 70,000."""
@@ -82,21 +86,30 @@ def stop_signals(
     second: Callable[[], object],
     *,
     ending: Callable[[], object] = bool,
+    last: Callable[[], object] = bool,
 ) -> Iterator[None]:
     """Call `first`, then `second`, on the running loop, for SIGINT and SIGTERM. Works only in the main thread.
 
     If the loop is blocked after the second signal, the process exits with 130 after EXIT_TIMEOUT_S; a third signal
-    makes it exit at once. `ending` is called by the handler of the first signal, also if the loop is blocked. `first`
-    is also called, possibly again, when the reader of standard output has closed the pipe.
+    makes it exit at once. Before that, `last` is called, in a thread; see `leave`. `ending` is called by the handler of
+    the first signal, also if the loop is blocked. `first` is also called, possibly again, when the reader of standard
+    output has closed the pipe.
     """
     loop = asyncio.get_running_loop()
     steps = iter((first, second))
-    leaving = daemon_timer(EXIT_TIMEOUT_S, os._exit, INTERRUPTED)
+    exits = iter((threading.Thread(target=leave, args=(INTERRUPTED, last), daemon=True).start,))
+
+    def exit_now() -> None:
+        # In a thread: the code that the signal has interrupted may be writing to standard error.
+        next(exits, bool)()
+
+    leaving = daemon_timer(EXIT_TIMEOUT_S, exit_now)
 
     def stop(number: int, frame: FrameType | None) -> None:
         step = next(steps, None)
         if step is None:
-            os._exit(INTERRUPTED)
+            exit_now()
+            return
         loop.call_soon_threadsafe(step)
         if step is second:
             leaving.start()
@@ -119,6 +132,18 @@ def stop_signals(
         leaving.cancel()
         for number, previous in before.items():
             signal.signal(number, previous)
+
+
+def leave(code: int, last: Callable[[], object]) -> None:
+    """Call `last`, and end the process with `code` although other threads are running.
+
+    It ends after LAST_S if `last` is blocked, for example by a full pipe.
+    """
+    daemon_timer(LAST_S, os._exit, code).start()
+    try:
+        last()
+    finally:
+        os._exit(code)
 
 
 def daemon_timer(seconds: float, function: Callable[..., object], *args: object) -> threading.Timer:

@@ -59,7 +59,10 @@ def _messages(stats: FleetStats, workers: Mapping[str, Any] | None) -> dict[str,
         "malformed": sum(row.malformed for row in stats.endpoints),
         "unrouted": stats.hub.unrouted + lost.get("hub_unrouted", 0),
     }
-    return {outcome: count + lost.get(outcome, 0) for outcome, count in counts.items()}
+    counts = {outcome: count + lost.get(outcome, 0) for outcome, count in counts.items()}
+    # Nothing is pending after a shutdown, unless a handler was still running.
+    pending = sum(row.pending for row in subscriptions)
+    return {**counts, "pending": pending} if pending else counts
 
 
 def _endpoints(stats: FleetStats) -> tuple[int, int, list[str]]:

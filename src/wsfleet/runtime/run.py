@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
@@ -14,6 +13,7 @@ from pathlib import Path
 from wsfleet.core.errors import FleetError
 from wsfleet.core.message import State
 from wsfleet.core.stats import RETIRED, FleetStats
+from wsfleet.core.text import plural
 from wsfleet.fleet.fleet import Fleet, control_of
 from wsfleet.fleet.reloading import Reloaded, hangup
 from wsfleet.runtime.base import BaseRun
@@ -24,6 +24,7 @@ from wsfleet.runtime.loop import (
     Stops,
     collect_seldom,
     daemon_timer,
+    leave,
     run_loop,
     stop_signals,
 )
@@ -46,13 +47,15 @@ def run_fleet(
 
     The first SIGINT or SIGTERM drains, the second stops at once. `watch(fleet)` runs concurrently: it is cancelled when
     the fleet ends, and the fleet drains when it returns. `report` is the file for the last snapshot as JSON, written
-    also after an error. If a handler does not end in time, the process exits after `summarize` was called with the last
-    counts. Raises OSError if the report cannot be written.
+    also after an error. If a handler does not end in time, or blocks the loop and does not end after a third signal,
+    the process exits after `summarize` was called with the last counts. Raises OSError if the report cannot be written.
     """
     path = None if report is None else Path(report)
-    late = daemon_timer(ending_limit_s(fleet), _leave, lambda: _give_up(fleet, path, summarize))
+    give_up = partial(_give_up, fleet, path, summarize)
+    late = daemon_timer(ending_limit_s(fleet), leave, FAILED, partial(give_up, "run.shutdown_timeout"))
     ending = partial(_start_once, late)
-    run = Run(fleet, duration, watch, partial(stop_signals, ending=ending), ending=ending)
+    stops = partial(stop_signals, ending=ending, last=partial(give_up, "run.stopped"))
+    run = Run(fleet, duration, watch, stops, ending=ending)
     try:
         with collect_seldom():
             run_loop(run.serve())
@@ -63,10 +66,17 @@ def run_fleet(
     return run.code()
 
 
-def _give_up(fleet: Fleet, report: Path | None, summarize: Callable[[FleetStats], object] | None) -> None:
+_GIVING_UP = {
+    "run.shutdown_timeout": "shutdown timed out: a handler is still running; exiting; lost: %s",
+    "run.stopped": "stopped by signals while a handler is running; exiting; lost: %s",
+}
+
+
+def _give_up(fleet: Fleet, report: Path | None, summarize: Callable[[FleetStats], object] | None, event: str) -> None:
     """Write the report and let the process exit. Runs in a thread, since a handler may block the event loop."""
-    logger.error("shutdown timed out: a handler is still running; exiting", extra={"event": "run.shutdown_timeout"})
     stats = control_of(fleet).unchecked_stats()
+    pending = sum(row.pending for row in stats.subscriptions)
+    logger.error(_GIVING_UP[event], plural(pending, "pending message"), extra={"event": event, "pending": pending})
     if summarize is not None:
         summarize(stats)
     if report is not None:
@@ -76,13 +86,6 @@ def _give_up(fleet: Fleet, report: Path | None, summarize: Callable[[FleetStats]
 def _start_once(timer: threading.Timer) -> None:
     if timer.ident is None:
         timer.start()
-
-
-def _leave(last: Callable[[], object]) -> None:
-    try:
-        last()
-    finally:
-        os._exit(FAILED)
 
 
 def ending_limit_s(fleet: Fleet) -> float:

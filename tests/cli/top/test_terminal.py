@@ -22,7 +22,7 @@ LOOPS = ("asyncio",)
 LOOK_S = 0.3  # pilot.press waits until nothing changes
 WIDE, NARROW = (120, 40), (80, 24)
 
-TOLD: list[dict[str, Any]] = [
+EVENTS_SHOWN: list[dict[str, Any]] = [
     {"kind": "state", "at": AT - 71, "topic": "$state.feed-3", "state": "BACKOFF", "error": "the connection was cut"},
     {"kind": "state", "at": AT - 70, "topic": "$state.feed-2", "state": "OPEN", "error": None},
     {"kind": "gap", "at": AT - 70, "topic": "$gap.feed-2", "down_s": 2.5},
@@ -53,7 +53,7 @@ def troubled(number: int = 1000) -> FleetView:
     """A fleet with endpoints in all states."""
     return FleetView(
         many(number),
-        TOLD,
+        EVENTS_SHOWN,
         lost=(75, 250),
         blocked={"by": "on_trade", "where": "handlers.py:88", "seconds": 0.73},
         totals={"dropped": 10_400, "dead": 3, "paused": 1},

@@ -20,7 +20,7 @@ from tests.support.peers import (
     answering,
     listening,
     request,
-    saying,
+    sending,
     switching,
     until_gone,
 )
@@ -75,7 +75,7 @@ async def test_text_and_bytes_go_both_ways(connect, sides):
 
 
 @TLS
-async def test_everything_comes_back(connect, sides):
+async def test_messages_of_all_sizes_are_returned(connect, sides):
     """Messages of all sizes are returned complete and in order."""
     scheme, server_side, options = sides
     async with serve(echo, HOST, 0, ssl=server_side, max_size=None) as server:
@@ -197,8 +197,8 @@ async def test_the_answer_may_come_in_pieces_with_messages_right_behind(connect,
 async def test_messages_of_a_server_that_closes_at_once_are_delivered(connect, sides):
     """Messages and a close code that arrive with the response are delivered, if the socket is lost before the start."""
     scheme, server_side, options = sides
-    said = frame(TEXT, b"one") + frame(TEXT, b"two") + frame(CLOSE, b"\x03\xf0too many")
-    async with listening(saying(said), tls=server_side) as port:
+    sent = frame(TEXT, b"one") + frame(TEXT, b"two") + frame(CLOSE, b"\x03\xf0too many")
+    async with listening(sending(sent), tls=server_side) as port:
         wire, collector = await connect(f"{scheme}://localhost:{port}", started=False, **options)
         await asyncio.sleep(0.05)
         collector.start(wire)
@@ -212,8 +212,8 @@ async def test_a_burst_before_the_end_is_not_cut_off(connect, sides):
     """If a server sends a megabyte and closes at once, all messages and the close frame are read."""
     scheme, server_side, options = sides
     count = 10_000
-    said = b"".join(frame(TEXT, b"%06d" % number + b"x" * 94) for number in range(count)) + frame(CLOSE, b"\x03\xe9")
-    async with listening(saying(said), tls=server_side) as port:
+    sent = b"".join(frame(TEXT, b"%06d" % number + b"x" * 94) for number in range(count)) + frame(CLOSE, b"\x03\xe9")
+    async with listening(sending(sent), tls=server_side) as port:
         _, collector = await connect(f"{scheme}://localhost:{port}", **options)
         error = await collector.ended
     assert [int(message[:6]) for message in collector.messages] == list(range(count))
@@ -273,7 +273,7 @@ NO_ANSWERS = [
 
 
 @pytest.mark.parametrize("and_close", [True, False], ids=["closes", "stays"])
-async def test_what_is_no_answer_fails_at_the_stage_http(connect, and_close):
+async def test_an_invalid_response_fails_at_the_stage_http(connect, and_close):
     """Invalid, oversized and truncated responses fail the attempt at the stage http without a timeout."""
     for answer in NO_ANSWERS:
         if not and_close and len(answer) < 100 and b"\r\n\r\n" not in answer:
@@ -336,9 +336,9 @@ async def test_an_unknown_name(connect, monkeypatch):
     assert not is_fatal(error)
 
 
-async def test_a_broken_address_does_not_keep_from_a_good_one(connect, monkeypatch):
+async def test_the_first_address_that_connects_is_used(connect, monkeypatch):
     """Of several addresses, the first that connects is used."""
-    async with listening(saying(frame(CLOSE, b"\x03\xe9"))) as port:
+    async with listening(sending(frame(CLOSE, b"\x03\xe9"))) as port:
         with socket.socket() as unused:
             unused.bind(("127.0.0.2", 0))
             found = [
@@ -400,7 +400,7 @@ async def test_a_server_that_speaks_no_tls(connect, authority, answer):
         ("ws://feed.example/", {"Authorization": "Bearer s3kr1t–"}),
     ],
 )
-async def test_what_cannot_be_sent_is_for_good(connect, uri, headers):
+async def test_a_request_that_cannot_be_sent_is_fatal(connect, uri, headers):
     """A URI or headers that cannot be sent are a fatal error that does not quote them."""
     error = await failure(connect, uri, headers=headers)
     assert error.stage == "uri"
@@ -412,7 +412,7 @@ async def test_what_cannot_be_sent_is_for_good(connect, uri, headers):
 async def test_the_debug_log_has_no_credentials(connect, caplog):
     """The log contains no handshake at any level."""
     caplog.set_level(logging.DEBUG)
-    async with listening(saying(frame(TEXT, b"s3kr1t"))) as port:
+    async with listening(sending(frame(TEXT, b"s3kr1t"))) as port:
         _, collector = await connect(f"ws://{HOST}:{port}/?token=s3kr1t", headers={"Authorization": "Bearer s3kr1t"})
         await collector.ended
     assert "s3kr1t" not in caplog.text
@@ -511,7 +511,7 @@ async def test_a_redirect_to_nowhere_fails(connect, location):
     assert not is_fatal(error)
 
 
-async def test_redirects_have_an_end(connect):
+async def test_the_number_of_redirects_is_bounded(connect):
     """The number of redirects is limited."""
     server = Redirecting()
     server.answers = {"/": "/"}
@@ -532,7 +532,7 @@ async def test_through_an_http_proxy(connect, authority, sides, scheme_of_proxy,
     proxy = HttpProxy()
     transport._dialer._context = done(authority.client())  # for the way to the proxy, which has no option of its own
     async with (
-        listening(saying(frame(TEXT, b"hello"), frame(CLOSE, b"\x03\xe9")), tls=server_side) as port,
+        listening(sending(frame(TEXT, b"hello"), frame(CLOSE, b"\x03\xe9")), tls=server_side) as port,
         listening(proxy, tls=authority.server() if scheme_of_proxy == "https" else None) as proxy_port,
     ):
         url = f"{scheme_of_proxy}://localhost:{proxy_port}"
@@ -552,7 +552,7 @@ def done(value):
 async def test_an_http_proxy_with_a_password(connect):
     """The userinfo of the proxy's URL is sent to the proxy; a rejection is a failure that does not quote it."""
     proxy = HttpProxy(user="someone", password="s3kr1t")
-    async with listening(saying(frame(TEXT, b"hello"))) as port, listening(proxy) as proxy_port:
+    async with listening(sending(frame(TEXT, b"hello"))) as port, listening(proxy) as proxy_port:
         uri = f"ws://{HOST}:{port}"
         _, collector = await connect(uri, proxy=f"http://someone:s3kr1t@{HOST}:{proxy_port}")
         await collector.ended
@@ -567,7 +567,7 @@ async def test_an_http_proxy_with_a_password(connect):
 @pytest.mark.parametrize(
     "answer", [b"", b"garbage\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"x" * 100_000, b"HTTP/1.1 200 OK\r\n\r\nearly"]
 )
-async def test_a_proxy_that_answers_badly(connect, answer):
+async def test_a_proxy_with_an_invalid_response(connect, answer):
     """An invalid or negative response of a proxy is a failure at the stage proxy."""
     async with listening(answering(answer)) as port:
         error = await failure(connect, "wss://feed.example/", proxy=f"http://{HOST}:{port}")
@@ -595,7 +595,7 @@ async def test_through_a_socks_proxy(connect, sides, scheme_of_proxy, asked, mon
     scheme, server_side, options = sides
     proxy = SocksProxy(user="someone", password="s3kr1t")
     monkeypatch.setattr("python_socks.async_.asyncio._resolver.Resolver.resolve", None)  # on the loop's executor
-    async with listening(saying(frame(TEXT, b"hello")), tls=server_side) as port, listening(proxy) as proxy_port:
+    async with listening(sending(frame(TEXT, b"hello")), tls=server_side) as port, listening(proxy) as proxy_port:
         url = f"{scheme_of_proxy}://someone:s3kr1t@localhost:{proxy_port}"
         _, collector = await connect(f"{scheme}://localhost:{port}", proxy=url, **options)
         await collector.ended
@@ -627,7 +627,7 @@ async def test_a_socks_proxy_that_refuses(connect):
 async def test_the_environments_proxy(connect, monkeypatch):
     """The proxy of the environment is used unless no_proxy or proxy=False excludes it."""
     proxy = HttpProxy()
-    async with listening(saying(frame(TEXT, b"hello"))) as port, listening(proxy) as proxy_port:
+    async with listening(sending(frame(TEXT, b"hello"))) as port, listening(proxy) as proxy_port:
         monkeypatch.setenv("ws_proxy", f"http://{HOST}:{proxy_port}")
         for options, asked in ((dict[str, object](), 1), ({"proxy": False}, 1)):
             _, collector = await connect(f"ws://{HOST}:{port}", **options)
@@ -750,7 +750,7 @@ async def test_endpoints_share_one_context(connect, authority, monkeypatch):
         return context
 
     monkeypatch.setattr(dial.ssl, "create_default_context", create)
-    async with listening(saying(frame(CLOSE, b"\x03\xe9")), tls=authority.server()) as port:
+    async with listening(sending(frame(CLOSE, b"\x03\xe9")), tls=authority.server()) as port:
         wires = await asyncio.gather(*(connect(f"wss://localhost:{port}") for _ in range(5)))
         for _, collector in wires:
             await collector.ended
@@ -769,7 +769,7 @@ async def test_a_context_that_cannot_be_made_is_tried_again(connect, authority, 
         return answer
 
     monkeypatch.setattr(dial.ssl, "create_default_context", create)
-    async with listening(saying(frame(CLOSE, b"\x03\xe9")), tls=authority.server()) as port:
+    async with listening(sending(frame(CLOSE, b"\x03\xe9")), tls=authority.server()) as port:
         error = await failure(connect, f"wss://localhost:{port}")
         assert isinstance(error.__cause__, OSError)
         assert error.stage == "tls"

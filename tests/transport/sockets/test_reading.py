@@ -7,7 +7,7 @@ import struct
 import pytest
 from websockets.frames import BINARY, CLOSE, PING, PONG, TEXT
 
-from tests.support.peers import HOST, accept, listening, reset, saying, until_gone
+from tests.support.peers import HOST, accept, listening, reset, sending, until_gone
 from tests.support.wirekit import frame, written_frames
 from wsfleet.core.errors import NotOpen
 
@@ -88,8 +88,8 @@ async def test_pausing_stalls_the_server(connect, sides):
 async def test_a_paused_wire_is_read_to_its_end_afterwards(connect, sides):
     """After `resume`, a paused wire delivers all messages that the server sent before its close, and the code."""
     scheme, server_side, options = sides
-    said = b"".join(frame(TEXT, b"%03d" % number + b"x" * 300) for number in range(500)) + frame(CLOSE, b"\x03\xf3bye")
-    async with listening(saying(said), tls=server_side) as port:
+    sent = b"".join(frame(TEXT, b"%03d" % number + b"x" * 300) for number in range(500)) + frame(CLOSE, b"\x03\xf3bye")
+    async with listening(sending(sent), tls=server_side) as port:
         wire, collector = await connect(f"{scheme}://localhost:{port}", started=False, **options)
         wire.pause()
         collector.start(wire)
@@ -282,7 +282,7 @@ async def test_a_reset_in_the_middle_of_a_frame(connect):
 async def test_an_end_without_a_close_frame(connect, sides):
     """The end of the stream without a close frame is a loss with 1006, after all messages."""
     scheme, server_side, options = sides
-    async with listening(saying(frame(TEXT, b"last") + frame(TEXT, b"torn")[:3]), tls=server_side) as port:
+    async with listening(sending(frame(TEXT, b"last") + frame(TEXT, b"torn")[:3]), tls=server_side) as port:
         _, collector = await connect(f"{scheme}://localhost:{port}", **options)
         error = await collector.ended
     assert collector.messages == ["last"]
@@ -308,7 +308,7 @@ async def test_a_peer_that_ends_and_does_not_read_is_left_after_close_s(connect)
 
 
 @pytest.mark.parametrize(
-    ("said", "code"),
+    ("sent", "code"),
     [
         (frame(TEXT, b"\xff"), 1007),
         (frame(TEXT, b"a", mask=b"mask"), 1002),
@@ -317,14 +317,14 @@ async def test_a_peer_that_ends_and_does_not_read_is_left_after_close_s(connect)
         (frame(CLOSE, b"\x00\x01"), 1002),
     ],
 )
-async def test_a_protocol_error_fails_the_connection(connect, said, code):
+async def test_a_protocol_error_fails_the_connection(connect, sent, code):
     """A protocol error fails the connection with the right code, and no later message is delivered."""
     received = b""
 
     async def break_rules(reader, writer):
         nonlocal received
         await accept(reader, writer)
-        writer.write(frame(TEXT, b"good") + said + frame(TEXT, b"late"))
+        writer.write(frame(TEXT, b"good") + sent + frame(TEXT, b"late"))
         received = await until_gone(reader)
 
     async with listening(break_rules) as port:
@@ -417,7 +417,7 @@ async def test_aborting_is_at_once(connect, sides):
 
 
 @TLS
-async def test_a_peer_that_does_not_read_is_felt(connect, sides):
+async def test_a_peer_that_does_not_read_fills_the_write_buffer(connect, sides):
     """A full write buffer clears `writable`, and waiting tasks continue when the peer reads again."""
     scheme, server_side, options = sides
     read_on = asyncio.Event()

@@ -77,7 +77,7 @@ async def test_an_address_needs_no_lookup(names, host, family, where):
     assert names.asked == []
 
 
-async def test_an_address_with_a_zone_is_the_systems_to_read(names):
+async def test_an_address_with_a_zone_is_left_to_the_system(names):
     """A link-local address with a scope is resolved by getaddrinfo, which returns the interface number."""
     await Resolver().resolve("fe80::1%eth0", 80)
     assert [host for host, _ in names.asked] == ["fe80::1%eth0"]

@@ -42,10 +42,11 @@ def run_workers(
     *,
     duration: float | None = None,
     report: str | Path | None = None,
+    summarize: Callable[[], object] = bool,
 ) -> int:
     """Run the workers like `run_fleet` runs a fleet: signals, duration, report, exit code. Raises OSError."""
     try:
-        run_loop(coordinator.serve(duration))
+        run_loop(coordinator.serve(duration, summarize))
     finally:
         if report is not None:
             write_report(Path(report), coordinator.report())
@@ -165,11 +166,12 @@ class Coordinator(BaseRun):
 
     # Running
 
-    async def serve(self, duration: float | None = None) -> None:
-        """Run all workers until the last one has ended."""
+    async def serve(self, duration: float | None = None, summarize: Callable[[], object] = bool) -> None:
+        """Run all workers until the last one has ended. A third signal ends the process after `summarize`."""
         loop = asyncio.get_running_loop()
         timer = None if duration is None else loop.call_later(duration, self.drain)
-        with stop_signals(self._drain_on_signal, self._interrupt), hangup(self._reload_on_signal):
+        stops = stop_signals(self._drain_on_signal, self._interrupt, last=summarize)
+        with stops, hangup(self._reload_on_signal):
             try:
                 for observer in self._observers:
                     observer.bind()

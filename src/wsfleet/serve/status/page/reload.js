@@ -15,7 +15,7 @@ function facts(answer) {
 
 export function offerReload(refused) {
   const say = (text, answer = {}) => {
-    write(at("reload-said"), text);
+    write(at("reload-result"), text);
     at("reload-facts").replaceChildren(...facts(answer));
   };
   at("reload").addEventListener("click", () => {
