@@ -2,8 +2,8 @@
 
     python examples/isolation.py ws://127.0.0.1:8765 ws://127.0.0.1:9 wss://example.com/nothing-here
 
-A feed that fails for good is reported, left alone for a while, and tried again. A message that its processor cannot take
-is a dead letter. The others notice nothing of either.
+A feed that fails for good is reported, left alone for a while, and tried again. A message that its processor cannot
+take is a dead letter. The others notice nothing of either.
 """
 
 import argparse
