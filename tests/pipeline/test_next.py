@@ -148,6 +148,7 @@ def test_it_may_be_driven_by_hand() -> None:
     """`send`, `throw` and `close` behave like those of a coroutine, whether it waits or has not begun."""
 
     async def main() -> None:
+        other = asyncio.create_task(asyncio.sleep(1000))  # it might start the fleet, so waiting is no error
         async with subscribed() as (fleet, subscription):
             fleet.publish("news", 1)
             asking = asked(subscription)
@@ -166,6 +167,7 @@ def test_it_may_be_driven_by_hand() -> None:
                     asking.send(None)
                 asking.close()
             assert not subscription._mailbox.waiters
+        other.cancel()
 
     asyncio.run(main())
 

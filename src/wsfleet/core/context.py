@@ -96,12 +96,11 @@ class Context:
         Another task of the event loop may still start it, or publish. If there is one, a fleet that is not started
         within UNSTARTED_S is logged, once. `waits` returns whether the loop waits for a message.
         """
-        await asyncio.sleep(0)
-        if self.loop is not None or not waits():
-            return
         loop = asyncio.get_running_loop()
         if len(asyncio.all_tasks(loop)) == 1:
-            raise FleetError(f"{name}: the fleet has not been started, so no message would come")
+            await asyncio.sleep(0)  # a callback may do it
+            if self.loop is None and waits() and len(asyncio.all_tasks(loop)) == 1:
+                raise FleetError(f"{name}: the fleet has not been started, so no message would come")
         if not self._warns:
             self._warns = True
             loop.call_later(UNSTARTED_S, self._warn_unstarted, name, waits)

@@ -58,9 +58,9 @@ class Loop(MessageIterator[T_co]):
         self._context.check_thread()
         if not self._ready:
             self._guard.enter(self)
-            self._ready = True
+        self._ready = self._context.loop is not None  # so that each wait before the start is checked
         try:
-            if self._context.loop is None:
+            if not self._ready:
                 await self._context.check_loop(self._mailbox.name, self._mailbox.would_wait)
             if not await self._mailbox.turn(self):
                 raise self._failure() or StopAsyncIteration
@@ -156,7 +156,8 @@ class Subscription(MessageIterator[T_co]):
 
     async def _turn(self) -> None:
         self._pullable()
-        if self._owner.context.loop is None:
+        self._ready = self._owner.context.loop is not None  # so that each wait before the start is checked
+        if not self._ready:
             await self._owner.context.check_loop(self._mailbox.name, self._mailbox.would_wait)
         if not await self._mailbox.turn(self):
             raise self._mailbox.error or StopAsyncIteration
