@@ -71,7 +71,7 @@ async def test_task_group_ends_with_a_required_endpoint(tmp_path: Path) -> None:
         server.refuse(404)
         async with running(EXAMPLES / "task_group.py", server.uri, "--connections", 1, cwd=tmp_path) as program:
             assert await program.ends() == 1, program
-    assert program.lines[-1] == "endpoint 'feed-1' failed: http: the server answered 404"
+    assert program.lines[-1] == "endpoint 'feed-1' failed: http: the server answered 404 Not Found"
 
 
 async def test_gather(tmp_path: Path) -> None:
@@ -150,7 +150,7 @@ async def test_isolation(tmp_path: Path) -> None:
         bad.refuse(404)
         command = (EXAMPLES / "isolation.py", good.uri, bad.uri, "--again", 0.2)
         async with running(*command, cwd=tmp_path) as program:
-            await program.says("feed-2 is FAILED (http: the server answered 404)")
+            await program.says("feed-2 is FAILED (http: the server answered 404 Not Found)")
             await program.joins(good)
             await good.send(price(1), price(2, -5.0), price(3))
             await program.says("'n': 3")
@@ -165,7 +165,7 @@ async def test_isolation(tmp_path: Path) -> None:
     assert [line.rpartition(" ")[2] for line in program.with_text("feed-1  {")] == ["1}", "3}", "4}"]
     assert program.with_text("failed: a price") == ["feed-1 message 2 failed: a price of -5.0"]
     assert program.lines[-2].startswith("feed-1: 2 connects, 4 messages, ")
-    assert program.lines[-1] == "feed-2: 1 connects, 1 messages, last error: http: the server answered 404"
+    assert program.lines[-1] == "feed-2: 1 connects, 1 messages, last error: http: the server answered 404 Not Found"
 
 
 async def test_processors(tmp_path: Path) -> None:

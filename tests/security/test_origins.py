@@ -125,7 +125,7 @@ async def test_an_answer_behind_a_redirect_names_its_origin(caplog: pytest.LogCa
     ):
         error = await first_error(states)
         report = str(fleet.stats())
-    way = f"http: the server answered 401 (redirected to ws://{HOST}:{other}, without headers)"
+    way = f"http: the server answered 401 x (redirected to ws://{HOST}:{other}, without headers)"
     assert str(error) == way
     assert way in report and way in caplog.text
     assert SECRET not in str(error) + repr(error) + report + caplog.text
@@ -140,7 +140,7 @@ async def test_a_refusal_through_a_proxy_names_it() -> None:
         running(f"ws://{HOST}:{port}", proxy=f"http://{HOST}:{proxy_port}") as (_, states),
     ):
         error = await first_error(states)
-    assert str(error) == f"http: the server answered 503 (through the proxy http://{HOST}:{proxy_port})"
+    assert str(error) == f"http: the server answered 503 x (through the proxy http://{HOST}:{proxy_port})"
 
 
 # Proxies

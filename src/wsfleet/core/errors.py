@@ -62,23 +62,38 @@ class ConnectFailed(FleetError):
         return one_line(f"{self.stage}: {self.message}") if self.message else f"connect failed at stage {self.stage}"
 
 
+_SHOWN = 200  # characters of a body that are in the text of the error
+
+
 class HandshakeRejected(ConnectFailed):
     """The server answered the opening handshake with a status other than 101 (RFC 6455, section 4.1).
 
     `headers` are the response headers, with names in lower case. Lookups are case-insensitive, and
     `headers.get_all(name)` returns all values of a field. `retry_after_s` is the value of Retry-After in seconds (RFC
-    9110, section 10.2.3), or None.
+    9110, section 10.2.3), or None. `reason` is the reason phrase, and `body` the beginning of the body, up to 1 KiB, as
+    one line of text without credentials; "" if there is none, or if it is not text.
     """
 
     status: int
 
     def __init__(
-        self, status: int, headers: Mapping[str, str] | None = None, retry_after_s: float | None = None
+        self,
+        status: int,
+        headers: Mapping[str, str] | None = None,
+        retry_after_s: float | None = None,
+        reason: str = "",
+        body: str = "",
     ) -> None:
-        later = "" if retry_after_s is None else f", retry after {retry_after_s:g} s"
-        super().__init__("http", f"the server answered {status}{later}", status=status)
+        text = f"the server answered {status} {reason}".rstrip()
+        if retry_after_s is not None:
+            text += f", retry after {retry_after_s:g} s"
+        if body:
+            text += f": {body if len(body) <= _SHOWN else body[:_SHOWN] + '...'}"
+        super().__init__("http", text, status=status)
         self.headers = Headers(headers or {})
         self.retry_after_s = retry_after_s
+        self.reason = reason
+        self.body = body
 
     def __repr__(self) -> str:
         # Without the headers, which may contain cookies or repeat credentials of the request.

@@ -37,6 +37,9 @@ log = logging.getLogger("wsfleet")
 HEAD_MAX = 2**16
 """Maximum size of a response head, in bytes. websockets also limits the length and the number of its lines."""
 
+BODY_S = 0.5
+"""How long, in seconds, to wait for the body of a rejection. It is shown to people; its loss is no error."""
+
 PROXIES_S = 1.0
 """How long, in seconds, the choice of a proxy is cached while the environment variables do not change.
 
@@ -62,7 +65,7 @@ class Opening(asyncio.Protocol):
     """
 
     # uvloop's transports keep a reference to their first protocol, so this object must stay small.
-    __slots__ = ("_answer", "_received", "lost", "source", "successor", "transport")
+    __slots__ = ("_answer", "_received", "_wanted", "lost", "source", "successor", "transport")
 
     source: asyncio.Transport
     transport: asyncio.Transport
@@ -72,6 +75,7 @@ class Opening(asyncio.Protocol):
         self.lost: tuple[Exception | None] | None = None
         self._received = bytearray()
         self._answer: asyncio.Future[bytes] | None = None
+        self._wanted = 0  # the number of bytes of a body; 0: the next head
 
     @property
     def early(self) -> bytes:
@@ -94,6 +98,21 @@ class Opening(asyncio.Protocol):
         finally:
             self._answer = None
 
+    async def body(self, size: int) -> bytes:
+        """Return the first `size` bytes after the head, or those that have come when the body ends or `BODY_S` is over.
+
+        Nothing else can be done with the connection afterwards.
+        """
+        self._answer = asyncio.get_running_loop().create_future()
+        self._wanted = size
+        if self.lost is None and len(self._received) < size:
+            self.source.resume_reading()
+            await asyncio.wait([self._answer], timeout=BODY_S)
+            self._answer.cancel() if not self._answer.done() else self._answer.exception()
+            self.source.pause_reading()
+        self._answer = None
+        return bytes(self._received[:size])
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.source = self.transport = cast(asyncio.Transport, transport)
 
@@ -103,6 +122,10 @@ class Opening(asyncio.Protocol):
         if self._answer is None or self._answer.done():
             if len(self._received) > HEAD_MAX:
                 self.source.pause_reading()
+            return
+        if self._wanted:
+            if len(self._received) >= self._wanted:
+                self._answer.set_result(b"")
             return
         # A head ends with an empty line (RFC 9112, section 2.1), which may be split between two reads.
         end = self._received.find(b"\r\n\r\n", max(0, before - 3)) + 4

@@ -26,6 +26,7 @@ from wsfleet.core.headers import Headers
 from wsfleet.core.options import check_headers, check_uri
 from wsfleet.core.redact import redact_text, redact_uri, secrets_of
 from wsfleet.core.retry import PROXY_AUTHENTICATION, retry_after_s
+from wsfleet.core.text import printable
 from wsfleet.core.time_slice import READ_BYTES
 from wsfleet.transport import open_files
 from wsfleet.transport.base import DialRequest, Progress
@@ -33,6 +34,7 @@ from wsfleet.transport.dial import Dialer, Opening, SocksLoginRefused, parse_hea
 from wsfleet.transport.fairness import ReadScheduler
 from wsfleet.transport.fragments import FragmentedProtocol, most_fragments
 from wsfleet.transport.protocol import TLS_READ_BYTES, WebSocketWire
+from wsfleet.transport.rejection import body_size, readable_body
 
 __all__ = ["WebSocketTransport", "WebSocketWire"]
 
@@ -126,8 +128,9 @@ class WebSocketTransport:
         if request.cookies is not None:
             request.cookies.store(where, Headers(response.headers))
         if response.status_code != 101:
-            # The body is not read: it may be endless.
-            raise _rejection(response)
+            redirected = 300 <= response.status_code < 400
+            body = b"" if redirected else await opening.body(body_size(response.headers))
+            raise _rejection(response, readable_body(response.headers, body), progress.secrets)
         protocol.receive_data(head)
         if protocol.handshake_exc is not None:
             raise protocol.handshake_exc
@@ -168,11 +171,12 @@ def _add_cookies(headers: websockets.datastructures.Headers, stored: str, progre
         progress.secrets += secrets_of("", {"Cookie": stored})
 
 
-def _rejection(response: Response) -> HandshakeRejected:
+def _rejection(response: Response, body: str, secrets: list[str]) -> HandshakeRejected:
     headers = Headers((name.lower(), value) for name, value in response.headers.raw_items())
     # Of several values the first counts: joined, they would be no valid time, and no valid URI.
     wait = next(iter(headers.get_all("Retry-After")), None)
-    return HandshakeRejected(response.status_code, headers, retry_after_s(wait, time.time()))
+    reason, body = (redact_text(printable(text), secrets) for text in (response.reason_phrase, body))
+    return HandshakeRejected(response.status_code, headers, retry_after_s(wait, time.time()), reason, body)
 
 
 def _rescheme(uri: str, old: str, new: str) -> str:

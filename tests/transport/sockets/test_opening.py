@@ -238,7 +238,7 @@ async def test_a_burst_before_the_end_is_not_cut_off(connect, sides):
     ],
 )
 async def test_a_rejection_is_raised_after_its_head(connect, head, status, wait_s):
-    """A rejection is raised after its head, without waiting for the body or the end of the stream."""
+    """A rejection is raised although its body and the stream do not end."""
     async with listening(answering(f"{head}\r\n\r\nsome of a body".encode(), and_close=False)) as port:
         error = await failure(connect, f"ws://{HOST}:{port}/?token=s3kr1t")
     assert isinstance(error, HandshakeRejected)
@@ -270,6 +270,42 @@ NO_ANSWERS = [
     b"HTTP/1.1 101 " + b"x" * 100_000,
     HEAD.encode() + b"X-Endless: " + b"x" * 100_000,
 ]
+
+JSON = b'{"code":"INVALID_QUERY","key":"s3cr3t-k3y"}'
+REASONS = {
+    "of a known size": (b"Content-Length: %d\r\n\r\n%b" % (len(JSON), JSON), '{"code":"INVALID_QUERY","key":"***"}'),
+    "until the end": (b"\r\nno such\r\n  channel", "no such channel"),
+    "in chunks": (b"Transfer-Encoding: chunked\r\n\r\n5;x=y\r\nno su\r\n4\r\nch x\r\n0\r\n\r\n", "no such x"),
+    "as a page": (
+        b"Content-Type: text/html\r\n\r\n<html><head><title>t</title></head><body><h1>Too many</h1>\n<p>clients</body>",
+        "Too many clients",
+    ),
+    "with controls": (b"\r\na\x1b[2Jb", "a\\u001b[2Jb"),
+    "compressed": (b"Content-Encoding: gzip\r\n\r\n\x1f\x8b123", ""),
+    "not a text": (b"\r\n\xff\xfe\x00\x01", ""),
+    "endless": (b"\r\n" + b"x" * 100_000, "x" * 1024),
+}
+
+
+@pytest.mark.parametrize(("rest", "body"), REASONS.values(), ids=REASONS)
+async def test_a_rejection_contains_the_reason(connect, rest, body):
+    """The reason phrase and the beginning of the body are in the error, printable, in one line, without secrets."""
+    async with listening(answering(b"HTTP/1.1 400 Bad Query\r\n" + rest)) as port:
+        uri = f"ws://{HOST}:{port}/?key=s3cr3t-k3y"
+        error = await failure(connect, uri)
+    assert isinstance(error, HandshakeRejected)
+    assert (error.reason, error.body) == ("Bad Query", body)
+    shown = body if len(body) <= 200 else body[:200] + "..."
+    assert str(error) == "http: the server answered 400 Bad Query" + (f": {shown}" if body else "")
+
+
+@pytest.mark.parametrize("rest", [b"Content-Length: 10\r\n\r\nno", b"\r\nno"])
+async def test_a_rejection_does_not_wait_for_its_reason(connect, rest, monkeypatch):
+    """A body that does not come is not waited for; its beginning is in the error."""
+    monkeypatch.setattr(dial, "BODY_S", 0.1)
+    async with listening(answering(b"HTTP/1.1 503 \r\n" + rest, and_close=False)) as port:
+        error = await failure(connect, f"ws://{HOST}:{port}")
+    assert str(error) == "http: the server answered 503: no"
 
 
 @pytest.mark.parametrize("and_close", [True, False], ids=["closes", "stays"])
