@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from contextvars import copy_context
 
 from wsfleet.core.context import Context
 from wsfleet.pipeline.processor import Processor, Work
@@ -34,9 +35,11 @@ class WorkerTasks:
         return any(thread in processor.threads for processor in self.processors)
 
     def _start(self, processor: Processor, work: Work, tasks: asyncio.TaskGroup) -> None:
-        run = self._run(work)
+        context = copy_context()
+        context.run(self._context.enter_call)
+        run = work(context)
         try:
-            task = tasks.create_task(run, name=f"wsfleet-{processor.name}-processor")
+            task = tasks.create_task(run, name=f"wsfleet-{processor.name}-processor", context=context)
         except RuntimeError:  # the group is being cancelled
             run.close()
             processor.give_up()
@@ -44,13 +47,6 @@ class WorkerTasks:
         processor.tasks.add(task)
         self.processors[processor] = None
         task.add_done_callback(lambda done: self._ended(processor, done, tasks))
-
-    async def _run(self, work: Work) -> None:
-        self._context.enter_call()
-        try:
-            await work()
-        except (KeyboardInterrupt, SystemExit) as exc:
-            self._context.request_exit(exc)
 
     def _ended(self, processor: Processor, task: asyncio.Task[None], tasks: asyncio.TaskGroup) -> None:
         processor.tasks.discard(task)
