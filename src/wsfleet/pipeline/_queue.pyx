@@ -496,7 +496,7 @@ cdef PySendResult step(PyObject *following, PyObject *value, PyObject **result) 
 @cython.final
 cdef class Calls:
     cdef BoundedQueue bounded
-    cdef object function, context, create_future, loop, task
+    cdef object function, context, loop, task
     cdef object message  # in hand
     cdef object call  # the iterator of the call in progress, or None
     cdef object waiter  # the future of an idle worker, or None
@@ -513,7 +513,6 @@ cdef class Calls:
 
     def __await__(self):
         self.loop, self.task = get_running_loop(), current_task()
-        self.create_future = self.loop.create_future
         self.renew()
         return self
 
@@ -647,7 +646,7 @@ cdef class Calls:
         return self.bounded.settle(message)
 
     cdef int wait(self) except -1:
-        self.waiter = self.create_future()
+        self.waiter = self.loop.create_future()
         self.waiter._asyncio_future_blocking = True
         self.bounded.waiters.append(self.waiter)
         if self.context is not None:
