@@ -56,7 +56,7 @@ TESTS = {
     "pipeline/queue": [
         "pipeline/test_mailbox.py",
         "pipeline/test_next.py",
-        "pipeline/test_call_each.py",
+        "pipeline/test_calls.py",
         "pipeline/test_subscription.py",
         "pipeline/test_overflow.py",
         "pipeline/test_processor.py",

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
     "tests",
     [
         "tests/pipeline/test_mailbox.py",
-        "tests/pipeline/test_subscription.py tests/pipeline/test_next.py tests/pipeline/test_call_each.py",
+        "tests/pipeline/test_subscription.py tests/pipeline/test_next.py tests/pipeline/test_calls.py",
         "tests/pipeline/test_overflow.py",
         "tests/pipeline/test_processor.py tests/pipeline/test_processor_order.py"
         " tests/pipeline/test_processor_failures.py",

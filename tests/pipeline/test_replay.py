@@ -262,6 +262,6 @@ async def test_a_processor_may_subscribe_with_a_replay() -> None:
         await socket.feed("a1", "x1", "a2")
         await asyncio.sleep(0)
         await socket.feed("a3", "b1")
-        assert waiting(late[0]) == ["x1", "a2", "a3", "b1"]
+        assert waiting(late[0]) == ["a1", "x1", "a2", "a3", "b1"]
         balanced(fleet)
         late[0].close()

@@ -88,7 +88,7 @@ class Collector:
     def error(self) -> ConnectionLost | None:
         return self.ended.result() if self.ended.done() else None
 
-    def received(self, payloads: list[str | bytes], at: float) -> None:
+    def receive(self, payloads: list[str | bytes], at: float, until: float) -> None:
         assert not self.ended.done(), "delivered after the loss"
         self.while_paused += self.paused
         self.batches.append(payloads)

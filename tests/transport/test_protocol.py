@@ -207,10 +207,10 @@ async def test_a_wire_that_is_never_started_can_be_dropped_or_closed():
 
 
 class Failing(Collector):
-    def received(self, payloads, at):
+    def receive(self, payloads, at, until):
         if "bad" in payloads:
             raise ZeroDivisionError("in the receiver")
-        super().received(payloads, at)
+        super().receive(payloads, at, until)
 
     def lost(self, error):
         super().lost(error)

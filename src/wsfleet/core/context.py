@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import functools
 import logging
 import threading
 from collections.abc import Callable, Coroutine
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from wsfleet.core.errors import FleetError
@@ -55,6 +56,11 @@ def _ignore(error: BaseException) -> None:
     """Do nothing: no fleet is running."""
 
 
+def _same(one: contextvars.Context, other: contextvars.Context) -> bool:
+    """Return whether two contexts have the same objects as values."""
+    return len(one) == len(other) and all(other.get(key, one) is value for key, value in one.items())
+
+
 class Context:
     """State shared by the parts of one fleet. It owns no part and starts nothing."""
 
@@ -64,6 +70,8 @@ class Context:
         self.ending = asyncio.Event()
         """Set when the fleet begins to end."""
         self.ended = False
+        self._current: contextvars.Context | None = None
+        self._marked = contextvars.Context()
         self._on_exit: Callable[[BaseException], None] = _ignore
         self._warns = False
 
@@ -133,6 +141,17 @@ class Context:
         self._on_exit(error)
 
     # Calls of user code
+
+    def task_context(self) -> contextvars.Context:
+        """Return a context for a task that calls user code: a copy of the current one, with the mark of `enter_call`.
+
+        The mark is shared by tasks that are started one after the other: there may be ten thousand.
+        """
+        current = copy_context()
+        if self._current is None or not _same(current, self._current):
+            self._current, self._marked = current, current.copy()
+            self._marked.run(self.enter_call)
+        return self._marked.copy()
 
     def enter_call(self) -> None:
         """Mark the current task, and tasks that it starts, as a call of user code.

@@ -47,7 +47,9 @@ _callers: dict[CodeType, str] = {}
 
 
 def calls_user_code(variable: str) -> Callable[[F], F]:
-    """Mark a function that calls user code. The `name` of its local `variable` is reported if the call blocks.
+    """Mark a function that calls user code. The name of its local `variable` is reported if the call blocks.
+
+    This is its attribute `user_code` if it has one, or else `name`.
 
     Returns the function itself, so calls have no overhead.
     """
@@ -227,7 +229,7 @@ class Watchdog:
                 owner = frame.f_locals.get(variable)
                 here, there = _place(called), _place(innermost)
                 where = here if called.f_code is innermost.f_code else f"{here}, which is at {there}"
-                return str(getattr(owner, "name", owner)), where
+                return str(getattr(owner, "user_code", None) or getattr(owner, "name", owner)), where
             if not frame.f_code.co_filename.startswith(_OURS):
                 called = frame  # the last one is the outermost frame of user code
             frame = frame.f_back

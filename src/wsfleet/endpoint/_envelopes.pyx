@@ -27,6 +27,8 @@ cdef extern from "Python.h":
     void Py_INCREF(PyObject *)
     object PyObject_CallOneArg(object, object)
     Py_ssize_t PyBytes_GET_SIZE(object)
+    Py_ssize_t PyList_GET_SIZE(object)
+    PyObject *PyDict_GetItemWithError(object, object) except? NULL
     Py_ssize_t PyUnicode_GET_LENGTH(object)
     bint PyUnicode_IS_ASCII(object)
 
@@ -79,3 +81,66 @@ def envelopes(list payloads not None, decode, topic, endpoint, Py_ssize_t first,
         fields[6] = <PyObject *>length
         messages.append(made(fields))
     return messages, nbytes
+
+
+cdef class Intake:
+    cdef object __weakref__
+    cdef public object hub, routes, wire, last_message_at, early, replies, session
+    cdef public long long received, received_bytes, published, first_index
+    cdef public double last_data
+    cdef object decode, topic, name
+    cdef bint single
+    cdef Py_ssize_t most
+
+    def __init__(self, hub, routes, decode, topic, name, bint single, Py_ssize_t most):
+        self.hub = hub
+        self.routes = routes
+        self.received = self.received_bytes = self.published = 0
+        self.first_index = 1
+        self.session = 0
+        self.last_data = 0.0
+        self.decode = decode
+        self.topic = topic
+        self.name = name
+        self.single = single
+        self.most = most
+
+    @property
+    def chunk(self):
+        cdef Py_ssize_t chunk = self.routes.chunk
+        return min(self.most, chunk)
+
+    def receive(self, list payloads not None, at, until):
+        cdef Py_ssize_t count
+        cdef PyObject *route
+        self.last_data, self.last_message_at = self.wire.last_frame, at
+        if not self.single or self.early is not None or self.replies is not None:
+            self._receive_others(payloads, at, until)
+            return
+        try:
+            messages, nbytes = envelopes(
+                payloads, self.decode, self.topic, self.name, self.first_index + self.received, self.session, at
+            )
+        except BaseException:
+            self._receive_each(payloads, at, until)
+            return
+        count = PyList_GET_SIZE(messages)
+        self.received += PyList_GET_SIZE(payloads)
+        self.received_bytes += nbytes
+        self.published += count
+        hub = self.hub
+        route = PyDict_GetItemWithError(self.routes, self.topic)
+        if route == NULL:
+            hub.dispatch(messages, nbytes, self.name, self.routes, self, until)
+            return
+        refused = hub.deliver(<object>route, messages, nbytes)
+        if refused is not None:
+            hub.put_refused(refused, messages, nbytes, self)
+        if PyList_GET_SIZE(hub.ready):
+            hub.begin_calls(until)
+
+    def _receive_others(self, payloads, at, until):
+        raise NotImplementedError
+
+    def _receive_each(self, payloads, at, until):
+        raise NotImplementedError

@@ -42,7 +42,9 @@ class Connector:
         self._services = services
         self._began_at = 0.0
         self._opened_at = 0.0
-        self._uses = Uses()
+        # Most endpoints have no function that may use credentials.
+        functions = callable(endpoint.uri) or callable(endpoint.headers) or endpoint.on_open is not None
+        self._uses = Uses() if functions else None
         self._cookies = Cookies() if endpoint.cookies else None
 
     @property
@@ -58,7 +60,8 @@ class Connector:
         `again` is true for a reconnect.
         """
         self.progress = progress = Progress()
-        self._uses.begin()
+        if self._uses is not None:
+            self._uses.begin()
         uri, leave = await self._turn(scope, again)
         self._began_at = asyncio.get_running_loop().time()
         try:
@@ -129,4 +132,5 @@ class Connector:
 
     def refused(self) -> None:
         """Discard the shared credentials of the last attempt: the server has refused them."""
-        self._uses.expire()
+        if self._uses is not None:
+            self._uses.expire()

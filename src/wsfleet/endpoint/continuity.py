@@ -114,5 +114,6 @@ class Continuity:
         return 0.0 if self.down_since is None else asyncio.get_running_loop().time() - self.down_since
 
     def _after(self, session: SessionCore) -> Position:
-        message_at = self._position.message_at if session.last_message_at is None else session.last_message_at
+        last_message_at = self._ingest.last_message_at
+        message_at = self._position.message_at if last_message_at is None else last_message_at
         return Position(session.number, self._ingest.last_index, message_at, session.wire.last_frame_at)

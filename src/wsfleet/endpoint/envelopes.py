@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from wsfleet.core.accel import fastest
 from wsfleet.core.message import Message
 
-__all__ = ["envelopes", "payload_size"]
+__all__ = ["Intake", "envelopes", "payload_size"]
 
 
 def payload_size(payload: str | bytes) -> int:
@@ -36,5 +36,68 @@ def envelopes(
     return list(made), sum(sizes)
 
 
+class Intake:
+    """The receiver of an endpoint's wires after `on_open`. See `wsfleet.transport.base.Receiver`.
+
+    It does the usual case. `_single`: all messages have one topic, no user code is called, and none are kept. The
+    subclass does the rest, with the methods that it must have.
+    """
+
+    def __init__(
+        self,
+        hub: Any,
+        routes: Any,
+        decode: Callable[[Any], Any] | None,
+        topic: str,
+        name: str,
+        single: bool,
+        most: int,
+    ) -> None:
+        self.hub = hub
+        self.routes = routes
+        self.received = self.received_bytes = self.published = 0
+        self.first_index = 1  # of the messages that are counted here
+        self.session = 0
+        self.wire: Any = None
+        self.last_data = 0.0
+        self.last_message_at: float | None = None
+        self.early: Any = None
+        self.replies: Any = None
+        self._decode = decode
+        self._topic = topic
+        self._name = name
+        self._single = single
+        self._most = most
+
+    @property
+    def chunk(self) -> int:
+        """Maximum number of messages to publish at once."""
+        chunk: int = self.routes.chunk
+        return min(self._most, chunk)
+
+    def receive(self, payloads: list[str | bytes], at: float, until: float) -> None:
+        """Publish the messages of one read. See `wsfleet.transport.base.Receiver`."""
+        self.last_data, self.last_message_at = self.wire.last_frame, at
+        if not self._single or self.early is not None or self.replies is not None:
+            self._receive_others(payloads, at, until)
+            return
+        first = self.first_index + self.received
+        try:
+            messages, nbytes = envelopes(payloads, self._decode, self._topic, self._name, first, self.session, at)
+        except BaseException:  # _receive_each() finds the payload and handles the error
+            self._receive_each(payloads, at, until)
+            return
+        self.received += len(payloads)
+        self.received_bytes += nbytes
+        self.published += len(messages)
+        self.hub.dispatch(messages, nbytes, self._name, self.routes, self, until)
+
+    def _receive_others(self, payloads: list[str | bytes], at: float, until: float) -> None:
+        raise NotImplementedError
+
+    def _receive_each(self, payloads: list[str | bytes], at: float, until: float) -> None:
+        raise NotImplementedError
+
+
 if not TYPE_CHECKING:
-    envelopes = fastest(envelopes, "wsfleet.endpoint._envelopes")
+    envelopes, Intake = (fastest(each, "wsfleet.endpoint._envelopes") for each in (envelopes, Intake))

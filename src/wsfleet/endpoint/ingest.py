@@ -16,11 +16,11 @@ from wsfleet.core.loop_watchdog import calls_user_code
 from wsfleet.core.message import Malformed, Message
 from wsfleet.endpoint.decode import MessageFactory
 from wsfleet.endpoint.early import EarlyMessages
-from wsfleet.endpoint.envelopes import envelopes, payload_size
+from wsfleet.endpoint.envelopes import Intake, envelopes, payload_size
 from wsfleet.endpoint.requests import PendingRequests
-from wsfleet.pipeline.hub import Hub
+from wsfleet.pipeline.hub import Hub, Routes
 from wsfleet.pipeline.mailbox import Mailbox
-from wsfleet.transport.base import Wire
+from wsfleet.transport.base import Receiver, Wire
 
 __all__ = ["LONG_S", "Ingest"]
 
@@ -37,16 +37,21 @@ PAUSES = 8
 one."""
 
 
-class Ingest:
+class Ingest(Intake):
     """Publishes one endpoint's messages, and is the `Source` that full mailboxes pause."""
 
     def __init__(self, factory: MessageFactory, hub: Hub, keep_last: int = 0) -> None:
+        single = factory.make_topic is None and factory.chunk > 1 and not keep_last
+        super().__init__(
+            hub, hub.routes_of(factory.name), factory.decode, factory.topic, factory.name, single, factory.chunk
+        )
         self.factory = factory
-        self.hub = hub
-        self.routes = hub.routes_of(factory.name)
-        self.first_index = 1  # of the messages that are counted here
-        self.received = self.received_bytes = self.sent = 0
-        self.malformed = self.answered = self.published = self.discarded = 0
+        self.hub: Hub
+        self.routes: Routes
+        self.early: EarlyMessages | None
+        self.replies: PendingRequests | None
+        self.as_text = factory.as_text
+        self.sent = self.malformed = self.answered = self.discarded = 0
         self.paused_by: dict[Mailbox, None] = {}
         self._paused_s = 0.0
         self._paused_since = 0.0
@@ -56,12 +61,11 @@ class Ingest:
         self._lag_by: dict[str, None] = {}
         self._lag_until = float("-inf")
         self._pauses: list[tuple[float, float]] = []
-        self._wire: Wire | None = None
+        self.wire: Wire | None  # while it may be paused
+        self._session: Receiver | None = None
         self._attached_at = 0.0
         self._reading = True
         self.pause_logged = False
-        self.replies: PendingRequests | None = None
-        self.early: EarlyMessages | None = None
         # Logged once, since each message may have the fault.
         self._logged_malformed = self._logged_topic = False
         # The last message of each topic, least recently updated first; replayed to new subscriptions.
@@ -90,14 +94,14 @@ class Ingest:
         return self.factory.name
 
     @property
+    def user_code(self) -> str:
+        """The name of what calls user code within a read: a processor, or the endpoint."""
+        return self.factory.name if self.hub.calling is None else self.hub.calling.name
+
+    @property
     def last_index(self) -> int:
         """The index of the last message."""
         return self.first_index + self.received - 1
-
-    @property
-    def chunk(self) -> int:
-        """Maximum number of messages to publish at once."""
-        return min(self.factory.chunk, self.routes.chunk)
 
     @property
     def pause_reason(self) -> str:
@@ -134,16 +138,24 @@ class Ingest:
             self._paused_since = now
             self.pause_logged = False
             self._paused_by_name = dict.fromkeys(mailbox.name for mailbox in self.paused_by)
-        if self._wire is not None:
+        if self.wire is not None:
             if reading:
-                self._wire.resume()
+                self.wire.resume()
             else:
-                self._wire.pause()
+                self.wire.pause()
                 self.hub.unread.begin(self)
 
-    def attach(self, wire: Wire) -> None:
-        """Pause and resume `wire` from now on; pause it at once if the endpoint is paused."""
-        self._wire = wire
+    def begin(self, session: int, wire: Wire) -> None:
+        """Note the connection, number `session`, whose messages come from now on."""
+        self.session = session
+        self.last_data, self.last_message_at = wire.connected_at, None
+
+    def attach(self, wire: Wire, session: Receiver) -> None:
+        """Pause and resume `wire` from now on; pause it at once if the endpoint is paused.
+
+        `session` handles its loss.
+        """
+        self.wire, self._session = wire, session
         self._attached_at = asyncio.get_running_loop().time()
         self._lag_until = float("-inf")  # the pauses of the previous socket do not count
         if not self._reading:
@@ -155,7 +167,7 @@ class Ingest:
 
         The mailboxes that pause the endpoint still do.
         """
-        self._wire = None
+        self.wire = self._session = None
         self.hub.unread.end(self)
         if self.replies is not None:
             self.replies.lose(
@@ -208,47 +220,52 @@ class Ingest:
     # Messages
 
     @calls_user_code("self")
-    def receive(self, payloads: list[str | bytes], session: int, at: float) -> None:
+    def _receive_others(self, payloads: list[str | bytes], at: float, until: float) -> None:
         """Decode the payloads of one read and publish the messages."""
         factory = self.factory
         if factory.make_topic is not None or factory.chunk == 1 or self.replies is not None:
-            self.receive_each([(payload, at) for payload in payloads], session)
+            self._receive_each(payloads, at, until)
             return
         name, first = factory.name, self.first_index + self.received
         try:
-            messages, nbytes = envelopes(payloads, factory.decode, factory.topic, name, first, session, at)
-        except BaseException:  # receive_each() finds the payload and handles the error
-            self.receive_each([(payload, at) for payload in payloads], session)
+            messages, nbytes = envelopes(payloads, factory.decode, factory.topic, name, first, self.session, at)
+        except BaseException:  # _receive_each() finds the payload and handles the error
+            self._receive_each(payloads, at, until)
             return
+        self.received += len(payloads)
         self.received_bytes += nbytes
         if self._keep:
             self._keep_last(messages[-1:])
         if self.early is not None and self._keep_early(messages):
             return
         self.published += len(messages)
-        self.hub.dispatch(messages, nbytes, name, self.routes, self)
+        self.hub.dispatch(messages, nbytes, name, self.routes, self, until)
 
     @calls_user_code("self")
-    def receive_each(self, payloads: list[tuple[str | bytes, float]], session: int) -> None:
+    def _receive_each(self, payloads: list[str | bytes], at: float, until: float) -> None:
         """Decode payloads one by one and publish the messages: for malformed payloads, and topics made from data."""
         messages: list[Message[Any]] = []
-        for index, (payload, at) in enumerate(payloads, self.first_index + self.received):
-            message = self.read(payload, index, session, at)
-            if message is not None:
-                messages.append(message)
-        self.hand_over(messages)
+        try:
+            for index, payload in enumerate(payloads, self.first_index + self.received):
+                message = self.read(payload, index, at)
+                if message is not None:
+                    messages.append(message)
+        finally:
+            # Afterwards, since the user's decode and topic functions may read the stats, and in any case.
+            self.received += len(payloads)
+        self.hand_over(messages, until)
 
-    def hand_over(self, messages: list[Message[Any]]) -> None:
+    def hand_over(self, messages: list[Message[Any]], until: float = 0.0) -> None:
         """Publish messages with different topics."""
         if self._keep:
             self._keep_last(messages)
         if not messages or (self.early is not None and self._keep_early(messages)):
             return
         self.published += len(messages)
-        self.hub.dispatch_mixed(messages, self.factory.name, self.routes, self)
+        self.hub.dispatch_mixed(messages, self.factory.name, self.routes, self, until)
 
     @calls_user_code("self")
-    def read(self, payload: str | bytes, index: int, session: int, at: float) -> Message[Any] | None:
+    def read(self, payload: str | bytes, index: int, at: float) -> Message[Any] | None:
         """Decode one payload and return its message; None for a reply to a request and for a malformed payload.
 
         The topic function is not called for a reply.
@@ -260,7 +277,7 @@ class Ingest:
                 self.answered += 1
                 self.received_bytes += payload_size(payload)
                 return None
-            message = factory.of(data, payload, index, session, at)
+            message = factory.of(data, payload, index, self.session, at)
         except BaseException as exc:
             # Nothing is awaited here, so a CancelledError was raised by user code and is an ordinary failure.
             self.received_bytes += payload_size(payload)
@@ -268,14 +285,14 @@ class Ingest:
             if is_exit_request(exc):
                 self.hub.request_exit(exc)
             else:
-                self._report_malformed(payload, index, session, exc)
+                self._report_malformed(payload, index, exc)
             return None
         self.received_bytes += message.size
         if factory.format is not None and message.topic == factory.topic and not self._logged_topic:
             self._check_topic(message, factory.format)
         return message
 
-    def _report_malformed(self, payload: str | bytes, index: int, session: int, exc: BaseException) -> None:
+    def _report_malformed(self, payload: str | bytes, index: int, exc: BaseException) -> None:
         topic = f"$malformed.{self.factory.name}"
         if not self._logged_malformed:
             self._logged_malformed = True
@@ -288,7 +305,7 @@ class Ingest:
                 extra={"event": "message.malformed", "endpoint": self.name, "error": describe(exc)},
             )
         if self.hub.wants(topic):
-            self.hub.inject(topic, Malformed(self.factory.name, index, session, payload, shown(exc)))
+            self.hub.inject(topic, Malformed(self.factory.name, index, self.session, payload, shown(exc)))
 
     def _check_topic(self, message: Message[Any], template: str) -> None:
         """Log once that the data lacks a field of the topic: subscriptions to the topic do not get the message."""
@@ -302,6 +319,16 @@ class Ingest:
                 message.topic,
                 extra={"event": "message.no_topic", "endpoint": self.name},
             )
+
+    # The wire's receiver
+
+    def losing(self, error: ConnectionLost) -> None:
+        if self._session is not None:
+            self._session.losing(error)
+
+    def lost(self, error: ConnectionLost) -> None:
+        if self._session is not None:
+            self._session.lost(error)
 
     # Before the first loop over the connection
 

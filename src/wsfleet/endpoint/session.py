@@ -119,8 +119,7 @@ class SessionCore(Sending):
         self.on_lost: Callable[[], object] | None = None
         self.on_losing: Callable[[ConnectionLost], object] | None = None
         self.closed_by_us = False
-        self.last_data = wire.connected_at
-        self.last_message_at: float | None = None
+        ingest.begin(number, wire)
         # Read by the wire. While on_open runs, text and binary frames must be distinguished.
         self.as_text = True
         self.chunk = CHUNK
@@ -236,10 +235,10 @@ class SessionCore(Sending):
             if time_slice.expired():
                 await time_slice.yield_to_loop()
         self._holding = False
-        self.as_text, self.chunk = ingest.factory.as_text, ingest.chunk
         self._notify()
         if self._reading:
-            ingest.attach(self._wire)
+            ingest.attach(self._wire, self)
+            self._wire.set_receiver(ingest)
             if not self._bounded and ingest.reading:
                 self._wire.resume()
 
@@ -247,7 +246,7 @@ class SessionCore(Sending):
         messages = []
         for held in self._held[: ingest.chunk]:
             ingest.received_bytes -= held.size  # read() counts it
-            message = ingest.read(self._raw(held), held.index, self.number, held.at)
+            message = ingest.read(self._raw(held), held.index, held.at)
             self._take(0)
             if message is not None:
                 messages.append(message)
@@ -266,19 +265,10 @@ class SessionCore(Sending):
 
     # The wire's receiver
 
-    def received(self, payloads: list[str | bytes], at: float) -> None:
-        if not self._reading:
-            return
-        self.last_data = self._loop.time()
-        self.last_message_at = at
-        try:
-            if self._holding:
-                self._hold(payloads, at)
-            else:
-                self._ingest.receive(payloads, self.number, at)
-                self.chunk = self._ingest.chunk
-        finally:
-            # Last, since the user's decode and topic functions may read the stats, and in any case.
+    def receive(self, payloads: list[str | bytes], at: float, until: float) -> None:
+        if self._reading:
+            self._ingest.last_data, self._ingest.last_message_at = self._wire.last_frame, at
+            self._hold(payloads, at)
             self._ingest.received += len(payloads)
 
     def losing(self, error: ConnectionLost) -> None:
@@ -303,24 +293,33 @@ class SessionCore(Sending):
         """Whether messages are still passed on."""
         return self._reading
 
+    @property
+    def last_data(self) -> float:
+        """The loop's time of the last message, or of the handshake."""
+        return self._ingest.last_data
+
     def running_since(self, when: float, now: float) -> float:
         """Return the seconds from `when` to `now` in which the socket was read."""
         return self._ingest.running_since(when, now)
 
     def stop_reading(self) -> None:
         """Pass on no more messages. Sending still works."""
-        self._reading = False
+        self._ignore_messages()
         # Otherwise a mailbox with room again would resume reading.
         self._ingest.detach()
         self._wire.pause()
 
     def close(self, code: int, reason: str = "") -> None:
         """Begin the closing handshake. `ended` is done within `close_s` seconds."""
-        self._reading = False
+        self._ignore_messages()
         self.closed_by_us = True
         self._wire.close(code, reason)
 
     def abort(self, reason: str = "") -> None:
-        self._reading = False
+        self._ignore_messages()
         self.closed_by_us = True
         self._wire.abort(reason)
+
+    def _ignore_messages(self) -> None:
+        self._reading = False
+        self._wire.set_receiver(self)

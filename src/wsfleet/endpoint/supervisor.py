@@ -67,7 +67,6 @@ class Supervisor:
 
     async def run(self) -> None:
         """Keep the endpoint alive until it fails permanently or is stopped."""
-        self.context.enter_call()
         try:
             while not self.stopping:
                 error = await self._live_once()
@@ -323,8 +322,9 @@ class Supervisor:
         self.stopping = False
         self._on_end = on_end
         self.continuity.down()
-        self.task = tasks.create_task(self.run(), name=f"wsfleet-{self.name}")
-        self.task.add_done_callback(self._never_began)
+        context = self._services.context.task_context()
+        self.task = tasks.create_task(self.run(), name=f"wsfleet-{self.name}", context=context)
+        self.task.add_done_callback(self._never_began, context=context)
 
     def _never_began(self, task: asyncio.Task[None]) -> None:
         # A task that is cancelled before its first step never runs its coroutine.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from contextvars import Context as TaskContext
 
 from wsfleet.core.context import Context
 from wsfleet.pipeline.processor import Processor, Work
@@ -23,6 +24,10 @@ class WorkerTasks:
         self.unclosed: set[Processor] = set()
         """Those whose workers have ended and whose sinks are still open."""
         self._context = context
+        self._started: dict[asyncio.Task[None], tuple[Processor, asyncio.TaskGroup]] = {}
+        # Shared by all tasks: there may be ten thousand.
+        self._on_end = self._ended
+        self._own = TaskContext()
 
     def start(self, processor: Processor, tasks: asyncio.TaskGroup) -> None:
         """Start the workers of `processor` in `tasks`."""
@@ -34,25 +39,21 @@ class WorkerTasks:
         return any(thread in processor.threads for processor in self.processors)
 
     def _start(self, processor: Processor, work: Work, tasks: asyncio.TaskGroup) -> None:
-        run = self._run(work)
+        context = self._context.task_context()
+        run = work(context)
         try:
-            task = tasks.create_task(run, name=f"wsfleet-{processor.name}-processor")
+            task = tasks.create_task(run, name=f"wsfleet-{processor.name}-processor", context=context)
         except RuntimeError:  # the group is being cancelled
             run.close()
             processor.give_up()
             return
         processor.tasks.add(task)
         self.processors[processor] = None
-        task.add_done_callback(lambda done: self._ended(processor, done, tasks))
+        self._started[task] = processor, tasks
+        task.add_done_callback(self._on_end, context=self._own)
 
-    async def _run(self, work: Work) -> None:
-        self._context.enter_call()
-        try:
-            await work()
-        except (KeyboardInterrupt, SystemExit) as exc:
-            self._context.request_exit(exc)
-
-    def _ended(self, processor: Processor, task: asyncio.Task[None], tasks: asyncio.TaskGroup) -> None:
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        processor, tasks = self._started.pop(task)
         processor.tasks.discard(task)
         if task.cancelled() and not processor.mailbox.closed:
             # The fleet closes the mailbox before it cancels. Without a worker the mailbox would stay full for ever.

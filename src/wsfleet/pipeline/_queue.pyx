@@ -6,8 +6,10 @@ from cpython.ref cimport Py_CLEAR, Py_DECREF, Py_INCREF
 from libc.stdlib cimport free, malloc
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 
+import asyncio
 import sys
-from asyncio import get_running_loop
+from asyncio import CancelledError, current_task, get_running_loop, isfuture
+from asyncio.tasks import _enter_task, _leave_task
 from types import GenericAlias
 
 cimport cython
@@ -60,11 +62,16 @@ cdef extern from "Python.h":
     unsigned long PyThread_get_thread_ident()
     object PyObject_CallOneArg(object, object)
     bint PyCoro_CheckExact(object)
+    int PyContext_Enter(object) except -1
+    int PyContext_Exit(object) except -1
     Py_ssize_t PyList_GET_SIZE(object)
     PyObject *PyList_GET_ITEM(object, Py_ssize_t)
 
 
 cdef double SLICE_S = time_slice.SLICE_S
+
+# A function in Python up to 3.11.
+task_of = asyncio.tasks._current_tasks.get if sys.version_info < (3, 12) else current_task
 
 cdef unsigned long long TICKS = 100_000  # 20 microseconds at 5 GHz
 
@@ -188,6 +195,7 @@ cdef class BoundedQueue:
     cdef public Py_ssize_t set_aside, in_hand, pending_bytes, most, most_bytes
     cdef public long long offered, processed, failed, dropped
     cdef public list waiters, idle_waiters
+    cdef public object idle_calls
 
     def __init__(self, waiting, most, most_bytes, *, plain):
         self.waiting = waiting
@@ -197,6 +205,7 @@ cdef class BoundedQueue:
         self.set_aside = self.in_hand = self.pending_bytes = 0
         self.offered = self.processed = self.failed = self.dropped = 0
         self.waiters = []
+        self.idle_calls = None
         self.idle_waiters = []
         self.most = min(most, sys.maxsize)
         self.most_bytes = min(most_bytes, sys.maxsize)
@@ -208,10 +217,10 @@ cdef class BoundedQueue:
     cdef inline Py_ssize_t count(self) except -1:
         return self.fifo.count if self.fifo is not None else len(self.waiting)
 
-    def append_all(self, list messages not None, Py_ssize_t nbytes):
-        return self.appended(messages, nbytes)
+    def append_all(self, list messages not None, Py_ssize_t nbytes, bint wakes=True):
+        return self.appended(messages, nbytes, wakes)
 
-    cdef bint appended(self, list messages, Py_ssize_t nbytes) except -1:
+    cdef bint appended(self, list messages, Py_ssize_t nbytes, bint wakes) except -1:
         cdef Py_ssize_t count = PyList_GET_SIZE(messages)
         if (
             not self.plain
@@ -223,7 +232,7 @@ cdef class BoundedQueue:
         self.offered += count
         self.fifo.push_all(messages)
         self.pending_bytes += nbytes
-        if PyList_GET_SIZE(self.waiters):
+        if wakes and PyList_GET_SIZE(self.waiters):
             self.wake_all()
         return True
 
@@ -280,10 +289,17 @@ cdef class BoundedQueue:
 cdef class Dispatcher:
     cdef object __weakref__
     cdef public long long published, routed, unrouted, deliveries
+    cdef public list ready
+    cdef public BoundedQueue calling
+
+    def __init__(self):
+        self.ready = []
+        self.calling = None
 
     def deliver(self, tuple route not None, list messages not None, Py_ssize_t nbytes):
         cdef Py_ssize_t count = PyList_GET_SIZE(messages)
         cdef list refused = None
+        cdef bint idle
         self.published += count
         if not route:
             self.unrouted += count
@@ -291,28 +307,45 @@ cdef class Dispatcher:
         self.routed += count
         self.deliveries += count * len(route)
         for bounded in route:
-            if not (<BoundedQueue?>bounded).appended(messages, nbytes):
+            idle = (<BoundedQueue?>bounded).idle_calls is not None
+            if not (<BoundedQueue>bounded).appended(messages, nbytes, not idle):
                 if refused is None:
                     refused = []
                 refused.append(bounded)
+            elif idle:
+                self.ready.append(bounded)
         return refused
+
+    def begin_calls(self, double until):
+        cdef BoundedQueue bounded
+        cdef bint nested = self.calling is not None
+        cdef Py_ssize_t place
+        ready, self.ready = self.ready, []
+        for place in range(PyList_GET_SIZE(ready)):
+            bounded = <BoundedQueue>ready[place]
+            calls = bounded.idle_calls
+            if calls is None or nested or until == 0.0 or (place and now() > until):
+                bounded.wake_all()
+                continue
+            self.calling = bounded
+            try:
+                (<Calls?>calls).start_in_read(until)
+            finally:
+                self.calling = None
 
 
 cdef class MessageIterator:
     cdef public BoundedQueue _bounded
-    cdef public bint _keeps, _ready
+    cdef public bint _ready
     cdef public double _until
-    cdef public object _message
     cdef unsigned long long ticks
     cdef unsigned long thread
     cdef object create_future
 
-    def __init__(self, BoundedQueue mailbox not None, bint keeps=False):
+    def __init__(self, BoundedQueue mailbox not None):
         self._bounded = mailbox
-        self._keeps = keeps
         self._ready = True
         self._until = 0.0
-        self._message = None
         if type(self).__anext__ is MessageIterator.__anext__:
             wsfleet_inherit_am_anext(Py_TYPE(self), <PyTypeObject *>MessageIterator)
 
@@ -325,7 +358,6 @@ cdef class MessageIterator:
 
     def __anext__(self):
         cdef BoundedQueue bounded = self._bounded
-        self.count_message()
         if (
             not self._ready
             or self.thread != PyThread_get_thread_ident()
@@ -338,19 +370,6 @@ cdef class MessageIterator:
             following = Next.__new__(Next)
         (<Next>following).taker = self
         return following
-
-    def _call_each(self, function):
-        cdef Calling calling = Calling.__new__(Calling)
-        calling.taker = self
-        calling.function = function
-        return calling
-
-    cdef inline int count_message(self) except -1:
-        if self._message is not None:
-            message, self._message = self._message, None
-            self._bounded.processed += 1
-            return self._bounded.settle(message)
-        return 0
 
     cdef inline bint late(self) noexcept:
         # Reading the counter takes less than half of the time of reading the clock. An advance of less than TICKS is
@@ -368,24 +387,14 @@ cdef class MessageIterator:
         self._until = -1.0
         self.ticks = wsfleet_ticks()
 
-    cdef inline object next(self):
-        if self._keeps:
-            self._message = self._bounded.next_in_hand()
-            return self._message
-        return self._bounded.next_out()
-
     def _take(self):
-        return self.next()
+        return self._bounded.next_out()
 
     def _restart(self):
         self._until = now() + SLICE_S
         self.ticks = 0
         self.thread = PyThread_get_thread_ident()
         self.create_future = get_running_loop().create_future
-
-    def _give_back(self):
-        message, self._message = self._message, None
-        return message
 
     def _interrupted(self):
         pass
@@ -479,7 +488,7 @@ cdef PySendResult step(PyObject *following, PyObject *value, PyObject **result) 
             Py_CLEAR(result[0])
             taker.renew()
         if taker._bounded.count():
-            message = taker.next()
+            message = taker._bounded.next_out()
             Py_INCREF(message)
             result[0] = <PyObject *>message
             self.taker = None
@@ -490,15 +499,26 @@ cdef PySendResult step(PyObject *following, PyObject *value, PyObject **result) 
 
 
 @cython.final
-cdef class Calling:
-    """The awaitable of `_call_each`. It makes one call after the other without a Python frame of its own."""
+cdef class Calls:
+    cdef BoundedQueue bounded
+    cdef object function, context, loop, task
+    cdef object message  # in hand
+    cdef object call  # the iterator of the call in progress, or None
+    cdef object waiter  # the future of an idle worker, or None
+    cdef object awaited, error  # of a call that began within a read
+    cdef bint begun, turning
+    cdef double until
+    cdef unsigned long long ticks
+    cdef object __weakref__
 
-    cdef MessageIterator taker
-    cdef object function
-    cdef object call  # the coroutine of the call in progress, or None
-    cdef object following  # if there is no call in progress: the awaitable of the next message
+    def __init__(self, BoundedQueue mailbox not None, function, context=None):
+        self.bounded = mailbox
+        self.function = function
+        self.context = context
 
     def __await__(self):
+        self.loop, self.task = get_running_loop(), current_task()
+        self.renew()
         return self
 
     def __iter__(self):
@@ -509,54 +529,163 @@ cdef class Calling:
 
     def send(self, value):
         cdef PyObject *result = NULL
-        if call_on(<PyObject *>self, <PyObject *>value, &result) == PYGEN_NEXT:
+        if proceed(<PyObject *>self, <PyObject *>value, &result) == PYGEN_NEXT:
             return take_over(result)
         raise StopIteration(take_over(result))
 
     def throw(self, *error):
-        inner = self.following if self.call is None else self.call
-        if inner is None:
-            raise error[1] if len(error) > 1 and error[1] is not None else error[0]
+        exception = error[1] if len(error) > 1 and error[1] is not None else error[0]
+        self.turning = False
+        if self.waiter is not None:
+            self.leave_wait()
+        if self.call is None:
+            raise exception
+        if self.begun and isinstance(exception, CancelledError) and isfuture(self.awaited) and self.awaited.cancel():
+            # As if the task had waited for this future: the call gets the exception from there.
+            self.begun = False
+            awaited, self.awaited = self.awaited, None
+            return awaited
+        self.begun = False
+        self.awaited = None
         try:
-            return inner.throw(*error)
-        except StopIteration as stop:
-            # The call caught the error and returned.
-            if self.call is None:
-                self.begin(stop.value)
-            else:
-                self.end()
-        except StopAsyncIteration:
-            if inner is self.call:
-                self.call = None
-                raise
-            self.following = None
-            raise StopIteration(None) from None
+            return self.call.throw(*error)
+        except StopIteration:
+            self.end()  # the call caught the error and returned
         except BaseException:
-            self.call = self.following = None
+            self.call = None
             raise
         return self.send(None)
 
     def close(self):
-        for inner in (self.call, self.following):
-            if inner is not None:
-                inner.close()
-        self.call = self.following = None
+        if self.waiter is not None:
+            self.leave_wait()
+        call, self.call = self.call, None
+        if call is not None:
+            call.close()
 
-    cdef inline int begin(self, message) except -1:
-        self.following = None
-        call = PyObject_CallOneArg(self.function, message)
+    def begin(self, until):
+        self.start_in_read(until)
+
+    cdef int start_in_read(self, double until) except -1:
+        cdef BoundedQueue bounded = self.bounded
+        waiter = self.waiter
+        if waiter is None or self.context is None or waiter.done():
+            return 0
+        bounded.idle_calls = None
+        PyContext_Enter(self.context)
+        try:
+            self.call_in_read(until)
+        finally:
+            PyContext_Exit(self.context)
+        if waiter.done():
+            return 0
+        if self.begun or self.error is not None or bounded.count():
+            bounded.wake_all()
+        else:
+            bounded.idle_calls = self
+        return 0
+
+    def give_back(self):
+        message, self.message = self.message, None
+        error, self.error = self.error, None
+        return message, error
+
+    cdef int call_in_read(self, double until) except -1:
+        cdef BoundedQueue bounded = self.bounded
+        cdef PyObject *result = NULL
+        loop, task = self.loop, self.task
+        outer = task_of(loop)
+        if outer is not None:  # a test feeds the messages from its task
+            _leave_task(loop, outer)
+        _enter_task(loop, task)
+        self.until = until
+        self.ticks = wsfleet_ticks()
+        try:
+            while bounded.count():
+                self.start()
+                if PyIter_Send(<PyObject *>self.call, <PyObject *>None, &result) == PYGEN_NEXT:
+                    self.awaited = take_over(result)
+                    self.begun = True
+                    break
+                Py_CLEAR(result)
+                self.end()
+                if self.late():
+                    break
+        except BaseException as error:
+            self.call = None
+            self.error = error
+        finally:
+            _leave_task(loop, task)
+            if outer is not None:
+                _enter_task(loop, outer)
+        return 0
+
+    cdef inline bint late(self) noexcept:
+        # Reading the counter takes less than half of the time of reading the clock. An advance of less than TICKS is
+        # shorter than a time slice on any CPU, so the clock is not read.
+        cdef unsigned long long ticks = wsfleet_ticks()
+        if ticks - self.ticks < TICKS:
+            return False
+        self.ticks = ticks
+        if self.until < 0:
+            self.until = now() + SLICE_S
+        return now() > self.until
+
+    cdef inline void renew(self) noexcept:
+        # The clock is first read in late(): most slices end before that.
+        self.until = -1.0
+        self.ticks = wsfleet_ticks()
+
+    cdef inline int start(self) except -1:
+        self.message = self.bounded.next_in_hand()
+        call = PyObject_CallOneArg(self.function, self.message)
         self.call = call if PyCoro_CheckExact(call) else awaited(call)
         return 0
 
     cdef inline int end(self) except -1:
+        message, self.message = self.message, None
         self.call = None
-        return self.taker.count_message()
+        if message is None:
+            return 0
+        self.bounded.processed += 1
+        return self.bounded.settle(message)
+
+    cdef int wait(self) except -1:
+        self.waiter = self.loop.create_future()
+        self.waiter._asyncio_future_blocking = True
+        self.bounded.waiters.append(self.waiter)
+        if self.context is not None:
+            self.bounded.idle_calls = self
+        return 0
+
+    cdef int leave_wait(self) except -1:
+        waiter, self.waiter = self.waiter, None
+        if self.bounded.idle_calls is self:
+            self.bounded.idle_calls = None
+        if waiter in self.bounded.waiters:
+            self.bounded.waiters.remove(waiter)
+        self.renew()
+        return 0
 
 
-cdef PySendResult call_on(PyObject *calling, PyObject *value, PyObject **result) except PYGEN_ERROR:
-    cdef Calling self = <Calling>calling
-    cdef MessageIterator taker = self.taker
+cdef PySendResult proceed(PyObject *calls, PyObject *value, PyObject **result) except PYGEN_ERROR:
+    cdef Calls self = <Calls>calls
+    cdef BoundedQueue bounded = self.bounded
     cdef PySendResult became
+    if self.waiter is not None:
+        self.leave_wait()
+        if self.error is not None:
+            raise self.error
+        if self.begun:
+            self.begun = False
+            if self.awaited is not None:
+                Py_INCREF(self.awaited)
+                result[0] = <PyObject *>self.awaited
+                self.awaited = None
+                return PYGEN_NEXT
+    elif self.turning:
+        self.turning = False
+        self.renew()
     while True:
         if self.call is not None:
             try:
@@ -569,30 +698,21 @@ cdef PySendResult call_on(PyObject *calling, PyObject *value, PyObject **result)
             Py_CLEAR(result[0])
             self.end()
             value = <PyObject *>None
-        if self.following is None:
-            if not (taker._ready and taker._bounded.count()):
-                self.following = taker.__anext__()
-            elif taker.late():
-                self.following = taker._slow()
-            else:
-                self.begin(taker.next())
-                continue
-        try:
-            became = PyIter_Send(<PyObject *>self.following, value, result)
-        except StopAsyncIteration:
-            self.following = None
+        if not bounded.count():
+            if bounded.closed or bounded.finishing:
+                Py_INCREF(None)
+                result[0] = <PyObject *>None
+                return PYGEN_RETURN
+            self.wait()
+            Py_INCREF(self.waiter)
+            result[0] = <PyObject *>self.waiter
+            return PYGEN_NEXT
+        if self.late():
+            self.turning = True
             Py_INCREF(None)
             result[0] = <PyObject *>None
-            return PYGEN_RETURN
-        except BaseException:
-            self.following = None
-            raise
-        if became == PYGEN_NEXT:
             return PYGEN_NEXT
-        message = take_over(result[0])
-        result[0] = NULL
-        self.begin(message)
-        value = <PyObject *>None
+        self.start()
 
 
 async def awaited(call):
@@ -601,4 +721,4 @@ async def awaited(call):
 
 # With am_send, a result is returned to the awaiting code without raising and catching StopIteration.
 wsfleet_set_am_send(<PyTypeObject *>Next, <sendfunc>step)
-wsfleet_set_am_send(<PyTypeObject *>Calling, <sendfunc>call_on)
+wsfleet_set_am_send(<PyTypeObject *>Calls, <sendfunc>proceed)

@@ -182,18 +182,29 @@ class Hub(Dispatcher):
         return routes.remember(topic, found)
 
     def dispatch(
-        self, messages: list[Message[Any]], nbytes: int, endpoint: str, routes: Routes, source: Feeding
+        self,
+        messages: list[Message[Any]],
+        nbytes: int,
+        endpoint: str,
+        routes: Routes,
+        source: Feeding,
+        until: float = 0.0,
     ) -> None:
-        """Publish messages of one topic from one endpoint. `nbytes` is the sum of their sizes."""
+        """Publish messages of one topic from one endpoint. `nbytes` is the sum of their sizes.
+
+        Within a read, idle processors may begin their calls until the time `until`.
+        """
         topic = messages[0].topic
         route = routes.get(topic)
         if route is None:
             route = self._find(topic, endpoint, routes)
-        refused = self.deliver(route, messages, nbytes)
-        if refused is not None:
-            self._put(refused, messages, nbytes, source)
+        self._deliver(route, messages, nbytes, source)
+        if self.ready:
+            self.begin_calls(until)
 
-    def dispatch_mixed(self, messages: list[Message[Any]], endpoint: str, routes: Routes, source: Feeding) -> None:
+    def dispatch_mixed(
+        self, messages: list[Message[Any]], endpoint: str, routes: Routes, source: Feeding, until: float = 0.0
+    ) -> None:
         """Publish messages of several topics, in order. Consecutive messages with the same route go as one batch."""
         run: list[Message[Any]] = []
         nbytes = 0
@@ -214,6 +225,8 @@ class Hub(Dispatcher):
             nbytes += message.size
         if run:
             self._deliver(run_route, run, nbytes, source)
+        if self.ready:
+            self.begin_calls(until)
 
     def takes(self, topic: str, endpoint: str, routes: Routes) -> bool:
         """Return whether any subscription takes messages of `topic` from `endpoint`."""
@@ -223,6 +236,8 @@ class Hub(Dispatcher):
     def hand_over(self, messages: list[Message[Any]], mailbox: Mailbox, source: Feeding) -> None:
         """Publish messages to one mailbox only."""
         self._deliver((mailbox,), messages, sum([message.size for message in messages]), source)
+        if self.ready:
+            self.begin_calls(0.0)
 
     def count_unrouted(self, count: int) -> None:
         """Count messages that were kept for a subscription but never delivered."""
@@ -232,9 +247,9 @@ class Hub(Dispatcher):
     def _deliver(self, route: Route, messages: list[Message[Any]], nbytes: int, source: Feeding) -> None:
         refused = self.deliver(route, messages, nbytes)
         if refused is not None:
-            self._put(refused, messages, nbytes, source)
+            self.put_refused(refused, messages, nbytes, source)
 
-    def _put(self, mailboxes: list[Mailbox], messages: list[Message[Any]], nbytes: int, source: Feeding) -> None:
+    def put_refused(self, mailboxes: list[Mailbox], messages: list[Message[Any]], nbytes: int, source: Feeding) -> None:
         """Put messages into mailboxes that `append_all` refused: their policy decides, and may call user code."""
         outer, self._delivering = self._delivering, True
         try:

@@ -6,7 +6,8 @@ import asyncio
 import logging
 import random
 import threading
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
+from contextvars import Context
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
@@ -22,14 +23,14 @@ from wsfleet.pipeline.hub import Hub
 from wsfleet.pipeline.key_order import KeyOrder
 from wsfleet.pipeline.mailbox import Mailbox
 from wsfleet.pipeline.process_pool import ProcessCall, check_not_importing, check_picklable
-from wsfleet.pipeline.queue import MessageIterator
+from wsfleet.pipeline.queue import Calls
 from wsfleet.pipeline.thread_pool import AHEAD, Call, Slot, ThreadCall, ThreadPool
 
 __all__ = ["Processor", "Work"]
 
 log = logging.getLogger("wsfleet")
 
-Work = Callable[[], Coroutine[Any, Any, None]]
+Work = Callable[[Context], Coroutine[Any, Any, None]]
 
 
 class Processor:
@@ -84,13 +85,16 @@ class Processor:
             self.opened = False
 
     def work(self) -> list[Work]:
-        """Return the workers, each to be called in its own task. Cancelling a task fails only its call in progress."""
+        """Return the workers, each to be called in its own task, with the context of the task.
+
+        Cancelling a task fails only its call in progress.
+        """
         self.check_not_importing()
         return [self.another() for _ in range(1 if self._uses_threads else self._plan.concurrency)]
 
     def another(self) -> Work:
         """Return a worker to replace one that was cancelled."""
-        return partial(self._work, self._feed_threads if self._uses_threads else self._call_for_each)
+        return self._work
 
     def give_up(self) -> None:
         """Close the mailbox and the thread pool. No worker may be started afterwards."""
@@ -99,9 +103,24 @@ class Processor:
             self._thread_pool.abandon()
             self._thread_pool.dismiss()
 
-    async def _work(self, work: Callable[[], Awaitable[None]]) -> None:
+    @calls_user_code("self")
+    async def _work(self, context: Context) -> None:
+        # One coroutine for the fast path, one worker, one attempt, one message at a time: there may be ten thousand.
         try:
-            await work()
+            if self._uses_threads:
+                await self._feed_threads()
+            elif self.sink is None and self._plan.is_plain:
+                calls = Calls(self.mailbox, self._function, context)
+                while True:
+                    try:
+                        await calls
+                        return
+                    except BaseException as exc:
+                        self._call_failed(calls, exc)
+            else:
+                await self._call_with_options()
+        except (KeyboardInterrupt, SystemExit) as exc:
+            self._hub.request_exit(exc)
         except Exception:
             # A bug in wsfleet: it closes this subscription, but does not stop the fleet.
             log.exception("%s: its worker failed; the subscription is closed", self.name)
@@ -124,7 +143,7 @@ class Processor:
 
     # Async functions and sinks
 
-    async def _call_for_each(self) -> None:
+    async def _call_with_options(self) -> None:
         try:
             await self.open()
         except BaseException as exc:
@@ -133,29 +152,9 @@ class Processor:
             log_sink(self.name, "the sink could not be opened; its messages are dropped", shown(exc))
             self._remove(self.mailbox)
             return
-        if self._plan.is_plain:
-            await self._one_by_one(self._function)
-        else:
-            await self._with_options()
+        await self._with_options()
         # The subscription was closed. At shutdown the fleet closes the sink, after the drain.
         await self.close()
-
-    @calls_user_code("self")
-    async def _one_by_one(self, function: Function) -> None:
-        """The fast path: one worker, one attempt, one message at a time."""
-        calls = _Calls(self.mailbox)
-        while True:
-            try:
-                await calls._call_each(function)
-            except BaseException as exc:
-                message = calls._give_back()
-                if message is None:
-                    raise
-                self._failed([message], exc, 1)
-                if is_ours(exc):
-                    raise
-            else:
-                return
 
     async def _with_options(self) -> None:
         mailbox = self.mailbox
@@ -298,6 +297,15 @@ class Processor:
 
     # Failures
 
+    def _call_failed(self, calls: Calls, exc: BaseException) -> None:
+        """Count the message in hand as failed. Raise `exc` again if it is not an error of a call."""
+        message, error = calls.give_back()
+        if message is None:
+            raise exc
+        self._failed([message], exc if error is None else error, 1)
+        if is_ours(exc):
+            raise exc
+
     def _unwritten(self, messages: list[Message[Any]], error: BaseException) -> list[Message[Any]]:
         """Count the messages that a sink wrote before it failed as processed, and return the others."""
         written = getattr(error, "written", 0) if self.sink is not None and isinstance(error, OSError) else 0
@@ -322,18 +330,3 @@ class Processor:
             if not message.topic.startswith("$") and self._hub.wants(topic):
                 public = shown(error) if public is None else public
                 self._hub.inject(topic, DeadLetter(message, public, attempts))
-
-
-class _Calls(MessageIterator):
-    """The messages of one worker. Each is in hand until the next one is requested."""
-
-    __slots__ = ("_mailbox",)
-
-    def __init__(self, mailbox: Mailbox) -> None:
-        super().__init__(mailbox, keeps=True)
-        self._mailbox = mailbox
-
-    async def _slow(self) -> Message[Any]:
-        if not await self._mailbox.turn(self):
-            raise StopAsyncIteration
-        return self._take()

@@ -20,7 +20,8 @@ from typing import Any
 from wsfleet.core.encode import encode_payload
 from wsfleet.core.errors import ConnectionLost, NotOpen
 from wsfleet.core.headers import Headers
-from wsfleet.core.time_slice import READ_BYTES
+from wsfleet.core.loop_watchdog import calls_user_code
+from wsfleet.core.time_slice import READ_BYTES, SLICE_S
 from wsfleet.endpoint.session import SessionCore
 from wsfleet.transport.base import DialRequest, Payload, Progress, Receiver, Wire
 
@@ -120,6 +121,7 @@ class FakeSocket:
         while self._waiting and self._receiver is not None and not (self.paused or self._gone or self._closing):
             self._read(self._receiver)
 
+    @calls_user_code("receiver")
     def _read(self, receiver: Receiver) -> None:
         """Deliver one read of at most 64 KiB, as the real wire does."""
         self._last_frame, self._last_frame_at = self._loop.time(), time.time()
@@ -130,7 +132,8 @@ class FakeSocket:
                 payload = self._waiting.popleft()
                 room -= len(payload)
                 batch.append(payload.encode() if isinstance(payload, str) and not receiver.as_text else payload)
-            receiver.received(batch, self._last_frame_at)
+            receiver.receive(batch, self._last_frame_at, time.perf_counter() + SLICE_S)
+            receiver = self._receiver or receiver
 
     def _lose(self, error: ConnectionLost) -> None:
         if self._gone:
@@ -200,6 +203,10 @@ class FakeWire:
         if socket._lost is not None:
             self._loop.call_soon(receiver.lost, socket._lost)
         socket._notify()
+
+    def set_receiver(self, receiver: Receiver) -> None:
+        if self._socket._receiver is not None:
+            self._socket._receiver = receiver
 
     def pause(self) -> None:
         self._socket.paused = True

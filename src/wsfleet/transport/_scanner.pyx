@@ -40,12 +40,13 @@ cdef struct Piece:
     Py_ssize_t length
 
 
-def scan(data not None, Py_ssize_t pos, limit, most, bint as_text, list out not None):
+def scan(data not None, Py_ssize_t pos, limit, most, bint as_text, list out not None, Py_ssize_t end=PY_SSIZE_T_MAX):
     """Append the payloads of the plain frames from `pos` on to `out`, and return the position of the first other one."""
     cdef Py_ssize_t start, length, longest = bounded(limit), room = bounded(most)
     cdef Piece read = memory_of(data, pos)
     cdef const byte *buffer = read.place
     cdef byte head
+    read.length = min(read.length, end)
     try:
         while room > 0 and read.length - pos >= 2:
             head = buffer[pos]

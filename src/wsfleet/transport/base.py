@@ -41,16 +41,20 @@ class DialRequest:
 
 
 class Receiver(Protocol):
-    """Receives the messages of a wire. Implemented by the session."""
+    """Receives the messages of a wire: the session while `on_open` runs, then the endpoint's intake."""
 
     as_text: bool
     """Whether text messages are delivered as str; otherwise as bytes that are valid UTF-8."""
 
-    chunk: int
-    """Maximum number of messages in one call of `received`. The wire checks its time slice between calls."""
+    @property
+    def chunk(self) -> int:
+        """Maximum number of messages in one call of `receive`. The wire checks its time slice between calls."""
 
-    def received(self, payloads: list[Payload], at: float) -> None:
-        """Process complete messages, in order. `at` is the wall clock time of the socket read."""
+    def receive(self, payloads: list[Payload], at: float, until: float) -> None:
+        """Process complete messages, in order. `at` is the wall clock time of the socket read.
+
+        Calls of idle processors may begin until `until`, the end of the time slice (`time.perf_counter`).
+        """
 
     def losing(self, error: ConnectionLost) -> None:
         """Handle the loss of the socket while reading is paused. `lost` follows, after all messages that were read."""
@@ -89,6 +93,9 @@ class Wire(Protocol):
 
     def start(self, receiver: Receiver) -> None:
         """Start to deliver messages, beginning with those that arrived since the handshake."""
+
+    def set_receiver(self, receiver: Receiver) -> None:
+        """Deliver later messages, and the loss, to `receiver` instead. Does nothing after the loss."""
 
     def pause(self) -> None:
         """Stop reading the socket, so that the sender's TCP window closes, and stop delivery after this batch.

@@ -30,23 +30,25 @@ class ReadScheduler:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: deque[Callable[[], None]] = deque()
         self._scheduled = False
-        self._began = self._last = 0.0  # start of this iteration's first read; end of the last read
+        self._last = 0.0  # end of the last read
+        self.until = 0.0
+        """The end of the slice of this iteration's reads."""
         self._marked = False
-        self._until = 0.0
+        self._until = 0.0  # the end of the slice of `_run`
 
     def expired(self) -> bool:
         """Return whether reads have used up SLICE_S. Call this before each read, and `done` after it."""
         now = time.perf_counter()
         if now - self._last > GAP_S:
-            self._began = now
+            self.until = now + SLICE_S
             return False
-        if now - self._began < SLICE_S / 4:
+        if now < self.until - SLICE_S * 3 / 4:
             return False
         if not self._marked:
             # Iterations may follow each other within GAP_S too. A callback detects the next iteration.
             self._marked = True
             self._in_loop().call_soon(self._next_iteration)
-        return now - self._began > SLICE_S
+        return now > self.until
 
     def done(self) -> None:
         """Record the end of a read, which was delivered or deferred."""
@@ -75,7 +77,7 @@ class ReadScheduler:
 
     def _next_iteration(self) -> None:
         self._marked = False
-        self._began = time.perf_counter()
+        self.until = time.perf_counter() + SLICE_S
 
     def _run(self) -> None:
         self._until = time.perf_counter() + SLICE_S

@@ -19,6 +19,7 @@ from websockets.protocol import Protocol
 
 from wsfleet.core.accel import fastest
 from wsfleet.core.headers import Headers
+from wsfleet.core.loop_watchdog import calls_user_code
 from wsfleet.core.time_slice import READ_BYTES, SLICE_S
 from wsfleet.transport import scanner
 from wsfleet.transport.base import Payload, Receiver
@@ -105,9 +106,7 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
         self._fragments = Fragments(max_fragments)
         self._text = False
         self.last_frame_at = time.time()
-
         self._reading = False
-
         self.connected_at = self.last_frame = self._loop.time()
         if self._rest:
             self.last_frame = math.nextafter(self.connected_at, math.inf)  # data arrived together with the handshake
@@ -139,6 +138,10 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
         self._receiver = receiver
         self._continue_soon()
 
+    def set_receiver(self, receiver: Receiver) -> None:
+        if self._receiver is not None:
+            self._receiver = receiver
+
     def pause(self) -> None:
         # After the start of the close, the rest is discarded regardless of a pause.
         if not self._closing:
@@ -159,26 +162,37 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._view
 
+    @calls_user_code("receiver")
     def buffer_updated(self, nbytes: int) -> None:
         self.last_frame = self._loop.time()
-        self.last_frame_at = time.time()
-        read = self._view[:nbytes]
-        if self._rest or self._paused or self._scheduler.expired():
-            self._rest += read
+        self.last_frame_at = at = time.time()
+        receiver, scheduler = self._receiver, self._scheduler
+        if self._rest or self._paused or scheduler.expired():
+            self._rest += self._view[:nbytes]
             self._continue_soon()
             if len(self._rest) >= READ_BYTES:
                 self._set_reading()
         else:
-            self._take(read, 0)
+            # The usual read: few plain frames, and nothing before or after them.
+            pos = 0
+            batch: list[Payload] = []
+            if not (receiver is None or self._tail or self._closing or self._protocol.current_size is not None):
+                pos = scan(self._view, 0, self._limit, receiver.chunk, receiver.as_text, batch, nbytes)
+                if pos == nbytes:
+                    try:
+                        receiver.receive(batch, at, scheduler.until)
+                    except Exception as exc:
+                        self._receiver_failed(exc)
+            if pos < nbytes:
+                self._take(self._view[:nbytes], pos, batch)
             if nbytes >= READ_BYTES:
                 # More data is available, and uvloop would read up to 32 times in one callback.
                 self._continue_soon()
                 self._set_reading()
-        self._scheduler.done()
+        scheduler.done()
 
-    def _take(self, data: bytes | memoryview, pos: int) -> None:
-        """Deliver the frames of `data` from `pos` on, after the frame that an earlier read began."""
-        batch: list[Payload] = []
+    def _take(self, data: bytes | memoryview, pos: int, batch: list[Payload]) -> None:
+        """Deliver `batch` and the frames of `data` from `pos` on, after the frame that an earlier read began."""
         if self._tail:
             pos = self._complete(data, batch)
         if batch or pos < len(data):
@@ -253,7 +267,7 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
         if self._rest and not self._paused:
             data, pos = self._rest, self._pos
             self._rest, self._pos = b"", 0
-            self._take(data, pos)
+            self._take(data, pos, [])
         if self._lost is None:
             self._set_reading()
         elif not self._rest:
@@ -303,7 +317,7 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
                 self._hand_over(bytes(data[pos:stop]), batch)
                 pos = stop
             if full or time.perf_counter() > until:
-                self._deliver(batch)
+                self._deliver(batch, until)
                 batch = []
                 if pos < end and (self._paused or time.perf_counter() > until):
                     # Copy the data: the next read of any connection overwrites the shared buffer.
@@ -311,7 +325,7 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
                     self._set_reading()
                     self._continue_soon()
                     return
-        self._deliver(batch)
+        self._deliver(batch, until)
 
     def _inflate(
         self, inflater: Inflater, data: bytes | memoryview, pos: int, receiver: Receiver, batch: list[Payload]
@@ -328,15 +342,20 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
             self._fail(CloseCode.INVALID_DATA, f"{exc.reason} at position {exc.start}")
         return pos
 
-    def _deliver(self, batch: list[Payload]) -> None:
-        if not batch or self._receiver is None:
+    @calls_user_code("receiver")
+    def _deliver(self, batch: list[Payload], until: float) -> None:
+        receiver = self._receiver
+        if not batch or receiver is None:
             return
         try:
-            self._receiver.received(batch, self.last_frame_at)
+            receiver.receive(batch, self.last_frame_at, until)
         except Exception as exc:
-            log.exception("the receiver raised in received()", extra={"event": "receiver.failed"})
-            # Without a reason: details of a bug are not sent to the peer.
-            self._fail(CloseCode.INTERNAL_ERROR, "", exc)
+            self._receiver_failed(exc)
+
+    def _receiver_failed(self, exc: Exception) -> None:
+        log.error("the receiver raised in receive()", exc_info=exc, extra={"event": "receiver.failed"})
+        # Without a reason: details of a bug are not sent to the peer.
+        self._fail(CloseCode.INTERNAL_ERROR, "", exc)
 
     def _hand_over(self, frame: bytes, batch: list[Payload]) -> None:
         """Pass one frame to the protocol object of websockets. Append a message that it completes to `batch`."""

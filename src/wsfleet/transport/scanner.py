@@ -6,6 +6,8 @@ all messages of a feed are plain frames. All other frames, and invalid ones, are
 
 from __future__ import annotations
 
+import sys
+
 __all__ = ["HEADER_MAX", "frame_end", "scan"]
 
 HEADER_MAX = 10
@@ -18,14 +20,22 @@ _RESERVED = frozenset([*range(3, 8), *range(11, 16)])
 """Reserved opcodes (RFC 6455, section 5.2)."""
 
 
-def scan(data: bytes | memoryview, pos: int, limit: int, most: int, as_text: bool, out: list[str | bytes]) -> int:
+def scan(
+    data: bytes | memoryview,
+    pos: int,
+    limit: int,
+    most: int,
+    as_text: bool,
+    out: list[str | bytes],
+    end: int = sys.maxsize,
+) -> int:
     """Append the payloads of the plain frames from `pos` on to `out`, and return the position of the first other frame.
 
-    Stops at the end of `data`, at an incomplete frame, at a frame that is not plain, at a payload longer than `limit`,
-    at text that is not valid UTF-8, and after `most` frames. Text is appended as str, or as bytes if `as_text` is
-    false; both are validated.
+    Stops at the end of `data` and at `end`, at an incomplete frame, at a frame that is not plain, at a payload longer
+    than `limit`, at text that is not valid UTF-8, and after `most` frames. Text is appended as str, or as bytes if
+    `as_text` is false; both are validated.
     """
-    end = len(data)
+    end = min(len(data), end)
     append = out.append
     try:
         for _ in range(most):
