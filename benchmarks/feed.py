@@ -1,6 +1,6 @@
 """A WebSocket server that only sends, in its own process.
 
-    python -m benchmarks.feed MESSAGES SIZE [--port PORT] [--certificate FILE] [--deflate]
+    python -m benchmarks.feed MESSAGES SIZE [--port PORT] [--certificate FILE] [--deflate] [--single]
 
 For each message of a client, every connection gets MESSAGES text frames of SIZE bytes of JSON. They are encoded, and
 compressed, before the first connection and written in blocks, so that the server costs a small part of the cost of
@@ -27,6 +27,8 @@ import uvloop
 from benchmarks.contender import raise_open_files
 
 BLOCK = 64 * 1024
+RATE = 10.0
+PAUSE_S = 0.001
 _MAGIC = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _SYMBOLS = ("AAPL", "MSFT", "GOOG", "AMZN", "NVDA", "META", "TSLA", "INTC")
 
@@ -83,10 +85,12 @@ def frame(opcode: int, payload: bytes, *, compressed: bool = False) -> bytes:
 class Feed:
     """The state shared by all connections: the encoded blocks, the clients, and the clock."""
 
-    def __init__(self, messages: int, size: int, deflate: bool) -> None:
+    def __init__(self, messages: int, size: int, deflate: bool, single: bool) -> None:
         plain = payloads(size)
         frames = [frame(1, payload, compressed=deflate) for payload in (deflated(plain) if deflate else plain)]
         whole, rest = divmod(messages, len(frames))
+        self.singles = [frames[number % len(frames)] for number in range(messages)] if single else []
+        self.flow: asyncio.Task[None] | None = None
         self.block = b"".join(frames)
         self.whole = whole
         self.rest = b"".join(frames[:rest])
@@ -96,9 +100,24 @@ class Feed:
 
     def go(self) -> None:
         self.began = self.began or time.process_time()
+        if self.singles:
+            self.flow = asyncio.create_task(self.go_slowly())
+            return
         for sender in self.senders:
             sender.blocks, sender.rest = self.whole, self.rest
             sender.send()
+        self.ended = time.process_time()
+
+    async def go_slowly(self) -> None:
+        """Send one message to one connection after the other, `RATE` messages per second to each."""
+        loop = asyncio.get_running_loop()
+        due, gap_s = loop.time(), 1 / (RATE * len(self.senders))
+        for single in self.singles:
+            for sender in list(self.senders):
+                sender.transport.write(single)
+                due += gap_s
+                if due > loop.time():
+                    await asyncio.sleep(max(PAUSE_S, due - loop.time()))
         self.ended = time.process_time()
 
 
@@ -168,7 +187,7 @@ class Sender(asyncio.Protocol):
 
 
 async def main(options: argparse.Namespace) -> None:
-    feed = Feed(options.messages, options.size, options.deflate)
+    feed = Feed(options.messages, options.size, options.deflate, options.single)
     context = None
     if options.certificate:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -189,5 +208,6 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--certificate")
     parser.add_argument("--deflate", action="store_true")
+    parser.add_argument("--single", action="store_true")
     raise_open_files()
     uvloop.run(main(parser.parse_args()))

@@ -158,6 +158,8 @@ def _commands(load: Load, certificates: tuple[str, str] | None) -> tuple[list[st
     connecting = [json.dumps(asdict(load))]
     if load.deflate:
         serving.append("--deflate")
+    if load.single:
+        serving.append("--single")
     if certificates is not None:
         authority, server = certificates
         serving += ["--certificate", server]

@@ -18,6 +18,8 @@ class Load:
     size: int = 128
     tls: bool = False
     deflate: bool = False
+    single: bool = False
+    """One message a read: each connection gets one at a time, at an even pace."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +88,10 @@ class Scenario:
 SCENARIOS = {
     "default": Scenario(Load(), "few connections, short messages", server_share=0.35),
     "many": Scenario(Load(connections=1000, messages=32), "many connections"),
+    # Writing a message costs as much as receiving it; the pace is even, so the server is not the bottleneck.
+    "single": Scenario(
+        Load(connections=1000, messages=10, single=True), "many connections, one message a read", server_share=2.0
+    ),
     "1k": Scenario(Load(messages=1_200, size=1024), "longer messages"),
     "8k": Scenario(Load(messages=320, size=8192), "long messages"),
     "tls": Scenario(Load(tls=True), "with TLS"),

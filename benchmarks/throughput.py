@@ -76,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     found: dict[str, dict[str, Any]] = {}
     for name, scenario in scenarios.items():
         load = scenario.load
-        extra = " with TLS" * load.tls + " compressed" * load.deflate
+        extra = " with TLS" * load.tls + " compressed" * load.deflate + ", one a read" * load.single
         print(f"{name}: {load.connections} x {load.messages:,} messages x {load.size} bytes{extra}", flush=True)
         runs = run_rounds(load, scenario.among(options.only), options.pairs, partial(progress, name))
         rows = summary(runs, scenario.server_share)
