@@ -134,8 +134,7 @@ def logging_as_it_was() -> Iterator[None]:
         logger.setLevel(level)
 
 
-@pytest.fixture
-async def _nothing_left_open_in_the_loop() -> AsyncIterator[None]:
+async def watch_the_loop() -> AsyncIterator[None]:
     """The same check inside the test's loop, whose own descriptors were open before and stay open until after."""
     opened = Opened()
     yield
@@ -146,6 +145,10 @@ async def _nothing_left_open_in_the_loop() -> AsyncIterator[None]:
         await asyncio.sleep(0.01)
     if left:
         pytest.fail("left open:\n" + "\n".join(left), pytrace=False)
+
+
+# A module whose tests share a loop defines a fixture of this name for it.
+_nothing_left_open_in_the_loop = pytest.fixture(watch_the_loop, name="_nothing_left_open_in_the_loop")
 
 
 def collect() -> None:
