@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -25,6 +26,11 @@ settings.load_profile(os.environ.get("WSFLEET_HYPOTHESIS", "quick"))
 
 # For loops that tests start themselves, and for the processes that they start.
 os.environ.setdefault("PYTHONASYNCIODEBUG", "1")
+
+# In its debug mode asyncio records the stack of each future, task and handle. The whole stack, up to pytest's own frames,
+# took more time than many tests.
+traceback.extract_stack.__defaults__ = (None, 3)
+asyncio.constants.DEBUG_STACK_DEPTH = 3
 
 try:
     import uvloop
