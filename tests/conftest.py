@@ -7,6 +7,7 @@ import logging
 import os
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -25,6 +26,11 @@ settings.load_profile(os.environ.get("WSFLEET_HYPOTHESIS", "quick"))
 
 # For loops that tests start themselves, and for the processes that they start.
 os.environ.setdefault("PYTHONASYNCIODEBUG", "1")
+
+# In its debug mode asyncio records the stack of each future, task and handle. The whole stack, up to pytest's own frames,
+# took more time than many tests.
+traceback.extract_stack.__defaults__ = (None, 3)
+asyncio.constants.DEBUG_STACK_DEPTH = 3
 
 try:
     import uvloop
@@ -134,8 +140,7 @@ def logging_as_it_was() -> Iterator[None]:
         logger.setLevel(level)
 
 
-@pytest.fixture
-async def _nothing_left_open_in_the_loop() -> AsyncIterator[None]:
+async def watch_the_loop() -> AsyncIterator[None]:
     """The same check inside the test's loop, whose own descriptors were open before and stay open until after."""
     opened = Opened()
     yield
@@ -146,6 +151,10 @@ async def _nothing_left_open_in_the_loop() -> AsyncIterator[None]:
         await asyncio.sleep(0.01)
     if left:
         pytest.fail("left open:\n" + "\n".join(left), pytrace=False)
+
+
+# A module whose tests share a loop defines a fixture of this name for it.
+_nothing_left_open_in_the_loop = pytest.fixture(watch_the_loop, name="_nothing_left_open_in_the_loop")
 
 
 def collect() -> None:

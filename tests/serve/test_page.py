@@ -9,8 +9,10 @@ from typing import Any
 from unittest.mock import AsyncMock, Mock, patch
 
 import pytest
-from playwright.async_api import Page, Route, async_playwright
+import pytest_asyncio
+from playwright.async_api import Browser, Page, Route, async_playwright
 
+from tests.conftest import watch_the_loop
 from tests.support.flows import until
 from tests.support.servers.base import missing
 from wsfleet import Buffer, Endpoint, Fleet, Message, Overflow, Reconnect, State
@@ -20,6 +22,9 @@ from wsfleet.serve.status.http import HttpServer
 from wsfleet.testing import FakeTransport
 
 LOOPS = ("asyncio",)  # the subject is the browser
+
+# To start a browser takes longer than most tests: all use one, in one loop and one process.
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.xdist_group("chromium")]
 
 # Time limit for events that must happen, not a measure of speed.
 PATIENCE_MS = 120_000
@@ -33,34 +38,49 @@ COUNTING = """
     try { return await ask(...given); } finally { setTimeout(() => { window.unanswered -= 1; }); }
   };
 """
+IMPATIENT = """
+  const wait = window.setTimeout;
+  window.setTimeout = (does, ms = 0) => wait(does, ms < 8000 ? ms / 10 : ms);
+"""
+"""The page asks ten times as often as for a person; its time limits, from 8 s, stay."""
+
 HOSTILE = "<img/src=x/onerror=run=1/"
 """A name that is one token, and would run as a script if a page treated it as markup."""
 
 
-@asynccontextmanager
-async def looking(server: Any, **context: Any) -> AsyncIterator[Page]:
-    """The page of `server`. Afterwards it has contacted no other host, run no foreign code, and logged no error."""
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
     chromium = shutil.which("chromium")
     if chromium is None:
         missing("chromium")
+    async with async_playwright() as playwright:
+        started = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield started
+        await started.close()
+
+
+@pytest_asyncio.fixture(loop_scope="module")
+async def _nothing_left_open_in_the_loop(browser: Browser) -> AsyncIterator[None]:
+    async for _ in watch_the_loop():
+        yield
+
+
+@asynccontextmanager
+async def looking(browser: Browser, server: Any, **context: Any) -> AsyncIterator[Page]:
+    """The page of `server`. Afterwards it has contacted no other host, run no foreign code, and logged no error."""
     root = f"http://{server.address}"
     asked: list[str] = []
     errors: list[str] = []
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        opened = await browser.new_context(**context)
+    async with await browser.new_context(**context) as opened:
         opened.set_default_timeout(PATIENCE_MS)
-        await opened.add_init_script(COUNTING)
+        await opened.add_init_script(COUNTING + IMPATIENT)
         page = await opened.new_page()
         page.on("request", lambda request: asked.append(request.url))
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
         await page.goto(root)
-        try:
-            yield page
-            assert await page.evaluate("window.run") is None
-        finally:
-            await browser.close()
+        yield page
+        assert await page.evaluate("window.run") is None
     assert [url for url in asked if not url.startswith(root)] == []
     # The browser logs a missing token or an unreachable server as an error, and the page shows it.
     assert [error for error in errors if "401" not in error and "net::ERR" not in error] == []
@@ -106,14 +126,14 @@ async def serving(fleet: Fleet) -> AsyncIterator[HttpServer]:
     await server.stop()
 
 
-async def test_the_verdict_shows_whether_all_endpoints_are_open() -> None:
+async def test_the_verdict_shows_whether_all_endpoints_are_open(browser: Browser) -> None:
     """If all endpoints are open, the page says so; an endpoint that goes down is shown first, with its cause, without
     a reload.
     """
     async with running("a", "b") as (_, transport, server):
         socket = await transport.accept("a")
         await transport.accept("b")
-        async with looking(server) as page:
+        async with looking(browser, server) as page:
             await read(page, "#open", "2 of 2 open")
             # On a busy machine the loop may be late, which the page shows, too.
             await page.locator("#headline").filter(has_text=re.compile("^Well|event loop")).wait_for()
@@ -143,7 +163,7 @@ async def top_of(page: Page, selector: str) -> float:
         ({"loop_lag_s": 0.677}, "The event loop was late by 677 ms"),
     ],
 )
-async def test_problems_are_shown_for_a_minute(changes: dict[str, float], headline: str) -> None:
+async def test_problems_are_shown_for_a_minute(browser: Browser, changes: dict[str, float], headline: str) -> None:
     """Connections that are lost and return quickly, and a loop that was late, are shown for a minute."""
 
     # The real delays of the machine must not be among the numbers, so both answers are fixed.
@@ -160,7 +180,7 @@ async def test_problems_are_shown_for_a_minute(changes: dict[str, float], headli
     async with running("a", "b") as (_, transport, server):
         for name in ("a", "b"):
             await transport.accept(name)
-        async with looking(server) as page:
+        async with looking(browser, server) as page:
             await page.route("**/api/overview", overview)
             await page.route("**/api/history", history)
             await page.reload()
@@ -169,7 +189,7 @@ async def test_problems_are_shown_for_a_minute(changes: dict[str, float], headli
                 await page.locator("#lag.alarming").filter(has_text="677 ms").wait_for()
 
 
-async def test_an_endpoint_that_is_lost_repeatedly_is_named() -> None:
+async def test_an_endpoint_that_is_lost_repeatedly_is_named(browser: Browser) -> None:
     """An endpoint that is lost three times in a minute is named in the verdict while all are open, and is first."""
     async with running("a", "b") as (fleet, transport, server):
         await transport.accept("a")
@@ -181,18 +201,18 @@ async def test_an_endpoint_that_is_lost_repeatedly_is_named() -> None:
             fleet.connections["b"].restart()
             socket = await transport.accept("b")
             await fleet.connections["b"].wait_open()
-        async with looking(server) as page:
+        async with looking(browser, server) as page:
             await page.locator('#verdict[data-level="attention"]').wait_for()
             await page.locator("#verdict").filter(has_text="Lost in the last minute: b 3 times").wait_for()
             await page.locator("#endpoints").scroll_into_view_if_needed()
             await page.locator("#endpoints tbody tr:first-child").filter(has_text="b").wait_for()
 
 
-async def test_the_charts_begin_with_the_data() -> None:
+async def test_the_charts_begin_with_the_data(browser: Browser) -> None:
     """A chart begins at the first sample, and first connects are no reconnects."""
     async with running("a") as (_, transport, server):
         await transport.accept("a")
-        async with looking(server) as page:
+        async with looking(browser, server) as page:
             start, reconnects = await page.evaluate("""async () => {
               const { CHARTS, Chart, withReconnects } = await import("./charts.js");
               const chart = new Chart(CHARTS[2]);
@@ -206,7 +226,7 @@ async def test_the_charts_begin_with_the_data() -> None:
     assert reconnects == [0, 0, 0, 10, 11, 11, 11]
 
 
-async def test_a_failed_endpoint_is_shown_with_its_reason() -> None:
+async def test_a_failed_endpoint_is_shown_with_its_reason(browser: Browser) -> None:
     """For a FAILED endpoint the verdict is unwell, with the reason."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport)
@@ -217,14 +237,14 @@ async def test_a_failed_endpoint_is_shown_with_its_reason() -> None:
     async with fleet:
         sockets = {name: await transport.accept(name) for name in fleet.connections}
         sockets["payments"].close(4001, "Who are you?")
-        async with looking(server) as page:
+        async with looking(browser, server) as page:
             await read(page, "#headline", "payments has failed for good: connection lost: 4001 Who are you?")
             await page.locator('#verdict[data-level="unwell"]').wait_for()
             sockets["b"].close(4002)
             await read(page, "#headline", "2 endpoints have failed for good: payments with connection lost: 4001")
 
 
-async def test_consecutive_failed_attempts_are_one_event() -> None:
+async def test_consecutive_failed_attempts_are_one_event(browser: Browser) -> None:
     """Consecutive failed attempts are one event with their number; after an OPEN, a new one begins."""
     again = Reconnect(initial_s=0.01, max_s=0.01)
     transport = FakeTransport()
@@ -234,7 +254,7 @@ async def test_consecutive_failed_attempts_are_one_event() -> None:
     async with fleet:
         socket = await transport.accept("a")
         await fleet.connections["a"].wait_open()
-        async with looking(server) as page:
+        async with looking(browser, server) as page:
             await read(page, "#events-state", "live")
             for _ in range(4):
                 transport.refuse(ConnectFailed("tcp", "Connection refused"))
@@ -245,13 +265,13 @@ async def test_consecutive_failed_attempts_are_one_event() -> None:
             await read(page, "#log li", "CONNECTING → OPEN")
 
 
-async def test_texts_of_a_peer_are_shown_as_text() -> None:
+async def test_texts_of_a_peer_are_shown_as_text(browser: Browser) -> None:
     """Markup in names, reasons and errors is shown as text, and not executed."""
     async with running(HOSTILE, "b") as (fleet, transport, server):
         fleet.process(">", name="fails")(raising)
         socket = await transport.accept(HOSTILE)
         await transport.accept("b")
-        async with looking(server) as page:
+        async with looking(browser, server) as page:
             await read(page, "#open", "2 of 2 open")
             await read(page, "#events-state", "live")
             await socket.feed("x")
@@ -268,12 +288,12 @@ async def raising(message: Message[Any]) -> None:
     raise ValueError("<img src=x onerror=window.run=2>")
 
 
-async def test_ten_thousand_endpoints() -> None:
+async def test_ten_thousand_endpoints(browser: Browser) -> None:
     """The table shows one page of rows; sorting, searching and paging find all of them."""
     fleet = Fleet()  # not started, because only the page is tested
     for number in range(10_000):
         fleet.connect("ws://feeds.test", name=f"feed-{number}")
-    async with serving(fleet) as server, looking(server) as page:
+    async with serving(fleet) as server, looking(browser, server) as page:
         await read(page, "#endpoints .where", "10,000")
         rows = page.locator("#endpoints tbody tr")
         assert await rows.count() == 50
@@ -292,13 +312,13 @@ async def test_ten_thousand_endpoints() -> None:
         assert await rows.count() == 11
 
 
-async def test_slow_and_lossy_subscriptions_are_shown() -> None:
+async def test_slow_and_lossy_subscriptions_are_shown(browser: Browser) -> None:
     """The subscription that pauses others is named, with the number of dropped messages."""
     async with running("a") as (fleet, transport, server):
         socket = await transport.accept("a")
         fleet.process("a", name="chart", buffer=Buffer(messages=2, overflow=Overflow.DROP_OLDEST))(hanging)
         await socket.feed(*"abcdef")
-        async with looking(server) as page:
+        async with looking(browser, server) as page:
             await read(page, "#slowest", "chart")
             await page.locator("#subscriptions").scroll_into_view_if_needed()
             await read(page, "#subscriptions tbody", "drop_oldest")
@@ -310,11 +330,11 @@ async def hanging(message: Message[Any]) -> None:
     await asyncio.Event().wait()
 
 
-async def test_the_page_asks_for_the_token() -> None:
+async def test_the_page_asks_for_the_token(browser: Browser) -> None:
     """If a token is required, the page asks for it, reports a wrong one, and then shows the fleet."""
     fleet = Fleet(transport=FakeTransport(), name="prices")
     server = fleet.serve_http("0.0.0.0:0", token="let-me-look-at-this")
-    async with fleet, looking(server) as page:
+    async with fleet, looking(browser, server) as page:
         await give_token(page, "wrong")
         await read(page, "#token-why", "The token is not valid")
         await give_token(page, "let-me-look-at-this")
@@ -322,7 +342,7 @@ async def test_the_page_asks_for_the_token() -> None:
         assert "let-me-look" not in page.url and not await page.locator("#token").is_visible()
 
 
-async def test_a_late_refusal_does_not_ask_for_the_token_again() -> None:
+async def test_a_late_refusal_does_not_ask_for_the_token_again(browser: Browser) -> None:
     """A request without the token that is refused after the token was entered is repeated with it."""
     fleet = Fleet(transport=FakeTransport(), name="prices")
     server = fleet.serve_http("0.0.0.0:0", token="let-me-look-at-this")
@@ -334,7 +354,7 @@ async def test_a_late_refusal_does_not_ask_for_the_token_again() -> None:
         else:
             held.append(route)
 
-    async with fleet, looking(server) as page:
+    async with fleet, looking(browser, server) as page:
         # The stream of events also asks for the token when it is refused.
         await page.route("**/api/events", hold)
         await page.reload()
@@ -350,11 +370,11 @@ async def test_a_late_refusal_does_not_ask_for_the_token_again() -> None:
         assert not await page.locator("#token").is_visible()
 
 
-async def test_requests_contain_the_token() -> None:
+async def test_requests_contain_the_token(browser: Browser) -> None:
     """With the token, the report can be opened, and the file reloaded after a confirmation, with the answer shown."""
     fleet = Fleet(transport=FakeTransport(), name="prices")
     server = fleet.serve_http("0.0.0.0:0", token="let-me-look-at-this")
-    async with fleet, looking(server) as page:
+    async with fleet, looking(browser, server) as page:
         await give_token(page, "let-me-look-at-this")
         await read(page, "#name", "prices")
         async with page.expect_popup() as opened:
@@ -367,9 +387,9 @@ async def test_requests_contain_the_token() -> None:
             await read(page, "#reload-facts", "[[connect]] a: added")
 
 
-async def test_numbers_do_not_round_past_their_unit() -> None:
+async def test_numbers_do_not_round_past_their_unit(browser: Browser) -> None:
     """A value that rounds up to a thousand of a unit is shown in the next unit."""
-    async with running() as (_, _, server), looking(server) as page:
+    async with running() as (_, _, server), looking(browser, server) as page:
         texts = await page.evaluate(
             """async () => {
                 const { compact, seconds } = await import("/words.js");
@@ -380,12 +400,12 @@ async def test_numbers_do_not_round_past_their_unit() -> None:
 
 
 @pytest.mark.parametrize("width", [390, 768, 1280, 1920])
-async def test_the_page_does_not_scroll_sideways(width: int) -> None:
+async def test_the_page_does_not_scroll_sideways(browser: Browser, width: int) -> None:
     """The page does not scroll sideways, cards leave no gaps, and a long name takes two lines."""
     name = "a" * 300
     async with running(name, "b") as (_, transport, server):
         (await transport.accept(name)).close(4000, "Maintenance" * 20)
-        async with looking(server, viewport={"width": width, "height": 800}) as page:
+        async with looking(browser, server, viewport={"width": width, "height": 800}) as page:
             await read(page, "#down", "Maintenance")
             await page.locator("#endpoints").scroll_into_view_if_needed()
             await read(page, "#endpoints tbody", name)
@@ -412,12 +432,12 @@ RIGHT_EDGES = """(cards) => {
 
 
 @pytest.mark.parametrize("scheme", ["dark", "light"])
-async def test_the_page_is_readable_on_a_phone(scheme: str) -> None:
+async def test_the_page_is_readable_on_a_phone(browser: Browser, scheme: str) -> None:
     """In both color schemes, text has the contrast of WCAG 2.1 AA, and the page does not scroll sideways."""
     async with running("a", HOSTILE * 5) as (_, transport, server):
         (await transport.accept("a")).close(4000, "Maintenance")
         phone = {"viewport": {"width": 375, "height": 800}, "color_scheme": scheme}
-        async with looking(server, **phone) as page:
+        async with looking(browser, server, **phone) as page:
             await read(page, "#down", "Maintenance")
             await page.locator("#endpoints").scroll_into_view_if_needed()
             await read(page, "#endpoints tbody", "onerror")
@@ -458,11 +478,11 @@ TOO_FAINT = """() => {
 }"""
 
 
-async def test_every_control_has_a_name_and_a_key() -> None:
+async def test_every_control_has_a_name_and_a_key(browser: Browser) -> None:
     """Every control can be reached with the Tab key, and has a name for screen readers."""
     async with running("a") as (_, transport, server):
         await transport.accept("a")
-        async with looking(server) as page:
+        async with looking(browser, server) as page:
             await read(page, "#endpoints tbody", "OPEN")
             await page.locator("#subscriptions").scroll_into_view_if_needed()
             await read(page, "#subscriptions tbody", "a")
@@ -481,11 +501,11 @@ async def test_every_control_has_a_name_and_a_key() -> None:
             assert {"skip", "hold", "search", "state", "size", "kind", "log"} <= reached
 
 
-async def test_the_page_shows_that_the_fleet_has_ended() -> None:
+async def test_the_page_shows_that_the_fleet_has_ended(browser: Browser) -> None:
     """After the end of the fleet, the page says so, and marks its data as old."""
     async with running("a") as (fleet, transport, server):
         await transport.accept("a")
-        async with looking(server) as page:
+        async with looking(browser, server) as page:
             await read(page, "#open", "1 of 1 open")
             await fleet.close()
             await page.locator('#verdict[data-level="lost"]').wait_for()
