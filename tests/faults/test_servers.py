@@ -40,7 +40,7 @@ async def test_a_server_that_is_stopped(tmp_path: Path) -> None:
     server continues.
     """
     async with NodeWs(tmp_path) as server:
-        async with suffering(feed_of(server), liveness=LIVELY, open_s=0.5) as case:
+        async with suffering(feed_of(server), liveness=LIVELY, open_s=2.0) as case:
             await case.flows()
             server.freeze()
             try:
@@ -49,6 +49,6 @@ async def test_a_server_that_is_stopped(tmp_path: Path) -> None:
                 server.thaw()
             lost, unanswered = case.errors[:2]
             assert str(lost) == "connection lost: 1006 no answer to a ping for 0.3 s"
-            assert str(unanswered) == "http: not done within open_s = 0.5 s"
+            assert str(unanswered) == "http: not done within open_s = 2 s"
             await case.comes_back()
         assert case.sessions() == [list(range(1, len(numbers) + 1)) for numbers in case.sessions()]
