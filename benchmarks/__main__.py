@@ -12,14 +12,15 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from benchmarks import buffers, fairness, growth, latency, scale, storm, throughput
+from benchmarks import buffers, exchange, fairness, growth, latency, scale, storm, throughput
 from benchmarks.figures import Part, table
 from benchmarks.scenarios import CONTENDERS, SCENARIOS
 
 RESULTS = Path(__file__).parent / "results"
 FILE = "bench.json"
 
-PARTS = {module.PART.name: module.PART for module in (throughput, buffers, scale, storm, fairness, latency, growth)}
+MODULES = (throughput, exchange, buffers, scale, storm, fairness, latency, growth)
+PARTS = {module.PART.name: module.PART for module in MODULES}
 """In the order of the runs and of the table."""
 
 

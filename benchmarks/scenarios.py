@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
 
 __all__ = ["CONTENDERS", "SCENARIOS", "Contender", "Load", "Scenario", "Target"]
 
@@ -77,20 +77,42 @@ class Scenario:
     load: Load
     about: str
     server_share: float = 0.9
+    goals: Mapping[str, float] | None = None
+    """The goals with this load, instead of those of the contenders."""
 
     def among(self, names: Collection[str] | None) -> list[Contender]:
         """Return those of `names` that can take part in it, by default all, and the ones they are compared with."""
         able = [each for each in CONTENDERS if each.inflates or not self.load.deflate]
+        if self.goals is not None:
+            able = [replace(each, goal=self.goals.get(each.name)) for each in able]
         chosen = [each for each in able if names is None or each.name in names]
         return [each for each in able if each in chosen or any(other.beside == each.name for other in chosen)]
 
 
 SCENARIOS = {
-    "default": Scenario(Load(), "few connections, short messages", server_share=0.35),
-    "many": Scenario(Load(connections=1000, messages=32), "many connections"),
+    "default": Scenario(
+        Load(),
+        "few connections, short messages",
+        server_share=0.35,
+        goals={
+            "websockets_direct": 7.0,
+            "aiohttp_direct": 2.7,
+            "picows_websockets_direct": 1.5,
+            "ceiling": 0.55,
+            "picows_core": 1.3,
+        },
+    ),
+    "many": Scenario(
+        Load(connections=1000, messages=32),
+        "many connections",
+        goals={"websockets_direct": 5.0, "aiohttp_direct": 1.9, "picows_websockets_direct": 1.2},
+    ),
     # Writing a message costs as much as receiving it; the pace is even, so the server is not the bottleneck.
     "single": Scenario(
-        Load(connections=1000, messages=10, single=True), "many connections, one message a read", server_share=2.0
+        Load(connections=1000, messages=10, single=True),
+        "many connections, one message a read",
+        server_share=2.0,
+        goals={"websockets_direct": 1.9, "aiohttp_direct": 1.2, "picows_websockets_direct": 1.1},
     ),
     "1k": Scenario(Load(messages=1_200, size=1024), "longer messages"),
     "8k": Scenario(Load(messages=320, size=8192), "long messages"),

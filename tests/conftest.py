@@ -27,8 +27,8 @@ settings.load_profile(os.environ.get("WSFLEET_HYPOTHESIS", "quick"))
 # For loops that tests start themselves, and for the processes that they start.
 os.environ.setdefault("PYTHONASYNCIODEBUG", "1")
 
-# In its debug mode asyncio records the stack of each future, task and handle. The whole stack, up to pytest's own frames,
-# took more time than many tests.
+# In its debug mode asyncio records the stack of each future, task and handle. The whole stack, up to pytest's own
+# frames, took more time than many tests.
 traceback.extract_stack.__defaults__ = (None, 3)
 asyncio.constants.DEBUG_STACK_DEPTH = 3
 
