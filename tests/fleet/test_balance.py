@@ -253,7 +253,7 @@ def run_watched(world: World, main: Any) -> int:
 
 
 @given(st.integers(0, 2**32), st.integers(0, 60), st.sampled_from(["leave", "raise", "cancel", "close"]))
-@settings(max_examples=60)
+@settings(max_examples=settings().max_examples // 2)
 def test_the_counts_balance_after_every_iteration(seed: int, count: int, end: str) -> None:
     """For any arrivals, failures, hangs, cancellations and drains, the counts balance after each iteration of the
     loop.
