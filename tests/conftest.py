@@ -17,17 +17,18 @@ from hypothesis import settings
 
 from wsfleet.core import loop_watchdog
 
-# Hypothesis: the number of examples, not their speed. WSFLEET_HYPOTHESIS=thorough draws more.
+# Hypothesis: the number of examples, not their speed. WSFLEET_HYPOTHESIS=usual or thorough draws more.
 # The suite draws the same examples every time; only the thorough profile draws new ones.
-settings.register_profile("quick", deadline=None, derandomize=True)
-settings.register_profile("brief", deadline=None, derandomize=True, max_examples=25)
+settings.register_profile("brief", deadline=None, derandomize=True, max_examples=10)
+settings.register_profile("quick", deadline=None, derandomize=True, max_examples=50)
+settings.register_profile("usual", deadline=None, derandomize=True)
 settings.register_profile("thorough", deadline=None, max_examples=2000)
 settings.load_profile(os.environ.get("WSFLEET_HYPOTHESIS", "quick"))
 
 # For loops that tests start themselves, and for the processes that they start.
 os.environ.setdefault("PYTHONASYNCIODEBUG", "1")
 
-# In its debug mode asyncio records the stack of each future, task and handle. The whole stack, up to pytest's own
+# In its debug mode asyncio records the stack of each future, task and handle. To record it whole, up to pytest's own
 # frames, took more time than many tests.
 traceback.extract_stack.__defaults__ = (None, 3)
 asyncio.constants.DEBUG_STACK_DEPTH = 3
@@ -164,6 +165,12 @@ def collect() -> None:
     """
     gc.collect()
     gc.freeze()
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """By default simulated time moves on after 42 empty iterations of the loop; three are enough for local sockets."""
+    if item.get_closest_marker("looptime"):
+        item.add_marker(pytest.mark.looptime(noop_cycles=3))
 
 
 def pytest_collection_finish() -> None:

@@ -154,7 +154,7 @@ class Bench:
             sys.path.insert(0, source)
             os.environ |= {"PYTHONPATH": source, "PYTHONASYNCIODEBUG": "", "PYTHONDONTWRITEBYTECODE": "1"}
             # The Python version is changed, and the compiled one would hide it.
-            os.environ["WSFLEET_NO_EXTENSIONS"] = "1"
+            os.environ |= {"WSFLEET_NO_EXTENSIONS": "1", "WSFLEET_HYPOTHESIS": "usual"}
             sys.dont_write_bytecode = True
             import pytest
 

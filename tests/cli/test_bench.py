@@ -17,6 +17,7 @@ import pytest
 from wsfleet import accelerated
 from wsfleet.cli.bench.command import Line, summary
 from wsfleet.cli.bench.peer import payloads
+from wsfleet.cli.main import main
 
 COMMAND = [sys.executable, "-m", "wsfleet", "bench"]
 PIPES = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
@@ -67,9 +68,10 @@ def test_works_without_optional_packages(tmp_path: Path) -> None:
         (["--report", "missing/report.json"], "--report: no such directory: missing"),
     ],
 )
-def test_rejects_invalid_arguments(arguments: list[str], text: str) -> None:
+def test_rejects_invalid_arguments(arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Invalid settings are errors of the command line, reported before the run."""
-    code, out, err = bench(*arguments)
+    code = main(["bench", *arguments])
+    out, err = capsys.readouterr()
     assert (code, out) == (2, "")
     assert text in err
 

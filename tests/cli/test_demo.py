@@ -21,6 +21,7 @@ import pytest
 
 from wsfleet.cli.demo.board import Board, Recoveries
 from wsfleet.cli.demo.scenario import make_plan
+from wsfleet.cli.main import main
 from wsfleet.core.message import Message, State, StateChange
 from wsfleet.core.stats import EndpointStats, FleetStats, HubStats, SubscriptionStats
 
@@ -182,18 +183,20 @@ def test_raises_the_soft_limit_of_open_files() -> None:
 
 
 @pytest.mark.parametrize("arguments", [["--connections", "0"], ["--duration", "-1"], ["--duration", "inf"]])
-def test_rejects_invalid_arguments(arguments: list[str]) -> None:
+def test_rejects_invalid_arguments(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     """Invalid numbers are errors of the command line."""
-    with demo(*arguments) as process:
-        code, out, err = finished(process)
+    code = main(["demo", *arguments])
+    out, err = capsys.readouterr()
     assert (code, out) == (2, "")
     assert arguments[0] in err
 
 
-def test_a_report_that_cannot_be_written_is_reported_before_the_run(tmp_path: Path) -> None:
+def test_a_report_that_cannot_be_written_is_reported_before_the_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A wrong --report is reported before the run."""
-    with demo("--report", str(tmp_path / "missing" / "report.json")) as process:
-        code, out, err = finished(process)
+    code = main(["demo", "--report", str(tmp_path / "missing" / "report.json")])
+    out, err = capsys.readouterr()
     assert (code, out) == (2, "")
     assert "--report" in err
 

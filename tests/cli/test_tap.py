@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 import trustme
 
+from wsfleet.cli.main import main
 from wsfleet.cli.tap import describe, explain, parse_headers, suggest
 from wsfleet.core.errors import ConfigError, ConnectFailed, ConnectionLost, FleetError, HandshakeRejected
 from wsfleet.testing import FeedServer
@@ -68,13 +69,6 @@ async def tap(*arguments: str, env: dict[str, str] | None = None, **options: obj
         if process.returncode is None:
             process.kill()
         await process.communicate()
-
-
-def run_tap(*arguments: str) -> tuple[int, str, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "wsfleet", "tap", *arguments], capture_output=True, text=True, check=False
-    )
-    return done.returncode, done.stdout, done.stderr
 
 
 async def test_prints_messages_and_nothing_else_on_the_standard_output() -> None:
@@ -298,9 +292,12 @@ def test_suggests_the_likely_uri(uri: str, meant: str | None) -> None:
         ([], "URI"),
     ],
 )
-def test_a_wrong_command_line_is_one_clear_line(arguments: list[str], text: str) -> None:
+def test_a_wrong_command_line_is_one_clear_line(
+    arguments: list[str], text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Invalid arguments are reported at once, without secrets and without a traceback, with exit code 2."""
-    code, out, err = run_tap(*arguments)
+    code = main(["tap", *arguments])
+    out, err = capsys.readouterr()
     assert (code, out) == (2, "")
     assert text in err
     assert "sesame" not in err

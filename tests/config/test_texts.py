@@ -15,7 +15,7 @@ from typing import Any
 from unittest.mock import AsyncMock, patch
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from wsfleet import Endpoint, config
@@ -193,7 +193,6 @@ BUFFER = both(
 )
 
 
-@settings(max_examples=2 * settings().max_examples)
 @given(
     st.lists(st.tuples(WORDS, texts(st.sampled_from(["", "?a=b", "/$", "/x:y"])), ENDPOINT), min_size=1, max_size=3),
     st.lists(st.tuples(WORDS, BUFFER), max_size=2),
@@ -331,7 +330,6 @@ def files(draw: st.DrawFn) -> bytes:
 CONNECT = '[[connect]]\nuri = "ws://h"\nname = "a"\n'
 
 
-@settings(max_examples=2 * settings().max_examples)
 @given(files())
 @example(f"{CONNECT}x = {'[' * 5000}".encode())
 @example(f"{CONNECT}on_open = {'[' * 200}{']' * 200}".encode())

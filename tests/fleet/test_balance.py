@@ -253,7 +253,7 @@ def run_watched(world: World, main: Any) -> int:
 
 
 @given(st.integers(0, 2**32), st.integers(0, 60), st.sampled_from(["leave", "raise", "cancel", "close"]))
-@settings(max_examples=25)
+@settings(max_examples=settings().max_examples // 2)
 def test_the_counts_balance_after_every_iteration(seed: int, count: int, end: str) -> None:
     """For any arrivals, failures, hangs, cancellations and drains, the counts balance after each iteration of the
     loop.
@@ -317,13 +317,31 @@ class Lossy:
         return socket
 
 
-async def out_of_the_feed_one_by_one(lossy: Lossy) -> None:
-    def lose(original: Any, self: Ingest, messages: list[Any], *rest: Any) -> None:
-        original(self, messages[1:], *rest)
+async def into_the_feed(lossy: Lossy) -> None:
+    def lose(original: Any, self: Ingest, payloads: list[Any], *rest: Any) -> None:
+        original(self, payloads[1:], *rest)
 
     socket = await lossy.start()
-    with lossy.fault(Ingest, "hand_over", lose):
+    with lossy.fault(Ingest, "receive", lose):
+        await socket.feed("1", "2")
+
+
+async def into_the_feed_one_by_one(lossy: Lossy) -> None:
+    def lose(original: Any, self: Ingest, payloads: list[Any], *rest: Any) -> None:
+        original(self, payloads[1:], *rest)
+
+    socket = await lossy.start()
+    with lossy.fault(Ingest, "receive_each", lose):
         await socket.feed("1", "{", "2")
+
+
+async def into_the_feed_twice(lossy: Lossy) -> None:
+    def double(original: Any, self: Ingest, payloads: list[Any], *rest: Any) -> None:
+        original(self, payloads * 2, *rest)
+
+    socket = await lossy.start()
+    with lossy.fault(Ingest, "receive", double):
+        await socket.feed("1")
 
 
 async def a_malformed_one_that_nobody_counts(lossy: Lossy) -> None:
@@ -376,11 +394,11 @@ async def from_held_to_discarded(lossy: Lossy) -> None:
 
 
 async def from_feed_to_hub(lossy: Lossy) -> None:
-    def lose(original: Any, self: Hub, route: Any, messages: list[Any], nbytes: int) -> Any:
-        return original(self, route, messages[1:], nbytes - 1)
+    def lose(original: Any, self: Hub, messages: list[Any], nbytes: int, *rest: Any) -> None:
+        original(self, messages[1:], nbytes - 1, *rest)
 
     socket = await lossy.start()
-    with lossy.fault(Hub, "deliver", lose):
+    with lossy.fault(Hub, "dispatch", lose):
         await socket.feed("1", "2")
 
 
@@ -553,7 +571,9 @@ async def a_subscription_removed_without_a_trace(lossy: Lossy) -> None:
 @pytest.mark.parametrize(
     "plant",
     [
-        out_of_the_feed_one_by_one,
+        into_the_feed,
+        into_the_feed_one_by_one,
+        into_the_feed_twice,
         a_malformed_one_that_nobody_counts,
         into_the_held,
         out_of_the_held,

@@ -249,8 +249,8 @@ async def test_many_endpoints_with_many_topics_do_not_grow_the_hub(monkeypatch: 
     assert data(own) == [n for n in range(3000) if n % 100 < 2]
 
 
-async def test_a_hundred_thousand_topics() -> None:
-    """After 100,000 distinct topics, the routes of a fleet are within their bound, and no message is kept."""
+async def test_many_topics() -> None:
+    """After 30,000 distinct topics, the routes of a fleet are within their bound, and no message is kept."""
 
     class Data:
         def __init__(self, text: str | bytes) -> None:
@@ -269,16 +269,16 @@ async def test_a_hundred_thousand_topics() -> None:
         keep_last=20,
     )
     async with latest, feeding(fleet, transport) as socket:
-        for n in range(0, 100_000, 1000):
+        for n in range(0, 30_000, 1000):
             await socket.feed(*map(str, range(n, n + 1000)))
             fleet.publish(f"b.{n}", n)
         hub = fleet._registry.hub
         assert hub._remembered == sum(map(len, hub._routes.values())) <= hub_module.MAX_ROUTES + 200
         assert all(len(routes.shared) <= 2 for routes in hub._routes.values())
-        assert latest.stats().pending == 10 and latest.stats().offered == 100_000
+        assert latest.stats().pending == 10 and latest.stats().offered == 30_000
         gc.collect()
         # Waiting messages are also among those kept for replay.
-        assert sorted(data.number for data in alive) == list(range(100_000 - 20, 100_000))
+        assert sorted(data.number for data in alive) == list(range(30_000 - 20, 30_000))
         balanced(fleet)
 
 

@@ -64,18 +64,18 @@ async def test_the_next_pause_is_logged_again(caplog: pytest.LogCaptureFixture) 
 
 
 @pytest.mark.looptime
-async def test_a_thousand_pauses_of_one_mailbox_are_one_line(caplog: pytest.LogCaptureFixture) -> None:
+async def test_many_pauses_of_one_mailbox_are_one_line(caplog: pytest.LogCaptureFixture) -> None:
     """Endpoints that wait for the same mailbox since the same time are logged in one line."""
     transport = FakeTransport()
     fleet = Fleet(transport=transport, drain_s=0.0)
     fleet.process("feed.*", buffer=Buffer(messages=1))(hangs)
-    for number in range(1000):
+    for number in range(100):
         fleet.connect(URI, name=f"feed-{number}", topic=f"feed.{number}")
     async with fleet:
-        for number in range(1000):
+        for number in range(100):
             await (await opened(fleet, transport, f"feed-{number}")).feed("a")
         await asyncio.sleep(60.0)
-    assert logged(caplog) == ["feed-0 and 999 more: not read for 10 s: the mailbox of hangs is full"]
+    assert logged(caplog) == ["feed-0 and 99 more: not read for 10 s: the mailbox of hangs is full"]
 
 
 @pytest.mark.looptime

@@ -42,7 +42,8 @@ async def running(uri: str, **options) -> AsyncIterator[tuple[Fleet, Subscriptio
     """A fleet of one endpoint, and its state changes."""
     fleet = Fleet()
     states = fleet.subscribe("$state.feed")
-    fleet.connect(Endpoint(uri, name="feed", reconnect=ONCE, **options))
+    # The servers here do not answer a close frame.
+    fleet.connect(Endpoint(uri, name="feed", reconnect=ONCE, close_s=0.1, **options))
     async with fleet:
         yield fleet, states
 

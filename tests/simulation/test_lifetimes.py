@@ -9,7 +9,7 @@ import pytest
 from tests.simulation.lifetime import simulate
 from tools.simulate import summary
 
-LIVES = int(os.environ.get("WSFLEET_LIVES", "600"))
+LIVES = int(os.environ.get("WSFLEET_LIVES", "400"))
 """Number of runs in the suite; those with the compiled parts, if there are any, are in addition."""
 
 SHARDS = 4

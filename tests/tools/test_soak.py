@@ -58,13 +58,13 @@ def test_each_criterion_fails_for_its_own_reason() -> None:
     assert failing(samples=grown) == ["traced memory does not grow"]
 
 
-def small(seconds: float = 6.0) -> Report:
+def small(seconds: float = 3.0) -> Report:
     return soak(60, seconds, 3, asyncio.run, lambda text: None)
 
 
 def test_a_small_soak_ends_balanced_and_leaves_nothing() -> None:
     """With sixty connections and a faulty server, for some seconds, every criterion that can be checked holds."""
-    for seconds in (6.0, 24.0, 96.0):  # the first is enough; a busy machine gets more
+    for seconds in (3.0, 12.0, 48.0, 96.0):  # the first is enough; a busy machine gets more
         report = small(seconds)
         if not report.failed and report.faults and report.samples.received[-1] > 60:
             break

@@ -70,7 +70,7 @@ def test_takes_all_compressed_messages(inflate, messages, afresh, as_text, befor
     assert out == [data.decode() if opcode == TEXT and as_text else data for (opcode, data), _ in messages]
 
 
-@settings(max_examples=300)
+@settings(max_examples=2 * settings().max_examples)
 @given(messages, st.booleans(), st.booleans(), st.integers(0, 8), st.data())
 def test_the_twins_give_the_same(compiled_inflate, messages, afresh, as_text, most, data):
     """For truncated and changed bytes and any limit, both versions return and raise the same."""

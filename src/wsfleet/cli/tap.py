@@ -102,7 +102,6 @@ class Tap:
                 await session.send(payload)
 
         fleet = Fleet(name=NAME, drain_s=1.0)
-        self._subscription = fleet.subscribe(NAME)
         fleet.process("$state.*", name="states")(self.print_state)
         fleet.connect(
             Endpoint(
@@ -114,6 +113,8 @@ class Tap:
                 reconnect=Reconnect(max_s=MAX_DELAY_S),
             )
         )
+        # Afterwards: if the arguments are not valid, nobody would close it.
+        self._subscription = fleet.subscribe(NAME)
         _note(f"connecting to {redact_uri(self._uri)}")
         return fleet
 
