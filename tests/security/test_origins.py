@@ -278,7 +278,7 @@ async def test_a_context_without_verification_is_logged_once(
     async with listening(Server(), tls=tls) as port:
         fleet = Fleet()
         for name in ("one", "two"):
-            fleet.connect(f"wss://localhost:{port}", name=name, ssl=context)
+            fleet.connect(f"wss://localhost:{port}", name=name, ssl=context, close_s=0.1)
         async with fleet:
             for connection in fleet.connections.values():
                 await connection.wait_open()
