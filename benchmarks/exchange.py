@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib
 import itertools
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -20,9 +22,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import aiohttp
 import msgspec
-import picows.websockets
 import uvloop
 from websockets.asyncio.client import connect
 
@@ -146,14 +146,17 @@ class WebSockets(Library):
 
 
 class Aiohttp(Library):
+    def __init__(self, aiohttp: Any) -> None:
+        self._aiohttp = aiohttp
+
     @asynccontextmanager
     async def sending(self, uri: str) -> AsyncIterator[Send]:
-        async with aiohttp.ClientSession() as session, session.ws_connect(uri) as connection:
+        async with self._aiohttp.ClientSession() as session, session.ws_connect(uri) as connection:
             yield connection.send_str
 
     @asynccontextmanager
     async def asking(self, uri: str) -> AsyncIterator[Ask]:
-        async with aiohttp.ClientSession() as session, session.ws_connect(uri) as connection:
+        async with self._aiohttp.ClientSession() as session, session.ws_connect(uri) as connection:
             requests = Requests(connection.send_str)
 
             async def read() -> None:
@@ -166,18 +169,24 @@ class Aiohttp(Library):
             await asyncio.wait([reading])
 
     async def open_and_close(self, uri: str, count: int) -> None:
-        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        unlimited = self._aiohttp.TCPConnector(limit=0)
+        async with self._aiohttp.ClientSession(connector=unlimited) as session:
             opened = await asyncio.gather(*(session.ws_connect(uri) for _ in range(count)))
             for connection in opened:
                 await connection.close()
 
 
-LIBRARIES = {
-    "wsfleet": WsFleet(),
-    "websockets": WebSockets(connect),
-    "aiohttp": Aiohttp(),
-    "picows.websockets": WebSockets(picows.websockets.connect),
-}
+def libraries() -> dict[str, Library]:
+    """Return the libraries that are installed, by name. The others are named on standard error."""
+    found: dict[str, Library] = {"wsfleet": WsFleet(), "websockets": WebSockets(connect)}
+    for name in ("aiohttp", "picows.websockets"):
+        try:
+            module = importlib.import_module(name)
+        except ImportError:
+            print(f"{name} is not installed; left out", file=sys.stderr)
+            continue
+        found[name] = Aiohttp(module) if name == "aiohttp" else WebSockets(module.connect)
+    return found
 
 
 async def send(library: Library, uri: str, count: int) -> float:
@@ -226,9 +235,10 @@ def figures(data: Mapping[str, Any]) -> list[Figure]:
 
 def measure(uri: str, load: str, pairs: int, count: int) -> dict[str, Any]:
     """Return the median cost of each library, and the median of its ratios to that of wsfleet in the same round."""
-    costs: dict[str, list[float]] = {name: [] for name in LIBRARIES}
+    compared = libraries()
+    costs: dict[str, list[float]] = {name: [] for name in compared}
     for _ in range(pairs):
-        for name, library in LIBRARIES.items():
+        for name, library in compared.items():
             costs[name].append(uvloop.run(LOADS[load](library, uri, count)))
     return {
         name: {

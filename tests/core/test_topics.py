@@ -5,9 +5,12 @@ import decimal
 import enum
 import json
 import re
+import tracemalloc
 import uuid
 from types import SimpleNamespace
+from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -270,3 +273,35 @@ def test_safe_topic_keeps_dots_and_makes_the_rest_safe(some, dotted):
         assert safe_topic(topic) == topic
         if check_topic(text) is None:
             assert topic == text
+
+
+class Point(msgspec.Struct):
+    """Data of a message of a declared type."""
+
+    x: Any
+
+
+@given(st.lists(st.one_of(st.text(max_size=5), st.integers(), st.booleans(), st.none(), st.floats()), max_size=20))
+def test_a_remembered_topic_is_the_one_that_would_be_made(values: list[Any]) -> None:
+    """For any sequence of values a format string gives the same topics as a new one for each value."""
+    topic = compile_topic("a.{x}.b")
+    for value in values * 2:
+        for data in ({"x": value}, Point(value), {"y": value}, [value]):
+            assert topic(data) == compile_topic("a.{x}.b")(data)
+
+
+def test_the_number_of_remembered_topics_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A peer that sends ever new values, or long ones, cannot make a format string grow."""
+    monkeypatch.setattr("wsfleet.core.topics.KNOWN", 100)
+    topic = compile_topic("{x}")
+    topic({"x": "first"})
+    tracemalloc.start()
+    try:
+        for number in range(1000):
+            topic({"x": f"{number}"})
+            topic({"x": f"{number}" * 100})
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < 60_000
+    assert topic({"x": "first"}) == "first"

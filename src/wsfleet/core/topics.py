@@ -11,6 +11,8 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from wsfleet.core.errors import ConfigError
 
 __all__ = [
@@ -33,6 +35,9 @@ Topic = Callable[[Any], str | None]
 # overlap. Lone surrogates are included because they cannot be encoded as UTF-8.
 _UNSAFE = re.compile(r"[.*>\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _UNSAFE_BUT_DOTS = re.compile(r"[*>\s\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+KNOWN, KNOWN_LENGTH = 10_000, 100
+"""How many topics a format string remembers, and the length of the values: the peer chooses both."""
+
 _SCALARS = (str, int, float, decimal.Decimal, datetime.date, datetime.time, uuid.UUID)
 
 
@@ -174,6 +179,30 @@ def compile_topic(template: str) -> Topic:
             return None
         # A field at the beginning could produce a topic that is reserved for the fleet.
         return None if made.startswith("$") else made
+
+    fields = [name for _, name, _, _ in parsed if name is not None]
+    return _remembering(topic, fields[0]) if len(fields) == 1 and fields[0].isidentifier() else topic
+
+
+def _remembering(make: Topic, field: str) -> Topic:
+    """Return `make`, which uses one field of the data, with a memory of its results for values that are str."""
+    known: dict[str, str] = {}
+
+    def topic(data: Any) -> str | None:
+        if type(data) is dict:
+            value = data.get(field)
+        elif isinstance(data, msgspec.Struct):
+            value = getattr(data, field, None)
+        else:
+            return make(data)
+        if type(value) is not str:  # 1 and True are equal, but not their topics
+            return make(data)
+        made = known.get(value)
+        if made is None and (made := make(data)) is not None and len(value) <= KNOWN_LENGTH:
+            if len(known) >= KNOWN:
+                known.clear()
+            known[value] = made
+        return made
 
     return topic
 

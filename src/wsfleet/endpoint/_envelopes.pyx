@@ -56,7 +56,7 @@ cdef inline object made(PyObject **fields):
     return message
 
 
-def envelopes(list payloads not None, decode, topic, endpoint, Py_ssize_t first, session, at):
+def envelopes(list payloads not None, decode, topic, endpoint, Py_ssize_t first, session, at, make_topic=None):
     cdef Py_ssize_t place, count = len(payloads), size, nbytes = 0
     cdef object index, length, data
     cdef PyObject *fields[FIELDS]
@@ -75,6 +75,11 @@ def envelopes(list payloads not None, decode, topic, endpoint, Py_ssize_t first,
             size = len(<bytes>payload.encode())
         nbytes += size
         data = payload if decode is None else PyObject_CallOneArg(decode, payload)
+        if make_topic is not None:
+            topic = PyObject_CallOneArg(make_topic, data)
+            if topic is None:
+                raise LookupError("the data lacks a field of the topic")
+            fields[1] = <PyObject *>topic
         index, length = first + place, size
         fields[0] = <PyObject *>data
         fields[3] = <PyObject *>index
@@ -88,11 +93,11 @@ cdef class Intake:
     cdef public object hub, routes, wire, last_message_at, early, replies, session
     cdef public long long received, received_bytes, published, first_index
     cdef public double last_data
-    cdef object decode, topic, name
-    cdef bint single
+    cdef object decode, topic, name, make_topic
+    cdef bint plain
     cdef Py_ssize_t most
 
-    def __init__(self, hub, routes, decode, topic, name, bint single, Py_ssize_t most):
+    def __init__(self, hub, routes, decode, topic, name, bint plain, Py_ssize_t most, make_topic):
         self.hub = hub
         self.routes = routes
         self.received = self.received_bytes = self.published = 0
@@ -102,7 +107,8 @@ cdef class Intake:
         self.decode = decode
         self.topic = topic
         self.name = name
-        self.single = single
+        self.plain = plain
+        self.make_topic = make_topic
         self.most = most
 
     @property
@@ -114,12 +120,19 @@ cdef class Intake:
         cdef Py_ssize_t count
         cdef PyObject *route
         self.last_data, self.last_message_at = self.wire.last_frame, at
-        if not self.single or self.early is not None or self.replies is not None:
+        if not self.plain or self.early is not None or self.replies is not None:
             self._receive_others(payloads, at, until)
             return
         try:
             messages, nbytes = envelopes(
-                payloads, self.decode, self.topic, self.name, self.first_index + self.received, self.session, at
+                payloads,
+                self.decode,
+                self.topic,
+                self.name,
+                self.first_index + self.received,
+                self.session,
+                at,
+                self.make_topic,
             )
         except BaseException:
             self._receive_each(payloads, at, until)
@@ -129,6 +142,11 @@ cdef class Intake:
         self.received_bytes += nbytes
         self.published += count
         hub = self.hub
+        if self.make_topic is not None:
+            self.deliver_mixed(hub, messages)
+            if PyList_GET_SIZE(hub.ready):
+                hub.begin_calls(until)
+            return
         route = PyDict_GetItemWithError(self.routes, self.topic)
         if route == NULL:
             hub.dispatch(messages, nbytes, self.name, self.routes, self, until)
@@ -138,6 +156,30 @@ cdef class Intake:
             hub.put_refused(refused, messages, nbytes, self)
         if PyList_GET_SIZE(hub.ready):
             hub.begin_calls(until)
+
+    cdef deliver_mixed(self, hub, list messages):
+        """Deliver messages of several topics, in order. Consecutive messages with the same route go as one batch."""
+        cdef Py_ssize_t begin = 0, end, count = PyList_GET_SIZE(messages)
+        cdef PyObject *found
+        routes = self.routes
+        while begin < count:
+            # A delivery may end a subscription, which clears the routes.
+            topic = messages[begin].topic
+            found = PyDict_GetItemWithError(routes, topic)
+            route = hub._find(topic, self.name, routes) if found == NULL else <object>found
+            nbytes, end = messages[begin].size, begin + 1
+            while end < count:
+                message = messages[end]
+                found = PyDict_GetItemWithError(routes, message.topic)
+                if found == NULL or <object>found is not route:
+                    break
+                nbytes += message.size
+                end += 1
+            run = messages if end - begin == count else messages[begin:end]
+            refused = hub.deliver(route, run, nbytes)
+            if refused is not None:
+                hub.put_refused(refused, run, nbytes, self)
+            begin = end
 
     def _receive_others(self, payloads, at, until):
         raise NotImplementedError

@@ -41,9 +41,15 @@ class Ingest(Intake):
     """Publishes one endpoint's messages, and is the `Source` that full mailboxes pause."""
 
     def __init__(self, factory: MessageFactory, hub: Hub, keep_last: int = 0) -> None:
-        single = factory.make_topic is None and factory.chunk > 1 and not keep_last
         super().__init__(
-            hub, hub.routes_of(factory.name), factory.decode, factory.topic, factory.name, single, factory.chunk
+            hub,
+            hub.routes_of(factory.name),
+            factory.decode,
+            factory.topic,
+            factory.name,
+            plain=factory.chunk > 1 and not keep_last,
+            most=factory.chunk,
+            make_topic=factory.make_topic,
         )
         self.factory = factory
         self.hub: Hub
