@@ -16,7 +16,15 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from wsfleet.core.errors import ConfigError
-from wsfleet.core.topics import check_pattern, check_topic, compile_pattern, compile_topic, safe_token, safe_topic
+from wsfleet.core.topics import (
+    PatternIndex,
+    check_pattern,
+    check_topic,
+    compile_pattern,
+    compile_topic,
+    safe_token,
+    safe_topic,
+)
 
 tokens = st.one_of(
     st.sampled_from(["a", "b", "ab", "$a", "a$", "é", "[", "a+", "\\", "_"]), st.text("ab$", min_size=1, max_size=2)
@@ -273,6 +281,22 @@ def test_safe_topic_keeps_dots_and_makes_the_rest_safe(some, dotted):
         assert safe_topic(topic) == topic
         if check_topic(text) is None:
             assert topic == text
+
+
+@given(st.lists(patterns.filter(bool), max_size=8), st.lists(topics, max_size=5), st.data())
+def test_an_index_finds_the_patterns_that_match(chosen: list[str], asked: list[str], data: st.DataObject) -> None:
+    """An index gives the keys of the patterns that match one by one, in their order, also after some were removed."""
+    index: PatternIndex[int] = PatternIndex()
+    kept = dict(enumerate(pattern for pattern in chosen if check_pattern(pattern) is None))
+    for number, pattern in kept.items():
+        index.add(number, pattern)
+    for number in data.draw(st.sets(st.sampled_from(sorted(kept)))) if kept else ():
+        del kept[number]
+        index.discard(number)
+        index.discard(number)
+    assert len(index) == len(kept)
+    for topic in asked:
+        assert index.find(topic) == [number for number, pattern in kept.items() if compile_pattern(pattern)(topic)]
 
 
 class Point(msgspec.Struct):

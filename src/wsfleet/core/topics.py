@@ -8,14 +8,15 @@ import enum
 import re
 import string
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from wsfleet.core.errors import ConfigError
 
 __all__ = [
+    "PatternIndex",
     "Topic",
     "can_match",
     "check_pattern",
@@ -27,6 +28,8 @@ __all__ = [
     "safe_topic",
     "unknown_kind",
 ]
+
+K = TypeVar("K", bound=Hashable)
 
 Topic = Callable[[Any], str | None]
 """Returns the topic of decoded data, or None if the data lacks a field of the topic."""
@@ -87,6 +90,50 @@ def compile_pattern(pattern: str) -> Callable[[str], bool]:
     guard = r"(?!\$)" if tokens[0] in ("*", ">") else ""
     matches = re.compile(guard + r"\.".join(parts), re.DOTALL).fullmatch
     return lambda topic: matches(topic) is not None
+
+
+class PatternIndex(Generic[K]):
+    """Finds the keys whose pattern matches a topic, without asking each of thousands of patterns.
+
+    Patterns without wildcards are found by the whole topic, and those with a literal first token by that token.
+    """
+
+    def __init__(self) -> None:
+        self._added = 0
+        self._places: dict[K, tuple[int, str]] = {}  # the order in which they were added, and the bucket
+        self._buckets: dict[str, dict[K, Callable[[str], bool]]] = {}
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def add(self, key: K, pattern: str) -> None:
+        """Add `key` with its pattern, which must be valid. It must not have been added before."""
+        first = pattern.partition(".")[0]
+        if "*" not in pattern and ">" not in pattern:
+            bucket = f"={pattern}"
+        else:
+            bucket = "" if first in ("*", ">") else f"{first}."
+        self._added += 1
+        self._places[key] = (self._added, bucket)
+        self._buckets.setdefault(bucket, {})[key] = compile_pattern(pattern)
+
+    def discard(self, key: K) -> None:
+        """Remove `key` if it was added."""
+        _, bucket = self._places.pop(key, (0, None))
+        if bucket is not None:
+            del self._buckets[bucket][key]
+            if not self._buckets[bucket]:
+                del self._buckets[bucket]
+
+    def find(self, topic: str) -> list[K]:
+        """Return the keys whose pattern matches `topic`, in the order in which they were added."""
+        found: list[K] = []
+        for bucket in (f"={topic}", f"{topic.partition('.')[0]}.", ""):
+            if bucket in self._buckets:
+                found += [key for key, matches in self._buckets[bucket].items() if matches(topic)]
+        if len(found) > 1:
+            found.sort(key=self._places.__getitem__)
+        return found
 
 
 def safe_token(value: str) -> str:

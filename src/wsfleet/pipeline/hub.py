@@ -12,7 +12,7 @@ from typing import Any
 from wsfleet.core.message import Message, Slow
 from wsfleet.core.options import Buffer
 from wsfleet.core.stats import HubStats, SubscriptionStats, add_rows
-from wsfleet.core.topics import compile_pattern
+from wsfleet.core.topics import PatternIndex
 from wsfleet.pipeline.backpressure import Source, UnreadSources
 from wsfleet.pipeline.mailbox import WORK, Mailbox
 from wsfleet.pipeline.queue import Dispatcher
@@ -73,7 +73,7 @@ class Hub(Dispatcher):
         """Stops the fleet when user code that is called for a message raises SystemExit or KeyboardInterrupt."""
         # An insertion-ordered set of all mailboxes. Only those in `_patterns` are matched against a new topic.
         self._mailboxes: dict[Mailbox, None] = {}
-        self._patterns: dict[Mailbox, Callable[[str], bool]] = {}
+        self._patterns: PatternIndex[Mailbox] = PatternIndex()
         self._own: dict[str, list[Mailbox]] = {}
         self._owners: dict[Mailbox, tuple[str, ...]] = {}
         self._routes: dict[str, Routes] = {}
@@ -92,7 +92,7 @@ class Hub(Dispatcher):
             mailbox.waiting.request_exit = self.request_exit
         self._mailboxes[mailbox] = None
         if not endpoints:
-            self._patterns[mailbox] = compile_pattern(pattern)
+            self._patterns.add(mailbox, pattern)
         for endpoint in endpoints:
             self._own.setdefault(endpoint, []).append(mailbox)
         self._owners[mailbox] = endpoints
@@ -112,7 +112,7 @@ class Hub(Dispatcher):
         if mailbox not in self._mailboxes:
             return False
         del self._mailboxes[mailbox]
-        self._patterns.pop(mailbox, None)
+        self._patterns.discard(mailbox)
         endpoints = self._owners.pop(mailbox)
         for endpoint in endpoints:
             self._own[endpoint].remove(mailbox)
@@ -171,7 +171,7 @@ class Hub(Dispatcher):
         return self._routes.setdefault(endpoint, Routes())
 
     def _find(self, topic: str, endpoint: str, routes: Routes) -> Route:
-        found = tuple(self._own.get(endpoint, ())) + tuple(m for m, match in self._patterns.items() if match(topic))
+        found = (*self._own.get(endpoint, ()), *self._patterns.find(topic))
         if len(topic) > MAX_TOPIC:
             return routes.shared.get(found, found)
         if self._remembered >= MAX_ROUTES_IN_ALL:
