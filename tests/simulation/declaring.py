@@ -210,6 +210,8 @@ class Declaring:
         retry = chance.choice([None, None, Retry(3, 0.0, 0.0), Retry(2, 0.1, 1.0)])
         timeout_s = chance.choice([None, None, None, 0.3])
         keyed = chance.random() < 0.3
+        if chance.random() < 0.4:  # without options, whose calls may begin within a read
+            batch, concurrency, retry, timeout_s, keyed = None, 1, None, None, False
         reader = Reader(
             name,
             self.ledger,
