@@ -41,6 +41,7 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(Any|Callable|Mapping|Sequence|Iterable|Iterator|AsyncIterator|Awaitable|Literal|Path|PathLike|Self)"),
     (r"py:.*", r"(ABC|Generic|StrEnum|Struct|SSLContext|TracebackType|Unpack|Exception|ServerConnection|Response)"),
     (r"py:.*", r"(MeterProvider|TracerProvider)"),
+    (r"py:class", r"wsfleet\.config\.reading\.Given"),  # passed between the processes of `wsfleet run`
     (r"py:.*", r"wsfleet(\.\w+)+\.[A-Z](_co)?"),  # type variables
     (r"py:.*", r"(msgspec|opentelemetry|starlette|prometheus_client)\..*"),
 ]
