@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from tests.support.flows import turns
 from wsfleet.core.message import Message
 from wsfleet.core.options import Buffer
+from wsfleet.core.time_slice import SLICE_S
 from wsfleet.pipeline.mailbox import Mailbox
 from wsfleet.pipeline.queue import BoundedQueue, Calls, Fifo, MessageIterator
 
@@ -214,6 +216,25 @@ async def test_calls_that_await_nothing_yield_to_the_loop() -> None:
     assert len(stops) > 500 // 20
 
 
+async def test_a_function_that_blocks_is_called_once_in_an_iteration_of_the_loop() -> None:
+    """If each call takes longer than a time slice, the loop goes on after each of them."""
+    box = filled(*range(8))
+    box.finish()
+    seen = 0
+
+    async def blocking(message: Message[Any]) -> None:
+        nonlocal seen
+        seen += 1
+        time.sleep(2 * SLICE_S)  # noqa: ASYNC251 - the subject
+
+    task = asyncio.create_task(awaiting(Calls(box, blocking)))
+    stops = [0]
+    while not task.done():
+        await asyncio.sleep(0)
+        stops.append(seen)
+    assert max(after - before for before, after in itertools.pairwise(stops)) == 1
+
+
 # Calls that begin within a read
 
 SOON = 1e9
@@ -335,6 +356,29 @@ async def test_within_a_read_the_calls_end_with_the_time_slice() -> None:
     asyncio.get_running_loop().call_soon(lambda: (worker._read((1, 2), 0.0), within.extend(seen)))
     await turns(5)
     assert within == [1] and seen == [1, 2]
+    await worker.end()
+
+
+async def test_after_a_call_that_blocks_the_next_one_does_not_begin_within_the_read() -> None:
+    """A function that blocks longer than a time slice is called by the task, until one of its calls is short."""
+    lasts = 2 * SLICE_S
+    seen: list[int] = []
+
+    async def blocking(message: Message[int]) -> None:
+        seen.append(message.data)
+        time.sleep(lasts)  # noqa: ASYNC251 - the subject
+
+    worker = await idle(blocking)
+    await worker.read(1, until=time.perf_counter() + SLICE_S)
+    assert seen == [1] and worker.box.idle_calls is None
+    worker.box.inject(Message(2, "news", size=1))
+    assert seen == [1]
+    await turns()
+    assert seen == [1, 2] and worker.box.idle_calls is None
+    lasts = 0.0
+    worker.box.inject(Message(3, "news", size=1))
+    await turns()
+    assert seen == [1, 2, 3] and worker.box.idle_calls is worker.calls
     await worker.end()
 
 

@@ -506,7 +506,7 @@ cdef class Calls:
     cdef object call  # the iterator of the call in progress, or None
     cdef object waiter  # the future of an idle worker, or None
     cdef object awaited, error  # of a call that began within a read
-    cdef bint begun, turning
+    cdef bint begun, turning, slow
     cdef double until
     cdef unsigned long long ticks
     cdef object __weakref__
@@ -581,7 +581,7 @@ cdef class Calls:
             return 0
         if self.begun or self.error is not None or bounded.count():
             bounded.wake_all()
-        else:
+        elif not self.slow:
             bounded.idle_calls = self
         return 0
 
@@ -600,6 +600,7 @@ cdef class Calls:
         _enter_task(loop, task)
         self.until = until
         self.ticks = wsfleet_ticks()
+        self.slow = False
         try:
             while bounded.count():
                 self.start()
@@ -610,6 +611,7 @@ cdef class Calls:
                 Py_CLEAR(result)
                 self.end()
                 if self.late():
+                    self.slow = True
                     break
         except BaseException as error:
             self.call = None
@@ -627,13 +629,10 @@ cdef class Calls:
         if ticks - self.ticks < TICKS:
             return False
         self.ticks = ticks
-        if self.until < 0:
-            self.until = now() + SLICE_S
         return now() > self.until
 
     cdef inline void renew(self) noexcept:
-        # The clock is first read in late(): most slices end before that.
-        self.until = -1.0
+        self.until = now() + SLICE_S
         self.ticks = wsfleet_ticks()
 
     cdef inline int start(self) except -1:
@@ -654,7 +653,8 @@ cdef class Calls:
         self.waiter = self.loop.create_future()
         self.waiter._asyncio_future_blocking = True
         self.bounded.waiters.append(self.waiter)
-        if self.context is not None:
+        # A function that blocks must not run twice in an iteration of the loop, in the read and in the task.
+        if self.context is not None and not self.late():
             self.bounded.idle_calls = self
         return 0
 

@@ -275,8 +275,10 @@ class Calls:
             return
         if self._begun or self._error is not None or bounded.waiting:
             bounded.wake()
-        else:
+        elif time.perf_counter() <= until:
             bounded.idle_calls = self
+        # Otherwise the next call begins in the task: a function that blocks must not run twice in an iteration of the
+        # loop, in the read and in the task, because everything else would wait twice as long.
 
     def give_back(self) -> tuple[Message[Any] | None, BaseException | None]:
         """Return the message in hand, or None, and the error of its call if that began within a read.
@@ -329,7 +331,7 @@ class Calls:
         bounded = self._bounded
         waiter = self._waiter = self._loop.create_future()
         bounded.waiters.append(waiter)
-        if self._context is not None:
+        if self._context is not None and time.perf_counter() <= self._until:
             bounded.idle_calls = self
         thrown: BaseException | None = None
         try:
