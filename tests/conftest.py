@@ -167,11 +167,5 @@ def collect() -> None:
     gc.freeze()
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """By default simulated time moves on after 42 empty iterations of the loop; three are enough for local sockets."""
-    if item.get_closest_marker("looptime"):
-        item.add_marker(pytest.mark.looptime(noop_cycles=3))
-
-
 def pytest_collection_finish() -> None:
     collect()

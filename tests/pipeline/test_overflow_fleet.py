@@ -347,7 +347,7 @@ async def test_stats_contain_who_pauses_which_endpoint_and_for_how_long() -> Non
 # A paused connection is not closed
 
 
-@pytest.mark.looptime(start=1_000_000)
+@pytest.mark.looptime(start=1_000_000, noop_cycles=3)
 async def test_ten_minutes_for_each_message_keep_the_connection() -> None:
     """With the defaults, a processor that needs ten minutes for each message keeps its connection.
 
