@@ -432,7 +432,8 @@ async def test_a_send_that_waits_ends_with_a_loss_during_a_pause(caplog: pytest.
         assert done == []
         assert connection.state is State.OPEN
         assert "connection lost: 1006" in connection.stats().last_error
-        assert [record.event for record in caplog.records if record.levelname == "WARNING"] == ["endpoint.losing"]
+        events = [record.event for record in caplog.records if record.levelname == "WARNING"]
+        assert events == ["endpoint.lost_while_paused"]
         with pytest.raises(NotOpen):
             await connection.send("too late")
         go_on.set()

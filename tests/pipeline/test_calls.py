@@ -195,44 +195,34 @@ async def test_closed_during_a_call() -> None:
     assert closed == [True] and counts(box) == (0, 1, 0)
 
 
-async def test_calls_that_await_nothing_yield_to_the_loop() -> None:
-    """A function that awaits nothing occupies the loop for about 2 ms at a time, however many messages wait."""
-    box = filled(*range(500))
+async def calls_in_iterations(count: int, lasts: float) -> list[int]:
+    """Let calls take `lasts` seconds without awaiting anything. Return how many were made in each iteration."""
+    box = filled(*range(count))
     box.finish()
-    seen = 0
 
     async def careless(message: Message[Any]) -> None:
-        nonlocal seen
-        seen += 1
-        until = asyncio.get_running_loop().time() + 0.000_1
-        while asyncio.get_running_loop().time() < until:
+        until = time.perf_counter() + lasts
+        while time.perf_counter() < until:
             pass
 
     task = asyncio.create_task(awaiting(Calls(box, careless)))
-    stops = set()
+    made = [0]
     while not task.done():
-        stops.add(seen)
         await asyncio.sleep(0)
-    assert len(stops) > 500 // 20
+        made.append(box.processed)
+    return [after - before for before, after in itertools.pairwise(made)]
+
+
+async def test_calls_that_await_nothing_yield_to_the_loop() -> None:
+    """A function that awaits nothing occupies the loop for about 2 ms at a time, however many messages wait."""
+    made = await calls_in_iterations(500, 0.000_1)
+    assert sum(made) == 500 and sum(map(bool, made)) > 500 // 20
 
 
 async def test_a_function_that_blocks_is_called_once_in_an_iteration_of_the_loop() -> None:
     """If each call takes longer than a time slice, the loop goes on after each of them."""
-    box = filled(*range(8))
-    box.finish()
-    seen = 0
-
-    async def blocking(message: Message[Any]) -> None:
-        nonlocal seen
-        seen += 1
-        time.sleep(2 * SLICE_S)  # noqa: ASYNC251 - the subject
-
-    task = asyncio.create_task(awaiting(Calls(box, blocking)))
-    stops = [0]
-    while not task.done():
-        await asyncio.sleep(0)
-        stops.append(seen)
-    assert max(after - before for before, after in itertools.pairwise(stops)) == 1
+    made = await calls_in_iterations(8, 2 * SLICE_S)
+    assert sum(made) == 8 and max(made) == 1
 
 
 # Calls that begin within a read
@@ -376,9 +366,11 @@ async def test_after_a_call_that_blocks_the_next_one_does_not_begin_within_the_r
     await turns()
     assert seen == [1, 2] and worker.box.idle_calls is None
     lasts = 0.0
-    worker.box.inject(Message(3, "news", size=1))
-    await turns()
-    assert seen == [1, 2, 3] and worker.box.idle_calls is worker.calls
+    while worker.box.idle_calls is None:  # on a busy machine, any call may take longer
+        assert len(seen) < 1000
+        worker.box.inject(Message(3, "news", size=1))
+        await turns()
+    assert worker.box.idle_calls is worker.calls
     await worker.end()
 
 

@@ -101,7 +101,7 @@ class Collector:
         assert self.wire is not None
         self.wire.resume()
 
-    def losing(self, error: ConnectionLost) -> None:
+    def lost_while_paused(self, error: ConnectionLost) -> None:
         self.losses.append(error)
 
     def lost(self, error: ConnectionLost) -> None:

@@ -102,8 +102,8 @@ class Gap:
     Messages that the server sent after `last_message_at` may be missing. `down_s` is only the part of the gap in which
     wsfleet knew about the loss: a connection may have been silent for `ping_s` + `pong_s`, or longer, before.
 
-    The record waits in the mailbox of its own subscription. Another function may still have messages of before the gap
-    in its mailbox when this one is processed: compare their `session` with `previous_session`.
+    The record waits in the mailbox of its own subscription. Another function may still have older messages in its
+    mailbox when this one is processed: compare their `session` with `previous_session`.
     """
 
     endpoint: str  #: the endpoint's name

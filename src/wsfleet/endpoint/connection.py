@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Generic, Protocol
 
 from wsfleet.core.context import Context, loop_thread_only
@@ -25,8 +24,6 @@ class Owner(Protocol):
 
     context: Context
 
-    def check_thread(self) -> None: ...
-    async def check_started(self, is_closed: Callable[[], bool]) -> None: ...
     def open_loop(self, supervisor: Supervisor, buffer: Buffer) -> Mailbox: ...
     def abandon(self, mailbox: Mailbox) -> None: ...
     def restart_endpoint(self, supervisor: Supervisor) -> None: ...
@@ -42,7 +39,7 @@ class Connection(Generic[T_co]):
 
     def __init__(self, supervisor: Supervisor, owner: Owner, buffer: Buffer = _BUFFER) -> None:
         self._supervisor = supervisor
-        self._context = supervisor.context
+        self._context = owner.context
         self._owner = owner
         self._guard = LoopGuard(supervisor.name)
         self._mailbox: Mailbox | None = None
@@ -98,7 +95,7 @@ class Connection(Generic[T_co]):
 
     def stats(self) -> EndpointStats:
         """Return the endpoint's row of `Fleet.stats()`, an immutable snapshot."""
-        self._owner.check_thread()
+        self._context.check_thread()
         return self._supervisor.stats()
 
     @loop_thread_only
@@ -124,7 +121,7 @@ class Connection(Generic[T_co]):
         Raises EndpointFailed when it is FAILED, NotOpen when CLOSED, and FleetError if the fleet has not been started.
         For a limit, use `asyncio.timeout`.
         """
-        await self._owner.check_started(lambda: self.state is State.CLOSED)
+        await self._context.check_started(lambda: self.state is State.CLOSED)
         await self._supervisor.wait_open()
 
     def restart(self) -> None:
@@ -132,7 +129,7 @@ class Connection(Generic[T_co]):
 
         Raises NotOpen if the endpoint is CLOSED.
         """
-        self._owner.check_thread()
+        self._context.check_thread()
         self._owner.restart_endpoint(self._supervisor)
 
     @loop_thread_only
@@ -158,10 +155,10 @@ class Connection(Generic[T_co]):
         EndpointFailed. It raises FleetError if it would wait although the fleet has not been started and no other task
         can start it. Waiting for the next message is safe to cancel.
         """
-        self._owner.check_thread()
+        self._context.check_thread()
         if self._mailbox is None or (self._mailbox.closed and self.state is not State.CLOSED):
             self._mailbox = self._owner.open_loop(self._supervisor, self._buffer)
-        return Loop(self._mailbox, self._failure, self._guard, self._owner.context)
+        return Loop(self._mailbox, self._failure, self._guard, self._context)
 
     def __del__(self) -> None:
         # Without a reference to the connection there will be no other loop: drop the messages that wait for one.

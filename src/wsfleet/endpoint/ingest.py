@@ -328,9 +328,9 @@ class Ingest(Intake):
 
     # The wire's receiver
 
-    def losing(self, error: ConnectionLost) -> None:
+    def lost_while_paused(self, error: ConnectionLost) -> None:
         if self._session is not None:
-            self._session.losing(error)
+            self._session.lost_while_paused(error)
 
     def lost(self, error: ConnectionLost) -> None:
         if self._session is not None:

@@ -11,7 +11,7 @@ from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from wsfleet.core.checks import check_arguments, check_count, refuse
-from wsfleet.core.context import loop_thread_only
+from wsfleet.core.context import Context, loop_thread_only
 from wsfleet.core.errors import ConnectionLost, EndpointFailed, NotOpen, RequestLost, RequestTimeout
 from wsfleet.core.message import State, T_co
 from wsfleet.core.options import Endpoint
@@ -32,8 +32,8 @@ MOST = 65_536
 class PoolOwner(Protocol):
     """What a pool asks of its fleet."""
 
-    def check_thread(self) -> None: ...
-    async def check_started(self, is_closed: Callable[[], bool]) -> None: ...
+    context: Context
+
     async def close_pool(self, pool: Pool) -> None: ...
 
 
@@ -99,6 +99,7 @@ class Pool(Generic[T_co]):
         self.connections: tuple[Connection[T_co], ...] = tuple(connection for connection, _ in members)
         self._supervisors = [supervisor for _, supervisor in members]
         self._owner = owner
+        self._context = owner.context
         self._identify = identify
         self._order: list[_Member] = []  # the member used last is at the end
         for connection, supervisor in members:
@@ -117,7 +118,7 @@ class Pool(Generic[T_co]):
         Raises EndpointFailed or NotOpen if no member can open any more, and FleetError if the fleet has not been
         started.
         """
-        await self._owner.check_started(lambda: all(s.state is State.CLOSED for s in self._supervisors))
+        await self._context.check_started(lambda: all(s.state is State.CLOSED for s in self._supervisors))
         while not any(s.can_send for s in self._supervisors):
             await self._some_member_changes()
 
@@ -176,7 +177,7 @@ class Pool(Generic[T_co]):
                 pass  # as in send()
 
     def _check_thread(self) -> None:
-        self._owner.check_thread()
+        self._context.check_thread()
 
     async def _ask(self, member: _Member, data: Any, until: float, late: str) -> T_co:
         """Send the request on one member and wait for the reply. Raises NotOpen if nothing was sent."""
@@ -202,13 +203,12 @@ class Pool(Generic[T_co]):
 
     def _least_busy(self) -> _Member | None:
         """Return the open member with the least load, of several the one that was used least recently."""
-        order = self._order
-        members = [member for member in order if member.supervisor.can_send]
-        if len(members) <= 1:
-            return members[0] if members else None
-        member = min(members, key=_load)
-        order.remove(member)
-        order.append(member)
+        members = [member for member in self._order if member.supervisor.can_send]
+        if not members:
+            return None
+        member = min(members, key=lambda each: each.load) if len(members) > 1 else members[0]
+        self._order.remove(member)
+        self._order.append(member)
         return member
 
     async def _some_member_changes(self) -> None:
@@ -238,10 +238,6 @@ async def _by(until: float, doing: Coroutine[Any, Any, T], late: str) -> T:
 def _expire(reply: asyncio.Future[Any], late: str) -> None:
     if not reply.done():
         reply.set_exception(RequestTimeout(late))
-
-
-def _load(member: _Member) -> tuple[bool, bool, int]:
-    return member.load
 
 
 def _json_object(data: Any) -> Mapping[str, Any]:

@@ -35,7 +35,6 @@ class PendingRequests:
     def __init__(self, match: Match, on_change: Callable[[], None]) -> None:
         self._match = match
         self._on_change = on_change
-        self._loop: asyncio.AbstractEventLoop | None = None
         self._waiting: dict[Hashable, asyncio.Future[Any]] = {}
         self._past: OrderedDict[Hashable, None] = OrderedDict()
         self._first = self._next = _random_start()
@@ -54,11 +53,8 @@ class PendingRequests:
             raise ValueError("a request needs an id, and None is no id")
         if number in self._waiting:
             raise ValueError(f"a request with the id {number!r} is under way already")
-        if self._past:
-            self._past.pop(number, None)
-        if self._loop is None:
-            self._loop = asyncio.get_running_loop()
-        future = self._waiting[number] = self._loop.create_future()
+        self._past.pop(number, None)
+        future = self._waiting[number] = asyncio.get_running_loop().create_future()
         if len(self._waiting) == 1:
             self._on_change()
         return future

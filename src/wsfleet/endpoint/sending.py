@@ -45,13 +45,7 @@ class Sending:
         """Send one message if it needs no wait. Return whether it was sent. Raises the same errors as `send`."""
         if not self._direct or not self._wire.writable:
             return False
-        payload = data if type(data) is str else encode_payload(data)
-        try:
-            self._wire.write(payload)
-        except NotOpen:
-            self._refuse()
-            raise
-        self._ingest.sent += 1
+        self._write(data if type(data) is str else encode_payload(data))
         return True
 
     async def send(self, data: Any) -> None:

@@ -117,7 +117,7 @@ class SessionCore(Sending):
         self._removed = 0
         self._changed: asyncio.Future[None] | None = None  # recv() waits for it
         self.on_lost: Callable[[], object] | None = None
-        self.on_losing: Callable[[ConnectionLost], object] | None = None
+        self.on_lost_while_paused: Callable[[ConnectionLost], object] | None = None
         self.closed_by_us = False
         ingest.begin(number, wire)
         # Read by the wire. While on_open runs, text and binary frames must be distinguished.
@@ -271,9 +271,9 @@ class SessionCore(Sending):
             self._hold(payloads, at)
             self._ingest.received += len(payloads)
 
-    def losing(self, error: ConnectionLost) -> None:
+    def lost_while_paused(self, error: ConnectionLost) -> None:
         self._refuse()
-        report, self.on_losing = self.on_losing, None
+        report, self.on_lost_while_paused = self.on_lost_while_paused, None
         if report is not None:
             report(error)
 

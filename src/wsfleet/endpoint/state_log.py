@@ -130,10 +130,10 @@ class StateLog:
         arguments = (self._name, state, _span(past_s), self._attempts, error, ending)
         self._log(logging.WARNING, "endpoint.still_down", text, *arguments, **fields)
 
-    def losing(self, error: Exception) -> None:
+    def lost_while_paused(self, error: Exception) -> None:
         """Log that the connection is lost, but messages that it has received wait for the end of a pause."""
         text = "%s: %s; reconnects when the messages that it has received are processed"
-        self._log(logging.WARNING, "endpoint.losing", text, self._name, error, error=error)
+        self._log(logging.WARNING, "endpoint.lost_while_paused", text, self._name, error, error=error)
 
     def failed(self, error: Exception | None, now: float) -> None:
         """Log that the endpoint is FAILED."""

@@ -36,7 +36,6 @@ class Supervisor:
 
     def __init__(self, endpoint: Endpoint, factory: MessageFactory, services: Services) -> None:
         self.name = factory.name
-        self.context = services.context
         self.ingest = Ingest(factory, services.hub, endpoint.keep_last)
         self.continuity = Continuity(self.ingest)
         self.endpoint = bind_attempt(endpoint, self.continuity.attempt)
@@ -84,7 +83,7 @@ class Supervisor:
         except (KeyboardInterrupt, SystemExit) as exc:
             self._drop_session()
             self._end(State.CLOSED, None)
-            self.context.request_exit(exc)
+            self._services.context.request_exit(exc)
         except GeneratorExit:  # the loop is gone
             raise
         except BaseException as exc:
@@ -175,7 +174,7 @@ class Supervisor:
         self.session_count += 1
         number = self.continuity.next_session()
         session = self.session = self.holding = SessionCore(self.endpoint, self.ingest, wire, number)
-        session.on_losing = self._losing
+        session.on_lost_while_paused = self._lost_while_paused
         wire.start(session)
         if self.endpoint.on_open is not None:
             self._connector.progress.stage = "on_open"
@@ -223,11 +222,11 @@ class Supervisor:
             pause = block = None
         return error_text.loss(lost, pause, None if block is None else str(block), self._connector.secrets)
 
-    def _losing(self, lost: ConnectionLost) -> None:
+    def _lost_while_paused(self, lost: ConnectionLost) -> None:
         """Report a loss whose cause may be the pause that delays its handling."""
         if not self.stopping and not self._restarting:
             self.last_error = self._explain(lost)
-            self._state_log.losing(self.last_error)
+            self._state_log.lost_while_paused(self.last_error)
 
     def _drop_session(self) -> None:
         """Release the session, in whatever state it is."""

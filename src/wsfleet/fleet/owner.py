@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 
 from wsfleet.core.errors import NotOpen
 from wsfleet.core.message import State
@@ -27,14 +26,6 @@ class Owner:
         self._lifecycle = lifecycle
         self._drain_s = drain_s
         self._closings: dict[Supervisor | Pool, asyncio.Task[None]] = {}
-
-    def check_thread(self) -> None:
-        """See `Context.check_thread`."""
-        self._registry.check_thread()
-
-    async def check_started(self, is_closed: Callable[[], bool]) -> None:
-        """See `Context.check_started`."""
-        await self._registry.context.check_started(is_closed)
 
     def open_loop(self, supervisor: Supervisor, buffer: Buffer) -> Mailbox:
         """See `Registry.open_loop`."""

@@ -507,6 +507,7 @@ cdef class Calls:
     cdef object waiter  # the future of an idle worker, or None
     cdef object awaited, error  # of a call that began within a read
     cdef bint begun, turning, slow
+    cdef bint called  # in this time slice of the task
     cdef double until
     cdef unsigned long long ticks
     cdef object __weakref__
@@ -634,6 +635,7 @@ cdef class Calls:
     cdef inline void renew(self) noexcept:
         self.until = now() + SLICE_S
         self.ticks = wsfleet_ticks()
+        self.called = False
 
     cdef inline int start(self) except -1:
         self.message = self.bounded.next_in_hand()
@@ -644,6 +646,7 @@ cdef class Calls:
     cdef inline int end(self) except -1:
         message, self.message = self.message, None
         self.call = None
+        self.called = True
         if message is None:
             return 0
         self.bounded.processed += 1
@@ -654,7 +657,7 @@ cdef class Calls:
         self.waiter._asyncio_future_blocking = True
         self.bounded.waiters.append(self.waiter)
         # A function that blocks must not run twice in an iteration of the loop, in the read and in the task.
-        if self.context is not None and not self.late():
+        if self.context is not None and not (self.called and self.late()):
             self.bounded.idle_calls = self
         return 0
 

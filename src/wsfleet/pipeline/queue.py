@@ -217,6 +217,7 @@ class Calls:
         "_begun",
         "_bounded",
         "_call",
+        "_called",
         "_context",
         "_error",
         "_function",
@@ -236,7 +237,9 @@ class Calls:
         self._bounded = mailbox
         self._function = function
         self._context = context
+        # The end of the time slice of the task, and whether a call has been made in it.
         self._until = 0.0
+        self._called = False
         self._message: Message[Any] | None = None
         self._waiter: asyncio.Future[None] | None = None
         # Of a call that began within a read: its iterator, what it waits for, and its error.
@@ -248,7 +251,7 @@ class Calls:
     def __await__(self) -> Generator[Any, Any, None]:
         bounded = self._bounded
         self._loop, self._task = asyncio.get_running_loop(), cast("asyncio.Task[Any]", asyncio.current_task())
-        self._until = time.perf_counter() + SLICE_S
+        self._begin_slice()
         while True:
             if not bounded.waiting:
                 if bounded.closed or bounded.finishing:
@@ -256,7 +259,7 @@ class Calls:
                 yield from self._wait()
             elif time.perf_counter() > self._until:
                 yield
-                self._until = time.perf_counter() + SLICE_S
+                self._begin_slice()
             else:
                 yield from self._start()
                 self._end()
@@ -289,6 +292,9 @@ class Calls:
         error, self._error = self._error, None
         return message, error
 
+    def _begin_slice(self) -> None:
+        self._until, self._called = time.perf_counter() + SLICE_S, False
+
     def _start(self) -> Any:
         """Call the function for the next message; return the iterator of its awaitable."""
         self._message = message = self._bounded.begin()
@@ -298,6 +304,7 @@ class Calls:
     def _end(self) -> None:
         """Count the message in hand as processed."""
         message, self._message = self._message, None
+        self._called = True
         if message is not None:
             self._bounded.processed += 1
             self._bounded.settled(message)
@@ -331,7 +338,8 @@ class Calls:
         bounded = self._bounded
         waiter = self._waiter = self._loop.create_future()
         bounded.waiters.append(waiter)
-        if self._context is not None and time.perf_counter() <= self._until:
+        is_late = self._called and time.perf_counter() > self._until
+        if self._context is not None and not is_late:
             bounded.idle_calls = self
         thrown: BaseException | None = None
         try:
@@ -343,7 +351,7 @@ class Calls:
             bounded.idle_calls = None
         if waiter in bounded.waiters:
             bounded.waiters.remove(waiter)
-        self._until = time.perf_counter() + SLICE_S
+        self._begin_slice()
         if self._begun:
             self._begun = False
             call, awaited = self._call, self._awaited

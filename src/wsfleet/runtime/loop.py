@@ -9,8 +9,8 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Callable, Coroutine, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -97,11 +97,12 @@ def stop_signals(
     """
     loop = asyncio.get_running_loop()
     steps = iter((first, second))
-    exits = iter((threading.Thread(target=leave, args=(INTERRUPTED, last), daemon=True).start,))
+    # In a thread: the code that the signal has interrupted may be writing to standard error.
+    exiting = threading.Thread(target=leave, args=(INTERRUPTED, last), daemon=True)
 
     def exit_now() -> None:
-        # In a thread: the code that the signal has interrupted may be writing to standard error.
-        next(exits, bool)()
+        with suppress(RuntimeError):  # it was started already
+            exiting.start()
 
     leaving = daemon_timer(EXIT_TIMEOUT_S, exit_now)
 
@@ -109,11 +110,11 @@ def stop_signals(
         step = next(steps, None)
         if step is None:
             exit_now()
-            return
-        loop.call_soon_threadsafe(step)
-        if step is second:
+        elif step is second:
+            loop.call_soon_threadsafe(step)
             leaving.start()
         else:
+            loop.call_soon_threadsafe(step)
             ending()
 
     def broken_pipe(number: int, frame: FrameType | None) -> None:
@@ -124,12 +125,20 @@ def stop_signals(
     handlers = {signal.SIGINT: stop, signal.SIGTERM: stop}
     if hasattr(signal, "SIGPIPE"):  # not on Windows
         handlers[signal.SIGPIPE] = broken_pipe
-    # Not loop.add_signal_handler: its handlers do not run while a processor blocks the loop.
+    try:
+        with _handling(handlers):
+            yield
+    finally:
+        leaving.cancel()
+
+
+@contextmanager
+def _handling(handlers: Mapping[signal.Signals, Callable[[int, FrameType | None], None]]) -> Iterator[None]:
+    """Install handlers of signals. They run although a processor blocks the loop, unlike `loop.add_signal_handler`."""
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        leaving.cancel()
         for number, previous in before.items():
             signal.signal(number, previous)
 

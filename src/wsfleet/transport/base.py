@@ -56,7 +56,7 @@ class Receiver(Protocol):
         Calls of idle processors may begin until `until`, the end of the time slice (`time.perf_counter`).
         """
 
-    def losing(self, error: ConnectionLost) -> None:
+    def lost_while_paused(self, error: ConnectionLost) -> None:
         """Handle the loss of the socket while reading is paused. `lost` follows, after all messages that were read."""
 
     def lost(self, error: ConnectionLost) -> None:

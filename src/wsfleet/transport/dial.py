@@ -295,8 +295,8 @@ class Dialer:
             raise
         except Exception as exc:
             sock.close()
-            kind_of_error = SocksLoginRefused if str(exc) in _SOCKS_LOGIN else ProxyError
-            raise kind_of_error(f"the SOCKS proxy failed to connect: {exc}") from exc
+            error_type = SocksLoginRefused if str(exc) in _SOCKS_LOGIN else ProxyError
+            raise error_type(f"the SOCKS proxy failed to connect: {exc}") from exc
         except BaseException:
             sock.close()
             raise

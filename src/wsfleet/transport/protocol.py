@@ -273,7 +273,7 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
         elif not self._rest:
             self._end(self._lost[0])
         elif self._paused and self._receiver is not None:
-            self._receiver.losing(self._loss(self._lost[0]))
+            self._receiver.lost_while_paused(self._loss(self._lost[0]))
 
     def _end(self, exc: Exception | None) -> None:
         self._protocol.receive_eof()

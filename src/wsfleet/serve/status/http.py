@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
 import socket
@@ -50,6 +51,9 @@ WRITE_S = 20.0
 CLOSE_S = 1.0
 """Time limit for responses in progress at shutdown, in seconds."""
 
+# A clock would not do: uvloop's has a resolution of a millisecond, and the connections are in a set.
+_order = itertools.count(1)
+
 
 def serve(fleet: Fleet, listen: str, token: str | None) -> HttpServer:
     """Return a server for `fleet`. The fleet starts and stops it."""
@@ -69,7 +73,7 @@ class _Connection(H11Protocol):
         self.access_log = False
         self._head: asyncio.TimerHandle | None = None
         self._unread: asyncio.TimerHandle | None = None
-        self._quiet_since = 0.0
+        self._quiet_from = 0  # its place in the order in which connections became quiet
         self._is_spare = False
         self._is_cut = False
 
@@ -77,7 +81,7 @@ class _Connection(H11Protocol):
         super().connection_made(transport)
         # The transport reports all that the client has not read, not only more than 64 KiB.
         transport.set_write_buffer_limits(high=0)
-        self._quiet_since = self.loop.time()
+        self._quiet_from = next(_order)
         self._admit()
         self._expect()
 
@@ -87,7 +91,7 @@ class _Connection(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._quiet_since = self.loop.time()
+        self._quiet_from = next(_order)
         self._unread = self.loop.call_later(WRITE_S, self.cut)
 
     def resume_writing(self) -> None:
@@ -128,7 +132,7 @@ class _Connection(H11Protocol):
         quiet = [each for each in others if each._unread is not None] or [each for each in others if each._is_idle]
         if not quiet:
             return False
-        min(quiet, key=lambda each: each._quiet_since).cut()
+        min(quiet, key=lambda each: each._quiet_from).cut()
         return True
 
     @property
