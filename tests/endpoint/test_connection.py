@@ -326,6 +326,21 @@ async def test_closing_while_sends_wait_for_room() -> None:
             assert isinstance(result, ConnectionLost | NotOpen)
 
 
+async def test_a_send_does_not_overtake_one_that_waits_for_room() -> None:
+    """A message that is sent when the buffer has room again follows those that have waited for it."""
+    async with FeedServer() as server, Fleet() as fleet:
+        connection, client, sent = await Stuffed().fill(fleet, server)
+        first = asyncio.create_task(connection.send("first"))
+        await asyncio.sleep(0)
+        second = asyncio.create_task(connection.send("second"))
+        connection._supervisor.session.wire.resume_writing()
+        await asyncio.gather(first, second)
+        client.transport.resume_reading()
+        while len(server.received) < len(sent) + 2:
+            await asyncio.sleep(0.001)
+        assert server.received[-2:] == ["first", "second"]
+
+
 @pytest.mark.looptime
 async def test_concurrent_sends_go_out_in_the_order_of_their_calls() -> None:
     """Messages of many tasks that send at once are sent in the order of their calls."""
@@ -434,7 +449,7 @@ async def test_a_send_that_waits_ends_with_a_loss_during_a_pause(caplog: pytest.
         assert "connection lost: 1006" in connection.stats().last_error
         events = [record.event for record in caplog.records if record.levelname == "WARNING"]
         assert events == ["endpoint.lost_while_paused"]
-        with pytest.raises(NotOpen):
+        with pytest.raises(NotOpen, match="feed: the connection is closing or lost"):
             await connection.send("too late")
         go_on.set()
         while connection.state is State.OPEN:

@@ -17,6 +17,22 @@ def replies_of(match: Any = lambda data: data) -> PendingRequests:
     return PendingRequests(match, lambda: None)
 
 
+async def test_a_change_is_reported_for_the_first_and_the_last_request() -> None:
+    """`on_change` is called when the first request is added, and when the last one is answered, forgotten or lost."""
+    changes: list[int] = []
+    replies = PendingRequests(lambda data: data, lambda: changes.append(len(replies)))
+    futures = {number: replies.issue(number) for number in (1, 2)}
+    assert changes == [1]
+    assert replies.take(1) and changes == [1]
+    replies.forget(2, futures[2])
+    assert changes == [1, 0]
+    replies.issue(3)
+    assert replies.take(3) and changes == [1, 0, 1, 0]
+    replies.issue(4)
+    replies.lose("gone", socket_gone=True)
+    assert changes == [1, 0, 1, 0, 1, 0]
+
+
 async def test_own_ids_are_large_and_exact_as_doubles() -> None:
     """The ids lie above 2**32 and below 2**53, are consecutive, and begin at a different number on each socket."""
     starts = set()

@@ -281,7 +281,7 @@ REASONS = {
         "Too many clients",
     ),
     "with controls": (b"\r\na\x1b[2Jb", "a\\u001b[2Jb"),
-    "compressed": (b"Content-Encoding: gzip\r\n\r\n\x1f\x8b123", ""),
+    "compressed": (b"Content-Encoding: br\r\n\r\nlooks like text", ""),
     "not a text": (b"\r\n\xff\xfe\x00\x01", ""),
     "endless": (b"\r\n" + b"x" * 100_000, "x" * 1024),
 }
