@@ -1,4 +1,4 @@
-"""What happens at a host after its outage or its pause: everybody is back soon, and not all at once."""
+"""After its outage or its pause, the endpoints of a host are back soon, and not all at once."""
 
 import asyncio
 import random

@@ -68,7 +68,7 @@ PATH = "there is no such path; check the part of the URI after the host"
 def test_a_final_refusal_is_logged_with_advice(
     caplog: pytest.LogCaptureFixture, status: int, cause: str | None
 ) -> None:
-    """The log of a failed endpoint says what is wrong and what to check, as `wsfleet tap` does."""
+    """The log of a failed endpoint contains the same advice as `wsfleet tap`."""
     error = HandshakeRejected(status)
     StateLog("feed").failed(error, 0.0)
     where = {LOGIN: ("; check the options headers and uri", "; use --header 'Authorization: ...'")}

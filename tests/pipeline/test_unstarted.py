@@ -48,7 +48,7 @@ async def test_a_loop_that_would_wait_for_ever_raises(wait: str) -> None:
 
 @pytest.mark.looptime
 async def test_messages_that_wait_are_handed_out_first() -> None:
-    """What was published before the start is handed out before the error."""
+    """Messages that were published before the start are handed out before the error."""
     fleet = Fleet(transport=FakeTransport())
     async with fleet.subscribe(">") as subscription:
         fleet.publish("a", 1)

@@ -98,7 +98,7 @@ class Ledger:
         self.states[change.endpoint] = change.state
 
     def _note_open(self, change: StateChange) -> None:
-        """Keep what `_outage_ended` asks for."""
+        """Keep the times that `_outage_ended` needs."""
         opened_at = self.open_since.pop(change.endpoint, None)
         if opened_at is not None and clock() - opened_at >= PROOF_S:
             self.lasted_until = clock()

@@ -158,7 +158,7 @@ class Reloader:
         self._entries[entry.key] = entry
 
     async def _close(self, fleet: Fleet, entry: Entry) -> dict[str, History]:
-        """Close or detach what the entry declared. Return the histories of its endpoints."""
+        """Close or detach the parts that the entry declared. Return the histories of its endpoints."""
         histories: dict[str, History] = {}
         if entry.section != "process":
             histories = await control_of(fleet).close(entry.name)

@@ -1,4 +1,4 @@
-"""What the `uri` and `headers` functions of an endpoint can know about the attempt that they are called for."""
+"""The attempt that a `uri` or `headers` function of an endpoint is called for."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Attempt", "HeadersFunction", "UriFunction", "check_attempt_function"
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """An attempt to connect, as the optional argument of a `uri` or `headers` function: what was received before it.
+    """An attempt to connect, and the last message before it: the optional argument of a `uri` or `headers` function.
 
     Messages that were received may still wait in mailboxes: they will be processed, so a server that is asked to resume
     must not send them again. Messages that `on_open` discarded by raising do not count as received, nor those of a

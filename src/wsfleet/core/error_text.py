@@ -28,7 +28,7 @@ LINE = 300
 
 
 def advice(error: BaseException | None, credentials: str) -> str | None:
-    """Return what to check after an error that another attempt does not mend, or None.
+    """Return what to check after an error that another attempt would not remove, or None.
 
     `credentials` says where the user sets them.
     """

@@ -226,8 +226,8 @@ else:
 class Endpoint(Checked, Generic[T_co]):
     """A server, and how the fleet stays connected to it.
 
-    `uri` and `headers` may be async functions, which are called for each attempt, for example to get a new token. Such
-    a function takes no argument, or the `Attempt`, which has what was received before, to let the server resume.
+    `uri` and `headers` may be async functions, which are called for each attempt, for example to get a new token. They
+    take no argument, or the `Attempt`, which has the last message that was received, to let the server resume.
     `open_s` is the deadline for a whole attempt, including `on_open`; `close_s` for the closing handshake. `max_size`
     limits the size of a message after decompression, and `max_fragments` its number of frames (None: 4,096, plus one
     for each 64 bytes of `max_size`). `on_open(session)` is called on each connect, before the endpoint is OPEN, to log

@@ -1,4 +1,4 @@
-"""The numbers of an endpoint's connections and messages, and what it had received: for `$gap` and for resuming.
+"""The numbers of an endpoint's connections and messages, and its position: for `$gap` and for resuming.
 
 They outlive the endpoint: one of the same name can go on from them, after a reload or in another process.
 """
@@ -19,7 +19,7 @@ __all__ = ["Continuity", "History", "Position"]
 
 
 class Position(msgspec.Struct, frozen=True, array_like=True):
-    """What an endpoint had received when its last OPEN connection ended. Times are those of the wall clock.
+    """The last message and frame of an endpoint when its last OPEN connection ended. Times are those of the wall clock.
 
     `session` is 0 before the first connection. `exact` is false if more may have been received.
     """
@@ -32,7 +32,7 @@ class Position(msgspec.Struct, frozen=True, array_like=True):
 
 
 class History(msgspec.Struct, frozen=True, array_like=True):
-    """What an endpoint leaves to its successor of the same name.
+    """The numbers that an endpoint leaves to its successor of the same name.
 
     `sessions` and `index` are the last numbers that it has used; the position may be before them. `down_at` is the wall
     clock time at which it stopped being OPEN, or None.
@@ -81,7 +81,7 @@ class Continuity:
         self._position = self._after(session)
 
     def attempt(self) -> Attempt:
-        """Return what the functions of the endpoint can know before the next connection."""
+        """Return the argument of the endpoint's functions before the next connection."""
         last = self._position
         if not last.exact:
             last = Position()  # the messages that waited in mailboxes have ended with the process
@@ -97,7 +97,7 @@ class Continuity:
         return Gap(name, last.session, session, last.index, down_s, last.message_at, last.frame_at, last.exact)
 
     def history(self, session: SessionCore | None) -> History:
-        """Return what to leave to a successor now. `session` is the OPEN one, or None."""
+        """Return the history for a successor now. `session` is the OPEN one, or None."""
         down_at = time.time() - self._down_s() if session is None else None
         position = self._position if session is None else self._after(session)
         return History(self.sessions, self._ingest.last_index, position, down_at)

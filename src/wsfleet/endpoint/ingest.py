@@ -101,7 +101,7 @@ class Ingest(Intake):
 
     @property
     def user_code(self) -> str:
-        """The name of what calls user code within a read: a processor, or the endpoint."""
+        """The name of the processor, or else of the endpoint, that calls user code within a read."""
         return self.factory.name if self.hub.calling is None else self.hub.calling.name
 
     @property

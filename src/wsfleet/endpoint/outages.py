@@ -17,7 +17,7 @@ PROOF_S = 1.0
 """How long, in seconds, a connection must stay open to prove that an outage is over. Doubles with each proof."""
 
 CALM_S = 60.0
-"""The longest such time, in seconds. It starts afresh after so long a time without an outage."""
+"""The longest time of this kind, in seconds. After as long without an outage it is PROOF_S again."""
 
 HOSTS = 1000
 """Number of hosts above which those without an outage are forgotten: a `uri` function may return ever new hosts."""

@@ -68,10 +68,10 @@ class Sink(Protocol):
 
 
 Handler = Callable[[Message[T]], Any] | Sink
-"""For type checkers: what handles one message, by an async or a plain function, or a sink."""
+"""For type checkers: an async or a plain function of one message, or a sink."""
 
 BatchHandler = Callable[[list[Message[T]]], Any] | Sink
-"""For type checkers: what handles a list of messages, with `batch`."""
+"""For type checkers: a function of a list of messages, or a sink, with `batch`."""
 
 
 def is_sink(target: object) -> TypeIs[Sink]:

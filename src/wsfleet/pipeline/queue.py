@@ -242,7 +242,7 @@ class Calls:
         self._called = False
         self._message: Message[Any] | None = None
         self._waiter: asyncio.Future[None] | None = None
-        # Of a call that began within a read: its iterator, what it waits for, and its error.
+        # Of a call that began within a read: its iterator, the object that it waits for, and its error.
         self._begun = False
         self._call: Any = None
         self._awaited: Any = None

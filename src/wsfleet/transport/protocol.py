@@ -52,7 +52,7 @@ class WebSocketWire(Closing, asyncio.BufferedProtocol):
     """One open socket. See `wsfleet.transport.base.Wire`.
 
     `_rest` is data that was read but not delivered, because there is no receiver yet, reading is paused, or the time
-    slice was used up. While there is any, the socket is not read. After a loss it also has what the socket held, and
+    slice was used up. While there is any, the socket is not read. After a loss it also has the data of the socket, and
     the end is reported after its delivery, which waits for the end of a pause.
     """
 

@@ -215,7 +215,7 @@ class _Worker:
 
 
 async def _state(fleet: Fleet) -> Frame:
-    """Return what the parent has to know in case this process dies."""
+    """Return the report and the histories that the parent keeps in case this process dies."""
     return {"report": await fleet.snapshot(), "histories": await control_of(fleet).histories()}
 
 
