@@ -215,7 +215,10 @@ async def test_a_failed_write_destroys_no_data(connect, sides, paused):
         while wire._open:
             wire.ping()
             await asyncio.sleep(0.01)
-        if not paused:
+        if paused:
+            await until(lambda: collector.losses)  # reported at once, before the messages
+            assert collector.messages == [] and not collector.ended.done()
+        else:
             collector.start(wire)
         wire.resume()
         error = await collector.ended
